@@ -1,0 +1,170 @@
+"""The `lvm` command: the parts of a triage one at a time, without Ray."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lvm.command import Parser, run_command
+from lvm.errors import UsageError
+
+
+def parser() -> Parser:
+    """Return the commands and their flags."""
+    p = Parser(prog="lvm", description=__doc__)
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    embed = commands.add_parser("embed", help="turn text into a bank of vectors")
+    embed.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".txt, .jsonl, .xml.bz2")
+    embed.add_argument("--model", required=True, help="a sentence-transformers name or folder")
+    embed.add_argument("--out", required=True, type=Path, metavar="BANK")
+
+    train = commands.add_parser("train", help="train one recipe in this process")
+    _add_data(train)
+    train.add_argument("--recipe", type=Path, metavar="FILE")
+    train.add_argument("--preset", default="laptop")
+    train.add_argument("--out", required=True, type=Path, metavar="DIR")
+
+    evaluate = commands.add_parser("eval", help="judge a checkpoint on the test split")
+    _add_data(evaluate)
+    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+
+    report = commands.add_parser("report", help="write the report of a run again, from its journal")
+    report.add_argument("run", type=Path, metavar="RUN")
+
+    commands.add_parser("doctor", help="say what this machine can run, and what is missing")
+    return p
+
+
+def _add_data(p: Any) -> None:
+    p.add_argument("--data", type=Path, metavar="BANK", help="default: the bundled sample")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit status."""
+    args = parser().parse_args(argv)
+    return {
+        "embed": _embed, "train": _train, "eval": _evaluate, "report": _report, "doctor": _doctor
+    }[args.command](args)  # fmt: skip
+
+
+def _embed(args: Any) -> int:
+    from lvm.data.embed import embed_files
+
+    bank = embed_files(args.files, args.model, args.out)
+    print(f"{args.out}: {len(bank):,} vectors of width {bank.width}")
+    print(f"next: python tune_jobs/triage.py --data {args.out}")
+    return 0
+
+
+def _train(args: Any) -> int:
+    from lvm.config import fingerprint
+    from lvm.data.load import DataRequest, load_dataset
+    from lvm.triage.arm import ArmSpec, run_arm
+    from lvm.triage.step import Role
+    from tune_jobs.presets import load_config
+
+    config = load_config(args.preset, args.recipe)
+    dataset, _ = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
+    spec = ArmSpec(
+        id=fingerprint(config.recipe),
+        step="train",
+        name="train",
+        role=Role.CONFIRM,
+        recipe=config.recipe,
+        folder=args.out.resolve(),
+        gates=config.gates,
+        evaluate_test=True,
+        threads=config.schedule.threads_per_worker,
+        device="cuda" if config.schedule.use_gpu else "cpu",
+    )
+    for record in run_arm(spec, dataset):
+        print(_progress(record, config.recipe.training.epochs), file=sys.stderr)
+    _print_test(json.loads((spec.folder / "test.json").read_text()))
+    print(f"checkpoint: {spec.folder / 'checkpoint'}")
+    return 0
+
+
+def _progress(record: dict[str, Any], epochs: int) -> str:
+    left = (epochs - record["epoch"]) * record["seconds"]
+    return (
+        f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.4f}  dev cosine "
+        f"{record['eval_cosine']:.4f}  R@5 {record['r_at_5']:.4f}  about {left:.0f} s left"
+    )
+
+
+def _evaluate(args: Any) -> int:
+    import tempfile
+
+    from lvm.config import GateConfig
+    from lvm.data.load import DataRequest, load_dataset
+    from lvm.training.checkpoint import load_checkpoint
+    from lvm.triage.arm import ArmSpec, evaluate_test
+    from lvm.triage.step import Role
+
+    predictor, recipe, manifest = load_checkpoint(args.checkpoint)
+    dataset, _ = load_dataset(DataRequest(bank=args.data), recipe.context_length)
+    if dataset.bank.width != manifest["width"]:
+        raise UsageError(
+            f"the bank has width {dataset.bank.width}, the checkpoint {manifest['width']}; use the "
+            "bank it was trained on, or one from the same encoder."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        spec = ArmSpec(
+            id="eval", step="eval", name="eval", role=Role.CONFIRM, recipe=recipe,
+            folder=Path(folder), gates=GateConfig(), evaluate_test=True,
+        )  # fmt: skip
+        evaluate_test(spec, dataset, predictor)
+        _print_test(json.loads((spec.folder / "test.json").read_text()))
+    return 0
+
+
+def _print_test(stored: dict[str, Any]) -> None:
+    evaluation = stored["evaluation"]
+    pool = evaluation["pool"]
+    print(
+        f"test split: {evaluation['num_windows']} windows of {evaluation['num_articles']} articles, "
+        f"pool {pool['id']} of {pool['size']} rows, {evaluation['space']} space"
+    )
+    print(f"{'':14} {'masked':>8} {'raw':>8}")
+    for name, value in evaluation["masked"].items():
+        cells = [f"{v:8.4f}" if v is not None else "    null" for v in (value, evaluation["raw"][name])]
+        print(f"{name:14} {' '.join(cells)}")
+    for name, value in evaluation["latency"].items():
+        print(f"{name:14} {value:8.2f}")
+
+
+def _report(args: Any) -> int:
+    from lvm.report.markdown import write_report
+    from lvm.triage.journal import read_journal
+    from lvm.triage.verdict import build_verdict, headline
+
+    events = list(read_journal(args.run))
+    document = build_verdict(events, resume=f"python tune_jobs/triage.py --resume {args.run}")
+    path = write_report(events, document, args.run)
+    print(headline(document))
+    print(f"report: {path}")
+    return 0
+
+
+def _doctor(args: Any) -> int:
+    from lvm.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok     ' if finding.ok else 'MISSING'} {finding.what}: {finding.seen}")
+        if not finding.ok:
+            print(f"        {finding.next}")
+    return 0 if all(f.ok or f.optional for f in findings) else 2
+
+
+def entry() -> int:
+    """Entry point of the installed command."""
+    return run_command(main, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

@@ -1,0 +1,48 @@
+"""What every command shares: errors become one sentence and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from lvm.errors import LvmError, UsageError
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError, so that all bad input is answered alike."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError with argparse's finding and the way to the help."""
+        raise UsageError(f"{message}; see {self.prog} --help.")
+
+
+def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Run `main(argv)`; print a foreseeable failure in one sentence and return its exit status."""
+    try:
+        return main(argv)
+    except LvmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno in _FULL:
+            place = f" at {error.filename}" if error.filename else ""
+            print(
+                f"error: no space left{place}; free some space or choose another --out.",
+                file=sys.stderr,
+            )
+            return UsageError.exit_status
+        raise
+
+
+_FULL = {28, 122}  # ENOSPC, EDQUOT

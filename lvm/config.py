@@ -1,0 +1,344 @@
+"""A run is one complete typed configuration; variants change a few dotted keys.
+
+`Recipe` is what one arm trains and how it is searched. `RunConfig` adds the gates and the schedule
+of a triage. All are frozen; validation raises ConfigError and never repairs a value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lvm.errors import ConfigError
+from lvm.registry import closest
+
+Section = TypeVar("Section")
+
+
+def _require(condition: bool, key: str, seen: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key} is {seen!r}, allowed is {allowed}; change it in the recipe.")
+
+
+def _one_of(key: str, seen: str, allowed: tuple[str, ...]) -> None:
+    _require(seen in allowed, key, seen, "one of " + ", ".join(allowed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of the network that reads [B, T, D] and returns the next vector [B, D]."""
+
+    name: str = "mamba2"
+    hidden: int = 128  # width inside the network; equal to D, no projection is added
+    num_layers: int = 2
+    state: int = 64  # state size N of the state-space model (Mamba-2 only)
+    head_dim: int = 64  # width of one head, Mamba-2 and transformer
+    expand: int = 2  # inner width = expand * hidden
+    conv_kernel: int = 4  # taps of the causal depthwise convolution (Mamba-2 only)
+    dropout: float = 0.0
+    residual: bool = False  # add a learned weighting of the context vectors to the output
+    backend: str = "auto"  # how Mamba-2 is computed
+
+    def __post_init__(self) -> None:
+        for key in ("hidden", "num_layers", "state", "head_dim", "expand", "conv_kernel"):
+            value = getattr(self, key)
+            _require(value >= 1, f"model.{key}", value, "a whole number of at least 1")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
+        _one_of("model.backend", self.backend, ("auto", "dual", "chunked", "mamba_ssm"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Projection head D -> hidden -> width that the contrastive loss may look through."""
+
+    hidden: int = 512
+    width: int = 256
+
+    def __post_init__(self) -> None:
+        for key in ("hidden", "width"):
+            value = getattr(self, key)
+            _require(value >= 1, f"head.{key}", value, "a whole number of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Weights and form of the loss: contrastive (InfoNCE), autoregressive cosine, MMD."""
+
+    contrastive_weight: float = 0.7
+    ar_weight: float = 0.3
+    mmd_weight: float = 0.0
+    mmd_balance: str = "fixed"  # "gradient" scales the MMD term to its share of the gradient norm
+    temperature: float = 0.07
+    space: str = "projected"  # where the contrastive loss is taken: "raw" or "projected"
+    stop_gradient: str = "target"  # branch of the head that gets no gradient
+
+    def __post_init__(self) -> None:
+        for key in ("contrastive_weight", "ar_weight", "mmd_weight"):
+            value = getattr(self, key)
+            ok = 0 <= value < math.inf
+            _require(ok, f"objective.{key}", value, "a finite number of at least 0")
+        total = self.contrastive_weight + self.ar_weight + self.mmd_weight
+        _require(total > 0, "objective: the sum of the weights", total, "more than 0")
+        ok = 1e-4 <= self.temperature <= 10
+        _require(ok, "objective.temperature", self.temperature, "0.0001 to 10")
+        _one_of("objective.space", self.space, ("raw", "projected"))
+        _one_of("objective.stop_gradient", self.stop_gradient, ("target", "prediction", "none"))
+        _one_of("objective.mmd_balance", self.mmd_balance, ("fixed", "gradient"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativesConfig:
+    """Which rows stand against the target in the contrastive loss."""
+
+    candidates: str = "batch"  # "batch": the targets of the global batch; "bank": every row
+    same_article: int = 0  # extra negatives per window from another place of its article
+    nearby_article: int = 0  # extra negatives per window from the most similar articles
+    random: int = 0  # extra negatives per window from anywhere in the train split
+    false_negative_margin: float | None = None  # drop candidates whose cosine to the target exceeds it
+
+    def __post_init__(self) -> None:
+        _one_of("negatives.candidates", self.candidates, ("batch", "bank"))
+        for key in ("same_article", "nearby_article", "random"):
+            value = getattr(self, key)
+            _require(value >= 0, f"negatives.{key}", value, "a whole number of at least 0")
+        margin = self.false_negative_margin
+        ok = margin is None or 0 < margin <= 1
+        _require(ok, "negatives.false_negative_margin", margin, "0 < margin <= 1, or none")
+
+    @property
+    def sampled(self) -> int:
+        """Number of sampled negatives per window."""
+        return self.same_article + self.nearby_article + self.random
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Optimiser, schedule and arithmetic."""
+
+    epochs: int = 12
+    batch_size: int = 256  # windows per update over all workers
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_fraction: float = 0.1  # share of all updates
+    clip_norm: float = 1.0
+    precision: str = "fp32"  # "bf16" runs matrix products under autocast; "auto" where the machine has it
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
+        _require(self.batch_size >= 2, "training.batch_size", self.batch_size, "at least 2")
+        ok = 0 < self.learning_rate < math.inf
+        _require(ok, "training.learning_rate", self.learning_rate, "a finite number above 0")
+        ok = 0 <= self.weight_decay < math.inf
+        _require(ok, "training.weight_decay", self.weight_decay, "a finite number of at least 0")
+        ok = 0 <= self.warmup_fraction < 1
+        _require(ok, "training.warmup_fraction", self.warmup_fraction, "0 <= fraction < 1")
+        _require(self.clip_norm > 0, "training.clip_norm", self.clip_norm, "above 0")
+        _one_of("training.precision", self.precision, ("auto", "fp32", "bf16"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides one model: what is trained, on which objective, how it is searched."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    negatives: NegativesConfig = field(default_factory=NegativesConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    context_length: int = 5  # T, vectors
+    search_space: str = "raw"  # space of the index at inference: "raw" or "projected"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ok = 1 <= self.context_length <= 512
+        _require(ok, "context_length", self.context_length, "1 to 512 vectors")
+        _one_of("search_space", self.search_space, ("raw", "projected"))
+        _require(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a projection head is trained (some part of the objective looks through it)."""
+        return self.objective.space == "projected" and self.objective.contrastive_weight > 0
+
+    def with_changes(self, changes: Mapping[str, object]) -> Recipe:
+        """Return a copy with dotted keys replaced, for example {"objective.temperature": 0.1}."""
+        return with_changes(self, changes)
+
+    def ar_only(self) -> Recipe:
+        """Return the AR-only sibling: the same network and schedule, cosine loss alone, raw space."""
+        return self.with_changes(
+            {
+                "objective.contrastive_weight": 0.0,
+                "objective.ar_weight": 1.0,
+                "objective.mmd_weight": 0.0,
+                "objective.space": "raw",
+                "negatives": NegativesConfig(),
+                "search_space": "raw",
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """Bounds of the stage gate and the success gate (the report's values are the defaults)."""
+
+    stage_eval_cosine: float = 0.35  # dev prediction-to-target cosine that lets an arm through
+    success_r_at_5: float = 0.10  # gain in R@5 over AR-only, as a share (0.10 = 10 points)
+    success_mrr: float = 0.05  # gain in MRR over AR-only
+    confidence: float = 0.95  # two-sided level of the intervals
+    resamples: int = 2000  # bootstrap resamples of articles
+
+    def __post_init__(self) -> None:
+        ok = -1 <= self.stage_eval_cosine <= 1
+        _require(ok, "gates.stage_eval_cosine", self.stage_eval_cosine, "-1 to 1")
+        for key in ("success_r_at_5", "success_mrr"):
+            value = getattr(self, key)
+            _require(0 < value < 1, f"gates.{key}", value, "above 0 and below 1")
+        _require(0.5 < self.confidence < 1, "gates.confidence", self.confidence, "0.5 to 1")
+        _require(self.resamples >= 200, "gates.resamples", self.resamples, "at least 200")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the arms of a triage share the machine, and their budgets."""
+
+    short_epochs: int = 5  # budget of an arm in a quick step (the report's step 2)
+    long_epochs: int = 10  # budget of an arm in a slow step (the report's step 3)
+    first_rung: int = 2  # epochs before any arm may be pruned
+    reduction_factor: int = 2  # ASHA keeps one arm in this many at each rung
+    workers_per_arm: int = 1  # more than one goes through Ray Train
+    confirm_workers: int = 2  # workers of the confirming full training
+    threads_per_worker: int = 1  # CPU threads; fixed, so that sums have one order everywhere
+    use_gpu: bool = False
+    max_concurrent_arms: int = 6
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name == "use_gpu":
+                continue
+            low = 2 if f.name == "reduction_factor" else 1
+            _require(value >= low, f"schedule.{f.name}", value, f"at least {low}")
+        ok = self.first_rung <= min(self.short_epochs, self.long_epochs)
+        _require(ok, "schedule.first_rung", self.first_rung, "at most the budget of a step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One triage: the base recipe, the gates, the schedule."""
+
+    recipe: Recipe = field(default_factory=Recipe)
+    gates: GateConfig = field(default_factory=GateConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+# --- reading, changing, hashing ------------------------------------------------------------------
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as nested plain dictionaries."""
+    return dataclasses.asdict(config)
+
+
+def canonical_json(value: object) -> str:
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(value: object) -> str:
+    """Return 12 hex digits of the sha256 of the canonical JSON of a config or plain value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = to_dict(value)
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
+
+
+def from_dict(
+    cls: type[Section], values: Mapping[str, Any], *, base: Section | None = None, prefix: str = ""
+) -> Section:
+    """Build a config of class `cls` from nested dictionaries, starting from `base`.
+
+    Raises ConfigError on an unknown key, a value of the wrong type, or a value out of range.
+    """
+    hints = typing.get_type_hints(cls)
+    changed: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if key not in hints:
+            known = sorted(hints)
+            where = f" in section [{prefix[:-1]}]" if prefix else ""
+            raise ConfigError(
+                f"unknown key {dotted!r}{where}{closest(key, known)}; allowed: {', '.join(known)}."
+            )
+        if dataclasses.is_dataclass(hints[key]):
+            if dataclasses.is_dataclass(value):
+                changed[key] = value
+                continue
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{dotted} is {value!r}, allowed is a section of keys.")
+            inner = getattr(base, key) if base is not None else None
+            changed[key] = from_dict(hints[key], value, base=inner, prefix=f"{dotted}.")
+        else:
+            changed[key] = _checked(dotted, value, hints[key])
+    if base is None:
+        return cls(**changed)
+    return typing.cast(Section, dataclasses.replace(base, **changed))  # type: ignore[type-var]
+
+
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is float and type(value) in (int, float):
+            return float(value)
+        if type(value) is option:
+            return value
+    names = " or ".join("none" if o is types.NoneType else o.__name__ for o in options)
+    raise ConfigError(f"{key} is {value!r}, allowed is a value of type {names}.")
+
+
+def with_changes(config: Section, changes: Mapping[str, object]) -> Section:
+    """Return a copy of `config` with dotted keys replaced; ConfigError names an unknown key."""
+    nested: dict[str, Any] = {}
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return from_dict(type(config), nested, base=config)
+
+
+def load_run_config(path: Path, base: RunConfig) -> RunConfig:
+    """Read a recipe file (.toml or .json) over `base`.
+
+    The sections [gates] and [schedule] change those of the run; every other key is the recipe's.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"the recipe {path} does not exist; give the path of a .toml or .json file."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the recipe {path} cannot be read ({error}); write it as TOML or JSON."
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"the recipe {path} holds no keys; write it as a table of keys.")
+    sections = {key: values.pop(key, {}) for key in ("gates", "schedule")}
+    try:
+        return dataclasses.replace(
+            from_dict(RunConfig, sections, base=base),
+            recipe=from_dict(Recipe, values, base=base.recipe),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"the recipe {path}: {error}") from None

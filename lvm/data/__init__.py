@@ -1,0 +1,1 @@
+"""Documents to chunks to vectors to windows, and the file formats in between."""

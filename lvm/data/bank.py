@@ -1,0 +1,136 @@
+"""The bank: every chunk vector with its key, memory-mapped.
+
+A bank is a folder (`vectors.npy` [N, D] float32 or float16 with unit rows, `keys.npy` [N, 2] int32
+as (article, chunk), `manifest.json`, optional `texts.jsonl` or `texts.jsonl.gz`) or one `.npz` with
+`vectors`, `keys`, `provenance`. The files module reads and writes both.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from lvm.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """N unit vectors of width D with their keys.
+
+    `vectors` may be memory-mapped and float16; `rows` gives float32. `articles` maps an article id
+    to its title where one is known. `load_texts` returns the N chunk texts, or None.
+    """
+
+    vectors: np.ndarray  # [N, D] float16 or float32
+    keys: np.ndarray  # [N, 2] int32: article, chunk
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    load_texts: Callable[[], list[str] | None] = lambda: None
+    source: str = "memory"
+    pool_size: int | None = None  # the first rows that may be retrieved; None: every row
+
+    def __post_init__(self) -> None:
+        vectors, keys = self.vectors, self.keys
+        if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
+            raise DataError(
+                f"{self.source}: vectors have shape {vectors.shape} and type {vectors.dtype}, "
+                "allowed is [N, D] float16 or float32; write the bank again with lvm embed."
+            )
+        if len(vectors) == 0:
+            raise DataError(f"{self.source}: the bank has 0 rows; embed at least one document.")
+        if keys.shape != (len(vectors), 2) or keys.dtype.kind != "i":
+            raise DataError(
+                f"{self.source}: keys have shape {keys.shape} and type {keys.dtype}, allowed is "
+                f"[{len(vectors)}, 2] integers, one (article, chunk) per vector."
+            )
+        if self.pool_size is not None and not 1 <= self.pool_size <= len(vectors):
+            raise DataError(
+                f"{self.source}: the pool has {self.pool_size} of {len(vectors)} rows, allowed is "
+                "1 row to all of them."
+            )
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def width(self) -> int:
+        """D, the width of a vector."""
+        return int(self.vectors.shape[1])
+
+    @property
+    def articles(self) -> np.ndarray:
+        """Article id of every row, [N] int32."""
+        return self.keys[:, 0]
+
+    @property
+    def pool_rows(self) -> Int[np.ndarray, " P"]:
+        """Ids of the rows that may be retrieved, [P] int64; rows after them only serve windows."""
+        return np.arange(len(self) if self.pool_size is None else self.pool_size)
+
+    def rows(self, ids: np.ndarray | slice) -> Float[np.ndarray, "... D"]:
+        """Return the vectors with the given row ids as float32."""
+        return np.asarray(self.vectors[ids], dtype=np.float32)
+
+    @functools.cached_property
+    def tensor(self) -> Float[torch.Tensor, "N D"]:
+        """All rows as one float32 tensor in memory (shared when the file is float32)."""
+        array = np.ascontiguousarray(self.vectors, dtype=np.float32)
+        if not array.flags.writeable:
+            array = array.copy()
+        return torch.from_numpy(array)
+
+    @functools.cached_property
+    def duplicate_group(self) -> Int[np.ndarray, " N"]:
+        """For every row, the first row with exactly the same vector, [N] int64."""
+        first: dict[bytes, int] = {}
+        groups = np.empty(len(self), dtype=np.int64)
+        for i, row in enumerate(np.ascontiguousarray(self.vectors)):
+            groups[i] = first.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), i)
+        return groups
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Return 12 hex digits that name the content of vectors and keys."""
+        digest = hashlib.sha256(repr((self.vectors.shape, str(self.vectors.dtype))).encode())
+        for start in range(0, len(self), 16384):
+            digest.update(np.ascontiguousarray(self.vectors[start : start + 16384]).tobytes())
+        digest.update(np.ascontiguousarray(self.keys.astype(np.int32)).tobytes())
+        if self.pool_size is not None:
+            digest.update(f"pool {self.pool_size}".encode())
+        return digest.hexdigest()[:12]
+
+    def titles(self) -> dict[int, str]:
+        """Return article id -> title, empty when the manifest has none."""
+        return {int(k): str(v) for k, v in self.manifest.get("titles", {}).items()}
+
+
+def check_rows(bank: Bank) -> None:
+    """Refuse NaN, infinite and zero vectors; DataError names the first bad row and how many."""
+    check_vectors(bank.vectors, bank.source)
+
+
+def check_vectors(vectors: np.ndarray, source: str, *, block: int = 16384) -> None:
+    """Refuse NaN, infinite and zero rows of an array [N, D], reading it block by block."""
+    bad: dict[str, list[int]] = {"NaN or infinite": [], "zero": []}
+    for start in range(0, len(vectors), block):
+        with np.errstate(over="ignore", invalid="ignore"):
+            chunk = np.asarray(vectors[start : start + block], dtype=np.float32)
+            squares = np.einsum("nd,nd->n", chunk, chunk)
+        # One cheap number per row; only rows where it is odd are looked at closely.
+        for i in np.flatnonzero(~(np.isfinite(squares) & (squares >= 1e-12))).tolist():
+            if not np.isfinite(chunk[i]).all():
+                bad["NaN or infinite"].append(start + i)
+            elif squares[i] < 1e-12:
+                bad["zero"].append(start + i)
+    for what, rows in bad.items():
+        if rows:
+            raise DataError(
+                f"{source}: {len(rows)} of {len(vectors)} vectors are {what} (first: row "
+                f"{rows[0]}), allowed are 0; embed these chunks again."
+            )

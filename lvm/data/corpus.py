@@ -1,0 +1,281 @@
+"""Documents to chunks: text files, JSON lines and Wikipedia dumps.
+
+A chunk is what one vector stands for: one to three sentences that follow each other in a document.
+"""
+
+from __future__ import annotations
+
+import bz2
+import functools
+import html
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from xml.etree import ElementTree
+
+from lvm.errors import DataError
+
+MIN_CHARACTERS = 150
+MAX_SENTENCES = 3
+# Common encoders read 256 to 512 tokens and drop the rest in silence; 1000 characters stay below.
+MAX_SENTENCE_CHARACTERS = 1000
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document with its title and plain text; paragraphs are separated by blank lines."""
+
+    title: str
+    text: str
+
+    @functools.cached_property
+    def chunks(self) -> list[str]:
+        """The chunks of the text, in order."""
+        return chunk_text(self.text)
+
+
+def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
+    """Yield the documents of all files, in order.
+
+    By ending: .txt .text .md one document per file; .jsonl .ndjson one per line with `text` and
+    optional `title` or `id`; .xml .bz2 a Wikipedia dump, articles only. Raises DataError for a
+    file that is missing, empty, truncated, not UTF-8, of another ending or without documents.
+    """
+    for path in map(Path, paths):
+        found = False
+        for document in _reader(path)(path):
+            found = True
+            yield document
+        if not found:
+            raise DataError(
+                f"{path}: no document found, allowed is one or more; redirects, lists and "
+                "disambiguation pages do not count."
+            )
+
+
+def chunk_text(text: str) -> list[str]:
+    """Cut a text into chunks of one to three sentences.
+
+    A chunk ends with the sentence that brings it to 150 characters, or with its third. What is left
+    over at the end of the text is dropped when it is shorter than that.
+    """
+    chunks: list[str] = []
+    sentences: list[str] = []
+    for sentence in _sentences(text):
+        sentences.append(sentence)
+        chunk = " ".join(sentences)
+        if len(chunk) >= MIN_CHARACTERS or len(sentences) == MAX_SENTENCES:
+            chunks.append(chunk)
+            sentences = []
+    return chunks
+
+
+# A full stop, closing marks, then white space; or an East Asian stop, which needs no space.
+_STOP = re.compile(r"[.!?][\"')\]”’»]*\s+|[。！？][\"”’」』]*\s*")
+_ABBREVIATION = re.compile(
+    r"(?:\b[^\W\d_]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Gen|Gov|Sen|Col|Lt|Capt|Rev|Hon|Mt|Ft|No|Nos|vs|vol|ch|"
+    r"pp|ca|cf|al|fl|approx|Inc|Ltd|Co|Corp|e\.g|i\.e|viz|Jan|Feb|Aug|Sept|Oct|Nov|Dec))\.$"
+)
+
+
+def _sentences(text: str) -> Iterator[str]:
+    for paragraph in re.split(r"\n\s*\n", text):
+        line = " ".join(paragraph.split())
+        for sentence in _split_line(line):
+            if len(sentence) <= MAX_SENTENCE_CHARACTERS:
+                yield sentence
+            else:
+                yield from textwrap.wrap(sentence, MAX_SENTENCE_CHARACTERS)
+
+
+def _split_line(line: str) -> Iterator[str]:
+    start = 0
+    for stop in _STOP.finditer(line):
+        following = line[stop.end() : stop.end() + 4].lstrip("\"'([“‘«")[:1]
+        before = line[max(start, stop.start() - 12) : stop.start() + 1]
+        if following.islower() or _ABBREVIATION.search(before):
+            continue
+        yield line[start : stop.end()].strip()
+        start = stop.end()
+    if line[start:].strip():
+        yield line[start:].strip()
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[Document]]:
+    if not path.is_file():
+        seen = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{path}: {seen}, allowed are files; name the files to embed.")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: 0 bytes, allowed is 1 or more; leave the empty file out.")
+    readers: dict[str, Callable[[Path], Iterator[Document]]] = {
+        **dict.fromkeys((".txt", ".text", ".md"), _read_text),
+        **dict.fromkeys((".jsonl", ".ndjson"), _read_json_lines),
+        **dict.fromkeys((".xml", ".bz2"), _read_dump),
+    }
+    for ending, reader in readers.items():
+        if path.name.lower().endswith(ending):
+            return reader
+    raise DataError(
+        f"{path}: unknown ending {path.suffix or '(none)'!r}, allowed are {', '.join(readers)}; "
+        "convert the file or rename it."
+    )
+
+
+def _read_text(path: Path) -> Iterator[Document]:
+    text = _decode(path.read_bytes(), str(path))
+    if text.strip():
+        yield Document(path.stem, text)
+
+
+def _read_json_lines(path: Path) -> Iterator[Document]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _document_of_line(_decode(line, f"{path}:{number}"), path, number)
+
+
+def _document_of_line(line: str, path: Path, number: int) -> Document:
+    try:
+        entry = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(
+            f"{path}:{number}: not JSON ({error}), allowed is one object per line; fix the line."
+        ) from error
+    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+        raise DataError(
+            f"{path}:{number}: no text, allowed is an object with the string 'text' and optional "
+            "'title' or 'id'; fix the line."
+        )
+    title = next((entry[key] for key in ("title", "id") if entry.get(key) is not None), None)
+    return Document(str(title) if title is not None else f"{path.stem}:{number}", entry["text"])
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: byte {error.start} is not UTF-8, allowed is UTF-8 text; convert the file."
+        ) from error
+
+
+def _read_dump(path: Path) -> Iterator[Document]:
+    with bz2.open(path) if path.suffix.lower() == ".bz2" else path.open("rb") as stream:
+        pages = _pages(stream)
+        while True:
+            try:
+                page = next(pages, None)
+            except (ElementTree.ParseError, EOFError, OSError) as error:
+                raise DataError(
+                    f"{path}: damaged or truncated ({error}), allowed is a whole MediaWiki XML "
+                    "dump; copy or download it again."
+                ) from error
+            if page is None:
+                return
+            yield Document(page[0], clean_wikitext(page[1]))
+
+
+_NO_ARTICLE_TITLE = re.compile(r"(?:Lists?|Index|Outline|Timeline) of |.*\(disambiguation\)$")
+_NO_ARTICLE_MARKUP = re.compile(
+    r"\s*#redirect|.*\{\{\s*(?:disambig|disambiguation|hndis|geodis|surname)\s*[|}]", re.I | re.S
+)
+
+
+def _pages(stream: IO[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield (title, markup) of the articles in a dump; memory holds one page at a time."""
+    root: ElementTree.Element | None = None
+    for event, element in ElementTree.iterparse(stream, events=("start", "end")):
+        if root is None:
+            root = element
+        if event == "start" or (not element.tag.endswith("}page") and element.tag != "page"):
+            continue
+        title = element.findtext("{*}title", "")
+        markup = element.findtext("{*}revision/{*}text", "")
+        is_article = element.findtext("{*}ns", "0") == "0" and element.find("{*}redirect") is None
+        root.clear()
+        if (
+            is_article
+            and not _NO_ARTICLE_TITLE.match(title)
+            and not _NO_ARTICLE_MARKUP.match(markup)
+        ):
+            yield title, markup
+
+
+_APPENDIX = re.compile(
+    r"^==\s*(?:References|See also|External links|Notes|Further reading|Notes and references|"
+    r"Footnotes|Bibliography|Citations|Sources)\s*==",
+    re.I | re.M,
+)
+_REFERENCE = re.compile(r"<ref\b[^<>]*/>|<ref\b[^<>]*>.*?</ref\s*>", re.I | re.S)
+_DROPPED_TAG = re.compile(
+    r"<(math|gallery|timeline|imagemap|source|syntaxhighlight|score|hiero|chem|table)\b[^<>]*>"
+    r".*?</\1\s*>",
+    re.I | re.S,
+)
+_BREAKING_TAG = re.compile(r"</?(?:br|hr|p|div|center|blockquote|[uod]l|li|d[dt])\b[^<>]*>", re.I)
+_CONVERT = re.compile(r"\{\{\s*(?:convert|cvt)\s*\|([^{}|]*)\|([^{}|]*)[^{}]*\}\}", re.I)
+_SHOWN_TEXT = re.compile(
+    r"\{\{\s*(?:lang\s*\|[^{}|]*|transl\s*\|[^{}|]*|nowrap|small|nobold)\s*\|([^{}|]*)\}\}", re.I
+)
+_WEB_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:)?//?[^\s\]]*\s*([^\[\]]*)\]")
+_INNER_LINK = re.compile(r"\[\[((?:[^\[\]]|\[(?!\[)|\](?!\]))*)\]\]")
+_NO_TEXT_LINK = re.compile(r"\s*(?:File|Image|Media|Category|[a-z]{2,3}(?:-[a-z]+)*)\s*:", re.I)
+_EMPTY_BRACKETS = re.compile(r"\(\s*[,;:/\s]*\)")
+_SENTENCE_END = re.compile(r"[.!?。！？][\"')\]”’»]*$")
+
+
+def clean_wikitext(markup: str) -> str:
+    """Return the sentences of an article, one paragraph per line group, without wiki markup.
+
+    Cut before the appendices (References, See also, ...); tables, templates, references, media,
+    formulas and comments go, links and quotes keep what a reader sees. A line that ends no sentence
+    (heading, caption, item of a plain list) is dropped.
+    """
+    text = re.sub(r"<!--.*?(?:-->|\Z)", "", markup, flags=re.S)
+    text = html.unescape(_REFERENCE.sub("", text))
+    text = _REFERENCE.sub("", _DROPPED_TAG.sub("", text))
+    if appendix := _APPENDIX.search(text):
+        text = text[: appendix.start()]
+    text = _SHOWN_TEXT.sub(r"\1", _CONVERT.sub(r"\1 \2", text))
+    text = _drop_nested(_drop_nested(text, "{{", "}}"), "{|", "|}")
+    text = _replace_links(_WEB_LINK.sub(r"\1", text))
+    text = re.sub(r"'{2,}|__[A-Z]+__|</?[a-zA-Z][^<>]*>", "", _BREAKING_TAG.sub(" ", text))
+    text = _EMPTY_BRACKETS.sub("", text)
+    text = re.sub(r"[ \t\u00a0]+([,.;:)])|[ \t\u00a0]+", lambda m: m[1] or " ", text)
+    lines = (line.strip().lstrip("*#:;., ") for line in text.splitlines())
+    return "\n\n".join(
+        line for line in lines if _SENTENCE_END.search(line) and line[0] not in "=|!{"
+    )
+
+
+def _drop_nested(text: str, opening: str, closing: str) -> str:
+    """Remove every outermost `opening ... closing`; an opening that is never closed stays."""
+    starts: list[int] = []
+    spans: list[tuple[int, int]] = []
+    for mark in re.finditer(f"{re.escape(opening)}|{re.escape(closing)}", text):
+        if mark[0] == opening:
+            starts.append(mark.start())
+        elif starts:
+            spans.append((starts.pop(), mark.end()))
+    kept, position = [], 0
+    for start, end in sorted(spans):
+        if start >= position:
+            kept.append(text[position:start])
+            position = end
+    return "".join([*kept, text[position:]])
+
+
+def _replace_links(text: str) -> str:
+    """Replace [[page|label]] by its label, from the innermost outwards, and drop media links."""
+
+    def shown(link: re.Match[str]) -> str:
+        return "" if _NO_TEXT_LINK.match(link[1]) else link[1].rsplit("|", 1)[-1]
+
+    replaced = 1
+    while replaced:
+        text, replaced = _INNER_LINK.subn(shown, text)
+    return text

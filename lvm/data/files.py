@@ -1,0 +1,231 @@
+"""Banks on disk: a folder, or one `.npz`.
+
+folder/vectors.npy      [N, D] float16 or float32, memory-mapped
+folder/keys.npy         [N, 2] int32: article, chunk
+folder/manifest.json    count, width, norm, sha256 per file, and what the writer knows
+folder/texts.jsonl      optional, one {"article", "chunk", "text"} per row; may end in .gz
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvm.data.bank import Bank, check_rows
+from lvm.data.npz import check_exists, map_npy, open_npz, sibling, sync
+from lvm.errors import DataError
+
+TEXT_FILES = ("texts.jsonl", "texts.jsonl.gz")
+
+
+def read_bank(path: Path, *, check_sha256: bool = False) -> Bank:
+    """Read a bank from a folder or a `.npz`; vectors stay on disk, memory-mapped.
+
+    Count and width of the manifest are compared with the arrays; the hashes of a folder's files
+    only with `check_sha256`, because that reads all of them. Raises DataError on a missing file, a
+    broken format, or a disagreement.
+    """
+    check_exists(path)
+    if not path.is_dir():
+        return _read_npz_bank(path)
+    manifest = _read_manifest(path / "manifest.json")
+    vectors, keys = map_npy(path / "vectors.npy"), np.array(map_npy(path / "keys.npy"))
+    _check_manifest(manifest, vectors, str(path))
+    if check_sha256:
+        _check_hashes(path, manifest)
+    load_texts = functools.partial(_load_texts, path, len(vectors))
+    return Bank(vectors, keys, manifest, load_texts, str(path))
+
+
+def write_bank(
+    folder: Path,
+    vectors: np.ndarray,
+    keys: np.ndarray,
+    manifest: Mapping[str, Any],
+    texts: Sequence[str] | None = None,
+    *,
+    compress_texts: bool = False,
+) -> None:
+    """Write a bank folder, or nothing if that fails.
+
+    `vectors` [N, D] float16 or float32 (may be memory-mapped), `keys` [N, 2] integers, `texts` N
+    strings. The manifest gets `count`, `width`, `norm` (lowest and highest), `dtype` and `sha256`
+    (by file name). Raises DataError on NaN, infinite or zero vectors, on lengths that differ, on
+    keys beyond int32, and on a folder that already has content.
+    """
+    bank = Bank(vectors, as_keys(keys, str(folder)), manifest, source=str(folder))
+    check_rows(bank)
+    if texts is not None and len(texts) != len(bank):
+        raise DataError(
+            f"{folder}: {len(texts)} texts for {len(bank)} vectors, allowed is one text per vector."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists, allowed is a new or empty folder; choose another.")
+    temporary = sibling(folder)
+    temporary.mkdir()
+    try:
+        _write_arrays(temporary, bank)
+        if texts is not None:
+            _write_texts(temporary / TEXT_FILES[compress_texts], bank.keys, texts)
+        _write_manifest(temporary, bank)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def as_keys(keys: np.ndarray, source: str) -> np.ndarray:
+    """Return integer keys as int32; DataError when a number does not fit."""
+    limits = np.iinfo(np.int32)
+    if keys.dtype.kind not in "iu":
+        raise DataError(
+            f"{source}: keys have type {keys.dtype}, allowed are whole numbers, one "
+            "(article, chunk) per vector; write the keys again."
+        )
+    if keys.size and not limits.min <= int(keys.min()) <= int(keys.max()) <= limits.max:
+        raise DataError(
+            f"{source}: keys reach from {keys.min()} to {keys.max()}, allowed is the range of "
+            "int32; number the articles and chunks from 0."
+        )
+    return keys.astype(np.int32, copy=False)
+
+
+def read_provenance(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
+    """Return the JSON object in the member `provenance` of a `.npz`, empty when there is none."""
+    if "provenance" not in arrays:
+        return {}
+    array = arrays["provenance"]
+    if array.dtype == np.uint8:  # text as raw bytes
+        text = array.tobytes().decode(errors="replace")
+    elif array.size == 1 and array.dtype.kind in "US":
+        item = array.reshape(-1)[0]
+        text = item.decode(errors="replace") if isinstance(item, bytes) else str(item)
+    else:
+        text = ""
+    return _json_object(text, f"{source}, member provenance")
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON ({error}); write it again.") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where} holds a JSON {type(value).__name__}, allowed is an object.")
+    return value
+
+
+def _read_npz_bank(path: Path) -> Bank:
+    arrays = open_npz(path)
+    for name in ("vectors", "keys"):
+        if name not in arrays:
+            raise DataError(
+                f"{path} has the members {', '.join(sorted(arrays)) or 'none'}, a bank needs "
+                "vectors and keys; is this a file of windows?"
+            )
+    vectors, keys = arrays["vectors"], as_keys(np.array(arrays["keys"]), str(path))
+    if vectors.dtype == np.float64:  # NumPy's default type; no embedder has that precision
+        vectors = vectors.astype(np.float32)
+    provenance = read_provenance(arrays, str(path))
+    _check_manifest(provenance, vectors, str(path))
+    return Bank(vectors, keys, provenance, source=str(path))
+
+
+# --- manifest -------------------------------------------------------------------------------------
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    check_exists(path)
+    return _json_object(path.read_text(encoding="utf-8", errors="replace"), str(path))
+
+
+def _check_manifest(manifest: Mapping[str, Any], vectors: np.ndarray, source: str) -> None:
+    for key, seen in zip(("count", "width"), vectors.shape, strict=False):
+        if key in manifest and manifest[key] != seen:
+            raise DataError(
+                f"{source}: the manifest says {key} {manifest[key]}, the vectors have {seen}; "
+                "the files belong to different banks, write the bank again."
+            )
+
+
+def _check_hashes(folder: Path, manifest: Mapping[str, Any]) -> None:
+    for name, wanted in manifest.get("sha256", {}).items():
+        seen = _sha256(folder / name)
+        if seen != wanted:
+            raise DataError(
+                f"{folder / name} has sha256 {seen[:12]}, the manifest says {str(wanted)[:12]}; "
+                "the file changed or is damaged, copy or write the bank again."
+            )
+
+
+def _sha256(path: Path) -> str:
+    check_exists(path)
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _write_manifest(folder: Path, bank: Bank) -> None:
+    norms = np.concatenate(
+        [
+            np.linalg.norm(bank.rows(slice(start, start + 16384)), axis=1)
+            for start in range(0, len(bank), 16384)
+        ]
+    )
+    manifest = {
+        **bank.manifest,
+        "count": len(bank),
+        "width": bank.width,
+        "dtype": str(bank.vectors.dtype),
+        "norm": {"lowest": round(float(norms.min()), 6), "highest": round(float(norms.max()), 6)},
+        "sha256": {file.name: _sha256(file) for file in sorted(folder.iterdir())},
+    }
+    with (folder / "manifest.json").open("w", encoding="utf-8") as handle:
+        json.dump(manifest, handle, indent=1, ensure_ascii=False)
+        sync(handle)
+
+
+# --- arrays and texts -----------------------------------------------------------------------------
+
+
+def _write_arrays(folder: Path, bank: Bank) -> None:
+    for name, array in (("vectors.npy", bank.vectors), ("keys.npy", bank.keys)):
+        with (folder / name).open("wb") as handle:
+            np.save(handle, array, allow_pickle=False)
+            sync(handle)
+
+
+def _write_texts(path: Path, keys: np.ndarray, texts: Sequence[str]) -> None:
+    lines = (
+        json.dumps({"article": a, "chunk": c, "text": text}) + "\n"
+        for (a, c), text in zip(keys.tolist(), texts, strict=True)
+    )
+    data = "".join(lines).encode()
+    if path.suffix == ".gz":
+        data = gzip.compress(data, mtime=0)  # no time inside: equal texts give equal files
+    with path.open("wb") as handle:
+        handle.write(data)
+        sync(handle)
+
+
+def _load_texts(folder: Path, count: int) -> list[str] | None:
+    path = next((folder / name for name in TEXT_FILES if (folder / name).exists()), None)
+    if path is None:
+        return None
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as handle:
+            texts = [str(json.loads(line)["text"]) for line in handle]
+    except (OSError, EOFError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not one JSON object with a text per line ({error!r}); write it again."
+        ) from None
+    if len(texts) != count:
+        raise DataError(f"{path} has {len(texts)} texts for {count} vectors; write it again.")
+    return texts

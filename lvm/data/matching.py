@@ -1,0 +1,140 @@
+"""Find vectors again in a bank by their bytes, and choose well among rows with equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+BLOCK = 4096  # rows converted at a time
+
+
+def _digests(vectors: np.ndarray, dtype: np.dtype[Any]) -> Iterator[bytes]:
+    """Yield a 128-bit digest per row of [N, D], read as `dtype`: equal bytes, equal digest."""
+    for start in range(0, len(vectors), BLOCK):
+        block = np.ascontiguousarray(vectors[start : start + BLOCK], dtype=dtype)
+        data = block.view(np.uint8).reshape(-1).data
+        width = len(data) // len(block)
+        for begin in range(0, len(data), width):
+            yield hashlib.blake2b(data[begin : begin + width], digest_size=16).digest()
+
+
+class RowFinder:
+    """Row ids by content: the rows of a table, then every new vector that was looked for.
+
+    Two types are compared in the narrower one: a float16 copy of a float32 row is found, and so is
+    a float32 copy of a float16 row.
+    """
+
+    def __init__(self, table: Float[np.ndarray, "N D"]) -> None:
+        self._table = table
+        self._extra: list[np.ndarray] = []
+        self._dtype: np.dtype[Any] | None = None  # the type that the next two were built for
+        self._first: dict[bytes, int] = {}
+        self._groups = np.empty(0, np.int64)
+
+    @property
+    def extra_rows(self) -> Float[np.ndarray, "E D"]:
+        """The vectors that were not in the table, in the order of their ids, in its type."""
+        return np.array(self._extra, self._table.dtype).reshape(-1, self._table.shape[1])
+
+    @property
+    def groups(self) -> Int[np.ndarray, " N"]:
+        """First equal row of every row of the table, in the type of the last search."""
+        return self._groups
+
+    def find(self, vectors: Float[np.ndarray, "n D"]) -> Int[np.ndarray, " n"]:
+        """Return the first row equal to each vector; a new one gets the next id from N on."""
+        dtype = min(self._table.dtype, vectors.dtype, key=lambda t: t.itemsize)
+        self._index(dtype)
+        first, extra = self._first, self._extra
+        rows = np.empty(len(vectors), np.int64)
+        for i, digest in enumerate(_digests(vectors, dtype)):
+            row = first.get(digest)
+            if row is None:
+                row = first[digest] = len(self._table) + len(extra)
+                extra.append(np.array(vectors[i], self._table.dtype))
+            rows[i] = row
+        return rows
+
+    def _index(self, dtype: np.dtype[Any]) -> None:
+        if dtype == self._dtype:
+            return
+        first: dict[bytes, int] = {}
+        digests = enumerate(_digests(self._table, dtype))
+        self._groups = np.array([first.setdefault(digest, i) for i, digest in digests])
+        for i, digest in enumerate(_digests(self.extra_rows, dtype)):
+            first.setdefault(digest, len(self._table) + i)
+        self._dtype, self._first = dtype, first
+
+
+def prefer_matching_keys(
+    rows: Int[np.ndarray, "M S"],
+    groups: Int[np.ndarray, " N"],
+    keys: Int[np.ndarray, "N 2"],
+    truth_keys: Int[np.ndarray, "M 2"] | None = None,
+) -> Int[np.ndarray, "M S"]:
+    """Among equal rows, choose those whose keys make the window one run of an article.
+
+    `rows` holds S = T + 1 first equal rows per window, the target last; ids from N on are extra
+    rows and stay. `groups` is the first equal row of every row. The run is anchored at the truth
+    key where there is one, and at each candidate of the window's rarest vector; the anchor that
+    places most vectors wins. A vector that no anchor places keeps its first equal row.
+    """
+    count, span = len(groups), rows.shape[1]
+    by_group = np.argsort(groups, kind="stable")  # candidates of one group lie side by side
+    first_of = np.searchsorted(groups[by_group], np.arange(count))
+    copies = np.where(rows < count, np.bincount(groups, minlength=count)[rows % count], 0)
+    todo = np.flatnonzero((copies > 1).any(axis=1))
+    best = rows.copy()
+    score = np.zeros(len(rows), np.int64)
+    place = _KeyIndex(keys, groups)
+
+    def try_anchor(windows: np.ndarray, anchors: np.ndarray) -> None:
+        placed = place.run_ending_at(anchors, rows[windows])
+        better = (hits := (placed >= 0).sum(axis=1)) > score[windows]
+        chosen = windows[better]
+        score[chosen] = hits[better]
+        best[chosen] = np.where(placed[better] >= 0, placed[better], rows[chosen])
+
+    if truth_keys is not None:
+        try_anchor(todo, truth_keys[todo].astype(np.int64))
+    # The rarest vector has fewest candidates to try; among equals the one nearest to the target.
+    rarest = span - 1 - np.where(copies > 0, copies, count + 1)[:, ::-1].argmin(axis=1)
+    fewest = copies[np.arange(len(rows)), rarest]
+    reachable = (copies > 0).sum(axis=1)
+    for candidate in range(int(fewest.max())):
+        todo = todo[(candidate < fewest[todo]) & (score[todo] < reachable[todo])]
+        if len(todo) == 0:
+            break
+        position = rarest[todo]
+        anchor = keys[by_group[first_of[rows[todo, position]] + candidate]].astype(np.int64)
+        anchor[:, 1] += span - 1 - position
+        try_anchor(todo, anchor)
+    return best
+
+
+class _KeyIndex:
+    """Rows by key, to lay a window along an article."""
+
+    def __init__(self, keys: np.ndarray, groups: np.ndarray) -> None:
+        codes = _key_code(keys[:, 0], keys[:, 1])
+        self._order = np.argsort(codes, kind="stable")
+        self._codes = codes[self._order]
+        self._groups = groups
+
+    def run_ending_at(self, ends: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the row of every place of runs that end at keys [m, 2], -1 where it differs."""
+        steps = np.arange(1 - rows.shape[1], 1)
+        codes = _key_code(ends[:, :1], ends[:, 1:] + steps)
+        at = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+        found = self._order[at]
+        return np.where((self._codes[at] == codes) & (self._groups[found] == rows), found, -1)
+
+
+def _key_code(article: np.ndarray, chunk: np.ndarray) -> np.ndarray:
+    code: np.ndarray = article.astype(np.int64) * 2**32 + chunk
+    return code

@@ -1,0 +1,130 @@
+"""The report's windows: one `.npz` with the vectors themselves, not ids.
+
+    context_sequences or contexts    [M, T, D] oldest first
+    target_vectors or targets        [M, D]
+    truth_keys                       [M, 2] article, chunk of the target; optional
+    provenance                       JSON text; optional
+
+Other members (for example pickled metadata) are never read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvm.data.bank import check_vectors
+from lvm.data.files import as_keys, read_provenance
+from lvm.data.npz import open_npz, write_npz
+from lvm.errors import DataError
+
+CONTEXT_NAMES = ("context_sequences", "contexts")
+TARGET_NAMES = ("target_vectors", "targets")
+
+
+@dataclass(frozen=True, eq=False)
+class WindowFile:
+    """M windows of vectors, memory-mapped where the file allows it."""
+
+    contexts: np.ndarray  # [M, T, D] float16, float32 or float64, oldest first
+    targets: np.ndarray  # [M, D]
+    truth_keys: np.ndarray | None = None  # [M, 2] int32: article, chunk of the target
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    source: str = "memory"
+
+    def __post_init__(self) -> None:
+        """Raise DataError when the shapes or types do not belong to windows."""
+        _check_floats(self.contexts, "contexts", "[M, T, D]", self.source)
+        _check_floats(self.targets, "targets", "[M, D]", self.source)
+        (m, _, width), target_shape = self.contexts.shape, self.targets.shape
+        if target_shape != (m, width):
+            raise DataError(
+                f"{self.source}: contexts have shape {self.contexts.shape} and targets "
+                f"{target_shape}, allowed for the targets is {(m, width)}; write the file again "
+                "with one target per context."
+            )
+        if self.truth_keys is not None and self.truth_keys.shape != (m, 2):
+            raise DataError(
+                f"{self.source}: truth_keys have shape {self.truth_keys.shape}, allowed is "
+                f"{(m, 2)}, one (article, chunk) per window; write the file again."
+            )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def context_length(self) -> int:
+        """T, the number of context vectors."""
+        return int(self.contexts.shape[1])
+
+    @property
+    def width(self) -> int:
+        """D, the width of a vector."""
+        return int(self.contexts.shape[2])
+
+
+def _check_floats(array: np.ndarray, name: str, shape: str, source: str) -> None:
+    allowed = f"allowed is {shape} of float16, float32 or float64"
+    if array.ndim != shape.count(",") + 1 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise DataError(
+            f"{source}: {name} have shape {array.shape} and type {array.dtype}, {allowed}; "
+            "write the file again."
+        )
+    if 0 in array.shape:
+        raise DataError(
+            f"{source}: {name} have shape {array.shape}, which holds no vector, {allowed} with no "
+            "length 0; write the file again with at least one window."
+        )
+
+
+def read_window_file(path: Path) -> WindowFile:
+    """Read the report's windows; stored members stay on disk, memory-mapped.
+
+    Raises DataError on a missing or damaged file, a missing member, a wrong shape or type, no
+    windows, and NaN, infinite or zero vectors (looked for block by block).
+    """
+    arrays = open_npz(path)
+    contexts, targets = (_member(arrays, names, path) for names in (CONTEXT_NAMES, TARGET_NAMES))
+    truth_keys = None
+    if "truth_keys" in arrays:
+        truth_keys = as_keys(np.array(arrays["truth_keys"]), str(path))
+    provenance = read_provenance(arrays, str(path))
+    file = WindowFile(contexts, targets, truth_keys, provenance, str(path))
+    check_vectors(contexts.reshape(-1, file.width), f"{path}, contexts")
+    check_vectors(targets, f"{path}, targets")
+    return file
+
+
+def write_window_file(
+    path: Path,
+    contexts: np.ndarray,
+    targets: np.ndarray,
+    truth_keys: np.ndarray | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write windows in the report's format, uncompressed so that they can be memory-mapped.
+
+    `contexts` [M, T, D], `targets` [M, D], `truth_keys` [M, 2]. Raises DataError as
+    WindowFile does.
+    """
+    file = WindowFile(contexts, targets, truth_keys, provenance or {}, str(path))
+    arrays = {CONTEXT_NAMES[0]: file.contexts, TARGET_NAMES[0]: file.targets}
+    if truth_keys is not None:
+        arrays["truth_keys"] = as_keys(truth_keys, str(path))
+    arrays["provenance"] = np.array(json.dumps(dict(file.provenance)))
+    write_npz(path, arrays)
+
+
+def _member(arrays: Mapping[str, np.ndarray], names: tuple[str, str], path: Path) -> np.ndarray:
+    for name in names:
+        if name in arrays:
+            return arrays[name]
+    raise DataError(
+        f"{path} has the members {', '.join(sorted(arrays)) or 'none'}, windows need {names[0]} "
+        f"(or {names[1]}); check that this is a file of windows."
+    )

@@ -1,0 +1,166 @@
+"""Windows of a bank: T context rows and the row that follows them, as indices.
+
+        chunk of the article:   c0  c1  c2  c3  c4  c5  c6
+        window 0 (T = 5):      [c0  c1  c2  c3  c4] c5
+        window 1:                  [c1  c2  c3  c4  c5] c6
+
+A window never crosses the border of an article, and a split never shares an article.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lvm.data.bank import Bank
+from lvm.errors import DataError
+
+SPLITS = ("train", "dev", "test")
+MIN_ARTICLES = {"train": 4, "dev": 2, "test": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """M windows: context row ids [M, T], target row ids [M], article ids [M]."""
+
+    contexts: np.ndarray  # [M, T] int64, oldest first
+    targets: np.ndarray  # [M] int64
+    articles: np.ndarray  # [M] int64, the cluster of the bootstrap
+
+    def __post_init__(self) -> None:
+        m = len(self.targets)
+        if self.contexts.ndim != 2 or len(self.contexts) != m or self.articles.shape != (m,):
+            raise ValueError(
+                f"windows of shapes {self.contexts.shape}, {self.targets.shape}, "
+                f"{self.articles.shape}; wanted [M, T], [M], [M]"
+            )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def context_length(self) -> int:
+        """T, the number of context vectors."""
+        return int(self.contexts.shape[1])
+
+    @property
+    def num_articles(self) -> int:
+        """Number of distinct articles."""
+        return len(np.unique(self.articles))
+
+    def select(self, index: np.ndarray) -> Windows:
+        """Return the windows at the given positions (integers or a mask)."""
+        return Windows(self.contexts[index], self.targets[index], self.articles[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A bank with its windows by split: what every trial reads."""
+
+    bank: Bank
+    train: Windows
+    dev: Windows
+    test: Windows
+
+    def split(self, name: str) -> Windows:
+        """Return the windows of "train", "dev" or "test"."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}[name]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 12 hex digits over the bank and every window id."""
+        digest = hashlib.sha256(self.bank.fingerprint.encode())
+        for name in SPLITS:
+            windows = self.split(name)
+            digest.update(np.ascontiguousarray(windows.contexts, dtype=np.int64).tobytes())
+            digest.update(np.ascontiguousarray(windows.targets, dtype=np.int64).tobytes())
+        return digest.hexdigest()[:12]
+
+
+def article_windows(keys: np.ndarray, context_length: int) -> Windows:
+    """Return all windows of T consecutive chunks and the next, within articles.
+
+    `keys` [N, 2]; rows may lie in any order, chunks of an article are consecutive when their chunk
+    numbers differ by 1.
+    """
+    order = np.lexsort((keys[:, 1], keys[:, 0])).astype(np.int64)
+    article, chunk = keys[order, 0].astype(np.int64), keys[order, 1].astype(np.int64)
+    span = context_length + 1
+    if len(order) < span:
+        starts = np.empty(0, dtype=np.int64)
+    else:
+        last = len(order) - span + 1
+        same = article[:last] == article[span - 1 :]
+        # Equal end-to-end distance could hide a repeated and a missing chunk: ask for every step.
+        step_ok = (np.diff(chunk) == 1) & (np.diff(article) == 0)
+        run = np.concatenate([[0], np.cumsum(step_ok)])
+        starts = np.flatnonzero(same & (run[span - 1 :] - run[:last] == span - 1))
+    contexts = order[starts[:, None] + np.arange(context_length)]
+    return Windows(contexts, order[starts + context_length], article[starts])
+
+
+def ranked_articles(articles: Iterable[int]) -> list[int]:
+    """Return the distinct article ids in an order that depends on nothing but the ids."""
+    unique = {int(a) for a in articles}
+    return sorted(unique, key=lambda a: hashlib.sha256(f"split/{a}".encode()).digest())
+
+
+def split_articles(articles: Sequence[int]) -> dict[str, list[int]]:
+    """Split article ids 70 / 12 / 18 % into train, dev, test by a hash of the id.
+
+    The order depends on nothing but the ids, so that the same bank is always split alike. Raises
+    DataError with fewer articles than every split needs.
+    """
+    ranked = ranked_articles(articles)
+    needed = sum(MIN_ARTICLES.values())
+    if len(ranked) < needed:
+        raise DataError(
+            f"{len(ranked)} articles have windows, allowed are {needed} or more "
+            f"({', '.join(f'{n} {k}' for k, n in MIN_ARTICLES.items())}); embed more documents."
+        )
+    num_dev = max(MIN_ARTICLES["dev"], round(0.12 * len(ranked)))
+    num_test = max(MIN_ARTICLES["test"], round(0.18 * len(ranked)))
+    return {
+        "test": sorted(ranked[:num_test]),
+        "dev": sorted(ranked[num_test : num_test + num_dev]),
+        "train": sorted(ranked[num_test + num_dev :]),
+    }
+
+
+def dataset_from_bank(
+    bank: Bank, context_length: int, split: Mapping[str, Sequence[int]] | None = None
+) -> Dataset:
+    """Cut a bank into windows and article-disjoint splits.
+
+    `split` gives the article ids of train, dev and test; by default the manifest's `split`, else a
+    split by hash. Raises DataError when a split has no windows or shares an article.
+    """
+    windows = article_windows(bank.keys, context_length)
+    if len(windows) == 0:
+        raise DataError(
+            f"{bank.source}: no article has {context_length + 1} consecutive chunks, which one "
+            "window needs; use longer documents or a shorter context_length."
+        )
+    chosen = split or bank.manifest.get("split") or split_articles(windows.articles.tolist())
+    parts: dict[str, Windows] = {}
+    seen: dict[int, str] = {}
+    for name in SPLITS:
+        ids = [int(a) for a in chosen.get(name, [])]
+        for article in ids:
+            if article in seen:
+                raise DataError(
+                    f"{bank.source}: article {article} is in the splits {seen[article]} and {name},"
+                    " allowed is one; remove it from one of them."
+                )
+            seen[article] = name
+        part = windows.select(np.isin(windows.articles, ids))
+        if part.num_articles < MIN_ARTICLES[name]:
+            raise DataError(
+                f"{bank.source}: the {name} split has {part.num_articles} articles with windows, "
+                f"allowed are {MIN_ARTICLES[name]} or more; embed more documents."
+            )
+        parts[name] = part
+    return Dataset(bank, parts["train"], parts["dev"], parts["test"])

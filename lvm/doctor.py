@@ -1,0 +1,74 @@
+"""What this machine can run: found before a run, not in the middle of one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+MIN_MEMORY_GIB = 8.0
+MIN_DISK_GIB = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    seen: str
+    ok: bool
+    optional: bool = False
+    next: str = ""  # what to do when it is not ok
+
+
+def examine(folder: Path = Path()) -> list[Finding]:
+    """Return findings on memory, disk, accelerators and packages."""
+    memory = psutil.virtual_memory().total / 2**30
+    disk = shutil.disk_usage(folder).free / 2**30
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = [
+        Finding(
+            what="cores", seen=str(os.cpu_count()), ok=True
+        ),
+        Finding(
+            what="memory",
+            seen=f"{memory:.1f} GiB",
+            ok=memory >= MIN_MEMORY_GIB,
+            next=f"a local triage wants {MIN_MEMORY_GIB:.0f} GiB; use --address with a cluster.",
+        ),
+        Finding(
+            what="disk",
+            seen=f"{disk:.1f} GiB free",
+            ok=disk >= MIN_DISK_GIB,
+            next=f"a run wants {MIN_DISK_GIB:.0f} GiB; free some or choose another --out.",
+        ),
+        Finding(
+            what="GPU",
+            seen=f"{gpus} found" if gpus else "none; the laptop preset needs none",
+            ok=True,
+        ),
+    ]
+    wanted = {
+        "ray": (False, "pip install 'ray[default,tune,train]'"),
+        "mlflow": (False, "pip install mlflow"),
+        "faiss-cpu": (False, "pip install faiss-cpu"),
+        "sentence-transformers": (True, "pip install 'lvm[embed]' to embed your own text"),
+        "mamba-ssm": (True, "pip install 'lvm[gpu]' on a CUDA machine for its kernels"),
+    }
+    for package, (optional, fix) in wanted.items():
+        found.append(_package(package, optional, fix))
+    return found
+
+
+def _package(name: str, optional: bool, fix: str) -> Finding:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(what=name, seen="not installed", ok=False, optional=optional, next=fix)
+    return Finding(what=name, seen=version, ok=True, optional=optional)

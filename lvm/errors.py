@@ -1,0 +1,66 @@
+"""Every exception that this package raises on purpose.
+
+    LvmError                    base; carries the exit status of the command
+    |-- UsageError              a flag, preset, folder or combination of them that cannot work
+    |-- ConfigError             a recipe with an unknown key or a value out of range
+    |-- DataError               a file that is missing, unreadable, or not what its format promises
+    |   `-- UnsafePayloadError  a pickle that holds anything but plain containers and numpy arrays
+    |-- CheckpointError         weights or a manifest that do not fit the model they name
+    |-- MissingExtraError       an optional dependency that is not installed
+    |-- ResumeError             a run folder that cannot be continued as asked
+    |-- ClusterError            a Ray cluster that cannot be reached or lacks what the run needs
+    `-- NonFiniteLossError      training stopped before an update that would have spoilt the weights
+
+A message is one sentence in three parts: what was seen, what is allowed, what to do.
+"""
+
+
+class LvmError(Exception):
+    """Base of all foreseeable failures; commands print it without a traceback."""
+
+    exit_status = 2
+
+
+class UsageError(LvmError):
+    """The command line asks for something that cannot be done."""
+
+
+class ConfigError(LvmError):
+    """A recipe or preset is not valid."""
+
+
+class DataError(LvmError):
+    """An input file is missing, unreadable or breaks its format."""
+
+
+class UnsafePayloadError(DataError):
+    """A pickled payload names a class or function outside the allow-list."""
+
+
+class CheckpointError(LvmError):
+    """A checkpoint does not fit the model or data it is used with."""
+
+
+class MissingExtraError(LvmError):
+    """An optional dependency is needed and absent."""
+
+    def __init__(self, package: str, extra: str | None, purpose: str) -> None:
+        what = f"'lvm[{extra}]'" if extra else package
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed: "
+            f"run pip install {what}."
+        )
+
+
+class ResumeError(LvmError):
+    """A run folder holds another run, or its data or configuration changed."""
+
+
+class ClusterError(LvmError):
+    """The Ray cluster is out of reach or lacks resources."""
+
+
+class NonFiniteLossError(LvmError):
+    """The loss or a gradient is NaN or infinite; no update was made from it."""
+
+    exit_status = 1

@@ -1,0 +1,1 @@
+"""Ranks, retrieval metrics and latency of a predictor over a stated pool."""

@@ -1,0 +1,239 @@
+"""The place of the target among the pool, for every window, and the metrics made from it.
+
+Ties are split. With g rows scoring above the target and e other rows scoring equal, the target may
+stand at each of the places g + 1 .. g + e + 1 alike, and every metric is the mean over these:
+
+    rank       1 + g + e / 2
+    hit at k   clip((k - g) / (e + 1), 0, 1)
+    1 / rank   (H(g + e + 1) - H(g)) / (e + 1), with H the harmonic numbers
+
+So a predictor that gives every row the same score gets exactly the chance values.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lvm.errors import DataError
+from lvm.records import Pool
+
+_BLOCK_SCORES = 2**25  # scores held at once (128 MiB), so that a large pool fits in memory
+_BLOCK_QUERIES = 512  # more queries at once bring nothing: the product is at full rate
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """For each of M queries: rows above the target, other rows equal to it, and rows ranked."""
+
+    greater: np.ndarray  # [M] int64
+    equal: np.ndarray  # [M] int64, the target itself not counted
+    candidates: np.ndarray  # [M] int64, the target counted
+
+    @property
+    def rank(self) -> Float[np.ndarray, " M"]:
+        """Expected rank of the target, 1 is best."""
+        return np.asarray(1 + self.greater + self.equal / 2, dtype=np.float32)
+
+    @property
+    def reciprocal_rank(self) -> Float[np.ndarray, " M"]:
+        """Expected reciprocal rank of the target."""
+        last = self.greater + self.equal + 1
+        top = int(last.max(initial=0))
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, top + 1))])
+        expected: np.ndarray = (harmonic[last] - harmonic[self.greater]) / (self.equal + 1)
+        return expected
+
+    @property
+    def percentile(self) -> Float[np.ndarray, " M"]:
+        """Share of the other candidates that the target beats, ties half: 1 is the top."""
+        others = np.maximum(self.candidates - 1, 1)
+        beaten: np.ndarray = 1 - (self.greater + self.equal / 2) / others
+        return beaten
+
+    def hit(self, k: int) -> Float[np.ndarray, " M"]:
+        """Probability that the target is among the first k."""
+        share: np.ndarray = np.clip((k - self.greater) / (self.equal + 1), 0.0, 1.0)
+        return share
+
+
+@dataclass(frozen=True, eq=False)
+class PerQuery:
+    """What was measured for each of M windows: the material of every metric and interval.
+
+    `rank`, `reciprocal_rank` and `hit` leave the window's own contexts out of the pool; `raw_rank`
+    ranks the target among all rows.
+    """
+
+    cosine: np.ndarray  # [M] float32, prediction to target in the space of the search
+    masked: Ranks  # own contexts do not count
+    raw: Ranks
+    articles: np.ndarray  # [M] int64, article of the window
+    space: str  # "raw" or "projected"
+    pool: Pool
+
+    def __len__(self) -> int:
+        return len(self.articles)
+
+    @property
+    def rank(self) -> Float[np.ndarray, " M"]:
+        """Expected rank of the target with own contexts masked."""
+        return self.masked.rank
+
+    @property
+    def raw_rank(self) -> Float[np.ndarray, " M"]:
+        """Expected rank of the target among all rows of the pool."""
+        return self.raw.rank
+
+    @property
+    def reciprocal_rank(self) -> Float[np.ndarray, " M"]:
+        """Expected reciprocal rank of the target with own contexts masked."""
+        return self.masked.reciprocal_rank
+
+    def hit(self, k: int) -> Float[np.ndarray, " M"]:
+        """Probability that the target is among the first k with own contexts masked."""
+        return self.masked.hit(k)
+
+    def save(self, path: Path) -> None:
+        """Write as npz; a reader sees the old file or the whole new one, never a part."""
+        partial = path.with_name(path.name + ".partial")
+        stated = json.dumps({"space": self.space, "pool": asdict(self.pool)})
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                cosine=self.cosine,
+                articles=self.articles,
+                masked=_stack(self.masked),
+                raw=_stack(self.raw),
+                stated=np.array(stated),
+            )
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> PerQuery:
+        """Read what `save` wrote; DataError when the file is missing or something else."""
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                stated = json.loads(str(file["stated"]))
+                return cls(
+                    cosine=file["cosine"],
+                    masked=Ranks(*file["masked"]),
+                    raw=Ranks(*file["raw"]),
+                    articles=file["articles"],
+                    space=stated["space"],
+                    pool=Pool(**stated["pool"]),
+                )
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+            raise DataError(
+                f"{path} cannot be read as measured windows ({error}), allowed is a file written "
+                "by an evaluation; evaluate the model again."
+            ) from error
+
+
+def _stack(ranks: Ranks) -> np.ndarray:
+    return np.stack([ranks.greater, ranks.equal, ranks.candidates])
+
+
+def target_ranks(
+    queries: Float[Tensor, "M W"],
+    pool: Float[Tensor, "N W"],
+    targets: Int[np.ndarray, " M"],
+    own_contexts: Int[np.ndarray, "M T"],
+    *,
+    duplicate_group: Int[np.ndarray, " N"] | None = None,
+) -> tuple[Ranks, Ranks]:
+    """Return the exact ranks (raw, masked) of the target rows by inner product in fp32.
+
+    `targets` and `own_contexts` are row ids of the pool. Masked means that own context rows do not
+    count; ids outside the pool are ignored, and a context row that is the target row stays. Rows
+    with one `duplicate_group` (the id of the first such row; found from the bits of the rows by
+    default) get the same score, whatever order the matrix product sums in. A query with NaN ranks
+    its target last.
+    """
+    group = exact_duplicates(pool) if duplicate_group is None else duplicate_group
+    copies = torch.from_numpy(np.flatnonzero(group != np.arange(len(group)))).to(pool.device)
+    firsts = torch.from_numpy(np.asarray(group, dtype=np.int64)).to(pool.device)[copies]
+    target = torch.from_numpy(np.asarray(targets, dtype=np.int64)).to(pool.device)
+    context = torch.from_numpy(np.asarray(own_contexts, dtype=np.int64)).to(pool.device)
+    size = max(1, min(_BLOCK_QUERIES, _BLOCK_SCORES // len(pool)))
+    counts = [torch.empty(0, 5, dtype=torch.int64)]
+    for start in range(0, len(queries), size):
+        rows = slice(start, start + size)
+        scores = queries[rows].float() @ pool.T
+        if len(copies):
+            scores[:, copies] = scores[:, firsts]
+        counts.append(_count_block(scores, target[rows, None], context[rows]).cpu())
+    greater, equal, own_greater, own_equal, own = torch.cat(counts).numpy().T
+    everything = np.full_like(own, len(pool))
+    raw = Ranks(greater, equal, everything)
+    return raw, Ranks(greater - own_greater, equal - own_equal, everything - own)
+
+
+def _count_block(
+    scores: Float[Tensor, "B N"], target: Int[Tensor, "B 1"], context: Int[Tensor, "B T"]
+) -> Int[Tensor, "B 5"]:
+    """Count per query: rows above, other rows equal, contexts above, contexts equal, contexts."""
+    num_rows = scores.shape[1]
+    aim = scores.gather(1, target)
+    lost = aim.isnan()
+    # Counting what is not above lets a NaN score compare as above, never as beaten.
+    greater = num_rows - _count(scores <= aim) - lost.long()
+    equal = (_count(scores == aim) - 1).clamp(min=0)
+    context = context.sort(dim=1).values
+    repeated = torch.zeros_like(context, dtype=torch.bool)
+    repeated[:, 1:] = context[:, 1:] == context[:, :-1]
+    own = (context >= 0) & (context < num_rows) & (context != target) & ~repeated
+    own_scores = scores.gather(1, context.clamp(0, num_rows - 1))
+    own_greater = _count(own & ~(own_scores <= aim))
+    own_equal = _count(own & (own_scores == aim))
+    return torch.cat([greater, equal, own_greater, own_equal, _count(own)], dim=1)
+
+
+def _count(mask: Tensor) -> Tensor:
+    # Bytes are summed several times faster than booleans.
+    return mask.view(torch.uint8).sum(dim=1, keepdim=True, dtype=torch.int32).long()
+
+
+def exact_duplicates(pool: Float[Tensor, "N W"]) -> Int[np.ndarray, " N"]:
+    """Return for every row the first row with the same bits, [N] int64."""
+    rows = np.ascontiguousarray(pool.detach().cpu().numpy())
+    whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+    _, first, inverse = np.unique(whole, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], dtype=np.int64)
+
+
+def summarise(
+    per_query: PerQuery,
+) -> tuple[Mapping[str, float | None], Mapping[str, float | None]]:
+    """Return (masked, raw) metrics by name; null where there is no window or Eff@5 is 0 / 0."""
+    cosine = _mean(per_query.cosine)
+    return (
+        {"eval_cosine": cosine, **_retrieval(per_query.masked)},
+        {"eval_cosine": cosine, **_retrieval(per_query.raw)},
+    )
+
+
+def _retrieval(ranks: Ranks) -> dict[str, float | None]:
+    at_5, at_50 = _mean(ranks.hit(5)), _mean(ranks.hit(50))
+    return {
+        "r_at_1": _mean(ranks.hit(1)),
+        "r_at_5": at_5,
+        "r_at_10": _mean(ranks.hit(10)),
+        "mrr": _mean(ranks.reciprocal_rank),
+        "contain_at_50": at_50,
+        "eff_at_5": at_5 / at_50 if at_5 is not None and at_50 else None,
+        "percentile": _mean(ranks.percentile),
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean(dtype=np.float64)) if len(values) else None

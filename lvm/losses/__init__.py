@@ -1,0 +1,1 @@
+"""Losses as pure functions of embeddings: no model, no process group, no state."""

@@ -1,0 +1,1 @@
+"""Networks that predict the next vector, the projection head, and the ladder of trivial predictors."""

@@ -1,0 +1,118 @@
+"""What every model shares: the registry, unit predictions, the residual, and the seeded build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lvm.config import ModelConfig
+from lvm.randomness import derive_seed
+from lvm.registry import Registry
+
+MAX_CONTEXT = 512  # the longest context_length that a recipe allows
+
+Build = Callable[[ModelConfig, int], nn.Module]
+
+# A part is build(config, width) -> module whose forward maps contexts [B, T, D] to [B, D].
+MODELS: Registry[Build] = Registry("model", "lvm.models")
+
+
+class NextVectorModel(nn.Module):
+    """An encoder of contexts, made to return unit vectors.
+
+    With `residual` the prediction is encoder_scale * f(context) + sum_t w_t c_t, normalised. The
+    weights w are a softmax of `residual_logits`, which are counted from the last position, so that
+    one set serves every T up to 512.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, *, residual: bool = False) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.width = width
+        self.residual = residual
+        if residual:
+            # Weights start as 1, 1/2, 1/3, ... of the last: near the best fixed mix of sentence
+            # vectors, and no position starts so low that it gets no gradient.
+            back = torch.arange(MAX_CONTEXT, dtype=torch.float32)
+            self.residual_logits = nn.Parameter(-torch.log1p(back))
+            # An encoder's output has about unit variance per coordinate, hence a length of about
+            # sqrt(D), and would drown a mix of unit vectors.
+            self.encoder_scale = nn.Parameter(torch.tensor([0.5 / width**0.5]))
+
+    def forward(self, contexts: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+        """Return unit predictions [B, D] for contexts [B, T, D], oldest vector first."""
+        output = self.encoder(contexts).float()
+        if self.residual:
+            weights = self.residual_logits[: contexts.shape[1]].flip(0).softmax(0)
+            output = self.encoder_scale * output + torch.einsum("t,btd->bd", weights, contexts)
+        return F.normalize(output, dim=-1)
+
+    @property
+    def has_document_tower(self) -> bool:
+        """Whether the vectors of the pool go through a network of their own before the search."""
+        return callable(getattr(self.encoder, "encode_documents", None))
+
+    def encode_documents(self, vectors: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """Return unit vectors [..., D] to search among, for bank vectors [..., D].
+
+        Without a document tower the vectors, unit ones by the bank's contract, come back as given.
+        """
+        if not self.has_document_tower:
+            return vectors
+        encode = cast(Callable[[Tensor], Tensor], self.encoder.encode_documents)
+        return F.normalize(encode(vectors).float(), dim=-1)
+
+
+def build_model(config: ModelConfig, width: int, seed: int) -> NextVectorModel:
+    """Return the model that `config` names for vectors of the given width D, float32, on the CPU.
+
+    The weights depend on config, width and seed alone. Raises ConfigError on an unknown name or on
+    sizes that do not fit together.
+    """
+    build = MODELS.get(config.name)
+    return seeded(
+        lambda: NextVectorModel(build(config, width), width, residual=config.residual),
+        derive_seed(seed, "model"),
+    )
+
+
+def seeded(build: Callable[[], Any], seed: int) -> Any:
+    """Run `build` with torch's CPU generator at `seed` and put the generator back afterwards.
+
+    torch's own layers initialise themselves from the global generator and accept no other, so it
+    is borrowed here rather than rewriting every initialisation.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build().float()
+
+
+def width_adapters(config: ModelConfig, width: int) -> tuple[nn.Module, nn.Module]:
+    """Return the layers D -> hidden and hidden -> D; identities when the two are equal."""
+    if config.hidden == width:
+        return nn.Identity(), nn.Identity()
+    return nn.Linear(width, config.hidden), nn.Linear(config.hidden, width)
+
+
+def no_weight_decay(parameter: nn.Parameter) -> nn.Parameter:
+    """Mark a parameter that weight decay must leave alone, and return it."""
+    parameter._no_weight_decay = True  # type: ignore[attr-defined]  # the mark mamba_ssm uses
+    return parameter
+
+
+def weight_decay_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Return two parameter groups for an optimiser: with its weight decay, and with none.
+
+    Without decay are vectors and scalars (biases, norms, dt_bias, A_log, D, residual weights) and
+    what `no_weight_decay` marked. Use: AdamW(weight_decay_groups(model), weight_decay=0.05).
+    """
+    decayed, kept = [], []
+    for parameter in model.parameters():
+        exempt = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
+        (kept if exempt else decayed).append(parameter)
+    return [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]

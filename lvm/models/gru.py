@@ -1,0 +1,40 @@
+"""A gated recurrent unit over the context: the recurrent network to beat."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lvm.config import ModelConfig
+from lvm.models.base import MODELS, width_adapters
+
+
+class GRUEncoder(nn.Module):
+    """num_layers of GRU, read out at the last position (Cho et al. 2014, section 2.3)."""
+
+    def __init__(self, config: ModelConfig, width: int) -> None:
+        super().__init__()
+        self.project_in, self.project_out = width_adapters(config, width)
+        # A coordinate of a unit vector is about 1 / sqrt(D), too small to move a gate.
+        self.norm_in = nn.RMSNorm(config.hidden)
+        self.gru = nn.GRU(
+            config.hidden,
+            config.hidden,
+            config.num_layers,
+            batch_first=True,
+            # torch drops between layers only, and warns when there is no between.
+            dropout=config.dropout if config.num_layers > 1 else 0.0,
+        )
+
+    def forward(self, contexts: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+        """Return the projected state after the last vector, [B, D]."""
+        states, _ = self.gru(self.norm_in(self.project_in(contexts)))
+        return cast(Tensor, self.project_out(states[:, -1]))
+
+
+@MODELS.register("gru")
+def build_gru(config: ModelConfig, width: int) -> nn.Module:
+    """Return the GRU encoder."""
+    return GRUEncoder(config, width)

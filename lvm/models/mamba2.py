@@ -1,0 +1,195 @@
+"""Mamba-2: a stack of selective state-space blocks that reads a context and returns its last output.
+
+A block holds exactly the state dict of mamba_ssm.Mamba2, so that one checkpoint serves the plain
+torch forms and the CUDA kernels. Written from Dao and Gu 2024, "Transformers are SSMs", section 7.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lvm.config import ModelConfig
+from lvm.errors import ConfigError
+from lvm.models import mamba_ssm_backend
+from lvm.models.base import MODELS, no_weight_decay, width_adapters
+from lvm.models.ssd import DUAL_LIMIT, ssd_chunked, ssd_dual, ssd_last
+
+NORM_EPS = 1e-5
+DT_RANGE = (1e-3, 1e-1)  # step sizes at the start, drawn log-uniformly
+A_RANGE = (1.0, 16.0)  # decay rates at the start, drawn uniformly
+
+
+def resolve_backend(requested: str, length: int, device: torch.device) -> str:
+    """Return how Mamba-2 is computed: "dual", "chunked" or "mamba_ssm".
+
+    "auto" is mamba_ssm on CUDA where it is installed, else dual up to 128 positions, else chunked.
+    Raises ConfigError when mamba_ssm is requested away from CUDA, MissingExtraError when it is
+    requested and absent.
+    """
+    if requested == "mamba_ssm":
+        mamba_ssm_backend.require(device)
+    if requested != "auto":
+        return requested
+    if device.type == "cuda" and mamba_ssm_backend.is_installed():
+        return "mamba_ssm"
+    return "dual" if length <= DUAL_LIMIT else "chunked"
+
+
+class _CausalConv(torch.autograd.Function):
+    """Shifted multiply-adds with a backward of the same kind.
+
+    Left to autograd, every shifted slice costs a zero-filled tensor of full size in the backward
+    pass, which took more time than all matrix products of the model together.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        output = torch.addcmul(bias, x, weight[-1])
+        for shift in range(1, min(len(weight), x.shape[1])):
+            output[:, shift:].addcmul_(x[:, :-shift], weight[-1 - shift])
+        return output
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        grad_x, grad_weight = grad * weight[-1], torch.zeros_like(weight)
+        product = grad * x  # one buffer for all taps: a fresh one costs more than its multiply
+        grad_weight[-1] = product.sum((0, 1))
+        for shift in range(1, min(len(weight), x.shape[1])):
+            later, earlier = grad[:, shift:], x[:, :-shift]
+            grad_x[:, :-shift].addcmul_(later, weight[-1 - shift])
+            torch.mul(later, earlier, out=product[:, shift:])
+            grad_weight[-1 - shift] = product[:, shift:].sum((0, 1))
+        return grad_x, grad_weight, grad.sum((0, 1))
+
+
+def causal_conv(
+    x: Float[Tensor, "B L E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]
+) -> Float[Tensor, "B L E"]:
+    """Return the causal depthwise convolution along L, as K shifted multiply-adds.
+
+    Equals conv1d(groups=E) with K - 1 zeros on the left, which is slow on a CPU.
+    """
+    taps = weight[:, 0].t().contiguous()  # [K, E]
+    return cast(Tensor, _CausalConv.apply(x, taps.to(x.dtype), bias.to(x.dtype)))
+
+
+class GatedRMSNorm(nn.Module):
+    """y silu(z), then divided by its root mean square and scaled."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(
+        self, y: Float[Tensor, "B L E"], z: Float[Tensor, "B L E"]
+    ) -> Float[Tensor, "B L E"]:
+        """Return the gated and normalised values."""
+        return F.rms_norm(y * F.silu(z), self.weight.shape, self.weight, NORM_EPS)
+
+
+class Mamba2Block(nn.Module):
+    """One selective state-space block, [B, L, hidden] -> [B, L, hidden], causal."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.backend, self.state, self.head_dim = config.backend, config.state, config.head_dim
+        self.inner = config.hidden * config.expand
+        if self.inner % config.head_dim:
+            raise ConfigError(
+                f"model.head_dim is {config.head_dim}, allowed is a divisor of hidden * expand = "
+                f"{self.inner}; change one of the three in the recipe."
+            )
+        heads = self.inner // config.head_dim
+        mixed = self.inner + 2 * config.state
+        self.parts = (self.inner, mixed, heads)  # rows of in_proj: z; x, B and C; dt
+        self.in_proj = nn.Linear(config.hidden, sum(self.parts), bias=False)
+        # Holds the weights under the name and with the initialisation of the package; never called.
+        self.conv1d = nn.Conv1d(mixed, mixed, config.conv_kernel, groups=mixed)
+        low, high = (math.log(bound) for bound in DT_RANGE)
+        dt = torch.empty(heads).uniform_(low, high).exp()
+        self.dt_bias = no_weight_decay(nn.Parameter(dt + torch.log(-torch.expm1(-dt))))
+        self.A_log = no_weight_decay(nn.Parameter(torch.empty(heads).uniform_(*A_RANGE).log()))
+        self.D = no_weight_decay(nn.Parameter(torch.ones(heads)))
+        self.norm = GatedRMSNorm(self.inner)
+        self.out_proj = nn.Linear(self.inner, config.hidden, bias=False)
+
+    def forward(
+        self, u: Float[Tensor, "B L E"], *, last_only: bool = False
+    ) -> Float[Tensor, "B rows E"]:
+        """Return the outputs of all L positions, or only of the last when nothing reads the others.
+
+        `last_only` is faster, with the same numbers: the gate, the state read-out, the norm and the
+        output projection are then taken at one position.
+        """
+        # Three products, not one that is cut apart: the backward pass of a cut copies everything.
+        z_weight, xbc_weight, dt_weight = self.in_proj.weight.split(self.parts)
+        z = F.linear(u[:, -1:] if last_only else u, z_weight)
+        xbc, dt = F.linear(u, xbc_weight), F.linear(u, dt_weight)
+        xbc = F.silu(causal_conv(xbc, self.conv1d.weight, self.conv1d.bias))
+        x, B_, C = xbc.split([self.inner, self.state, self.state], dim=-1)
+        # Step sizes are kept in float32: a small one that is rounded changes the decay of a head.
+        dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
+        y = self._scan(x, dt, B_, C, last_only)
+        return self.out_proj(self.norm(y.flatten(2), z))
+
+    def _scan(self, x: Tensor, dt: Tensor, B_: Tensor, C: Tensor, last_only: bool) -> Tensor:
+        form = ssd_last
+        if not last_only:
+            name = resolve_backend(self.backend, x.shape[1], x.device)
+            forms = {"dual": ssd_dual, "chunked": ssd_chunked, "mamba_ssm": mamba_ssm_backend.scan}
+            form = forms[name]
+        A = -torch.exp(self.A_log)
+        heads = x.unflatten(2, (-1, self.head_dim))
+        return form(heads, dt, A, B_.unsqueeze(2), C.unsqueeze(2), self.D)
+
+
+class Mamba2Layer(nn.Module):
+    """u + block(norm(u)): the residual form with the norm in front."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(config.hidden, eps=NORM_EPS)
+        self.mixer = Mamba2Block(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, u: Float[Tensor, "B L E"], *, last_only: bool = False
+    ) -> Float[Tensor, "B rows E"]:
+        """Return all positions, or the last alone."""
+        mixed = self.dropout(self.mixer(self.norm(u), last_only=last_only))
+        return (u[:, -1:] if last_only else u) + mixed
+
+
+class Mamba2Encoder(nn.Module):
+    """Layers of Mamba-2 over the context, read out at the last position."""
+
+    def __init__(self, config: ModelConfig, width: int) -> None:
+        super().__init__()
+        self.project_in, self.project_out = width_adapters(config, width)
+        self.layers = nn.ModuleList(Mamba2Layer(config) for _ in range(config.num_layers))
+        self.norm_f = nn.RMSNorm(config.hidden, eps=NORM_EPS)
+
+    def forward(self, contexts: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+        """Return the output at the last position, [B, D]."""
+        u = self.project_in(contexts)
+        for layer in self.layers[:-1]:
+            u = layer(u)
+        u = self.layers[-1](u, last_only=True)
+        return self.project_out(self.norm_f(u[:, -1]))
+
+
+@MODELS.register("mamba2")
+def build_mamba2(config: ModelConfig, width: int) -> nn.Module:
+    """Return the Mamba-2 encoder; ConfigError when head_dim does not divide hidden * expand."""
+    return Mamba2Encoder(config, width)

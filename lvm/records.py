@@ -1,0 +1,197 @@
+"""What a run measures and decides, as plain typed records that turn into JSON and back.
+
+Metrics are declared once, here, with direction, unit and bounds; everything else refers to them by
+name. Verdicts and stop reasons are enumerations, so that no decision hangs on a loose string.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """Answer of one gate."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"  # the interval crosses the bound
+    NOT_EVALUABLE = "NOT_EVALUABLE"  # there is nothing to judge, and why is said beside it
+
+
+class RunVerdict(StrEnum):
+    """Answer of one triage."""
+
+    PASSED = "PASSED"
+    FIXED = "FIXED"
+    NOT_FIXED = "NOT_FIXED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    BLOCKED = "BLOCKED"
+
+    @property
+    def exit_status(self) -> int:
+        """Exit status of the triage command."""
+        return {"PASSED": 0, "FIXED": 0, "BLOCKED": 3}.get(self.value, 1)
+
+
+class StopReason(StrEnum):
+    """Why an arm ended."""
+
+    GATE_HELD = "gate held"
+    PRUNED = "pruned"
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    NOT_EVALUABLE = "not evaluable"
+    CRASHED = "crashed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricInfo:
+    """Declaration of a metric."""
+
+    name: str
+    title: str
+    meaning: str
+    higher_is_better: bool = True
+    unit: str = "share"
+    lowest: float = 0.0
+    highest: float = 1.0
+
+
+def _declare(*metrics: MetricInfo) -> dict[str, MetricInfo]:
+    return {metric.name: metric for metric in metrics}
+
+
+METRICS: Mapping[str, MetricInfo] = _declare(
+    MetricInfo(
+        name="eval_cosine",
+        title="cosine",
+        meaning="mean cosine between prediction and target, in the space of the search",
+        unit="cosine",
+        lowest=-1.0,
+    ),
+    MetricInfo(name="r_at_1", title="R@1", meaning="share of queries with the target at rank 1"),
+    MetricInfo(name="r_at_5", title="R@5", meaning="share with the target in the top 5"),
+    MetricInfo(name="r_at_10", title="R@10", meaning="share with the target in the top 10"),
+    MetricInfo(name="mrr", title="MRR", meaning="mean reciprocal rank of the target"),
+    MetricInfo(
+        name="contain_at_50", title="Contain@50", meaning="share with the target in the top 50"
+    ),
+    MetricInfo(
+        name="eff_at_5",
+        title="Eff@5",
+        meaning="R@5 divided by Contain@50; null when both are 0",
+    ),
+    MetricInfo(
+        name="percentile",
+        title="percentile",
+        meaning="mean percentile rank of the target: 1 is the top, .5 is chance",
+    ),
+    MetricInfo(
+        name="p50_ms",
+        title="P50",
+        meaning="median latency of one query, model and search, warm",
+        higher_is_better=False,
+        unit="ms",
+        highest=math.inf,
+    ),
+    MetricInfo(
+        name="p95_ms",
+        title="P95",
+        meaning="95th percentile of the latency of one query, model and search, warm",
+        higher_is_better=False,
+        unit="ms",
+        highest=math.inf,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """What may be retrieved, stated beside every retrieval number."""
+
+    id: str  # fingerprint of the rows
+    size: int  # rows
+    mask: str  # "own contexts" or "none"
+    ties: str = "split"  # a tie counts half a place for every equal row
+
+    def chance(self, k: int) -> float:
+        """Return the R@k of a random ranking."""
+        return min(1.0, k / self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean with its article-clustered bootstrap interval."""
+
+    value: float
+    lower: float
+    upper: float
+    confidence: float
+    num_windows: int
+    num_articles: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateResult:
+    """One gate judged: what was measured, against which bound, with what answer."""
+
+    gate: str  # "stage", "success" or "gain"
+    metric: str
+    bound: float
+    estimate: Estimate | None
+    verdict: Verdict
+    reason: str  # one clause in words
+    p_value: float | None = None  # one-sided, of the difference lying at or below the bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Metrics of one predictor on one split, raw and with own contexts masked out of the pool."""
+
+    split: str  # "dev" or "test"
+    space: str  # "raw" or "projected"
+    num_windows: int
+    num_articles: int
+    pool: Pool  # of the masked metrics; the raw ones are over the same rows, unmasked
+    masked: Mapping[str, float | None]
+    raw: Mapping[str, float | None]
+    latency: Mapping[str, float] = field(default_factory=dict)  # p50_ms, p95_ms
+
+
+def to_plain(value: Any) -> Any:
+    """Turn records, mappings and sequences into what JSON can hold; NaN and infinity into null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in dataclasses.fields(value)]
+        return {name: to_plain(getattr(value, name)) for name in names}
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def evaluation_from_plain(values: Mapping[str, Any]) -> Evaluation:
+    """Rebuild an Evaluation from its JSON form."""
+    return Evaluation(**{**values, "pool": Pool(**values["pool"])})
+
+
+def gate_from_plain(values: Mapping[str, Any]) -> GateResult:
+    """Rebuild a GateResult from its JSON form."""
+    estimate = values["estimate"]
+    return GateResult(
+        **{
+            **values,
+            "estimate": Estimate(**estimate) if estimate else None,
+            "verdict": Verdict(values["verdict"]),
+        }
+    )

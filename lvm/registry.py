@@ -1,0 +1,70 @@
+"""Names that find code: one registry per kind of part, filled by the files that define the parts.
+
+A registry imports every module of its package on the first look-up, so a new loss, model, check or
+step is one new file and no edit elsewhere. Duplicates are refused; an unknown name is answered
+with the known ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from lvm.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def closest(name: str, known: list[str]) -> str:
+    """Return " (did you mean X?)" when a known name is near `name`, else an empty string."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+class Registry(Generic[T]):
+    """A mapping from names to parts of one kind, discovered lazily in one package."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._parts: dict[str, T] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that files its argument under `name`."""
+
+        def file_under_name(part: T) -> T:
+            if name in self._parts:
+                raise ValueError(f"two {self.kind}s are named {name!r}")
+            self._parts[name] = part
+            return part
+
+        return file_under_name
+
+    def get(self, name: str) -> T:
+        """Return the part called `name`; ConfigError lists the known names otherwise."""
+        known = self.names()
+        if name not in self._parts:
+            raise ConfigError(
+                f"unknown {self.kind} {name!r}{closest(name, known)}; known: {', '.join(known)}."
+            )
+        return self._parts[name]
+
+    def names(self) -> list[str]:
+        """Return all registered names in sorted order."""
+        self._discover()
+        return sorted(self._parts)
+
+    def __iter__(self) -> Iterator[T]:
+        return (self._parts[name] for name in self.names())
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
+        self._discovered = True

@@ -1,0 +1,182 @@
+"""What a person sees while a triage runs, and the one screen at its end. A view of the journal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lvm.records import METRICS
+
+COLUMNS = ("eval_cosine", "r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
+STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_EVALUABLE": "dim"}
+
+
+class Screen:
+    """Shows the running step on a terminal, and plain lines where output is no terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.console = Console(file=stream, highlight=False)
+        self._live: Live | None = None
+        self._started = time.monotonic()
+        self._step: dict[str, Any] = {}
+        self._step_started = self._started
+        self._ladder: dict[str, float] = {}
+        self._bound = 0.0
+        self._status: dict[str, dict[str, Any]] = {}
+        self._replayed = 0  # epochs that were on disk before this session
+
+    def __enter__(self) -> Screen:
+        if self.console.is_terminal:
+            self._live = Live(
+                get_renderable=self._render, console=self.console, transient=True,
+                refresh_per_second=4,
+            )  # fmt: skip
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, line: str, style: str = "") -> None:
+        """Print one line above the live part."""
+        self.console.print(Text(line, style=style), soft_wrap=True)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Take one journal event."""
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def _on_run_started(self, event: Mapping[str, Any]) -> None:
+        data = event["data"]
+        self._bound = event["config"]["gates"]["stage_eval_cosine"]
+        self.say(
+            f"{data['source']}: {data['rows']:,} vectors of width {data['width']}, windows "
+            + ", ".join(f"{k} {v:,}" for k, v in data["windows"].items())
+        )
+
+    def _on_ladder(self, event: Mapping[str, Any]) -> None:
+        if event["split"] == "dev":
+            rows = event["rows"].items()
+            self._ladder = {name: row["masked"]["eval_cosine"] for name, row in rows}
+
+    def _on_decision(self, event: Mapping[str, Any]) -> None:
+        what = {
+            "RunPhase1": "phase 1",
+            "RunStep": f"step {event.get('step')}",
+            "Confirm": f"full training of {event.get('arm') or 'the carried recipe'}",
+            "Stop": f"stop: {event.get('verdict')}",
+        }[event["action"]]
+        self.say(f"{self._clock()} Deciding {what}, since {event['since']}.", "bold")
+
+    def _on_step_started(self, event: Mapping[str, Any]) -> None:
+        self._step, self._step_started = dict(event), time.monotonic()
+        self._status = {arm["id"]: {"name": arm["name"], "epoch": 0} for arm in event["arms"]}
+        for name, reason in event.get("left_out", {}).items():
+            self.say(f"{self._clock()}   left out: {name}: {reason}", "dim")
+
+    def _on_epoch(self, event: Mapping[str, Any]) -> None:
+        if event["arm"] in self._status:
+            self._status[event["arm"]].update(event)
+
+    def _on_arm_ended(self, event: Mapping[str, Any]) -> None:
+        if event["arm"] in self._status:
+            self._status[event["arm"]]["reason"] = event["reason"]
+        detail = f": {event['detail']}" if event["detail"] else ""
+        cosine = self._status.get(event["arm"], {}).get("eval_cosine")
+        shown = f", dev cosine {cosine:.3f}" if cosine is not None else ""
+        self.say(
+            f"{self._clock()}   {event['name']}: {event['reason']} at epoch {event['epoch']}"
+            f"{shown}{detail}"
+        )
+
+    def _on_arm_judged(self, event: Mapping[str, Any]) -> None:
+        if event["role"] == "arm":
+            stage = event["stage"]
+            self.say(
+                f"{self._clock()}   {event['name']}: stage gate {stage['verdict']}, "
+                f"{stage['reason']}",
+                STYLES[stage["verdict"]],
+            )
+
+    def _on_confirmed(self, event: Mapping[str, Any]) -> None:
+        for gate in event["gates"]:
+            if gate["gate"] == "success":
+                self.say(
+                    f"{self._clock()}   {event['arm']}: gain in {METRICS[gate['metric']].title} "
+                    f"{gate['verdict']}, {gate['reason']}",
+                    STYLES[gate["verdict"]],
+                )
+
+    # --- the live part ---------------------------------------------------------------------------
+
+    def _clock(self) -> str:
+        return _duration(time.monotonic() - self._started)
+
+    def _render(self) -> RenderableType:
+        if not self._step:
+            return Text(f"{self._clock()} preparing", style="dim")
+        table = Table(box=None, pad_edge=False)
+        for title in ("arm", "epoch", "dev cosine", "gate", "R@5", "loss", ""):
+            table.add_column(title, justify="left" if title in ("arm", "") else "right")
+        for arm in self._status.values():
+            table.add_row(*self._row(arm))
+        return Group(Text(self._headline(), style="bold"), table)
+
+    def _row(self, arm: Mapping[str, Any]) -> list[str]:
+        def number(key: str) -> str:
+            return f"{arm[key]:.3f}" if arm.get(key) is not None else ""
+
+        epoch = f"{arm['epoch']}/{self._step['epochs']}"
+        return [
+            arm["name"], epoch, number("eval_cosine"), f"{self._bound:.2f}", number("r_at_5"),
+            number("loss"), str(arm.get("reason", "")),
+        ]  # fmt: skip
+
+    def _headline(self) -> str:
+        best = max(
+            ((v, k) for k, v in self._ladder.items() if k not in ("oracle", "random")),
+            default=None,
+        )
+        ladder = f", ladder {best[1]} {best[0]:.3f}" if best else ""
+        return f"{self._clock()} {self._step['title']}{self._time_left()}{ladder}"
+
+    def _time_left(self) -> str:
+        live = [arm for arm in self._status.values() if "reason" not in arm]
+        done = sum(arm["epoch"] for arm in self._status.values())
+        left = sum(self._step["epochs"] - arm["epoch"] for arm in live)
+        if not done or not left:
+            return ""
+        seconds = (time.monotonic() - self._step_started) / done * left
+        return f", at most {_duration(seconds)} left in this step"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def models_table(document: Mapping[str, Any]) -> Table:
+    """Return the table of models and ladder on the test split, own contexts masked."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("test split")
+    for name in COLUMNS:
+        table.add_column(METRICS[name].title, justify="right")
+    for row in document["models"]:
+        table.add_row(row["name"], *_cells(row["masked"]))
+    for name, row in document["ladder"].items():
+        table.add_row(Text(f"ladder: {name}", style="dim"), *_cells(row["masked"]))
+    return table
+
+
+def _cells(metrics: Mapping[str, float | None]) -> list[str]:
+    return ["" if (v := metrics.get(name)) is None else f"{v:.3f}" for name in COLUMNS]

@@ -1,0 +1,1 @@
+"""Training of one arm: negatives, loop, checkpoints, workers."""

@@ -1,0 +1,172 @@
+"""Checkpoints: safetensors weights, a JSON manifest, and the optimiser state to go on from.
+
+    DIR/model.safetensors   weights of the model and the head
+    DIR/manifest.json       recipe, width, data fingerprint, articles seen, epoch, probe outputs
+    DIR/state.pt            optimiser moments (tensors and numbers only; read with weights_only)
+
+A checkpoint is written beside its place and renamed, so a kill leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lvm import __version__
+from lvm.config import Recipe, from_dict, to_dict
+from lvm.errors import CheckpointError, ConfigError
+from lvm.models.predictor import Predictor
+from lvm.randomness import torch_generator
+
+NUM_PROBES = 8
+PROBE_TOLERANCE = 1e-4
+
+
+def probe_outputs(predictor: Predictor, context_length: int, width: int) -> list[list[float]]:
+    """Return the first 8 values of the predictions for 8 fixed random unit contexts."""
+    generator = torch_generator(0, "probe", context_length, width)
+    contexts = torch.randn(NUM_PROBES, context_length, width, generator=generator)
+    contexts = torch.nn.functional.normalize(contexts, dim=-1)
+    device = next(predictor.parameters()).device
+    was_training = predictor.training
+    predictor.eval()
+    with torch.no_grad():
+        outputs: Tensor = predictor.model(contexts.to(device)).float().cpu()
+    predictor.train(was_training)
+    return [[float(v) for v in row] for row in outputs[:, :8]]
+
+
+def save_checkpoint(
+    folder: Path,
+    predictor: Predictor,
+    recipe: Recipe,
+    *,
+    manifest: Mapping[str, Any],
+    optimizer_state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint to `folder`, replacing an older one in one rename."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    width = manifest["width"]
+    weights = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
+    safetensors.torch.save_file(weights, fresh / "model.safetensors")
+    full = {
+        "format": 1,
+        "lvm": __version__,
+        "recipe": to_dict(recipe),
+        "probe_outputs": probe_outputs(predictor, recipe.context_length, width),
+        **manifest,
+    }
+    (fresh / "manifest.json").write_text(json.dumps(full, indent=1) + "\n")
+    if optimizer_state is not None:
+        torch.save(dict(optimizer_state), fresh / "state.pt")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _complete(folder: Path) -> Path | None:
+    """Return `folder`, or the older copy a kill between two renames left, or None."""
+    for candidate in (folder, folder.with_name(f".{folder.name}.old")):
+        if (candidate / "manifest.json").is_file():
+            return candidate
+    return None
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of the checkpoint at `folder`, or None when there is none."""
+    place = _complete(folder)
+    if place is None:
+        return None
+    try:
+        manifest = json.loads((place / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{place}/manifest.json cannot be read ({error}); train the model again."
+        ) from None
+    if not isinstance(manifest, dict) or "recipe" not in manifest or "width" not in manifest:
+        raise CheckpointError(
+            f"{place}/manifest.json has no recipe and width; give a checkpoint folder of lvm."
+        )
+    return manifest
+
+
+def load_checkpoint(folder: Path) -> tuple[Predictor, Recipe, dict[str, Any]]:
+    """Return the predictor (eval mode, CPU), its recipe and its manifest.
+
+    Raises CheckpointError when the folder is no checkpoint, when names or shapes differ from the
+    model the manifest names, or when the stored probe outputs are not reproduced.
+    """
+    manifest = read_manifest(folder)
+    place = _complete(folder)
+    if manifest is None or place is None:
+        raise CheckpointError(
+            f"{folder} holds no checkpoint (model.safetensors and manifest.json); give the folder "
+            "of one, for example RUN/arms/ARM/checkpoint."
+        )
+    try:
+        recipe = from_dict(Recipe, manifest["recipe"])
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    predictor = Predictor(recipe, int(manifest["width"]))
+    load_weights(predictor, place)
+    predictor.eval()
+    stored = torch.tensor(manifest["probe_outputs"])
+    found = torch.tensor(probe_outputs(predictor, recipe.context_length, int(manifest["width"])))
+    worst = float((stored - found).abs().max())
+    if not worst <= PROBE_TOLERANCE:
+        raise CheckpointError(
+            f"{folder} does not give back its own probe outputs (largest difference {worst:.2g}, "
+            f"allowed is {PROBE_TOLERANCE:g}); it was written by another model, train it again."
+        )
+    return predictor, recipe, manifest
+
+
+def load_weights(predictor: Predictor, folder: Path) -> None:
+    """Load weights strictly; CheckpointError says which names or shapes differ."""
+    try:
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}/model.safetensors cannot be read ({error}); train the model again."
+        ) from None
+    own = predictor.state_dict()
+    differing = sorted(
+        {name for name in set(own) ^ set(weights)}
+        | {n for n in set(own) & set(weights) if own[n].shape != weights[n].shape}
+    )
+    if differing:
+        raise CheckpointError(
+            f"{folder}: {len(differing)} weights differ in name or shape from the model "
+            f"{type(predictor.model).__name__} (first: {differing[0]}); use the recipe it was "
+            "trained with, or train it again."
+        )
+    predictor.load_state_dict(weights)
+
+
+def load_optimizer_state(folder: Path) -> dict[str, Any]:
+    """Return the saved optimiser state; nothing but tensors and plain values is ever unpickled."""
+    place = _complete(folder) or folder
+    with contextlib.suppress(OSError, RuntimeError, pickle.UnpicklingError, EOFError):
+        state = torch.load(place / "state.pt", weights_only=True, map_location="cpu")
+        if isinstance(state, dict):
+            return state
+    raise CheckpointError(
+        f"{place}/state.pt is missing or unreadable, so training cannot go on from it; "
+        "start the arm again in a new folder."
+    )

@@ -1,0 +1,73 @@
+"""The door to ray.train: the same training loop on several workers with DDP.
+
+Ray Train starts the process group (gloo on CPU, nccl on GPU); the loop finds it by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lvm.errors import MissingExtraError
+
+CPU_SHARE = 0.9  # of a core per thread: leaves a sliver for the trial that drives the workers
+
+
+def _ray_train() -> Any:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    try:
+        import ray.train
+        import ray.train.torch
+    except ImportError:
+        raise MissingExtraError("ray[train]", "dev", "training on several workers") from None
+    return ray.train
+
+
+def report(record: Mapping[str, Any]) -> None:
+    """Report the record of one epoch from inside a worker (a barrier over the workers)."""
+    _ray_train().report(dict(record))
+
+
+def fit(
+    worker: Callable[[dict[str, Any]], None],
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    storage: Path,
+    workers: int,
+    threads: int,
+    use_gpu: bool,
+    in_trial: bool,
+) -> None:
+    """Run `worker(config)` on `workers` Ray Train workers and wait for them.
+
+    `name` must belong to this attempt alone: Ray Train resumes silently under a name it knows.
+    `in_trial` forwards what rank 0 reports to the surrounding Ray Tune trial.
+    """
+    train = _ray_train()
+    callbacks = []
+    if in_trial:
+        from ray.tune.integration.ray_train import TuneReportCallback
+
+        callbacks.append(TuneReportCallback())
+    per_worker: dict[str, float] = {"CPU": CPU_SHARE * threads}
+    if use_gpu:
+        per_worker["GPU"] = 1
+    trainer = train.torch.TorchTrainer(
+        worker,
+        train_loop_config=dict(config),
+        torch_config=train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker=per_worker
+        ),
+        run_config=train.RunConfig(
+            name=name,
+            storage_path=str(storage),
+            callbacks=callbacks,
+            failure_config=train.FailureConfig(max_failures=1, controller_failure_limit=1),
+        ),
+    )
+    trainer.fit()

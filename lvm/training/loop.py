@@ -1,0 +1,298 @@
+"""The training loop: one generator that trains an epoch and yields what it measured.
+
+    for record in train(recipe, dataset, folder, validate=...):
+        ...                      # stop any time; the last finished epoch is on disk
+
+The same loop runs in a notebook, in a Ray Tune trial, and on every worker of a Ray Train run (where
+the default process group decides the world). It knows nothing of gates, arms or Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lvm.config import Recipe, fingerprint
+from lvm.data.windows import Dataset
+from lvm.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from lvm.models.base import weight_decay_groups
+from lvm.models.predictor import Predictor
+from lvm.randomness import derive_seed, numpy_generator
+from lvm.training.checkpoint import (
+    load_optimizer_state,
+    load_weights,
+    read_manifest,
+    save_checkpoint,
+)
+from lvm.training.negatives import NegativeSampler
+from lvm.training.objective import Outputs, objective
+from lvm.training.world import World
+
+Validate = Callable[[Predictor, int], Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """What one epoch of training measured."""
+
+    epoch: int  # counted from 1
+    train: Mapping[str, float]  # mean loss, its terms, negatives per row, gradient norm
+    dev: Mapping[str, float]  # what `validate` returned
+    seconds: float  # training alone, without validation
+    negatives: Mapping[str, float] = field(default_factory=dict)  # share of each tier
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    validate: Validate,
+    device: str = "cpu",
+    lineage: Mapping[str, Any] | None = None,
+) -> Iterator[EpochRecord]:
+    """Train `recipe` on the train split, yield an EpochRecord per epoch, resume by itself.
+
+    `folder` receives `checkpoint/` and `epochs.jsonl`. When it already holds epochs of the same
+    recipe and data, their records are yielded again and training goes on after them, bit for bit
+    on a CPU. Raises NonFiniteLossError before an update from a loss or gradient that is not finite,
+    and CheckpointError when the folder belongs to another recipe or other data.
+    """
+    world = World.current()
+    state = _State(recipe, dataset, folder, device, world, dict(lineage or {}))
+    for record in state.restore():
+        yield record
+    for epoch in range(state.epochs_done + 1, recipe.training.epochs + 1):
+        started = time.perf_counter()
+        tiers = state.sampler.refresh(epoch)
+        measured = _train_epoch(state, epoch)
+        seconds = time.perf_counter() - started
+        dev = dict(validate(state.predictor, epoch)) if world.rank == 0 else {}
+        record = EpochRecord(
+            epoch=epoch, train=measured, dev=dev, seconds=seconds, negatives=tiers
+        )
+        if world.rank == 0:
+            state.save(record)
+        world.barrier()
+        yield record
+
+
+class _State:
+    """Model, optimiser and data of one training, and how they get to disk and back."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        folder: Path,
+        device: str,
+        world: World,
+        lineage: dict[str, Any],
+    ) -> None:
+        self.recipe, self.dataset, self.folder = recipe, dataset, folder
+        self.device, self.world, self.lineage = torch.device(device), world, lineage
+        batch = recipe.training.batch_size
+        if batch % world.size:
+            raise ConfigError(
+                f"training.batch_size is {batch}, allowed is a multiple of the {world.size} "
+                "workers; change one of the two."
+            )
+        self.updates_per_epoch = len(dataset.train) // batch
+        if self.updates_per_epoch == 0:
+            raise DataError(
+                f"the train split has {len(dataset.train)} windows, allowed are {batch} or more "
+                "(training.batch_size); lower the batch size or embed more text."
+            )
+        torch.manual_seed(derive_seed(recipe.seed, "torch"))  # dropout draws from the global stream
+        self.predictor = Predictor(recipe, dataset.bank.width).to(self.device)
+        self.network: nn.Module = self.predictor
+        if world.size > 1:
+            unused = self.predictor.model.has_document_tower
+            self.network = nn.parallel.DistributedDataParallel(
+                self.predictor, find_unused_parameters=unused
+            )
+        config = recipe.training
+        self.optimizer = torch.optim.AdamW(
+            weight_decay_groups(self.predictor),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.autocast = _uses_bf16(config.precision, self.device)
+        self.sampler = NegativeSampler(dataset.bank, dataset.train, recipe.negatives, recipe.seed)
+        self.vectors = dataset.bank.tensor.to(self.device)
+        self.epochs_done = 0
+
+    def set_learning_rate(self, update: int) -> None:
+        """Set the rate of one update, counted from 0 over all epochs."""
+        config = self.recipe.training
+        total = self.updates_per_epoch * config.epochs
+        share = _warmup_cosine(update, max(1, round(config.warmup_fraction * total)), total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * share
+
+    def restore(self) -> list[EpochRecord]:
+        """Load the last checkpoint, if any, and return the records of its epochs."""
+        checkpoint = self.folder / "checkpoint"
+        manifest = read_manifest(checkpoint)
+        if manifest is None:
+            return []
+        expected = {"recipe_id": fingerprint(self.recipe), "data": self.dataset.fingerprint}
+        for key, value in expected.items():
+            if manifest.get(key) != value:
+                raise CheckpointError(
+                    f"{checkpoint} was trained with another {key.split('_')[0]} "
+                    f"({manifest.get(key)}, now {value}); use another folder."
+                )
+        saved = load_optimizer_state(checkpoint)
+        load_weights(self.predictor, checkpoint)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.epochs_done = int(manifest["epoch"])
+        return read_epochs(self.folder)[: self.epochs_done]
+
+    def save(self, record: EpochRecord) -> None:
+        """Append the record, then replace the checkpoint: a record may be ahead, never behind."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = read_epochs(self.folder)[: record.epoch - 1]
+        _write_epochs(self.folder, [*kept, record])
+        dev_ids = np.ascontiguousarray(self.dataset.dev.targets)
+        save_checkpoint(
+            self.folder / "checkpoint",
+            self.predictor,
+            self.recipe,
+            manifest={
+                "width": self.dataset.bank.width,
+                "epoch": record.epoch,
+                "recipe_id": fingerprint(self.recipe),
+                "data": self.dataset.fingerprint,
+                "articles_seen": np.unique(self.dataset.train.articles).tolist(),
+                "parents": self.lineage.get("parents", []),
+                "commit": self.lineage.get("commit"),
+                "seed": self.recipe.seed,
+                "val_cosine": record.dev.get("eval_cosine"),
+                "val_ids_sha256": hashlib.sha256(dev_ids).hexdigest(),
+            },
+            optimizer_state={"optimizer": self.optimizer.state_dict()},
+        )
+
+
+def _train_epoch(state: _State, epoch: int) -> dict[str, float]:
+    """Make every update of one epoch; return the means of what was measured."""
+    recipe, world = state.recipe, state.world
+    batch_size = recipe.training.batch_size
+    order = numpy_generator(recipe.seed, "shuffle", epoch).permutation(len(state.dataset.train))
+    torch.manual_seed(derive_seed(recipe.seed, "dropout", epoch, world.rank))
+    state.network.train()
+    sums: dict[str, float] = {}
+    for update in range(state.updates_per_epoch):
+        batch = order[update * batch_size : (update + 1) * batch_size]
+        state.set_learning_rate((epoch - 1) * state.updates_per_epoch + update)
+        for name, value in _update(state, batch).items():
+            sums[name] = sums.get(name, 0.0) + value
+    means = {name: value / state.updates_per_epoch for name, value in sums.items()}
+    if world.size > 1:
+        packed = world.sum(torch.tensor([means[n] for n in sorted(means)], dtype=torch.float64))
+        means = dict(zip(sorted(means), (packed / world.size).tolist(), strict=True))
+    return means
+
+
+def _update(state: _State, batch: np.ndarray) -> dict[str, float]:
+    """Make one update from a global batch of train windows."""
+    recipe, device = state.recipe, state.device
+    outputs = _forward(state, batch)
+    state.optimizer.zero_grad(set_to_none=True)
+    result = objective(recipe, outputs, state.world)
+    result.total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    norm = nn.utils.clip_grad_norm_(state.predictor.parameters(), recipe.training.clip_norm)
+    names = ["loss", "gradient_norm", *result.terms]
+    packed = torch.stack([result.total.detach(), norm, *(t.detach() for t in result.terms.values())])
+    # One transfer per update. The gradient norm is reduced by DDP already, the loss is not: ask all.
+    values = dict(zip(names, packed.to(device="cpu", dtype=torch.float64).tolist(), strict=True))
+    finite = math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
+    if state.world.size > 1:
+        bad = state.world.sum(torch.tensor(0.0 if finite else 1.0, device=device))
+        finite = float(bad) == 0.0
+    if not finite:
+        raise NonFiniteLossError(
+            f"the loss is {values['loss']} and the gradient norm {values['gradient_norm']}, "
+            "allowed are finite numbers; lower training.learning_rate or raise "
+            "objective.temperature (the last good epoch is kept)."
+        )
+    state.optimizer.step()
+    values["num_negatives"] = result.num_negatives
+    return values
+
+
+def _forward(state: _State, batch: np.ndarray) -> Outputs:
+    windows, vectors = state.dataset.train, state.vectors
+    rows = state.world.slice(len(batch))
+    local = batch[rows]
+    drawn = state.sampler.candidates(batch, rows)
+
+    def gather(ids: np.ndarray) -> Tensor:
+        return vectors[torch.from_numpy(ids).to(state.device)]
+
+    contexts, targets = gather(windows.contexts[local]), gather(windows.targets[local])
+    raw_candidates = gather(drawn.ids)
+    with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.autocast):
+        predictions, queries, candidates = state.network(contexts, raw_candidates)
+        with torch.no_grad():  # a document tower learns from the contrastive term alone
+            targets = state.predictor.model.encode_documents(targets)
+    return Outputs(
+        predictions=predictions.float(),
+        targets=targets.float(),
+        queries=queries.float(),
+        candidates=candidates.float(),
+        raw_candidates=raw_candidates,
+        positive=torch.from_numpy(drawn.positive).to(state.device),
+        excluded=torch.from_numpy(drawn.excluded).to(state.device),
+    )
+
+
+def _warmup_cosine(update: int, warmup: int, total: int) -> float:
+    """Return the share of the learning rate: linear warm-up, then half a cosine to zero."""
+    if update < warmup:
+        return (update + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (update - warmup) / max(1, total - warmup))))
+
+
+def _uses_bf16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def read_epochs(folder: Path) -> list[EpochRecord]:
+    """Return the epoch records in `folder`, up to the first unfinished line."""
+    path = folder / "epochs.jsonl"
+    records: list[EpochRecord] = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(EpochRecord(**json.loads(line)))
+            except (ValueError, TypeError):
+                break
+    return records
+
+
+def _write_epochs(folder: Path, records: list[EpochRecord]) -> None:
+    fresh = folder / ".epochs.new"
+    with fresh.open("w") as file:
+        for record in records:
+            file.write(json.dumps(vars(record)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, folder / "epochs.jsonl")

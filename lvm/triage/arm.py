@@ -1,0 +1,188 @@
+"""One arm, run: train (or load), validate on dev every epoch, evaluate at the end.
+
+`run_arm` is what happens inside a trial. It needs no Ray: the caller decides where it runs and
+forwards what it yields.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lvm.config import GateConfig, Recipe, fingerprint, from_dict, to_dict
+from lvm.data.windows import Dataset
+from lvm.evaluation.evaluate import ann_loss, evaluate, measure_latency
+from lvm.evaluation.index import build_index
+from lvm.evaluation.inference import predict, search_pool
+from lvm.evaluation.metrics import PerQuery
+from lvm.gates import stage_gate, success_gates
+from lvm.models.predictor import Predictor
+from lvm.records import to_plain
+from lvm.training.checkpoint import load_checkpoint, load_weights
+from lvm.training.loop import train
+from lvm.training.world import World
+from lvm.triage.step import Role
+
+MAX_LATENCY_QUERIES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSpec:
+    """Everything a trial needs to run one arm, in plain values."""
+
+    id: str
+    step: str
+    name: str
+    role: Role
+    recipe: Recipe  # training.epochs is the budget
+    folder: Path
+    gates: GateConfig
+    source: Path | None = None  # a checkpoint to search instead of training
+    baseline: Path | None = None  # AR-only's dev results, for a stage gate in projected space
+    evaluate_test: bool = False
+    workers: int = 1
+    threads: int = 1
+    device: str = "cpu"
+    commit: str | None = None
+    why: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)  # dotted keys, for the report
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the spec as JSON values."""
+        values = {**vars(self), "recipe": to_dict(self.recipe), "gates": to_dict(self.gates)}
+        for key in ("folder", "source", "baseline"):
+            values[key] = None if values[key] is None else str(values[key])
+        plain: dict[str, Any] = to_plain(values)
+        return plain
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> ArmSpec:
+        """Rebuild a spec from its JSON values."""
+        paths = {k: Path(values[k]) if values[k] else None for k in ("source", "baseline")}
+        return cls(
+            **{
+                **values,
+                **paths,
+                "folder": Path(values["folder"]),
+                "role": Role(values["role"]),
+                "recipe": from_dict(Recipe, values["recipe"]),
+                "gates": from_dict(GateConfig, values["gates"]),
+            }
+        )
+
+
+def arm_id(recipe: Recipe, *, data: str, code: str, source: str = "", workers: int = 1) -> str:
+    """Return the name of an arm: a hash of all that decides its numbers, and nothing else."""
+    return fingerprint(
+        {"recipe": to_dict(recipe), "data": data, "code": code, "source": source, "n": workers}
+    )
+
+
+def run_arm(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Run one arm and yield a plain record per epoch; the last files are on disk before each.
+
+    Keys of a record: epoch, eval_cosine, r_at_5, mrr, stage (the verdict of the stage gate), loss,
+    num_negatives, seconds. An arm with a `source` yields one record, at epoch 0.
+    """
+    torch.set_num_threads(spec.threads)
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    if spec.source is not None:
+        started = time.perf_counter()
+        predictor, _, _ = load_checkpoint(spec.source)
+        predictor.to(spec.device)
+        dev = _validate(spec, dataset, predictor, 0)
+        yield {"epoch": 0, **dev, "seconds": 0.0, "wall": time.perf_counter() - started}
+        if spec.evaluate_test:
+            evaluate_test(spec, dataset, predictor)
+        return
+    lineage = {"commit": spec.commit}
+    for record in train(
+        spec.recipe,
+        dataset,
+        spec.folder,
+        validate=lambda predictor, epoch: _validate(spec, dataset, predictor, epoch),
+        device=spec.device,
+        lineage=lineage,
+    ):
+        if record.epoch == spec.recipe.training.epochs and spec.evaluate_test:
+            _evaluate_test_once(spec, dataset)
+        yield {
+            "epoch": record.epoch,
+            **record.dev,
+            **record.train,
+            "seconds": record.seconds,
+            "negatives": dict(record.negatives),
+        }
+
+
+def dev_file(folder: Path, epoch: int) -> Path:
+    """Return where the dev results per query of one epoch are kept."""
+    return folder / f"dev_{epoch:03d}.npz"
+
+
+def _validate(
+    spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int
+) -> dict[str, Any]:
+    """Evaluate on dev, keep the results per query, and judge the stage gate."""
+    space = spec.recipe.search_space
+    queries = predict(predictor, dataset, dataset.dev, space)
+    pool = search_pool(predictor, dataset, space)
+    evaluation, per_query = evaluate(
+        queries, dataset.dev, dataset.bank, pool_vectors=pool, space=space, split="dev"
+    )
+    per_query.save(dev_file(spec.folder, epoch))
+    return {
+        "eval_cosine": evaluation.masked["eval_cosine"],
+        "r_at_5": evaluation.masked["r_at_5"],
+        "mrr": evaluation.masked["mrr"],
+        "stage": str(_stage_verdict(spec, per_query)),
+    }
+
+
+def _stage_verdict(spec: ArmSpec, per_query: PerQuery) -> str:
+    """Judge the stage gate: dev cosine in the raw space, the gain over AR-only in the projected.
+
+    A cosine in the projected space is high for any head that shrinks angles, so it decides nothing.
+    """
+    if spec.recipe.search_space == "raw" or spec.baseline is None:
+        return str(stage_gate(per_query, spec.gates, spec.recipe.seed).verdict)
+    baseline = PerQuery.load(spec.baseline)
+    return str(success_gates(per_query, baseline, spec.gates, spec.recipe.seed)[0])
+
+
+def _evaluate_test_once(spec: ArmSpec, dataset: Dataset) -> None:
+    if World.current().rank != 0 or (spec.folder / "test.json").exists():
+        return
+    predictor = Predictor(spec.recipe, dataset.bank.width)
+    load_weights(predictor, spec.folder / "checkpoint")
+    evaluate_test(spec, dataset, predictor.eval().to(spec.device))
+
+
+def evaluate_test(spec: ArmSpec, dataset: Dataset, predictor: Predictor) -> None:
+    """Judge the finished model on the test split; writes test.npz and test.json to the folder."""
+    space = spec.recipe.search_space
+    queries = predict(predictor, dataset, dataset.test, space)
+    pool = search_pool(predictor, dataset, space)
+    evaluation, per_query = evaluate(
+        queries, dataset.test, dataset.bank, pool_vectors=pool, space=space, split="test"
+    )
+    per_query.save(spec.folder / "test.npz")
+    exact = build_index(pool, "exact", seed=spec.recipe.seed)
+    contexts = dataset.bank.tensor[torch.from_numpy(dataset.test.contexts[:MAX_LATENCY_QUERIES])]
+    latency = measure_latency(
+        lambda one: predictor.queries(one.to(spec.device), space).cpu(), exact, contexts
+    )
+    ivf = build_index(pool, "ivf", seed=spec.recipe.seed)
+    loss = ann_loss(queries, exact, ivf, dataset.test)
+    plain = to_plain(evaluation)
+    plain["latency"] = latency
+    fresh = spec.folder / ".test.json.new"
+    fresh.write_text(json.dumps({"evaluation": plain, "ann": to_plain(loss)}, indent=1) + "\n")
+    os.replace(fresh, spec.folder / "test.json")

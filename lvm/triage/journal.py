@@ -1,0 +1,103 @@
+"""The journal: one JSON line per event, synced before the run goes on. It is the truth of a run.
+
+Everything else in the run folder (verdict, report, MLflow) is a view that can be rebuilt from it.
+A line cut short by a kill is dropped on reading; a foreign or damaged line in the middle is named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lvm.errors import ResumeError, UsageError
+from lvm.records import to_plain
+
+SCHEMA = 1
+FILE_NAME = "journal.jsonl"
+
+Event = dict[str, Any]
+
+
+class Journal:
+    """Append-only events of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / FILE_NAME
+        self.events: list[Event] = list(read_journal(folder)) if self.path.exists() else []
+        self._trim()
+
+    def append(self, event: str, **values: Any) -> Event:
+        """Write one event and wait until it is on disk; UsageError when the disk is full."""
+        record: Event = {"event": event, "at": round(time.time(), 3), **to_plain(values)}
+        line = json.dumps(record, allow_nan=False) + "\n"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} cannot be written ({error.strerror}); free some space or choose "
+                f"another --out, then go on with --resume {self.folder}."
+            ) from None
+        self.events.append(record)
+        return record
+
+    def find(self, event: str, **values: Any) -> Event | None:
+        """Return the last event of this kind with these values, or None."""
+        wanted = {"event": event, **values}
+        for record in reversed(self.events):
+            if all(record.get(key) == value for key, value in wanted.items()):
+                return record
+        return None
+
+    def all(self, event: str) -> list[Event]:
+        """Return every event of one kind in order."""
+        return [record for record in self.events if record["event"] == event]
+
+    def _trim(self) -> None:
+        """Cut off a last line that a kill left unfinished, so that the next one starts clean."""
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) != len(data):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+
+
+def read_journal(folder: Path) -> Iterator[Event]:
+    """Yield the events in `folder`; ResumeError when it is not a journal of this program."""
+    path = folder / FILE_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResumeError(
+            f"{path} cannot be read ({error}); give the folder of a run (--out of an earlier one)."
+        ) from None
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines):  # what follows the last newline: nothing, or a cut line
+            break
+        try:
+            record = json.loads(line)
+            known = isinstance(record, dict) and "event" in record and "at" in record
+        except ValueError:
+            known = False
+        if not known or (number == 1 and record.get("event") != "run_started"):
+            raise ResumeError(
+                f"{path} line {number} is not an event of this program; it was changed or belongs "
+                "to another one: start a new run in another --out."
+            )
+        if number == 1 and record.get("schema") != SCHEMA:
+            raise ResumeError(
+                f"{path} has schema {record.get('schema')}, this version reads {SCHEMA}; use the "
+                "version that wrote it, or start a new run."
+            )
+        yield record

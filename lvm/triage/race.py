@@ -1,0 +1,120 @@
+"""The arms of one step side by side: reports in, journal events and endings out.
+
+An executor (this process, or Ray Tune) feeds a Race; the Race applies the rungs, writes the journal
+and answers whether an arm should stop. Executors therefore never decide anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lvm.data.windows import Dataset
+from lvm.records import StopReason, Verdict
+from lvm.triage.arm import ArmSpec
+from lvm.triage.rungs import Ending, RungDecision, Rungs
+from lvm.triage.step import Role
+
+Note = Callable[..., object]  # note(event, **values): writes to the journal and tells the screen
+
+
+@dataclass
+class Lane:
+    """One arm of a race."""
+
+    spec: ArmSpec
+    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ending: Ending | None = None
+    detail: str = ""
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds of training spent, including epochs run after the arm was decided."""
+        return float(sum(record.get("seconds") or 0.0 for record in self.records.values()))
+
+
+class Race:
+    """The arms of one step, compared at shared rungs."""
+
+    def __init__(
+        self, step: str, specs: Sequence[ArmSpec], note: Note, *, epochs: Sequence[int], factor: int
+    ) -> None:
+        self.step, self._note = step, note
+        self.lanes = {spec.id: Lane(spec) for spec in specs}
+        trained = [spec for spec in specs if spec.source is None]
+        exempt = [s.id for s in trained if s.role is not Role.ARM]
+        self._rungs = Rungs([s.id for s in trained], exempt=exempt, epochs=epochs, factor=factor)
+
+    @property
+    def waiting(self) -> list[ArmSpec]:
+        """The arms that still have epochs to run."""
+        return [
+            lane.spec
+            for lane in self.lanes.values()
+            if lane.ending is None and lane.spec.recipe.training.epochs not in lane.records
+        ]
+
+    @property
+    def over(self) -> bool:
+        """Whether every arm has ended."""
+        return all(lane.ending is not None for lane in self.lanes.values())
+
+    def stopped(self, arm: str) -> bool:
+        """Whether the arm has been decided and need not go on."""
+        return self.lanes[arm].ending is not None
+
+    def record(self, arm: str, record: dict[str, Any]) -> None:
+        """Take the record of one epoch of one arm (again after a resume: the same numbers)."""
+        lane, epoch = self.lanes[arm], int(record["epoch"])
+        if epoch in lane.records:
+            return
+        lane.records[epoch] = record
+        if lane.ending is None:
+            self._note("epoch", arm=arm, step=self.step, name=lane.spec.name, **record)
+        if lane.spec.source is not None:
+            self._end(lane, Ending(reason=StopReason.FINISHED, epoch=epoch))
+            return
+        value, holds = float(record["eval_cosine"]), record["stage"] == Verdict.PASS
+        self._apply(self._rungs.report(arm, epoch, value, holds=holds))
+
+    def failed(self, arm: str, reason: StopReason, detail: str) -> None:
+        """Take note that an arm ended by itself without finishing."""
+        lane = self.lanes[arm]
+        if lane.ending is not None:
+            return
+        lane.detail = detail
+        if lane.spec.source is not None:
+            self._end(lane, Ending(reason=reason, epoch=0))
+            return
+        self._apply(self._rungs.end(arm, reason))
+
+    def _apply(self, decisions: Iterable[RungDecision]) -> None:
+        for decision in decisions:
+            self._note("rung", step=self.step, **vars(decision))
+        for arm, ending in self._rungs.endings.items():
+            lane = self.lanes[arm]
+            if lane.ending is None:
+                self._end(lane, ending)
+
+    def _end(self, lane: Lane, ending: Ending) -> None:
+        lane.ending = ending
+        self._note(
+            "arm_ended",
+            arm=lane.spec.id,
+            step=self.step,
+            name=lane.spec.name,
+            reason=ending.reason,
+            epoch=ending.epoch,
+            detail=lane.detail,
+        )
+
+
+class Executor(Protocol):
+    """Where the arms of a race run."""
+
+    def run(self, race: Race, dataset: Dataset) -> None:
+        """Run every arm of the race until it has ended."""
+
+    def describe(self) -> str:
+        """Return one line that says where arms run."""

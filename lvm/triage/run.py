@@ -1,0 +1,303 @@
+"""The door to ray.tune: the arms of a step as Tune trials, stopped at the rungs.
+
+The scheduler is a thin shell around a Race. Tune starts and stops trials; what to stop is decided
+by the rungs, in the driver, from the same numbers in whatever order they arrive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvm.data.bank import Bank
+from lvm.data.windows import Dataset, Windows
+from lvm.errors import ClusterError, LvmError, MissingExtraError, NonFiniteLossError
+from lvm.records import StopReason
+from lvm.training import distributed
+from lvm.triage.arm import ArmSpec, run_arm
+from lvm.triage.race import Race
+
+MAX_FAILURES = 2  # restarts of a trial whose node or process went away; it resumes by itself
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def _ray() -> Any:
+    os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+    try:
+        import ray
+        import ray.tune
+    except ImportError:
+        raise MissingExtraError("ray[default,tune,train]", "dev", "a triage on Ray") from None
+    return ray
+
+
+class RayExecutor:
+    """Runs arms as Ray Tune trials on a local or remote cluster."""
+
+    def __init__(self, storage: Path, *, address: str | None, max_concurrent: int) -> None:
+        self._storage, self._address = storage, address
+        self._max_concurrent = max_concurrent
+        self._shared: tuple[Dataset, Any] | None = None
+        self._started_here = False
+
+    def start(self, *, min_cpus: float) -> None:
+        """Connect to `address`, or start a local cluster that only this machine can reach."""
+        ray = _ray()
+        if ray.is_initialized():
+            return
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self._address is None:
+            cpus = max(os.cpu_count() or 1, int(np.ceil(min_cpus)))
+            options |= {"num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+            options |= {"address": "local"}
+        else:
+            options["address"] = self._address
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+            where = self._address or "this machine"
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
+            raise ClusterError(
+                f"Ray could not be started at {where} ({first}); check the address with "
+                "ray status --address ADDRESS, or leave --address out to run locally."
+            ) from None
+        self._started_here = True
+        self._check(ray, min_cpus)
+
+    def _check(self, ray: Any, min_cpus: float) -> None:
+        total = ray.cluster_resources().get("CPU", 0)
+        if total + 1e-6 < min_cpus:
+            raise ClusterError(
+                f"the cluster has {total:g} CPUs, the confirming training needs {min_cpus:g}; "
+                "add nodes or lower schedule.confirm_workers."
+            )
+        if self._address is not None:
+            self._check_storage(ray)
+
+    def _check_storage(self, ray: Any) -> None:
+        """Refuse a run folder that some node cannot see: its trials would lose their work."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self._storage.mkdir(parents=True, exist_ok=True)
+        token = self._storage / f".seen-{uuid.uuid4().hex}"
+        token.touch()
+        seen = ray.remote(num_cpus=0)(lambda path: Path(path).exists())
+        try:
+            for node in (n for n in ray.nodes() if n["Alive"]):
+                strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = seen.options(scheduling_strategy=strategy)
+                if not ray.get(task.remote(str(token)), timeout=60):
+                    raise ClusterError(
+                        f"the node {node['NodeManagerAddress']} cannot see {self._storage}; choose "
+                        "an --out on a file system that every node mounts."
+                    )
+        finally:
+            token.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """Disconnect; a cluster that was started here ends."""
+        if self._started_here:
+            _ray().shutdown()
+            self._started_here = False
+
+    def describe(self) -> str:
+        """Return one line that says where arms run."""
+        resources = _ray().cluster_resources()
+        where = self._address or f"local on {socket.gethostname()}"
+        gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
+        return f"Ray {where}: {resources.get('CPU', 0):g} CPUs{gpus}"
+
+    def run(self, race: Race, dataset: Dataset) -> None:
+        """Run every arm of the race as one Tune experiment."""
+        ray = _ray()
+        from ray import tune
+
+        specs = race.waiting
+        reference = self._share(ray, dataset)
+        name = f"{race.step}-{uuid.uuid4().hex[:8]}"
+        trainable = tune.with_resources(
+            tune.with_parameters(_trial, data=reference), self._resources(ray, specs)
+        )
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"spec": tune.grid_search([spec.to_plain() for spec in specs])},
+            tune_config=tune.TuneConfig(
+                scheduler=_scheduler(race), max_concurrent_trials=self._max_concurrent
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(self._storage),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        with _silent_loggers():
+            tuner.fit()
+        for arm, lane in race.lanes.items():
+            if lane.ending is None:
+                race.failed(arm, StopReason.CRASHED, "the trial ended without a last report")
+
+    def _resources(self, ray: Any, specs: list[ArmSpec]) -> dict[str, float]:
+        """Share the machine among the arms of a step, so that they meet at the rungs."""
+        if any(spec.workers > 1 for spec in specs):
+            return {"cpu": 0.01}  # the trial only drives Ray Train workers, which ask for their own
+        threads = max(spec.threads for spec in specs)
+        if any(spec.device != "cpu" for spec in specs):
+            return {"cpu": distributed.CPU_SHARE * threads, "gpu": 1}
+        cpus = ray.cluster_resources().get("CPU", 1)
+        together = min(len(specs), self._max_concurrent)
+        share = float(np.floor(100 * cpus / together) / 100)
+        return {"cpu": max(0.01, min(distributed.CPU_SHARE * threads, share))}
+
+    def _share(self, ray: Any, dataset: Dataset) -> Any:
+        """Put the data into the object store once; trials on one node map the same memory."""
+        if self._shared is None or self._shared[0] is not dataset:
+            self._shared = (dataset, ray.put(_pack(dataset)))
+        return self._shared[1]
+
+
+def _pack(dataset: Dataset) -> dict[str, Any]:
+    bank = dataset.bank
+    return {
+        "vectors": np.ascontiguousarray(bank.vectors),
+        "keys": np.ascontiguousarray(bank.keys),
+        "duplicates": bank.duplicate_group,
+        "fingerprint": bank.fingerprint,
+        "pool_size": bank.pool_size,
+        "windows": {
+            name: (part.contexts, part.targets, part.articles)
+            for name in ("train", "dev", "test")
+            for part in [dataset.split(name)]
+        },
+    }
+
+
+def _unpack(packed: dict[str, Any]) -> Dataset:
+    bank = Bank(vectors=packed["vectors"], keys=packed["keys"], pool_size=packed["pool_size"])
+    # Both were computed by the driver from the same rows; a trial need not hash them again.
+    bank.__dict__["duplicate_group"] = packed["duplicates"]
+    bank.__dict__["fingerprint"] = packed["fingerprint"]
+    windows = {name: Windows(*arrays) for name, arrays in packed["windows"].items()}
+    return Dataset(bank, windows["train"], windows["dev"], windows["test"])
+
+
+def _trial(config: dict[str, Any], data: dict[str, Any]) -> None:
+    """Body of a Tune trial: one arm, here or on Ray Train workers."""
+    from ray import tune
+
+    spec = ArmSpec.from_plain(config["spec"])
+    if spec.workers == 1 or spec.source is not None:
+        for record in _records_or_reason(spec, _unpack(data)):
+            tune.report(record)
+        return
+    import ray
+
+    distributed.fit(
+        _worker,
+        {"spec": config["spec"], "data": ray.put(data)},
+        name=f"{spec.id}-{uuid.uuid4().hex[:8]}",
+        storage=spec.folder / "ray_train",
+        workers=spec.workers,
+        threads=spec.threads,
+        use_gpu=spec.device != "cpu",
+        in_trial=True,
+    )
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Body of a Ray Train worker: the same arm, in a world of several."""
+    import ray
+
+    spec = ArmSpec.from_plain(config["spec"])
+    for record in _records_or_reason(spec, _unpack(ray.get(config["data"]))):
+        distributed.report(record)
+
+
+def _records_or_reason(spec: ArmSpec, dataset: Dataset) -> Any:
+    """Yield the records of an arm; a foreseeable end becomes a last record, not a crash."""
+    try:
+        yield from run_arm(spec, dataset)
+    except NonFiniteLossError as error:
+        yield {"ended": str(StopReason.DIVERGED), "detail": str(error)}
+    except LvmError as error:
+        yield {"ended": str(StopReason.NOT_EVALUABLE), "detail": str(error)}
+
+
+def _scheduler(race: Race) -> Any:
+    """Return a Tune scheduler that forwards reports to the race and stops what it has decided."""
+    from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+    class RungScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # Tune pickles its scheduler into tuner.pkl; the race stays in this process
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            arm = trial.config["spec"]["id"]
+            if "ended" in result:
+                race.failed(arm, StopReason(result["ended"]), result["detail"])
+            elif "epoch" in result:
+                race.record(arm, _plain_record(result))
+            for other in tune_controller.get_live_trials():
+                if other is not trial and race.stopped(other.config["spec"]["id"]):
+                    with contextlib.suppress(Exception):  # it may have ended by itself meanwhile
+                        tune_controller.stop_trial(other)
+            finished = race.stopped(arm)
+            return str(TrialScheduler.STOP if finished else TrialScheduler.CONTINUE)
+
+        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+            if trial.status == trial.ERROR or not trial.should_recover():
+                race.failed(trial.config["spec"]["id"], StopReason.CRASHED, _first_line(trial))
+
+    return RungScheduler()
+
+
+_TUNE_KEYS = {
+    "timestamp", "checkpoint_dir_name", "done", "training_iteration", "trial_id", "date",
+    "time_this_iter_s", "time_total_s", "pid", "hostname", "node_ip", "config",
+    "time_since_restore", "iterations_since_restore", "experiment_tag", "should_checkpoint",
+}  # fmt: skip
+
+
+def _plain_record(result: dict[str, Any]) -> dict[str, Any]:
+    """Drop what Tune adds to a report."""
+    return {key: value for key, value in result.items() if key not in _TUNE_KEYS}
+
+
+def _first_line(trial: Any) -> str:
+    try:
+        text = Path(trial.error_file).read_text(errors="replace").strip()
+    except (OSError, TypeError):
+        return "the trial's process died"
+    return text.splitlines()[-1] if text else "the trial's process died"
+
+
+@contextlib.contextmanager
+def _silent_loggers() -> Any:
+    """Keep Tune's own log lines off the terminal; its files keep them."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

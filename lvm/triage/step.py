@@ -1,0 +1,71 @@
+"""A step of the tree: one question, the arms that answer it, and a control.
+
+Steps are found by file: every module of `tune_jobs/steps/` registers one. A step never trains or
+judges; it only says, for a base recipe, which variants are worth a trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from lvm.config import Recipe, ScheduleConfig
+from lvm.registry import Registry
+
+
+class Role(StrEnum):
+    """What an arm is run for."""
+
+    PHASE1 = "phase 1"
+    CONTROL = "control"
+    ARM = "arm"
+    CONFIRM = "confirm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One variant of the base recipe."""
+
+    name: str
+    changes: Mapping[str, object]  # dotted recipe keys
+    why: str  # one clause for the report
+    trains: bool = True  # False: the phase-1 model is searched with these changes, without training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a step may know of the data when it proposes its arms."""
+
+    num_train_windows: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """The arms of a step for one base recipe, and the ones left out with their reasons."""
+
+    arms: Sequence[Arm]
+    left_out: Mapping[str, str] = field(default_factory=dict)  # arm name -> reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One question of the tree."""
+
+    name: str
+    number: int  # place in the report's order
+    title: str
+    question: str
+    hypothesis: str  # what the failure report supposed
+    rules_out: str  # what is known when no arm helps
+    propose: Callable[[Recipe, Facts], Proposal]
+    epochs: Callable[[ScheduleConfig], int]
+
+
+STEPS: Registry[Step] = Registry("step", "tune_jobs.steps")
+
+
+def steps_in_order() -> list[Step]:
+    """Return the registered steps in the report's order."""
+    return sorted(STEPS, key=lambda step: step.number)

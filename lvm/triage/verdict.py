@@ -1,0 +1,191 @@
+"""The verdict of a run, computed from its journal and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lvm.records import METRICS, RunVerdict
+from lvm.triage.journal import Event
+
+SCHEMA = 1
+COMPARED = ("copy_last", "weighted_mix")  # the two predictors that a fix is always held against
+NOT_COMPARED = ("oracle", "random")
+
+
+def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
+    """Return the document of `verdict.json`; an unfinished run has the verdict null."""
+    stop = _last(events, "decision", action="Stop")
+    causes = list(stop["cause"]) if stop else []
+    ladder = _last(events, "ladder", split="test") or {"rows": {}}
+    confirmed = _last(events, "confirmed", verdict="PASS") if causes else None
+    document = {
+        "schema": SCHEMA,
+        "verdict": stop["verdict"] if stop else None,
+        "cause": "+".join(causes) or None,
+        "arm": _arm(events, confirmed),
+        "codes": [],
+        "phase1": _phase1(events),
+        "steps": [_step(events, event) for event in _all(events, "step_started") if "number" in event],
+        "ladder": ladder["rows"],
+        "models": [_model(event) for event in _all(events, "test_judged")],
+        "compute": _compute(events),
+        "since": stop["since"] if stop else None,
+        "resume": resume,
+    }
+    document["warnings"] = _warnings(document, confirmed)
+    return document
+
+
+def headline(document: Mapping[str, Any]) -> str:
+    """Return the verdict in one sentence."""
+    arm, cause = document["arm"], document["cause"]
+    match document["verdict"]:
+        case RunVerdict.PASSED:
+            return "PASSED: the base recipe holds the success gate; nothing needs fixing."
+        case RunVerdict.FIXED:
+            return f"FIXED by {cause}: {arm['name']} holds the success gate on the test split."
+        case RunVerdict.NOT_FIXED:
+            return "NOT_FIXED: none of the arms that were tried holds the success gate."
+        case RunVerdict.INCONCLUSIVE:
+            return f"INCONCLUSIVE: {document['since']}."
+        case _:
+            return "UNFINISHED: the run was interrupted; what is below is what it had measured."
+
+
+def _arm(events: Sequence[Event], confirmed: Event | None) -> dict[str, Any] | None:
+    if confirmed is None:
+        return None
+    started = _last(events, "step_started", step=f"confirm_{confirmed['step']}")
+    spec = started["arms"][0] if started else {}
+    return {
+        "id": confirmed["spec"],
+        "name": confirmed["arm"],
+        "step": confirmed["step"],
+        "recipe": spec.get("recipe"),
+        "checkpoint": spec.get("source") or f"{spec.get('folder')}/checkpoint",
+        "gates": confirmed["gates"],
+    }
+
+
+def _phase1(events: Sequence[Event]) -> dict[str, Any]:
+    judged = _last(events, "phase_1_judged")
+    arms = [_model(e) for e in _all(events, "test_judged") if e["role"] == "phase 1"]
+    return {
+        "verdict": judged["verdict"] if judged else None,
+        "gates": judged["gates"] if judged else [],
+        "arms": arms,
+    }
+
+
+def _step(events: Sequence[Event], started: Event) -> dict[str, Any]:
+    name = started["step"]
+    ended = _last(events, "step_ended", step=name)
+    arms = {e["arm"]: e for e in _all(events, "arm_judged") if e["step"] == name}
+    confirmed = _last(events, "confirmed", step=name)
+    return {
+        "step": name,
+        "number": started["number"],
+        "title": started["title"],
+        "question": started["question"],
+        "hypothesis": started["hypothesis"],
+        "rules_out": started["rules_out"],
+        "epochs": started["epochs"],
+        "carried": started["carried"],
+        "left_out": started["left_out"],
+        "arms": [_step_arm(spec, arms.get(spec["id"])) for spec in started["arms"]],
+        "stage": ended["stage"] if ended else None,
+        "candidate": ended["candidate"] if ended else None,
+        "kept": ended["kept"] if ended else None,
+        "conflicts": ended["conflicts"] if ended else [],
+        "confirmation": _confirmation(confirmed),
+    }
+
+
+def _step_arm(spec: Mapping[str, Any], judged: Event | None) -> dict[str, Any]:
+    about = {key: spec[key] for key in ("id", "name", "role", "why", "changes")}
+    keys = ("reason", "detail", "epoch", "epochs_run", "train_seconds", "evaluation", "stage", "gains")
+    return {**about, **{key: judged[key] if judged else None for key in keys}}
+
+
+def _confirmation(confirmed: Event | None) -> dict[str, Any] | None:
+    if confirmed is None:
+        return None
+    return {key: confirmed[key] for key in ("arm", "verdict", "gates")}
+
+
+def _model(event: Event) -> dict[str, Any]:
+    evaluation = event["evaluation"]
+    return {
+        "name": event["name"],
+        "arm": event["arm"],
+        "role": event["role"],
+        "space": evaluation["space"],
+        "pool": evaluation["pool"],
+        "num_windows": evaluation["num_windows"],
+        "num_articles": evaluation["num_articles"],
+        "masked": evaluation["masked"],
+        "raw": evaluation["raw"],
+        "latency": evaluation.get("latency", {}),
+        "ann": event.get("ann", {}),
+        "epochs": event["epochs"],
+    }
+
+
+def _compute(events: Sequence[Event]) -> dict[str, Any]:
+    """Return seconds trained, trials run, and seconds that stopping arms early did not spend."""
+    seconds: dict[str, dict[int, float]] = {}
+    for event in _all(events, "epoch"):
+        seconds.setdefault(event["arm"], {})[event["epoch"]] = event.get("seconds") or 0.0
+    budgets = {
+        spec["id"]: spec["recipe"]["training"]["epochs"]
+        for started in _all(events, "step_started")
+        for spec in started["arms"]
+        if spec["source"] is None
+    }
+    saved = 0.0
+    for arm, epochs in seconds.items():
+        left = budgets.get(arm, 0) - max(epochs)
+        saved += max(0, left) * sum(epochs.values()) / len(epochs)
+    return {
+        "train_seconds": round(sum(sum(e.values()) for e in seconds.values()), 1),
+        "trials": len(seconds),
+        "saved_seconds": round(saved, 1),
+        "wall_seconds": round(events[-1]["at"] - events[0]["at"], 1) if events else 0.0,
+    }
+
+
+def _warnings(document: Mapping[str, Any], confirmed: Event | None) -> list[str]:
+    """Return what a person must know before paying for scale."""
+    if not document["ladder"] or not document["models"]:
+        return []
+    judged = [m for m in document["models"] if confirmed and m["arm"] == confirmed["spec"]]
+    model = (judged or document["models"])[-1]
+    if model["role"] == "phase 1" and document["verdict"] != RunVerdict.PASSED:
+        return []
+    found = []
+    for metric in ("r_at_5", "eval_cosine"):
+        if metric == "eval_cosine" and model["space"] != "raw":
+            continue
+        rungs = {n: r["masked"][metric] for n, r in document["ladder"].items() if n not in NOT_COMPARED}
+        best = max(rungs, key=lambda name: rungs[name])
+        value = model["masked"][metric]
+        if value <= rungs[best]:
+            title = METRICS[metric].title
+            beside = ", ".join(f"{n} {rungs[n]:.3f}" for n in COMPARED if n in rungs)
+            found.append(
+                f"{model['name']} reaches {title} {value:.3f} and does not beat the best predictor "
+                f"without training, {best} ({rungs[best]:.3f}; {beside})."
+            )
+    return found
+
+
+def _all(events: Iterable[Event], kind: str, **values: Any) -> list[Event]:
+    return [
+        e for e in events if e["event"] == kind and all(e.get(k) == v for k, v in values.items())
+    ]
+
+
+def _last(events: Iterable[Event], kind: str, **values: Any) -> Event | None:
+    found = _all(events, kind, **values)
+    return found[-1] if found else None

@@ -1,0 +1,42 @@
+"""Step 5: do predictions drift from the distribution of the vectors?"""
+
+from lvm.config import Recipe
+from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+
+WRITTEN_WEIGHT = 0.02  # the failure report's weight; far below the other gradients
+BALANCED_SHARE = 0.5  # gradient of the anchor relative to all other terms
+
+
+def propose(recipe: Recipe, facts: Facts) -> Proposal:
+    """Return the report's fixed weights, and an anchor balanced by gradient norm."""
+    as_written = Arm(
+        name="anchor .70 / .28 / .02",
+        changes={
+            "objective.contrastive_weight": 0.70,
+            "objective.ar_weight": 0.28,
+            "objective.mmd_weight": WRITTEN_WEIGHT,
+            "objective.mmd_balance": "fixed",
+        },
+        why="as the report writes it",
+    )
+    balanced = Arm(
+        name="anchor, gradient-balanced",
+        changes={"objective.mmd_weight": BALANCED_SHARE, "objective.mmd_balance": "gradient"},
+        why="the anchor then has half the gradient of the rest, so that it can act",
+    )
+    distinct = [a for a in (as_written, balanced) if recipe.with_changes(a.changes) != recipe]
+    return Proposal(arms=distinct)
+
+
+STEPS.register("anchor_mmd")(
+    Step(
+        name="anchor_mmd",
+        number=5,
+        title="Anchor-MMD",
+        question="Does anchoring predictions to the distribution of the vectors help?",
+        hypothesis="Predictions leave the distribution of the encoder's vectors.",
+        rules_out="a drift of the prediction distribution that an anchor would mend",
+        propose=propose,
+        epochs=lambda schedule: schedule.long_epochs,
+    )
+)

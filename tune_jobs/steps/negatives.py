@@ -1,0 +1,68 @@
+"""Step 4: are the negatives too few or too easy?
+
+Targets are frozen, so negatives need no encoder: sampled rows and whole batches of candidates cost
+one matrix product, and every negative counted is a real one (gradient accumulation adds none).
+"""
+
+from lvm.config import Recipe
+from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+
+PER_WINDOW = 4  # sampled negatives per window in a tier
+LARGE_BATCH = 2048
+MIN_UPDATES = 200  # fewer than this and a large batch is judged before it has learned
+
+
+def propose(recipe: Recipe, facts: Facts) -> Proposal:
+    """Return the tiers of the report, the large batch and the whole bank."""
+    if recipe.objective.contrastive_weight == 0:
+        reason = "the recipe has no contrastive term to feed"
+        return Proposal(arms=(), left_out={"negatives": reason})
+    tiers = [
+        ("same_article", "same article, other position", "moderate: the topic is right"),
+        ("nearby_article", "nearby article", "hard: a similar topic"),
+        ("random", "random article", "easy, and many of them"),
+    ]
+    arms = [
+        Arm(name=f"negatives: {title}", changes={f"negatives.{key}": PER_WINDOW}, why=why)
+        for key, title, why in tiers
+        if getattr(recipe.negatives, key) != PER_WINDOW
+    ]
+    whole_bank = Arm(
+        name="negatives: the whole bank",
+        changes={"negatives.candidates": "bank"},
+        why="a softmax over every train row",
+    )
+    if recipe.negatives.candidates != "bank":
+        arms.append(whole_bank)
+    left_out = {}
+    updates = facts.num_train_windows // LARGE_BATCH * recipe.training.epochs
+    if recipe.training.batch_size >= LARGE_BATCH:
+        left_out[f"batch {LARGE_BATCH}"] = "the recipe's batch is as large"
+    elif updates < MIN_UPDATES:
+        left_out[f"batch {LARGE_BATCH}"] = (
+            f"NOT_EVALUABLE: {updates} updates in the budget, {MIN_UPDATES} are needed; the whole "
+            "bank gives more negatives without fewer updates"
+        )
+    else:
+        arms.append(
+            Arm(
+                name=f"batch {LARGE_BATCH}",
+                changes={"training.batch_size": LARGE_BATCH},
+                why=f"{LARGE_BATCH - 1} real negatives",
+            )
+        )
+    return Proposal(arms=arms, left_out=left_out)
+
+
+STEPS.register("negatives")(
+    Step(
+        name="negatives",
+        number=4,
+        title="Negatives",
+        question="Do harder or more negatives help?",
+        hypothesis="1024 nominal negatives (255 real ones) are too few and too easy.",
+        rules_out="the kind and number of negatives that were tried",
+        propose=propose,
+        epochs=lambda schedule: schedule.long_epochs,
+    )
+)

@@ -1,0 +1,47 @@
+"""Step 1: is the model trained in one space and searched in another?"""
+
+from lvm.config import Recipe
+from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+
+
+def propose(recipe: Recipe, facts: Facts) -> Proposal:
+    """Return the arms that bring training and search into one space."""
+    if not recipe.has_head:
+        reason = "the recipe has no projection head: it trains and searches in the raw space"
+        return Proposal(arms=(), left_out={"projection head": reason})
+    arms = [
+        Arm(
+            name="InfoNCE in the raw space",
+            changes={"objective.space": "raw", "search_space": "raw"},
+            why="the contrastive loss then shapes the vectors that are searched",
+        ),
+        Arm(
+            name="gradient through both branches",
+            changes={"objective.stop_gradient": "none"},
+            why="the head then also learns from the target side",
+        ),
+    ]
+    if recipe.search_space == "raw":
+        searched = Arm(
+            name="search in the projected space",
+            changes={"search_space": "projected"},
+            why="costs no training: the index is built behind the head",
+            trains=False,
+        )
+        arms.insert(0, searched)
+    distinct = [arm for arm in arms if recipe.with_changes(arm.changes) != recipe]
+    return Proposal(arms=distinct)
+
+
+STEPS.register("projection_head")(
+    Step(
+        name="projection_head",
+        number=1,
+        title="Projection head",
+        question="Should the projection head be used at inference, or not at all in the loss?",
+        hypothesis="InfoNCE shapes a 256-D projected space, inference searches the raw space.",
+        rules_out="a split between the space of the loss and the space of the search",
+        propose=propose,
+        epochs=lambda schedule: schedule.long_epochs,
+    )
+)
