@@ -219,12 +219,13 @@ class ScheduleConfig:
     confirm_workers: int = 2  # workers of the confirming full training
     threads_per_worker: int = 1  # CPU threads; fixed, so that sums have one order everywhere
     use_gpu: bool = False
+    autoscaling: bool = False  # the cluster starts nodes on demand: wait for them, do not refuse
     max_concurrent_arms: int = 6
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if f.name == "use_gpu":
+            if isinstance(value, bool):
                 continue
             low = 2 if f.name == "reduction_factor" else 1
             _require(value >= low, f"schedule.{f.name}", value, f"at least {low}")
@@ -290,7 +291,7 @@ def from_dict(
             changed[key] = _checked(dotted, value, hints[key])
     if base is None:
         return cls(**changed)
-    return typing.cast(Section, dataclasses.replace(base, **changed))  # type: ignore[type-var]
+    return dataclasses.replace(base, **changed)  # type: ignore[type-var]  # a config class
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:

@@ -26,7 +26,7 @@ def laptop() -> RunConfig:
             model=ModelConfig(hidden=128, num_layers=2, state=64),
             head=HeadConfig(hidden=512, width=256),
             objective=ObjectiveConfig(),
-            training=TrainingConfig(epochs=12, batch_size=256, learning_rate=2e-3),
+            training=TrainingConfig(epochs=8, batch_size=256, learning_rate=1.5e-3),
         ),
         schedule=ScheduleConfig(confirm_workers=2),
     )
@@ -63,6 +63,7 @@ def cluster() -> RunConfig:
             workers_per_arm=1,
             confirm_workers=4,
             threads_per_worker=2,
+            autoscaling=True,
             max_concurrent_arms=16,
         ),
     )

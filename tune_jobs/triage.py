@@ -21,7 +21,6 @@ from lvm.data.windows import SPLITS, Dataset
 from lvm.errors import ResumeError, UsageError
 from lvm.provenance import code_version, environment, git_commit
 from lvm.records import RunVerdict
-from lvm.report.markdown import write_report
 from lvm.terminal import Screen, models_table
 from lvm.training.checkpoint import load_checkpoint
 from lvm.triage.journal import SCHEMA, Journal
@@ -107,12 +106,11 @@ def _walk(
     address: str | None,
 ) -> RunVerdict | None:  # fmt: skip
     """Carry out the tree on Ray; None when the person interrupted it."""
-    schedule = request.config.schedule
     executor = RayExecutor(
-        request.out / "tune", address=address, max_concurrent=schedule.max_concurrent_arms
+        request.out / "tune", address=address, schedule=request.config.schedule
     )
     try:
-        executor.start(min_cpus=schedule.confirm_workers * schedule.threads_per_worker * 0.9)
+        executor.start()
         screen.say(f"arms run on {executor.describe()}", "dim")
         return Triage(request, dataset, executor, journal, note).run().verdict
     except KeyboardInterrupt:
@@ -128,6 +126,8 @@ def _finish(journal: Journal, verdict: RunVerdict | None) -> int:
     resume = f"python tune_jobs/triage.py --resume {shlex.quote(str(folder))}"
     document = build_verdict(journal.events, resume=resume)
     _write_json(folder / "verdict.json", document)
+    from lvm.report.markdown import write_report  # plots load slowly; only a finished run needs them
+
     report = write_report(journal.events, document, folder)
     if verdict is None:
         print(f"interrupted; go on with: {resume}")

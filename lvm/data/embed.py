@@ -8,6 +8,7 @@ stopped and ends in the same bytes. OUT itself appears at the end, by one rename
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -175,11 +176,7 @@ def embed_documents(
     parts = out.with_name(out.name + ".parts")
     _open_parts(parts, job)
     order = np.argsort([-len(chunk) for chunk in chunks], kind="stable")
-    with _progress_bar(sum(map(len, chunks)), progress) as advance:
-        for start in range(0, len(order), part_size):
-            texts = [chunks[i] for i in order[start : start + part_size]]
-            _embed_part(parts / f"{start // part_size:06d}.npy", texts, encoder, job)
-            advance(sum(map(len, texts)))
+    _embed_parts(parts, [chunks[i] for i in order], encoder, job, progress)
     write_bank(
         out,
         _gather(parts, order, job),
@@ -256,16 +253,26 @@ def _lowest_probe_cosine(
     return float((now * before).sum(axis=1).min()) if now.shape == before.shape else -1.0
 
 
-def _embed_part(path: Path, texts: Sequence[str], encoder: Encoder, job: Mapping[str, Any]) -> None:
-    shape = (len(texts), len(job["probes"][0]["vector"]))
-    if path.exists():
-        try:
-            if np.load(path, mmap_mode="r").shape == shape:
-                return
-        except (ValueError, OSError, EOFError):
-            pass  # A damaged part is embedded again.
-    vectors = encoder.encode(texts, job["batching"]["batch_size"]).astype(job["dtype"])
-    _replace(path, lambda handle: np.save(handle, vectors, allow_pickle=False))
+def _embed_parts(
+    parts: Path, chunks: Sequence[str], encoder: Encoder, job: Mapping[str, Any], progress: bool
+) -> None:
+    part_size, width = job["batching"]["part_size"], len(job["probes"][0]["vector"])
+    with _progress_bar(sum(map(len, chunks)), progress) as advance:
+        for start in range(0, len(chunks), part_size):
+            texts = chunks[start : start + part_size]
+            path = parts / f"{start // part_size:06d}.npy"
+            if not _is_whole(path, (len(texts), width)):
+                vectors = encoder.encode(texts, job["batching"]["batch_size"]).astype(job["dtype"])
+                _replace(path, functools.partial(np.save, arr=vectors, allow_pickle=False))
+            advance(sum(map(len, texts)))
+
+
+def _is_whole(path: Path, shape: tuple[int, int]) -> bool:
+    """Tell whether a part is there and undamaged; otherwise it is embedded again."""
+    try:
+        return bool(np.load(path, mmap_mode="r").shape == shape)
+    except (ValueError, OSError, EOFError):
+        return False
 
 
 def _gather(parts: Path, order: np.ndarray, job: Mapping[str, Any]) -> np.ndarray:

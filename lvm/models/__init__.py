@@ -1,1 +1,1 @@
-"""Networks that predict the next vector, the projection head, and the ladder of trivial predictors."""
+"""Next-vector networks, the projection head, and the ladder of trivial predictors."""

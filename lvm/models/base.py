@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from lvm.registry import Registry
 
 MAX_CONTEXT = 512  # the longest context_length that a recipe allows
 
+NORM_EPS = 1e-5
+
+Module = TypeVar("Module", bound=nn.Module)
 Build = Callable[[ModelConfig, int], nn.Module]
 
 # A part is build(config, width) -> module whose forward maps contexts [B, T, D] to [B, D].
@@ -46,7 +49,9 @@ class NextVectorModel(nn.Module):
 
     def forward(self, contexts: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
         """Return unit predictions [B, D] for contexts [B, T, D], oldest vector first."""
-        output = self.encoder(contexts).float()
+        # A unit vector has coordinates near 1/sqrt(D). At unit variance they are not drowned by the
+        # first layer's output in a pre-norm residual stream.
+        output = self.encoder(contexts * self.width**0.5).float()
         if self.residual:
             weights = self.residual_logits[: contexts.shape[1]].flip(0).softmax(0)
             output = self.encoder_scale * output + torch.einsum("t,btd->bd", weights, contexts)
@@ -81,7 +86,7 @@ def build_model(config: ModelConfig, width: int, seed: int) -> NextVectorModel:
     )
 
 
-def seeded(build: Callable[[], Any], seed: int) -> Any:
+def seeded(build: Callable[[], Module], seed: int) -> Module:
     """Run `build` with torch's CPU generator at `seed` and put the generator back afterwards.
 
     torch's own layers initialise themselves from the global generator and accept no other, so it
@@ -90,6 +95,21 @@ def seeded(build: Callable[[], Any], seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return build().float()
+
+
+class RMSNorm(nn.Module):
+    """u divided by its root mean square and scaled, in the precision of the weight.
+
+    Under autocast u is bfloat16 and the weight float32, for which torch has no fused kernel.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, u: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
+        """Return the normalised values."""
+        return F.rms_norm(u.to(self.weight.dtype), self.weight.shape, self.weight, NORM_EPS)
 
 
 def width_adapters(config: ModelConfig, width: int) -> tuple[nn.Module, nn.Module]:
@@ -111,7 +131,8 @@ def weight_decay_groups(model: nn.Module) -> list[dict[str, Any]]:
     Without decay are vectors and scalars (biases, norms, dt_bias, A_log, D, residual weights) and
     what `no_weight_decay` marked. Use: AdamW(weight_decay_groups(model), weight_decay=0.05).
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for parameter in model.parameters():
         exempt = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
         (kept if exempt else decayed).append(parameter)

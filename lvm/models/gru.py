@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lvm.config import ModelConfig
-from lvm.models.base import MODELS, width_adapters
+from lvm.models.base import MODELS, RMSNorm, width_adapters
 
 
 class GRUEncoder(nn.Module):
@@ -17,8 +17,8 @@ class GRUEncoder(nn.Module):
     def __init__(self, config: ModelConfig, width: int) -> None:
         super().__init__()
         self.project_in, self.project_out = width_adapters(config, width)
-        # A coordinate of a unit vector is about 1 / sqrt(D), too small to move a gate.
-        self.norm_in = nn.RMSNorm(config.hidden)
+        # Gates move over a range of about 1, whatever the scale that project_in learns.
+        self.norm_in = RMSNorm(config.hidden)
         self.gru = nn.GRU(
             config.hidden,
             config.hidden,

@@ -17,7 +17,7 @@ from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
 from lvm.randomness import numpy_generator
 
-Predictor = Callable[[Windows], np.ndarray]
+TrivialPredictor = Callable[[Windows], np.ndarray]
 Contexts = Float[np.ndarray, "M T D"]
 
 BLOCK = 1024  # windows in memory at once
@@ -27,7 +27,7 @@ RIDGE_COLUMNS = 5120  # T * D that ridge reads; its matrix is this squared, in f
 
 def fit_ladder(
     dataset: Dataset, *, seed: int, ridge_strength: float | None = None
-) -> dict[str, Predictor]:
+) -> dict[str, TrivialPredictor]:
     """Fit the trivial predictors on the train split; each maps M windows to unit rows [M, D].
 
     constant      the mean target of the train split, whatever the context
@@ -133,4 +133,4 @@ def _dev_cosine(dataset: Dataset, solution: Float[np.ndarray, "C D"]) -> float:
 
 def _apply_ridge(weights: Float[np.ndarray, "C D"], contexts: Contexts) -> np.ndarray:
     positions = len(weights) // contexts.shape[2]
-    return contexts[:, -positions:].reshape(len(contexts), -1) @ weights
+    return np.asarray(contexts[:, -positions:].reshape(len(contexts), -1) @ weights)

@@ -1,4 +1,4 @@
-"""Mamba-2: a stack of selective state-space blocks that reads a context and returns its last output.
+"""Mamba-2: selective state-space blocks over a context, read out at the last position.
 
 A block holds exactly the state dict of mamba_ssm.Mamba2, so that one checkpoint serves the plain
 torch forms and the CUDA kernels. Written from Dao and Gu 2024, "Transformers are SSMs", section 7.
@@ -7,6 +7,7 @@ torch forms and the CUDA kernels. Written from Dao and Gu 2024, "Transformers ar
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -17,10 +18,9 @@ from torch import Tensor, nn
 from lvm.config import ModelConfig
 from lvm.errors import ConfigError
 from lvm.models import mamba_ssm_backend
-from lvm.models.base import MODELS, no_weight_decay, width_adapters
+from lvm.models.base import MODELS, RMSNorm, no_weight_decay, width_adapters
 from lvm.models.ssd import DUAL_LIMIT, ssd_chunked, ssd_dual, ssd_last
 
-NORM_EPS = 1e-5
 DT_RANGE = (1e-3, 1e-1)  # step sizes at the start, drawn log-uniformly
 A_RANGE = (1.0, 16.0)  # decay rates at the start, drawn uniformly
 
@@ -60,7 +60,7 @@ class _CausalConv(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         grad_x, grad_weight = grad * weight[-1], torch.zeros_like(weight)
         product = grad * x  # one buffer for all taps: a fresh one costs more than its multiply
@@ -81,21 +81,18 @@ def causal_conv(
     Equals conv1d(groups=E) with K - 1 zeros on the left, which is slow on a CPU.
     """
     taps = weight[:, 0].t().contiguous()  # [K, E]
-    return cast(Tensor, _CausalConv.apply(x, taps.to(x.dtype), bias.to(x.dtype)))
+    apply = cast(Callable[..., Tensor], _CausalConv.apply)
+    return apply(x, taps.to(x.dtype), bias.to(x.dtype))
 
 
-class GatedRMSNorm(nn.Module):
-    """y silu(z), then divided by its root mean square and scaled."""
+class GatedRMSNorm(RMSNorm):
+    """RMSNorm of y silu(z): the gate comes before the norm."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(
+    def forward(  # type: ignore[override]  # the gate is a second input
         self, y: Float[Tensor, "B L E"], z: Float[Tensor, "B L E"]
     ) -> Float[Tensor, "B L E"]:
         """Return the gated and normalised values."""
-        return F.rms_norm(y * F.silu(z), self.weight.shape, self.weight, NORM_EPS)
+        return super().forward(y * F.silu(z))
 
 
 class Mamba2Block(nn.Module):
@@ -112,7 +109,7 @@ class Mamba2Block(nn.Module):
             )
         heads = self.inner // config.head_dim
         mixed = self.inner + 2 * config.state
-        self.parts = (self.inner, mixed, heads)  # rows of in_proj: z; x, B and C; dt
+        self.parts = [self.inner, mixed, heads]  # rows of in_proj: z; x, B and C; dt
         self.in_proj = nn.Linear(config.hidden, sum(self.parts), bias=False)
         # Holds the weights under the name and with the initialisation of the package; never called.
         self.conv1d = nn.Conv1d(mixed, mixed, config.conv_kernel, groups=mixed)
@@ -123,6 +120,10 @@ class Mamba2Block(nn.Module):
         self.D = no_weight_decay(nn.Parameter(torch.ones(heads)))
         self.norm = GatedRMSNorm(self.inner)
         self.out_proj = nn.Linear(self.inner, config.hidden, bias=False)
+        # Blocks start close to the identity (Zhang et al. 2019, Fixup): a stack of few-token blocks
+        # otherwise hides the last vector, the best single predictor, under noise that it must unlearn.
+        with torch.no_grad():
+            self.out_proj.weight.mul_(OUT_SCALE)
 
     def forward(
         self, u: Float[Tensor, "B L E"], *, last_only: bool = False
@@ -133,24 +134,23 @@ class Mamba2Block(nn.Module):
         output projection are then taken at one position.
         """
         # Three products, not one that is cut apart: the backward pass of a cut copies everything.
-        z_weight, xbc_weight, dt_weight = self.in_proj.weight.split(self.parts)
+        z_weight, xbc_weight, dt_weight = torch.split(self.in_proj.weight, self.parts)
         z = F.linear(u[:, -1:] if last_only else u, z_weight)
         xbc, dt = F.linear(u, xbc_weight), F.linear(u, dt_weight)
-        xbc = F.silu(causal_conv(xbc, self.conv1d.weight, self.conv1d.bias))
-        x, B_, C = xbc.split([self.inner, self.state, self.state], dim=-1)
+        xbc = F.silu(causal_conv(xbc, self.conv1d.weight, cast(Tensor, self.conv1d.bias)))
+        x, B_, C = torch.split(xbc, [self.inner, self.state, self.state], dim=-1)
         # Step sizes are kept in float32: a small one that is rounded changes the decay of a head.
         dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
         y = self._scan(x, dt, B_, C, last_only)
-        return self.out_proj(self.norm(y.flatten(2), z))
+        return cast(Tensor, self.out_proj(self.norm(y.flatten(2), z)))
 
     def _scan(self, x: Tensor, dt: Tensor, B_: Tensor, C: Tensor, last_only: bool) -> Tensor:
-        form = ssd_last
-        if not last_only:
-            name = resolve_backend(self.backend, x.shape[1], x.device)
-            forms = {"dual": ssd_dual, "chunked": ssd_chunked, "mamba_ssm": mamba_ssm_backend.scan}
-            form = forms[name]
+        name = resolve_backend(self.backend, x.shape[1], x.device)
+        forms = {"dual": ssd_dual, "chunked": ssd_chunked, "mamba_ssm": mamba_ssm_backend.scan}
+        # One row is one weighted sum: no form and no kernel does it in less.
+        form = ssd_last if last_only else forms[name]
         A = -torch.exp(self.A_log)
-        heads = x.unflatten(2, (-1, self.head_dim))
+        heads = x.reshape(*x.shape[:2], -1, self.head_dim)
         return form(heads, dt, A, B_.unsqueeze(2), C.unsqueeze(2), self.D)
 
 
@@ -159,7 +159,7 @@ class Mamba2Layer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(config.hidden, eps=NORM_EPS)
+        self.norm = RMSNorm(config.hidden)
         self.mixer = Mamba2Block(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -168,7 +168,7 @@ class Mamba2Layer(nn.Module):
     ) -> Float[Tensor, "B rows E"]:
         """Return all positions, or the last alone."""
         mixed = self.dropout(self.mixer(self.norm(u), last_only=last_only))
-        return (u[:, -1:] if last_only else u) + mixed
+        return cast(Tensor, mixed + (u[:, -1:] if last_only else u))
 
 
 class Mamba2Encoder(nn.Module):
@@ -178,7 +178,7 @@ class Mamba2Encoder(nn.Module):
         super().__init__()
         self.project_in, self.project_out = width_adapters(config, width)
         self.layers = nn.ModuleList(Mamba2Layer(config) for _ in range(config.num_layers))
-        self.norm_f = nn.RMSNorm(config.hidden, eps=NORM_EPS)
+        self.norm_f = RMSNorm(config.hidden)
 
     def forward(self, contexts: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
         """Return the output at the last position, [B, D]."""
@@ -186,7 +186,7 @@ class Mamba2Encoder(nn.Module):
         for layer in self.layers[:-1]:
             u = layer(u)
         u = self.layers[-1](u, last_only=True)
-        return self.project_out(self.norm_f(u[:, -1]))
+        return cast(Tensor, self.project_out(self.norm_f(u[:, -1])))
 
 
 @MODELS.register("mamba2")

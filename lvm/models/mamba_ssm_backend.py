@@ -33,7 +33,7 @@ def is_installed() -> bool:
 
 
 def require(device: torch.device) -> None:
-    """Raise ConfigError unless `device` is CUDA, MissingExtraError unless mamba_ssm is installed."""
+    """Raise ConfigError off CUDA, MissingExtraError without mamba_ssm or what it imports."""
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(name, "gpu", "model.backend = mamba_ssm")

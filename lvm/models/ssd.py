@@ -12,10 +12,11 @@ dual form (Dao and Gu 2024, "Transformers are SSMs", sections 5 and 6).
     ssd_chunked      M inside chunks, the recurrence between them; linear in L
     ssd_last         the last position only, one row of M; linear in L
 
-All take x [B, L, H, P], dt [B, L, H] after softplus, A [H] negative, B_ and C [B, L, G, N] and D [H],
-where head h reads group h // (H / G). Sums of dt A and their exponentials are taken in float32 or
-wider, also when x is bfloat16. Every exponent is at most 0, because what lies above the diagonal is
-masked before the exponential: exp of a large sum would give inf, and inf * 0 a NaN gradient.
+All take x [B, L, H, P], dt [B, L, H] after softplus, A [H] negative, B_ and C [B, L, G, N], and
+D [H], where head h reads group h // (H / G). Sums of dt A and their exponentials are taken in
+float32 or wider, also when x is bfloat16. Every exponent is at most 0, because what lies above the
+diagonal is masked before the exponential: exp of a large sum would give inf, and inf * 0 a NaN
+gradient.
 """
 
 from __future__ import annotations
@@ -58,17 +59,17 @@ def ssd_dual(
     D: Float[Tensor, " H"],
 ) -> Float[Tensor, "B L H P"]:
     """Return y [B, L, H, P] as one L x L matrix per head; memory grows with L squared."""
-    length, groups = x.shape[1], B_.shape[2]
+    batch, length, groups = x.shape[0], x.shape[1], B_.shape[2]
     dt = _wide(dt)
     total = torch.cumsum(dt * A, dim=1).transpose(1, 2)  # [B, H, L]
     later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
     exponent = total[..., :, None] - total[..., None, :]
     decay = exponent.masked_fill(later, -torch.inf).exp() * dt.transpose(1, 2)[..., None, :]
     scores = C.transpose(1, 2) @ B_.permute(0, 2, 3, 1)  # [B, G, L, L]
-    mixing = (decay.unflatten(1, (groups, -1)) * scores.unsqueeze(2)).flatten(1, 2)
+    mixing = decay.reshape(batch, groups, -1, length, length) * scores.unsqueeze(2)
     # D x goes on the diagonal of the small matrix: one pass over x less than adding it afterwards.
-    mixing = mixing + torch.diag_embed(D[:, None].expand(-1, length))
-    return (mixing.to(x.dtype) @ x.transpose(1, 2)).transpose(1, 2)
+    mixing = mixing.flatten(1, 2) + torch.diag_embed(D[:, None].expand(-1, length))
+    return _mix(mixing, x)
 
 
 def ssd_chunked(
@@ -82,21 +83,27 @@ def ssd_chunked(
 ) -> Float[Tensor, "B L H P"]:
     """Return y [B, L, H, P]: the dual form inside chunks, the recurrence from chunk to chunk."""
     batch, length, groups = x.shape[0], x.shape[1], B_.shape[2]
+    chunk = min(chunk, length)
     # A padded step has dt = 0: it keeps the state and adds nothing to it.
     padding = -length % chunk
-    x, B_, C = (F.pad(t, (0, 0, 0, 0, 0, padding)) for t in (x, B_, C))
-    dt = F.pad(_wide(dt), (0, 0, 0, padding))
-    x, dt, B_, C = (t.unflatten(1, (-1, chunk)) for t in (x, dt, B_, C))
-    inside = ssd_dual(*(t.flatten(0, 1) for t in (x, dt)), A, B_.flatten(0, 1), C.flatten(0, 1), D)
+    padded = [F.pad(t, [0, 0] * (t.ndim - 2) + [0, padding]) for t in (x, _wide(dt), B_, C)]
+    x, dt, B_, C = (t.reshape(-1, chunk, *t.shape[2:]) for t in padded)
+    inside = ssd_dual(x, dt, A, B_, C, D)
 
-    total = torch.cumsum(dt * A, dim=2)  # [B, chunks, chunk, H]
-    into_state = torch.exp(total[:, :, -1:] - total) * dt
-    grouped = (into_state.to(x.dtype)[..., None] * x).unflatten(3, (groups, -1))
-    added = torch.einsum("bcsgn,bcsghp->bcghnp", B_, grouped)
-    before = _states_before(added, torch.exp(total[:, :, -1]).unflatten(2, (groups, -1)))
-    carried = torch.einsum("bctgn,bcghnp->bctghp", C, before.to(C.dtype)).flatten(3, 4)
-    y = inside.reshape(x.shape) + torch.exp(total).to(x.dtype)[..., None] * carried
-    return y.reshape(batch, length + padding, *x.shape[3:])[:, :length]
+    by_group = (batch, -1, chunk, groups, x.shape[2] // groups)  # [B, chunks, chunk, G, H / G]
+    total = torch.cumsum(dt * A, dim=1)
+    into_state = (torch.exp(total[:, -1:] - total) * dt).to(x.dtype)
+    added = torch.einsum(
+        "bcsgn,bcsghp->bcghnp",
+        B_.reshape(batch, -1, *B_.shape[1:]),
+        (into_state[..., None] * x).reshape(*by_group, x.shape[3]),
+    )
+    from_state = torch.exp(total).reshape(by_group)
+    before = _states_before(added, from_state[:, :, -1]).to(C.dtype)
+    carried = torch.einsum("bctgn,bcghnp->bctghp", C.reshape(batch, -1, *C.shape[1:]), before)
+    carried = from_state.to(x.dtype)[..., None] * carried
+    y = inside + carried.reshape(inside.shape)
+    return y.reshape(batch, -1, *y.shape[2:])[:, :length]
 
 
 def ssd_last(
@@ -112,9 +119,15 @@ def ssd_last(
     total = torch.cumsum(dt * A, dim=1)
     decay = (torch.exp(total[:, -1:] - total) * dt).transpose(1, 2)  # [B, H, L]
     scores = C[:, -1, :, None] @ B_.permute(0, 2, 3, 1)  # [B, G, 1, L]
-    weights = (decay.unflatten(1, (B_.shape[2], -1)) * scores).flatten(1, 2)
-    weights = torch.cat([weights[..., :-1], weights[..., -1:] + D[:, None]], dim=-1)
-    return (weights[:, :, None].to(x.dtype) @ x.transpose(1, 2)).transpose(1, 2)
+    weights = decay.reshape(*scores.shape[:2], -1, x.shape[1]) * scores
+    return _mix(weights.flatten(1, 2).unsqueeze(2), x) + D[:, None] * x[:, -1:]
+
+
+def _mix(
+    weights: Float[Tensor, "B H rows L"], x: Float[Tensor, "B L H P"]
+) -> Float[Tensor, "B rows H P"]:
+    """Return the weighted sums of the positions of x, head by head."""
+    return torch.matmul(weights.to(x.dtype), x.transpose(1, 2)).transpose(1, 2)
 
 
 def _states_before(

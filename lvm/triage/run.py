@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lvm.config import ScheduleConfig
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
 from lvm.errors import ClusterError, LvmError, MissingExtraError, NonFiniteLossError
@@ -52,15 +53,20 @@ def _ray() -> Any:
 class RayExecutor:
     """Runs arms as Ray Tune trials on a local or remote cluster."""
 
-    def __init__(self, storage: Path, *, address: str | None, max_concurrent: int) -> None:
-        self._storage, self._address = storage, address
-        self._max_concurrent = max_concurrent
+    def __init__(self, storage: Path, *, address: str | None, schedule: ScheduleConfig) -> None:
+        self._storage, self._address, self._schedule = storage, address, schedule
         self._shared: tuple[Dataset, Any] | None = None
         self._started_here = False
 
-    def start(self, *, min_cpus: float) -> None:
-        """Connect to `address`, or start a local cluster that only this machine can reach."""
+    def start(self) -> None:
+        """Connect to `address`, or start a local cluster that only this machine can reach.
+
+        Raises ClusterError when there is no cluster, or it is too small and will not grow.
+        """
         ray = _ray()
+        schedule = self._schedule
+        threads = max(schedule.confirm_workers, schedule.workers_per_arm)
+        min_cpus = distributed.CPU_SHARE * threads * schedule.threads_per_worker
         if ray.is_initialized():
             return
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -84,7 +90,7 @@ class RayExecutor:
 
     def _check(self, ray: Any, min_cpus: float) -> None:
         total = ray.cluster_resources().get("CPU", 0)
-        if total + 1e-6 < min_cpus:
+        if total + 1e-6 < min_cpus and not self._schedule.autoscaling:
             raise ClusterError(
                 f"the cluster has {total:g} CPUs, the confirming training needs {min_cpus:g}; "
                 "add nodes or lower schedule.confirm_workers."
@@ -140,7 +146,7 @@ class RayExecutor:
             trainable,
             param_space={"spec": tune.grid_search([spec.to_plain() for spec in specs])},
             tune_config=tune.TuneConfig(
-                scheduler=_scheduler(race), max_concurrent_trials=self._max_concurrent
+                scheduler=_scheduler(race), max_concurrent_trials=self._schedule.max_concurrent_arms
             ),
             run_config=tune.RunConfig(
                 name=name,
@@ -163,7 +169,7 @@ class RayExecutor:
         if any(spec.device != "cpu" for spec in specs):
             return {"cpu": distributed.CPU_SHARE * threads, "gpu": 1}
         cpus = ray.cluster_resources().get("CPU", 1)
-        together = min(len(specs), self._max_concurrent)
+        together = min(len(specs), self._schedule.max_concurrent_arms)
         share = float(np.floor(100 * cpus / together) / 100)
         return {"cpu": max(0.01, min(distributed.CPU_SHARE * threads, share))}
 
@@ -246,8 +252,9 @@ def _scheduler(race: Race) -> Any:
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     class RungScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
-        def __getstate__(self) -> dict[str, Any]:
-            return {}  # Tune pickles its scheduler into tuner.pkl; the race stays in this process
+        def __reduce__(self) -> tuple[Any, ...]:
+            # Tune pickles its scheduler for its own restore, which is not used: the journal is.
+            return (FIFOScheduler, ())
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             arm = trial.config["spec"]["id"]
@@ -255,7 +262,7 @@ def _scheduler(race: Race) -> Any:
                 race.failed(arm, StopReason(result["ended"]), result["detail"])
             elif "epoch" in result:
                 race.record(arm, _plain_record(result))
-            for other in tune_controller.get_live_trials():
+            for other in list(tune_controller.get_live_trials()):
                 if other is not trial and race.stopped(other.config["spec"]["id"]):
                     with contextlib.suppress(Exception):  # it may have ended by itself meanwhile
                         tune_controller.stop_trial(other)

@@ -282,7 +282,7 @@ class Triage:
             arm = self._proposals[action.step][action.arm]
             name, trains = arm.name, arm.trains or bool(action.carried)
             recipe = base.with_changes(arm.changes)
-        step = f"confirm_{action.step}"
+        step = f"confirm_{action.step}" if action.arm else "confirm_carried"
         trained = self._phase1.get(objective_name(self.base))
         source = None
         if not trains and trained is not None:
@@ -297,8 +297,8 @@ class Triage:
         verdict, gates = self._judge_confirmation(result)
         arm_name = action.arm or self._carried_arm(action)
         self._once(
-            "confirmed", ("step",), step=action.step, arm=arm_name, verdict=verdict, gates=gates,
-            spec=spec.id,
+            "confirmed", ("spec",), step=action.step, arm=arm_name, verdict=verdict, gates=gates,
+            spec=spec.id, run_as=step,
         )  # fmt: skip
         return ConfirmOutcome(step=action.step, arm=arm_name, verdict=verdict)
 

@@ -56,7 +56,7 @@ def headline(document: Mapping[str, Any]) -> str:
 def _arm(events: Sequence[Event], confirmed: Event | None) -> dict[str, Any] | None:
     if confirmed is None:
         return None
-    started = _last(events, "step_started", step=f"confirm_{confirmed['step']}")
+    started = _last(events, "step_started", step=confirmed["run_as"])
     spec = started["arms"][0] if started else {}
     return {
         "id": confirmed["spec"],
@@ -172,10 +172,10 @@ def _warnings(document: Mapping[str, Any], confirmed: Event | None) -> list[str]
         value = model["masked"][metric]
         if value <= rungs[best]:
             title = METRICS[metric].title
-            beside = ", ".join(f"{n} {rungs[n]:.3f}" for n in COMPARED if n in rungs)
+            beside = "".join(f", {n} {rungs[n]:.3f}" for n in COMPARED if n in rungs and n != best)
             found.append(
                 f"{model['name']} reaches {title} {value:.3f} and does not beat the best predictor "
-                f"without training, {best} ({rungs[best]:.3f}; {beside})."
+                f"without training: {best} {rungs[best]:.3f}{beside}."
             )
     return found
 

@@ -41,7 +41,7 @@ ADDRESS = "203.0.113.7/32"
 
 
 def make_security_group(ec2: Any) -> str:
-    """Run the two ingress commands of the header comment in the simulated account; return the id."""
+    """Apply the two ingress commands of the header comment to a new group; return its id."""
     group = ec2.create_security_group(GroupName="lvm-triage", Description="from the header")
     header = [line.lstrip("# ") for line in CLUSTER.read_text().splitlines()]
     rules = [line for line in header if "authorize-security-group-ingress" in line]
@@ -205,11 +205,11 @@ def check_setup(config: dict[str, Any], cloud: SimpleNamespace) -> None:
         *config["head_start_ray_commands"],
     ]
     ran = remote_commands(cloud.sent)
-    # Ray asks for `uptime` first and makes the target folders; it puts its variables before `ray start`.
+    # Ray asks for `uptime`, makes the target folders and puts variables before `ray start`.
     own = [c for c in ran if c != "uptime" and not c.startswith("mkdir -p ")]
     assert len(own) == len(written)
     assert all(ours.endswith(theirs) for ours, theirs in zip(own, written, strict=True))
-    assert 'RAY_OVERRIDE_RESOURCES=\'{"CPU":0,"GPU":0,"driver":8}\'' in own[-1]
+    assert 'RAY_OVERRIDE_RESOURCES=\'{"CPU":0,"GPU":0}\'' in own[-1]
 
     copies = [k for k, call in enumerate(cloud.sent) if call[0] == "rsync"]
     first = next(k for k, call in enumerate(cloud.sent) if "cloud-init" in call[-1])
@@ -246,6 +246,8 @@ def test_workers_that_the_head_would_start_are_spot_and_closed(cloud: SimpleName
         (worker,) = provider.create_node(node_type["node_config"], {}, 1).values()
         assert worker.instance_type == node_type["node_config"]["InstanceType"]
         assert worker.instance_lifecycle == "spot"
+        # moto calls every market spot, so the market itself is read as well.
+        assert node_type["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
         assert [g["GroupId"] for g in worker.security_groups] == [group]
         assert worker.iam_instance_profile is None, "a worker needs no rights in the account"
 

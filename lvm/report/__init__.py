@@ -1,0 +1,212 @@
+"""The report of a run: what is said, as blocks; `markdown` and `html` write the same blocks.
+
+Every number comes from the journal or from the verdict document computed from it. Both are taken as
+plain mappings, and any part of them may be missing: a run can be reported before it has finished.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lvm.records import METRICS
+
+Event = Mapping[str, Any]
+NONE = "–"  # a value that does not exist
+LIMITS = ("oracle", "random")  # ladder rows that are the ends of the scale, not competitors
+
+
+# --- blocks --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text; the tone is "", "lead", "warning" or "note"."""
+
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a section; `verdict` is set beside it, with the gate that gave it."""
+
+    text: str
+    gate: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list under a short label."""
+
+    label: str
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Named values."""
+
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells; `align` holds one letter per column, l or r."""
+
+    caption: str
+    align: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    strong: frozenset[int] = frozenset()  # rows to set off
+
+
+@dataclass(frozen=True)
+class Preformatted:
+    """Text whose spaces and line ends count."""
+
+    text: str
+    only_markdown: bool = False  # HTML draws it as a figure
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing that only HTML shows: finished, escaped markup."""
+
+    markup: str
+    caption: str
+
+
+Block = Paragraph | Heading | Items | Facts | Table | Preformatted | Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part of the report; `name` is its anchor."""
+
+    name: str
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One place of the tree."""
+
+    title: str
+    detail: str
+    verdict: str  # of the node; "" when it was not reached or has not ended
+    visited: bool
+    branches: Sequence[tuple[str, str]] = ()  # confirmations that left from here, with verdicts
+
+
+# --- the run -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A journal and the verdict computed from it."""
+
+    events: Sequence[Event]
+    document: Mapping[str, Any]
+
+    def all(self, kind: str, **values: Any) -> list[Event]:
+        """Return the events of one kind with these values in order."""
+        return [
+            event
+            for event in self.events
+            if event["event"] == kind and all(event.get(k) == v for k, v in values.items())
+        ]
+
+    def last(self, kind: str, **values: Any) -> Event:
+        """Return the last such event, or an empty mapping."""
+        found = self.all(kind, **values)
+        return found[-1] if found else {}
+
+    def curve(self, arm: str) -> dict[int, Event]:
+        """Return the record of every epoch of an arm; steps that share an arm share its epochs."""
+        return {event["epoch"]: event for event in self.all("epoch", arm=arm)}
+
+    def specs(self, step: str) -> list[Mapping[str, Any]]:
+        """Return the arms that a step started with, and an empty list before it started."""
+        return list(self.last("step_started", step=step).get("arms", []))
+
+    @property
+    def started(self) -> Event:
+        """The event that opens the journal."""
+        return self.last("run_started")
+
+    @property
+    def gates(self) -> Mapping[str, Any]:
+        """The bounds of the run."""
+        gates: Mapping[str, Any] = self.started.get("config", {}).get("gates", {})
+        return gates
+
+    @property
+    def baseline(self) -> str:
+        """Name of the model that the success gate compares with."""
+        return str(self.last("phase_1_judged").get("baseline", "AR-only"))
+
+    @property
+    def unchanged(self) -> Mapping[str, Any]:
+        """Spec of the base recipe's model of phase 1, or an empty mapping."""
+        others = [spec for spec in self.specs("phase_1") if spec["name"] != self.baseline]
+        return others[0] if others else {}
+
+    def ladder(self, split: str, metric: str) -> dict[str, float]:
+        """Return the predictors without training that a model competes with, best first."""
+        rows = self.last("ladder", split=split).get("rows", {})
+        values = {name: row["masked"].get(metric) for name, row in rows.items()}
+        kept = {n: v for n, v in values.items() if v is not None and n not in LIMITS}
+        return dict(sorted(kept.items(), key=lambda item: -item[1]))
+
+    def title(self, step: str) -> str:
+        """Return the title of a step, or its name when it was not started."""
+        return str(self.last("step_started", step=step).get("title", step))
+
+
+# --- values as text ------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
+    """Return a rounded number, or a dash for a value that does not exist."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
+
+
+def estimate(gate: Mapping[str, Any]) -> str:
+    """Return value and interval of a gate, with signs where the value is a difference."""
+    found = gate.get("estimate")
+    if not found:
+        return NONE
+    sign = gate["gate"] != "stage"
+    value, low, high = (number(found[k], sign=sign) for k in ("value", "lower", "upper"))
+    return f"{value} [{low}, {high}]"
+
+
+def title_of(metric: str) -> str:
+    """Return how a metric is written in a heading."""
+    return METRICS[metric].title if metric in METRICS else metric
+
+
+def seconds(value: float) -> str:
+    """Return seconds, and minutes beside them when they are many."""
+    minutes, rest = divmod(round(value), 60)
+    return f"{value:,.1f} s" + (f" ({minutes} min {rest} s)" if minutes >= 2 else "")
+
+
+def counted(count: int, word: str) -> str:
+    """Return a count with its word, plural where it needs one."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def tone(verdict: str) -> str:
+    """Return what a verdict means for its reader: pass, fail, unsure or none."""
+    return {
+        "PASS": "pass", "PASSED": "pass", "FIXED": "pass", "FAIL": "fail", "NOT_FIXED": "fail",
+        "BLOCKED": "fail", "INCONCLUSIVE": "unsure",
+    }.get(verdict, "none")  # fmt: skip

@@ -1,0 +1,845 @@
+"""The tracker against real SQLite stores and a real MLflow server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psutil
+import pytest
+
+from lvm import tracking
+from lvm.config import GateConfig, Recipe, RunConfig, to_dict
+from lvm.errors import MissingExtraError
+from lvm.records import Estimate, Evaluation, GateResult, Pool, StopReason, Verdict
+from lvm.tracking import ARTIFACTS, EXPERIMENT, RunView, Tracker, arm_views, parent_view, track
+from lvm.triage.arm import ArmSpec
+from lvm.triage.journal import Journal, read_journal
+from lvm.triage.step import Role
+from lvm.triage.verdict import build_verdict
+
+pytestmark = [
+    pytest.mark.integration,
+    # MLflow 3.17 maps two of its tables in a way that SQLAlchemy 2.1 will drop.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+EPOCHS = 3
+CURVES = ("eval_cosine", "r_at_5", "mrr", "loss", "num_negatives")
+RECIPE = Recipe().with_changes({"training.epochs": EPOCHS})
+
+
+# --- a small journal, written by the journal's own class from the run's own records --------------
+
+
+def estimate(value: float) -> Estimate:
+    return Estimate(
+        value=value, lower=value - 0.02, upper=value + 0.02, confidence=0.95, num_windows=40,
+        num_articles=8,
+    )  # fmt: skip
+
+
+def gate(name: str, metric: str, value: float, bound: float) -> GateResult:
+    return GateResult(
+        gate=name, metric=metric, bound=bound, estimate=estimate(value),
+        verdict=Verdict.PASS if value - 0.02 >= bound else Verdict.FAIL,
+        reason=f"{value:.3f} against a bound of {bound:.3f}",
+        p_value=None if name == "stage" else 0.001,
+    )  # fmt: skip
+
+
+def evaluation(split: str, value: float) -> Evaluation:
+    masked = {"eval_cosine": value, "r_at_5": value / 2, "mrr": value / 3, "eff_at_5": None}
+    return Evaluation(
+        split=split, space="raw", num_windows=40, num_articles=8,
+        pool=Pool(id="p", size=100, mask="own contexts"),
+        masked=masked, raw={k: v and v / 2 for k, v in masked.items()},
+        latency={"p50_ms": 1.5, "p95_ms": 2.5} if split == "test" else {},
+    )  # fmt: skip
+
+
+@dataclass
+class Writer:
+    """Writes the events of a triage in which a lower temperature fixes the failure."""
+
+    journal: Journal
+
+    def spec(
+        self, step: str, name: str, role: Role, *, test: bool = False, **changes: Any
+    ) -> ArmSpec:
+        dotted = {key.replace("__", "."): value for key, value in changes.items()}
+        recipe = RECIPE.ar_only() if name == "AR-only" else RECIPE.with_changes(dotted)
+        arm = f"{step}-{name}".replace(" ", "-").lower()
+        return ArmSpec(
+            id=arm, step=step, name=name, role=role, recipe=recipe, gates=GateConfig(),
+            folder=self.journal.folder / "arms" / arm, evaluate_test=test, changes=dotted,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        self.journal.append(
+            "run_started", schema=1, command="python tune_jobs/triage.py --data 'my bank'",
+            arguments={}, config=to_dict(RunConfig(recipe=RECIPE)), code="0.1.0+abc",
+            commit="0123456789ab", environment={}, plan=["temperature"], identity={},
+            data={
+                "source": "my bank", "rows": 100, "width": 8, "fingerprint": "feedfacecafe",
+                "windows": {"train": 80, "dev": 40, "test": 40}, "articles": {},
+            },
+        )  # fmt: skip
+        for split in ("dev", "test"):
+            rows = {"copy_last": evaluation(split, 0.21), "random": evaluation(split, 0.01)}
+            self.journal.append("ladder", split=split, rows=rows)
+
+    def begin(self, step: str, specs: list[ArmSpec], **about: Any) -> None:
+        arms = [spec.to_plain() for spec in specs]
+        self.journal.append(
+            "step_started", step=step, arms=arms, title=step, epochs=EPOCHS, **about
+        )
+
+    def epoch(self, spec: ArmSpec, epoch: int, base: float) -> None:
+        value = base + epoch / 100
+        self.journal.append(
+            "epoch", arm=spec.id, step=spec.step, name=spec.name, epoch=epoch, eval_cosine=value,
+            r_at_5=value / 2, mrr=value / 3, stage="FAIL", loss=2.0 - value, num_negatives=255.0,
+            gradient_norm=0.5, seconds=1.25, negatives={"batch": 1.0},
+        )  # fmt: skip
+
+    def end(self, spec: ArmSpec, reason: StopReason, epoch: int) -> None:
+        self.journal.append(
+            "arm_ended", arm=spec.id, step=spec.step, name=spec.name, reason=reason, epoch=epoch,
+            detail="the loss is NaN" if reason is StopReason.DIVERGED else "",
+        )  # fmt: skip
+
+    def judge(self, spec: ArmSpec, reason: StopReason, epoch: int, value: float) -> None:
+        gains = [gate("gain", "r_at_5", 0.1, 0.0)] if spec.role is Role.ARM else []
+        self.journal.append(
+            "arm_judged", arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
+            reason=reason, detail="", epoch=epoch, epochs_run=epoch, train_seconds=1.25 * epoch,
+            evaluation=evaluation("dev", value), stage=gate("stage", "eval_cosine", value, 0.35),
+            gains=gains,
+        )  # fmt: skip
+
+    def arm(
+        self, spec: ArmSpec, base: float, *, epochs: int = EPOCHS,
+        reason: StopReason = StopReason.FINISHED,
+    ) -> None:  # fmt: skip
+        for epoch in range(1, epochs + 1):
+            self.epoch(spec, epoch, base)
+        self.end(spec, reason, epochs)
+
+    def test(self, spec: ArmSpec, value: float) -> None:
+        self.journal.append(
+            "test_judged", arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
+            epochs=EPOCHS, evaluation=evaluation("test", value), ann={"recall_at_5": 0.99},
+        )  # fmt: skip
+
+    def phase_1(self) -> None:
+        specs = [
+            self.spec("phase_1", "AR-only", Role.PHASE1, test=True),
+            self.spec("phase_1", "InfoNCE+AR", Role.PHASE1, test=True),
+        ]
+        self.begin("phase_1", specs)
+        for spec, value in zip(specs, (0.28, 0.22), strict=True):
+            self.arm(spec, value)
+        for spec, value in zip(specs, (0.31, 0.25), strict=True):
+            self.judge(spec, StopReason.FINISHED, EPOCHS, value)
+            self.test(spec, value)
+        gates = [gate("success", "r_at_5", -0.03, 0.1), gate("success", "mrr", -0.02, 0.05)]
+        self.journal.append("phase_1_judged", verdict="FAIL", gates=gates, baseline="AR-only")
+
+    def begin_temperature(self) -> list[ArmSpec]:
+        specs = [
+            self.spec("temperature", "control", Role.CONTROL),
+            self.spec("temperature", "tau 0.2", Role.ARM, objective__temperature=0.2),
+            self.spec("temperature", "tau 0.5", Role.ARM, objective__temperature=0.5),
+            self.spec("temperature", "tau 0.01", Role.ARM, objective__temperature=0.01),
+        ]
+        self.begin(
+            "temperature", specs, number=1, question="?", hypothesis="h", rules_out="r",
+            carried=[], left_out={},
+        )  # fmt: skip
+        return specs
+
+    def temperature(self, specs: list[ArmSpec]) -> None:
+        control, good, pruned, diverged = specs
+        self.arm(pruned, 0.2, epochs=2, reason=StopReason.PRUNED)
+        self.epoch(pruned, 3, 0.2)  # it ran ahead of the decision
+        self.arm(diverged, 0.1, epochs=1, reason=StopReason.DIVERGED)
+        self.arm(good, 0.4, reason=StopReason.GATE_HELD)
+        self.arm(control, 0.22, reason=StopReason.CANCELLED)
+        self.judge(control, StopReason.CANCELLED, EPOCHS, 0.25)
+        self.judge(good, StopReason.GATE_HELD, EPOCHS, 0.43)
+        self.judge(pruned, StopReason.PRUNED, 2, 0.22)
+        self.journal.append(
+            "arm_judged", arm=diverged.id, step=diverged.step, name=diverged.name,
+            role=diverged.role, reason=StopReason.DIVERGED, detail="the loss is NaN", epoch=1,
+            epochs_run=1, train_seconds=1.25, evaluation=None, gains=[],
+            stage=GateResult(
+                gate="stage", metric="eval_cosine", bound=0.0, estimate=None,
+                verdict=Verdict.NOT_EVALUABLE, reason="the loss is NaN",
+            ),
+        )  # fmt: skip
+        self.journal.append(
+            "step_ended", step="temperature", stage="PASS", candidate="tau 0.2", kept="tau 0.2",
+            conflicts=[],
+        )  # fmt: skip
+
+    def confirm(self) -> None:
+        spec = self.spec(
+            "confirm_temperature", "tau 0.2", Role.CONFIRM, test=True, objective__temperature=0.2
+        )
+        self.begin(spec.step, [spec])
+        self.arm(spec, 0.41)
+        self.judge(spec, StopReason.FINISHED, EPOCHS, 0.44)
+        self.test(spec, 0.44)
+        gates = [gate("success", "r_at_5", 0.15, 0.1), gate("gain", "mrr", 0.06, 0.0)]
+        self.journal.append(
+            "confirmed", step="temperature", arm="tau 0.2", verdict="PASS", gates=gates,
+            spec=spec.id,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        self.journal.append(
+            "decision", number=3, action="Stop", verdict="FIXED", cause=["temperature"],
+            since="tau 0.2 holds the success gate on the test split",
+        )  # fmt: skip
+
+
+CHILDREN = {
+    "phase_1 / AR-only": "FINISHED",
+    "phase_1 / InfoNCE+AR": "FINISHED",
+    "temperature / control": "FINISHED",
+    "temperature / tau 0.2": "FINISHED",
+    "temperature / tau 0.5": "FINISHED",
+    "temperature / tau 0.01": "FAILED",
+    "confirm_temperature / tau 0.2": "FINISHED",
+}
+
+
+def whole_journal(folder: Path) -> list[dict[str, Any]]:
+    writer = Writer(Journal(folder))
+    writer.start()
+    writer.phase_1()
+    writer.temperature(writer.begin_temperature())
+    writer.confirm()
+    writer.stop()
+    return writer.journal.events
+
+
+def write_documents(folder: Path) -> dict[str, Any]:
+    document = build_verdict(list(read_journal(folder)), resume="resume")
+    (folder / "verdict.json").write_text(json.dumps(document))
+    (folder / "report.md").write_text("# A report\n")
+    return document
+
+
+# --- stores --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    with mock.patch.dict(os.environ):  # the tracker's settings do not outlive a test
+        for name in ("MLFLOW_TRACKING_URI", *tracking.SETTINGS):
+            os.environ.pop(name, None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables and nothing else: making them takes seconds, copying does not."""
+    with mock.patch.dict(os.environ, tracking.SETTINGS):
+        from mlflow import MlflowClient
+
+        path = tmp_path_factory.mktemp("store") / "empty.db"
+        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_store: Path) -> Path:
+    """A run folder below a runs folder that holds a store, with a space in its path."""
+    runs = tmp_path / "my runs"
+    (runs / "1").mkdir(parents=True)
+    shutil.copy(empty_store, runs / "mlflow.db")
+    return runs / "1"
+
+
+def client_of(tracker: Tracker) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracker.uri, registry_uri=tracker.uri)
+
+
+def stored(tracker: Tracker) -> dict[str, Any]:
+    """Every run of the experiment by name; two of one name fail."""
+    client = client_of(tracker)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id]) if experiment else []
+    named = {run.info.run_name: run for run in runs}
+    assert len(named) == len(runs)
+    return named
+
+
+def points(tracker: Tracker, run: Any) -> set[tuple[str, float, int, int]]:
+    """Every point of every metric; a point stored twice fails."""
+    client = client_of(tracker)
+    found = [
+        (m.key, m.value, m.timestamp, m.step)
+        for key in run.data.metrics
+        for m in client.get_metric_history(run.info.run_id, key)
+    ]
+    assert len(set(found)) == len(found)
+    return set(found)
+
+
+def assert_equal(tracker: Tracker, runs: dict[str, Any], view: RunView) -> None:
+    """The store holds exactly what the view says."""
+    run = runs[view.name]
+    assert run.info.status == view.status
+    assert run.data.params == view.params
+    assert points(tracker, run) == set(view.metrics)
+    own = {k: v for k, v in run.data.tags.items() if k in view.tags}
+    assert own == view.tags
+
+
+# --- what a finished triage looks like -----------------------------------------------------------
+
+
+def test_a_parent_with_nested_children(folder: Path) -> None:
+    events = whole_journal(folder)
+    tracker = Tracker(folder)
+    tracker.close(events, write_documents(folder))
+    assert tracker.problem is None
+
+    runs = stored(tracker)
+    parent = runs.pop("my runs/1")
+    assert {name: run.info.status for name, run in runs.items()} == CHILDREN
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    ids = json.loads((folder / "mlflow.json").read_text())["runs"]
+    assert set(ids.values()) == {r.info.run_id for r in [parent, *runs.values()]}
+
+    assert parent.info.status == "FINISHED"
+    assert parent.info.start_time == round(events[0]["at"] * 1000)
+    assert parent.info.end_time == round(events[-1]["at"] * 1000)
+    tags = parent.data.tags
+    assert tags["verdict"] == "FIXED"
+    assert tags["cause"] == "temperature"
+    assert tags["data.fingerprint"] == "feedfacecafe"
+    assert tags["command"] == "python tune_jobs/triage.py --data 'my bank'"
+    assert tags["commit"] == "0123456789ab"
+    assert tags["phase_1.success.mrr.verdict"] == "FAIL"
+    assert tags["mlflow.note.content"].startswith("**FIXED** by temperature, since tau 0.2 holds")
+    assert parent.data.params["gates.success_r_at_5"] == "0.1"
+    metrics = parent.data.metrics
+    assert metrics["phase_1.ar_only.r_at_5"] == pytest.approx(0.155)
+    assert metrics["phase_1.model.r_at_5"] == pytest.approx(0.125)
+    assert metrics["phase_1.success.r_at_5.upper"] == pytest.approx(-0.01)
+    assert metrics["ladder.copy_last.eval_cosine"] == pytest.approx(0.21)
+    # 2 x 3 epochs in phase 1, 3 + 3 + 3 + 1 in the step, 3 to confirm; the judge says what counts
+    assert metrics["compute.train_seconds"] == pytest.approx(1.25 * 19, abs=0.06)
+    assert metrics["compute.trials"] == 7
+
+
+def test_an_arm_has_curves_gates_and_reasons(folder: Path) -> None:
+    events = whole_journal(folder)
+    tracker = track(folder, events)
+    runs = stored(tracker)
+    arm = runs["temperature / tau 0.2"]
+
+    wanted = [e for e in events if e["event"] == "epoch" and e["arm"] == "temperature-tau-0.2"]
+    for name in CURVES:
+        history = client_of(tracker).get_metric_history(arm.info.run_id, name)
+        assert [(m.step, m.value) for m in history] == [(e["epoch"], e[name]) for e in wanted]
+    for part, value in {"value": 0.43, "lower": 0.41, "upper": 0.45, "bound": 0.35}.items():
+        assert arm.data.metrics[f"dev.stage.eval_cosine.{part}"] == pytest.approx(value)
+    assert arm.data.metrics["dev.stage.eval_cosine.num_articles"] == 8
+    assert arm.data.metrics["dev.gain.r_at_5.p_value"] == 0.001
+    assert arm.data.metrics["dev.r_at_5"] == pytest.approx(0.215)
+    assert arm.data.metrics["dev.raw.r_at_5"] == pytest.approx(0.1075)
+    assert "dev.eff_at_5" not in arm.data.metrics  # it is null
+    tags = arm.data.tags
+    assert (tags["verdict"], tags["stop"]) == ("PASS", "gate held")
+    assert (tags["step"], tags["role"], tags["arm"]) == (
+        "temperature",
+        "arm",
+        "temperature-tau-0.2",
+    )
+    assert tags["reason"] == "0.430 against a bound of 0.350"
+    assert tags["threshold.stage_eval_cosine"] == "0.35"
+    assert arm.data.params["objective.temperature"] == "0.2"
+    assert "model.dropout" not in arm.data.params  # neither changed nor important
+
+    pruned = runs["temperature / tau 0.5"]
+    assert pruned.data.metrics["eval_cosine"] == pytest.approx(0.22)  # not that of epoch 3
+    assert pruned.data.tags["stop"] == "pruned"
+    confirmed = runs["confirm_temperature / tau 0.2"]
+    assert confirmed.data.metrics["test.success.r_at_5.value"] == pytest.approx(0.15)
+    assert confirmed.data.metrics["test.p95_ms"] == 2.5
+    assert confirmed.data.tags["verdict"] == "PASS"
+    assert confirmed.data.tags["reason"].startswith("success r_at_5: 0.150")
+    diverged = runs["temperature / tau 0.01"]
+    assert diverged.data.tags["stop.detail"] == "the loss is NaN"
+    assert "dev.stage.eval_cosine.bound" not in diverged.data.metrics
+    ar_only = runs["phase_1 / AR-only"]
+    assert ar_only.data.params["objective.contrastive_weight"] == "0.0"
+    assert ar_only.data.metrics["test.ann.recall_at_5"] == 0.99
+
+
+def test_the_files_of_the_run_are_artifacts_beside_the_store(folder: Path) -> None:
+    events = whole_journal(folder)
+    write_documents(folder)
+    tracker = track(folder, events)
+    parent = stored(tracker)["my runs/1"]
+    found = client_of(tracker).list_artifacts(parent.info.run_id)
+    assert sorted(item.path for item in found) == ["journal.jsonl", "report.md", "verdict.json"]
+    assert {item.path for item in found} < set(ARTIFACTS)
+    root = folder.parent / "mlflow_artifacts" / parent.info.run_id / "artifacts"
+    for item in found:
+        assert (root / item.path).read_bytes() == (folder / item.path).read_bytes()
+
+
+def test_predictions_without_a_model_are_a_run(folder: Path) -> None:
+    writer = Writer(Journal(folder))
+    writer.start()
+    spec = writer.spec("phase_1", "AR-only", Role.PHASE1, test=True)
+    writer.begin("phase_1", [spec])
+    writer.arm(spec, 0.3)
+    writer.journal.append(
+        "test_judged", arm="predictions", step="phase_1", name="InfoNCE+AR (predictions)",
+        role=Role.PHASE1, evaluation=evaluation("test", 0.2), ann={}, epochs=0,
+    )  # fmt: skip
+    runs = stored(track(folder, writer.journal.events))
+    run = runs["phase_1 / InfoNCE+AR (predictions)"]
+    assert (run.info.status, run.data.metrics["test.r_at_5"]) == ("FINISHED", 0.1)
+
+
+# --- again, in parts, and after an interruption --------------------------------------------------
+
+
+def test_writing_again_makes_no_second_run_and_no_second_point(folder: Path) -> None:
+    events = whole_journal(folder)
+    document = write_documents(folder)
+    tracker = Tracker(folder)
+    for _ in range(2):
+        tracker.sync(events)
+        tracker.close(events, document)
+    first = {name: run.info.run_id for name, run in stored(tracker).items()}
+    track(folder, events)  # another process
+    (folder / "mlflow.json").unlink()
+    track(folder, events)  # which has lost its memory
+    (folder / "mlflow.json").write_text("{")
+    tracker = track(folder, events)  # or holds nonsense
+    assert tracker.problem is None
+    runs = stored(tracker)
+    assert {name: run.info.run_id for name, run in runs.items()} == first
+    for view in arm_views(events, closed=True):
+        assert_equal(tracker, runs, view)
+    parent = parent_view(events, document, closed=True)
+    assert points(tracker, runs["my runs/1"]) == set(parent.metrics)
+
+
+def test_an_unchanged_run_is_not_written_again(folder: Path) -> None:
+    events = whole_journal(folder)
+    track(folder, events)
+    with mock.patch("mlflow.MlflowClient.log_batch", side_effect=AssertionError("wrote")):
+        assert track(folder, events).problem is None
+
+
+def test_syncing_event_by_event_ends_like_writing_at_once(folder: Path) -> None:
+    events = whole_journal(folder)
+    tracker = Tracker(folder)
+    for count in range(1, len(events) + 1, 5):
+        tracker.sync(events[:count])
+        assert tracker.problem is None
+        ended = {(e["step"], e["name"]) for e in events[:count] if e["event"] == "arm_ended"}
+        runs = stored(tracker)
+        assert runs.pop("my runs/1").info.status == "RUNNING"
+        assert set(runs) == {f"{step} / {name}" for step, name in ended}
+        assert "RUNNING" not in {run.info.status for run in runs.values()}
+    tracker.close(events, None)
+    runs = stored(tracker)
+    assert runs["my runs/1"].info.status == "FINISHED"
+    views = arm_views(events, closed=True)
+    assert len(views) == len(CHILDREN)
+    for view in views:
+        assert_equal(tracker, runs, view)
+
+
+def test_an_interrupted_triage_goes_on_in_the_same_runs(folder: Path) -> None:
+    writer = Writer(Journal(folder))
+    writer.start()
+    writer.phase_1()
+    specs = writer.begin_temperature()
+    writer.epoch(specs[2], 1, 0.2)
+    tracker = Tracker(folder)
+    tracker.sync(writer.journal.events)
+    writer.journal.append("interrupted")
+    tracker.close(writer.journal.events, None)
+    before = stored(tracker)
+    assert before["my runs/1"].info.status == "KILLED"
+    assert before["temperature / tau 0.5"].info.status == "KILLED"
+    assert before["temperature / tau 0.5"].data.metrics["eval_cosine"] == pytest.approx(0.21)
+    assert "temperature / control" not in before  # it had not begun
+
+    writer.journal.append("resumed", command="python tune_jobs/triage.py --resume runs/1")
+    tracker = Tracker(folder)
+    tracker.sync(writer.journal.events)
+    assert stored(tracker)["my runs/1"].info.status == "RUNNING"
+    writer.temperature(specs)
+    writer.confirm()
+    writer.stop()
+    tracker.sync(writer.journal.events)
+    tracker.close(writer.journal.events, write_documents(folder))
+    after = stored(tracker)
+    assert {name: after[name].info.status for name in CHILDREN} == CHILDREN
+    assert after["my runs/1"].info.status == "FINISHED"
+    assert {n: r.info.run_id for n, r in before.items()}.items() <= {
+        n: r.info.run_id for n, r in after.items()
+    }.items()
+
+
+def test_a_triage_that_broke_is_failed(folder: Path) -> None:
+    writer = Writer(Journal(folder))
+    writer.start()
+    writer.phase_1()
+    assert stored(track(folder, writer.journal.events))["my runs/1"].info.status == "FAILED"
+
+
+def test_two_triages_share_a_store_and_not_their_runs(folder: Path) -> None:
+    other = folder.parent / "2"
+    track(folder, whole_journal(folder))
+    tracker = track(other, whole_journal(other))
+    client = client_of(tracker)
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert len(runs) == 2 * (1 + len(CHILDREN))
+    assert len({run.data.tags["lvm.triage"] for run in runs}) == 2
+
+
+# --- orphans -------------------------------------------------------------------------------------
+
+
+def test_the_sweep_ends_runs_of_dead_processes_alone(folder: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    me, here = psutil.Process(), socket.gethostname()
+    owners = {
+        "dead": (gone.pid, 0.0, here),
+        "number reused": (me.pid, me.create_time() - 3600, here),
+        "alive": (me.pid, me.create_time(), here),
+        "elsewhere": (gone.pid, 0.0, "another-host"),
+    }
+    tracker = Tracker(folder)
+    client = client_of(tracker)
+    experiment = client.create_experiment(EXPERIMENT, artifact_location=folder.as_uri())
+    for name, (pid, started, host) in owners.items():
+        tags = {"lvm.pid": str(pid), "lvm.pid_started": str(started), "lvm.host": host}
+        client.create_run(experiment, run_name=name, tags=tags)
+    client.create_run(experiment, run_name="somebody's own")
+    tracker.prepare()
+    assert tracker.problem is None
+    assert {name: run.info.status for name, run in stored(tracker).items()} == {
+        "dead": "KILLED",
+        "number reused": "KILLED",
+        "alive": "RUNNING",
+        "elsewhere": "RUNNING",
+        "somebody's own": "RUNNING",
+    }
+
+
+# --- a store that does not answer ----------------------------------------------------------------
+
+
+def test_an_unreachable_server_is_a_problem_in_words(folder: Path, capfd: Any) -> None:
+    events = whole_journal(folder)
+    tracker = Tracker(folder, "http://me:secret@127.0.0.1:9")
+    started = time.monotonic()
+    tracker.prepare()
+    tracker.sync(events)
+    tracker.close(events, write_documents(folder))
+    assert time.monotonic() - started < 15
+    assert tracker.problem is not None
+    assert tracker.problem.startswith("MLflow at http://me:***@127.0.0.1:9 did not take")
+    assert "secret" not in tracker.problem
+    assert "\n" not in tracker.problem
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failure_is_not_tried_again_at_once(folder: Path) -> None:
+    tracker = Tracker(folder, "http://127.0.0.1:9")
+    tracker.prepare()
+    with mock.patch.object(tracker, "_connect", side_effect=AssertionError("tried")) as connect:
+        tracker.sync(whole_journal(folder))
+        assert connect.call_count == 0
+        tracker._retry_at = 0.0  # the pause is over
+        tracker.sync(list(read_journal(folder)))
+        assert connect.call_count == 1
+
+
+def test_a_store_that_comes_back_receives_all(
+    folder: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "PATIENCE", 0)
+    events = whole_journal(folder)
+    place = folder.parent / "mounted later"
+    place.write_text("a file where a folder should be")
+    tracker = Tracker(folder, f"sqlite:///{place}/mlflow.db")
+    tracker.sync(events)
+    assert tracker.problem is not None
+    place.unlink()
+    place.mkdir()
+    shutil.copy(empty_store, place / "mlflow.db")
+    tracker.sync(events)
+    assert tracker.problem is None
+    assert set(stored(tracker)) == {"my runs/1", *CHILDREN}
+
+
+def test_a_store_that_refuses_halfway_is_caught_up_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "PATIENCE", 0)
+    events = whole_journal(folder)
+    tracker = Tracker(folder)
+    real, calls = MlflowClient.log_batch, iter(range(100))
+
+    def flaky(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 3:
+            raise OSError("the database is locked")
+        return real(self, *args, **kwargs)
+
+    with mock.patch.object(MlflowClient, "log_batch", flaky):
+        tracker.close(events, None)
+        assert "the database is locked" in str(tracker.problem)
+        tracker.close(events, None)
+    assert tracker.problem is None
+    runs = stored(tracker)
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "my runs/1": "FINISHED", **CHILDREN,
+    }  # fmt: skip
+    for view in arm_views(events, closed=True):
+        assert_equal(tracker, runs, view)
+
+
+def test_a_parent_that_a_person_deleted_is_made_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "PATIENCE", 0)
+    events = whole_journal(folder)
+    tracker = Tracker(folder)
+    tracker.sync(events)
+    gone = stored(tracker)["my runs/1"].info.run_id
+    client_of(tracker).delete_run(gone)
+    tracker.close(events, None)
+    assert gone in str(tracker.problem)
+    tracker.close(events, None)
+    assert tracker.problem is None
+    runs = stored(tracker)
+    parent = runs.pop("my runs/1").info.run_id
+    assert set(runs) == set(CHILDREN)
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent}
+
+
+# --- beside a running triage ---------------------------------------------------------------------
+
+
+def test_a_sync_while_another_is_at_work_returns_at_once(folder: Path) -> None:
+    events = whole_journal(folder)
+    tracker = Tracker(folder)
+    entered, leave = threading.Event(), threading.Event()
+    connect = tracker._connect
+
+    def slow() -> Any:
+        entered.set()
+        assert leave.wait(30)
+        return connect()
+
+    with mock.patch.object(tracker, "_connect", slow):
+        preparing = threading.Thread(target=tracker.prepare)
+        preparing.start()
+        assert entered.wait(30)
+        tracker.sync(events)  # would wait for `leave` for ever if it did not give way
+        leave.set()
+        preparing.join()
+    assert stored(tracker) == {}
+    tracker.sync(events)
+    assert set(stored(tracker)) == {"my runs/1", *CHILDREN}
+
+
+def test_the_settings_of_the_person_stay(folder: Path) -> None:
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "77"
+    os.environ["MLFLOW_TRACKING_URI"] = "http://tracking.example:5000"
+    tracker = Tracker(folder)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    assert tracker.uri == "http://tracking.example:5000"
+    assert tracker.ui_command().endswith("-m webbrowser http://tracking.example:5000")
+    assert Tracker(folder, "sqlite:///mine.db").uri == f"sqlite:///{Path.cwd()}/mine.db"
+    hidden = Tracker(folder, "postgresql://me:secret@db.example/mlflow").ui_command()
+    assert '--backend-store-uri "$MLFLOW_TRACKING_URI" ' in hidden
+
+
+def test_without_mlflow_the_extra_is_named(folder: Path) -> None:
+    with (
+        mock.patch("importlib.util.find_spec", return_value=None),
+        pytest.raises(MissingExtraError, match="pip install mlflow"),
+    ):
+        Tracker(folder)
+
+
+def test_metric_names_are_ones_that_mlflow_takes() -> None:
+    view = RunView(key="k", name="n", status="FINISHED", started=0, ended=0)
+    values = {"a@5": 1, "b+c": {"é": 0.5}, "text": "x", "flag": True, "nan": float("nan")}
+    view.add_metrics("x.", {**values, "none": None}, at=2.0, step=3)
+    assert view.metrics == [("x.a_5", 1.0, 2000, 3), ("x.b_c._", 0.5, 2000, 3)]
+
+
+GUARDED = """
+import sys
+import time
+from pathlib import Path
+
+asked = []
+
+def hook(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        asked.append((event, args[-1] if event == "socket.connect" else args[:2]))
+        raise OSError("no request may leave this process")
+    if event == "subprocess.Popen" and "git" in str(args[0]):
+        asked.append((event, args[0]))
+
+sys.addaudithook(hook)
+from lvm.tracking import Tracker
+from lvm.triage.journal import read_journal
+
+assert "mlflow" not in sys.modules
+folder = Path(sys.argv[1])
+tracker = Tracker(folder)
+assert "mlflow" not in sys.modules
+tracker.close(list(read_journal(folder)), None)
+assert tracker.problem is None, tracker.problem
+time.sleep(1)  # MLflow would ask from a thread of its own
+assert not asked, asked
+print("written")
+"""
+
+
+def test_nothing_leaves_the_machine_and_nothing_is_printed(folder: Path) -> None:
+    whole_journal(folder)
+    (folder.parent / "mlflow.db").unlink()  # making the tables is when MLflow likes to talk
+    # MLflow keeps still by itself under a test runner and in CI; a person's shell is neither.
+    hushing = ("PYTEST_", "CI", "GITHUB_", "MLFLOW_", "DO_NOT_TRACK")
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(hushing)}
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED, str(folder)],
+        env=plain, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "written\n", "")
+
+
+# --- the browser's side --------------------------------------------------------------------------
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            data: bytes = answer.read()
+            return data
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                self.ask("health")
+                return
+            except (urllib.error.URLError, OSError):
+                alive = self.process.poll() is None and time.monotonic() < deadline
+                assert alive, self.log.read_text()
+                time.sleep(0.2)
+
+
+@pytest.fixture
+def server(folder: Path, tmp_path: Path) -> Iterator[Server]:
+    """The UI as a person starts it, on a free port."""
+    tracker = track(folder, whole_journal(folder))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = shlex.split(tracker.ui_command())
+    assert words[-2:] == ["--port", "5000"]
+    log = tmp_path / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*words[:-1], str(port)], cwd=tmp_path, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+    started = Server(process, port, log)
+    try:
+        started.wait()
+        yield started
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # its own session: the server and its workers
+        process.wait(30)
+
+
+def test_the_ui_command_serves_the_store_on_loopback(server: Server, folder: Path) -> None:
+    body = json.loads(server.ask("ajax-api/2.0/mlflow/experiments/search", {"max_results": 10}))
+    ids = {e["name"]: e["experiment_id"] for e in body["experiments"]}
+    found = server.ask(
+        "ajax-api/2.0/mlflow/runs/search",
+        {"experiment_ids": [ids[EXPERIMENT]], "filter": "tags.verdict = 'FIXED'"},
+    )
+    (parent,) = json.loads(found)["runs"]
+    assert parent["info"]["run_name"] == "my runs/1"
+    kept = server.ask(f"get-artifact?path=journal.jsonl&run_uuid={parent['info']['run_id']}")
+    assert kept == (folder / "journal.jsonl").read_bytes()
+    family = [psutil.Process(server.process.pid)]
+    family += family[0].children(recursive=True)
+    listening = {
+        c.laddr for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN
+    }
+    assert {(str(a.ip), int(a.port)) for a in listening} == {("127.0.0.1", server.port)}
+
+    # The same server as a shared one: a triage that reports to it instead of to a file.
+    other = folder.parent / "2"
+    events = whole_journal(other)
+    document = write_documents(other)
+    tracker = Tracker(other, f"http://127.0.0.1:{server.port}")
+    tracker.sync(events)
+    tracker.close(events, document)
+    assert tracker.problem is None
+    client = client_of(tracker)
+    runs = client.search_runs([ids[EXPERIMENT]], "tags.folder = '" + str(other) + "'")
+    (parent_2,) = runs
+    assert (parent_2.info.status, parent_2.data.tags["verdict"]) == ("FINISHED", "FIXED")
+    children = client.search_runs(
+        [ids[EXPERIMENT]], f"tags.`mlflow.parentRunId` = '{parent_2.info.run_id}'"
+    )
+    assert {run.info.run_name: run.info.status for run in children} == CHILDREN
