@@ -35,6 +35,9 @@ def parser() -> Parser:
     report = commands.add_parser("report", help="write the report of a run again, from its journal")
     report.add_argument("run", type=Path, metavar="RUN")
 
+    track = commands.add_parser("track", help="write the MLflow runs of a run again, likewise")
+    track.add_argument("run", type=Path, metavar="RUN")
+
     commands.add_parser("doctor", help="say what this machine can run, and what is missing")
     return p
 
@@ -47,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     args = parser().parse_args(argv)
     return {
-        "embed": _embed, "train": _train, "eval": _evaluate, "report": _report, "doctor": _doctor
+        "embed": _embed, "train": _train, "eval": _evaluate, "report": _report, "track": _track,
+        "doctor": _doctor,
     }[args.command](args)  # fmt: skip
 
 
@@ -126,12 +130,14 @@ def _print_test(stored: dict[str, Any]) -> None:
     evaluation = stored["evaluation"]
     pool = evaluation["pool"]
     print(
-        f"test split: {evaluation['num_windows']} windows of {evaluation['num_articles']} articles, "
-        f"pool {pool['id']} of {pool['size']} rows, {evaluation['space']} space"
+        f"test split: {evaluation['num_windows']} windows of {evaluation['num_articles']} "
+        f"articles, pool {pool['id']} of {pool['size']} rows, {evaluation['space']} space"
     )
     print(f"{'':14} {'masked':>8} {'raw':>8}")
     for name, value in evaluation["masked"].items():
-        cells = [f"{v:8.4f}" if v is not None else "    null" for v in (value, evaluation["raw"][name])]
+        cells = [
+            f"{v:8.4f}" if v is not None else "    null" for v in (value, evaluation["raw"][name])
+        ]
         print(f"{name:14} {' '.join(cells)}")
     for name, value in evaluation["latency"].items():
         print(f"{name:14} {value:8.2f}")
@@ -147,6 +153,17 @@ def _report(args: Any) -> int:
     path = write_report(events, document, args.run)
     print(headline(document))
     print(f"report: {path}")
+    return 0
+
+
+def _track(args: Any) -> int:
+    from lvm.tracking import track
+    from lvm.triage.journal import read_journal
+
+    tracker = track(args.run, list(read_journal(args.run)))
+    if tracker.problem:
+        raise UsageError(f"MLflow has not everything: {tracker.problem}")
+    print(f"next: {tracker.ui_command()}")
     return 0
 
 

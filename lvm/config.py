@@ -103,7 +103,7 @@ class NegativesConfig:
     same_article: int = 0  # extra negatives per window from another place of its article
     nearby_article: int = 0  # extra negatives per window from the most similar articles
     random: int = 0  # extra negatives per window from anywhere in the train split
-    false_negative_margin: float | None = None  # drop candidates whose cosine to the target exceeds it
+    false_negative_margin: float | None = None  # drop candidates nearer to the target
 
     def __post_init__(self) -> None:
         _one_of("negatives.candidates", self.candidates, ("batch", "bank"))
@@ -130,7 +130,9 @@ class TrainingConfig:
     weight_decay: float = 0.05
     warmup_fraction: float = 0.1  # share of all updates
     clip_norm: float = 1.0
-    precision: str = "fp32"  # "bf16" runs matrix products under autocast; "auto" where the machine has it
+    precision: str = (
+        "fp32"  # "bf16" runs matrix products under autocast; "auto" where the machine has it
+    )
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
@@ -141,13 +143,14 @@ class TrainingConfig:
         _require(ok, "training.weight_decay", self.weight_decay, "a finite number of at least 0")
         ok = 0 <= self.warmup_fraction < 1
         _require(ok, "training.warmup_fraction", self.warmup_fraction, "0 <= fraction < 1")
-        _require(self.clip_norm > 0, "training.clip_norm", self.clip_norm, "above 0")
+        ok = 0 < self.clip_norm < math.inf
+        _require(ok, "training.clip_norm", self.clip_norm, "a finite number above 0")
         _one_of("training.precision", self.precision, ("auto", "fp32", "bf16"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides one model: what is trained, on which objective, how it is searched."""
+    """Everything that decides one model: what is trained, on what objective, how it is searched."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -174,7 +177,7 @@ class Recipe:
         return with_changes(self, changes)
 
     def ar_only(self) -> Recipe:
-        """Return the AR-only sibling: the same network and schedule, cosine loss alone, raw space."""
+        """Return the AR-only sibling: the same network and schedule, the cosine loss alone."""
         return self.with_changes(
             {
                 "objective.contrastive_weight": 0.0,

@@ -33,9 +33,7 @@ def examine(folder: Path = Path()) -> list[Finding]:
     disk = shutil.disk_usage(folder).free / 2**30
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found = [
-        Finding(
-            what="cores", seen=str(os.cpu_count()), ok=True
-        ),
+        Finding(what="cores", seen=str(os.cpu_count()), ok=True),
         Finding(
             what="memory",
             seen=f"{memory:.1f} GiB",

@@ -14,8 +14,10 @@ import math
 import os
 import re
 import shlex
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -226,8 +228,8 @@ def _add_judgement(view: RunView, events: Sequence[Event], spec: Event) -> None:
     test = _last(events, "test_judged", arm=arm) if spec["evaluate_test"] else None
     if test is not None:
         view.add_evaluation(test)
-    confirmed = _last(events, "confirmed", spec=arm, step=step.removeprefix("confirm_"))
-    if confirmed is not None and step.startswith("confirm_"):
+    confirmed = _last(events, "confirmed", spec=arm, run_as=step)
+    if confirmed is not None:
         reasons = [f"{g['gate']} {g['metric']}: {g['reason']}" for g in confirmed["gates"]]
         view.add_tags({"verdict": confirmed["verdict"], "reason": "; ".join(reasons)})
         for gate in confirmed["gates"]:
@@ -353,8 +355,8 @@ class Tracker:
 
     def _in_words(self, error: Exception) -> str:
         shown = _without_password(self.uri)
-        found = (str(error).strip() or type(error).__name__).splitlines()[0]
-        found = found.replace(self.uri, shown)[:300]
+        said = [*str(error).strip().splitlines(), ""][0].replace(self.uri, shown)
+        found = f"{type(error).__name__}: {said}"[:300]
         return (
             f"MLflow at {shown} did not take the results ({found}); the journal in {self.folder} "
             "holds them all, and they are written when it answers."
@@ -364,6 +366,9 @@ class Tracker:
         if self._client is None:
             from mlflow import MlflowClient
 
+            path = _sqlite_path(self.uri)
+            if path is not None and not path.exists():
+                _make_store(path)
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             experiment = client.get_experiment_by_name(EXPERIMENT)
             self._experiment = (
@@ -386,8 +391,7 @@ class Tracker:
         """Return the folder of artifacts as a URI; None leaves it to a server."""
         if not self.uri.startswith(DATABASES):
             return None
-        path = self.uri.removeprefix("sqlite:///")
-        beside = self.folder if path == self.uri else Path(path)
+        beside = _sqlite_path(self.uri) or self.folder
         return (beside.parent / "mlflow_artifacts").as_uri()
 
     def _write(
@@ -482,6 +486,27 @@ def track(folder: Path, events: Sequence[Event], uri: str | None = None) -> Trac
     return tracker
 
 
+def _make_store(path: Path) -> None:
+    """Make a SQLite store whole, or not at all.
+
+    MLflow makes the tables in dozens of migrations. When these are cut short, or two processes make
+    them at once, what is left can neither be used nor repaired.
+    """
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as scratch:
+        made, whole = Path(scratch, "made.db"), Path(scratch, "whole.db")
+        MlflowClient(tracking_uri=f"sqlite:///{made}", registry_uri=f"sqlite:///{made}")
+        shutil.copyfile(made, whole)  # the first one stays open in this process
+        try:
+            os.link(whole, path)  # unlike a rename, it replaces nothing
+        except FileExistsError:
+            return  # another process was faster
+        except OSError:  # a file system without links
+            if not path.exists():
+                os.replace(whole, path)
+
+
 def _sweep(client: Any, experiment: str) -> None:
     """End the runs that killed processes of this machine left open."""
     here = f"attributes.status = 'RUNNING' and tags.`lvm.host` = '{socket.gethostname()}'"
@@ -507,10 +532,13 @@ def _is_server(uri: str) -> bool:
 
 def _absolute(uri: str) -> str:
     """Return a SQLite URI with an absolute path, so that it means the same from every folder."""
+    path = _sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{path.absolute()}"
+
+
+def _sqlite_path(uri: str) -> Path | None:
     path = uri.removeprefix("sqlite:///")
-    if path == uri or path in ("", ":memory:"):
-        return uri
-    return f"sqlite:///{Path(path).absolute()}"
+    return None if path == uri or path in ("", ":memory:") else Path(path)
 
 
 def _without_password(uri: str) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from lvm.data.windows import SPLITS, Dataset
 from lvm.errors import ResumeError, UsageError
 from lvm.provenance import code_version, environment, git_commit
 from lvm.records import RunVerdict
+from lvm.report.markdown import write_report
 from lvm.terminal import Screen, models_table
+from lvm.tracking import Tracker
 from lvm.training.checkpoint import load_checkpoint
 from lvm.triage.journal import SCHEMA, Journal
 from lvm.triage.run import RayExecutor
@@ -31,6 +34,7 @@ from lvm.triage.verdict import build_verdict, headline
 from tune_jobs.presets import PRESETS, load_config
 
 RUNS = Path("runs")
+TRACKED = ("step_ended", "confirmed", "phase_1_judged")  # after these MLflow is brought up to date
 
 
 def parser() -> Parser:
@@ -86,10 +90,14 @@ def main(argv: Sequence[str]) -> int:
     else:
         started = None
         _refuse_changes(journal, identity, request)
+    tracker = Tracker(out)
+    threading.Thread(target=tracker.prepare, daemon=True).start()  # beside the start of Ray
     with Screen(sys.stderr) as screen:
 
         def note(event: str, **values: Any) -> None:
             screen.event(journal.append(event, **values))
+            if event in TRACKED:
+                tracker.sync(journal.events)
 
         if started is not None:
             note("run_started", **started, identity=identity)
@@ -97,8 +105,12 @@ def main(argv: Sequence[str]) -> int:
             for event in list(journal.events):
                 screen.event(event)
             note("resumed", command=_command(argv))
-        verdict = _walk(request, dataset, journal, note, screen, args.address)
-    return _finish(journal, verdict)
+        try:
+            verdict = _walk(request, dataset, journal, note, screen, args.address)
+        except BaseException:
+            tracker.close(journal.events, None)
+            raise
+    return _finish(journal, verdict, tracker)
 
 
 def _walk(
@@ -106,9 +118,7 @@ def _walk(
     address: str | None,
 ) -> RunVerdict | None:  # fmt: skip
     """Carry out the tree on Ray; None when the person interrupted it."""
-    executor = RayExecutor(
-        request.out / "tune", address=address, schedule=request.config.schedule
-    )
+    executor = RayExecutor(request.out / "tune", address=address, schedule=request.config.schedule)
     try:
         executor.start()
         screen.say(f"arms run on {executor.describe()}", "dim")
@@ -120,23 +130,22 @@ def _walk(
         executor.stop()
 
 
-def _finish(journal: Journal, verdict: RunVerdict | None) -> int:
-    """Write the verdict and the report, print the one screen, return the exit status."""
+def _finish(journal: Journal, verdict: RunVerdict | None, tracker: Tracker) -> int:
+    """Write the verdict, the report and the MLflow runs, print the one screen."""
     folder = journal.folder
     resume = f"python tune_jobs/triage.py --resume {shlex.quote(str(folder))}"
     document = build_verdict(journal.events, resume=resume)
     _write_json(folder / "verdict.json", document)
-    from lvm.report.markdown import write_report  # plots load slowly; only a finished run needs them
-
     report = write_report(journal.events, document, folder)
+    tracker.close(journal.events, document if verdict else None)
     if verdict is None:
         print(f"interrupted; go on with: {resume}")
         return INTERRUPTED
-    print_verdict(document, report)
+    print_verdict(document, report, tracker)
     return verdict.exit_status
 
 
-def print_verdict(document: dict[str, Any], report: Path) -> None:
+def print_verdict(document: dict[str, Any], report: Path, tracker: Tracker) -> None:
     """Print the verdict, the table, and what to type next."""
     screen = Screen(sys.stdout)
     good = document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
@@ -149,7 +158,19 @@ def print_verdict(document: dict[str, Any], report: Path) -> None:
         f"cost: {compute['train_seconds']:.0f} s of training in {compute['trials']} trials, "
         f"{compute['saved_seconds']:.0f} s saved by gates and pruning"
     )
-    screen.say(f"report: {report}")
+    screen.say(f"report: {report} (and {report.with_suffix('.html').name} beside it)")
+    screen.say(f"MLflow: {tracker.ui_command()}")
+    if tracker.problem:
+        screen.say(f"MLflow has not everything: {tracker.problem}", "yellow")
+    screen.say(f"next: {_next_command(document, report.parent)}")
+
+
+def _next_command(document: dict[str, Any], folder: Path) -> str:
+    if document["arm"] is not None:
+        return f"lvm eval {document['arm']['checkpoint']}"
+    if document["verdict"] == RunVerdict.PASSED:
+        return f"lvm report {folder}"
+    return "python tune_jobs/triage.py --recipe FILE, with what the report says was not tried"
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
@@ -158,7 +179,7 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
     os.replace(fresh, path)
 
 
-# --- what is asked -----------------------------------------------------------------------------------
+# --- what is asked -------------------------------------------------------------------------------
 
 
 def _config(args: Any) -> tuple[RunConfig, Path | None]:
@@ -176,7 +197,8 @@ def _data_request(args: Any) -> DataRequest:
 
 
 def _started(
-    args: Any, argv: Sequence[str], config: RunConfig, dataset: Dataset, source: str, request: Request
+    args: Any, argv: Sequence[str], config: RunConfig, dataset: Dataset, source: str,
+    request: Request,
 ) -> dict[str, Any]:  # fmt: skip
     paths = ("data", "train", "eval", "payload", "checkpoint", "predictions", "recipe")
     return {

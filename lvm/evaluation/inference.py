@@ -29,7 +29,7 @@ def predict(
 
 @torch.no_grad()
 def search_pool(predictor: Predictor, dataset: Dataset, space: str) -> Float[Tensor, "N W"]:
-    """Return every bank row in the space of the search (the bank itself where they are the same)."""
+    """Return every bank row in the space of the search, which may be the bank itself."""
     vectors = dataset.bank.tensor
     if space == "raw" and not predictor.model.has_document_tower:
         return vectors

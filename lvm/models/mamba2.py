@@ -21,6 +21,7 @@ from lvm.models import mamba_ssm_backend
 from lvm.models.base import MODELS, RMSNorm, no_weight_decay, width_adapters
 from lvm.models.ssd import DUAL_LIMIT, ssd_chunked, ssd_dual, ssd_last
 
+OUT_SCALE = 0.1  # of the usual initial weights of a block's output
 DT_RANGE = (1e-3, 1e-1)  # step sizes at the start, drawn log-uniformly
 A_RANGE = (1.0, 16.0)  # decay rates at the start, drawn uniformly
 
@@ -120,8 +121,8 @@ class Mamba2Block(nn.Module):
         self.D = no_weight_decay(nn.Parameter(torch.ones(heads)))
         self.norm = GatedRMSNorm(self.inner)
         self.out_proj = nn.Linear(self.inner, config.hidden, bias=False)
-        # Blocks start close to the identity (Zhang et al. 2019, Fixup): a stack of few-token blocks
-        # otherwise hides the last vector, the best single predictor, under noise that it must unlearn.
+        # Blocks start close to the identity (Zhang et al. 2019, Fixup): blocks over a few tokens
+        # otherwise hide the last vector, the best single predictor, under noise to be unlearnt.
         with torch.no_grad():
             self.out_proj.weight.mul_(OUT_SCALE)
 

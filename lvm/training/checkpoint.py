@@ -73,8 +73,8 @@ def save_checkpoint(
     if optimizer_state is not None:
         torch.save(dict(optimizer_state), fresh / "state.pt")
     old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if folder.exists():  # else a kill left the older copy as the only one
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
@@ -139,15 +139,16 @@ def load_checkpoint(folder: Path) -> tuple[Predictor, Recipe, dict[str, Any]]:
 
 def load_weights(predictor: Predictor, folder: Path) -> None:
     """Load weights strictly; CheckpointError says which names or shapes differ."""
+    place = _complete(folder) or folder
     try:
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        weights = safetensors.torch.load_file(place / "model.safetensors")
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{folder}/model.safetensors cannot be read ({error}); train the model again."
         ) from None
     own = predictor.state_dict()
     differing = sorted(
-        {name for name in set(own) ^ set(weights)}
+        (set(own) ^ set(weights))
         | {n for n in set(own) & set(weights) if own[n].shape != weights[n].shape}
     )
     if differing:

@@ -79,9 +79,7 @@ def train(
         measured = _train_epoch(state, epoch)
         seconds = time.perf_counter() - started
         dev = dict(validate(state.predictor, epoch)) if world.rank == 0 else {}
-        record = EpochRecord(
-            epoch=epoch, train=measured, dev=dev, seconds=seconds, negatives=tiers
-        )
+        record = EpochRecord(epoch=epoch, train=measured, dev=dev, seconds=seconds, negatives=tiers)
         if world.rank == 0:
             state.save(record)
         world.barrier()
@@ -181,7 +179,7 @@ class _State:
                 "commit": self.lineage.get("commit"),
                 "seed": self.recipe.seed,
                 "val_cosine": record.dev.get("eval_cosine"),
-                "val_ids_sha256": hashlib.sha256(dev_ids).hexdigest(),
+                "val_ids_sha256": hashlib.sha256(dev_ids.tobytes()).hexdigest(),
             },
             optimizer_state={"optimizer": self.optimizer.state_dict()},
         )
@@ -216,8 +214,10 @@ def _update(state: _State, batch: np.ndarray) -> dict[str, float]:
     result.total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     norm = nn.utils.clip_grad_norm_(state.predictor.parameters(), recipe.training.clip_norm)
     names = ["loss", "gradient_norm", *result.terms]
-    packed = torch.stack([result.total.detach(), norm, *(t.detach() for t in result.terms.values())])
-    # One transfer per update. The gradient norm is reduced by DDP already, the loss is not: ask all.
+    packed = torch.stack(
+        [result.total.detach(), norm, *(t.detach() for t in result.terms.values())]
+    )
+    # One transfer per update. DDP has reduced the gradients, but each rank knows its own loss only.
     values = dict(zip(names, packed.to(device="cpu", dtype=torch.float64).tolist(), strict=True))
     finite = math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
     if state.world.size > 1:
@@ -271,7 +271,7 @@ def _uses_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 

@@ -77,7 +77,7 @@ def objective(recipe: Recipe, outputs: Outputs, world: World) -> Objective:
 def _gathered(rows: Tensor, world: World) -> Tensor:
     if world.size == 1:
         return rows
-    return torch.cat(list(all_gather_with_gradient(rows)))
+    return torch.cat(list(all_gather_with_gradient(rows)))  # type: ignore[no-untyped-call]  # torch
 
 
 def _gradient_ratio(rest: Tensor, term: Tensor, predictions: Tensor, world: World) -> float:

@@ -6,10 +6,11 @@ forwards what it yields.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import torch
 
 from lvm.config import GateConfig, Recipe, fingerprint, from_dict, to_dict
 from lvm.data.windows import Dataset
+from lvm.errors import MissingExtraError
 from lvm.evaluation.evaluate import ann_loss, evaluate, measure_latency
 from lvm.evaluation.index import build_index
 from lvm.evaluation.inference import predict, search_pool
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import stage_gate, success_gates
+from lvm.models.mamba2 import resolve_backend
 from lvm.models.predictor import Predictor
 from lvm.records import to_plain
 from lvm.training.checkpoint import load_checkpoint, load_weights
@@ -85,7 +88,7 @@ def arm_id(recipe: Recipe, *, data: str, code: str, source: str = "", workers: i
     )
 
 
-def run_arm(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
+def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, None]:
     """Run one arm and yield a plain record per epoch; the last files are on disk before each.
 
     Keys of a record: epoch, eval_cosine, r_at_5, mrr, stage (the verdict of the stage gate), loss,
@@ -98,11 +101,11 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
         predictor, _, _ = load_checkpoint(spec.source)
         predictor.to(spec.device)
         dev = _validate(spec, dataset, predictor, 0)
-        yield {"epoch": 0, **dev, "seconds": 0.0, "wall": time.perf_counter() - started}
-        if spec.evaluate_test:
+        if spec.evaluate_test:  # before the record, after which nobody asks for more
             evaluate_test(spec, dataset, predictor)
+        yield {"epoch": 0, **dev, "seconds": 0.0, "wall": time.perf_counter() - started}
         return
-    lineage = {"commit": spec.commit}
+    lineage, backend = {"commit": spec.commit}, _backend(spec)
     for record in train(
         spec.recipe,
         dataset,
@@ -115,6 +118,7 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
             _evaluate_test_once(spec, dataset)
         yield {
             "epoch": record.epoch,
+            "backend": backend,
             **record.dev,
             **record.train,
             "seconds": record.seconds,
@@ -122,14 +126,20 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
         }
 
 
+def _backend(spec: ArmSpec) -> str:
+    """Return how the model is computed, for the journal."""
+    model = spec.recipe.model
+    if model.name != "mamba2":
+        return "torch"
+    return resolve_backend(model.backend, spec.recipe.context_length, torch.device(spec.device))
+
+
 def dev_file(folder: Path, epoch: int) -> Path:
     """Return where the dev results per query of one epoch are kept."""
     return folder / f"dev_{epoch:03d}.npz"
 
 
-def _validate(
-    spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int
-) -> dict[str, Any]:
+def _validate(spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int) -> dict[str, Any]:
     """Evaluate on dev, keep the results per query, and judge the stage gate."""
     space = spec.recipe.search_space
     queries = predict(predictor, dataset, dataset.dev, space)
@@ -179,8 +189,10 @@ def evaluate_test(spec: ArmSpec, dataset: Dataset, predictor: Predictor) -> None
     latency = measure_latency(
         lambda one: predictor.queries(one.to(spec.device), space).cpu(), exact, contexts
     )
-    ivf = build_index(pool, "ivf", seed=spec.recipe.seed)
-    loss = ann_loss(queries, exact, ivf, dataset.test)
+    loss: Mapping[str, float] = {}
+    with contextlib.suppress(MissingExtraError):  # without FAISS there is no search to lose by
+        ivf = build_index(pool, "ivf", seed=spec.recipe.seed)
+        loss = ann_loss(queries, exact, ivf, dataset.test)
     plain = to_plain(evaluation)
     plain["latency"] = latency
     fresh = spec.folder / ".test.json.new"

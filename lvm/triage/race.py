@@ -16,6 +16,7 @@ from lvm.triage.arm import ArmSpec
 from lvm.triage.rungs import Ending, RungDecision, Rungs
 from lvm.triage.step import Role
 
+BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, StopReason.CRASHED)
 Note = Callable[..., object]  # note(event, **values): writes to the journal and tells the screen
 
 
@@ -99,6 +100,8 @@ class Race:
 
     def _end(self, lane: Lane, ending: Ending) -> None:
         lane.ending = ending
+        if ending.reason not in BY_ITSELF:
+            lane.detail = ""  # it broke only after the rung that decided it
         self._note(
             "arm_ended",
             arm=lane.spec.id,

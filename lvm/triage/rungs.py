@@ -1,4 +1,4 @@
-"""When arms of one step are compared, and which go on: successive halving on a shared ladder of rungs.
+"""When the arms of one step are compared, and which go on: successive halving at shared rungs.
 
 The rule is ASHA's (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning",
 Algorithm 2): at rung r keep the best 1/eta. A rung is decided once every arm of the step has
@@ -53,6 +53,7 @@ class Rungs:
         self._arms, self._exempt = list(arms), set(exempt)
         self._epochs, self._factor = list(epochs), factor
         self._values: dict[str, dict[int, tuple[float, bool]]] = {arm: {} for arm in arms}
+        self._gone: dict[str, Ending] = {}  # arms that ended by themselves, undecided rungs or not
         self._next = 0  # index of the next undecided rung
         self.endings: dict[str, Ending] = {}
 
@@ -72,15 +73,21 @@ class Rungs:
         return self._decide()
 
     def end(self, arm: str, reason: StopReason) -> list[RungDecision]:
-        """Take note that an arm ended by itself (diverged, crashed); return the rungs this decided."""
+        """Take note that an arm ended by itself (diverged, crashed); return the rungs this decided.
+
+        Its values still count at the rungs that it passed, or else arrival would decide.
+        """
         epoch = max(self._values[arm], default=0)
-        self.endings.setdefault(arm, Ending(reason=reason, epoch=epoch))
+        self._gone.setdefault(arm, Ending(reason=reason, epoch=epoch))
         return self._decide()
 
     def _decide(self) -> list[RungDecision]:
         decisions: list[RungDecision] = []
         while self._next < len(self._epochs):
             epoch = self._epochs[self._next]
+            for arm, ending in self._gone.items():
+                if epoch not in self._values[arm]:
+                    self.endings.setdefault(arm, ending)
             live = [arm for arm in self._arms if arm not in self.endings]
             if not live or any(epoch not in self._values[arm] for arm in live):
                 break

@@ -8,21 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lvm.config import Recipe, RunConfig, fingerprint
 from lvm.data.windows import Dataset
-from lvm.errors import UsageError
 from lvm.evaluation.evaluate import evaluate
-from lvm.evaluation.metrics import PerQuery, summarise
-from lvm.gates import gain, stage_gate, success_gates
+from lvm.evaluation.metrics import PerQuery
+from lvm.evaluation.predictions import read_predictions
+from lvm.gates import success_gates
 from lvm.models.ladder import fit_ladder
-from lvm.records import Evaluation, GateResult, StopReason, Verdict, to_plain
-from lvm.statistics import holm
+from lvm.records import GateResult, StopReason, Verdict, to_plain
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
 from lvm.triage.journal import Journal
-from lvm.triage.race import Executor, Lane, Note, Race
+from lvm.triage.judge import (
+    REACHED_ITS_END,
+    ArmResult,
+    dev_evaluation,
+    judge_confirmation,
+    judge_gains,
+    judge_stage,
+    judge_step,
+    not_judged,
+)
+from lvm.triage.race import Executor, Note, Race
 from lvm.triage.rungs import rung_epochs
 from lvm.triage.step import Arm, Facts, Role, Step
 from lvm.triage.tree import (
@@ -41,8 +49,6 @@ from lvm.triage.tree import (
 AR_ONLY = "AR-only"
 PHASE1 = "phase_1"
 CONTROL = "control"
-SUCCESS_METRICS = ("r_at_5", "mrr")
-REACHED_BUDGET = (StopReason.GATE_HELD, StopReason.FINISHED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,24 +63,6 @@ class Request:
     checkpoint: Path | None = None  # stands in for the base recipe's phase-1 training
     predictions: Path | None = None  # likewise, one row per test window
     independent: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmResult:
-    """An arm as the judge sees it."""
-
-    lane: Lane
-    dev: PerQuery | None  # at the epoch that counts
-
-    @property
-    def spec(self) -> ArmSpec:
-        """What was run."""
-        return self.lane.spec
-
-    @property
-    def reason(self) -> StopReason:
-        """Why it ended."""
-        return self.lane.ending.reason if self.lane.ending else StopReason.CANCELLED
 
 
 class Triage:
@@ -127,7 +115,7 @@ class Triage:
         results = self._race(PHASE1, list(specs.values()), self._budget)
         for name, spec in specs.items():
             self._phase1[name] = spec
-            self._judge_dev(results[spec.id], None)
+            self._judge_dev(results[spec.id])
         verdict, gates = self._judge_phase1(specs, results, base_name)
         self._once("phase_1_judged", (), verdict=verdict, gates=gates, baseline=AR_ONLY)
         return Phase1Outcome(verdict=verdict)
@@ -137,20 +125,20 @@ class Triage:
     ) -> tuple[Verdict, list[GateResult]]:
         for name, spec in specs.items():
             reason = results[spec.id].reason
-            if reason not in REACHED_BUDGET:
+            if reason not in REACHED_ITS_END:
                 why = f"{name} {reason}: {results[spec.id].lane.detail}"
-                return Verdict.NOT_EVALUABLE, [_not_judged(why)]
+                return Verdict.NOT_EVALUABLE, [not_judged(why)]
             self._note_test(spec)
         if self.request.predictions is not None:
             judged = self._judge_predictions(self.request.predictions)
         else:
-            judged = PerQuery.load(specs[base_name].folder / "test.npz")
-        baseline = PerQuery.load(specs[AR_ONLY].folder / "test.npz")
+            judged = _test_results(specs[base_name])
+        baseline = _test_results(specs[AR_ONLY])
         return success_gates(judged, baseline, self.request.config.gates, self.base.seed)
 
     def _judge_predictions(self, path: Path) -> PerQuery:
         """Judge a plain file of predictions, one row per test window, in the raw space."""
-        rows = _read_predictions(path, len(self.dataset.test), self.dataset.bank.width)
+        rows = read_predictions(path, len(self.dataset.test), self.dataset.bank.width)
         evaluation, per_query = evaluate(
             rows, self.dataset.test, self.dataset.bank, space="raw", split="test"
         )
@@ -169,9 +157,7 @@ class Triage:
         epochs = step.epochs(schedule)
         base = self._carried_recipe(action.carried)
         budgeted = base.with_changes({"training.epochs": epochs})
-        facts = Facts(
-            num_train_windows=len(self.dataset.train), width=self.dataset.bank.width
-        )
+        facts = Facts(num_train_windows=len(self.dataset.train), width=self.dataset.bank.width)
         proposal = step.propose(budgeted, facts)
         self._proposals[step.name] = {arm.name: arm for arm in proposal.arms}
         specs = self._step_specs(step, proposal.arms, base, budgeted, bool(action.carried))
@@ -207,30 +193,22 @@ class Triage:
         control = next((r for r in results if r.spec.role is Role.CONTROL), None)
         arms = [r for r in results if r.spec.role is Role.ARM]
         if control is not None:
-            self._judge_dev(control, None)
-        against = {r.spec.id: self._control_of(r, control) for r in arms}
-        gains = self._gains(arms, against)
-        stages: dict[str, Verdict] = {}
-        for result in arms:
-            gates = self._judge_dev(result, against[result.spec.id], gains.get(result.spec.id, []))
-            stages[result.spec.id] = gates.verdict
-        beats = [r for r in arms if _beats(gains.get(r.spec.id, []))]
-        conflicts = [
-            r.spec.name for r in beats
-            if stages[r.spec.id] is Verdict.FAIL
-            and any(g.metric == "r_at_5" and g.verdict is Verdict.PASS for g in gains[r.spec.id])
-        ]  # fmt: skip
-        stage, candidate = _candidate(arms, stages)
-        best = max(beats, key=_mrr, default=None)
-        carried = candidate if candidate in beats else best
+            self._judge_dev(control)
+        controls = {r.spec.id: self._control_of(r, control) for r in arms}
+        gains = judge_gains(arms, controls, self.request.config.gates, self.base.seed)
+        stages = {r.spec.id: self._judge_dev(r, gains.get(r.spec.id, ())).verdict for r in arms}
+        judged = judge_step(arms, stages, gains)
         return self._end_step(
-            step, stage, candidate.spec.name if candidate else None,
-            carried.spec.name if carried else None, conflicts,
-        )  # fmt: skip
+            step,
+            judged.stage,
+            judged.candidate.spec.name if judged.candidate else None,
+            judged.kept.spec.name if judged.kept else None,
+            judged.conflicts,
+        )
 
     def _end_step(
         self, step: str, stage: Verdict, candidate: str | None, carried: str | None,
-        conflicts: list[str],
+        conflicts: Sequence[str],
     ) -> StepOutcome:  # fmt: skip
         self._once(
             "step_ended", ("step",), step=step, stage=stage, candidate=candidate, kept=carried,
@@ -240,7 +218,7 @@ class Triage:
 
     def _control_of(self, result: ArmResult, control: ArmResult | None) -> PerQuery | None:
         """Return the control's dev results at the arm's own epoch: the same budget, or nothing."""
-        if result.lane.ending is None or result.dev is None:
+        if result.dev is None:
             return None
         if result.spec.source is not None:  # searched another way: against the same trained model
             spec = self._phase1[objective_name(self.base)]
@@ -248,29 +226,8 @@ class Triage:
         elif control is None:
             return None
         else:
-            path = dev_file(control.spec.folder, result.lane.ending.epoch)
+            path = dev_file(control.spec.folder, result.epoch)
         return PerQuery.load(path) if path.exists() else None
-
-    def _gains(
-        self, arms: Sequence[ArmResult], against: Mapping[str, PerQuery | None]
-    ) -> dict[str, list[GateResult]]:
-        """Return each arm's gains over its control; PASS means above zero after Holm over all."""
-        gates, seed = self.request.config.gates, self.base.seed
-        found: dict[str, list[GateResult]] = {}
-        for result in arms:
-            control = against[result.spec.id]
-            if result.dev is not None and control is not None:
-                found[result.spec.id] = [
-                    gain(result.dev, control, metric, gates, seed) for metric in SUCCESS_METRICS
-                ]
-        flat = [g for results in found.values() for g in results if g.p_value is not None]
-        corrected = holm([g.p_value for g in flat if g.p_value is not None])
-        level = (1 - gates.confidence) / 2
-        passed = {id(g) for g, p in zip(flat, corrected, strict=True) if p <= level}
-        return {
-            arm: [_as_verdict(g, passed=id(g) in passed) for g in results]
-            for arm, results in found.items()
-        }
 
     # --- confirmation ----------------------------------------------------------------------------
 
@@ -293,7 +250,7 @@ class Triage:
         )
         self._begin(step, [spec], title=f"Confirm: {name}", epochs=self._budget)
         result = self._race(step, [spec], self._budget)[spec.id]
-        self._judge_dev(result, None)
+        self._judge_dev(result)
         verdict, gates = self._judge_confirmation(result)
         arm_name = action.arm or self._carried_arm(action)
         self._once(
@@ -307,23 +264,21 @@ class Triage:
 
     def _judge_confirmation(self, result: ArmResult) -> tuple[Verdict, list[GateResult]]:
         """Judge the success gate against AR-only, and the gain over the unchanged recipe."""
-        if result.reason not in REACHED_BUDGET:
-            return Verdict.NOT_EVALUABLE, [_not_judged(f"{result.reason}: {result.lane.detail}")]
+        if result.reason not in REACHED_ITS_END:
+            return Verdict.NOT_EVALUABLE, [not_judged(f"{result.reason}: {result.lane.detail}")]
         self._note_test(result.spec)
-        gates, seed = self.request.config.gates, self.base.seed
-        judged = PerQuery.load(result.spec.folder / "test.npz")
-        baseline = PerQuery.load(self._phase1[AR_ONLY].folder / "test.npz")
-        verdict, results = success_gates(judged, baseline, gates, seed, self._confirm_p_values)
-        self._confirm_p_values += [r.p_value for r in results if r.p_value is not None]
         unchanged = self._phase1.get(objective_name(self.base))
-        if unchanged is not None:
-            control = PerQuery.load(unchanged.folder / "test.npz")
-            over = [gain(judged, control, metric, gates, seed) for metric in SUCCESS_METRICS]
-            results = [*results, *over]
-            # Without this, more training of the same recipe could be sold as a cause.
-            if verdict is Verdict.PASS and not any(g.verdict is Verdict.PASS for g in over):
-                verdict = Verdict.INCONCLUSIVE
-        return verdict, results
+        verdict, gates = judge_confirmation(
+            _test_results(result.spec),
+            _test_results(self._phase1[AR_ONLY]),
+            _test_results(unchanged) if unchanged else None,
+            self._confirm_p_values,
+            self.request.config.gates,
+            self.base.seed,
+        )
+        tested = (g.p_value for g in gates if g.gate == "success")
+        self._confirm_p_values += [p for p in tested if p is not None]
+        return verdict, gates
 
     # --- shared ----------------------------------------------------------------------------------
 
@@ -382,7 +337,9 @@ class Triage:
         epochs = rung_epochs(schedule.first_rung, budget, schedule.reduction_factor)
         if all(spec.role is not Role.ARM for spec in specs):
             epochs = [budget]
-        race = Race(step, specs, self._note_progress, epochs=epochs, factor=schedule.reduction_factor)
+        race = Race(
+            step, specs, self._note_progress, epochs=epochs, factor=schedule.reduction_factor
+        )
         self._replay(race)
         if race.waiting:
             self.executor.run(race, self.dataset)
@@ -395,7 +352,9 @@ class Triage:
 
     def _replay(self, race: Race) -> None:
         """Feed a race what the journal knows of its arms, from this step or an earlier one."""
-        final = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE)
+        final = {StopReason.DIVERGED, StopReason.NOT_EVALUABLE}
+        if self.journal.find("step_ended", step=race.step) is not None:
+            final.add(StopReason.CRASHED)  # judged already; before that a crash is tried again
         unfinished = {
             arm for arm, lane in race.lanes.items()
             if lane.spec.evaluate_test and not (lane.spec.folder / "test.json").exists()
@@ -415,27 +374,15 @@ class Triage:
             recipe = recipe.with_changes(self._proposals[step][arm].changes)
         return recipe
 
-    def _judge_dev(
-        self, result: ArmResult, control: PerQuery | None, gains: Sequence[GateResult] = ()
-    ) -> GateResult:
+    def _judge_dev(self, result: ArmResult, gains: Sequence[GateResult] = ()) -> GateResult:
         """Judge the stage gate of an arm on dev and write down all that was measured."""
-        spec, gates = result.spec, self.request.config.gates
-        if result.dev is None:
-            gate = _not_judged(result.lane.detail or str(result.reason))
-        elif spec.recipe.search_space == "raw" or spec.baseline is None:
-            gate = stage_gate(result.dev, gates, self.base.seed)
-        else:
-            verdict, both = success_gates(
-                result.dev, PerQuery.load(spec.baseline), gates, self.base.seed
-            )
-            gate = next((g for g in both if g.verdict is verdict), both[0])
+        spec, gate = result.spec, judge_stage(result, self.base.seed)
         self._once(
             "arm_judged", ("arm", "step"), arm=spec.id, step=spec.step, name=spec.name,
-            role=spec.role, reason=result.reason, detail=result.lane.detail,
-            epoch=result.lane.ending.epoch if result.lane.ending else 0,
+            role=spec.role, reason=result.reason, detail=result.lane.detail, epoch=result.epoch,
             epochs_run=max(result.lane.records, default=0),
             train_seconds=round(result.lane.train_seconds, 3),
-            evaluation=_dev_evaluation(result.dev), stage=gate, gains=list(gains),
+            evaluation=dev_evaluation(result.dev), stage=gate, gains=list(gains),
         )  # fmt: skip
         return gate
 
@@ -490,75 +437,5 @@ def _describe(action: Action) -> dict[str, Any]:
     return {"action": type(action).__name__, **to_plain(vars(action))}
 
 
-def _dev_evaluation(per_query: PerQuery | None) -> Evaluation | None:
-    if per_query is None:
-        return None
-    masked, raw = summarise(per_query)
-    return Evaluation(
-        split="dev",
-        space=per_query.space,
-        num_windows=len(per_query),
-        num_articles=len(np.unique(per_query.articles)),
-        pool=per_query.pool,
-        masked=masked,
-        raw=raw,
-    )
-
-
-def _candidate(
-    arms: Sequence[ArmResult], stages: Mapping[str, Verdict]
-) -> tuple[Verdict, ArmResult | None]:
-    """Return the best stage verdict, and the arm worth confirming: the best MRR at that verdict."""
-    complete = [r for r in arms if r.reason in REACHED_BUDGET and r.dev is not None]
-    for verdict in (Verdict.PASS, Verdict.INCONCLUSIVE):
-        ready = [r for r in complete if stages[r.spec.id] is verdict]
-        if ready:
-            return verdict, max(ready, key=_mrr)
-    judged = [v for v in stages.values() if v is not Verdict.NOT_EVALUABLE]
-    return (Verdict.FAIL if judged else Verdict.NOT_EVALUABLE), None
-
-
-def _mrr(result: ArmResult) -> float:
-    return -1.0 if result.dev is None else float(result.dev.reciprocal_rank.mean())
-
-
-def _beats(gains: Sequence[GateResult]) -> bool:
-    return any(g.verdict is Verdict.PASS for g in gains)
-
-
-def _as_verdict(result: GateResult, *, passed: bool) -> GateResult:
-    verdict = result.verdict
-    if verdict is Verdict.PASS and not passed:
-        verdict = Verdict.INCONCLUSIVE
-    return GateResult(**{**vars(result), "verdict": verdict})
-
-
-def _not_judged(reason: str) -> GateResult:
-    return GateResult(
-        gate="stage", metric="eval_cosine", bound=0.0, estimate=None,
-        verdict=Verdict.NOT_EVALUABLE, reason=reason,
-    )  # fmt: skip
-
-
-def _read_predictions(path: Path, rows: int, width: int) -> torch.Tensor:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(
-            f"the predictions {path} cannot be read ({error}); save them with numpy.save."
-        ) from None
-    if not isinstance(array, np.ndarray) or array.shape != (rows, width) or array.dtype.kind != "f":
-        shape = getattr(array, "shape", "no array")
-        raise UsageError(
-            f"the predictions {path} have shape {shape}, allowed is ({rows}, {width}) floats, one "
-            "row per evaluation window in order; predict for exactly these windows."
-        )
-    tensor = torch.from_numpy(np.array(array, dtype=np.float32))
-    norms = tensor.norm(dim=1)
-    if not bool(torch.isfinite(norms).all()) or bool((norms < 1e-6).any()):
-        bad = int((~torch.isfinite(norms) | (norms < 1e-6)).sum())
-        raise UsageError(
-            f"the predictions {path} hold {bad} rows that are zero or not finite, allowed are 0; "
-            "predict them again."
-        )
-    return torch.nn.functional.normalize(tensor, dim=1)
+def _test_results(spec: ArmSpec) -> PerQuery:
+    return PerQuery.load(spec.folder / "test.npz")

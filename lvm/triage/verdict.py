@@ -26,7 +26,9 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "arm": _arm(events, confirmed),
         "codes": [],
         "phase1": _phase1(events),
-        "steps": [_step(events, event) for event in _all(events, "step_started") if "number" in event],
+        "steps": [
+            _step(events, event) for event in _all(events, "step_started") if "number" in event
+        ],
         "ladder": ladder["rows"],
         "models": [_model(event) for event in _all(events, "test_judged")],
         "compute": _compute(events),
@@ -104,8 +106,17 @@ def _step(events: Sequence[Event], started: Event) -> dict[str, Any]:
 
 def _step_arm(spec: Mapping[str, Any], judged: Event | None) -> dict[str, Any]:
     about = {key: spec[key] for key in ("id", "name", "role", "why", "changes")}
-    keys = ("reason", "detail", "epoch", "epochs_run", "train_seconds", "evaluation", "stage", "gains")
-    return {**about, **{key: judged[key] if judged else None for key in keys}}
+    keys = (
+        "reason",
+        "detail",
+        "epoch",
+        "epochs_run",
+        "train_seconds",
+        "evaluation",
+        "stage",
+        "gains",
+    )
+    return {**about, **{key: judged[key] if judged else None for key in (*keys, "gains")}}
 
 
 def _confirmation(confirmed: Event | None) -> dict[str, Any] | None:
@@ -167,7 +178,9 @@ def _warnings(document: Mapping[str, Any], confirmed: Event | None) -> list[str]
     for metric in ("r_at_5", "eval_cosine"):
         if metric == "eval_cosine" and model["space"] != "raw":
             continue
-        rungs = {n: r["masked"][metric] for n, r in document["ladder"].items() if n not in NOT_COMPARED}
+        rungs = {
+            n: r["masked"][metric] for n, r in document["ladder"].items() if n not in NOT_COMPARED
+        }
         best = max(rungs, key=lambda name: rungs[name])
         value = model["masked"][metric]
         if value <= rungs[best]:

@@ -8,6 +8,11 @@ from lvm.config import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
 
 PER_WINDOW = 4  # sampled negatives per window in a tier
+TIERS = (
+    ("same_article", "same article, other position", "moderate: the topic is right"),
+    ("nearby_article", "nearby article", "hard: a similar topic"),
+    ("random", "random article", "easy, and many of them"),
+)
 LARGE_BATCH = 2048
 MIN_UPDATES = 200  # fewer than this and a large batch is judged before it has learned
 
@@ -17,23 +22,22 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
     if recipe.objective.contrastive_weight == 0:
         reason = "the recipe has no contrastive term to feed"
         return Proposal(arms=(), left_out={"negatives": reason})
-    tiers = [
-        ("same_article", "same article, other position", "moderate: the topic is right"),
-        ("nearby_article", "nearby article", "hard: a similar topic"),
-        ("random", "random article", "easy, and many of them"),
-    ]
+    if recipe.negatives.candidates == "bank":
+        reason = "the recipe's candidates are the whole bank already"
+        return Proposal(arms=(), left_out={"negatives": reason})
     arms = [
         Arm(name=f"negatives: {title}", changes={f"negatives.{key}": PER_WINDOW}, why=why)
-        for key, title, why in tiers
+        for key, title, why in TIERS
         if getattr(recipe.negatives, key) != PER_WINDOW
     ]
+    # Every train row is a candidate then, so a sampled one would count twice.
+    no_tiers = {f"negatives.{key}": 0 for key, _, _ in TIERS if getattr(recipe.negatives, key)}
     whole_bank = Arm(
         name="negatives: the whole bank",
-        changes={"negatives.candidates": "bank"},
+        changes={"negatives.candidates": "bank", **no_tiers},
         why="a softmax over every train row",
     )
-    if recipe.negatives.candidates != "bank":
-        arms.append(whole_bank)
+    arms.append(whole_bank)
     left_out = {}
     updates = facts.num_train_windows // LARGE_BATCH * recipe.training.epochs
     if recipe.training.batch_size >= LARGE_BATCH:

@@ -1,0 +1,37 @@
+"""Predictions of a model that need not be loaded: a plain array, one row per window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lvm.errors import DataError
+
+
+def read_predictions(path: Path, rows: int, width: int) -> Float[Tensor, "M D"]:
+    """Return unit predictions from a .npy file [rows, width]; DataError on anything else."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"the predictions {path} cannot be read ({error}); save them with numpy.save."
+        ) from None
+    shape = getattr(array, "shape", "no single array")
+    if not isinstance(array, np.ndarray) or shape != (rows, width) or array.dtype.kind != "f":
+        raise DataError(
+            f"the predictions {path} have shape {shape}, allowed is ({rows}, {width}) floats, one "
+            "row per evaluation window in order; predict for exactly these windows."
+        )
+    tensor = torch.from_numpy(np.array(array, dtype=np.float32))
+    norms = tensor.norm(dim=1)
+    bad = int((~torch.isfinite(norms) | (norms < 1e-6)).sum())
+    if bad:
+        raise DataError(
+            f"the predictions {path} hold {bad} rows that are zero or not finite, allowed are 0; "
+            "predict them again."
+        )
+    return torch.nn.functional.normalize(tensor, dim=1)

@@ -1,0 +1,186 @@
+"""Judging arms: the stage gate on dev, gains over the control, and which arm is worth more.
+
+Pure functions of what was measured. Nothing here runs an arm or writes a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lvm.config import GateConfig
+from lvm.evaluation.metrics import PerQuery, summarise
+from lvm.gates import gain, stage_gate, success_gates
+from lvm.records import Evaluation, GateResult, StopReason, Verdict
+from lvm.statistics import holm
+from lvm.triage.arm import ArmSpec
+from lvm.triage.race import Lane
+
+SUCCESS_METRICS = ("r_at_5", "mrr")
+REACHED_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """An arm as the judge sees it."""
+
+    lane: Lane
+    dev: PerQuery | None  # at the epoch that counts
+
+    @property
+    def spec(self) -> ArmSpec:
+        """What was run."""
+        return self.lane.spec
+
+    @property
+    def reason(self) -> StopReason:
+        """Why it ended."""
+        return self.lane.ending.reason if self.lane.ending else StopReason.CANCELLED
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that counts."""
+        return self.lane.ending.epoch if self.lane.ending else 0
+
+    @property
+    def mrr(self) -> float:
+        """Dev MRR, or -1 without results."""
+        return -1.0 if self.dev is None else float(self.dev.reciprocal_rank.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepJudgement:
+    """What the arms of one step came to."""
+
+    stage: Verdict  # best verdict of the stage gate over the arms
+    candidate: ArmResult | None  # the arm worth a full training
+    kept: ArmResult | None  # the arm that beat its control, from which later steps start
+    conflicts: Sequence[str]  # arms that fail on cosine and clearly win at R@5
+
+
+def not_judged(reason: str) -> GateResult:
+    """Return the gate result of an arm that left nothing to judge."""
+    return GateResult(
+        gate="stage",
+        metric="eval_cosine",
+        bound=0.0,
+        estimate=None,
+        verdict=Verdict.NOT_EVALUABLE,
+        reason=reason,
+    )
+
+
+def judge_stage(result: ArmResult, seed: int) -> GateResult:
+    """Judge an arm's dev results by the stage gate.
+
+    In the raw space that is the cosine. In the projected space a cosine proves nothing (any head
+    that shrinks angles scores high), so the gain over AR-only decides there.
+    """
+    spec = result.spec
+    if result.dev is None:
+        return not_judged(result.lane.detail or str(result.reason))
+    if spec.recipe.search_space == "raw" or spec.baseline is None:
+        return stage_gate(result.dev, spec.gates, seed)
+    verdict, both = success_gates(result.dev, PerQuery.load(spec.baseline), spec.gates, seed)
+    return next((gate for gate in both if gate.verdict is verdict), both[0])
+
+
+def judge_gains(
+    arms: Sequence[ArmResult],
+    controls: Mapping[str, PerQuery | None],
+    gates: GateConfig,
+    seed: int,
+) -> dict[str, list[GateResult]]:
+    """Return each arm's gains over its control; PASS is above zero after Holm over all of them."""
+    found: dict[str, list[GateResult]] = {}
+    for result in arms:
+        control = controls[result.spec.id]
+        if result.dev is not None and control is not None:
+            found[result.spec.id] = [
+                gain(result.dev, control, metric, gates, seed) for metric in SUCCESS_METRICS
+            ]
+    tested = [g.p_value for gains in found.values() for g in gains if g.p_value is not None]
+    corrected = iter(holm(tested))
+    level = (1 - gates.confidence) / 2
+    return {
+        arm: [
+            g if g.p_value is None else _after_correction(g, passed=next(corrected) <= level)
+            for g in gains
+        ]
+        for arm, gains in found.items()
+    }
+
+
+def judge_step(
+    arms: Sequence[ArmResult],
+    stages: Mapping[str, Verdict],
+    gains: Mapping[str, Sequence[GateResult]],
+) -> StepJudgement:
+    """Choose the arm to confirm and the arm to keep; name the gate conflicts."""
+    stage, candidate = _candidate(arms, stages)
+    beats = [r for r in arms if any(g.verdict is Verdict.PASS for g in gains.get(r.spec.id, ()))]
+    conflicts = [
+        r.spec.name
+        for r in beats
+        if stages[r.spec.id] is Verdict.FAIL
+        and any(g.metric == "r_at_5" and g.verdict is Verdict.PASS for g in gains[r.spec.id])
+    ]
+    best = max(beats, key=lambda r: r.mrr, default=None)
+    kept = candidate if candidate in beats else best
+    return StepJudgement(stage=stage, candidate=candidate, kept=kept, conflicts=conflicts)
+
+
+def judge_confirmation(
+    judged: PerQuery,
+    baseline: PerQuery,
+    unchanged: PerQuery | None,
+    earlier_p_values: Sequence[float],
+    gates: GateConfig,
+    seed: int,
+) -> tuple[Verdict, list[GateResult]]:
+    """Judge a full training on test: the success gate, and the gain over the unchanged recipe."""
+    verdict, results = success_gates(judged, baseline, gates, seed, earlier_p_values)
+    if unchanged is not None:
+        over = [gain(judged, unchanged, metric, gates, seed) for metric in SUCCESS_METRICS]
+        results = [*results, *over]
+        # Without this, more training of the same recipe could be sold as a cause.
+        if verdict is Verdict.PASS and not any(g.verdict is Verdict.PASS for g in over):
+            verdict = Verdict.INCONCLUSIVE
+    return verdict, results
+
+
+def dev_evaluation(per_query: PerQuery | None) -> Evaluation | None:
+    """Return the dev metrics of results per query."""
+    if per_query is None:
+        return None
+    masked, raw = summarise(per_query)
+    return Evaluation(
+        split="dev",
+        space=per_query.space,
+        num_windows=len(per_query),
+        num_articles=len(np.unique(per_query.articles)),
+        pool=per_query.pool,
+        masked=masked,
+        raw=raw,
+    )
+
+
+def _candidate(
+    arms: Sequence[ArmResult], stages: Mapping[str, Verdict]
+) -> tuple[Verdict, ArmResult | None]:
+    """Return the best stage verdict, and among the arms with it the one with the best MRR."""
+    complete = [r for r in arms if r.reason in REACHED_ITS_END and r.dev is not None]
+    for verdict in (Verdict.PASS, Verdict.INCONCLUSIVE):
+        ready = [r for r in complete if stages[r.spec.id] is verdict]
+        if ready:
+            return verdict, max(ready, key=lambda r: r.mrr)
+    judged = [v for v in stages.values() if v is not Verdict.NOT_EVALUABLE]
+    return (Verdict.FAIL if judged else Verdict.NOT_EVALUABLE), None
+
+
+def _after_correction(result: GateResult, *, passed: bool) -> GateResult:
+    if result.verdict is Verdict.PASS and not passed:
+        return replace(result, verdict=Verdict.INCONCLUSIVE)
+    return result
