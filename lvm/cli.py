@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lvm.command import Parser, run_command
+from lvm.command import Parser, lvm_command, python_command, run_command, shown
 from lvm.errors import UsageError
 
 
@@ -35,6 +35,9 @@ def parser() -> Parser:
     report = commands.add_parser("report", help="write the report of a run again, from its journal")
     report.add_argument("run", type=Path, metavar="RUN")
 
+    ui = commands.add_parser("ui", help="open the MLflow UI on the store of a run, on this machine")
+    ui.add_argument("run", type=Path, metavar="RUN")
+
     track = commands.add_parser("track", help="write the MLflow runs of a run again, likewise")
     track.add_argument("run", type=Path, metavar="RUN")
 
@@ -51,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     return {
         "embed": _embed, "train": _train, "eval": _evaluate, "report": _report, "track": _track,
+        "ui": _ui,
         "doctor": _doctor,
     }[args.command](args)  # fmt: skip
 
@@ -60,7 +64,7 @@ def _embed(args: Any) -> int:
 
     bank = embed_files(args.files, args.model, args.out)
     print(f"{args.out}: {len(bank):,} vectors of width {bank.width}")
-    print(f"next: python tune_jobs/triage.py --data {args.out}")
+    print(f"next: {python_command()} tune_jobs/triage.py --data {shown(args.out)}")
     return 0
 
 
@@ -88,7 +92,7 @@ def _train(args: Any) -> int:
     for record in run_arm(spec, dataset):
         print(_progress(record, config.recipe.training.epochs), file=sys.stderr)
     _print_test(json.loads((spec.folder / "test.json").read_text()))
-    print(f"checkpoint: {spec.folder / 'checkpoint'}")
+    print(f"next: {lvm_command()} eval {shown(spec.folder / 'checkpoint')}")
     return 0
 
 
@@ -146,13 +150,14 @@ def _print_test(stored: dict[str, Any]) -> None:
 def _report(args: Any) -> int:
     from lvm.report.markdown import write_report
     from lvm.triage.journal import read_journal
-    from lvm.triage.verdict import build_verdict, headline
+    from lvm.triage.verdict import build_verdict
 
     events = list(read_journal(args.run))
-    document = build_verdict(events, resume=f"python tune_jobs/triage.py --resume {args.run}")
+    resume = f"{python_command()} tune_jobs/triage.py --resume {shown(args.run)}"
+    document = build_verdict(events, resume=resume)
     path = write_report(events, document, args.run)
-    print(headline(document))
-    print(f"report: {path}")
+    print(document["headline"])
+    print(f"report: {shown(path)}")
     return 0
 
 
@@ -163,8 +168,18 @@ def _track(args: Any) -> int:
     tracker = track(args.run, list(read_journal(args.run)))
     if tracker.problem:
         raise UsageError(f"MLflow has not everything: {tracker.problem}")
-    print(f"next: {tracker.ui_command()}")
+    print(f"next: {lvm_command()} ui {shown(args.run)}")
     return 0
+
+
+def _ui(args: Any) -> int:
+    import subprocess
+
+    from lvm.tracking import Tracker
+
+    command = Tracker(args.run).ui_command()
+    print(command)
+    return subprocess.run(command, shell=True).returncode  # our own line, quoted by its maker
 
 
 def _doctor(args: Any) -> int:

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from lvm.errors import LvmError, UsageError
 
 INTERRUPTED = 130
+
+
+def shown(path: Path) -> str:
+    """Return a path as a person would type it from here: relative where it lies below."""
+    path = path.absolute()
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def python_command() -> str:
+    """Return this interpreter as typed from here, so that a printed line works as it stands."""
+    return shown(Path(sys.executable))
+
+
+def lvm_command() -> str:
+    """Return the `lvm` command beside this interpreter, which need not be on the path."""
+    script = Path(sys.executable).with_name("lvm")
+    return shown(script) if script.exists() else f"{python_command()} -m lvm.cli"
 
 
 class Parser(argparse.ArgumentParser):

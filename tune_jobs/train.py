@@ -16,7 +16,7 @@ from typing import Any
 if __package__ in (None, ""):  # started as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lvm.command import Parser, run_command
+from lvm.command import Parser, lvm_command, run_command, shown
 from lvm.config import RunConfig, fingerprint
 from lvm.data.load import DataRequest, load_dataset
 from lvm.errors import LvmError, UsageError
@@ -52,13 +52,8 @@ def main(argv: Sequence[str]) -> int:
     dataset, source = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
     spec = _spec(config, args.out)
     print(f"{source}: training {spec.folder} on {args.workers} workers", file=sys.stderr)
-    race = Race(
-        "train",
-        [spec],
-        _progress(config.recipe.training.epochs),
-        epochs=[config.recipe.training.epochs],
-        factor=2,
-    )
+    epochs = config.recipe.training.epochs
+    race = Race("train", [spec], _progress(epochs), epochs=[epochs], factor=2)
     executor = RayExecutor(args.out / "tune", address=args.address, schedule=schedule)
     try:
         executor.start()
@@ -71,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     metrics = json.loads((spec.folder / "test.json").read_text())["evaluation"]["masked"]
     print("test split, own contexts masked:")
     print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None))
-    print(f"next: lvm eval {spec.folder / 'checkpoint'}")
+    print(f"next: {lvm_command()} eval {shown(spec.folder / 'checkpoint')}")
     return 0
 
 

@@ -15,7 +15,14 @@ from typing import Any
 if __package__ in (None, ""):  # started as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lvm.command import INTERRUPTED, Parser, run_command
+from lvm.command import (
+    INTERRUPTED,
+    Parser,
+    lvm_command,
+    python_command,
+    run_command,
+    shown,
+)
 from lvm.config import RunConfig, to_dict
 from lvm.data.load import DataRequest, load_dataset
 from lvm.data.windows import SPLITS, Dataset
@@ -30,7 +37,7 @@ from lvm.triage.journal import SCHEMA, Journal
 from lvm.triage.run import RayExecutor
 from lvm.triage.step import Facts, steps_in_order
 from lvm.triage.triage import Request, Triage, request_fingerprint
-from lvm.triage.verdict import build_verdict, headline
+from lvm.triage.verdict import build_verdict
 from tune_jobs.presets import PRESETS, load_config
 
 RUNS = Path("runs")
@@ -133,7 +140,7 @@ def _walk(
 def _finish(journal: Journal, verdict: RunVerdict | None, tracker: Tracker) -> int:
     """Write the verdict, the report and the MLflow runs, print the one screen."""
     folder = journal.folder
-    resume = f"python tune_jobs/triage.py --resume {shlex.quote(str(folder))}"
+    resume = f"{python_command()} tune_jobs/triage.py --resume {shown(folder)}"
     document = build_verdict(journal.events, resume=resume)
     _write_json(folder / "verdict.json", document)
     report = write_report(journal.events, document, folder)
@@ -149,7 +156,7 @@ def print_verdict(document: dict[str, Any], report: Path, tracker: Tracker) -> N
     """Print the verdict, the table, and what to type next."""
     screen = Screen(sys.stdout)
     good = document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
-    screen.say(headline(document), "bold green" if good else "bold yellow")
+    screen.say(document["headline"], "bold green" if good else "bold yellow")
     for warning in document["warnings"]:
         screen.say(f"but: {warning}", "yellow")
     screen.console.print(models_table(document))
@@ -158,8 +165,8 @@ def print_verdict(document: dict[str, Any], report: Path, tracker: Tracker) -> N
         f"cost: {compute['train_seconds']:.0f} s of training in {compute['trials']} trials, "
         f"{compute['saved_seconds']:.0f} s saved by gates and pruning"
     )
-    screen.say(f"report: {report} (and {report.with_suffix('.html').name} beside it)")
-    screen.say(f"MLflow: {tracker.ui_command()}")
+    screen.say(f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)")
+    screen.say(f"MLflow: {lvm_command()} ui {shown(report.parent)}")
     if tracker.problem:
         screen.say(f"MLflow has not everything: {tracker.problem}", "yellow")
     screen.say(f"next: {_next_command(document, report.parent)}")
@@ -167,10 +174,12 @@ def print_verdict(document: dict[str, Any], report: Path, tracker: Tracker) -> N
 
 def _next_command(document: dict[str, Any], folder: Path) -> str:
     if document["arm"] is not None:
-        return f"lvm eval {document['arm']['checkpoint']}"
+        return f"{lvm_command()} eval {shown(Path(document['arm']['checkpoint']))}"
     if document["verdict"] == RunVerdict.PASSED:
-        return f"lvm report {folder}"
-    return "python tune_jobs/triage.py --recipe FILE, with what the report says was not tried"
+        return f"{lvm_command()} report {shown(folder)}"
+    return (
+        f"{python_command()} tune_jobs/triage.py --recipe FILE (what was not tried: see the report)"
+    )
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

@@ -70,28 +70,9 @@ def report_sections(run: Run) -> list[Section]:
 # --- verdict -------------------------------------------------------------------------------------
 
 
-def headline(run: Run) -> str:
-    """Return the verdict in one sentence."""
-    document = run.document
-    arm, cause = document.get("arm") or {}, document.get("cause")
-    match document["verdict"]:
-        case RunVerdict.PASSED:
-            return "PASSED: the base recipe holds the success gate; nothing needs fixing."
-        case RunVerdict.FIXED:
-            return f"FIXED by {cause}: {arm.get('name')} holds the success gate on the test split."
-        case RunVerdict.NOT_FIXED:
-            return "NOT_FIXED: none of the arms that were tried holds the success gate."
-        case RunVerdict.INCONCLUSIVE:
-            return f"INCONCLUSIVE: {document.get('since')}."
-        case RunVerdict.BLOCKED:
-            return f"BLOCKED: the audit stopped the run ({', '.join(document['codes']) or cause})."
-        case _:
-            return "UNFINISHED: this report is partial; it shows what the run had measured so far."
-
-
 def _verdict(run: Run) -> Iterator[Block]:
     document = run.document
-    yield Paragraph(headline(run), "lead")
+    yield Paragraph(document["headline"], "lead")
     for warning in document.get("warnings", []):
         yield Paragraph(warning, "warning")
     pairs = [("Cause", document.get("cause") or _no_cause(run)), ("Confidence", _confidence(run))]
@@ -520,7 +501,7 @@ def _outcome(run: Run, step: Mapping[str, Any]) -> Iterator[str]:
 
 def _tree(run: Run) -> Iterator[Block]:
     nodes = _nodes(run)
-    end = headline(run).split(":")[0]
+    end = str(run.document["headline"]).split(":")[0]
     yield Figure(plots.tree(nodes, end), "The path taken; open circles were not reached.")
     lines = []
     for node in nodes:

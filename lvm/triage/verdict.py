@@ -36,10 +36,11 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "resume": resume,
     }
     document["warnings"] = _warnings(document, confirmed)
+    document["headline"] = _headline(document, events)
     return document
 
 
-def headline(document: Mapping[str, Any]) -> str:
+def _headline(document: Mapping[str, Any], events: Sequence[Event]) -> str:
     """Return the verdict in one sentence."""
     arm, cause = document["arm"], document["cause"]
     match document["verdict"]:
@@ -50,9 +51,24 @@ def headline(document: Mapping[str, Any]) -> str:
         case RunVerdict.NOT_FIXED:
             return "NOT_FIXED: none of the arms that were tried holds the success gate."
         case RunVerdict.INCONCLUSIVE:
-            return f"INCONCLUSIVE: {document['since']}."
+            return f"INCONCLUSIVE: {_nearest(events) or document['since']}."
         case _:
-            return "UNFINISHED: the run was interrupted; what is below is what it had measured."
+            return "UNFINISHED: this is partial; it shows what the run had measured so far."
+
+
+def _nearest(events: Sequence[Event]) -> str | None:
+    """Name the confirmed arm whose interval crosses its bound, and by how much it gains."""
+    open_ended = _last(events, "confirmed", verdict="INCONCLUSIVE")
+    if open_ended is None:
+        return None
+    kept = [e["step"] for e in _all(events, "step_ended") if e["kept"]]
+    steps = " + ".join(kept) or open_ended["step"]
+    gains = ", ".join(
+        f"{METRICS[g['metric']].title} {g['reason']}"
+        for g in open_ended["gates"]
+        if g["gate"] == "success" and g["verdict"] == "INCONCLUSIVE"
+    )
+    return f"{steps} helps, but the test split is too small to say whether enough ({gains})"
 
 
 def _arm(events: Sequence[Event], confirmed: Event | None) -> dict[str, Any] | None:
