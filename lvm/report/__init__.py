@@ -210,3 +210,8 @@ def tone(verdict: str) -> str:
         "PASS": "pass", "PASSED": "pass", "FIXED": "pass", "FAIL": "fail", "NOT_FIXED": "fail",
         "BLOCKED": "fail", "INCONCLUSIVE": "unsure",
     }.get(verdict, "none")  # fmt: skip
+
+
+def one_line(text: str) -> str:
+    """Return text with every run of white space as one space."""
+    return " ".join(text.split())

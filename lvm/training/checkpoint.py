@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -163,10 +164,12 @@ def load_weights(predictor: Predictor, folder: Path) -> None:
 def load_optimizer_state(folder: Path) -> dict[str, Any]:
     """Return the saved optimiser state; nothing but tensors and plain values is ever unpickled."""
     place = _complete(folder) or folder
-    with contextlib.suppress(OSError, RuntimeError, pickle.UnpicklingError, EOFError):
-        state = torch.load(place / "state.pt", weights_only=True, map_location="cpu")
-        if isinstance(state, dict):
-            return state
+    # torch.save writes a zip; anything else would be read as a bare pickle, so it is not read at all.
+    if zipfile.is_zipfile(place / "state.pt"):
+        with contextlib.suppress(OSError, RuntimeError, pickle.UnpicklingError, EOFError):
+            state = torch.load(place / "state.pt", weights_only=True, map_location="cpu")
+            if isinstance(state, dict):
+                return state
     raise CheckpointError(
         f"{place}/state.pt is missing or unreadable, so training cannot go on from it; "
         "start the arm again in a new folder."

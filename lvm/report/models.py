@@ -1,0 +1,166 @@
+"""The tables of a report: every model beside the ladder, and every gate that was judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lvm.records import Pool
+from lvm.report import (
+    NONE,
+    Block,
+    Event,
+    Figure,
+    Paragraph,
+    Run,
+    Table,
+    counted,
+    estimate,
+    number,
+    plots,
+    title_of,
+)
+
+RETRIEVAL = ("r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50", "eff_at_5", "percentile")
+
+
+def models_section(run: Run) -> Iterator[Block]:
+    """Yield the test tables: all models, the ladder, unmasked values, the cost of IVF."""
+    models, ladder = run.document["models"], run.document["ladder"]
+    if not models and not ladder:
+        yield Paragraph("No model has been judged on the test split yet.", "note")
+        return
+    first = (models or list(ladder.values()))[0]
+    pool = Pool(**first["pool"])
+    metrics = [title_of(m) for m in RETRIEVAL]
+    fixed = (run.document.get("arm") or {}).get("id")
+    rows = [_model_row(run, model) for model in models]
+    strong = frozenset(i for i, model in enumerate(models) if model["arm"] == fixed)
+    rows += [_delta_row(run, model) for model in models if model["name"] != run.baseline]
+    rows += [_ladder_row(run, name, row) for name, row in ladder.items()]
+    yield Table(
+        f"own contexts masked out of the pool; Δ is the difference to {run.baseline}",
+        "lrrrl" + "r" * (len(RETRIEVAL) + 2),
+        ("Model", "Epochs", "Dev cosine", "Eval cosine", "Space", *metrics, "P50 ms", "P95 ms"),
+        [row for row in rows if row],
+        strong,
+    )
+    yield Paragraph(
+        f"Pool {pool.id}, N = {pool.size:,} rows, mask: {pool.mask}, ties: {pool.ties}; chance R@5 "
+        f"is {pool.chance(5):.2g}. {counted(first['num_windows'], 'window')} of "
+        f"{counted(first['num_articles'], 'article')}. A cosine in the projected space does not "
+        "compare with one in the raw space. The ladder rows are predictors without training; "
+        "oracle and random are the ends of the scale.",
+        "note",
+    )
+    if models:
+        yield Figure(plots.comparison(run), "Models against the ladder on the test split.")
+        yield _raw_table(run)
+        yield from _ann_table(run)
+
+
+def _model_row(run: Run, model: Mapping[str, Any]) -> list[str]:
+    dev = (run.last("arm_judged", arm=model["arm"]).get("evaluation") or {}).get("masked", {})
+    masked, latency = model["masked"], model["latency"]
+    return [
+        _model_name(model), str(model["epochs"]), number(dev.get("eval_cosine")),
+        number(masked["eval_cosine"]), model["space"],
+        *(number(masked.get(metric)) for metric in RETRIEVAL),
+        *(number(latency.get(key), 2) for key in ("p50_ms", "p95_ms")),
+    ]  # fmt: skip
+
+
+def _model_name(model: Mapping[str, Any]) -> str:
+    return f"{model['name']} (confirmation)" if model["role"] == "confirm" else str(model["name"])
+
+
+def confirmed_name(run: Run, event: Event) -> str:
+    """Return what was confirmed: an arm, or the recipe carried up to and with it."""
+    name = str(run.last("test_judged", arm=event["spec"]).get("name", event["arm"]))
+    return name if name == event["arm"] else f"{name} (with {event['arm']})"
+
+
+def _delta_row(run: Run, model: Mapping[str, Any]) -> list[str]:
+    """Return the gains of a model over AR-only, with intervals where a gate judged them."""
+    base = next((m for m in run.document["models"] if m["name"] == run.baseline), None)
+    if base is None:
+        return []
+    judged = run.last("confirmed", spec=model["arm"])
+    if model["role"] == "phase 1":
+        judged = run.last("phase_1_judged")
+    gates = {g["metric"]: g for g in judged.get("gates", []) if g["gate"] == "success"}
+
+    def delta(metric: str, part: str = "masked", digits: int = 3) -> str:
+        if part == "masked" and (gates.get(metric) or {}).get("estimate"):
+            return estimate(gates[metric])
+        value, other = model[part].get(metric), base[part].get(metric)
+        missing = value is None or other is None
+        return NONE if missing else number(value - other, digits, sign=True)
+
+    cosine = delta("eval_cosine") if model["space"] == base["space"] else NONE
+    return [
+        f"Δ {_model_name(model)}", NONE, NONE, cosine, "",
+        *(delta(metric) for metric in RETRIEVAL),
+        *(delta(key, "latency", 2) for key in ("p50_ms", "p95_ms")),
+    ]  # fmt: skip
+
+
+def _ladder_row(run: Run, name: str, row: Mapping[str, Any]) -> list[str]:
+    dev = run.last("ladder", split="dev").get("rows", {}).get(name, {}).get("masked", {})
+    masked = row["masked"]
+    return [
+        f"ladder: {name}", NONE, number(dev.get("eval_cosine")), number(masked["eval_cosine"]),
+        row["space"], *(number(masked.get(metric)) for metric in RETRIEVAL), NONE, NONE,
+    ]  # fmt: skip
+
+
+def _raw_table(run: Run) -> Table:
+    rows = [
+        [_model_name(model), *(number(model["raw"].get(metric)) for metric in RETRIEVAL)]
+        for model in run.document["models"]
+    ]
+    header = ("Model", *(title_of(metric) for metric in RETRIEVAL))
+    return Table("the same, nothing masked", "l" + "r" * len(RETRIEVAL), header, rows)
+
+
+def _ann_table(run: Run) -> Iterator[Block]:
+    keys = ("contain_at_50_exact", "contain_at_50_approximate", "difference")
+    rows = [
+        [_model_name(model), *(number(model["ann"].get(key)) for key in keys)]
+        for model in run.document["models"]
+        if model["ann"]
+    ]
+    if rows:
+        header = ("Model", "exact", "approximate (IVF)", "lost")
+        yield Table("Contain@50 lost to approximate search", "lrrr", header, rows)
+
+
+def gates_table(run: Run) -> Block:
+    """Return every gate that was judged, with its interval and reason."""
+    base = f"{run.unchanged.get('name', 'predictions')} (phase 1)"
+    rows = [(base, "test", gate) for gate in run.last("phase_1_judged").get("gates", [])]
+    for step in run.document["steps"]:
+        rows += [(arm["name"], "dev", arm["stage"]) for arm in step["arms"] if arm["stage"]]
+        for event in run.all("confirmed", step=step["step"]):
+            rows += [
+                (f"{confirmed_name(run, event)} (confirmation)", "test", g) for g in event["gates"]
+            ]
+    if not rows:
+        return Paragraph("No gate has been judged yet.", "note")
+    return Table(
+        "every gate that was judged; the gains of arms over their control are in the steps",
+        "llllrrrll",
+        ("Model or arm", "Split", "Gate", "Metric", "Bound", "Value [interval]", "Articles",
+         "Verdict", "Reason"),
+        [_gate_row(*row) for row in rows],
+    )  # fmt: skip
+
+
+def _gate_row(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
+    found = gate["estimate"]
+    bound = number(gate["bound"], sign=gate["gate"] != "stage") if found else NONE
+    articles = f"{found['num_articles']:,}" if found else NONE
+    return [
+        name, split, gate["gate"], title_of(gate["metric"]), bound, estimate(gate), articles,
+        gate["verdict"], gate["reason"],
+    ]  # fmt: skip

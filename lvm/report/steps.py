@@ -1,0 +1,210 @@
+"""What each step of the tree tried, measured, decided and ruled out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lvm.records import Verdict
+from lvm.report import (
+    NONE,
+    Block,
+    Event,
+    Facts,
+    Figure,
+    Heading,
+    Items,
+    Paragraph,
+    Run,
+    Table,
+    estimate,
+    number,
+    plots,
+    title_of,
+)
+from lvm.report.models import confirmed_name
+from lvm.report.origin import unreached
+
+DEV = ("eval_cosine", "r_at_5", "mrr")
+
+
+def steps_section(run: Run) -> Iterator[Block]:
+    """Yield phase 1 and every step: asked, tried, measured, decided."""
+    if run.specs("phase_1"):
+        yield from _phase1(run)
+    for step in run.document["steps"]:
+        yield from _step(run, step)
+    for name in unreached(run):
+        yield Heading(f"{name}: not tried")
+
+
+def _phase1(run: Run) -> Iterator[Block]:
+    verdict = run.document["phase1"]["verdict"]
+    started = run.last("step_started", step="phase_1")
+    yield Heading("Phase 1: does the base recipe beat AR-only?", "success gate", verdict or "")
+    rows = []
+    for spec in started["arms"]:
+        judged = run.last("arm_judged", arm=spec["id"], step="phase_1")
+        rows.append([spec["name"], *_ran(run, spec, judged), *_dev_numbers(run, spec, judged)])
+    header = ("Model", "Epochs", "Ended", *(f"dev {title_of(m)}" for m in DEV))
+    yield Table("the two models of phase 1", "lllrrr", header, rows)
+    yield Figure(plots.step_curves(run, "phase_1"), "Phase 1, per epoch on the dev split.")
+    if verdict is None:
+        yield Paragraph("Phase 1 had not been judged when this was written.", "note")
+
+
+def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
+    yield Heading(f"Step {step['number']}: {step['title']}", "stage gate", step["stage"] or "")
+    carried = ", ".join(f"{arm} ({run.title(name)})" for name, arm in step["carried"])
+    yield Facts(
+        [
+            ("Question", step["question"]),
+            ("Hypothesis of the failure report", step["hypothesis"]),
+            ("Starts from", f"the base recipe with {carried}" if carried else "the base recipe"),
+        ]
+    )
+    specs = {spec["id"]: spec for spec in run.specs(step["step"])}
+    if step["arms"]:
+        yield _tried_table(run, step, specs)
+        yield _dev_table(run, step, specs)
+        curves = plots.step_curves(run, step["step"])
+        yield Figure(curves, f"{step['title']}, per epoch on the dev split.")
+    yield from _items(
+        "Rungs", (_rung(event, specs) for event in run.all("rung", step=step["step"]))
+    )
+    yield from _items("Left out", (f"{n}: {reason}" for n, reason in step["left_out"].items()))
+    yield from _items("Gate conflicts", (_conflict(step, name) for name in step["conflicts"]))
+    yield from _items("Outcome", _outcome(run, step))
+
+
+def _items(label: str, items: Iterator[str]) -> Iterator[Block]:
+    found = list(items)
+    if found:
+        yield Items(label, found)
+
+
+def _tried_table(run: Run, step: Mapping[str, Any], specs: Mapping[str, Any]) -> Table:
+    rows = []
+    for arm in step["arms"]:
+        changes = ", ".join(f"{key} = {value}" for key, value in arm["changes"].items())
+        ran = _ran(run, specs[arm["id"]], arm if arm["reason"] else {})
+        rows.append([arm["name"], changes or "nothing", arm["why"], *ran])
+    header = ("Arm", "Change", "Why", "Epochs", "Ended")
+    return Table("what was tried", "lllll", header, rows)
+
+
+def _ran(run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]) -> list[str]:
+    """Return how far an arm went and why it ended there."""
+    epochs = judged.get("epochs_run", max(run.curve(spec["id"]), default=0))
+    went = f"{epochs} of {spec['recipe']['training']['epochs']}"
+    if spec["source"] is not None:
+        went = "no training"
+    if not judged:
+        return [went, "had not ended"]
+    at = "" if spec["source"] is not None else f" at epoch {judged['epoch']}"
+    return [went, f"{judged['reason']}{at}" + (f": {judged['detail']}" if judged["detail"] else "")]
+
+
+def _measured(
+    run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]
+) -> Mapping[str, float | None]:
+    """Return the dev metrics of an arm at the epoch that counts, or so far."""
+    if judged.get("reason"):
+        evaluation: Mapping[str, Any] = judged["evaluation"] or {}
+        masked: Mapping[str, float | None] = evaluation.get("masked", {})
+        return masked
+    curve = run.curve(spec["id"])
+    return curve[max(curve)] if curve else {}
+
+
+def _dev_numbers(run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]) -> list[str]:
+    measured = _measured(run, spec, judged)
+    return [number(measured.get(metric)) for metric in DEV]
+
+
+def _dev_table(run: Run, step: Mapping[str, Any], specs: Mapping[str, Any]) -> Table:
+    rows = []
+    for arm in step["arms"]:
+        spec = specs[arm["id"]]
+        own, control = _measured(run, spec, arm), _control(run, step, spec, arm)
+        cells = []
+        for metric in DEV:
+            split = metric == "eval_cosine" and spec["recipe"]["search_space"] != _space(run)
+            mark = f" ({spec['recipe']['search_space']})" if split else ""
+            cells += [number(own.get(metric)) + mark]
+            cells += [NONE if split else number(control.get(metric))]
+        gains = {g["metric"]: g for g in arm["gains"] or []}
+        found = [gains.get(metric) for metric in DEV[1:]]
+        cells.append((arm["stage"] or {}).get("verdict", NONE))
+        cells += [f"{g['verdict']} {estimate(g)}" if g else NONE for g in found]
+        rows.append([arm["name"], *cells])
+    numbers = [word for m in DEV for word in (title_of(m), "control")]
+    header = ("Arm", *numbers, "Stage gate", *(f"gain in {title_of(m)}" for m in DEV[1:]))
+    caption = "dev split, at the epoch where each arm ended; the control at the same epoch"
+    return Table(caption, "lrrrrrrlll", header, rows)
+
+
+def _space(run: Run) -> str:
+    space: str = run.started.get("config", {}).get("recipe", {}).get("search_space", "raw")
+    return space
+
+
+def _control(
+    run: Run, step: Mapping[str, Any], spec: Mapping[str, Any], arm: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return the control's record at the arm's own epoch; a searched model has the model itself."""
+    if arm["role"] == "control" or arm["epoch"] is None:
+        return {}
+    if spec["source"] is not None:
+        curve = run.curve(run.unchanged.get("id", ""))
+        return curve[max(curve)] if curve else {}
+    control = next((a["id"] for a in step["arms"] if a["role"] == "control"), "")
+    return run.curve(control).get(arm["epoch"], {})
+
+
+def _rung(event: Event, specs: Mapping[str, Any]) -> str:
+    def names(arms: Sequence[str]) -> str:
+        return ", ".join(specs[arm]["name"] for arm in arms)
+
+    values = "; ".join(f"{specs[a]['name']} {number(v)}" for a, v in event["values"].items())
+    text = f"epoch {event['epoch']}: dev cosine {values}."
+    if event["cutoff"] is not None:
+        text += f" Cutoff {number(event['cutoff'])}, pruned: {names(event['pruned']) or 'none'}."
+    if event["held"]:
+        text += f" The stage gate is held by {names(event['held'])}; the step ends."
+    return text
+
+
+def _conflict(step: Mapping[str, Any], name: str) -> str:
+    arm = next(arm for arm in step["arms"] if arm["name"] == name)
+    gain = next(g for g in arm["gains"] if g["metric"] == "r_at_5")
+    stage = arm["stage"]
+    return (
+        f"{name} fails the stage gate ({title_of(stage['metric'])} {stage['reason']}), "
+        f"yet beats its control at R@5 by {estimate(gain)}."
+    )
+
+
+def _outcome(run: Run, step: Mapping[str, Any]) -> Iterator[str]:
+    """Say what the step decided: confirmed, kept, ruled out, or nothing."""
+    confirmed = run.all("confirmed", step=step["step"])
+    for event in confirmed:
+        gates = "; ".join(
+            f"{g['gate']} {title_of(g['metric'])} {estimate(g)} {g['verdict']}"
+            for g in event["gates"]
+        )
+        yield f"Confirmation of {confirmed_name(run, event)}: {event['verdict']} ({gates})."
+    if step["kept"]:
+        yield f"Kept: {step['kept']} beats its control, and later steps may start from it."
+    elif step["stage"] is None:
+        yield "This step had not ended when this was written."
+    elif not step["arms"]:
+        yield "Nothing could be tried, so nothing is ruled out."
+    elif step["stage"] == Verdict.NOT_EVALUABLE:
+        yield "No arm could be judged, so nothing is ruled out."
+    elif step["stage"] == Verdict.FAIL or any(e["verdict"] == Verdict.FAIL for e in confirmed):
+        yield f"Ruled out as a cause on its own, for the arms above: {step['rules_out']}."
+    elif not confirmed:
+        yield f"Not confirmed yet: {step['candidate']}."
+    elif all(event["verdict"] != Verdict.PASS for event in confirmed):
+        yield "Nothing is ruled out: the interval crosses the bound."

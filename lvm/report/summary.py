@@ -1,0 +1,122 @@
+"""The first screen of a report: the verdict, its cause, confidence, cost, and what to do next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lvm.records import RunVerdict, Verdict
+from lvm.report import (
+    Block,
+    Facts,
+    Paragraph,
+    Preformatted,
+    Run,
+    counted,
+    estimate,
+    number,
+    seconds,
+    title_of,
+)
+from lvm.report.models import confirmed_name
+
+
+def verdict_section(run: Run) -> Iterator[Block]:
+    """Yield the first screen."""
+    document = run.document
+    yield Paragraph(document["headline"], "lead")
+    for warning in document.get("warnings", []):
+        yield Paragraph(warning, "warning")
+    pairs = [("Cause", document.get("cause") or _no_cause(run)), ("Confidence", _confidence(run))]
+    if document.get("codes"):
+        pairs.append(("Audit codes", ", ".join(document["codes"])))
+    compute = document["compute"]
+    pairs.append(
+        (
+            "Cost",
+            f"{seconds(compute['train_seconds'])} of training in "
+            f"{counted(compute['trials'], 'trial')}; "
+            f"{seconds(compute['saved_seconds'])} saved by gates and pruning",
+        )
+    )
+    changes = _changes(run)
+    text, command = _next(run, bool(changes))
+    yield Facts([*pairs, ("Next", text)])
+    if changes and document.get("arm"):
+        lines = [f"{key} = {json.dumps(value)}" for key, value in changes.items()]
+        yield Preformatted("# fix.toml: what to change in the recipe\n" + "\n".join(lines))
+    yield Preformatted(command)
+
+
+def _no_cause(run: Run) -> str:
+    return "none found" if run.document["verdict"] else "not known yet"
+
+
+def _confidence(run: Run) -> str:
+    """Describe the success gate that stands behind the verdict, or the one that came nearest."""
+    arm = run.document.get("arm") or {}
+    candidates = [(run.unchanged.get("name", "phase 1"), run.last("phase_1_judged"))]
+    candidates += [(confirmed_name(run, event), event) for event in run.all("confirmed")]
+    if arm:
+        candidates = [(arm["name"], arm)]
+    name, event = max(candidates, key=lambda item: _nearest(item[1]))
+    gates = [g for g in event.get("gates", []) if g["gate"] == "success" and g["estimate"]]
+    if not gates:
+        return "no success gate has been judged"
+    parts = [
+        f"{title_of(g['metric'])} {estimate(g)} against {number(g['bound'], sign=True)}: "
+        f"{g['verdict']}"
+        for g in gates
+    ]
+    level, articles = gates[0]["estimate"]["confidence"], gates[0]["estimate"]["num_articles"]
+    return (
+        f"gain of {name} over {run.baseline} on the test split: {'; '.join(parts)} "
+        f"({level:.0%} intervals over {counted(articles, 'article')}; one PASS is enough)"
+    )
+
+
+def _nearest(event: Mapping[str, Any]) -> tuple[int, float]:
+    """Return how near a judged model came, for ordering: by verdict, then by its gain in R@5."""
+    found = [g for g in event.get("gates", []) if g["gate"] == "success" and g["estimate"]]
+    gained = [g["estimate"]["value"] for g in found if g["metric"] == "r_at_5"]
+    rank = {Verdict.PASS: 3, Verdict.INCONCLUSIVE: 2, Verdict.FAIL: 1}
+    return rank.get(event.get("verdict", ""), 0), max(gained, default=-1.0)
+
+
+def _next(run: Run, changed: bool) -> tuple[str, str]:
+    """Return what to do next and the command for it."""
+    job = "python tune_jobs/triage.py"
+    match run.document["verdict"]:
+        case RunVerdict.FIXED if changed:
+            return (
+                "save the changes below as fix.toml and judge them on data this run has not seen; "
+                f"the checkpoint is {run.document['arm']['checkpoint']}",
+                f"{job} --recipe fix.toml --data BANK",
+            )
+        case RunVerdict.PASSED | RunVerdict.FIXED:
+            return "judge the recipe on data this run has not seen", f"{job} --data BANK"
+        case RunVerdict.BLOCKED:
+            return "repair what the audit names, then start again", run.started.get("command", job)
+        case RunVerdict.INCONCLUSIVE:
+            return "give a bank with more articles: they narrow the interval", f"{job} --data BANK"
+        case RunVerdict.NOT_FIXED:
+            text = "see what was not tried; change the recipe accordingly and start again"
+            return text, f"{job} --recipe FILE"
+        case _:
+            return "go on with the run", str(run.document["resume"])
+
+
+def _changes(run: Run) -> dict[str, Any]:
+    """Return the dotted recipe keys in which the fix differs from the base recipe."""
+    recipe = (run.document.get("arm") or {}).get("recipe") or {}
+    base = _flat(run.started.get("config", {}).get("recipe", {}))
+    return {k: v for k, v in _flat(recipe).items() if v != base.get(k)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
