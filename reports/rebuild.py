@@ -1,0 +1,156 @@
+"""Run the examples again and keep what they said: `python reports/rebuild.py [NAME ...]`.
+
+Each example is one command of the main job. Its folder receives `output.txt` (the last screen),
+`report.md`, `report.html`, `verdict.json` and `about.json` (command, date, commit, versions, wall
+seconds, peak memory of all its processes). The example `sample` is also put into README.md.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = {
+    "sample": [],
+    "head_only": ["--recipe", "recipes/head_only.toml"],
+    "sharp_temperature": ["--recipe", "recipes/sharp_temperature.toml"],
+    "weak_contrast": ["--recipe", "recipes/weak_contrast.toml"],
+}
+KEPT = ("report.md", "report.html", "verdict.json")
+PUBLIC_ROOT = "/path/to/lvm"  # stands for this checkout in what is kept
+
+
+def main(names: list[str]) -> int:
+    """Rebuild the named examples, or all."""
+    for name in names or EXAMPLES:
+        with tempfile.TemporaryDirectory(dir=_runs()) as scratch:
+            rebuild(name, Path(scratch) / name)
+    return 0
+
+
+def _runs() -> Path:
+    folder = ROOT / "runs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def rebuild(name: str, out: Path) -> None:
+    """Run one example and keep its files under reports/."""
+    arguments = ["tune_jobs/triage.py", *EXAMPLES[name], "--out", str(out.relative_to(ROOT))]
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    peak = _watch_memory(process.pid)
+    output, _ = process.communicate()
+    seconds = time.monotonic() - started
+    if process.returncode not in (0, 1):
+        raise SystemExit(f"{name} ended with status {process.returncode}")
+    scratch = str(out.parent.relative_to(ROOT))
+    target = ROOT / "reports" / name
+    target.mkdir(exist_ok=True)
+    text = {file: (out / file).read_text() for file in KEPT} | {"output.txt": output}
+    for file, content in text.items():
+        clean = content.replace(f"{scratch}/{name}", "runs/1").replace(str(ROOT), PUBLIC_ROOT)
+        (target / file).write_text(clean)
+    first = json.loads((out / "journal.jsonl").read_text().splitlines()[0])
+    about = {
+        "command": " ".join(["python", *arguments[:-2]]),
+        "date": datetime.date.today().isoformat(),
+        "exit_status": process.returncode,
+        "wall_seconds": round(seconds, 1),
+        "peak_memory_gib": round(peak[0] / 2**30, 2),
+        **{key: first[key] for key in ("commit", "code", "environment")},
+    }
+    (target / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    if name == "sample":
+        write_readme(target / "output.txt")
+
+
+def _watch_memory(pid: int) -> list[int]:
+    """Follow the proportional memory of a process and all that it starts; [0] is the peak, bytes."""
+    peak = [0]
+
+    def follow() -> None:
+        while psutil.pid_exists(pid):
+            peak[0] = max(peak[0], _memory(pid))
+            time.sleep(1.0)
+
+    threading.Thread(target=follow, daemon=True).start()
+    return peak
+
+
+def _memory(pid: int) -> int:
+    total = 0
+    try:
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            try:
+                total += process.memory_full_info().pss
+            except psutil.Error:
+                continue
+    except psutil.Error:
+        return total
+    return total
+
+
+def write_readme(output: Path) -> None:
+    """Put the example's last screen and the tree of files into README.md."""
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    text = _replace_block(text, "make triage\n```\n\n", output.read_text().rstrip())
+    text = _replace_block(text, "## The files\n\n", file_tree())
+    readme.write_text(text)
+
+
+def _replace_block(text: str, before: str, content: str) -> str:
+    start = text.index(before) + len(before)
+    opening = "```text\n"
+    if not text.startswith(opening, start):
+        raise ValueError(f"README has no text block after {before!r}")
+    end = text.index("\n```", start)
+    return f"{text[:start]}{opening}{content}{text[end:]}"
+
+
+def file_tree() -> str:
+    """Return the tree of tracked files with the first sentence of each package."""
+    listing = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    tree: dict[str, Any] = {}
+    for path in listing:
+        place = tree
+        *folders, name = path.split("/")
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[name] = None
+    return "\n".join(_lines(tree, ""))
+
+
+def _lines(tree: dict[str, Any], indent: str) -> list[str]:
+    """Return one line per folder: its modules by name, other files by name."""
+    lines = []
+    for name, inner in sorted(tree.items()):
+        if inner is None:
+            continue
+        files = sorted(f for f, sub in inner.items() if sub is None and f != "__init__.py")
+        short = [f.removesuffix(".py") if f.endswith(".py") else f for f in files]
+        lines.append(f"{indent}{name + '/':<{24 - len(indent)}}{' '.join(short)}".rstrip())
+        lines.extend(_lines(inner, indent + "  "))
+    if not indent:
+        lines.extend(sorted(name for name, inner in tree.items() if inner is None))
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
