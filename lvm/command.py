@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -65,4 +66,4 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         raise
 
 
-_FULL = {28, 122}  # ENOSPC, EDQUOT
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

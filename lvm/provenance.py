@@ -13,7 +13,10 @@ import psutil
 
 from lvm import __version__
 
-_NUMERIC_FOLDERS = ("data", "evaluation", "losses", "models", "training")
+_NUMERIC_SOURCES = (
+    "data/*.py", "evaluation/*.py", "losses/*.py", "models/*.py", "training/*.py",
+    "gates.py", "randomness.py", "statistics.py", "triage/arm.py", "triage/rungs.py",
+)  # fmt: skip
 _PACKAGES = ("torch", "numpy", "ray", "mlflow", "faiss-cpu", "sentence-transformers")
 
 
@@ -21,8 +24,8 @@ def code_version() -> str:
     """Return the version and a hash of every source file that can change a measured number."""
     root = Path(__file__).parent
     digest = hashlib.sha256()
-    for folder in _NUMERIC_FOLDERS:
-        for path in sorted((root / folder).glob("*.py")):
+    for pattern in _NUMERIC_SOURCES:
+        for path in sorted(root.glob(pattern)):
             digest.update(path.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:12]}"
 
@@ -57,7 +60,7 @@ def environment() -> dict[str, Any]:
             continue
     return {
         "versions": versions,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpus": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }

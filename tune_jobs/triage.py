@@ -28,12 +28,13 @@ from lvm.data.load import DataRequest, load_dataset
 from lvm.data.windows import SPLITS, Dataset
 from lvm.errors import ResumeError, UsageError
 from lvm.provenance import code_version, environment, git_commit
-from lvm.records import RunVerdict
+from lvm.records import METRICS, RunVerdict
 from lvm.report.markdown import write_report
 from lvm.terminal import Screen, models_table
 from lvm.tracking import Tracker
 from lvm.training.checkpoint import load_checkpoint
 from lvm.triage.journal import SCHEMA, Journal
+from lvm.triage.preflight import check_request
 from lvm.triage.run import RayExecutor
 from lvm.triage.step import Facts, steps_in_order
 from lvm.triage.triage import Request, Triage, request_fingerprint
@@ -41,6 +42,7 @@ from lvm.triage.verdict import build_verdict
 from tune_jobs.presets import PRESETS, load_config
 
 RUNS = Path("runs")
+DEFAULT_PRESET = "laptop"
 TRACKED = ("step_ended", "confirmed", "phase_1_judged")  # after these MLflow is brought up to date
 
 
@@ -59,7 +61,8 @@ def parser() -> Parser:
     p.add_argument("--checkpoint", type=Path, metavar="DIR", help="triage this trained model")
     p.add_argument("--predictions", type=Path, metavar="NPY", help="judge these predictions")
     p.add_argument("--recipe", type=Path, metavar="FILE", help="changes to the preset (TOML, JSON)")
-    p.add_argument("--preset", default="laptop", metavar="NAME", help=", ".join(PRESETS))
+    names = ", ".join(PRESETS)
+    p.add_argument("--preset", metavar="NAME", help=f"{names} (default: {DEFAULT_PRESET})")
     p.add_argument("--out", type=Path, metavar="DIR", help="new run folder (default: runs/N)")
     p.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
@@ -79,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
     if args.show:
         _show(config, dataset)
         return 0
+    check_request(config, dataset, checkpoint=checkpoint, predictions=args.predictions)
     out = journal.folder if journal else _new_folder(args.out)
     request = Request(
         config=config,
@@ -98,7 +102,6 @@ def main(argv: Sequence[str]) -> int:
         started = None
         _refuse_changes(journal, identity, request)
     tracker = Tracker(out)
-    threading.Thread(target=tracker.prepare, daemon=True).start()  # beside the start of Ray
     with Screen(sys.stderr) as screen:
 
         def note(event: str, **values: Any) -> None:
@@ -112,6 +115,7 @@ def main(argv: Sequence[str]) -> int:
             for event in list(journal.events):
                 screen.event(event)
             note("resumed", command=_command(argv))
+        threading.Thread(target=tracker.prepare, daemon=True).start()  # beside the start of Ray
         try:
             verdict = _walk(request, dataset, journal, note, screen, args.address)
         except BaseException:
@@ -160,6 +164,11 @@ def print_verdict(document: dict[str, Any], report: Path, tracker: Tracker) -> N
     for warning in document["warnings"]:
         screen.say(f"but: {warning}", "yellow")
     screen.console.print(models_table(document))
+    judged = document["arm"] or document["phase1"]
+    for gate in judged["gates"]:
+        if gate["gate"] == "success":
+            title = METRICS[gate["metric"]].title
+            screen.say(f"gain over AR-only in {title}: {gate['verdict']}, {gate['reason']}")
     compute = document["compute"]
     screen.say(
         f"cost: {compute['train_seconds']:.0f} s of training in {compute['trials']} trials, "
@@ -192,7 +201,7 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def _config(args: Any) -> tuple[RunConfig, Path | None]:
-    config = load_config(args.preset, args.recipe)
+    config = load_config(args.preset or DEFAULT_PRESET, args.recipe)
     if args.checkpoint is None:
         return config, None
     if args.predictions is not None:
@@ -215,7 +224,7 @@ def _started(
         "command": _command(argv),
         "arguments": {
             **{k: str(v.resolve()) if (v := getattr(args, k)) is not None else None for k in paths},
-            "preset": args.preset,
+            "preset": args.preset or DEFAULT_PRESET,
             "independent": args.independent,
         },
         "config": to_dict(config),
@@ -269,13 +278,14 @@ def _resumed(args: Any) -> tuple[Journal, Any]:
     journal = Journal(folder)
     if not journal.events:
         raise ResumeError(f"{args.resume} holds an empty journal; start a new run.")
-    for key, value in journal.events[0]["arguments"].items():
-        given = getattr(args, key)
-        if given not in (None, False) and key not in ("preset",):
+    known = journal.events[0]["arguments"]
+    for key in ("out", *known):
+        if getattr(args, key) not in (None, False):
             raise UsageError(
                 f"--{key} cannot be given with --resume, which takes it from the journal; leave it "
                 "out or start a new run."
             )
+    for key, value in known.items():
         is_path = value is not None and key not in ("preset", "independent")
         setattr(args, key, Path(value) if is_path else value)
     return journal, args

@@ -128,7 +128,7 @@ def _read_npz_bank(path: Path) -> Bank:
         if name not in arrays:
             raise DataError(
                 f"{path} has the members {', '.join(sorted(arrays)) or 'none'}, a bank needs "
-                "vectors and keys; is this a file of windows?"
+                "vectors and keys; give a bank (windows go to --train and --eval)."
             )
     vectors, keys = arrays["vectors"], as_keys(np.array(arrays["keys"]), str(path))
     if vectors.dtype == np.float64:  # NumPy's default type; no embedder has that precision

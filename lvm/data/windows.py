@@ -144,7 +144,10 @@ def dataset_from_bank(
             f"{bank.source}: no article has {context_length + 1} consecutive chunks, which one "
             "window needs; use longer documents or a shorter context_length."
         )
-    chosen = split or bank.manifest.get("split") or split_articles(windows.articles.tolist())
+    try:
+        chosen = split or bank.manifest.get("split") or split_articles(windows.articles.tolist())
+    except DataError as error:
+        raise DataError(f"{bank.source}: {error}") from None
     parts: dict[str, Windows] = {}
     seen: dict[int, str] = {}
     for name in SPLITS:

@@ -164,7 +164,7 @@ def load_weights(predictor: Predictor, folder: Path) -> None:
 def load_optimizer_state(folder: Path) -> dict[str, Any]:
     """Return the saved optimiser state; nothing but tensors and plain values is ever unpickled."""
     place = _complete(folder) or folder
-    # torch.save writes a zip; anything else would be read as a bare pickle, so it is not read at all.
+    # torch.save writes a zip; anything else would be taken for a bare pickle, so it is not read.
     if zipfile.is_zipfile(place / "state.pt"):
         with contextlib.suppress(OSError, RuntimeError, pickle.UnpicklingError, EOFError):
             state = torch.load(place / "state.pt", weights_only=True, map_location="cpu")

@@ -39,7 +39,7 @@ from lvm.training.negatives import NegativeSampler
 from lvm.training.objective import Outputs, objective
 from lvm.training.world import World
 
-Validate = Callable[[Predictor, int], Mapping[str, float]]
+Validate = Callable[[Predictor, int], Mapping[str, float | str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class EpochRecord:
 
     epoch: int  # counted from 1
     train: Mapping[str, float]  # mean loss, its terms, negatives per row, gradient norm
-    dev: Mapping[str, float]  # what `validate` returned
+    dev: Mapping[str, float | str]  # what `validate` returned
     seconds: float  # training alone, without validation
     negatives: Mapping[str, float] = field(default_factory=dict)  # share of each tier
 

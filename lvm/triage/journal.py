@@ -6,6 +6,7 @@ A line cut short by a kill is dropped on reading; a foreign or damaged line in t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -42,9 +43,11 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            self._undo()
+            then = f"go on with --resume {self.folder}" if self.events else "start again"
             raise UsageError(
                 f"{self.path} cannot be written ({error.strerror}); free some space or choose "
-                f"another --out, then go on with --resume {self.folder}."
+                f"another --out, then {then}."
             ) from None
         self.events.append(record)
         return record
@@ -60,6 +63,14 @@ class Journal:
     def all(self, event: str) -> list[Event]:
         """Return every event of one kind in order."""
         return [record for record in self.events if record["event"] == event]
+
+    def _undo(self) -> None:
+        """Leave no half line, and no folder of a run that never began."""
+        with contextlib.suppress(OSError):
+            self._trim()
+            if not self.events:
+                self.path.unlink(missing_ok=True)
+                self.folder.rmdir()
 
     def _trim(self) -> None:
         """Cut off a last line that a kill left unfinished, so that the next one starts clean."""

@@ -34,6 +34,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else Ctrl-C ends a step as if its arms crashed
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "64",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -64,14 +65,20 @@ class RayExecutor:
         Raises ClusterError when there is no cluster, or it is too small and will not grow.
         """
         ray = _ray()
+        if not ray.is_initialized():
+            self._connect(ray)
+        self._check(ray)
+
+    @property
+    def _min_cpus(self) -> float:
         schedule = self._schedule
-        threads = max(schedule.confirm_workers, schedule.workers_per_arm)
-        min_cpus = distributed.CPU_SHARE * threads * schedule.threads_per_worker
-        if ray.is_initialized():
-            return
+        workers = max(schedule.confirm_workers, schedule.workers_per_arm)
+        return distributed.CPU_SHARE * workers * schedule.threads_per_worker
+
+    def _connect(self, ray: Any) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is None:
-            cpus = max(os.cpu_count() or 1, int(np.ceil(min_cpus)))
+            cpus = max(os.cpu_count() or 1, int(np.ceil(self._min_cpus)))
             options |= {"num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
             options |= {"address": "local"}
         else:
@@ -86,15 +93,19 @@ class RayExecutor:
                 "ray status --address ADDRESS, or leave --address out to run locally."
             ) from None
         self._started_here = True
-        self._check(ray, min_cpus)
 
-    def _check(self, ray: Any, min_cpus: float) -> None:
-        total = ray.cluster_resources().get("CPU", 0)
-        if total + 1e-6 < min_cpus and not self._schedule.autoscaling:
-            raise ClusterError(
-                f"the cluster has {total:g} CPUs, the confirming training needs {min_cpus:g}; "
-                "add nodes or lower schedule.confirm_workers."
-            )
+    def _check(self, ray: Any) -> None:
+        schedule, total = self._schedule, ray.cluster_resources()
+        needed = {"CPU": self._min_cpus}
+        if schedule.use_gpu:
+            needed["GPU"] = max(schedule.confirm_workers, schedule.workers_per_arm)
+        for kind, number in needed.items():
+            if total.get(kind, 0) + 1e-6 < number and not schedule.autoscaling:
+                remedy = " or set schedule.use_gpu = false" if kind == "GPU" else ""
+                raise ClusterError(
+                    f"the cluster has {total.get(kind, 0):g} {kind}s, the confirming training "
+                    f"needs {number:g}; add nodes, lower schedule.confirm_workers{remedy}."
+                )
         if self._address is not None:
             self._check_storage(ray)
 

@@ -209,7 +209,7 @@ class Writer:
         gates = [gate("success", "r_at_5", 0.15, 0.1), gate("gain", "mrr", 0.06, 0.0)]
         self.journal.append(
             "confirmed", step="temperature", arm="tau 0.2", verdict="PASS", gates=gates,
-            spec=spec.id,
+            spec=spec.id, run_as=spec.step,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -558,6 +558,66 @@ def test_the_sweep_ends_runs_of_dead_processes_alone(folder: Path) -> None:
         "elsewhere": "RUNNING",
         "somebody's own": "RUNNING",
     }
+
+
+# --- making the store ----------------------------------------------------------------------------
+
+
+def test_a_store_is_made_whole_or_not_at_all(
+    folder: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "PATIENCE", 0)
+    store = folder.parent / "mlflow.db"
+    store.unlink()
+    real = mlflow.MlflowClient
+
+    def cut_short(tracking_uri: str, **_: Any) -> Any:
+        Path(tracking_uri.removeprefix("sqlite:///")).write_bytes(b"half of a store")
+        raise OSError("killed")
+
+    tracker = Tracker(folder)
+    with mock.patch.object(mlflow, "MlflowClient", cut_short):
+        tracker.prepare()
+    assert "killed" in str(tracker.problem)
+    assert [path.name for path in folder.parent.iterdir()] == ["1"]
+
+    def quick(tracking_uri: str, **others: Any) -> Any:
+        path = Path(tracking_uri.removeprefix("sqlite:///"))
+        if not path.exists():
+            shutil.copy(empty_store, path)
+        return real(tracking_uri=tracking_uri, **others)
+
+    with mock.patch.object(mlflow, "MlflowClient", quick):
+        tracker.prepare()
+    assert tracker.problem is None
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["1", "mlflow.db"]
+
+
+def test_a_store_that_another_process_makes_meanwhile_is_kept(
+    folder: Path, empty_store: Path
+) -> None:
+    import mlflow
+
+    store = folder.parent / "mlflow.db"
+    store.unlink()
+    real = mlflow.MlflowClient
+
+    def slower(tracking_uri: str, **others: Any) -> Any:
+        if not store.exists():
+            shutil.copy(empty_store, store)
+            real(tracking_uri=f"sqlite:///{store}").create_experiment("of the other process")
+            shutil.copy(empty_store, tracking_uri.removeprefix("sqlite:///"))
+        return real(tracking_uri=tracking_uri, **others)
+
+    tracker = Tracker(folder)
+    with mock.patch.object(mlflow, "MlflowClient", slower):
+        tracker.prepare()
+    assert tracker.problem is None
+    names = {e.name for e in client_of(tracker).search_experiments()}
+    assert names == {"Default", EXPERIMENT, "of the other process"}
 
 
 # --- a store that does not answer ----------------------------------------------------------------

@@ -243,8 +243,9 @@ class Story:
         self.judge(spec, StopReason.FINISHED, epoch, stage, seed)
         self.test(spec, seed)
         self.journal.append(
-            "confirmed", step=step, arm=arm.name, verdict=verdict, gates=gates, spec=spec.id
-        )
+            "confirmed", step=step, arm=arm.name, verdict=verdict, gates=gates, spec=spec.id,
+            run_as=spec.step,
+        )  # fmt: skip
 
     def stop(self, verdict: str, cause=(), since="why") -> None:
         self.journal.append(
@@ -304,7 +305,7 @@ def test_verdict_and_warnings_come_first(fixed):
     assert lines[0] == "# Triage report: FIXED"
     assert lines[2].startswith("**FIXED by projection_head+temperature: temperature 0.10 holds")
     assert lines[3].startswith("> **Warning:** temperature 0.10 reaches R@5")
-    assert "does not beat the best predictor without training, weighted_mix" in lines[3]
+    assert "does not beat the best predictor without training: weighted_mix" in lines[3]
     confidence = next(line for line in lines if line.startswith("- **Confidence**"))
     assert "R@5 +0.142 [+0.121, +0.174] against +0.100: PASS" in confidence
     assert "95% intervals over 19 articles" in confidence

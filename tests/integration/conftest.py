@@ -1,0 +1,157 @@
+"""What the integration tests share: a small world on disk, one Ray cluster, one finished triage.
+
+The world is the report's failure in small. A vector is a fixed direction plus a point that a
+rotation moves on. AR-only learns the fixed direction first, which earns cosine and finds nothing;
+the base recipe hides its contrast behind a head, so step 1 keeps InfoNCE in the raw space; step 2
+asks for longer trainings of a flatter softmax, one arm holds the stage gate, and two workers
+confirm it: FIXED by two steps together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tune_jobs.triage
+from lvm.command import run_command
+from lvm.config import ScheduleConfig
+from lvm.data.bank import Bank
+from lvm.data.files import write_bank
+from lvm.randomness import numpy_generator
+from lvm.triage.journal import Event, read_journal
+from lvm.triage.run import RayExecutor
+
+ARTICLES, CHUNKS, WIDTH = 40, 25, 32
+NOISE = 0.3  # length of the noise in each move of a point of length 1
+SPLIT = {"train": range(20), "dev": range(20, 30), "test": range(30, 40)}
+RECIPE = """\
+[model]
+hidden = 32
+state = 16
+num_layers = 1
+head_dim = 32
+[head]
+hidden = 32
+width = 16
+[objective]
+temperature = 0.02
+[training]
+epochs = 2
+batch_size = 32
+learning_rate = 0.01
+[gates]
+stage_eval_cosine = 0.77
+success_r_at_5 = 0.2
+success_mrr = 0.2
+[schedule]
+short_epochs = 4
+long_epochs = 2
+first_rung = 1
+confirm_workers = 2
+"""
+
+
+def linear_world() -> Bank:
+    """Return 40 articles of 25 chunks: unit vectors along (fixed direction + moving point)."""
+    generator = numpy_generator(0, "linear world")
+    rotation, _ = np.linalg.qr(generator.normal(size=(WIDTH, WIDTH)))
+    fixed = _unit(generator.normal(size=WIDTH))
+    rows = []
+    for _ in range(ARTICLES):
+        point = _unit(generator.normal(size=WIDTH))
+        for _ in range(CHUNKS):
+            rows.append(_unit(point + fixed))
+            noise = generator.normal(size=WIDTH) / np.sqrt(WIDTH)
+            point = _unit(rotation @ point + NOISE * noise)
+    keys = np.array([(a, c) for a in range(ARTICLES) for c in range(CHUNKS)], np.int32)
+    split = {name: list(ids) for name, ids in SPLIT.items()}
+    return Bank(np.array(rows, np.float32), keys, {"split": split})
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The bank, the recipe, and a folder for runs, which share one MLflow store."""
+
+    bank: Path
+    recipe: Path
+    runs: Path
+
+    def argv(self, out: str, *more: str) -> list[str]:
+        """Return the arguments of a triage of this world into the run folder `out`."""
+        given = ["--data", str(self.bank), "--recipe", str(self.recipe)]
+        return [*given, "--out", str(self.runs / out), *more]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a triage in this process left."""
+
+    folder: Path
+    status: int
+    printed: str
+
+    @property
+    def events(self) -> list[Event]:
+        """The journal."""
+        return list(read_journal(self.folder))
+
+    def of(self, kind: str) -> list[Event]:
+        """The events of one kind."""
+        return [event for event in self.events if event["event"] == kind]
+
+
+def run_triage(folder: Path, argv: Sequence[str]) -> Run:
+    """Run the triage as its command does, but in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run_command(tune_jobs.triage.main, argv)
+    assert status in (0, 1), err.getvalue()
+    return Run(folder=folder, status=status, printed=out.getvalue())
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The linear world on disk."""
+    folder = tmp_path_factory.mktemp("world")
+    bank = linear_world()
+    write_bank(folder / "bank", bank.vectors, bank.keys, bank.manifest)
+    (folder / "recipe.toml").write_text(RECIPE)
+    (folder / "runs").mkdir()
+    return World(bank=folder / "bank", recipe=folder / "recipe.toml", runs=folder / "runs")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a local Ray cluster, to which this process is connected."""
+    schedule = ScheduleConfig(confirm_workers=2)
+    executor = RayExecutor(tmp_path_factory.mktemp("ray"), address=None, schedule=schedule)
+    executor.start()
+    try:
+        import ray
+
+        yield str(ray.get_runtime_context().gcs_address)
+    finally:
+        executor.stop()
+
+
+@pytest.fixture(scope="session")
+def finished(world: World, cluster: str) -> Run:
+    """The triage of the world, uninterrupted, on Ray."""
+    return run_triage(world.runs / "whole", world.argv("whole"))
+
+
+@pytest.fixture(scope="session")
+def triage() -> Any:
+    """`run_triage`, for tests that run another one."""
+    return run_triage

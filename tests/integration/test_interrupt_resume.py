@@ -1,0 +1,333 @@
+"""One triage, stopped by Ctrl-C, then by SIGKILL, then resumed: it ends as if nothing had happened.
+
+The first two lives are processes of their own, connected to the shared Ray cluster; the last one
+runs in this process. All are compared with the uninterrupted run of the same request.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tune_jobs.triage
+from lvm.command import run_command
+from lvm.data.files import write_bank
+from lvm.tracking import EXPERIMENT
+from lvm.triage.journal import Event, read_journal
+from lvm.triage.run import RayExecutor
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(240),  # the first test may wait for the uninterrupted run as well
+    # MLflow 3.17 maps two of its tables in a way that SQLAlchemy 2.1 will drop.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 90.0
+JUDGED = ("reason", "epoch", "evaluation", "stage", "gains")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """What a process of the run left when it ended."""
+
+    folder: Path
+    events: list[Event]
+    status: int
+    printed: str
+    statuses: list[str]  # of the MLflow parents of this run folder
+    files: dict[Path, int]  # modification times of the checkpoints, nanoseconds
+
+
+def live(
+    words: list[str], folder: Path, until: Callable[[list[Event]], bool], end_with: signal.Signals
+) -> Life:
+    """Run a triage in a process, send it a signal once its journal is as wanted, and wait."""
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=heed_ctrl_c,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not until(journal(folder)):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, f"no such event in {folder}"
+            time.sleep(0.02)
+        process.send_signal(end_with)
+        printed, complaint = process.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in complaint, complaint
+    return Life(
+        folder=folder, events=journal(folder), status=process.returncode, printed=printed,
+        statuses=parents(folder), files=checkpoints(folder),
+    )  # fmt: skip
+
+
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to jobs in the background, in case these tests are one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def journal(folder: Path) -> list[Event]:
+    return list(read_journal(folder)) if (folder / "journal.jsonl").exists() else []
+
+
+def checkpoints(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.glob("arms/*/checkpoint/*")}
+
+
+def parents(folder: Path) -> list[str]:
+    """The statuses of the MLflow parents of a run folder."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id], f"tags.folder = '{folder}'")
+    return [run.info.status for run in runs]
+
+
+def trained(events: list[Event]) -> set[str]:
+    return {event["arm"] for event in events if event["event"] == "epoch" and event["epoch"] > 0}
+
+
+@pytest.fixture(scope="module")
+def stopped(world, cluster, finished) -> Life:
+    """Ctrl-C in phase 1. (The uninterrupted run comes first: it makes the MLflow store.)"""
+    words = [sys.executable, "tune_jobs/triage.py", *world.argv("stopped"), "--address", cluster]
+    return live(words, world.runs / "stopped", lambda e: len(trained(e)) == 2, signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def killed(stopped: Life, cluster) -> Life:
+    """The command that Ctrl-C printed, killed while the third arm is running."""
+    command = stopped.printed.strip().removeprefix("interrupted; go on with: ")
+    words = [*shlex.split(command), "--address", cluster]
+    return live(words, stopped.folder, lambda e: len(trained(e)) >= 3, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def left_behind(killed: Life) -> float:
+    """Seconds until the actors of the killed driver were gone."""
+    from ray.util.state import list_actors
+
+    started = time.monotonic()
+    while list_actors(filters=[("state", "=", "ALIVE")]):
+        assert time.monotonic() < started + PATIENCE_SECONDS, "trials outlive their driver"
+        time.sleep(0.2)
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def resumed(killed: Life, left_behind: float, triage) -> Any:
+    """The same run, taken to its end in this process."""
+    return triage(killed.folder, ["--resume", str(killed.folder)])
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_answers_with_the_command_that_goes_on(stopped: Life):
+    assert stopped.status == 130
+    assert stopped.printed.startswith("interrupted; go on with: ")
+    assert f"--resume {stopped.folder}" in stopped.printed
+    assert stopped.events[-1]["event"] == "interrupted"
+    document = json.loads((stopped.folder / "verdict.json").read_text())
+    assert document["verdict"] is None
+    assert document["resume"] in stopped.printed
+
+
+def test_ctrl_c_leaves_no_mlflow_run_open(stopped: Life):
+    assert stopped.statuses == ["KILLED"]
+
+
+# --- kill -9 --------------------------------------------------------------------------------------
+
+
+def test_the_process_was_killed_amid_the_first_step(stopped: Life, killed: Life):
+    assert killed.status == -signal.SIGKILL
+    started = [event["step"] for event in killed.events if event["event"] == "step_started"]
+    assert started == ["phase_1", "projection_head"]
+    assert not [event for event in killed.events if event["event"] == "step_ended"]
+    assert [e["event"] for e in killed.events].count("resumed") == 1
+    assert killed.statuses == ["RUNNING"]  # nobody could close it
+
+
+def test_trials_end_with_their_driver(left_behind: float):
+    """Ray ends the actors of a dead driver, long before a resumed run reaches its first epoch."""
+    assert left_behind < 10
+
+
+def test_finished_arms_are_not_run_again(killed: Life, resumed):
+    for kind, keys in (("epoch", ("arm", "epoch")), ("arm_ended", ("arm", "step"))):
+        seen = [tuple(event[key] for key in keys) for event in resumed.of(kind)]
+        assert len(seen) == len(set(seen)), kind
+    ended = {event["arm"] for event in killed.events if event["event"] == "arm_ended"}
+    assert len(ended) >= 2
+    kept = {path: at for path, at in killed.files.items() if path.parts[-3] in ended}
+    assert len({path.parts[-3] for path in kept}) >= 2
+    now = checkpoints(killed.folder)
+    assert {path: now[path] for path in kept} == kept
+    assert len(resumed.of("resumed")) == 2
+
+
+def test_what_was_written_stays_as_it_is(stopped: Life, killed: Life, resumed):
+    """The journal only grows."""
+    assert killed.events[: len(stopped.events)] == stopped.events
+    assert resumed.events[: len(killed.events)] == killed.events
+
+
+def test_the_resumed_run_ends_as_the_uninterrupted_one(finished, resumed):
+    assert resumed.status == finished.status == 0
+    assert judged(resumed.events) == judged(finished.events)
+    for kind in ("phase_1_judged", "step_ended", "confirmed", "decision"):
+        assert plain(resumed.of(kind)) == plain(finished.of(kind)), kind
+    ours, theirs = (
+        json.loads((run.folder / "verdict.json").read_text()) for run in (resumed, finished)
+    )
+    for key in ("verdict", "cause", "phase1", "ladder", "warnings"):
+        assert untimed(ours[key]) == untimed(theirs[key]), key
+    assert ours["arm"]["gates"] == theirs["arm"]["gates"]
+    assert parents(resumed.folder) == ["FINISHED"]
+
+
+def judged(events: list[Event]) -> dict[tuple[str, str], dict[str, Any]]:
+    found = [event for event in events if event["event"] == "arm_judged"]
+    assert len({(e["step"], e["name"]) for e in found}) == len(found)
+    return {(e["step"], e["name"]): {key: e[key] for key in JUDGED} for e in found}
+
+
+def plain(events: list[Event]) -> list[Event]:
+    """Events without what a clock decides."""
+    return [{key: value for key, value in event.items() if key != "at"} for event in events]
+
+
+def untimed(value: Any) -> Any:
+    """A nested record without latencies, and without ids that name the run folder."""
+    if isinstance(value, dict):
+        return {k: untimed(v) for k, v in value.items() if k not in ("latency", "ann", "arm")}
+    return [untimed(item) for item in value] if isinstance(value, list) else value
+
+
+def test_a_finished_run_has_nothing_left_to_do(resumed, triage):
+    before = resumed.events
+    again = triage(resumed.folder, ["--resume", str(resumed.folder)])
+    assert again.status == resumed.status
+    assert again.printed == resumed.printed
+    assert [event["event"] for event in again.events[len(before) :]] == ["resumed"]
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the triage, check that it refuses in one sentence before Ray; return the sentence."""
+
+    def start(executor: RayExecutor) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(RayExecutor, "start", start)
+
+    def run(*argv: str | Path) -> str:
+        assert run_command(tune_jobs.triage.main, list(map(str, argv))) == 2
+        printed, complaint = capsys.readouterr()
+        assert printed == ""
+        assert complaint.startswith("error: ")
+        assert complaint.count("\n") == 1
+        return complaint
+
+    return run
+
+
+@pytest.fixture
+def copied(finished, tmp_path: Path) -> Iterator[Any]:
+    """A function that copies the journal of the finished run and changes its first event."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def copy(**changes: Any) -> Path:
+        first, *rest = (finished.folder / "journal.jsonl").read_text().splitlines(keepends=True)
+        event = json.loads(first)
+        arguments = event["arguments"] | changes.pop("arguments", {})
+        changed = json.dumps({**event, **changes, "arguments": arguments}) + "\n"
+        (folder / "journal.jsonl").write_text(changed + "".join(rest))
+        return folder
+
+    yield copy
+    assert [path.name for path in folder.iterdir()] == ["journal.jsonl"]  # nothing was written
+
+
+def test_changed_data(world, copied, tmp_path: Path, refused):
+    from lvm.data.files import read_bank
+
+    bank = read_bank(world.bank)
+    vectors = bank.vectors.copy()
+    vectors[[0, 1]] = vectors[[1, 0]]
+    write_bank(tmp_path / "bank", vectors, bank.keys, {"split": bank.manifest["split"]})
+    folder = copied(arguments={"data": str(tmp_path / "bank")})
+    sentence = refused("--resume", folder)
+    for words in (str(folder), "the data changed", "restore it", "--out"):
+        assert words in sentence
+
+
+def test_a_changed_recipe_file(world, copied, tmp_path: Path, refused):
+    other = tmp_path / "other.toml"
+    other.write_text(world.recipe.read_text().replace("epochs = 2", "epochs = 3", 1))
+    folder = copied(arguments={"recipe": str(other)})
+    sentence = refused("--resume", folder)
+    for words in (str(folder), "the configuration changed", "restore it"):
+        assert words in sentence
+
+
+def test_a_changed_program(copied, refused):
+    assert "the code (0.0.0+abc, now " in refused("--resume", copied(code="0.0.0+abc"))
+
+
+@pytest.mark.parametrize("flag", ["--recipe", "--data", "--checkpoint", "--predictions", "--out"])
+def test_a_flag_that_the_journal_knows(flag: str, copied, tmp_path: Path, refused):
+    sentence = refused("--resume", copied(), flag, tmp_path / "other")
+    for words in (flag, "cannot be given with --resume", "leave it out or start a new run"):
+        assert words in sentence
+
+
+def test_another_preset(copied, refused):
+    sentence = refused("--resume", copied(), "--preset", "gpu")
+    assert "--preset cannot be given with --resume" in sentence
+
+
+def test_a_folder_that_holds_no_run(tmp_path: Path, refused):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        sentence = refused("--resume", folder)
+        for words in (str(folder), "no journal.jsonl", "give the --out of an interrupted run"):
+            assert words in sentence
+
+
+def test_a_journal_of_somebody_else(copied, refused):
+    folder = copied()
+    (folder / "journal.jsonl").write_text('{"kind": "diary"}\n')
+    assert "line 1 is not an event of this program" in refused("--resume", folder)
+
+
+def test_an_empty_journal(copied, refused):
+    folder = copied()
+    (folder / "journal.jsonl").write_text("")
+    assert "empty journal; start a new run" in refused("--resume", folder)
+
+
+def test_an_out_folder_that_holds_another_run(world, finished, refused):
+    sentence = refused(*world.argv(finished.folder.name))
+    for words in (str(finished.folder), "another run", "choose another --out", "--resume"):
+        assert words in sentence

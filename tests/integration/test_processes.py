@@ -1,0 +1,220 @@
+"""What only another process can show: lazy imports, repeatable numbers, several workers."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import torch.multiprocessing
+
+from lvm.config import fingerprint
+from lvm.errors import NonFiniteLossError
+from lvm.training import loop
+from lvm.training.checkpoint import load_checkpoint
+from tune_jobs.presets import PRESETS, preset
+
+pytestmark = pytest.mark.integration
+
+TESTS = Path(__file__).resolve().parents[1]
+HEAVY = ("ray", "mlflow", "faiss", "sentence_transformers", "mamba_ssm", "matplotlib")
+
+
+def start(program: str, *arguments: object, hash_seed: int = 0) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program, *map(str, arguments)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=110)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_the_core_imports_no_heavy_package() -> None:
+    program = (
+        "import sys, lvm.training.loop, lvm.triage.local, lvm.evaluation.evaluate\n"
+        f"print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    )
+    assert answer(start(program)).split() == []
+
+
+TRIAGE = """
+import json, sys
+from pathlib import Path
+for name in sys.argv[3].split():
+    sys.modules[name] = None  # import raises ImportError
+import tiny
+config = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
+stop, journal = tiny.triage(Path(sys.argv[1]), tiny.dataset(), config, num_steps=int(sys.argv[2]))
+print(json.dumps([str(stop.verdict), tiny.judged(journal)]))
+"""
+
+
+def test_a_triage_repeats_to_the_last_digit_and_needs_no_heavy_package(tmp_path) -> None:
+    """Twice in the same place, with other hash seeds; the second process lacks every heavy one."""
+    whole = start(TRIAGE, tmp_path / "run", 3, "", hash_seed=1)
+    verdict, judged = json.loads(answer(whole))
+    (tmp_path / "run").rename(tmp_path / "first")
+    blocked = start(TRIAGE, tmp_path / "run", 3, " ".join(HEAVY), hash_seed=2)
+    verdict_blocked, judged_blocked = json.loads(answer(blocked))
+    assert verdict == verdict_blocked
+    assert judged.keys() == judged_blocked.keys()
+    assert sum(key.startswith("arm_judged") for key in judged) >= 10
+    for key, event in judged.items():
+        assert event == judged_blocked[key], key
+    stored = (tmp_path / "first" / "arms").glob("*/test.json")
+    assert all(json.loads(path.read_text())["ann"] for path in stored)  # measured where it can be
+
+
+def test_fingerprints_are_the_same_in_another_process() -> None:
+    program = (
+        "from lvm.config import fingerprint\nfrom tune_jobs.presets import PRESETS, preset\n"
+        "print(*(fingerprint(preset(n)) for n in sorted(PRESETS)), fingerprint({'b': 1, 'a': [2]}))"
+    )
+    here = [fingerprint(preset(n)) for n in sorted(PRESETS)] + [fingerprint({"a": [2], "b": 1})]
+    assert answer(start(program, hash_seed=77)).split() == here
+    assert len(set(here)) == 4
+
+
+RESUMED = """
+import sys
+from itertools import islice
+from pathlib import Path
+import tiny
+from lvm.training.loop import train
+recipe = tiny.recipe(**{"training.epochs": 4, "model.dropout": 0.1, "negatives.random": 2})
+epochs = int(sys.argv[2]) or None
+list(islice(train(recipe, tiny.dataset(), Path(sys.argv[1]), validate=lambda p, e: {}), epochs))
+"""
+
+
+def test_a_training_that_goes_on_in_another_process_is_bit_for_bit(tmp_path) -> None:
+    whole = start(RESUMED, tmp_path / "whole", 0)
+    answer(start(RESUMED, tmp_path / "parts", 2, hash_seed=1))
+    answer(start(RESUMED, tmp_path / "parts", 0, hash_seed=2))
+    answer(whole)
+    one, two = (
+        (tmp_path / name / "checkpoint" / "model.safetensors").read_bytes()
+        for name in ("whole", "parts")
+    )
+    assert one == two
+
+
+# --- two workers ---------------------------------------------------------------------------------
+
+SHARED = {
+    "training.epochs": 2,
+    "objective.mmd_weight": 0.3,
+    "negatives.same_article": 1,
+    "negatives.random": 1,
+}
+WORKED = {
+    "target": {},
+    "prediction": {"objective.stop_gradient": "prediction"},
+    "none": {"objective.stop_gradient": "none"},
+    "balanced": {"objective.mmd_balance": "gradient", "objective.stop_gradient": "none"},
+    "bank": {
+        "negatives.candidates": "bank", "negatives.same_article": 0, "negatives.random": 0,
+    },
+    "two towers": {"model.name": "two_tower"},
+    "margin": {"negatives.false_negative_margin": 0.6},
+}  # fmt: skip
+
+
+def recipe_of(name):
+    return tiny.recipe(**{**SHARED, **WORKED[name]})
+
+
+def train_all(folder: Path) -> None:
+    for name in WORKED:
+        records = loop.train(
+            recipe_of(name),
+            tiny.dataset(),
+            folder / name,
+            validate=lambda p, e: {"epoch": float(e)},
+        )
+        for _ in records:
+            pass
+
+
+def diverge(folder: Path, rank: int) -> None:
+    """Poison the loss of rank 1 alone; both have to stop before the update."""
+    real = loop.objective
+
+    def poisoned(recipe, outputs, world):
+        result = real(recipe, outputs, world)
+        if world.rank == 1:
+            result.total.data.fill_(float("nan"))
+        return result
+
+    loop.objective = poisoned
+    try:
+        for _ in loop.train(recipe_of("target"), tiny.dataset(), folder, validate=lambda p, e: {}):
+            pass
+    except NonFiniteLossError:
+        (folder.parent / f"stopped_{rank}").touch()
+
+
+def worker(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    train_all(folder / "two")
+    (folder / "poisoned").mkdir(exist_ok=True)
+    diverge(folder / "poisoned" / "run", rank)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory):
+    """The same trainings by one process and by two workers."""
+    folder = tmp_path_factory.mktemp("workers")
+    torch.multiprocessing.spawn(worker, args=(folder,), nprocs=2, join=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train_all(folder / "one")
+    torch.set_num_threads(before)
+    return folder
+
+
+@functools.cache
+def weights(folder: Path):
+    return load_checkpoint(folder / "checkpoint")[0].state_dict()
+
+
+@pytest.mark.parametrize("name", WORKED)
+def test_two_workers_train_what_one_process_trains(name, worked) -> None:
+    one, two = (loop.read_epochs(worked / size / name) for size in ("one", "two"))
+    assert len(one) == len(two) == 2
+    for alone, shared in zip(one, two, strict=True):
+        assert shared.train.keys() == alone.train.keys()
+        for term in ("loss", "contrastive", "ar", "mmd"):
+            assert shared.train[term] == pytest.approx(alone.train[term], abs=1e-5), term
+        assert shared.train["num_negatives"] == pytest.approx(alone.train["num_negatives"])
+        assert shared.train["gradient_norm"] == pytest.approx(
+            alone.train["gradient_norm"], rel=1e-3
+        )
+        assert (shared.dev, shared.negatives) == (alone.dev, alone.negatives)
+    a, b = weights(worked / "one" / name), weights(worked / "two" / name)
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(b[key], a[key], atol=1e-4, rtol=0, msg=key)
+
+
+def test_a_loss_that_breaks_on_one_worker_stops_both(worked) -> None:
+    stopped = sorted(p.name for p in (worked / "poisoned").glob("stopped_*"))
+    assert stopped == ["stopped_0", "stopped_1"]
+    assert not (worked / "poisoned" / "run" / "checkpoint").exists()

@@ -1,0 +1,119 @@
+"""Data and recipes so small that a whole triage takes seconds; also used by processes of tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvm.config import (
+    GateConfig,
+    HeadConfig,
+    ModelConfig,
+    Recipe,
+    RunConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from lvm.data.bank import Bank
+from lvm.data.windows import Dataset, dataset_from_bank
+from lvm.triage.journal import SCHEMA, Journal
+from lvm.triage.local import LocalExecutor
+from lvm.triage.step import steps_in_order
+from lvm.triage.tree import Stop
+from lvm.triage.triage import Request, Triage
+
+WIDTH = 16
+ARTICLES, CHUNKS = 24, 15
+NOISE = 0.25  # length of the noise that each turn adds to a unit vector
+
+
+def bank(seed: int = 0) -> Bank:
+    """Articles that walk along one shared rotation: the next vector can be learned."""
+    rng = np.random.default_rng(seed)
+    rotation = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
+    rows, keys = [], []
+    for article in range(ARTICLES):
+        vector = rng.standard_normal(WIDTH)
+        for chunk in range(CHUNKS):
+            vector = vector / np.linalg.norm(vector)
+            rows.append(vector)
+            keys.append((article, chunk))
+            vector = rotation @ vector + NOISE * rng.standard_normal(WIDTH) / WIDTH**0.5
+    return Bank(np.array(rows, dtype=np.float32), np.array(keys, dtype=np.int32))
+
+
+def dataset(of: Bank | None = None) -> Dataset:
+    """Windows of 5 contexts and the splits of the tiny bank."""
+    return dataset_from_bank(of or bank(), 5)
+
+
+def recipe(**changes: Any) -> Recipe:
+    """A recipe with a head, small in every dimension; `changes` are dotted keys with _ for dots."""
+    base = Recipe(
+        model=ModelConfig(hidden=32, num_layers=1, state=8, head_dim=16),
+        head=HeadConfig(hidden=16, width=8),
+        training=TrainingConfig(epochs=3, batch_size=32, learning_rate=5e-3),
+    )
+    return base.with_changes(changes)
+
+
+def config(*, base: Recipe | None = None, stage: float = 0.35, epochs: int = 2) -> RunConfig:
+    """A triage of `epochs` per step, rungs from the first epoch on, cheap intervals."""
+    return RunConfig(
+        recipe=base or recipe(),
+        gates=GateConfig(stage_eval_cosine=stage, resamples=200),
+        schedule=ScheduleConfig(
+            short_epochs=epochs, long_epochs=epochs, first_rung=1, confirm_workers=1
+        ),
+    )
+
+
+def triage(
+    out: Path,
+    data: Dataset,
+    run_config: RunConfig,
+    *,
+    num_steps: int = 5,
+    note: Any = None,
+    **request: Any,
+) -> tuple[Stop, Journal]:
+    """Run or resume a triage in `out`; `note(journal, event, values)` writes, or refuses to."""
+    out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(out)
+    if not journal.events:
+        journal.append("run_started", schema=SCHEMA)
+    asked = Request(
+        config=run_config, out=out, steps=steps_in_order()[:num_steps], code="test", **request
+    )
+
+    def write(event: str, **values: Any) -> None:
+        if note is None:
+            journal.append(event, **values)
+        else:
+            note(journal, event, values)
+
+    walk = Triage(asked, data, LocalExecutor(), journal, write)
+    return walk.run(), journal
+
+
+TIMINGS = {"at", "seconds", "wall", "train_seconds", "latency", "ann", "p50_ms", "p95_ms"}
+
+
+def measured(value: Any) -> Any:
+    """Drop what a clock or a folder decides from a journal event; what is left must repeat."""
+    if isinstance(value, dict):
+        return {k: measured(v) for k, v in value.items() if k not in TIMINGS}
+    return [measured(item) for item in value] if isinstance(value, list) else value
+
+
+def judged(journal: Journal) -> dict[str, Any]:
+    """Return every judgement of a run by its place in the tree, without timings."""
+    kinds = ("arm_judged", "test_judged", "phase_1_judged", "confirmed", "step_ended", "decision")
+    found: dict[str, Any] = {}
+    for event in journal.events:
+        if event["event"] in kinds:
+            keys = [str(event.get(k)) for k in ("event", "step", "name", "arm", "number")]
+            found["/".join(keys)] = measured(event)
+    return found

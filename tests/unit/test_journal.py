@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from lvm.errors import ResumeError, UsageError
+from lvm.records import Verdict
+from lvm.triage.journal import FILE_NAME, SCHEMA, Journal, read_journal
+
+
+@pytest.fixture
+def journal(tmp_path):
+    made = Journal(tmp_path)
+    made.append("run_started", schema=SCHEMA)
+    made.append("epoch", arm="a", epoch=1, loss=0.5)
+    made.append("epoch", arm="b", epoch=1, loss=float("nan"), verdict=Verdict.PASS)
+    return made
+
+
+def test_what_is_appended_is_read_back_in_order(journal) -> None:
+    events = list(read_journal(journal.folder))
+    assert events == journal.events == Journal(journal.folder).events
+    assert [e["event"] for e in events] == ["run_started", "epoch", "epoch"]
+    assert (events[2]["loss"], events[2]["verdict"]) == (None, "PASS")  # JSON has no NaN
+    assert all(isinstance(e["at"], float) for e in events)
+
+
+def test_find_gives_the_last_match_and_all_gives_the_kind(journal) -> None:
+    journal.append("epoch", arm="a", epoch=2, loss=0.4)
+    assert journal.find("epoch", arm="a")["epoch"] == 2
+    assert journal.find("epoch", arm="a", epoch=1)["loss"] == 0.5
+    assert journal.find("epoch", arm="c") is None
+    assert [e["arm"] for e in journal.all("epoch")] == ["a", "b", "a"]
+
+
+def test_an_event_is_on_disk_before_append_returns(journal, monkeypatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    journal.append("epoch", arm="a", epoch=2)
+    assert synced == [journal.path.stat().st_size]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 30])
+def test_a_last_line_cut_by_a_kill_is_dropped(journal, cut) -> None:
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole[:-cut])
+    assert [e["event"] for e in read_journal(journal.folder)] == ["run_started", "epoch"]
+    again = Journal(journal.folder)
+    again.append("epoch", arm="b", epoch=1)
+    assert [e.get("arm") for e in read_journal(journal.folder)] == [None, "a", "b"]
+    assert len(journal.path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("damaged", ['{"event": "epo', "[1, 2]", '{"at": 1.0}', "", "null"])
+def test_a_damaged_line_in_the_middle_is_named(journal, damaged) -> None:
+    lines = journal.path.read_text().split("\n")
+    lines[1] = damaged
+    journal.path.write_text("\n".join(lines))
+    with pytest.raises(ResumeError, match="line 2 is not an event"):
+        list(read_journal(journal.folder))
+
+
+@pytest.mark.parametrize("content", ["hello\n", '{"event": "epoch", "at": 1.0}\n', '{"a": 1}\n'])
+def test_a_foreign_file_is_refused_and_left_alone(tmp_path, content) -> None:
+    (tmp_path / FILE_NAME).write_text(content)
+    with pytest.raises(ResumeError, match="line 1"):
+        Journal(tmp_path)
+    assert (tmp_path / FILE_NAME).read_text() == content
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"\xff\xfe\x00\n")
+    with pytest.raises(ResumeError, match="cannot be read"):
+        Journal(tmp_path)
+
+
+def test_a_folder_without_a_journal_cannot_be_read(tmp_path) -> None:
+    with pytest.raises(ResumeError, match="cannot be read"):
+        list(read_journal(tmp_path))
+
+
+def test_another_schema_is_refused_with_both_numbers(tmp_path) -> None:
+    line = json.dumps({"event": "run_started", "at": 1.0, "schema": SCHEMA + 7})
+    (tmp_path / FILE_NAME).write_text(line + "\n")
+    with pytest.raises(ResumeError, match=f"schema {SCHEMA + 7}, this version reads {SCHEMA}"):
+        Journal(tmp_path)
+
+
+def test_a_full_disk_is_a_usage_error_that_says_how_to_go_on(journal, monkeypatch) -> None:
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match=r"No space left.*--resume"):
+        journal.append("epoch", arm="a", epoch=2)
+    assert len(journal.events) == 3  # what is not on disk did not happen

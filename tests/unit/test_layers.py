@@ -1,0 +1,125 @@
+"""What import-linter cannot say: heavy packages are imported lazily, and the flags are frozen."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOORS = {
+    "faiss": {"lvm/evaluation/index.py"},
+    "mlflow": {"lvm/tracking.py"},
+    "sentence_transformers": {"lvm/data/embed.py"},
+    "mamba_ssm": {"lvm/models/mamba_ssm_backend.py"},
+    "ray": {"lvm/triage/run.py", "lvm/training/distributed.py"},
+}
+SOURCES = sorted([*(ROOT / "lvm").rglob("*.py"), *(ROOT / "tune_jobs").rglob("*.py")])
+
+
+@functools.cache
+def imports(path):
+    """Return (top package, whether the import stands inside a function) for a source file."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(outer)
+    }
+    found = []
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "importlib.import_module", "__import__", "import_module",
+        ):  # fmt: skip
+            argument = node.args[0] if node.args else None
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                names = [argument.value]
+        found += [(name.split(".")[0], id(node) in inside) for name in names]
+    return found
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_a_heavy_package_has_one_door_and_is_imported_inside_functions(package) -> None:
+    found = {}
+    for path in SOURCES:
+        place = path.relative_to(ROOT).as_posix()
+        lazy = [inside for name, inside in imports(path) if name == package]
+        if lazy and not (package == "ray" and place.startswith("tune_jobs/")):
+            found[place] = all(lazy)
+    assert set(found) <= DOORS[package], f"{package} is imported elsewhere"
+    assert found, f"the door of {package} no longer imports it: change DOORS"
+    assert all(found.values()), f"{package} is imported when its module is"
+
+
+def test_the_finder_of_imports_finds(tmp_path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(
+        "import ray.tune\ndef f():\n    from faiss import x\n"
+        "    importlib.import_module('mlflow.a')\n"
+        "class A:\n    import mamba_ssm\n"
+    )
+    assert sorted(imports(path)) == [
+        ("faiss", True), ("mamba_ssm", False), ("mlflow", True), ("ray", False),
+    ]  # fmt: skip
+
+
+def test_no_module_of_the_core_imports_plots_or_rich_at_the_top() -> None:
+    """A trial of Ray starts as fast as its imports are."""
+    for folder in ("training", "evaluation", "models", "losses", "data"):
+        for path in (ROOT / "lvm" / folder).rglob("*.py"):
+            top = {name for name, inside in imports(path) if not inside}
+            assert not top & {"matplotlib", "rich", "sklearn", "gensim", "psutil"}, path
+
+
+# --- frozen flags --------------------------------------------------------------------------------
+
+HELP = {"--help"}
+FLAGS = {
+    "tune_jobs.triage": {
+        "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--recipe",
+        "--preset", "--out", "--resume", "--address", "--independent", "--show",
+    },
+    "tune_jobs.train": {"--data", "--recipe", "--preset", "--workers", "--out", "--address"},
+}  # fmt: skip
+COMMANDS = {
+    "embed": {"files", "--model", "--out"},
+    "train": {"--data", "--recipe", "--preset", "--out"},
+    "eval": {"--data", "checkpoint"},
+    "report": {"run"},
+    "track": {"run"},
+    "ui": {"run"},
+    "doctor": set(),
+}
+
+
+def options(parser):
+    """Return the long options and the positional names of a parser."""
+    found = set()
+    for action in parser._actions:
+        if not isinstance(action, argparse._SubParsersAction):
+            found |= {s for s in action.option_strings if s.startswith("--")} or {action.dest}
+    return found
+
+
+@pytest.mark.parametrize("module", FLAGS)
+def test_the_flags_of_a_job_are_frozen(module) -> None:
+    """A knob is a key of the recipe file; a flag is for what a person types every day."""
+    assert options(importlib.import_module(module).parser()) == FLAGS[module] | HELP
+
+
+def test_the_flags_of_every_command_are_frozen() -> None:
+    parser = importlib.import_module("lvm.cli").parser()
+    assert options(parser) == HELP
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    found = {name: options(command) - HELP for name, command in commands.choices.items()}
+    assert found == COMMANDS

@@ -1,0 +1,364 @@
+"""A whole triage in this process: verdicts, kills at every kind of moment, arms that break."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from lvm.config import GateConfig
+from lvm.errors import CheckpointError, NonFiniteLossError
+from lvm.evaluation.metrics import PerQuery, Ranks
+from lvm.records import Pool, RunVerdict, StopReason, Verdict
+from lvm.training import loop
+from lvm.triage.arm import ArmSpec, arm_id, run_arm
+from lvm.triage.journal import Journal
+from lvm.triage.judge import ArmResult, judge_gains, judge_stage, judge_step
+from lvm.triage.local import LocalExecutor
+from lvm.triage.race import Lane, Race
+from lvm.triage.rungs import Ending
+from lvm.triage.step import Role
+
+CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
+NUM_STEPS = 2
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Arms set the number of threads; give it back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_dataset):
+    """An uninterrupted run."""
+    return tiny.triage(tmp_path_factory.mktemp("whole"), tiny_dataset, CONFIG, num_steps=NUM_STEPS)
+
+
+def test_a_tiny_triage_runs_to_a_verdict(whole) -> None:
+    stop, journal = whole
+    assert stop.verdict in (RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE)
+    ends = Counter(e["reason"] for e in journal.all("arm_ended"))
+    assert ends["gate held"] >= 1  # this data takes every way an arm can go
+    assert ends["pruned"] >= 1
+    assert len(journal.all("confirmed")) >= 1
+    assert {e["step"] for e in journal.all("step_ended")} == {"projection_head", "temperature"}
+    # One judgement per arm and step, each with metrics from the journal's own epochs.
+    epochs = {(e["arm"], e["epoch"]): e for e in journal.all("epoch")}
+    for event in journal.all("arm_judged"):
+        record = epochs[event["arm"], event["epoch"]]
+        assert event["evaluation"]["masked"]["eval_cosine"] == record["eval_cosine"]
+        assert event["stage"]["verdict"] == record["stage"]
+
+
+def test_the_control_has_the_budget_and_the_recipe_of_its_arms(whole) -> None:
+    _, journal = whole
+    for started in journal.all("step_started"):
+        controls = [a for a in started["arms"] if a["role"] == "control"]
+        if not started["step"].startswith(("phase", "confirm")):
+            (control,) = controls
+            assert control["changes"] == {}
+            for arm in started["arms"]:
+                if arm["source"] is None:
+                    assert arm["recipe"]["training"] == control["recipe"]["training"]
+                    assert arm["recipe"]["seed"] == control["recipe"]["seed"]
+
+
+class Killed(KeyboardInterrupt):
+    """Stands for a kill."""
+
+
+def kill_at(number, *, written):
+    """Return a note that dies at its event `number`, after or before the journal has it."""
+    count = 0
+
+    def note(journal, event, values):
+        nonlocal count
+        count += 1
+        if count == number and not written:
+            raise Killed
+        journal.append(event, **values)
+        if count == number:
+            raise Killed
+
+    return note
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Count every epoch that is really trained, by folder."""
+    calls = Counter()
+    real = loop._train_epoch
+
+    def counted(state, epoch):
+        calls[state.folder, epoch] += 1
+        return real(state, epoch)
+
+    monkeypatch.setattr(loop, "_train_epoch", counted)
+    return calls
+
+
+# Of about 60 events: the ladder, phase 1, between its epochs, a rung, an ending, a confirmation.
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [
+        (1, True), (3, False), (5, True), (8, True), (12, False), (17, True), (21, False),
+        (26, True), (31, False), (37, True), (44, False),
+    ],
+)  # fmt: skip
+def test_a_killed_run_goes_on_to_the_same_verdict(
+    number, written, whole, trained, tiny_dataset, tmp_path
+) -> None:
+    stop, journal = whole
+    with pytest.raises(Killed):
+        tiny.triage(
+            tmp_path, tiny_dataset, CONFIG, num_steps=NUM_STEPS,
+            note=kill_at(number, written=written),
+        )  # fmt: skip
+    cut = len(Journal(tmp_path).events)
+    assert cut == number + written  # run_started is one more
+    again, resumed = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=NUM_STEPS)
+    assert again == stop
+    assert _without_folders(tiny.judged(resumed)) == _without_folders(tiny.judged(journal))
+    assert [e["event"] for e in resumed.events].count("arm_judged") == len(
+        journal.all("arm_judged")
+    )
+    assert max(trained.values()) == 1  # no finished epoch was trained again
+
+
+def _without_folders(judged):
+    """The identity of a searched checkpoint holds its path, which differs between two runs."""
+    ids = ("arm", "spec")
+    return [
+        {k: v for k, v in event.items() if k not in ids or event["event"] == "decision"}
+        for event in judged.values()
+    ]
+
+
+def test_a_run_killed_again_and_again_gets_there(whole, trained, tiny_dataset, tmp_path) -> None:
+    stop, journal = whole
+    for _ in range(40):
+        try:
+            again, resumed = tiny.triage(
+                tmp_path, tiny_dataset, CONFIG, num_steps=NUM_STEPS, note=kill_at(5, written=True)
+            )
+        except Killed:
+            continue
+        break
+    assert again == stop
+    assert _without_folders(tiny.judged(resumed)) == _without_folders(tiny.judged(journal))
+    assert max(trained.values()) == 1
+
+
+def test_a_finished_run_that_is_resumed_writes_nothing_and_trains_nothing(
+    tiny_dataset, trained, tmp_path
+) -> None:
+    first, journal = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=1)
+    trained.clear()
+    again, resumed = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=1)
+    assert again == first
+    assert resumed.events == journal.events
+    assert not trained
+
+
+def test_an_arm_that_diverges_ends_alone_and_the_step_goes_on(
+    tiny_dataset, monkeypatch, tmp_path
+) -> None:
+    real = loop.objective
+
+    def poisoned(recipe, outputs, world):
+        result = real(recipe, outputs, world)
+        if recipe.objective.temperature == 0.10:
+            return dataclasses.replace(result, total=result.total * float("nan"))
+        return result
+
+    monkeypatch.setattr(loop, "objective", poisoned)
+    stop, journal = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=NUM_STEPS)
+    (ended,) = (e for e in journal.all("arm_ended") if e["reason"] == "diverged")
+    assert (ended["name"], ended["epoch"]) == ("temperature 0.10", 0)
+    assert "the loss is nan" in ended["detail"]
+    judged = journal.find("arm_judged", name="temperature 0.10")
+    assert judged["stage"]["verdict"] == "NOT_EVALUABLE"
+    assert judged["evaluation"] is None
+    others = [e for e in journal.all("arm_judged") if e["step"] == "temperature"]
+    assert {e["reason"] for e in others} >= {"diverged", "finished"}
+    assert journal.find("step_ended", step="temperature")["stage"] == "FAIL"
+    assert stop.verdict in (RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE)
+
+
+def test_a_base_recipe_that_diverges_leaves_phase_1_not_evaluable(
+    tiny_dataset, monkeypatch, tmp_path
+) -> None:
+    def nothing(recipe, outputs, world):
+        raise NonFiniteLossError("the loss is nan")
+
+    monkeypatch.setattr(loop, "objective", nothing)
+    stop, journal = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=0)
+    assert journal.find("phase_1_judged")["verdict"] == "NOT_EVALUABLE"
+    assert stop.verdict is RunVerdict.INCONCLUSIVE
+
+
+def test_an_arm_whose_folder_holds_something_else_is_not_evaluable(tiny_dataset, tmp_path) -> None:
+    journal = Journal(tmp_path)
+    journal.append("run_started", schema=1)
+    specs = [make_spec(tmp_path, "good", Role.ARM), make_spec(tmp_path, "bad", Role.ARM, seed=1)]
+    other = tiny.recipe(**{"training.epochs": 1})
+    for _ in loop.train(other, tiny_dataset, specs[1].folder, validate=lambda p, e: {}):
+        pass
+    race = Race("s", specs, journal.append, epochs=[3], factor=2)
+    LocalExecutor().run(race, tiny_dataset)
+    reasons = [race.lanes[spec.id].ending.reason for spec in specs]
+    assert reasons == [StopReason.FINISHED, StopReason.NOT_EVALUABLE]
+    assert "another recipe" in race.lanes[specs[1].id].detail
+
+
+# --- one arm -------------------------------------------------------------------------------------
+
+
+def make_spec(folder, name, role, *, seed=0, **changes) -> ArmSpec:
+    recipe = tiny.recipe(seed=seed, **changes)
+    identity = arm_id(recipe, data="data", code="code")
+    return ArmSpec(
+        id=identity, step="s", name=name, role=role, recipe=recipe, folder=folder / identity,
+        gates=GateConfig(resamples=200),
+    )  # fmt: skip
+
+
+def test_a_spec_survives_json(tmp_path) -> None:
+    spec = dataclasses.replace(
+        make_spec(tmp_path, "x", Role.ARM), source=tmp_path / "c", changes={"seed": 1}
+    )
+    assert ArmSpec.from_plain(json.loads(json.dumps(spec.to_plain()))) == spec
+
+
+def test_the_name_of_an_arm_depends_on_all_that_decides_its_numbers() -> None:
+    recipe = tiny.recipe()
+    names = {
+        arm_id(recipe, data="d", code="c"),
+        arm_id(recipe.with_changes({"seed": 1}), data="d", code="c"),
+        arm_id(recipe, data="e", code="c"),
+        arm_id(recipe, data="d", code="e"),
+        arm_id(recipe, data="d", code="c", source="x"),
+        arm_id(recipe, data="d", code="c", workers=2),
+    }
+    assert len(names) == 6
+    assert arm_id(tiny.recipe(), data="d", code="c") in names
+
+
+def test_a_trained_checkpoint_that_is_searched_again_gives_the_same_numbers(
+    tiny_dataset, tmp_path
+) -> None:
+    spec = dataclasses.replace(make_spec(tmp_path, "x", Role.PHASE1), evaluate_test=True)
+    *_, last = run_arm(spec, tiny_dataset)
+    searched = dataclasses.replace(
+        spec, source=spec.folder / "checkpoint", folder=tmp_path / "searched"
+    )
+    (record,) = run_arm(searched, tiny_dataset)
+    assert record["epoch"] == 0
+    for key in ("eval_cosine", "r_at_5", "mrr", "stage"):
+        assert record[key] == last[key]
+    one, two = (json.loads((s.folder / "test.json").read_text()) for s in (spec, searched))
+    assert one["evaluation"]["masked"] == two["evaluation"]["masked"]
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tiny_dataset, tmp_path) -> None:
+    spec = dataclasses.replace(make_spec(tmp_path, "x", Role.ARM), source=tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        next(run_arm(spec, tiny_dataset))
+
+
+# --- judging by hand-made results ----------------------------------------------------------------
+
+ARTICLES = np.repeat(np.arange(12), 10)
+GATES = GateConfig()
+POOL = Pool(id="p", size=500, mask="own contexts")
+
+
+def results(cosine: float, greater: int) -> PerQuery:
+    """Every window at one cosine, with `greater` rows above the target but for a little noise."""
+    rng = np.random.default_rng(greater)
+    above = np.maximum(greater + rng.integers(-2, 3, size=len(ARTICLES)), 0).astype(np.int64)
+    ranks = Ranks(above, np.zeros_like(above), np.full_like(above, 500))
+    noise = rng.normal(0, 0.01, size=len(ARTICLES))
+    return PerQuery(
+        cosine=np.asarray(cosine + noise, dtype=np.float32), masked=ranks, raw=ranks,
+        articles=ARTICLES, space="raw", pool=POOL,
+    )  # fmt: skip
+
+
+def arm(name, cosine, greater, reason=StopReason.FINISHED, folder=None) -> ArmResult:
+    spec = ArmSpec(
+        id=name, step="s", name=name, role=Role.ARM, recipe=tiny.recipe(),
+        folder=folder or tiny.Path("unused"), gates=GATES,
+    )  # fmt: skip
+    lane = Lane(spec, ending=Ending(reason=reason, epoch=3))
+    return ArmResult(lane=lane, dev=results(cosine, greater))
+
+
+def judge(arms, control):
+    gains = judge_gains(arms, {a.spec.id: control for a in arms}, GATES, 0)
+    stages = {a.spec.id: judge_stage(a, 0).verdict for a in arms}
+    return judge_step(arms, stages, gains), stages, gains
+
+
+def test_an_arm_that_fails_on_cosine_and_wins_at_r_at_5_is_a_conflict() -> None:
+    control = results(0.25, 40)
+    arms = [arm("wins", 0.10, 2), arm("same", 0.20, 40), arm("worse", 0.10, 200)]
+    judged, stages, _ = judge(arms, control)
+    assert set(stages.values()) == {Verdict.FAIL}
+    assert judged.conflicts == ["wins"]
+    assert judged.kept.spec.name == "wins"  # later steps start from it
+    assert judged.candidate is None
+    assert judged.stage is Verdict.FAIL
+
+
+def test_a_gain_in_mrr_alone_is_kept_but_is_no_conflict() -> None:
+    judged, _, gains = judge([arm("nearer", 0.10, 10)], results(0.25, 40))
+    verdicts = {g.metric: g.verdict for g in gains["nearer"]}
+    assert verdicts["mrr"] is Verdict.PASS
+    assert verdicts["r_at_5"] is not Verdict.PASS
+    assert judged.kept.spec.name == "nearer"
+    assert judged.conflicts == []
+
+
+def test_an_arm_that_holds_the_gate_and_wins_is_confirmed_and_kept() -> None:
+    arms = [arm("low", 0.10, 2), arm("high", 0.60, 2), arm("higher", 0.90, 20)]
+    judged, _, _ = judge(arms, results(0.25, 40))
+    assert judged.stage is Verdict.PASS
+    assert judged.candidate.spec.name == "high"  # MRR decides among those that hold, not cosine
+    assert judged.kept is judged.candidate
+    assert judged.conflicts == ["low"]
+
+
+def test_a_pruned_arm_is_never_the_candidate_and_still_may_conflict() -> None:
+    arms = [arm("cut", 0.60, 1, StopReason.PRUNED), arm("cut low", 0.1, 1, StopReason.PRUNED)]
+    judged, stages, _ = judge(arms, results(0.25, 40))
+    assert judged.candidate is None
+    assert stages["cut"] is Verdict.PASS
+    assert judged.conflicts == ["cut low"]
+
+
+def test_holm_over_a_step_asks_more_of_each_arm() -> None:
+    """One arm whose gain is just clear alone is not clear beside others that were tried as well."""
+    control = results(0.25, 40)
+    near = np.full(len(ARTICLES), 40, dtype=np.int64)
+    near[[1, 22, 23, 44, 55, 66, 67, 88]] = 0
+    ranks = Ranks(near, np.zeros_like(near), np.full_like(near, 500))
+    dev = dataclasses.replace(results(0.1, 40), masked=ranks, raw=ranks)
+    slight = ArmResult(lane=arm("slight", 0.1, 40).lane, dev=dev)
+    alone, _, gains = judge([slight], control)
+    p_values = [g.p_value for g in gains["slight"]]
+    assert all(0.025 / 12 < p <= 0.025 / 2 for p in p_values), p_values
+    assert alone.kept.spec.name == "slight"
+    nulls = [arm(f"null {i}", 0.1, 40 + i) for i in range(5)]
+    beside, _, gains = judge([slight, *nulls], control)
+    assert [g.p_value for g in gains["slight"]] == p_values
+    assert all(g.verdict is Verdict.INCONCLUSIVE for g in gains["slight"])
+    assert beside.kept is None

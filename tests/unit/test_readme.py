@@ -1,0 +1,109 @@
+"""The README says what is so: commands parse, names exist, the tree and the output are real."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+sys.path.insert(0, str(ROOT / "reports"))
+
+import rebuild  # noqa: E402  # lives beside what it writes, not in a package
+
+import lvm.cli  # noqa: E402
+import tune_jobs.train  # noqa: E402
+import tune_jobs.triage  # noqa: E402
+from lvm.config import load_run_config  # noqa: E402
+from lvm.models.base import MODELS  # noqa: E402
+from lvm.triage.step import STEPS  # noqa: E402
+from tune_jobs.presets import PRESETS, preset  # noqa: E402
+
+
+def commands(prefix):
+    """Every line of the README's shell blocks that holds a command, from `prefix` on."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
+    lines = [line.split(" #")[0].rstrip() for block in blocks for line in block.splitlines()]
+    return [line[line.index(prefix) :] for line in lines if prefix in line]
+
+
+def text_block(after):
+    start = README.index("```text\n", README.index(after)) + len("```text\n")
+    return README[start : README.index("\n```", start)]
+
+
+@pytest.mark.parametrize("line", commands("python tune_jobs/triage.py"))
+def test_triage_commands_parse(line):
+    tune_jobs.triage.parser().parse_args(shlex.split(line)[2:])
+
+
+@pytest.mark.parametrize("line", commands("python tune_jobs/train.py"))
+def test_train_commands_parse(line):
+    tune_jobs.train.parser().parse_args(shlex.split(line)[2:])
+
+
+@pytest.mark.parametrize("line", [c for c in commands("lvm ") if c.startswith("lvm ")])
+def test_lvm_commands_parse(line):
+    lvm.cli.parser().parse_args(shlex.split(line)[1:])
+
+
+def test_there_are_commands_to_check():
+    assert len(commands("python tune_jobs/triage.py")) >= 7
+    assert len([c for c in commands("lvm ") if c.startswith("lvm ")]) >= 1
+
+
+def test_every_lvm_command_is_named():
+    actions = lvm.cli.parser()._subparsers._group_actions
+    names = set(actions[0].choices)
+    missing = {name for name in names if f"lvm {name}" not in README}
+    assert missing <= {"ui"}  # printed by every run
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)$", README, flags=re.M):
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
+    assert README.index("make triage") < README.index("make test") < README.index("## ")
+
+
+@pytest.mark.parametrize("registry", [MODELS, STEPS], ids=["models", "steps"])
+def test_registered_names_are_documented(registry):
+    for name in registry.names():
+        assert f"`{name}`" in README, name
+
+
+def test_presets_are_documented():
+    for name in PRESETS:
+        assert f"`{name}`" in README, name
+
+
+def test_recipe_example_loads(tmp_path):
+    recipe = re.search(r"```toml\n(.*?)```", README, flags=re.S).group(1)
+    (tmp_path / "recipe.toml").write_text(recipe)
+    config = load_run_config(tmp_path / "recipe.toml", preset("laptop"))
+    assert (config.recipe.objective.space, config.gates.stage_eval_cosine) == ("raw", 0.4)
+
+
+def test_tree_is_the_tree():
+    assert text_block("## The files") == rebuild.file_tree()
+
+
+def test_output_is_the_kept_output():
+    shown = text_block("make triage")
+    assert shown == (ROOT / "reports/sample/output.txt").read_text().rstrip()
+    verdict = json.loads((ROOT / "reports/sample/verdict.json").read_text())
+    assert shown.startswith(verdict["headline"])
+
+
+@pytest.mark.parametrize("name", sorted(rebuild.EXAMPLES))
+def test_kept_examples_are_complete(name):
+    folder = ROOT / "reports" / name
+    about = json.loads((folder / "about.json").read_text())
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert about["exit_status"] == (0 if verdict["verdict"] in ("PASSED", "FIXED") else 1)
+    assert (folder / "report.md").read_text().startswith(f"# Triage report: {verdict['verdict']}")
+    for path in folder.iterdir():
+        assert str(ROOT) not in path.read_text(), path

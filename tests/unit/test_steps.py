@@ -1,0 +1,143 @@
+"""The contract of every registered step: a new step file is tested the moment it exists."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import tiny
+
+from lvm.config import Recipe, ScheduleConfig, to_dict
+from lvm.models.predictor import Predictor
+from lvm.training.negatives import NegativeSampler
+from lvm.triage.step import STEPS, Facts, Proposal, steps_in_order
+from tune_jobs.steps.negatives import LARGE_BATCH
+
+FEW = Facts(num_train_windows=170, width=tiny.WIDTH)
+MANY = Facts(num_train_windows=2_000_000, width=768)
+TIERS = {f"negatives.{tier}": 4 for tier in ("same_article", "nearby_article", "random")}
+ODD = {
+    "base": {},
+    "no head": {"objective.space": "raw"},
+    "no contrastive term": {"objective.contrastive_weight": 0.0, "objective.ar_weight": 1.0},
+    "bank negatives": {"negatives.candidates": "bank"},
+    "projected search": {"search_space": "projected"},
+    "projected search, both branches": {
+        "search_space": "projected", "objective.stop_gradient": "none",
+    },
+    "one tier": {"negatives.random": 4},
+    "all tiers": TIERS,
+    "another number of negatives": {"negatives.same_article": 1},
+    "carried temperature": {"objective.temperature": 0.10},
+    "carried weights": {"objective.contrastive_weight": 0.85, "objective.ar_weight": 0.15},
+    "anchored": {"objective.mmd_weight": 0.02, "objective.ar_weight": 0.28},
+    "balanced anchor": {"objective.mmd_weight": 0.5, "objective.mmd_balance": "gradient"},
+    "large batch": {"training.batch_size": LARGE_BATCH},
+    "larger batch": {"training.batch_size": 2 * LARGE_BATCH},
+}  # fmt: skip
+CASES = list(itertools.product(STEPS.names(), ODD, (FEW, MANY)))
+IDS = [f"{step}-{odd}-{facts.num_train_windows}" for step, odd, facts in CASES]
+
+
+def flat(recipe: Recipe) -> dict[str, object]:
+    return {
+        f"{section}.{key}" if isinstance(value, dict) else section: leaf
+        for section, value in to_dict(recipe).items()
+        for key, leaf in (value.items() if isinstance(value, dict) else [("", value)])
+    }
+
+
+@pytest.mark.parametrize(("name", "odd", "facts"), CASES, ids=IDS)
+def test_every_arm_is_a_valid_and_different_recipe(name, odd, facts, tiny_dataset) -> None:
+    recipe = tiny.recipe(**ODD[odd])
+    proposal = STEPS.get(name).propose(recipe, facts)
+    assert isinstance(proposal, Proposal)
+    assert proposal.arms or proposal.left_out  # never silence
+    assert all(reason for reason in proposal.left_out.values())
+    names = [arm.name for arm in proposal.arms]
+    assert len(set(names)) == len(names)
+    assert not set(names) & {"control", *proposal.left_out}
+    recipes = [recipe.with_changes(arm.changes) for arm in proposal.arms]
+    assert recipe not in recipes
+    assert all(a != b for a, b in itertools.combinations(recipes, 2))
+    for arm, changed in zip(proposal.arms, recipes, strict=True):
+        before, after = flat(recipe), flat(changed)
+        moved = {key for key in before if before[key] != after[key]}
+        assert moved <= set(arm.changes)  # nothing that is not said
+        assert len(arm.changes) <= 4
+        # An arm varies the question; the network, the schedule and the seed stay.
+        allowed = ("objective.", "negatives.", "search_space", "training.batch_size")
+        assert all(key.startswith(allowed) for key in arm.changes)
+        assert arm.why
+        if not arm.trains:
+            assert moved == {"search_space"}  # what an index can change without training
+            assert recipe.has_head
+        assert changed.search_space == "raw" or changed.has_head
+        assert Predictor(changed, tiny.WIDTH).model is not None
+        NegativeSampler(tiny_dataset.bank, tiny_dataset.train, changed.negatives, 0)
+
+
+@pytest.mark.parametrize(("name", "odd"), list(itertools.product(STEPS.names(), ODD)))
+def test_an_arm_that_is_carried_leaves_every_later_step_valid(name, odd, tiny_dataset) -> None:
+    """Apply each arm of a step, then each arm of each other step on top of it."""
+    recipe = tiny.recipe(**ODD[odd])
+    for arm in STEPS.get(name).propose(recipe, MANY).arms:
+        carried = recipe.with_changes(arm.changes)
+        for step in STEPS:
+            for later in step.propose(carried, MANY).arms:
+                changed = carried.with_changes(later.changes)
+                assert changed != carried
+                assert changed.search_space == "raw" or changed.has_head
+                NegativeSampler(tiny_dataset.bank, tiny_dataset.train, changed.negatives, 0)
+
+
+def test_the_numbers_of_the_steps_are_their_places() -> None:
+    steps = steps_in_order()
+    assert [step.number for step in steps] == list(range(1, len(steps) + 1))
+    assert [step.name for step in steps][:5] == [
+        "projection_head", "temperature", "contrastive_weight", "negatives", "anchor_mmd",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPS.names())
+def test_a_step_says_what_it_asks_and_has_a_budget_of_the_schedule(name) -> None:
+    step = STEPS.get(name)
+    assert step.name == name
+    assert step.question.endswith("?")
+    assert step.hypothesis.endswith(".")
+    assert step.title
+    assert step.rules_out
+    schedule = ScheduleConfig(short_epochs=3, long_epochs=7)
+    assert step.epochs(schedule) in (3, 7)
+
+
+def names(step, recipe, facts=FEW):
+    return [arm.name for arm in STEPS.get(step).propose(recipe, facts).arms]
+
+
+def test_the_arms_of_the_report_are_there() -> None:
+    base = tiny.recipe()
+    assert names("projection_head", base) == [
+        "search in the projected space", "InfoNCE in the raw space",
+        "gradient through both branches",
+    ]  # fmt: skip
+    assert names("temperature", base) == [
+        "temperature 0.05", "temperature 0.10", "temperature 0.15",
+    ]  # fmt: skip
+    assert names("contrastive_weight", base) == ["weights 0.85 / 0.15", "weights 0.90 / 0.10"]
+    assert len(names("negatives", base, MANY)) == 5
+    assert f"batch {LARGE_BATCH}" in names("negatives", base, MANY)
+    assert len(names("anchor_mmd", base)) == 2
+
+
+def test_a_batch_that_data_cannot_fill_is_left_out_with_the_count() -> None:
+    proposal = STEPS.get("negatives").propose(tiny.recipe(), FEW)
+    assert "NOT_EVALUABLE: 0 updates" in proposal.left_out[f"batch {LARGE_BATCH}"]
+
+
+def test_the_whole_bank_and_sampled_tiers_never_meet() -> None:
+    step = STEPS.get("negatives")
+    recipe = tiny.recipe(**TIERS)
+    (bank,) = (a for a in step.propose(recipe, FEW).arms if "bank" in a.name)
+    assert recipe.with_changes(bank.changes).negatives.sampled == 0
+    assert step.propose(tiny.recipe(**{"negatives.candidates": "bank"}), MANY).arms == ()

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+import tiny
+import torch
+
+from lvm.terminal import Screen, _duration, models_table
+from lvm.triage.journal import read_journal
+from lvm.triage.verdict import build_verdict
+
+CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory, tiny_dataset):
+    threads = torch.get_num_threads()
+    folder = tmp_path_factory.mktemp("run")
+    tiny.triage(folder, tiny_dataset, CONFIG, num_steps=2)
+    torch.set_num_threads(threads)
+    return list(read_journal(folder))[1:]  # the tiny run_started says nothing of the data
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(events, stream):
+    with Screen(stream) as screen:
+        for event in events:
+            screen.event(event)
+    return stream.getvalue()
+
+
+def test_plain_output_tells_every_decision_and_every_ending(events) -> None:
+    text = shown(events, io.StringIO())
+    assert "\x1b" not in text  # no colours in a file
+    for event in events:
+        if event["event"] == "decision":
+            assert f"since {event['since']}." in text
+        if event["event"] == "arm_ended":
+            assert f"{event['name']}: {event['reason']} at epoch {event['epoch']}" in text
+        if event["event"] == "arm_judged" and event["role"] == "arm":
+            assert f"stage gate {event['stage']['verdict']}, {event['stage']['reason']}" in text
+
+
+def test_a_terminal_shows_the_running_step(events) -> None:
+    start = next(i for i, e in enumerate(events) if e["event"] == "step_started" and "number" in e)
+    upto = next(i for i, e in enumerate(events) if i > start + 1 and e["event"] == "epoch") + 1
+    stream = Terminal()
+    screen = Screen(stream)
+    for event in events[:upto]:
+        screen.event(event)
+    screen.console.width = 160
+    screen.console.print(screen._render())
+    text = stream.getvalue()
+    last = events[upto - 1]
+    assert events[start]["title"] in text
+    assert f"{last['epoch']}/{events[start]['epochs']}" in text
+    assert f"{last['eval_cosine']:.3f}" in text
+    for arm in events[start]["arms"]:
+        assert arm["name"] in text
+
+
+def test_the_screen_survives_any_part_of_a_run_and_unknown_events(events) -> None:
+    for cut in range(0, len(events), 7):
+        assert shown([*events[:cut], {"event": "from_the_future"}], Terminal())
+
+
+def test_markup_in_a_name_is_shown_as_it_is() -> None:
+    stream = io.StringIO()
+    Screen(stream).say("[red]not a colour[/red]")
+    assert stream.getvalue() == "[red]not a colour[/red]\n"
+
+
+def test_run_started_tells_what_the_data_is() -> None:
+    data = {
+        "source": "a bank", "rows": 12345, "width": 16, "windows": {"train": 1000, "dev": 2},
+    }  # fmt: skip
+    event = {
+        "event": "run_started", "data": data, "config": {"gates": {"stage_eval_cosine": 0.35}},
+    }  # fmt: skip
+    text = shown([event], io.StringIO())
+    assert "a bank: 12,345 vectors of width 16, windows train 1,000, dev 2" in text
+
+
+def test_the_table_holds_models_and_ladder(events) -> None:
+    document = build_verdict(events, resume="")
+    stream = io.StringIO()
+    screen = Screen(stream)
+    screen.console.width = 200
+    screen.console.print(models_table(document))
+    lines = stream.getvalue().splitlines()
+    for model in document["models"]:
+        (line,) = (x for x in lines if x.startswith(f"{model['name']} "))
+        assert f"{model['masked']['mrr']:.3f}" in line
+    assert sum(x.startswith("ladder: ") for x in lines) == len(document["ladder"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "want"), [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3661, "61:01")]
+)
+def test_durations(seconds, want) -> None:
+    assert _duration(seconds) == want
