@@ -78,7 +78,7 @@ def rebuild(name: str, out: Path) -> None:
 
 
 def _watch_memory(pid: int) -> list[int]:
-    """Follow the proportional memory of a process and all that it starts; [0] is the peak, bytes."""
+    """Follow the memory (PSS) of a process and all that it starts; [0] is the peak in bytes."""
     peak = [0]
 
     def follow() -> None:

@@ -132,7 +132,7 @@ def _step_arm(spec: Mapping[str, Any], judged: Event | None) -> dict[str, Any]:
         "stage",
         "gains",
     )
-    return {**about, **{key: judged[key] if judged else None for key in (*keys, "gains")}}
+    return {**about, **{key: judged[key] if judged else None for key in keys}}
 
 
 def _confirmation(confirmed: Event | None) -> dict[str, Any] | None:

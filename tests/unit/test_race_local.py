@@ -168,6 +168,20 @@ def test_a_finished_run_that_is_resumed_writes_nothing_and_trains_nothing(
     assert not trained
 
 
+def test_an_arm_that_had_the_full_budget_is_confirmed_without_training_it_again(
+    tiny_dataset, trained, tmp_path
+) -> None:
+    """Step and confirmation then name the same arm; only its test results are still to be made."""
+    schedule = dataclasses.replace(CONFIG.schedule, first_rung=2)
+    config = dataclasses.replace(CONFIG, schedule=schedule)
+    _, journal = tiny.triage(tmp_path, tiny_dataset, config, num_steps=1)
+    (confirmed,) = journal.all("confirmed")
+    arm = journal.find("arm_judged", arm=confirmed["spec"], step="projection_head")
+    assert (arm["reason"], arm["epoch"]) == ("gate held", 2)
+    assert journal.find("test_judged", arm=confirmed["spec"])["role"] == "confirm"
+    assert max(trained.values()) == 1
+
+
 def test_an_arm_that_diverges_ends_alone_and_the_step_goes_on(
     tiny_dataset, monkeypatch, tmp_path
 ) -> None:
@@ -227,7 +241,7 @@ def make_spec(folder, name, role, *, seed=0, **changes) -> ArmSpec:
     identity = arm_id(recipe, data="data", code="code")
     return ArmSpec(
         id=identity, step="s", name=name, role=role, recipe=recipe, folder=folder / identity,
-        gates=GateConfig(resamples=200),
+        gates=GateConfig(resamples=1000),
     )  # fmt: skip
 
 
