@@ -207,7 +207,7 @@ class GateConfig:
             value = getattr(self, key)
             _require(0 < value < 1, f"gates.{key}", value, "above 0 and below 1")
         _require(0.5 < self.confidence < 1, "gates.confidence", self.confidence, "0.5 to 1")
-        _require(self.resamples >= 1000, "gates.resamples", self.resamples, "at least 1000")
+        _require(self.resamples >= 200, "gates.resamples", self.resamples, "at least 200")
 
 
 @dataclass(frozen=True, kw_only=True)

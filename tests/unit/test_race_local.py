@@ -241,7 +241,7 @@ def make_spec(folder, name, role, *, seed=0, **changes) -> ArmSpec:
     identity = arm_id(recipe, data="data", code="code")
     return ArmSpec(
         id=identity, step="s", name=name, role=role, recipe=recipe, folder=folder / identity,
-        gates=GateConfig(resamples=1000),
+        gates=GateConfig(resamples=200),
     )  # fmt: skip
 
 
