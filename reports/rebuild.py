@@ -22,9 +22,9 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = {
     "sample": [],
-    "head_only": ["--recipe", "recipes/head_only.toml"],
-    "sharp_temperature": ["--recipe", "recipes/sharp_temperature.toml"],
-    "weak_contrast": ["--recipe", "recipes/weak_contrast.toml"],
+    "wrong_head_only": ["--recipe", "recipes/wrong_head_only.toml"],
+    "wrong_temperature": ["--recipe", "recipes/wrong_temperature.toml"],
+    "wrong_contrastive_weight": ["--recipe", "recipes/wrong_contrastive_weight.toml"],
 }
 KEPT = ("report.md", "report.html", "verdict.json")
 PUBLIC_ROOT = "/path/to/lvm"  # stands for this checkout in what is kept

@@ -25,6 +25,7 @@ from lvm.training import distributed
 from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.race import Race
 
+CONNECT_SECONDS = 10.0
 MAX_FAILURES = 2  # restarts of a trial whose node or process went away; it resumes by itself
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -82,6 +83,7 @@ class RayExecutor:
             options |= {"num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
             options |= {"address": "local"}
         else:
+            _require_listener(self._address)
             options["address"] = self._address
         try:
             ray.init(**options)
@@ -189,6 +191,20 @@ class RayExecutor:
         if self._shared is None or self._shared[0] is not dataset:
             self._shared = (dataset, ray.put(_pack(dataset)))
         return self._shared[1]
+
+
+def _require_listener(address: str) -> None:
+    """Raise ClusterError when nothing answers at HOST:PORT: Ray itself would try for ever."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return  # "auto", or something that Ray explains better
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"nothing answers at the Ray address {address} ({error}); check it with ray status "
+            "--address ADDRESS on the head node, or leave --address out to run locally."
+        ) from None
 
 
 def _pack(dataset: Dataset) -> dict[str, Any]:

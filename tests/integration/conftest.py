@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -58,21 +57,20 @@ confirm_workers = 2
 """
 
 
-def linear_world() -> Bank:
-    """Return 40 articles of 25 chunks: unit vectors along (fixed direction + moving point)."""
+def linear_world(articles: int = ARTICLES, chunks: int = CHUNKS) -> Bank:
+    """Return a bank of unit vectors along (fixed direction + moving point)."""
     generator = numpy_generator(0, "linear world")
     rotation, _ = np.linalg.qr(generator.normal(size=(WIDTH, WIDTH)))
     fixed = _unit(generator.normal(size=WIDTH))
     rows = []
-    for _ in range(ARTICLES):
+    for _ in range(articles):
         point = _unit(generator.normal(size=WIDTH))
-        for _ in range(CHUNKS):
+        for _ in range(chunks):
             rows.append(_unit(point + fixed))
             noise = generator.normal(size=WIDTH) / np.sqrt(WIDTH)
             point = _unit(rotation @ point + NOISE * noise)
-    keys = np.array([(a, c) for a in range(ARTICLES) for c in range(CHUNKS)], np.int32)
-    split = {name: list(ids) for name, ids in SPLIT.items()}
-    return Bank(np.array(rows, np.float32), keys, {"split": split})
+    keys = np.array([(a, c) for a in range(articles) for c in range(chunks)], np.int32)
+    return Bank(np.array(rows, np.float32), keys)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
@@ -124,8 +122,8 @@ def run_triage(folder: Path, argv: Sequence[str]) -> Run:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The linear world on disk."""
     folder = tmp_path_factory.mktemp("world")
-    bank = linear_world()
-    write_bank(folder / "bank", bank.vectors, bank.keys, bank.manifest)
+    bank, split = linear_world(), {name: list(ids) for name, ids in SPLIT.items()}
+    write_bank(folder / "bank", bank.vectors, bank.keys, {"split": split})
     (folder / "recipe.toml").write_text(RECIPE)
     (folder / "runs").mkdir()
     return World(bank=folder / "bank", recipe=folder / "recipe.toml", runs=folder / "runs")
@@ -152,6 +150,12 @@ def finished(world: World, cluster: str) -> Run:
 
 
 @pytest.fixture(scope="session")
-def triage() -> Any:
+def make_bank() -> Callable[[int, int], Bank]:
+    """`linear_world`, for tests that need one of another size."""
+    return linear_world
+
+
+@pytest.fixture(scope="session")
+def triage() -> Callable[[Path, Sequence[str]], Run]:
     """`run_triage`, for tests that run another one."""
     return run_triage
