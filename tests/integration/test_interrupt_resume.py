@@ -36,6 +36,11 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 90.0
+# A shell makes jobs in the background deaf to Ctrl-C, and these tests may be such a job.
+HEED_CTRL_C = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 JUDGED = ("reason", "epoch", "evaluation", "stage", "gains")
 
 
@@ -56,8 +61,8 @@ def live(
 ) -> Life:
     """Run a triage in a process, send it a signal once its journal is as wanted, and wait."""
     process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=heed_ctrl_c,
+        [sys.executable, "-c", HEED_CTRL_C, *words], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -75,11 +80,6 @@ def live(
         folder=folder, events=journal(folder), status=process.returncode, printed=printed,
         statuses=parents(folder), files=checkpoints(folder),
     )  # fmt: skip
-
-
-def heed_ctrl_c() -> None:
-    """Undo what a shell does to jobs in the background, in case these tests are one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def journal(folder: Path) -> list[Event]:

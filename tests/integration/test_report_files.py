@@ -51,8 +51,8 @@ def folder(make_bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report")
     bank = make_bank(ARTICLES, CHUNKS)
     last = ARTICLES - TEST_ARTICLES
-    # Any two for dev: they go into the train file with the rest, and the reader splits anew.
-    parts = {"train": range(2, last), "dev": range(2), "test": range(last, ARTICLES)}
+    # The last two for dev: they go to the end of the train file, and the reader splits it anew.
+    parts = {"train": range(last - 2), "dev": range(last - 2, last), "test": range(last, ARTICLES)}
     dataset = dataset_from_bank(bank, CONTEXT, parts)
     files = write_report_files(dataset, path / "npz")
     write_report_files(dataset, path / "pickled", pickled=True)

@@ -162,6 +162,7 @@ def stop(nodes: list[subprocess.Popen[bytes]]) -> None:
                 node.wait(STOP_SECONDS)
             if node.poll() is None:
                 node.kill()
+                node.wait()
             _, left = psutil.wait_procs(family, timeout=5)
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
