@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 
 from lvm.config import Recipe
 from lvm.losses.cosine import ar_cosine
@@ -64,9 +63,7 @@ def objective(recipe: Recipe, outputs: Outputs, world: World) -> Objective:
         parts.append(config.ar_weight * terms["ar"])
     total = torch.stack(parts).sum() if parts else outputs.predictions.new_zeros(())
     if config.mmd_weight > 0:
-        terms["mmd"] = mmd2_unbiased(
-            _gathered(outputs.predictions, world), _gathered(outputs.targets, world)
-        )
+        terms["mmd"] = _global_mmd(outputs.predictions, outputs.targets, world)
         weight = config.mmd_weight
         if config.mmd_balance == "gradient" and parts:
             weight *= _gradient_ratio(total, terms["mmd"], outputs.predictions, world)
@@ -74,10 +71,17 @@ def objective(recipe: Recipe, outputs: Outputs, world: World) -> Objective:
     return Objective(total, terms, num_negatives)
 
 
-def _gathered(rows: Tensor, world: World) -> Tensor:
+def _global_mmd(predictions: Tensor, targets: Tensor, world: World) -> Tensor:
+    """Return the MMD of the global batch, with the gradient of this worker's share of it.
+
+    Each worker differentiates by its own rows alone, so nothing is communicated in the backward
+    pass, beside DDP's own reductions. DDP averages over workers where this gradient must be summed:
+    hence the factor on the gradient, and none on the value.
+    """
     if world.size == 1:
-        return rows
-    return torch.cat(list(all_gather_with_gradient(rows)))  # type: ignore[no-untyped-call]  # torch
+        return mmd2_unbiased(predictions, targets)
+    value = mmd2_unbiased(world.gather(predictions), world.gather(targets))
+    return value.detach() + world.size * (value - value.detach())
 
 
 def _gradient_ratio(rest: Tensor, term: Tensor, predictions: Tensor, world: World) -> float:

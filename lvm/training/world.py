@@ -39,6 +39,13 @@ class World:
             torch.distributed.all_reduce(tensor)
         return tensor
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the rows of all workers in order; only this worker's own carry a gradient."""
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, rows.detach().contiguous())
+        parts[self.rank] = rows
+        return torch.cat(parts)
+
     def barrier(self) -> None:
         """Wait for all workers."""
         if self.size > 1:

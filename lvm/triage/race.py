@@ -53,7 +53,7 @@ class Race:
         return [
             lane.spec
             for lane in self.lanes.values()
-            if lane.ending is None and lane.spec.recipe.training.epochs not in lane.records
+            if lane.ending is None and not self.complete(lane.spec.id)
         ]
 
     @property
@@ -64,6 +64,12 @@ class Race:
     def stopped(self, arm: str) -> bool:
         """Whether the arm has been decided and need not go on."""
         return self.lanes[arm].ending is not None
+
+    def complete(self, arm: str) -> bool:
+        """Whether the arm has reported its last epoch."""
+        spec = self.lanes[arm].spec
+        last = 0 if spec.source is not None else spec.recipe.training.epochs
+        return last in self.lanes[arm].records
 
     def record(self, arm: str, record: dict[str, Any]) -> None:
         """Take the record of one epoch of one arm (again after a resume: the same numbers)."""

@@ -26,6 +26,7 @@ from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.race import Race
 
 CONNECT_SECONDS = 10.0
+PLACEMENT_GROUP = "placement_group"  # key under which rank 0 reports what holds its workers
 MAX_FAILURES = 2  # restarts of a trial whose node or process went away; it resumes by itself
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -260,8 +261,10 @@ def _worker(config: dict[str, Any]) -> None:
     import ray
 
     spec = ArmSpec.from_plain(config["spec"])
+    group = ray.util.get_current_placement_group()
+    held = {PLACEMENT_GROUP: group.id.hex()} if group is not None else {}
     for record in _records_or_reason(spec, _unpack(ray.get(config["data"]))):
-        distributed.report(record)
+        distributed.report({**record, **held})
 
 
 def _records_or_reason(spec: ArmSpec, dataset: Dataset) -> Any:
@@ -278,6 +281,8 @@ def _scheduler(race: Race) -> Any:
     """Return a Tune scheduler that forwards reports to the race and stops what it has decided."""
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+    groups: dict[str, str] = {}  # arm -> placement group of its workers
+
     class RungScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
         def __reduce__(self) -> tuple[Any, ...]:
             # Tune pickles its scheduler for its own restore, which is not used: the journal is.
@@ -285,6 +290,8 @@ def _scheduler(race: Race) -> Any:
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             arm = trial.config["spec"]["id"]
+            if PLACEMENT_GROUP in result:
+                groups[arm] = result.pop(PLACEMENT_GROUP)
             if "ended" in result:
                 race.failed(arm, StopReason(result["ended"]), result["detail"])
             elif "epoch" in result:
@@ -293,14 +300,35 @@ def _scheduler(race: Race) -> Any:
                 if other is not trial and race.stopped(other.config["spec"]["id"]):
                     with contextlib.suppress(Exception):  # it may have ended by itself meanwhile
                         tune_controller.stop_trial(other)
-            finished = race.stopped(arm)
-            return str(TrialScheduler.STOP if finished else TrialScheduler.CONTINUE)
+                    _release(groups.pop(other.config["spec"]["id"], None))
+            # An arm at its budget ends by itself, and Ray Train then clears up after itself.
+            if not race.stopped(arm) or race.complete(arm):
+                return str(TrialScheduler.CONTINUE)
+            _release(groups.pop(arm, None))
+            return str(TrialScheduler.STOP)
+
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: Any) -> None:
+            _release(groups.pop(trial.config["spec"]["id"], None))
 
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
             if trial.status == trial.ERROR or not trial.should_recover():
                 race.failed(trial.config["spec"]["id"], StopReason.CRASHED, _first_line(trial))
 
     return RungScheduler()
+
+
+def _release(group: str | None) -> None:
+    """Remove the placement group of Ray Train workers whose trial is over.
+
+    Ray's own cleaner asks the dashboard, which cannot tell several Ray clusters on one machine
+    apart: the workers' CPUs then stay reserved, and the next step waits for them for ever.
+    """
+    if group is None:
+        return
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 _TUNE_KEYS = {
@@ -312,7 +340,11 @@ _TUNE_KEYS = {
 
 def _plain_record(result: dict[str, Any]) -> dict[str, Any]:
     """Drop what Tune adds to a report."""
-    return {key: value for key, value in result.items() if key not in _TUNE_KEYS}
+    return {
+        key: value
+        for key, value in result.items()
+        if key not in _TUNE_KEYS and not key.startswith("config/")
+    }
 
 
 def _first_line(trial: Any) -> str:
