@@ -26,11 +26,6 @@ def _ray_train() -> Any:
     return ray.train
 
 
-def report(record: Mapping[str, Any]) -> None:
-    """Report the record of one epoch from inside a worker (a barrier over the workers)."""
-    _ray_train().report(dict(record))
-
-
 def fit(
     worker: Callable[[dict[str, Any]], None],
     config: Mapping[str, Any],
@@ -40,19 +35,12 @@ def fit(
     workers: int,
     threads: int,
     use_gpu: bool,
-    in_trial: bool,
 ) -> None:
     """Run `worker(config)` on `workers` Ray Train workers and wait for them.
 
     `name` must belong to this attempt alone: Ray Train resumes silently under a name it knows.
-    `in_trial` forwards what rank 0 reports to the surrounding Ray Tune trial.
     """
     train = _ray_train()
-    callbacks = []
-    if in_trial:
-        from ray.tune.integration.ray_train import TuneReportCallback
-
-        callbacks.append(TuneReportCallback())
     per_worker: dict[str, float] = {"CPU": CPU_SHARE * threads}
     if use_gpu:
         per_worker["GPU"] = 1
@@ -66,7 +54,6 @@ def fit(
         run_config=train.RunConfig(
             name=name,
             storage_path=str(storage),
-            callbacks=callbacks,
             failure_config=train.FailureConfig(max_failures=1, controller_failure_limit=1),
         ),
     )

@@ -7,10 +7,15 @@ by the rungs, in the driver, from the same numbers in whatever order they arrive
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import signal
 import socket
+import threading
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +27,12 @@ from lvm.data.windows import Dataset, Windows
 from lvm.errors import ClusterError, LvmError, MissingExtraError, NonFiniteLossError
 from lvm.records import StopReason
 from lvm.training import distributed
+from lvm.training.world import World
 from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.race import Race
 
 CONNECT_SECONDS = 10.0
+POLL_SECONDS = 0.1
 PLACEMENT_GROUP = "placement_group"  # key under which rank 0 reports what holds its workers
 MAX_FAILURES = 2  # restarts of a trial whose node or process went away; it resumes by itself
 QUIET = {
@@ -156,6 +163,7 @@ class RayExecutor:
         trainable = tune.with_resources(
             tune.with_parameters(_trial, data=reference), self._resources(ray, specs)
         )
+        pressed = threading.Event()
         tuner = tune.Tuner(
             trainable,
             param_space={"spec": tune.grid_search([spec.to_plain() for spec in specs])},
@@ -167,9 +175,10 @@ class RayExecutor:
                 storage_path=str(self._storage),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[_ender(pressed)],
             ),
         )
-        with _silent_loggers():
+        with _silent_loggers(), _noticing_ctrl_c(pressed):
             tuner.fit()
         for arm, lane in race.lanes.items():
             if lane.ending is None:
@@ -242,29 +251,49 @@ def _trial(config: dict[str, Any], data: dict[str, Any]) -> None:
         for record in _records_or_reason(spec, _unpack(data)):
             tune.report(record)
         return
+    for record in _from_workers(spec, data):
+        tune.report(record)
+
+
+def _from_workers(spec: ArmSpec, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Run an arm on Ray Train workers and yield what rank 0 writes to a file, as it appears.
+
+    Ray's own way from Train to Tune is a queue that is not emptied when the training ends right
+    after its last report: the last record could get lost, or the trial wait for ever.
+    """
     import ray
 
-    distributed.fit(
-        _worker,
-        {"spec": config["spec"], "data": ray.put(data)},
-        name=f"{spec.id}-{uuid.uuid4().hex[:8]}",
-        storage=spec.folder / "ray_train",
-        workers=spec.workers,
-        threads=spec.threads,
-        use_gpu=spec.device != "cpu",
-        in_trial=True,
-    )
+    name = f"{spec.id}-{uuid.uuid4().hex[:8]}"
+    storage = spec.folder / "ray_train"
+    path, told = storage / f"{name}.jsonl", 0
+    storage.mkdir(parents=True, exist_ok=True)
+    config = {"spec": spec.to_plain(), "data": ray.put(data), "records": str(path)}
+    use_gpu = spec.device != "cpu"
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        training = pool.submit(
+            distributed.fit, _worker, config, name=name, storage=storage, workers=spec.workers,
+            threads=spec.threads, use_gpu=use_gpu,
+        )  # fmt: skip
+        over = False
+        while not over:
+            over = bool(wait([training], timeout=POLL_SECONDS).done)  # before the last look
+            whole = path.read_text().split("\n")[:-1] if path.exists() else []
+            yield from map(json.loads, whole[told:])
+            told = len(whole)
+        training.result()  # raises what the workers raised
 
 
 def _worker(config: dict[str, Any]) -> None:
     """Body of a Ray Train worker: the same arm, in a world of several."""
     import ray
 
-    spec = ArmSpec.from_plain(config["spec"])
+    spec, rank = ArmSpec.from_plain(config["spec"]), World.current().rank
     group = ray.util.get_current_placement_group()
     held = {PLACEMENT_GROUP: group.id.hex()} if group is not None else {}
     for record in _records_or_reason(spec, _unpack(ray.get(config["data"]))):
-        distributed.report({**record, **held})
+        if rank == 0:
+            with Path(config["records"]).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**record, **held}) + "\n")
 
 
 def _records_or_reason(spec: ArmSpec, dataset: Dataset) -> Any:
@@ -353,6 +382,50 @@ def _first_line(trial: Any) -> str:
     except (OSError, TypeError):
         return "the trial's process died"
     return text.splitlines()[-1] if text else "the trial's process died"
+
+
+@contextlib.contextmanager
+def _noticing_ctrl_c(pressed: threading.Event) -> Iterator[None]:
+    """Turn the first Ctrl-C into an event; the second acts as usual.
+
+    KeyboardInterrupt may be raised anywhere. Raised in a destructor or amid Ray's compiled code it
+    would be lost, and the run would go on.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or not _in_main_thread():
+        yield  # somebody else takes care of it, or nobody wants it
+        return
+
+    def note(*_: object) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _ender(pressed: threading.Event) -> Any:
+    """Return a Tune callback that ends the experiment once `pressed` is set."""
+    from ray.tune import Callback
+
+    class Ender(Callback):  # type: ignore[misc]  # ray is untyped
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Callback, ())  # as the scheduler's
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if pressed.is_set():
+                raise KeyboardInterrupt
+
+    return Ender()
 
 
 @contextlib.contextmanager

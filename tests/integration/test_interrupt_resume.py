@@ -120,7 +120,7 @@ def killed(stopped: Life, cluster) -> Life:
 
 
 @pytest.fixture(scope="module")
-def left_behind(killed: Life) -> float:
+def left_behind(killed: Life, cluster) -> float:
     """Seconds until the trials of the killed driver, and their processes, were gone."""
     import ray
     from ray.util.state import list_actors
@@ -129,7 +129,8 @@ def left_behind(killed: Life) -> float:
     started = time.monotonic()
     while True:
         # Ray Train keeps an actor of its own that outlives all jobs on purpose: a detached one.
-        trials = [a for a in list_actors(detail=True) if a.job_id != ours and not a.is_detached]
+        actors = list_actors(address=cluster, detail=True)
+        trials = [a for a in actors if a.job_id != ours and not a.is_detached]
         assert trials
         if not any(trial.state == "ALIVE" or psutil.pid_exists(trial.pid) for trial in trials):
             return time.monotonic() - started
