@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ import torch
 
 import tune_jobs.train
 from lvm.command import run_command
-from lvm.config import Recipe
+from lvm.config import GateConfig, Recipe
 from lvm.data.load import DataRequest, load_dataset
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.inference import predict
 from lvm.training.loop import EpochRecord, read_epochs, train
+from lvm.triage.arm import ArmSpec
+from lvm.triage.run import _from_workers
+from lvm.triage.step import Role
 from tune_jobs.presets import load_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -122,6 +126,31 @@ def test_the_job_says_how_it_goes_and_what_came_out(two: Trained):
     assert f"eval_cosine {stored['eval_cosine']:.4f}" in two.printed
     assert "eval" in two.printed.splitlines()[-1]
     assert list((two.folder / "ray_train").iterdir())  # it went through Ray Train
+
+
+def test_what_is_written_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp_path: Path):
+    """Ray's own queue from Train to Tune lost the last record when the workers ended right then."""
+    spec = ArmSpec(
+        id="arm", step="step", name="name", role=Role.CONFIRM, recipe=Recipe(), folder=tmp_path,
+        gates=GateConfig(), workers=2,
+    )  # fmt: skip
+    written = [{"epoch": epoch, "eval_cosine": 0.1 * epoch} for epoch in (1, 2, 3)]
+
+    def fit(worker: Any, config: dict[str, Any], **_: Any) -> None:
+        with open(config["records"], "a") as file:
+            for record in written:
+                file.write(json.dumps(record) + "\n")
+            file.write('{"epoch": 4, "eval_')  # cut short: not a record
+        if spec.folder.name == "broken":
+            raise RuntimeError("a worker died")
+
+    monkeypatch.setattr("lvm.training.distributed.fit", fit)
+    assert list(_from_workers(spec, {})) == written
+    spec = dataclasses.replace(spec, folder=tmp_path / "broken")
+    records = _from_workers(spec, {})
+    assert [next(records) for _ in written] == written
+    with pytest.raises(RuntimeError, match="a worker died"):
+        next(records)
 
 
 def test_workers_that_cannot_share_a_batch(world, recipe_file: Path, tmp_path: Path, capsys):
