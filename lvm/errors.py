@@ -4,6 +4,8 @@
     |-- UsageError              a flag, preset, folder or combination of them that cannot work
     |-- ConfigError             a recipe with an unknown key or a value out of range
     |-- DataError               a file that is missing, unreadable, or not what its format promises
+    |   |-- SchemaError         a readable file whose arrays are missing, misnamed or misshapen
+    |   |-- SplitError          splits that share an article
     |   `-- UnsafePayloadError  a pickle that holds anything but plain containers and numpy arrays
     |-- CheckpointError         weights or a manifest that do not fit the model they name
     |-- MissingExtraError       an optional dependency that is not installed
@@ -31,6 +33,14 @@ class ConfigError(LvmError):
 
 class DataError(LvmError):
     """An input file is missing, unreadable or breaks its format."""
+
+
+class SchemaError(DataError):
+    """A file can be read, but its arrays are not those of its format."""
+
+
+class SplitError(DataError):
+    """Two splits share an article."""
 
 
 class UnsafePayloadError(DataError):

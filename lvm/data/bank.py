@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from lvm.errors import DataError
+from lvm.errors import DataError, SchemaError
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,19 +38,19 @@ class Bank:
     def __post_init__(self) -> None:
         vectors, keys = self.vectors, self.keys
         if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
-            raise DataError(
+            raise SchemaError(
                 f"{self.source}: vectors have shape {vectors.shape} and type {vectors.dtype}, "
                 "allowed is [N, D] float16 or float32; write the bank again with lvm embed."
             )
         if len(vectors) == 0:
-            raise DataError(f"{self.source}: the bank has 0 rows; embed at least one document.")
+            raise SchemaError(f"{self.source}: the bank has 0 rows; embed at least one document.")
         if keys.shape != (len(vectors), 2) or keys.dtype.kind != "i":
-            raise DataError(
+            raise SchemaError(
                 f"{self.source}: keys have shape {keys.shape} and type {keys.dtype}, allowed is "
                 f"[{len(vectors)}, 2] integers, one (article, chunk) per vector."
             )
         if self.pool_size is not None and not 1 <= self.pool_size <= len(vectors):
-            raise DataError(
+            raise SchemaError(
                 f"{self.source}: the pool has {self.pool_size} of {len(vectors)} rows, allowed is "
                 "1 row to all of them."
             )

@@ -21,24 +21,25 @@ import numpy as np
 
 from lvm.data.bank import Bank, check_rows
 from lvm.data.npz import check_exists, map_npy, open_npz, sibling, sync
-from lvm.errors import DataError
+from lvm.errors import DataError, SchemaError
 
 TEXT_FILES = ("texts.jsonl", "texts.jsonl.gz")
 
 
-def read_bank(path: Path, *, check_sha256: bool = False) -> Bank:
+def read_bank(path: Path, *, check_sha256: bool = False, check_counts: bool = True) -> Bank:
     """Read a bank from a folder or a `.npz`; vectors stay on disk, memory-mapped.
 
-    Count and width of the manifest are compared with the arrays; the hashes of a folder's files
-    only with `check_sha256`, because that reads all of them. Raises DataError on a missing file, a
-    broken format, or a disagreement.
+    Count and width of the manifest are compared with the arrays unless the caller does so itself
+    (`check_counts`); the hashes of a folder's files only with `check_sha256`, because that reads
+    all of them. Raises DataError on a missing file, a broken format, or a disagreement.
     """
     check_exists(path)
     if not path.is_dir():
-        return _read_npz_bank(path)
+        return _read_npz_bank(path, check_counts)
     manifest = _read_manifest(path / "manifest.json")
     vectors, keys = map_npy(path / "vectors.npy"), np.array(map_npy(path / "keys.npy"))
-    _check_manifest(manifest, vectors, str(path))
+    if check_counts:
+        _check_manifest(manifest, vectors, str(path))
     if check_sha256:
         _check_hashes(path, manifest)
     load_texts = functools.partial(_load_texts, path, len(vectors))
@@ -85,12 +86,12 @@ def as_keys(keys: np.ndarray, source: str) -> np.ndarray:
     """Return integer keys as int32; DataError when a number does not fit."""
     limits = np.iinfo(np.int32)
     if keys.dtype.kind not in "iu":
-        raise DataError(
+        raise SchemaError(
             f"{source}: keys have type {keys.dtype}, allowed are whole numbers, one "
             "(article, chunk) per vector; write the keys again."
         )
     if keys.size and not limits.min <= int(keys.min()) <= int(keys.max()) <= limits.max:
-        raise DataError(
+        raise SchemaError(
             f"{source}: keys reach from {keys.min()} to {keys.max()}, allowed is the range of "
             "int32; number the articles and chunks from 0."
         )
@@ -122,11 +123,11 @@ def _json_object(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _read_npz_bank(path: Path) -> Bank:
+def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
     arrays = open_npz(path)
     for name in ("vectors", "keys"):
         if name not in arrays:
-            raise DataError(
+            raise SchemaError(
                 f"{path} has the members {', '.join(sorted(arrays)) or 'none'}, a bank needs "
                 "vectors and keys; give a bank (windows go to --train and --eval)."
             )
@@ -134,7 +135,8 @@ def _read_npz_bank(path: Path) -> Bank:
     if vectors.dtype == np.float64:  # NumPy's default type; no embedder has that precision
         vectors = vectors.astype(np.float32)
     provenance = read_provenance(arrays, str(path))
-    _check_manifest(provenance, vectors, str(path))
+    if check_counts:
+        _check_manifest(provenance, vectors, str(path))
     return Bank(vectors, keys, provenance, source=str(path))
 
 

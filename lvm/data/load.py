@@ -20,20 +20,25 @@ class DataRequest:
     payload: Path | None = None
 
 
-def load_dataset(request: DataRequest, context_length: int) -> tuple[Dataset, str]:
-    """Return the dataset and a name for it. Raises UsageError or DataError."""
+def check_request(request: DataRequest, *, whole: bool = True) -> None:
+    """Raise UsageError unless the request names one source of data, and all of it if `whole`."""
     report = {
         "--train": request.train, "--eval": request.evaluation, "--payload": request.payload
     }  # fmt: skip
     given = [flag for flag, path in report.items() if path is not None]
     if given and request.bank is not None:
         raise UsageError(f"--data and {given[0]} both name the data; give one or the other.")
-    if given and len(given) < len(report):
+    if whole and given and len(given) < len(report):
         missing = [flag for flag in report if flag not in given]
         raise UsageError(
             f"{' and '.join(given)} came without {' and '.join(missing)}; the report's format is "
             "all three."
         )
+
+
+def load_dataset(request: DataRequest, context_length: int) -> tuple[Dataset, str]:
+    """Return the dataset and a name for it. Raises UsageError or DataError."""
+    check_request(request)
     if request.train and request.evaluation and request.payload:
         from lvm.data.report_files import dataset_from_report_files
 

@@ -31,21 +31,22 @@ ADMITTED_DTYPE = re.compile(r"[fiu][1248]|b1|O8?|[SU]\d{1,9}")
 KEY_NAMES = ("article_index", "chunk_index")
 
 
-def read_payload(path: Path) -> Bank:
+def read_payload(path: Path, *, check_counts: bool = True) -> Bank:
     """Read a payload (`.npz`, bank folder, pickled `.npy`, bare pickle) as a bank, in order of ids.
 
-    Vectors of a pickle come as float16 when all are, else float32. Raises UnsafePayloadError when a
+    Vectors of a pickle come as float16 when all are, else float32; `check_counts` is that of
+    `read_bank`. Raises UnsafePayloadError when a
     pickle names anything but arrays, numbers and plain containers, DataError on other faults.
     """
     check_exists(path)
     if path.is_dir():
-        return read_bank(path)
+        return read_bank(path, check_counts=check_counts)
     try:
         with path.open("rb") as handle:
             magic = handle.read(6)
             handle.seek(0)
             if magic.startswith(b"PK"):
-                return read_bank(path)
+                return read_bank(path, check_counts=check_counts)
             if magic == np.lib.format.MAGIC_PREFIX:
                 _skip_object_header(handle, str(path))
             return _bank_from_entries(_unpickle(handle, str(path)), str(path))

@@ -42,9 +42,16 @@ def dataset_from_report_files(
     articles shared by both files. Raises DataError on unreadable files, a width or context length
     that differs, and too few articles.
     """
-    bank = read_payload(payload)
+    files = read_window_file(train), read_window_file(eval_)
+    return dataset_from_windows(*files, read_payload(payload), context_length)
+
+
+def dataset_from_windows(
+    train: WindowFile, eval_: WindowFile, bank: Bank, context_length: int
+) -> Dataset:
+    """Do the same with files that are open already, whose vectors are known to be usable."""
     finder = RowFinder(bank.vectors)
-    files = [read_window_file(train), read_window_file(eval_)]
+    files = [train, eval_]
     named = [bank.articles, *(f.truth_keys[:, 0] for f in files if f.truth_keys is not None)]
     free_article = 1 + max(int(articles.max()) for articles in named)
     placed: list[Windows] = []
@@ -54,8 +61,8 @@ def dataset_from_report_files(
         windows, origin, free_article = _place(file, bank, finder, free_article)
         placed.append(windows)
         origins.append(origin)
-    train_part, dev_part = _hold_out_dev(placed[0], str(train))
-    _check_articles(placed[1], "test", str(eval_))
+    train_part, dev_part = _hold_out_dev(placed[0], train.source)
+    _check_articles(placed[1], "test", eval_.source)
     notes = _notes(files, placed, origins, len(bank), len(finder.extra_rows))
     return Dataset(_extend(bank, finder.extra_rows, placed, notes), train_part, dev_part, placed[1])
 

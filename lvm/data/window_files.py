@@ -21,7 +21,7 @@ import numpy as np
 from lvm.data.bank import check_vectors
 from lvm.data.files import as_keys, read_provenance
 from lvm.data.npz import open_npz, write_npz
-from lvm.errors import DataError
+from lvm.errors import SchemaError
 
 CONTEXT_NAMES = ("context_sequences", "contexts")
 TARGET_NAMES = ("target_vectors", "targets")
@@ -38,18 +38,18 @@ class WindowFile:
     source: str = "memory"
 
     def __post_init__(self) -> None:
-        """Raise DataError when the shapes or types do not belong to windows."""
+        """Raise SchemaError when the shapes or types do not belong to windows."""
         _check_floats(self.contexts, "contexts", "[M, T, D]", self.source)
         _check_floats(self.targets, "targets", "[M, D]", self.source)
         (m, _, width), target_shape = self.contexts.shape, self.targets.shape
         if target_shape != (m, width):
-            raise DataError(
+            raise SchemaError(
                 f"{self.source}: contexts have shape {self.contexts.shape} and targets "
                 f"{target_shape}, allowed for the targets is {(m, width)}; write the file again "
                 "with one target per context."
             )
         if self.truth_keys is not None and self.truth_keys.shape != (m, 2):
-            raise DataError(
+            raise SchemaError(
                 f"{self.source}: truth_keys have shape {self.truth_keys.shape}, allowed is "
                 f"{(m, 2)}, one (article, chunk) per window; write the file again."
             )
@@ -71,22 +71,33 @@ class WindowFile:
 def _check_floats(array: np.ndarray, name: str, shape: str, source: str) -> None:
     allowed = f"allowed is {shape} of float16, float32 or float64"
     if array.ndim != shape.count(",") + 1 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise DataError(
+        raise SchemaError(
             f"{source}: {name} have shape {array.shape} and type {array.dtype}, {allowed}; "
             "write the file again."
         )
     if 0 in array.shape:
-        raise DataError(
+        raise SchemaError(
             f"{source}: {name} have shape {array.shape}, which holds no vector, {allowed} with no "
             "length 0; write the file again with at least one window."
         )
 
 
 def read_window_file(path: Path) -> WindowFile:
-    """Read the report's windows; stored members stay on disk, memory-mapped.
+    """Read the report's windows and refuse NaN, infinite or zero vectors, block by block.
 
-    Raises DataError on a missing or damaged file, a missing member, a wrong shape or type, no
-    windows, and NaN, infinite or zero vectors (looked for block by block).
+    Raises DataError as `open_window_file`, and on such vectors.
+    """
+    file = open_window_file(path)
+    check_vectors(file.contexts.reshape(-1, file.width), f"{path}, contexts")
+    check_vectors(file.targets, f"{path}, targets")
+    return file
+
+
+def open_window_file(path: Path) -> WindowFile:
+    """Open the report's windows; stored members stay on disk, memory-mapped, values unseen.
+
+    Raises DataError on a missing or damaged file, SchemaError on a missing member, a wrong shape or
+    type, and no windows.
     """
     arrays = open_npz(path)
     contexts, targets = (_member(arrays, names, path) for names in (CONTEXT_NAMES, TARGET_NAMES))
@@ -94,10 +105,7 @@ def read_window_file(path: Path) -> WindowFile:
     if "truth_keys" in arrays:
         truth_keys = as_keys(np.array(arrays["truth_keys"]), str(path))
     provenance = read_provenance(arrays, str(path))
-    file = WindowFile(contexts, targets, truth_keys, provenance, str(path))
-    check_vectors(contexts.reshape(-1, file.width), f"{path}, contexts")
-    check_vectors(targets, f"{path}, targets")
-    return file
+    return WindowFile(contexts, targets, truth_keys, provenance, str(path))
 
 
 def write_window_file(
@@ -109,8 +117,8 @@ def write_window_file(
 ) -> None:
     """Write windows in the report's format, uncompressed so that they can be memory-mapped.
 
-    `contexts` [M, T, D], `targets` [M, D], `truth_keys` [M, 2]. Raises DataError as
-    WindowFile does.
+    `contexts` [M, T, D], `targets` [M, D], `truth_keys` [M, 2]. Raises SchemaError
+    as WindowFile does.
     """
     file = WindowFile(contexts, targets, truth_keys, provenance or {}, str(path))
     arrays = {CONTEXT_NAMES[0]: file.contexts, TARGET_NAMES[0]: file.targets}
@@ -124,7 +132,7 @@ def _member(arrays: Mapping[str, np.ndarray], names: tuple[str, str], path: Path
     for name in names:
         if name in arrays:
             return arrays[name]
-    raise DataError(
+    raise SchemaError(
         f"{path} has the members {', '.join(sorted(arrays)) or 'none'}, windows need {names[0]} "
         f"(or {names[1]}); check that this is a file of windows."
     )

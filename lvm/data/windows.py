@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lvm.data.bank import Bank
-from lvm.errors import DataError
+from lvm.errors import DataError, SplitError
 
 SPLITS = ("train", "dev", "test")
 MIN_ARTICLES = {"train": 4, "dev": 2, "test": 3}
@@ -154,7 +154,7 @@ def dataset_from_bank(
         ids = [int(a) for a in chosen.get(name, [])]
         for article in ids:
             if article in seen:
-                raise DataError(
+                raise SplitError(
                     f"{bank.source}: article {article} is in the splits {seen[article]} and {name},"
                     " allowed is one; remove it from one of them."
                 )
