@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lvm import cli_audit
 from lvm.command import Parser, lvm_command, python_command, run_command, shown
 from lvm.errors import UsageError
 
@@ -32,6 +33,9 @@ def parser() -> Parser:
     _add_data(evaluate)
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
 
+    audit = commands.add_parser("audit", help="find what no training can fix, and repair it")
+    cli_audit.add_flags(audit)
+
     report = commands.add_parser("report", help="write the report of a run again, from its journal")
     report.add_argument("run", type=Path, metavar="RUN")
 
@@ -54,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     return {
         "embed": _embed, "train": _train, "eval": _evaluate, "report": _report, "track": _track,
-        "ui": _ui,
+        "ui": _ui, "audit": cli_audit.audit,
         "doctor": _doctor,
     }[args.command](args)  # fmt: skip
 

@@ -1,20 +1,26 @@
-"""What a person sees while a triage runs, and the one screen at its end. A view of the journal."""
+"""What a person sees of a triage and of an audit. A view of the journal and of its documents."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from lvm.records import METRICS
+from lvm.report.audit import answer, broken, not_looked_at, overrides, severity_of, where_in_words
 
 COLUMNS = ("eval_cosine", "r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
 STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_EVALUABLE": "dim"}
+AUDIT_STYLES = {"BLOCKED": "bold red", "WARNINGS": "bold yellow", "UNSURE": "bold yellow"}
+SEVERITY_STYLES = {"block": "red", "warn": "yellow"}
+NAMED = 3  # rows or articles of a finding that are named on a terminal
 
 
 class Screen:
@@ -63,6 +69,9 @@ class Screen:
             f"{data['source']}: {data['rows']:,} vectors of width {data['width']}, windows "
             + ", ".join(f"{k} {v:,}" for k, v in data["windows"].items())
         )
+
+    def _on_audited(self, event: Mapping[str, Any]) -> None:
+        self.say(f"{self._clock()} audit: {answer(event['audit'])}", "bold")
 
     def _on_ladder(self, event: Mapping[str, Any]) -> None:
         if event["split"] == "dev":
@@ -180,3 +189,92 @@ def models_table(document: Mapping[str, Any]) -> Table:
 
 def _cells(metrics: Mapping[str, float | None]) -> list[str]:
     return ["" if (v := metrics.get(name)) is None else f"{v:.3f}" for name in COLUMNS]
+
+
+# --- the audit ------------------------------------------------------------------------------------
+
+
+def print_audit(document: Mapping[str, Any], stream: TextIO) -> None:
+    """Print what an audit came to: the answer, findings, blind spots, seconds."""
+    console = Console(file=stream, highlight=False)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style), soft_wrap=True)
+
+    style = AUDIT_STYLES.get(document["verdict"], "bold green")
+    say(answer(document), style)
+    for sentence in [*overrides(document), *broken(document)]:
+        console.print(Text(sentence, style="yellow"))
+    if document["findings"]:
+        console.print(Padding(audit_table(document), (1, 0)))
+    for finding in document["findings"]:
+        console.print(Text(f"{finding['code']}: {finding['meaning']}"))
+        say(f"  next: {finding['next']}", "bold")  # not wrapped: a command is copied whole
+    if blind := not_looked_at(document):
+        say("not looked at, and so not passed:", "dim")
+        for line in blind:
+            console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2)))
+    say(f"{document['seconds']:.1f} s", "dim")
+
+
+def audit_table(document: Mapping[str, Any]) -> Table:
+    """Return the table of findings, worst first."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("code", no_wrap=True)
+    table.add_column("severity")
+    for title, ratio in (("seen", 5), ("allowed", 4), ("where", 5)):
+        table.add_column(title, ratio=ratio, overflow="fold")
+    for finding in document["findings"]:
+        severity = severity_of(finding, document)
+        cells = (finding["seen"], finding["allowed"], _place(finding["where"]))
+        table.add_row(
+            Text(finding["code"]),
+            Text(severity, style=SEVERITY_STYLES.get(severity, "")),
+            *(Text(cell) for cell in cells),
+        )
+    return table
+
+
+def _place(where: Mapping[str, Any]) -> str:
+    """Return where a finding lies, the file without its folder."""
+    short = {"source": Path(where["source"]).name} if where.get("source") else {}
+    return where_in_words({**where, **short}, NAMED)
+
+
+class AuditProgress:
+    """Says which check runs, from two seconds on, on a terminal; used as a `Progress` callback."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._live: Live | None = None
+        self._started = time.monotonic()
+        self._now = ("", 0, 1)
+
+    def __enter__(self) -> AuditProgress:
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._line, console=self._console, transient=True,
+                refresh_per_second=4,
+            )  # fmt: skip
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, code: str, number: int, total: int) -> None:
+        """Take note of the check that starts."""
+        self._now = (code, number, total)
+
+    def _line(self) -> RenderableType:
+        code, number, total = self._now
+        spent = time.monotonic() - self._started
+        if spent < 2 or not code:
+            return Text("")
+        left = spent / max(1, number - 1) * (total - number + 1)
+        return Text(
+            f"audit: {code} ({number} of {total}), {_duration(spent)} so far, about "
+            f"{_duration(left)} left",
+            style="dim",
+        )

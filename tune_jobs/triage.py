@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import shlex
 import sys
 import threading
 from collections.abc import Sequence
@@ -15,60 +13,27 @@ from typing import Any
 if __package__ in (None, ""):  # started as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lvm.command import (
-    INTERRUPTED,
-    Parser,
-    lvm_command,
-    python_command,
-    run_command,
-    shown,
-)
+from lvm.audit.material import Material
+from lvm.audit.session import run_audit, with_command
+from lvm.command import INTERRUPTED, lvm_command, python_command, run_command, shown
 from lvm.config import RunConfig, to_dict
-from lvm.data.load import DataRequest, load_dataset
+from lvm.data.load import load_dataset
 from lvm.data.windows import SPLITS, Dataset
-from lvm.errors import ResumeError, UsageError
 from lvm.provenance import code_version, environment, git_commit
 from lvm.records import METRICS, RunVerdict
 from lvm.report.markdown import write_report
-from lvm.terminal import Screen, models_table
+from lvm.terminal import AuditProgress, Screen, models_table, print_audit
 from lvm.tracking import Tracker
-from lvm.training.checkpoint import load_checkpoint
 from lvm.triage.journal import SCHEMA, Journal
-from lvm.triage.preflight import check_request
+from lvm.triage.preflight import check_request, dataset_of, own_checkpoint
 from lvm.triage.run import RayExecutor
 from lvm.triage.step import Facts, steps_in_order
 from lvm.triage.triage import Request, Triage, request_fingerprint
 from lvm.triage.verdict import build_verdict
-from tune_jobs.presets import PRESETS, load_config
+from tune_jobs import request as asked
+from tune_jobs.request import parser as parser
 
-RUNS = Path("runs")
-DEFAULT_PRESET = "laptop"
 TRACKED = ("step_ended", "confirmed", "phase_1_judged")  # after these MLflow is brought up to date
-
-
-def parser() -> Parser:
-    """Return the flags of the triage."""
-    p = Parser(
-        prog="python tune_jobs/triage.py",
-        description="Find out why a latent vector model fails its gate, and what fixes it.",
-        epilog="exit status: 0 PASSED or FIXED, 1 NOT_FIXED or INCONCLUSIVE, 2 bad input, "
-        "3 BLOCKED, 130 interrupted",
-    )
-    p.add_argument("--data", type=Path, metavar="BANK", help="a bank (default: the bundled sample)")
-    p.add_argument("--train", type=Path, metavar="NPZ", help="train windows in the report's format")
-    p.add_argument("--eval", type=Path, metavar="NPZ", help="evaluation windows, likewise")
-    p.add_argument("--payload", type=Path, metavar="P", help="the vectors to be retrieved")
-    p.add_argument("--checkpoint", type=Path, metavar="DIR", help="triage this trained model")
-    p.add_argument("--predictions", type=Path, metavar="NPY", help="judge these predictions")
-    p.add_argument("--recipe", type=Path, metavar="FILE", help="changes to the preset (TOML, JSON)")
-    names = ", ".join(PRESETS)
-    p.add_argument("--preset", metavar="NAME", help=f"{names} (default: {DEFAULT_PRESET})")
-    p.add_argument("--out", type=Path, metavar="DIR", help="new run folder (default: runs/N)")
-    p.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
-    p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
-    p.add_argument("--independent", action="store_true", help="carry nothing from step to step")
-    p.add_argument("--show", action="store_true", help="print the tree and run nothing")
-    return p
 
 
 def main(argv: Sequence[str]) -> int:
@@ -76,31 +41,43 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     journal = None
     if args.resume is not None:
-        journal, args = _resumed(args)
-    config, checkpoint = _config(args)
-    dataset, source = load_dataset(_data_request(args), config.recipe.context_length)
+        journal, args = asked.resumed(args)
+    out = journal.folder if journal else asked.new_folder(args.out)
+    config, material = asked.opened(args)
     if args.show:
-        _show(config, dataset)
+        _show(config, load_dataset(asked.data_request(args), config.recipe.context_length)[0])
         return 0
-    check_request(config, dataset, checkpoint=checkpoint, predictions=args.predictions)
-    out = journal.folder if journal else _new_folder(args.out)
+    audit = (journal and journal.find("audited")) or {"audit": _audit(material, args)}
+    if audit["audit"]["route"]["blocked"]:
+        return _blocked(args, argv, config, material, audit["audit"], journal or Journal(out))
+    return _triage(args, argv, config, material, audit["audit"], out, journal)
+
+
+def _triage(
+    args: Any, argv: Sequence[str], config: RunConfig, material: Material, audit: dict[str, Any],
+    out: Path, journal: Journal | None,
+) -> int:  # fmt: skip
+    """Walk the tree over data that the audit has let through."""
+    dataset, source = dataset_of(material, config.recipe.context_length)
+    check_request(config, dataset, checkpoint=args.checkpoint, predictions=args.predictions)
+    asked.make_folder(out)
     request = Request(
         config=config,
         out=out,
-        steps=steps_in_order(),
+        steps=steps_in_order(audit["route"]["order"]),
         code=code_version(),
         commit=git_commit(),
-        checkpoint=checkpoint,
+        checkpoint=own_checkpoint(material, out),
         predictions=args.predictions,
         independent=args.independent,
     )
     identity = {"request": request_fingerprint(request), "data": dataset.fingerprint}
     if journal is None:
         journal = Journal(out)
-        started = _started(args, argv, config, dataset, source, request)
+        started = _started(args, argv, config, request, _data(dataset, source))
     else:
         started = None
-        _refuse_changes(journal, identity, request)
+        asked.refuse_changes(journal, identity, request)
     tracker = Tracker(out)
     with Screen(sys.stderr) as screen:
 
@@ -114,7 +91,9 @@ def main(argv: Sequence[str]) -> int:
         else:
             for event in list(journal.events):
                 screen.event(event)
-            note("resumed", command=_command(argv))
+            note("resumed", command=asked.command(argv))
+        if journal.find("audited") is None:
+            note("audited", audit=audit)
         threading.Thread(target=tracker.prepare, daemon=True).start()  # beside the start of Ray
         try:
             verdict = _walk(request, dataset, journal, note, screen, args.address)
@@ -141,19 +120,73 @@ def _walk(
         executor.stop()
 
 
+# --- the audit ------------------------------------------------------------------------------------
+
+
+def _audit(material: Material, args: Any) -> dict[str, Any]:
+    with AuditProgress(sys.stderr) as progress:
+        _, document = run_audit(material, allowed=args.allow or (), progress=progress)
+    return with_command(document, f"{lvm_command()} {asked.audit_command(args)}", "repaired")
+
+
+def _blocked(
+    args: Any, argv: Sequence[str], config: RunConfig, material: Material, audit: dict[str, Any],
+    journal: Journal,
+) -> int:  # fmt: skip
+    """Write a run that ended before anything was started, and say why."""
+    if not journal.events:
+        asked.make_folder(journal.folder)
+        request = Request(
+            config=config, out=journal.folder, steps=steps_in_order(), code=code_version(),
+            commit=git_commit(),
+        )  # fmt: skip
+        journal.append(
+            "run_started", **_started(args, argv, config, request, _data_seen(material)),
+            identity={},
+        )  # fmt: skip
+    if journal.find("audited") is None:
+        journal.append("audited", audit=audit)
+        codes = audit["route"]["blocked"]
+        journal.append(
+            "decision", number=0, action="Stop", verdict=RunVerdict.BLOCKED, cause=codes[:1],
+            since=f"the audit found {', '.join(codes)}",
+        )  # fmt: skip
+    document = build_verdict(journal.events, resume=_resume(journal.folder))
+    report = _write(journal, document)
+    print_audit(audit, sys.stdout)
+    print("no training was started; exit status 3")
+    print(f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)")
+    print(f"MLflow: {lvm_command()} track {shown(journal.folder)} records this run")
+    return RunVerdict.BLOCKED.exit_status
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
 def _finish(journal: Journal, verdict: RunVerdict | None, tracker: Tracker) -> int:
     """Write the verdict, the report and the MLflow runs, print the one screen."""
-    folder = journal.folder
-    resume = f"{python_command()} tune_jobs/triage.py --resume {shown(folder)}"
+    resume = _resume(journal.folder)
     document = build_verdict(journal.events, resume=resume)
-    _write_json(folder / "verdict.json", document)
-    report = write_report(journal.events, document, folder)
+    report = _write(journal, document)
     tracker.close(journal.events, document if verdict else None)
     if verdict is None:
         print(f"interrupted; go on with: {resume}")
         return INTERRUPTED
     print_verdict(document, report, tracker)
     return verdict.exit_status
+
+
+def _resume(folder: Path) -> str:
+    return f"{python_command()} tune_jobs/triage.py --resume {shown(folder)}"
+
+
+def _write(journal: Journal, document: dict[str, Any]) -> Path:
+    """Write verdict.json, audit.json and the report; return the path of the report."""
+    _write_json(journal.folder / "verdict.json", document)
+    audited = journal.find("audited")
+    if audited is not None:
+        _write_json(journal.folder / "audit.json", audited["audit"])
+    return write_report(journal.events, document, journal.folder)
 
 
 def print_verdict(document: dict[str, Any], report: Path, tracker: Tracker) -> None:
@@ -197,111 +230,47 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
     os.replace(fresh, path)
 
 
-# --- what is asked -------------------------------------------------------------------------------
-
-
-def _config(args: Any) -> tuple[RunConfig, Path | None]:
-    config = load_config(args.preset or DEFAULT_PRESET, args.recipe)
-    if args.checkpoint is None:
-        return config, None
-    if args.predictions is not None:
-        raise UsageError("--checkpoint and --predictions both name the model; give one of them.")
-    _, recipe, _ = load_checkpoint(args.checkpoint)
-    return dataclasses.replace(config, recipe=recipe), args.checkpoint.resolve()
-
-
-def _data_request(args: Any) -> DataRequest:
-    return DataRequest(bank=args.data, train=args.train, evaluation=args.eval, payload=args.payload)
+# --- what the journal says of the start -----------------------------------------------------------
 
 
 def _started(
-    args: Any, argv: Sequence[str], config: RunConfig, dataset: Dataset, source: str,
-    request: Request,
-) -> dict[str, Any]:  # fmt: skip
-    paths = ("data", "train", "eval", "payload", "checkpoint", "predictions", "recipe")
+    args: Any, argv: Sequence[str], config: RunConfig, request: Request, data: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "command": _command(argv),
-        "arguments": {
-            **{k: str(v.resolve()) if (v := getattr(args, k)) is not None else None for k in paths},
-            "preset": args.preset or DEFAULT_PRESET,
-            "independent": args.independent,
-        },
+        "command": asked.command(argv),
+        "arguments": asked.arguments(args),
         "config": to_dict(config),
         "code": request.code,
         "commit": request.commit,
         "environment": environment(),
         "plan": [step.name for step in request.steps],
-        "data": {
-            "source": source,
-            "rows": len(dataset.bank),
-            "width": dataset.bank.width,
-            "fingerprint": dataset.fingerprint,
-            "windows": {name: len(dataset.split(name)) for name in SPLITS},
-            "articles": {name: dataset.split(name).num_articles for name in SPLITS},
-        },
+        "data": data,
     }
 
 
-def _command(argv: Sequence[str]) -> str:
-    return shlex.join(["python", "tune_jobs/triage.py", *argv])
+def _data(dataset: Dataset, source: str) -> dict[str, Any]:
+    return {
+        "source": source,
+        "rows": len(dataset.bank),
+        "width": dataset.bank.width,
+        "fingerprint": dataset.fingerprint,
+        "windows": {name: len(dataset.split(name)) for name in SPLITS},
+        "articles": {name: dataset.split(name).num_articles for name in SPLITS},
+    }
 
 
-def _new_folder(out: Path | None) -> Path:
-    """Return the folder of a new run, made and empty; UsageError when it holds something."""
-    if out is None:
-        taken = [int(p.name) for p in RUNS.glob("*") if p.name.isdigit()]
-        out = RUNS / str(max(taken, default=0) + 1)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "another run" if (out / "journal.jsonl").exists() else "other files"
-        raise UsageError(
-            f"{out} holds {what}, allowed is a new or empty folder; choose another --out, or go on "
-            f"with --resume {out}."
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{out} cannot be made ({error.strerror}); choose an --out that you can write to."
-        ) from None
-    return out.resolve()
-
-
-def _resumed(args: Any) -> tuple[Journal, Any]:
-    """Return the journal to go on with, and the arguments it was started with."""
-    folder = args.resume.resolve()
-    if not (folder / "journal.jsonl").exists():
-        raise ResumeError(
-            f"{args.resume} holds no journal.jsonl, so there is no run to go on with; give the "
-            "--out of an interrupted run."
-        )
-    journal = Journal(folder)
-    if not journal.events:
-        raise ResumeError(f"{args.resume} holds an empty journal; start a new run.")
-    known = journal.events[0]["arguments"]
-    for key in ("out", *known):
-        if getattr(args, key) not in (None, False):
-            raise UsageError(
-                f"--{key} cannot be given with --resume, which takes it from the journal; leave it "
-                "out or start a new run."
-            )
-    for key, value in known.items():
-        is_path = value is not None and key not in ("preset", "independent")
-        setattr(args, key, Path(value) if is_path else value)
-    return journal, args
-
-
-def _refuse_changes(journal: Journal, identity: dict[str, str], request: Request) -> None:
-    first = journal.events[0]
-    names = {"request": "the configuration", "data": "the data"}
-    changed = [names[k] for k, v in identity.items() if first["identity"][k] != v]
-    if first["code"] != request.code:
-        changed.append(f"the code ({first['code']}, now {request.code})")
-    if changed:
-        raise ResumeError(
-            f"{journal.folder} cannot go on: {' and '.join(changed)} changed since it started; "
-            "restore it, or start a new run in another --out."
-        )
+def _data_seen(material: Material) -> dict[str, Any]:
+    """Return what is known of data that was never loaded."""
+    bank, sides = material.bank, material.sides
+    return {
+        "source": bank.source if bank else ", ".join(side.source for side in sides) or "unreadable",
+        "rows": len(bank) if bank else 0,
+        "width": next((side.width for side in sides), bank.width if bank else 0),
+        "fingerprint": None,
+        "windows": {side.name: len(side) for side in sides},
+        "articles": {},
+    }
 
 
 def _show(config: RunConfig, dataset: Dataset) -> None:

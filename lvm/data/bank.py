@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from lvm.data.rows import ContentIndex, blocks, take
 from lvm.errors import DataError, SchemaError
 
 
@@ -75,7 +76,9 @@ class Bank:
 
     def rows(self, ids: np.ndarray | slice) -> Float[np.ndarray, "... D"]:
         """Return the vectors with the given row ids as float32."""
-        return np.asarray(self.vectors[ids], dtype=np.float32)
+        if isinstance(ids, slice):
+            return np.asarray(self.vectors[ids], dtype=np.float32)
+        return take(self.vectors, ids)
 
     @functools.cached_property
     def tensor(self) -> Float[torch.Tensor, "N D"]:
@@ -88,18 +91,19 @@ class Bank:
     @functools.cached_property
     def duplicate_group(self) -> Int[np.ndarray, " N"]:
         """For every row, the first row with exactly the same vector, [N] int64."""
-        first: dict[bytes, int] = {}
-        groups = np.empty(len(self), dtype=np.int64)
-        for i, row in enumerate(np.ascontiguousarray(self.vectors)):
-            groups[i] = first.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), i)
-        return groups
+        return self.content.group
+
+    @functools.cached_property
+    def content(self) -> ContentIndex:
+        """Rows by their content."""
+        return ContentIndex(self.vectors)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Return 12 hex digits that name the content of vectors and keys."""
         digest = hashlib.sha256(repr((self.vectors.shape, str(self.vectors.dtype))).encode())
-        for start in range(0, len(self), 16384):
-            digest.update(np.ascontiguousarray(self.vectors[start : start + 16384]).tobytes())
+        for _, rows in blocks(self.vectors):
+            digest.update(np.ascontiguousarray(rows).data)
         digest.update(np.ascontiguousarray(self.keys.astype(np.int32)).tobytes())
         if self.pool_size is not None:
             digest.update(f"pool {self.pool_size}".encode())

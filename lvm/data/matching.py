@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-BLOCK = 4096  # rows converted at a time
-
-
-def _digests(vectors: np.ndarray, dtype: np.dtype[Any]) -> Iterator[bytes]:
-    """Yield a 128-bit digest per row of [N, D], read as `dtype`: equal bytes, equal digest."""
-    for start in range(0, len(vectors), BLOCK):
-        block = np.ascontiguousarray(vectors[start : start + BLOCK], dtype=dtype)
-        data = block.view(np.uint8).reshape(-1).data
-        width = len(data) // len(block)
-        for begin in range(0, len(data), width):
-            yield hashlib.blake2b(data[begin : begin + width], digest_size=16).digest()
+from lvm.data.rows import Digests, digests
 
 
 class RowFinder:
@@ -31,15 +19,15 @@ class RowFinder:
 
     def __init__(self, table: Float[np.ndarray, "N D"]) -> None:
         self._table = table
-        self._extra: list[np.ndarray] = []
+        self._extra = np.empty((0, table.shape[1]), table.dtype)
         self._dtype: np.dtype[Any] | None = None  # the type that the next two were built for
-        self._first: dict[bytes, int] = {}
+        self._known = Digests(np.empty(0, np.uint64))
         self._groups = np.empty(0, np.int64)
 
     @property
     def extra_rows(self) -> Float[np.ndarray, "E D"]:
         """The vectors that were not in the table, in the order of their ids, in its type."""
-        return np.array(self._extra, self._table.dtype).reshape(-1, self._table.shape[1])
+        return self._extra
 
     @property
     def groups(self) -> Int[np.ndarray, " N"]:
@@ -50,25 +38,25 @@ class RowFinder:
         """Return the first row equal to each vector; a new one gets the next id from N on."""
         dtype = min(self._table.dtype, vectors.dtype, key=lambda t: t.itemsize)
         self._index(dtype)
-        first, extra = self._first, self._extra
-        rows = np.empty(len(vectors), np.int64)
-        for i, digest in enumerate(_digests(vectors, dtype)):
-            row = first.get(digest)
-            if row is None:
-                row = first[digest] = len(self._table) + len(extra)
-                extra.append(np.array(vectors[i], self._table.dtype))
-            rows[i] = row
+        wanted = digests(vectors, dtype)
+        rows = self._known.find(wanted)
+        new = np.flatnonzero(rows < 0)
+        if len(new):
+            _, first = np.unique(wanted[new], return_index=True)
+            first = new[np.sort(first)]  # in the order of their first appearance
+            added = np.array(vectors[first], self._table.dtype)
+            self._extra = np.concatenate([self._extra, added])
+            self._known = Digests(np.concatenate([self._known.codes, wanted[first]]))
+            rows[new] = self._known.find(wanted[new])
         return rows
 
     def _index(self, dtype: np.dtype[Any]) -> None:
         if dtype == self._dtype:
             return
-        first: dict[bytes, int] = {}
-        digests = enumerate(_digests(self._table, dtype))
-        self._groups = np.array([first.setdefault(digest, i) for i, digest in digests])
-        for i, digest in enumerate(_digests(self.extra_rows, dtype)):
-            first.setdefault(digest, len(self._table) + i)
-        self._dtype, self._first = dtype, first
+        of_table = digests(self._table, dtype)
+        self._known = Digests(np.concatenate([of_table, digests(self._extra, dtype)]))
+        self._groups = self._known.group[: len(of_table)]
+        self._dtype = dtype
 
 
 def prefer_matching_keys(

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import mmap
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 BLOCK_BYTES = 16 << 20
+TAKEN_ROWS = 512
 _MIXING_SEED = 20251027  # fixed: a digest means the same in every process
 
 
@@ -26,11 +28,21 @@ def blocks(array: np.ndarray, *, num_bytes: int = BLOCK_BYTES) -> Iterator[tuple
         release(array)
 
 
-def take(array: np.ndarray, rows: Int[np.ndarray, " n"]) -> np.ndarray:
-    """Return a float32 copy of the given rows, and give mapped pages back."""
-    taken = np.array(array[rows], dtype=np.float32)
-    release(array)
-    return taken
+def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return a float32 copy of the given rows, shape [*rows.shape, ...].
+
+    Mapped pages are given back every few rows: the system maps far more than the rows asked for.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if getattr(array, "_mmap", None) is None:
+            return np.asarray(array[rows], dtype=np.float32)
+        flat = rows.ravel()
+        taken = np.empty((len(flat), *array.shape[1:]), dtype=np.float32)
+        for start in range(0, len(flat), TAKEN_ROWS):
+            part = flat[start : start + TAKEN_ROWS]
+            taken[start : start + len(part)] = array[part]
+            release(array)
+    return taken.reshape(*rows.shape, *array.shape[1:])
 
 
 def release(array: np.ndarray) -> None:
@@ -43,7 +55,7 @@ def release(array: np.ndarray) -> None:
 # --- by content -----------------------------------------------------------------------------------
 
 
-def digests(vectors: Float[np.ndarray, "N D"], dtype: np.dtype) -> Int[np.ndarray, " N"]:
+def digests(vectors: Float[np.ndarray, "N D"], dtype: np.dtype[Any]) -> Int[np.ndarray, " N"]:
     """Return a 64-bit digest per row, read as `dtype`: equal rows have equal digests.
 
     Rows that differ collide with a probability of about 2^-50 a pair (a random linear form over the
@@ -63,13 +75,38 @@ def _mix(rows: np.ndarray) -> Int[np.ndarray, " n"]:
     words = data.view(np.uint64)
     words = words ^ (words >> np.uint64(29))
     mixed: np.ndarray = (words * _factors(words.shape[1])).sum(axis=1, dtype=np.uint64)
-    return mixed ^ (mixed >> np.uint64(32))
+    return np.asarray(mixed ^ (mixed >> np.uint64(32)))
 
 
 @functools.cache
 def _factors(count: int) -> np.ndarray:
     drawn = np.random.default_rng(_MIXING_SEED).integers(2**64, size=count, dtype=np.uint64)
     return drawn | np.uint64(1)
+
+
+class Digests:
+    """Positions of digests, the first one of equal ones."""
+
+    def __init__(self, codes: Int[np.ndarray, " N"]) -> None:
+        self.codes = codes
+        self._order = np.argsort(codes, kind="stable")  # equal ones stay in the order of rows
+        self._sorted = codes[self._order]
+
+    def find(self, wanted: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
+        """Return the first position of each digest, -1 where there is none."""
+        if len(self.codes) == 0:
+            return np.full(len(wanted), -1, dtype=np.int64)
+        at = np.searchsorted(self._sorted, wanted).clip(max=len(self.codes) - 1)
+        return np.where(self._sorted[at] == wanted, self._order[at], -1)
+
+    @functools.cached_property
+    def group(self) -> Int[np.ndarray, " N"]:
+        """For every position, the first one with the same digest."""
+        first = np.flatnonzero(np.concatenate([[True], self._sorted[1:] != self._sorted[:-1]]))
+        sizes = np.diff(np.concatenate([first, [len(self.codes)]]))
+        group = np.empty(len(self.codes), dtype=np.int64)
+        group[self._order] = np.repeat(self._order[first], sizes)
+        return group
 
 
 class ContentIndex:
@@ -81,39 +118,33 @@ class ContentIndex:
 
     def __init__(self, table: Float[np.ndarray, "N D"]) -> None:
         self._table = table
-        self._of: dict[np.dtype, tuple[np.ndarray, np.ndarray]] = {}
+        self._of: dict[np.dtype[Any], Digests] = {}
 
     def find(self, vectors: Float[np.ndarray, "M D"]) -> Int[np.ndarray, " M"]:
         """Return the first row equal to each vector, -1 where there is none."""
         dtype = min(self._table.dtype, vectors.dtype, key=lambda t: t.itemsize)
-        if dtype.itemsize > 4:
-            dtype = np.dtype(np.float32)
-        codes, order = self._sorted(dtype)
-        wanted = digests(vectors, dtype)
-        at = np.searchsorted(codes, wanted).clip(max=max(0, len(codes) - 1))
-        return np.where(codes[at] == wanted, order[at], -1) if len(codes) else at - 1
+        return self._digests(dtype).find(digests(vectors, _narrow(dtype)))
 
     @functools.cached_property
     def group(self) -> Int[np.ndarray, " N"]:
         """For every row of the table, the first row equal to it."""
-        codes, order = self._sorted(np.dtype(min(self._table.dtype, np.dtype(np.float32))))
-        first = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
-        sizes = np.diff(np.concatenate([first, [len(codes)]]))
-        group = np.empty(len(codes), dtype=np.int64)
-        group[order] = np.repeat(order[first], sizes)
-        return group
+        return self._digests(self._table.dtype).group
 
     @functools.cached_property
     def copies(self) -> Int[np.ndarray, " N"]:
         """For every row of the table, how many rows equal it, itself counted."""
-        return np.bincount(self.group, minlength=len(self.group))[self.group]
+        counts: np.ndarray = np.bincount(self.group, minlength=len(self.group))[self.group]
+        return counts
 
-    def _sorted(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    def _digests(self, dtype: np.dtype[Any]) -> Digests:
+        dtype = _narrow(dtype)
         if dtype not in self._of:
-            codes = digests(self._table, dtype)
-            order = np.argsort(codes, kind="stable")  # equal digests stay in the order of rows
-            self._of[dtype] = (codes[order], order)
+            self._of[dtype] = Digests(digests(self._table, dtype))
         return self._of[dtype]
+
+
+def _narrow(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float32) if dtype.itemsize > 4 else dtype
 
 
 # --- by key ---------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ The exact index is the default truth. It runs without FAISS, in torch, with the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lvm.errors import ConfigError, MissingExtraError
+from lvm.errors import ConfigError, DataError, MissingExtraError
 from lvm.randomness import derive_seed
 
 _BLOCK_SCORES = 2**25
@@ -106,6 +107,21 @@ def build_index(
     if kind == "ivf":
         return _ivf(vectors, nprobe, seed)
     raise ConfigError(f"the index kind is {kind!r}, allowed is exact or ivf; choose one of them.")
+
+
+def read_index(path: Path) -> Index:
+    """Read an index that FAISS wrote; DataError for anything else.
+
+    FAISS files hold numbers, no programs. Raises MissingExtraError without FAISS.
+    """
+    try:
+        index = _faiss().read_index(str(path))
+    except RuntimeError as error:
+        raise DataError(
+            f"{path} is not an index of FAISS ({str(error).splitlines()[-1][:120]}); write it with "
+            "faiss.write_index, or give the rows as .npy."
+        ) from None
+    return FaissIndex(index)
 
 
 def _exact(vectors: Tensor) -> Index:

@@ -208,7 +208,8 @@ def tone(verdict: str) -> str:
     """Return what a verdict means for its reader: pass, fail, unsure or none."""
     return {
         "PASS": "pass", "PASSED": "pass", "FIXED": "pass", "FAIL": "fail", "NOT_FIXED": "fail",
-        "BLOCKED": "fail", "INCONCLUSIVE": "unsure",
+        "BLOCKED": "fail", "INCONCLUSIVE": "unsure", "CLEAN": "pass", "WARNINGS": "unsure",
+        "UNSURE": "unsure",
     }.get(verdict, "none")  # fmt: skip
 
 

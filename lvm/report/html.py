@@ -22,7 +22,7 @@ from lvm.report import (
 WORDS = sorted((str(verdict) for verdict in Verdict), key=len, reverse=True)
 
 
-def render(sections: Sequence[Section], verdict: str) -> str:
+def render(sections: Sequence[Section], verdict: str, title: str = "Triage report") -> str:
     """Return the sections as a page; every text in it is escaped."""
     links = "".join(f'<a href="#{s.name}">{escape(s.title)}</a>' for s in sections)
     body = "".join(_section(section) for section in sections)
@@ -31,9 +31,9 @@ def render(sections: Sequence[Section], verdict: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>Triage report: {escape(verdict)}</title>\n<style>{STYLE}</style>\n"
+        f"<title>{escape(title)}: {escape(verdict)}</title>\n<style>{STYLE}</style>\n"
         "</head>\n<body>\n"
-        f'<header><h1>Triage report</h1><p class="badge {tone(verdict)}">'
+        f'<header><h1>{escape(title)}</h1><p class="badge {tone(verdict)}">'
         f"{escape(verdict)}</p></header>\n"
         f'<nav aria-label="Sections">{links}</nav>\n<main>{body}</main>\n</body>\n</html>\n'
     )
@@ -172,7 +172,7 @@ tbody th { font-weight: 400; }
 .strong th, .strong td { font-weight: 650; background: var(--panel); }
 .r { text-align: right; } tbody th { white-space: normal; min-width: 10rem; max-width: 16rem; }
 .interval { display: block; color: var(--soft); font-size: .92em; }
-td.long { white-space: normal; min-width: 18rem; }
+td.long { white-space: normal; min-width: 15rem; }
 figure { margin: 1.5rem 0; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
   gap: 1.25rem 2rem; }
@@ -191,6 +191,10 @@ svg text.gate { fill: var(--unsure); }
 .c4 { color: var(--c4); } .c5 { color: var(--c5); } .c6 { color: var(--c6); }
 .c7 { color: var(--c7); } .grey { color: var(--soft); }
 .bar { fill: var(--ladder); } .bar.model { fill: var(--c1); }
+.whisker { stroke: currentColor; stroke-width: 1.5; }
+.area { fill: currentColor; fill-opacity: .3; stroke: currentColor; stroke-width: 1.5; }
+rect.band { fill: var(--ladder); fill-opacity: .35; }
+.panel .note { margin: .25rem 0 0; }
 .trunk { stroke: var(--soft); stroke-width: 2; } .trunk.dashed { stroke-dasharray: 2 5; }
 .node { fill: currentColor; stroke: var(--paper); stroke-width: 2; }
 .node.open { fill: var(--paper); stroke: var(--soft); }
@@ -201,6 +205,9 @@ svg .word { fill: currentColor; }
 .legend svg { width: 30px; flex: none; }
 .swatch { width: 1.1rem; height: .6rem; border-radius: 2px; background: var(--ladder); }
 .swatch.model { background: var(--c1); }
+.swatch.area { background: color-mix(in srgb, var(--c1) 30%, transparent);
+  border: 1.5px solid var(--c1); }
+.swatch.band { opacity: .35; }
 @media (max-width: 36rem) { body { padding: 1.5rem 1rem 3rem; } dl { display: block; }
   dd { margin: 0 0 .6rem; } h2 { margin-top: 2.5rem; } svg text { font-size: 14px; }
   svg text.gate, svg text.rung { font-size: 12px; } }

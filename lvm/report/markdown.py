@@ -24,10 +24,11 @@ from lvm.report import (
     html,
     one_line,
 )
+from lvm.report.audit import audit_of, audit_section, standalone
 from lvm.report.models import gates_table, models_section
 from lvm.report.origin import cost_section, not_tried_section, origin_section, tree_section
 from lvm.report.steps import steps_section
-from lvm.report.summary import verdict_section
+from lvm.report.summary import stopped_by_audit, verdict_section
 
 
 def write_report(events: Sequence[Event], document: Mapping[str, Any], folder: Path) -> Path:
@@ -44,23 +45,39 @@ def write_report(events: Sequence[Event], document: Mapping[str, Any], folder: P
     return _write(folder / "report.md", render(sections, title))
 
 
+def write_audit_report(document: Mapping[str, Any], folder: Path) -> Path:
+    """Write report.md and report.html of an audit alone; return the path of report.md.
+
+    Raises UsageError when the folder cannot be written.
+    """
+    sections, verdict = standalone(document), str(document["verdict"])
+    _write(folder / "report.html", html.render(sections, verdict, "Audit report"))
+    return _write(folder / "report.md", render(sections, verdict, "Audit report"))
+
+
 def report_sections(run: Run) -> list[Section]:
     """Return everything the report says, verdict first."""
+    verdict = Section("verdict", "Verdict", list(verdict_section(run)))
+    audit = [Section("audit", "The audit", list(audit_section(run)))] if audit_of(run) else []
+    origin = Section("origin", "Where the numbers come from", list(origin_section(run)))
+    if audit and stopped_by_audit(run):
+        return [verdict, *audit, origin]
     return [
-        Section("verdict", "Verdict", list(verdict_section(run))),
+        verdict,
         Section("models", "Models on the test split", list(models_section(run))),
         Section("gates", "Gates", [gates_table(run)]),
+        *audit,
         Section("steps", "Step by step", list(steps_section(run))),
         Section("tree", "The path through the tree", list(tree_section(run))),
         Section("cost", "Cost", list(cost_section(run))),
         Section("not-tried", "What was not tried", list(not_tried_section(run))),
-        Section("origin", "Where the numbers come from", list(origin_section(run))),
+        origin,
     ]
 
 
-def render(sections: Sequence[Section], verdict: str) -> str:
+def render(sections: Sequence[Section], verdict: str, title: str = "Triage report") -> str:
     """Return the sections as GitHub Markdown."""
-    parts = [f"# Triage report: {plain(verdict)}"]
+    parts = [f"# {plain(title)}: {plain(verdict)}"]
     for section in sections:
         parts.append(f"## {plain(section.title)}")
         parts += [text for block in section.blocks if (text := _block(block))]

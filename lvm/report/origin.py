@@ -122,8 +122,10 @@ def origin_section(run: Run) -> Iterator[Block]:
         return
     data, machine = started["data"], started["environment"]
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+    articles = data["articles"]
     splits = "; ".join(
-        f"{name} {counted(windows, 'window')} of {counted(data['articles'][name], 'article')}"
+        f"{name} {counted(windows, 'window')}"
+        + (f" of {counted(articles[name], 'article')}" if name in articles else "")
         for name, windows in data["windows"].items()
     )
     at = datetime.datetime.fromtimestamp(started["at"], datetime.UTC)
@@ -131,7 +133,7 @@ def origin_section(run: Run) -> Iterator[Block]:
     pairs = [
         ("Started", f"{at:%Y-%m-%d %H:%M} UTC"),
         ("Data", f"{data['source']}; {data['rows']:,} vectors of width {data['width']}"),
-        ("Data fingerprint", data["fingerprint"]),
+        ("Data fingerprint", data["fingerprint"] or "not taken: the data was not loaded"),
         ("Splits", splits),
         ("Seed", str(started["config"]["recipe"]["seed"])),
         ("Gates", f"stage: dev cosine >= {gates['stage_eval_cosine']:g}; success: R@5 "

@@ -48,7 +48,9 @@ def step_curves(run: Run, step: str) -> str:
                      for line, raw in zip(lines, shown, strict=True) if not raw}  # fmt: skip
             lines = [line for line, raw in zip(lines, shown, strict=True) if raw]
         panels.append(_panel(run, metric, [line for line in lines if line.points]))
-    legend = _legend([_line(run, spec, "r_at_5", place) for place, spec in enumerate(specs)], notes)
+    legend = draw_legend(
+        [_line(run, spec, "r_at_5", place) for place, spec in enumerate(specs)], notes
+    )
     return f'<div class="panels">{"".join(panels)}</div>{legend}'
 
 
@@ -107,7 +109,7 @@ def _scale(run: Run, metric: str) -> Scale:
     }
     values = [event[metric] for event in events if event["arm"] in shown]
     values += [value for _, value in _references(run, metric)]
-    ticks = _ticks(min([0.0, *values]), max([0.1, *values]))
+    ticks = round_ticks(min([0.0, *values]), max([0.1, *values]))
     return Scale(ticks[0], ticks[-1], max([1, *(event["epoch"] for event in events)]))
 
 
@@ -121,7 +123,7 @@ def _panel(run: Run, metric: str, lines: Sequence[Line]) -> str:
     ends = "; ".join(f"{name} {number(v)} at epoch {e}" for name, e, v in last_points)
     held = "; ".join(f"{name} {number(value)}" for name, value in references)
     said = f"{title}. {ends or 'no values'}. Lines: {held or 'none'}."
-    return _svg(WIDTH, HEIGHT, said, parts, title)
+    return drawing(WIDTH, HEIGHT, said, parts, title)
 
 
 def _axes(scale: Scale) -> list[str]:
@@ -129,7 +131,7 @@ def _axes(scale: Scale) -> list[str]:
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{scale.y(t):.1f}" '
         f'y2="{scale.y(t):.1f}"/>'
         f'<text x="{LEFT - 6}" y="{scale.y(t) + 4:.1f}" text-anchor="end">{t:g}</text>'
-        for t in _ticks(scale.low, scale.high)
+        for t in round_ticks(scale.low, scale.high)
     ]
     parts += [
         f'<text x="{scale.x(epoch):.1f}" y="{HEIGHT - 16}" text-anchor="middle">{epoch}</text>'
@@ -162,13 +164,14 @@ def _curve(line: Line, points: Sequence[tuple[float, float, int, float]]) -> str
     dash = " dashed" if line.dashed else ""
     marks = "".join(
         f"<g><title>{escape(line.name)}, epoch {epoch}: {number(value)}</title>"
-        f"{_marker(line.marker, px, py, 4.5 if index == len(points) - 1 else 2.5)}</g>"
+        f"{draw_marker(line.marker, px, py, 4.5 if index == len(points) - 1 else 2.5)}</g>"
         for index, (px, py, epoch, value) in enumerate(points)
     )
     return f'<g class="{line.colour}"><polyline class="curve{dash}" points="{path}"/>{marks}</g>'
 
 
-def _marker(kind: str, x: float, y: float, size: float) -> str:
+def draw_marker(kind: str, x: float, y: float, size: float) -> str:
+    """Return a marker of one kind around a point."""
     if kind == "circle":
         return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="{size}"/>'
     corners = {
@@ -180,14 +183,15 @@ def _marker(kind: str, x: float, y: float, size: float) -> str:
     return f'<polygon class="mark" points="{path}"/>'
 
 
-def _legend(lines: Sequence[Line], notes: Mapping[str, str]) -> str:
+def draw_legend(lines: Sequence[Line], notes: Mapping[str, str]) -> str:
+    """Return the legend of some curves in words, with a note behind some of them."""
     entries = []
     for line in lines:
         dash = " dashed" if line.dashed else ""
         sample = (
             f'<svg viewBox="0 0 30 12" aria-hidden="true"><g class="{line.colour}">'
             f'<line class="curve{dash}" x1="1" x2="29" y1="6" y2="6"/>'
-            f"{_marker(line.marker, 15, 6, 4)}</g></svg>"
+            f"{draw_marker(line.marker, 15, 6, 4)}</g></svg>"
         )
         note = f" <small>({escape(notes[line.name])})</small>" if line.name in notes else ""
         entries.append(f"<li>{sample}{escape(line.name)}{note}</li>")
@@ -230,7 +234,7 @@ def _bars(title: str, rows: Sequence[tuple[str, float | None, bool]]) -> str:
             f'<text x="{width + 6:.1f}" y="{top + 22}">{number(value)}</text>'
         )
     said = "; ".join(f"{name} {number(value)}" for name, value, _ in known)
-    return _svg(WIDTH, 10 + pitch * max(1, len(known)), f"{title}. {said}.", parts, title)
+    return drawing(WIDTH, 10 + pitch * max(1, len(known)), f"{title}. {said}.", parts, title)
 
 
 def _short(name: str) -> str:
@@ -264,7 +268,7 @@ def tree(nodes: Sequence[Node], end: str) -> str:
         + "".join(f", {text}: {verdict}" for text, verdict in node.branches)
         for node in nodes
     )
-    return f'<div class="tree">{_svg(WIDTH, y + 20, f"{said}; end: {end}.", parts)}</div>'
+    return f'<div class="tree">{drawing(WIDTH, y + 20, f"{said}; end: {end}.", parts)}</div>'
 
 
 def _branch(top: int, y: int, text: str, verdict: str) -> str:
@@ -285,7 +289,7 @@ def _label(x: int, y: int, text: str, verdict: str, *, strong: bool) -> str:
 # --- shared --------------------------------------------------------------------------------------
 
 
-def _svg(width: int, height: int, said: str, parts: Iterable[str], title: str = "") -> str:
+def drawing(width: int, height: int, said: str, parts: Iterable[str], title: str = "") -> str:
     """Return a drawing with its text alternative, under a visible title if it has one."""
     head = f'<p class="plot-title">{escape(title)}</p>' if title else ""
     return (
@@ -294,7 +298,7 @@ def _svg(width: int, height: int, said: str, parts: Iterable[str], title: str = 
     )
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float) -> list[float]:
     """Return round values that enclose low and high, about five of them."""
     step = 10 ** math.floor(math.log10(max(high - low, 1e-9) / 4))
     step *= next(m for m in (1, 2, 2.5, 5, 10) if (high - low) / (step * m) <= 6)

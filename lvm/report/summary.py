@@ -19,17 +19,32 @@ from lvm.report import (
     seconds,
     title_of,
 )
+from lvm.report.audit import answer, audit_of, broken, first_screen, overrides
 from lvm.report.models import confirmed_name
+
+JOB = "python tune_jobs/triage.py"
+
+
+def stopped_by_audit(run: Run) -> bool:
+    """Whether the audit ended the run before anything was tried."""
+    return run.document["verdict"] == RunVerdict.BLOCKED and not run.all("step_started")
 
 
 def verdict_section(run: Run) -> Iterator[Block]:
     """Yield the first screen."""
-    document = run.document
+    document, audit = run.document, audit_of(run)
+    if audit and stopped_by_audit(run):
+        yield from first_screen(audit)
+        yield Preformatted(f"# when that is done\n{run.started.get('command', JOB)}")
+        return
     yield Paragraph(document["headline"], "lead")
-    for warning in document.get("warnings", []):
+    said = [*overrides(audit), *broken(audit), *document.get("warnings", [])]
+    for warning in dict.fromkeys(said):
         yield Paragraph(warning, "warning")
     pairs = [("Cause", document.get("cause") or _no_cause(run)), ("Confidence", _confidence(run))]
-    if document.get("codes"):
+    if audit:
+        pairs.append(("Audit", answer(audit)))
+    elif document.get("codes"):
         pairs.append(("Audit codes", ", ".join(document["codes"])))
     compute = document["compute"]
     pairs.append(
@@ -86,23 +101,22 @@ def _nearest(event: Mapping[str, Any]) -> tuple[int, float]:
 
 def _next(run: Run, changed: bool) -> tuple[str, str]:
     """Return what to do next and the command for it."""
-    job = "python tune_jobs/triage.py"
     match run.document["verdict"]:
         case RunVerdict.FIXED if changed:
             return (
                 "save the changes below as fix.toml and judge them on data this run has not seen; "
                 f"the checkpoint is {run.document['arm']['checkpoint']}",
-                f"{job} --recipe fix.toml --data BANK",
+                f"{JOB} --recipe fix.toml --data BANK",
             )
         case RunVerdict.PASSED | RunVerdict.FIXED:
-            return "judge the recipe on data this run has not seen", f"{job} --data BANK"
+            return "judge the recipe on data this run has not seen", f"{JOB} --data BANK"
         case RunVerdict.BLOCKED:
-            return "repair what the audit names, then start again", run.started.get("command", job)
+            return "repair what the audit names, then start again", run.started.get("command", JOB)
         case RunVerdict.INCONCLUSIVE:
-            return "give a bank with more articles: they narrow the interval", f"{job} --data BANK"
+            return "give a bank with more articles: they narrow the interval", f"{JOB} --data BANK"
         case RunVerdict.NOT_FIXED:
             text = "see what was not tried; change the recipe accordingly and start again"
-            return text, f"{job} --recipe FILE"
+            return text, f"{JOB} --recipe FILE"
         case _:
             return "go on with the run", str(run.document["resume"])
 

@@ -100,11 +100,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(
             f"{place}/manifest.json cannot be read ({error}); train the model again."
         ) from None
-    if not isinstance(manifest, dict) or "recipe" not in manifest or "width" not in manifest:
+    stated = manifest if isinstance(manifest, dict) else {}
+    if not isinstance(stated.get("recipe"), dict) or type(stated.get("width")) is not int:
         raise CheckpointError(
             f"{place}/manifest.json has no recipe and width; give a checkpoint folder of lvm."
         )
-    return manifest
+    return stated
 
 
 def load_checkpoint(folder: Path) -> tuple[Predictor, Recipe, dict[str, Any]]:
@@ -113,23 +114,9 @@ def load_checkpoint(folder: Path) -> tuple[Predictor, Recipe, dict[str, Any]]:
     Raises CheckpointError when the folder is no checkpoint, when names or shapes differ from the
     model the manifest names, or when the stored probe outputs are not reproduced.
     """
-    manifest = read_manifest(folder)
-    place = _complete(folder)
-    if manifest is None or place is None:
-        raise CheckpointError(
-            f"{folder} holds no checkpoint (model.safetensors and manifest.json); give the folder "
-            "of one, for example RUN/arms/ARM/checkpoint."
-        )
-    try:
-        recipe = from_dict(Recipe, manifest["recipe"])
-    except ConfigError as error:
-        raise CheckpointError(f"{folder}: {error}") from None
-    predictor = Predictor(recipe, int(manifest["width"]))
-    load_weights(predictor, place)
-    predictor.eval()
-    stored = torch.tensor(manifest["probe_outputs"])
-    found = torch.tensor(probe_outputs(predictor, recipe.context_length, int(manifest["width"])))
-    worst = float((stored - found).abs().max())
+    manifest, weights = read_parts(folder)
+    predictor, recipe = fit_parts(manifest, weights, str(folder))
+    worst = max(probe_differences(predictor, recipe, manifest, str(folder)))
     if not worst <= PROBE_TOLERANCE:
         raise CheckpointError(
             f"{folder} does not give back its own probe outputs (largest difference {worst:.2g}, "
@@ -138,15 +125,72 @@ def load_checkpoint(folder: Path) -> tuple[Predictor, Recipe, dict[str, Any]]:
     return predictor, recipe, manifest
 
 
+def read_parts(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the manifest and the weights; CheckpointError when the folder cannot be read."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise CheckpointError(
+            f"{folder} holds no checkpoint (model.safetensors and manifest.json); give the folder "
+            "of one, for example RUN/arms/ARM/checkpoint."
+        )
+    return manifest, _read_weights(folder)
+
+
+def fit_parts(
+    manifest: Mapping[str, Any], weights: Mapping[str, Tensor], source: str
+) -> tuple[Predictor, Recipe]:
+    """Return the predictor that the manifest names, with these weights, in eval mode on the CPU.
+
+    Probe outputs are not compared. Raises CheckpointError when the recipe cannot be used, or when
+    names or shapes differ.
+    """
+    try:
+        recipe = from_dict(Recipe, manifest["recipe"])
+        predictor = Predictor(recipe, manifest["width"])
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    _fill(predictor, weights, source)
+    return predictor.eval(), recipe
+
+
+def probe_differences(
+    predictor: Predictor, recipe: Recipe, manifest: Mapping[str, Any], source: str
+) -> list[float]:
+    """Return the largest difference from the stored output for each of the 8 probes.
+
+    A difference that is not a number comes back as infinity. Raises CheckpointError when the
+    manifest holds no probe outputs of that form.
+    """
+    found = torch.tensor(probe_outputs(predictor, recipe.context_length, manifest["width"]))
+    try:
+        stored = torch.tensor(manifest.get("probe_outputs"), dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        stored = torch.empty(0)
+    if stored.shape != found.shape:
+        raise CheckpointError(
+            f"{source}/manifest.json has no probe_outputs of shape {tuple(found.shape)}, by which "
+            "a model is known to be the one that was saved; train it again."
+        )
+    worst = (stored - found).abs().amax(dim=1)
+    return [float(v) for v in worst.nan_to_num(nan=torch.inf, posinf=torch.inf)]
+
+
 def load_weights(predictor: Predictor, folder: Path) -> None:
     """Load weights strictly; CheckpointError says which names or shapes differ."""
+    _fill(predictor, _read_weights(folder), str(folder))
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
     place = _complete(folder) or folder
     try:
-        weights = safetensors.torch.load_file(place / "model.safetensors")
+        return safetensors.torch.load_file(place / "model.safetensors")
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{folder}/model.safetensors cannot be read ({error}); train the model again."
         ) from None
+
+
+def _fill(predictor: Predictor, weights: Mapping[str, Tensor], source: str) -> None:
     own = predictor.state_dict()
     differing = sorted(
         (set(own) ^ set(weights))
@@ -154,7 +198,7 @@ def load_weights(predictor: Predictor, folder: Path) -> None:
     )
     if differing:
         raise CheckpointError(
-            f"{folder}: {len(differing)} weights differ in name or shape from the model "
+            f"{source}: {len(differing)} weights differ in name or shape from the model "
             f"{type(predictor.model).__name__} (first: {differing[0]}); use the recipe it was "
             "trained with, or train it again."
         )

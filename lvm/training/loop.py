@@ -10,18 +10,15 @@ the default process group decides the world). It knows nothing of gates, arms or
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lvm.config import Recipe, fingerprint
 from lvm.data.windows import Dataset
@@ -35,22 +32,13 @@ from lvm.training.checkpoint import (
     read_manifest,
     save_checkpoint,
 )
+from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates, write_epochs
+from lvm.training.health import DevLoss, Probe, configured_negatives
 from lvm.training.negatives import NegativeSampler
-from lvm.training.objective import Outputs, objective
+from lvm.training.objective import Outputs, forward_pass, objective
 from lvm.training.world import World
 
 Validate = Callable[[Predictor, int], Mapping[str, float | str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """What one epoch of training measured."""
-
-    epoch: int  # counted from 1
-    train: Mapping[str, float]  # mean loss, its terms, negatives per row, gradient norm
-    dev: Mapping[str, float | str]  # what `validate` returned
-    seconds: float  # training alone, without validation
-    negatives: Mapping[str, float] = field(default_factory=dict)  # share of each tier
 
 
 def train(
@@ -76,10 +64,15 @@ def train(
     for epoch in range(state.epochs_done + 1, recipe.training.epochs + 1):
         started = time.perf_counter()
         tiers = state.sampler.refresh(epoch)
-        measured = _train_epoch(state, epoch)
+        measured, health = _train_epoch(state, epoch)
         seconds = time.perf_counter() - started
-        dev = dict(validate(state.predictor, epoch)) if world.rank == 0 else {}
-        record = EpochRecord(epoch=epoch, train=measured, dev=dev, seconds=seconds, negatives=tiers)
+        dev: dict[str, float | str] = {}
+        if world.rank == 0:
+            dev = dict(validate(state.predictor, epoch))
+            health |= state.dev_loss.measure(state.predictor, state.autocast)
+        record = EpochRecord(
+            epoch=epoch, train=measured, dev=dev, seconds=seconds, negatives=tiers, health=health
+        )
         if world.rank == 0:
             state.save(record)
         world.barrier()
@@ -130,13 +123,19 @@ class _State:
         self.autocast = _uses_bf16(config.precision, self.device)
         self.sampler = NegativeSampler(dataset.bank, dataset.train, recipe.negatives, recipe.seed)
         self.vectors = dataset.bank.tensor.to(self.device)
+        self.dev_loss = DevLoss(recipe, dataset, self.vectors)
+        self.schedule = {
+            "warmup_updates": float(warmup_updates(config, self.updates_per_epoch)),
+            "configured_negatives": float(configured_negatives(recipe, dataset)),
+        }
         self.epochs_done = 0
 
     def set_learning_rate(self, update: int) -> None:
         """Set the rate of one update, counted from 0 over all epochs."""
         config = self.recipe.training
         total = self.updates_per_epoch * config.epochs
-        share = _warmup_cosine(update, max(1, round(config.warmup_fraction * total)), total)
+        warmup = warmup_updates(config, self.updates_per_epoch)
+        share = _warmup_cosine(update, warmup, total)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * share
 
@@ -163,7 +162,7 @@ class _State:
         """Append the record, then replace the checkpoint: a record may be ahead, never behind."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = read_epochs(self.folder)[: record.epoch - 1]
-        _write_epochs(self.folder, [*kept, record])
+        write_epochs(self.folder, [*kept, record])
         dev_ids = np.ascontiguousarray(self.dataset.dev.targets)
         save_checkpoint(
             self.folder / "checkpoint",
@@ -185,33 +184,37 @@ class _State:
         )
 
 
-def _train_epoch(state: _State, epoch: int) -> dict[str, float]:
-    """Make every update of one epoch; return the means of what was measured."""
+def _train_epoch(state: _State, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Make every update of one epoch; return the means of what was measured, and its health."""
     recipe, world = state.recipe, state.world
     batch_size = recipe.training.batch_size
     order = numpy_generator(recipe.seed, "shuffle", epoch).permutation(len(state.dataset.train))
     torch.manual_seed(derive_seed(recipe.seed, "dropout", epoch, world.rank))
     state.network.train()
+    probe = Probe(recipe, world, is_first=epoch == 1, num_updates=state.updates_per_epoch)
     sums: dict[str, float] = {}
     for update in range(state.updates_per_epoch):
         batch = order[update * batch_size : (update + 1) * batch_size]
         state.set_learning_rate((epoch - 1) * state.updates_per_epoch + update)
-        for name, value in _update(state, batch).items():
+        for name, value in _update(state, batch, probe).items():
             sums[name] = sums.get(name, 0.0) + value
     means = {name: value / state.updates_per_epoch for name, value in sums.items()}
     if world.size > 1:
         packed = world.sum(torch.tensor([means[n] for n in sorted(means)], dtype=torch.float64))
         means = dict(zip(sorted(means), (packed / world.size).tolist(), strict=True))
-    return means
+    health = {"updates": float(epoch * state.updates_per_epoch), **state.schedule, **probe.values}
+    return means, health
 
 
-def _update(state: _State, batch: np.ndarray) -> dict[str, float]:
+def _update(state: _State, batch: np.ndarray, probe: Probe) -> dict[str, float]:
     """Make one update from a global batch of train windows."""
     recipe, device = state.recipe, state.device
     outputs = _forward(state, batch)
     state.optimizer.zero_grad(set_to_none=True)
     result = objective(recipe, outputs, state.world)
+    probe.before_backward(outputs, result)
     result.total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    probe.after_backward(state.predictor)
     norm = nn.utils.clip_grad_norm_(state.predictor.parameters(), recipe.training.clip_norm)
     names = ["loss", "gradient_norm", *result.terms]
     packed = torch.stack(
@@ -235,28 +238,15 @@ def _update(state: _State, batch: np.ndarray) -> dict[str, float]:
 
 
 def _forward(state: _State, batch: np.ndarray) -> Outputs:
-    windows, vectors = state.dataset.train, state.vectors
     rows = state.world.slice(len(batch))
-    local = batch[rows]
-    drawn = state.sampler.candidates(batch, rows)
-
-    def gather(ids: np.ndarray) -> Tensor:
-        return vectors[torch.from_numpy(ids).to(state.device)]
-
-    contexts, targets = gather(windows.contexts[local]), gather(windows.targets[local])
-    raw_candidates = gather(drawn.ids)
-    with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.autocast):
-        predictions, queries, candidates = state.network(contexts, raw_candidates)
-        with torch.no_grad():  # a document tower learns from the contrastive term alone
-            targets = state.predictor.model.encode_documents(targets)
-    return Outputs(
-        predictions=predictions.float(),
-        targets=targets.float(),
-        queries=queries.float(),
-        candidates=candidates.float(),
-        raw_candidates=raw_candidates,
-        positive=torch.from_numpy(drawn.positive).to(state.device),
-        excluded=torch.from_numpy(drawn.excluded).to(state.device),
+    return forward_pass(
+        state.network,
+        state.predictor,
+        state.vectors,
+        state.dataset.train,
+        batch[rows],
+        state.sampler.candidates(batch, rows),
+        autocast=state.autocast,
     )
 
 
@@ -273,26 +263,3 @@ def _uses_bf16(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def read_epochs(folder: Path) -> list[EpochRecord]:
-    """Return the epoch records in `folder`, up to the first unfinished line."""
-    path = folder / "epochs.jsonl"
-    records: list[EpochRecord] = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(EpochRecord(**json.loads(line)))
-            except (ValueError, TypeError):
-                break
-    return records
-
-
-def _write_epochs(folder: Path, records: list[EpochRecord]) -> None:
-    fresh = folder / ".epochs.new"
-    with fresh.open("w") as file:
-        for record in records:
-            file.write(json.dumps(vars(record)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, folder / "epochs.jsonl")

@@ -1,17 +1,24 @@
-"""The objective of a recipe: contrastive + autoregressive cosine + MMD, term by term."""
+"""The objective of a recipe: contrastive + autoregressive cosine + MMD, term by term.
+
+And the forward pass that makes what it is computed from.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lvm.config import Recipe
+from lvm.data.windows import Windows
 from lvm.losses.cosine import ar_cosine
 from lvm.losses.infonce import infonce
 from lvm.losses.mmd import mmd2_unbiased
+from lvm.models.predictor import Predictor
+from lvm.training.negatives import Candidates
 from lvm.training.world import World
 
 
@@ -30,11 +37,48 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """The total loss, its unweighted terms, and the number of negatives really seen per row."""
+    """The total loss, its terms, and the number of negatives really seen per row."""
 
     total: Tensor
-    terms: dict[str, Tensor]
+    terms: dict[str, Tensor]  # unweighted
+    weights: dict[str, float]  # of each term in the total, after any balancing
     num_negatives: float
+
+
+def forward_pass(
+    network: nn.Module,
+    predictor: Predictor,
+    vectors: Float[Tensor, "N D"],
+    windows: Windows,
+    local: Int[np.ndarray, " B"],
+    drawn: Candidates,
+    *,
+    autocast: bool,
+) -> Outputs:
+    """Return what the objective needs of the windows `local` against the candidates drawn for them.
+
+    `network` is the predictor, or DDP around it. `vectors` is the bank on the predictor's device.
+    """
+    device = vectors.device
+
+    def gather(ids: np.ndarray) -> Tensor:
+        return vectors[torch.from_numpy(ids).to(device)]
+
+    contexts, targets = gather(windows.contexts[local]), gather(windows.targets[local])
+    raw_candidates = gather(drawn.ids)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+        predictions, queries, candidates = network(contexts, raw_candidates)
+        with torch.no_grad():  # a document tower learns from the contrastive term alone
+            targets = predictor.model.encode_documents(targets)
+    return Outputs(
+        predictions=predictions.float(),
+        targets=targets.float(),
+        queries=queries.float(),
+        candidates=candidates.float(),
+        raw_candidates=raw_candidates,
+        positive=torch.from_numpy(drawn.positive).to(device),
+        excluded=torch.from_numpy(drawn.excluded).to(device),
+    )
 
 
 def objective(recipe: Recipe, outputs: Outputs, world: World) -> Objective:
@@ -43,8 +87,23 @@ def objective(recipe: Recipe, outputs: Outputs, world: World) -> Objective:
     The mean over workers of every term equals the term of the global batch: InfoNCE and cosine are
     means over rows against global candidates, MMD is computed on the gathered predictions.
     """
+    config = recipe.objective
+    terms, num_negatives = objective_terms(recipe, outputs, world)
+    weights = {name: getattr(config, f"{name}_weight") for name in terms}
+    parts = [weights[name] * terms[name] for name in ("contrastive", "ar") if name in terms]
+    total = torch.stack(parts).sum() if parts else outputs.predictions.new_zeros(())
+    if "mmd" in terms:
+        if config.mmd_balance == "gradient" and parts:
+            weights["mmd"] *= _gradient_ratio(total, terms["mmd"], outputs.predictions, world)
+        total = total + weights["mmd"] * terms["mmd"]
+    return Objective(total, terms, weights, num_negatives)
+
+
+def objective_terms(
+    recipe: Recipe, outputs: Outputs, world: World
+) -> tuple[dict[str, Tensor], float]:
+    """Return the unweighted terms that the recipe gives a weight, and the negatives per row."""
     config, terms, num_negatives = recipe.objective, {}, 0.0
-    parts: list[Tensor] = []
     if config.contrastive_weight > 0:
         margin = recipe.negatives.false_negative_margin
         result = infonce(
@@ -57,18 +116,11 @@ def objective(recipe: Recipe, outputs: Outputs, world: World) -> Objective:
             reference=(outputs.targets, outputs.raw_candidates) if margin is not None else None,
         )
         terms["contrastive"], num_negatives = result.loss, result.num_negatives
-        parts.append(config.contrastive_weight * result.loss)
     if config.ar_weight > 0:
         terms["ar"] = ar_cosine(outputs.predictions, outputs.targets)
-        parts.append(config.ar_weight * terms["ar"])
-    total = torch.stack(parts).sum() if parts else outputs.predictions.new_zeros(())
     if config.mmd_weight > 0:
         terms["mmd"] = _global_mmd(outputs.predictions, outputs.targets, world)
-        weight = config.mmd_weight
-        if config.mmd_balance == "gradient" and parts:
-            weight *= _gradient_ratio(total, terms["mmd"], outputs.predictions, world)
-        total = total + weight * terms["mmd"]
-    return Objective(total, terms, num_negatives)
+    return terms, num_negatives
 
 
 def _global_mmd(predictions: Tensor, targets: Tensor, world: World) -> Tensor:

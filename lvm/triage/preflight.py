@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lvm.audit.material import Material
 from lvm.config import RunConfig
-from lvm.data.windows import Dataset
+from lvm.data.bank import check_rows
+from lvm.data.report_files import dataset_from_windows
+from lvm.data.sample import SAMPLE
+from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.errors import CheckpointError, ConfigError, DataError
 from lvm.evaluation.predictions import read_predictions
 from lvm.models.predictor import Predictor
-from lvm.training.checkpoint import read_manifest
+from lvm.training.checkpoint import read_manifest, save_checkpoint
 
 
 def check_request(
@@ -22,7 +26,7 @@ def check_request(
     (a model of another width).
     """
     width = dataset.bank.width
-    if checkpoint is not None:
+    if checkpoint is not None and checkpoint.is_dir():
         seen = (read_manifest(checkpoint) or {}).get("width")
         if seen != width:
             raise CheckpointError(
@@ -33,6 +37,37 @@ def check_request(
         read_predictions(predictions, len(dataset.test), width)
     Predictor(config.recipe, width)  # finds an unknown name and sizes that do not fit together
     _check_batch(config, dataset)
+
+
+def dataset_of(material: Material, context_length: int) -> tuple[Dataset, str]:
+    """Return the dataset of audited material and its name; DataError where it cannot be cut."""
+    bank, train, eval_ = material.bank, material.train, material.eval
+    if bank is None:
+        raise DataError("no bank could be opened; mend what the audit names.")
+    if (
+        train is not None
+        and train.file is not None
+        and eval_ is not None
+        and eval_.file is not None
+    ):
+        return dataset_from_windows(train.file, eval_.file, bank, context_length), bank.source
+    check_rows(bank)
+    bundled = Path(bank.source) == SAMPLE
+    dataset = material.dataset or dataset_from_bank(bank, context_length)
+    return dataset, "bundled sample (Wikipedia)" if bundled else bank.source
+
+
+def own_checkpoint(material: Material, out: Path) -> Path | None:
+    """Return the checkpoint folder of the model under triage; a .pt file is written as one."""
+    part = material.checkpoint
+    if part is None or part.path.is_dir():
+        return None if part is None else part.path.resolve()
+    if part.predictor is None or part.recipe is None:
+        raise CheckpointError(f"{part.path}: {part.problem}; train the model again.")
+    folder = out / "given_checkpoint"
+    if not folder.exists():
+        save_checkpoint(folder, part.predictor, part.recipe, manifest=dict(part.manifest))
+    return folder
 
 
 def _check_batch(config: RunConfig, dataset: Dataset) -> None:

@@ -66,6 +66,7 @@ class Step:
 STEPS: Registry[Step] = Registry("step", "tune_jobs.steps")
 
 
-def steps_in_order() -> list[Step]:
-    """Return the registered steps in the report's order."""
-    return sorted(STEPS, key=lambda step: step.number)
+def steps_in_order(order: Sequence[str] = ()) -> list[Step]:
+    """Return the registered steps: those numbered in `order` first, then in the report's order."""
+    place = {number: at for at, number in enumerate(order)}
+    return sorted(STEPS, key=lambda s: (place.get(str(s.number), len(place)), s.number))

@@ -19,6 +19,7 @@ from lvm.gates import success_gates
 from lvm.models.ladder import fit_ladder
 from lvm.records import GateResult, StopReason, Verdict, to_plain
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
+from lvm.triage.inspect import inspect_model
 from lvm.triage.journal import Journal
 from lvm.triage.judge import (
     REACHED_ITS_END,
@@ -90,6 +91,8 @@ class Triage:
             if isinstance(action, Stop):
                 return action
             history.append(self._perform(action))
+            if isinstance(action, RunPhase1):
+                plan = self._routed(plan)
 
     def _perform(self, action: Action) -> Outcome:
         match action:
@@ -148,6 +151,28 @@ class Triage:
             role=Role.PHASE1, evaluation=evaluation, ann={}, epochs=0,
         )  # fmt: skip
         return per_query
+
+    def _routed(self, plan: list[str]) -> list[str]:
+        """Return the order of the steps that the findings on the phase-1 model give."""
+        spec = self._phase1.get(objective_name(self.base))
+        if self.request.checkpoint is not None or spec is None:
+            return plan  # the model was there before phase 1, and the audit has looked at it
+        checkpoint = spec.folder / "checkpoint"
+        judged = self.journal.find("arm_judged", arm=spec.id, step=PHASE1)
+        if judged is None or not checkpoint.exists() or judged["reason"] not in REACHED_ITS_END:
+            return plan
+        if self.journal.find("inspected", arm=spec.id) is None:
+            rungs = (self.journal.find("ladder", split="dev") or {"rows": {}})["rows"]
+            found = inspect_model(
+                checkpoint, self.dataset, spec.recipe, self.request.config.gates,
+                model=(judged["evaluation"] or {}).get("masked"),
+                ladder={name: row["masked"] for name, row in rungs.items()},
+            )  # fmt: skip
+            self._note("inspected", arm=spec.id, name=spec.name, **found)
+        seen = self.journal.find("inspected", arm=spec.id) or {"order": []}
+        numbered = {str(step.number): step.name for step in self.request.steps}
+        first = [numbered[n] for n in seen["order"] if n in numbered]
+        return [*first, *(name for name in plan if name not in first)]
 
     # --- a step ----------------------------------------------------------------------------------
 
@@ -425,7 +450,7 @@ def request_fingerprint(request: Request) -> str:
     return fingerprint(
         {
             "config": fingerprint(request.config),
-            "steps": [step.name for step in request.steps],
+            "steps": sorted(step.name for step in request.steps),
             "checkpoint": str(request.checkpoint or ""),
             "predictions": str(request.predictions or ""),
             "independent": request.independent,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lvm.records import METRICS, RunVerdict
+from lvm.report.audit import broken, overrides
 from lvm.triage.journal import Event
 
 SCHEMA = 1
@@ -19,12 +20,15 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     causes = list(stop["cause"]) if stop else []
     ladder = _last(events, "ladder", split="test") or {"rows": {}}
     confirmed = _last(events, "confirmed", verdict="PASS") if causes else None
+    audited = _last(events, "audited")
+    audit = audited["audit"] if audited else {}
+    seen = (_last(events, "inspected") or {"findings": []})["findings"]
     document = {
         "schema": SCHEMA,
         "verdict": stop["verdict"] if stop else None,
         "cause": "+".join(causes) or None,
         "arm": _arm(events, confirmed),
-        "codes": [],
+        "codes": list(dict.fromkeys(f["code"] for f in [*audit.get("findings", []), *seen])),
         "phase1": _phase1(events),
         "steps": [
             _step(events, event) for event in _all(events, "step_started") if "number" in event
@@ -35,7 +39,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "since": stop["since"] if stop else None,
         "resume": resume,
     }
-    document["warnings"] = _warnings(document, confirmed)
+    document["warnings"] = [*_of_the_audit(audit, document), *_warnings(document, confirmed)]
     document["headline"] = _headline(document, events)
     return document
 
@@ -50,10 +54,24 @@ def _headline(document: Mapping[str, Any], events: Sequence[Event]) -> str:
             return f"FIXED by {cause}: {arm['name']} holds the success gate on the test split."
         case RunVerdict.NOT_FIXED:
             return "NOT_FIXED: none of the arms that were tried holds the success gate."
+        case RunVerdict.BLOCKED:
+            return f"BLOCKED: {document['since']}; no training was started."
         case RunVerdict.INCONCLUSIVE:
             return f"INCONCLUSIVE: {_nearest(events) or document['since']}."
         case _:
             return "UNFINISHED: this is partial; it shows what the run had measured so far."
+
+
+def _of_the_audit(audit: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
+    """Return what the audit has to say beside the verdict: overrides, blind spots, weak gates."""
+    said = [*overrides(audit), *broken(audit)]
+    if document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED):
+        said += [
+            f"{f['seen']}."
+            for f in audit.get("findings", [])
+            if f["code"] == "GATE_BELOW_TRIVIAL" and f["severity"] == "warn"
+        ]
+    return said
 
 
 def _nearest(events: Sequence[Event]) -> str | None:

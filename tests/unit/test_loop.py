@@ -93,7 +93,7 @@ def test_a_kill_while_an_epoch_is_saved_costs_that_epoch_alone(
     whole = run(rich, tiny_dataset, tmp_path / "whole")
     parts = tmp_path / "parts"
     run(rich, tiny_dataset, parts, epochs=2)
-    name = {"checkpoint": "save_checkpoint", "records": "_write_epochs"}[moment]
+    name = {"checkpoint": "save_checkpoint", "records": "write_epochs"}[moment]
 
     def killed(*_, **__):
         raise KeyboardInterrupt
@@ -145,10 +145,10 @@ def test_a_loss_that_is_not_finite_makes_no_update(
     updates = len(tiny_dataset.train) // rich.training.batch_size
     real, untouched = loop._update, []
 
-    def watched(state, batch):
+    def watched(state, batch, probe):
         before = {k: v.clone() for k, v in state.predictor.state_dict().items()}
         try:
-            return real(state, batch)
+            return real(state, batch, probe)
         except NonFiniteLossError:
             after = state.predictor.state_dict()
             untouched.append(all(torch.equal(before[k], after[k]) for k in before))

@@ -1,0 +1,1 @@
+"""The audit: what no training can fix, found before any training."""

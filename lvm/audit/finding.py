@@ -1,0 +1,73 @@
+"""What a check reports: findings, or the reason why it could not look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+# What repairs a file; the commands put in their own files before they print it.
+REPAIR = "lvm audit ... --repair OUT"
+
+
+class Severity(StrEnum):
+    """What a finding does to a run."""
+
+    BLOCK = "block"  # no training can help; nothing is started
+    WARN = "warn"  # the run goes on, and its report says so
+    INFO = "info"  # worth knowing
+
+    @property
+    def rank(self) -> int:
+        """Place in a list with the worst first."""
+        return list(Severity).index(self)
+
+
+class Status(StrEnum):
+    """What became of one check."""
+
+    PASS = "PASS"
+    FOUND = "FOUND"  # it has findings
+    NOT_EVALUABLE = "NOT_EVALUABLE"  # it had nothing to look at; never counts as passed
+    FAILED = "FAILED"  # it broke on odd data; the data is then not called clean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One defect: what was seen against what is allowed, where, what it means, what to do.
+
+    `where` says which input and which rows, articles or blocks are worst: the keys `input`
+    ("train", "eval", "bank", "predictions", "checkpoint", "gate", "training"), and where they
+    apply `source` (file), `count` (rows concerned), `of` (rows looked at), `rows` (worst ones,
+    at most 10), `articles` (likewise) and `blocks` ([[first, last], ...]).
+    """
+
+    code: str
+    severity: Severity
+    seen: str
+    allowed: str
+    where: Mapping[str, Any]
+    meaning: str  # one sentence
+    next: str  # a command or an edit, concrete
+    values: Mapping[str, float] = field(default_factory=dict)  # the numbers behind `seen`
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """What one check came to."""
+
+    code: str
+    status: Status
+    findings: tuple[Finding, ...] = ()
+    reason: str = ""  # why it could not look, or how it broke
+    next: str = ""  # what to supply
+    seconds: float = 0.0
+
+
+class NotEvaluable(Exception):  # not an error: an answer
+    """Raised by a check that has nothing to look at: why, and what to supply."""
+
+    def __init__(self, reason: str, next: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.next = reason, next

@@ -1,0 +1,215 @@
+"""The gates tried before anything is trained: what passes them, and what they search in."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lvm.audit.check import check
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.material import Material
+from lvm.audit.selftest import BLIND, TRIVIAL, Bench, GateUnderTest, bench
+from lvm.records import GateResult, Verdict
+
+OWN_FIRST_SHARE = 0.05  # of queries whose rank 1 may be one of their own contexts
+FULL_SCORE_TOLERANCE = 0.02  # of the oracle, for rounding and equal rows
+QUERIES = ("predictions", "copy_last", "mean_context")  # whose rank 1 is looked at
+
+
+@check("GATE_INVALID", "does an oracle pass every gate, and do blind predictors fail it?")
+def gate_invalid(material: Material) -> Iterator[Finding]:
+    """Report gates that an oracle fails, or that random rows or shuffled pairs pass."""
+    tried = bench(material)
+    for gate in tried.gates():
+        yield from invalid(tried, gate)
+
+
+@check("GATE_BELOW_TRIVIAL", "does a predictor without a model pass a gate?")
+def gate_below_trivial(material: Material) -> Iterator[Finding]:
+    """Report gates that lie below the ladder."""
+    tried = bench(material)
+    for gate in tried.gates():
+        yield from below_trivial(tried, gate)
+
+
+@check("POOL", "does the pool hold the contexts of the query?")
+def pool(material: Material) -> Iterator[Finding]:
+    """Report own contexts at rank 1, under the mask that the run uses."""
+    tried = bench(material)
+    names = [name for name in QUERIES if name in tried.ranked]
+    shares = {name: float(tried.ranked[name][1].context_first.mean()) for name in names}
+    worst = max(shares, key=lambda name: shares[name])
+    if shares[worst] <= OWN_FIRST_SHARE:
+        return
+    masked = tried.mask != "none"
+    first = tried.ranked[worst][1].context_first
+    what = "a copy of one of their own contexts" if masked else "one of their own contexts"
+    yield Finding(
+        code="POOL",
+        severity=Severity.WARN,
+        seen=f"rank 1 is {what} for " + _list({n: f"{s:.1%}" for n, s in shares.items()})
+        + f" of {len(first)} queries (pool {tried.pool.id}, {tried.pool.size} rows, mask "
+        f"{tried.pool.mask})",
+        allowed=f"at most {OWN_FIRST_SHARE:.0%}",
+        where={
+            "input": "bank" if masked else "gate",
+            "count": int(first.sum()),
+            "of": len(first),
+            "rows": tried.test.places[first][:10].tolist(),
+            **stated_pool(tried),
+        },
+        meaning="The nearest rows of a good prediction are what the query was made from, so they "
+        "take the first places and R@1 falls to nothing, whatever the model can do.",
+        next="merge equal rows (lvm audit ... --repair OUT)" if masked
+        else "mask the contexts of each query out of its pool (mask \"own contexts\")",
+        values={
+            **{f"share_{name}": share for name, share in shares.items()},
+            "pool_size": float(tried.pool.size),
+            **{f"chance_at_{k}": tried.pool.chance(k) for k in (1, 5, 10)},
+        },
+    )  # fmt: skip
+
+
+# --- an oracle, blind predictors, the ladder ------------------------------------------------------
+
+
+def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
+    """Report what makes a gate useless: it refuses the answer itself, or lets blindness through."""
+    oracle = _judge(tried, gate, "oracle")
+    if _verdict(oracle) == Verdict.NOT_EVALUABLE:
+        raise NotEvaluable(
+            f"the {gate.name} gate cannot judge the oracle: {oracle[0].reason}",
+            "give eval windows of more articles",
+        )
+    if _verdict(oracle) != Verdict.PASS or _mismeasured(gate, oracle):
+        yield _gate_finding(
+            tried, gate, "GATE_INVALID", Severity.BLOCK, {"oracle": oracle},
+            seen=f"the {gate.name} gate judges the oracle {_verdict(oracle)}: {_why(oracle)}",
+            allowed="the oracle, which predicts every target itself, passes with "
+            + ", ".join(f"{metric} {value:.3f}" for metric, value in gate.perfect.items()),
+            meaning="A gate that does not give the right answers their full score compares them "
+            "with something else, or asks for more than there is.",
+            next=f"mend the {gate.name} gate: compare each prediction with the target of the same "
+            f"window, and keep its bound ({gate.bound:g}) within reach of a perfect answer",
+        )  # fmt: skip
+    blind = {name: _judge(tried, gate, name) for name in BLIND}
+    passed = {name: results for name, results in blind.items() if _verdict(results) == Verdict.PASS}
+    if passed:
+        yield _gate_finding(
+            tried, gate, "GATE_INVALID", Severity.BLOCK, passed,
+            seen=f"the {gate.name} gate is passed by "
+            + "; ".join(f"{name} pairs {_why(results)}" for name, results in passed.items()),
+            allowed="predictions that know nothing of their window fail",
+            meaning="Any two texts of this space are as alike as the gate asks for, so passing it "
+            "says nothing about a model; data and encoder may be sound, the bound is not.",
+            next=_raise_bound(gate, _trivial(tried, gate)),
+        )  # fmt: skip
+
+
+def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
+    """Report a gate that predictors without a model attain, those that take least effort first."""
+    trivial = _trivial(tried, gate)
+    attained = {name: r for name, r in trivial.items() if _upper(r) >= r.bound}
+    if not attained:
+        return
+    over = f" over {gate.against}, as no AR-only model exists yet" if gate.against else ""
+    named = ", ".join(f"{name} ({_interval(result)})" for name, result in attained.items())
+    yield _gate_finding(
+        tried, gate, "GATE_BELOW_TRIVIAL", Severity.INFO if gate.against else Severity.WARN,
+        {name: [result] for name, result in attained.items()},
+        seen=f"the {gate.name} gate ({gate.bounds}{over}) is attained by {named}",
+        allowed="no predictor without a model",
+        meaning="A verdict on a gain is worth what its baseline is worth: beside a weak one, "
+        "copying context passes." if gate.against
+        else "The gate is attainable without a model, so passing it proves nothing on its own.",
+        next="compare R@5 and MRR with the ladder beside the verdict" if gate.against
+        else _raise_bound(gate, trivial),
+    )  # fmt: skip
+
+
+def _judge(tried: Bench, gate: GateUnderTest, name: str) -> Sequence[GateResult]:
+    sample = tried.sample(gate.split)
+    return gate.judge(sample.predictions[name], sample.windows)
+
+
+def _trivial(tried: Bench, gate: GateUnderTest) -> dict[str, GateResult]:
+    """Return for each trivial predictor the metric of the gate that it does best in."""
+    found = {}
+    for name in TRIVIAL:
+        results = [r for r in _judge(tried, gate, name) if r.estimate is not None]
+        if name != gate.against and results:
+            found[name] = max(results, key=lambda r: _upper(r) - r.bound)
+    return found
+
+
+def _verdict(results: Sequence[GateResult]) -> Verdict:
+    verdicts = {result.verdict for result in results}
+    if Verdict.PASS in verdicts:
+        return Verdict.PASS
+    return verdicts.pop() if len(verdicts) == 1 else Verdict.INCONCLUSIVE
+
+
+def _mismeasured(gate: GateUnderTest, oracle: Sequence[GateResult]) -> bool:
+    """Whether the oracle gets less than its due: one row off, neighbours may still pass a bound."""
+    return any(
+        result.estimate.value < gate.perfect.get(result.metric, -math.inf) - FULL_SCORE_TOLERANCE
+        for result in oracle
+        if result.estimate is not None
+    )
+
+
+def _why(results: Sequence[GateResult]) -> str:
+    return ", ".join(f"{result.metric} {result.reason}" for result in results)
+
+
+def _interval(result: GateResult) -> str:
+    found = result.estimate
+    if found is None:
+        return result.reason
+    return f"{result.metric} {found.value:.3f} [{found.lower:.3f}, {found.upper:.3f}]"
+
+
+def _upper(result: GateResult) -> float:
+    return result.estimate.upper if result.estimate is not None else -math.inf
+
+
+def _raise_bound(gate: GateUnderTest, trivial: Mapping[str, GateResult]) -> str:
+    best = max((_upper(result) for result in trivial.values()), default=math.inf)
+    bound = math.ceil(100 * best + 1e-9) / 100
+    if gate.name != "stage" or bound >= 1:
+        return "judge by R@5 and MRR beside the ladder instead"
+    return (
+        f"set gates.stage_eval_cosine to {bound:.2f} in the recipe, above every trivial predictor"
+    )
+
+
+def _gate_finding(
+    tried: Bench,
+    gate: GateUnderTest,
+    code: str,
+    severity: Severity,
+    judged: Mapping[str, Sequence[GateResult]],
+    **words: str,
+) -> Finding:
+    values = {"bound": gate.bound}
+    for name, results in judged.items():
+        values |= {f"{name}_{r.metric}": r.estimate.value for r in results if r.estimate}
+    where = {
+        "input": "gate",
+        "gate": gate.name,
+        "metric": gate.metric,
+        "of": len(tried.sample(gate.split).windows),
+        **stated_pool(tried),
+    }
+    return Finding(code=code, severity=severity, where=where, values=values, **words)
+
+
+def stated_pool(tried: Bench) -> dict[str, Any]:
+    """Return the pool as it stands in a finding: id, size, mask, tie rule and chance."""
+    return {"pool": {**dataclasses.asdict(tried.pool), "chance_at_5": tried.pool.chance(5)}}
+
+
+def _list(named: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in named.items())

@@ -1,0 +1,293 @@
+"""Checks of the files as such: arrays, numbers, lengths, counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lvm.audit.check import check
+from lvm.audit.coherence import sample_rows
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.material import Material, Side
+from lvm.data.rows import blocks, take
+
+NORM_TOLERANCE = 0.01  # of the mean from 1, and of the spread beside the mean
+ZERO_LENGTH = 1e-6
+DROPPED_SHARE = 0.01
+NUM_WORST = 10
+# Words of the names under which a provenance states how many rows there were to begin with.
+COUNT_WORDS = frozenset(
+    [
+        "num",
+        "n",
+        "total",
+        "original",
+        "declared",
+        "expected",
+        "input",
+        "source",
+        "raw",
+        "before",
+        "count",
+        "counts",
+        "rows",
+    ]
+)
+UNITS = {"bank": {"vectors", "chunks", "entries"}}
+WINDOW_UNITS = {"windows", "sequences", "samples", "pairs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What one pass over the rows of one array found."""
+
+    input: str  # "train", "eval" or "bank"
+    source: str
+    part: str  # "contexts", "targets" or "vectors"
+    num_rows: int
+    nonfinite: Int[np.ndarray, " n"]  # rows
+    zero: Int[np.ndarray, " n"]
+    mean_norm: float
+    norm_spread: float  # standard deviation over mean
+    odd_rows: Int[np.ndarray, " n"]  # rows whose norm is farthest from the mean
+    sampled: bool
+
+
+@check("SCHEMA", "are all arrays there, with the right names and shapes?")
+def schema(material: Material) -> Iterator[Finding]:
+    """Report what was found while opening, and parts that do not fit each other."""
+    yield from (f for f in material.problems if f.code == "SCHEMA")
+    if not material.sides and material.bank is None and not material.problems:
+        raise NotEvaluable("no data was given", "give --data, or --train, --eval and --payload")
+    widths = {side.name: side.width for side in material.sides}
+    if material.bank is not None:
+        widths["bank"] = material.bank.width
+    if len(set(widths.values())) > 1:
+        yield _schema(
+            "eval" if widths.get("eval") != widths.get("bank") else "train",
+            "widths " + ", ".join(f"{name} {width}" for name, width in widths.items()),
+            "one width in all files",
+            "Vectors of two widths cannot be compared, so they come from two encoders.",
+            "embed all files with one model (lvm embed --model NAME)",
+        )
+    lengths = {side.name: side.context_length for side in material.sides}
+    if len(set(lengths.values())) > 1:
+        yield _schema(
+            "eval",
+            "contexts of " + ", ".join(f"{n} vectors in {name}" for name, n in lengths.items()),
+            "one context length",
+            "The model is trained on windows of another length than it is judged on.",
+            "cut both files with one context length",
+        )
+    yield from _missing_keys(material)
+
+
+def _missing_keys(material: Material) -> Iterator[Finding]:
+    side = material.eval
+    if side is None or side.keys is not None:
+        return
+    yield Finding(
+        code="SCHEMA",
+        severity=Severity.BLOCK,
+        seen=f"{side.source} has no truth_keys",
+        allowed="truth_keys [M, 2], the (article, chunk) of every target",
+        where={"input": "eval", "source": side.source, "count": len(side), "of": len(side)},
+        meaning="Without keys nobody can tell which row of the bank is the right answer, nor which "
+        "windows belong together.",
+        next=REPAIR,
+    )
+
+
+def _schema(input: str, seen: str, allowed: str, meaning: str, next: str) -> Finding:
+    return Finding(
+        code="SCHEMA", severity=Severity.BLOCK, seen=seen, allowed=allowed,
+        where={"input": input}, meaning=meaning, next=next,
+    )  # fmt: skip
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+@check("NONFINITE", "is every number finite?")
+def nonfinite(material: Material) -> Iterator[Finding]:
+    """Report rows with NaN or infinite numbers."""
+    for scan in scans(material):
+        if len(scan.nonfinite):
+            yield _bad_rows(
+                "NONFINITE", scan, scan.nonfinite, "NaN or infinite",
+                "One such row turns every loss and every mean that it touches into NaN.",
+            )  # fmt: skip
+
+
+@check("ZERO_ROWS", "did the encoder fail silently?")
+def zero_rows(material: Material) -> Iterator[Finding]:
+    """Report zero vectors."""
+    for scan in scans(material):
+        if len(scan.zero):
+            yield _bad_rows(
+                "ZERO_ROWS", scan, scan.zero, "zero",
+                "An encoder that fails often writes zeros; they have no direction to be found by.",
+            )  # fmt: skip
+
+
+def _bad_rows(code: str, scan: Scan, rows: np.ndarray, what: str, meaning: str) -> Finding:
+    return Finding(
+        code=code,
+        severity=Severity.BLOCK,
+        seen=f"{len(rows)} of {scan.num_rows} rows of {scan.part} are {what}",
+        allowed="0",
+        where=_where(scan, rows, len(rows)),
+        meaning=meaning,
+        next=f"embed these chunks again, or remove their rows from {scan.source}",
+        values={"count": float(len(rows)), "share": len(rows) / scan.num_rows},
+    )
+
+
+@check("UNNORMALISED", "does every vector have length 1?")
+def unnormalised(material: Material) -> Iterator[Finding]:
+    """Report arrays whose norms are off 1 or spread."""
+    for scan in scans(material):
+        off = abs(scan.mean_norm - 1) > NORM_TOLERANCE
+        if off or scan.norm_spread > NORM_TOLERANCE:
+            yield Finding(
+                code="UNNORMALISED",
+                severity=Severity.WARN,
+                seen=f"norms of {scan.part}: mean {scan.mean_norm:.3f}, spread "
+                f"{scan.norm_spread:.1%} of it",
+                allowed=f"mean 1 within {NORM_TOLERANCE}, spread at most {NORM_TOLERANCE:.0%}",
+                where=_where(scan, scan.odd_rows, scan.num_rows),
+                meaning="Search by inner product prefers long vectors, and the temperature of the "
+                "loss means something else for each of them.",
+                next=REPAIR,
+                values={"mean_norm": scan.mean_norm, "norm_spread": scan.norm_spread},
+            )
+
+
+def _where(scan: Scan, rows: np.ndarray, count: int) -> dict[str, Any]:
+    return {
+        "input": scan.input, "source": scan.source, "part": scan.part, "count": int(count),
+        "of": scan.num_rows, "rows": [int(r) for r in rows[:NUM_WORST]],
+    }  # fmt: skip
+
+
+def scans(material: Material) -> list[Scan]:
+    """Return a pass over every stored array, made once; of a sample of the train side if quick."""
+    kept: list[Scan] | None = material.__dict__.get("_scans")
+    if kept is None:
+        kept = [scan for side in material.sides for scan in _scan_side(material, side)]
+        if material.bank is not None:
+            bank = material.bank
+            kept.append(_scan("bank", bank.source, "vectors", bank.vectors, None))
+        if not kept:
+            raise NotEvaluable(
+                "no vectors were given", "give --data, or --train, --eval, --payload"
+            )
+        material.__dict__["_scans"] = kept
+    return kept
+
+
+def _scan_side(material: Material, side: Side) -> Iterator[Scan]:
+    if side.file is None:  # its vectors are rows of the bank, which is scanned once
+        return
+    file, rows = side.file, None
+    if material.quick and side.name == "train":
+        rows = sample_rows(material, side)
+    yield _scan(side.name, side.source, "targets", file.targets, rows)
+    yield _scan(side.name, side.source, "contexts", file.contexts, rows)
+
+
+def _scan(input: str, source: str, part: str, array: np.ndarray, chosen: np.ndarray | None) -> Scan:
+    """Scan the rows of [N, ..., D]; a row with several vectors is as bad as its worst."""
+    data = array if chosen is None else take(array, chosen)
+    longest, shortest = np.empty(len(data)), np.empty(len(data))
+    total = squares = 0.0
+    for start, block in blocks(data):
+        norms = _norms(block)
+        longest[start : start + len(block)] = norms.max(axis=1)
+        shortest[start : start + len(block)] = norms.min(axis=1)
+        finite = norms[np.isfinite(norms) & (norms > ZERO_LENGTH)]
+        total, squares = total + finite.sum(), squares + (finite**2).sum()
+    bad = ~np.isfinite(longest)
+    zero = np.flatnonzero(~bad & (shortest <= ZERO_LENGTH))
+    per_row = int(np.prod(data.shape[1:-1], dtype=np.int64))
+    count = max(1, (len(data) - int(bad.sum()) - len(zero)) * per_row)
+    mean = total / count
+    spread = math.sqrt(max(0.0, squares / count - mean**2)) / mean if mean > 0 else 0.0
+    off = np.where(bad, 0, np.maximum(np.abs(longest - mean), np.abs(shortest - mean)))
+    original = np.arange(len(data)) if chosen is None else chosen
+    return Scan(
+        input=input, source=source, part=part, num_rows=len(data),
+        nonfinite=original[np.flatnonzero(bad)], zero=original[zero], mean_norm=float(mean),
+        norm_spread=spread, odd_rows=original[np.argsort(-off, kind="stable")[:NUM_WORST]],
+        sampled=chosen is not None,
+    )  # fmt: skip
+
+
+def _norms(block: np.ndarray) -> Float[np.ndarray, "n k"]:
+    """Return the lengths of all vectors of [n, ..., D]; NaN where a number is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat = np.asarray(block, dtype=np.float32).reshape(-1, block.shape[-1])
+        squares = np.einsum("nd,nd->n", flat, flat)
+        lengths: np.ndarray = np.sqrt(squares).reshape(len(block), -1)
+    # A sum of squares overflows for numbers that are finite: look again, in double precision.
+    for i in np.flatnonzero(~np.isfinite(lengths).all(axis=1)):
+        rows = np.asarray(block[i], dtype=np.float64).reshape(-1, block.shape[-1])
+        lengths[i] = np.where(np.isfinite(rows).all(axis=1), np.linalg.norm(rows, axis=1), np.nan)
+    return lengths
+
+
+# --- counts ---------------------------------------------------------------------------------------
+
+
+@check("ROWS_DROPPED", "are there as many rows as the file says it was made from?")
+def rows_dropped(material: Material) -> Iterator[Finding]:
+    """Compare the counts that a provenance declares with the rows that are there."""
+    stated = {
+        side.name: (side.source, side.provenance, len(side))
+        for side in material.sides
+        if side.file is not None
+    }
+    if material.bank is not None:
+        rows = len(material.bank.pool_rows)
+        stated["bank"] = (material.bank.source, material.bank.manifest, rows)
+    declared = {
+        name: (source, max(counts.values()), max(counts, key=counts.__getitem__), rows)
+        for name, (source, provenance, rows) in stated.items()
+        if (counts := declared_counts(provenance, UNITS.get(name, WINDOW_UNITS)))
+    }
+    if not declared:
+        raise NotEvaluable(
+            "no provenance states a number of rows", "write num_windows into the provenance"
+        )
+    for name, (source, count, key, rows) in declared.items():
+        share = 1 - rows / count
+        if share > DROPPED_SHARE:
+            yield Finding(
+                code="ROWS_DROPPED",
+                severity=Severity.WARN,
+                seen=f"{rows} rows of the {count} that provenance.{key} declares: {share:.1%} gone",
+                allowed=f"at most {DROPPED_SHARE:.0%}",
+                where={"input": name, "source": source, "count": count - rows, "of": count},
+                meaning="Rows that could not be matched were dropped; what is left is no longer "
+                "the text that was to be judged, and a coverage of 100 % says nothing.",
+                next=f"find out why rows were dropped when {source} was made, and make it again",
+                values={"share": share, "declared": float(count), "rows": float(rows)},
+            )
+
+
+def declared_counts(provenance: Mapping[str, Any], units: Set[str]) -> dict[str, int]:
+    """Return what a provenance says of its number of rows, by (dotted) name."""
+    found: dict[str, int] = {}
+    for key, value in provenance.items():
+        if isinstance(value, Mapping) and key not in ("split", "titles", "report_files", "norm"):
+            found |= {f"{key}.{n}": c for n, c in declared_counts(value, units).items()}
+        elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            words = set(key.lower().split("_"))
+            if words <= COUNT_WORDS | units:
+                found[key] = value
+    return found

@@ -1,0 +1,218 @@
+"""Where the vectors of a side lie in the bank: by content first, by keys where bits differ.
+
+Content does not lie. A file whose keys were shifted or made up still holds vectors whose rows in
+the bank can be found, and with them their true keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lvm.audit.finding import NotEvaluable
+from lvm.audit.material import Material, Side
+from lvm.data.bank import Bank
+from lvm.data.rows import KeyIndex, blocks, take
+
+SAME = 0.999  # cosine from which two vectors are the same one, stored with other precision
+NUM_COPIES = 4  # rows of one key that are tried
+SEARCHED = 128  # vectors whose nearest row is searched when no bit-equal one exists
+ROUGH_FROM = 0.005  # share of vectors without a bit-equal row from which rough places are tried
+ROUGH_BLOCK = 8192
+ROUGH_AXES, ROUGH_STEP = 12, 0.1  # rounding moves a vector by .001 at most, another text by .3
+_ROUGH_SEED = 20251124  # fixed: a place means the same in every process
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Windows `rows` of a side and the bank rows of their sequence: T contexts, then the target.
+
+    -1 where a vector is in the bank neither bit by bit nor, by the file's own key, up to rounding.
+    """
+
+    rows: Int[np.ndarray, " m"]
+    places: Int[np.ndarray, "m S"]  # S = T + 1
+    keys: Int[np.ndarray, "m S 2"]  # of these places; undefined where -1
+
+    @property
+    def found(self) -> np.ndarray:
+        """Which vectors have a place, [m, S]."""
+        return self.places >= 0
+
+    @property
+    def articles(self) -> Int[np.ndarray, " m"]:
+        """Article of the target, else of the last context that has a place, else -1."""
+        last = self.keys[:, -2, 0] if self.places.shape[1] > 1 else self.keys[:, -1, 0]
+        spare = np.where(self.places[:, -2] >= 0, last, -1)
+        return np.where(self.places[:, -1] >= 0, self.keys[:, -1, 0], spare)
+
+
+def locate(material: Material, side: Side, rows: Int[np.ndarray, " m"]) -> Located:
+    """Find the sequences of the given windows in the bank.
+
+    Among equal rows the one that continues the window's run is chosen. Raises NotEvaluable without
+    a bank, or with one of another width.
+    """
+    bank = material.pool
+    if side.windows is not None:
+        places = np.column_stack([side.windows.contexts[rows], side.windows.targets[rows]])
+        return Located(rows, places, bank.keys[places])
+    if side.width != bank.width:
+        raise NotEvaluable(
+            f"the {side.name} vectors have width {side.width}, the bank {bank.width}",
+            "mend what SCHEMA names",
+        )
+    sequences = np.concatenate([side.contexts(rows), side.targets(rows)[:, None]], axis=1)
+    flat = side.stored(sequences.reshape(-1, side.width))
+    places = find_rows(material, flat).reshape(len(rows), -1)
+    places = _choose_copies(material, places)
+    places = _by_key(material, side, rows, sequences, places)
+    return Located(rows, places, bank.keys[places])
+
+
+def _choose_copies(material: Material, places: Int[np.ndarray, "m S"]) -> Int[np.ndarray, "m S"]:
+    """Replace a row that has equal ones by the copy whose key continues the window's run.
+
+    The run is read off the vectors that exist once: each says which key every other place of the
+    window should have.
+    """
+    content, bank, index = material.content, material.pool, material.by_key
+    several = (places >= 0) & (content.copies[places] > 1)
+    todo = np.flatnonzero(several.any(axis=1))
+    if len(todo) == 0:
+        return places
+    chosen, steps = places.copy(), np.arange(places.shape[1])
+    for anchor in range(places.shape[1]):
+        usable = todo[(places[todo, anchor] >= 0) & ~several[todo, anchor]]
+        if len(usable) == 0:
+            continue
+        key = bank.keys[places[usable, anchor]].astype(np.int64)
+        for slot in np.flatnonzero(several[usable].any(axis=0)):
+            wanted = key + np.array([0, int(steps[slot] - anchor)])
+            row = index.find(wanted)
+            same = (row >= 0) & (places[usable, slot] >= 0)
+            same &= content.group[np.maximum(row, 0)] == content.group[places[usable, slot]]
+            chosen[usable[same], slot] = row[same]
+    return chosen
+
+
+def _by_key(
+    material: Material,
+    side: Side,
+    rows: Int[np.ndarray, " m"],
+    sequences: Float[np.ndarray, "m S D"],
+    places: Int[np.ndarray, "m S"],
+) -> Int[np.ndarray, "m S"]:
+    """Give vectors without a bit-equal row the row of their key, where that is the same vector."""
+    if side.keys is None or (places >= 0).all():
+        return places
+    filled, steps = places.copy(), np.arange(1 - places.shape[1], 1)
+    for slot, step in enumerate(steps):
+        lost = np.flatnonzero(places[:, slot] < 0)
+        row, cosine = best_by_key(
+            material.pool, material.by_key, side.keys[rows[lost]] + [0, step], sequences[lost, slot]
+        )
+        filled[lost, slot] = np.where(cosine >= SAME, row, -1)
+    return filled
+
+
+def find_rows(material: Material, vectors: Float[np.ndarray, "M D"]) -> Int[np.ndarray, " M"]:
+    """Return the bank row of each vector: equal bits, else the same up to length and rounding; -1.
+
+    A file that was scaled to length 1 once more, or that went through another precision, has the
+    bits of no row, and yet every vector has a place.
+    """
+    places = np.array(material.content.find(vectors))
+    lost = np.flatnonzero(places < 0)
+    if len(lost) <= ROUGH_FROM * len(places):
+        return places
+    rough: RoughIndex | None = material.__dict__.get("_rough")
+    if rough is None:
+        rough = material.__dict__["_rough"] = RoughIndex(material.pool.vectors)
+    for start in range(0, len(lost), ROUGH_BLOCK):
+        part = lost[start : start + ROUGH_BLOCK]
+        places[part] = rough.find(take(vectors, part))
+    return places
+
+
+class RoughIndex:
+    """Rows of a table found by their direction, up to rounding.
+
+    Rows are projected on a few random axes and cut into steps far wider than any rounding. A vector
+    that falls beside an edge is caught by the second grid, half a step away. What is found is
+    compared in full.
+    """
+
+    def __init__(self, table: Float[np.ndarray, "N D"]) -> None:
+        rng = np.random.default_rng(_ROUGH_SEED)
+        self._table = table
+        self._axes = rng.standard_normal((table.shape[1], ROUGH_AXES)).astype(np.float32)
+        self._factors = rng.integers(2**63, size=ROUGH_AXES, dtype=np.int64) | 1
+        codes = [self._codes(np.asarray(rows)) for _, rows in blocks(table)]
+        self._grids = []
+        for grid in np.concatenate(codes).T:
+            order = np.argsort(grid, kind="stable")
+            self._grids.append((grid[order], order))
+
+    def find(self, vectors: Float[np.ndarray, "M D"]) -> Int[np.ndarray, " M"]:
+        """Return the first row with the direction of each vector, -1 where there is none."""
+        found = np.full(len(vectors), -1)
+        wanted, codes = unit(vectors), self._codes(vectors)
+        for (grid, order), code in zip(self._grids, codes.T, strict=True):
+            at = np.searchsorted(grid, code).clip(max=len(grid) - 1)
+            hit = np.flatnonzero((found < 0) & (grid[at] == code))
+            rows = order[at[hit]]
+            same = np.einsum("md,md->m", unit(take(self._table, rows)), wanted[hit]) >= SAME
+            found[hit[same]] = rows[same]
+        return found
+
+    def _codes(self, vectors: Float[np.ndarray, "n D"]) -> Int[np.ndarray, "n 2"]:
+        """Return the cell of each vector in both grids; a row without direction gets any cell."""
+        steps = np.nan_to_num(unit(vectors.astype(np.float32)) @ self._axes) / ROUGH_STEP
+        cells = np.stack([np.floor(steps), np.floor(steps + 0.5)], axis=1).astype(np.int64)
+        with np.errstate(over="ignore"):
+            return np.asarray((cells * self._factors).sum(axis=2))
+
+
+def best_by_key(
+    bank: Bank, index: KeyIndex, keys: Int[np.ndarray, "m 2"], vectors: Float[np.ndarray, "m D"]
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Return for each key its row nearest to the vector, and the cosine; -1 and NaN without one."""
+    best, cosine = np.full(len(keys), -1), np.full(len(keys), np.nan)
+    wanted = unit(vectors)
+    for copy in range(min(NUM_COPIES, index.most_copies)):
+        row = index.find(keys, copy)
+        there = np.flatnonzero(row >= 0)
+        if len(there) == 0:
+            break
+        found = np.einsum("md,md->m", unit(take(bank.vectors, row[there])), wanted[there])
+        better = ~(found <= cosine[there])  # NaN: nothing before
+        best[there[better]], cosine[there[better]] = row[there[better]], found[better]
+    return best, cosine
+
+
+def nearest(
+    bank: Bank, vectors: Float[np.ndarray, "m D"]
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Return the nearest row of the bank by cosine, and the cosine; one pass over the bank."""
+    import torch
+
+    queries = torch.from_numpy(unit(vectors).T.copy())
+    best, row = torch.full((len(vectors),), -2.0), torch.zeros(len(vectors), dtype=torch.int64)
+    for start, part in blocks(bank.vectors):
+        table = np.asarray(part, dtype=np.float32)
+        norms = np.linalg.norm(table, axis=1, keepdims=True)
+        scores = torch.from_numpy(table / np.maximum(norms, 1e-12)) @ queries
+        value, place = scores.nan_to_num(-2.0).max(dim=0)
+        better = value > best
+        best, row = torch.where(better, value, best), torch.where(better, place + start, row)
+    return row.numpy(), best.numpy()
+
+
+def unit(rows: Float[np.ndarray, "*rows D"]) -> Float[np.ndarray, "*rows D"]:
+    """Return rows of length 1 in float32; a row that is zero or not finite becomes NaN."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+        return np.asarray(rows / np.where(lengths > 1e-6, lengths, np.nan), dtype=np.float32)

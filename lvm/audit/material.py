@@ -1,0 +1,153 @@
+"""What is audited: two sides of windows, the bank they are searched in, and whatever else is given.
+
+Any part may be missing: a check then says so. Nothing is repaired or refused here; files that can
+be opened at all are handed to the checks as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lvm.audit.finding import Finding, NotEvaluable
+from lvm.config import GateConfig, Recipe
+from lvm.data.bank import Bank
+from lvm.data.rows import ContentIndex, KeyIndex, take
+from lvm.data.window_files import WindowFile
+from lvm.data.windows import Dataset, Windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lvm.audit.checkpoint import CheckpointPart
+    from lvm.audit.training import TrainingLog
+    from lvm.evaluation.index import Index
+
+SIDES = ("train", "eval")
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """M windows of one side: arrays of vectors (`file`), or row ids into a bank (`windows`)."""
+
+    name: str  # "train" or "eval"
+    source: str
+    file: WindowFile | None = None
+    bank: Bank | None = None
+    windows: Windows | None = None
+
+    def __len__(self) -> int:
+        return len(self.windows) if self.windows is not None else len(self._file)
+
+    @property
+    def context_length(self) -> int:
+        """T, the number of context vectors."""
+        return (self.windows or self._file).context_length
+
+    @property
+    def width(self) -> int:
+        """D, the width of a vector."""
+        return self.bank.width if self.bank is not None else self._file.width
+
+    @property
+    def keys(self) -> Int[np.ndarray, "M 2"] | None:
+        """Key of every target as the file states it, or None."""
+        if self.bank is not None and self.windows is not None:
+            stated: Int[np.ndarray, "M 2"] = self.bank.keys[self.windows.targets]
+            return stated
+        return self._file.truth_keys
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the file says of itself."""
+        return self.file.provenance if self.file is not None else {}
+
+    def contexts(self, rows: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m T D"]:
+        """Return the contexts of the given windows as float32, oldest first."""
+        if self.bank is not None and self.windows is not None:
+            return take(self.bank.vectors, self.windows.contexts[rows])
+        return take(self._file.contexts, rows)
+
+    def targets(self, rows: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m D"]:
+        """Return the targets of the given windows as float32."""
+        if self.bank is not None and self.windows is not None:
+            return take(self.bank.vectors, self.windows.targets[rows])
+        return take(self._file.targets, rows)
+
+    @property
+    def stored_targets(self) -> Float[np.ndarray, "M D"]:
+        """All targets as they are stored; of a side cut from a bank, a copy of its rows."""
+        if self.bank is not None and self.windows is not None:
+            return np.array(self.bank.vectors[self.windows.targets])
+        return self._file.targets
+
+    def stored(self, vectors: Float[np.ndarray, "m D"]) -> Float[np.ndarray, "m D"]:
+        """Return vectors in the type that the file stores, so that bits compare."""
+        kind = self._file.targets.dtype if self.file is not None else vectors.dtype
+        return vectors.astype(kind, copy=False)
+
+    @property
+    def _file(self) -> WindowFile:
+        if self.file is None:
+            raise ValueError("a side has a file, or a bank and windows")
+        return self.file
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Material:
+    """Everything that an audit may look at."""
+
+    train: Side | None = None
+    eval: Side | None = None
+    bank: Bank | None = None
+    dataset: Dataset | None = None  # the splits as row ids, where they are known
+    recipe: Recipe = field(default_factory=Recipe)
+    gates: GateConfig = field(default_factory=GateConfig)
+    checkpoint: CheckpointPart | None = None
+    predictions: Tensor | None = None  # [M, D] unit rows, one per eval window
+    index: Index | None = None  # a person's own index, to be held against the bank
+    training: TrainingLog | None = None
+    mask: str = "own contexts"  # what the evaluation leaves out of the pool
+    problems: Sequence[Finding] = ()  # found while opening the files
+    missing: Mapping[str, str] = field(default_factory=dict)  # part -> why it could not be opened
+    quick: bool = False  # look at samples of the train side only
+    seed: int = 0
+
+    @property
+    def sides(self) -> list[Side]:
+        """The sides that are there, eval first: that is where a gate is judged."""
+        return [side for side in (self.eval, self.train) if side is not None]
+
+    def side(self, name: str) -> Side:
+        """Return a side, or raise NotEvaluable."""
+        found = {"train": self.train, "eval": self.eval}[name]
+        if found is None:
+            raise NotEvaluable(*self._why(name, f"no {name} windows", "give --train and --eval"))
+        return found
+
+    @property
+    def pool(self) -> Bank:
+        """The bank, or NotEvaluable."""
+        if self.bank is None:
+            raise NotEvaluable(*self._why("bank", "no bank or payload", "give --payload"))
+        return self.bank
+
+    def _why(self, part: str, nothing: str, supply: str) -> tuple[str, str]:
+        if part in self.missing:
+            return self.missing[part], "mend the file that SCHEMA names"
+        return f"{nothing} to look at", supply
+
+    @functools.cached_property
+    def content(self) -> ContentIndex:
+        """Rows of the bank by content."""
+        return self.pool.content
+
+    @functools.cached_property
+    def by_key(self) -> KeyIndex:
+        """Rows of the bank by key."""
+        return KeyIndex(self.pool.keys)

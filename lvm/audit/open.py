@@ -1,0 +1,140 @@
+"""From what a person names on the command line to a Material, without reading what it holds.
+
+A file that cannot be read at all is an error. A file that can be read but is not what its format
+promises becomes a finding, and the checks that need it say that they could not look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lvm.audit.finding import Finding, Severity
+from lvm.audit.material import Material, Side
+from lvm.config import RunConfig
+from lvm.data.bank import Bank
+from lvm.data.files import read_bank
+from lvm.data.load import DataRequest, check_request
+from lvm.data.payload import read_payload
+from lvm.data.sample import load_sample
+from lvm.data.window_files import open_window_file
+from lvm.data.windows import Dataset, Windows, dataset_from_bank
+from lvm.errors import DataError, SchemaError, SplitError
+
+Opened = TypeVar("Opened")
+
+
+def open_material(request: DataRequest, config: RunConfig, *, whole: bool = True) -> Material:
+    """Open a bank, the report's three files (some of them, unless `whole`), or the bundled sample.
+
+    Raises UsageError for a combination that makes no sense and DataError for what cannot be read.
+    """
+    check_request(request, whole=whole)
+    given: dict[str, Any] = {"recipe": config.recipe, "gates": config.gates}
+    given["seed"] = config.recipe.seed
+    problems: list[Finding] = []
+    missing: dict[str, str] = {}
+
+    def attempt(part: str, path: Path, read: Callable[[Path], Opened]) -> Opened | None:
+        try:
+            return read(path)
+        except SchemaError as error:
+            problems.append(_schema(part, path, str(error)))
+            missing[part] = f"the {part} file could not be used"
+            return None
+
+    if request.train or request.evaluation or request.payload:
+        for part, file in (("train", request.train), ("eval", request.evaluation)):
+            opened = attempt(part, file, open_window_file) if file is not None else None
+            given[part] = None if opened is None else Side(part, str(file), file=opened)
+        if request.payload is not None:
+            given["bank"] = attempt("bank", request.payload, _open_payload)
+    else:
+        path = request.bank
+        bank = load_sample() if path is None else attempt("bank", path, _open_bank)
+        if bank is not None:
+            given |= {"bank": bank, **_sides(bank, config.recipe.context_length, problems, missing)}
+    return Material(problems=problems, missing=missing, **given)
+
+
+def _open_payload(path: Path) -> Bank:
+    return read_payload(path, check_counts=False)
+
+
+def _open_bank(path: Path) -> Bank:
+    return read_bank(path, check_counts=False)
+
+
+def _sides(
+    bank: Bank, context_length: int, problems: list[Finding], missing: dict[str, str]
+) -> dict[str, Any]:
+    """Cut the windows of a bank; dev and test together are its eval side."""
+    try:
+        dataset = dataset_from_bank(bank, context_length)
+    except SplitError as error:
+        problems.append(_leak(bank.source, str(error)))
+        return _not_cut(missing, "the splits share articles")
+    except DataError as error:
+        return _not_cut(missing, str(error))
+    held_out = joined(dataset.dev, dataset.test)
+    return {
+        "train": Side("train", bank.source, bank=bank, windows=dataset.train),
+        "eval": Side("eval", bank.source, bank=bank, windows=held_out),
+        "dataset": dataset,
+    }
+
+
+def _not_cut(missing: dict[str, str], why: str) -> dict[str, Any]:
+    missing["train"] = missing["eval"] = why
+    return {}
+
+
+def joined(first: Windows, second: Windows) -> Windows:
+    """Return the windows of both, in this order."""
+    return Windows(
+        np.concatenate([first.contexts, second.contexts]),
+        np.concatenate([first.targets, second.targets]),
+        np.concatenate([first.articles, second.articles]),
+    )
+
+
+def on_test_split(material: Material) -> Material:
+    """Return the material of a bank with the test split alone as its eval side.
+
+    Predictions are rows of that split.
+    """
+    dataset: Dataset | None = material.dataset
+    if dataset is None or material.eval is None or material.eval.windows is None:
+        return material
+    side = dataclasses.replace(material.eval, windows=dataset.test)
+    return dataclasses.replace(material, eval=side)
+
+
+def _schema(part: str, path: Path, error: str) -> Finding:
+    seen, _, todo = error.partition("; ")
+    seen, _, allowed = seen.partition(", allowed ")
+    return Finding(
+        code="SCHEMA",
+        severity=Severity.BLOCK,
+        seen=seen,
+        allowed=allowed or "the arrays that README names for this file",
+        where={"input": part, "source": str(path)},
+        meaning="The file is not what its format promises, so nothing in it can be trusted.",
+        next=todo or f"write {path} again with the arrays of its format",
+    )
+
+
+def _leak(source: str, error: str) -> Finding:
+    return Finding(
+        code="SPLIT_LEAK",
+        severity=Severity.BLOCK,
+        seen=error.split(",")[0],
+        allowed="every article in one split",
+        where={"input": "bank", "source": source},
+        meaning="The model would be judged on text that it was trained on.",
+        next=f"remove the article from one of the splits in the manifest of {source}",
+    )

@@ -1,0 +1,309 @@
+"""Checks of order: are chunks in the order of their text, and is eval text like train text?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from lvm.audit.check import check
+from lvm.audit.coherence import Coherence, Level, coherence, level
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.location import unit
+from lvm.audit.material import Material
+from lvm.data.rows import take
+from lvm.randomness import numpy_generator
+
+CLEAR = 5.0  # standard errors from which a difference is beyond doubt
+ORDER_BLOCK, ORDER_WARN = 0.5, 0.65  # eval over train, of direction beside lift
+FLAT = 0.1  # of the lift: text with less direction than this has no order
+ZIGZAG = 0.1  # of the lift: how far lag 2 may lie above lag 1
+CROSSING_BLOCK = 0.01  # share of windows across articles
+DISORDER_BLOCK = 0.1  # share of windows whose contexts are out of order
+BANK_ROWS, FAR = 4096, 5  # rows of the bank that are followed by their keys, and how far
+EASY_RATIO = 1.3
+REGION = (0.8, 1.2)  # of the train side's coherence, per block of articles
+ARTICLES_PER_BLOCK = 10
+NUM_WORST = 10
+
+
+@check("ORDER_BROKEN", "do chunks stand in the order of their text, within one article?")
+def order_broken(material: Material) -> Iterator[Finding]:
+    """Report text without direction, newest first, interleaved, or windows across articles."""
+    if not material.sides:
+        material.side("eval")
+    told, reasons = False, []
+    for side in material.sides:
+        try:
+            found = coherence(material, side.name)
+        except NotEvaluable as reason:
+            reasons.append(reason)
+            continue
+        if side.context_length < 2:
+            reasons.append(
+                NotEvaluable("windows of one context have no order", "use more contexts")
+            )
+            continue
+        told |= found.lift.z >= CLEAR
+        yield from _side_order(material, side.name, found)
+    if not told:
+        raise (reasons or [_no_lift()])[0]
+
+
+def _no_lift() -> NotEvaluable:
+    return NotEvaluable(
+        "contexts and targets have nothing in common that an order could show in",
+        "mend EVAL_UNPAIRED first",
+    )
+
+
+def _side_order(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
+    yield from _crossings(material, name, side)
+    disordered = list(_out_of_order(material, name, side))
+    yield from disordered
+    if disordered:
+        return
+    lift, direction = side.lift, side.direction
+    if side.contexts.shape[1] >= 2:
+        zigzag = side.of(side.lag(2) - side.lag(1))
+        if zigzag.z >= CLEAR and zigzag.value > ZIGZAG * abs(lift.value):
+            yield _broken(
+                material, name, side, "interleaved",
+                f"chunks two apart are more alike than neighbours: lag 1 "
+                f"{side.lag(1).mean():.3f}, lag 2 {side.lag(2).mean():.3f}",
+                "Two documents were merged chunk by chunk, as ingestion in parallel does.", zigzag,
+            )  # fmt: skip
+            return
+    if lift.z < CLEAR:
+        return
+    if direction.z <= -CLEAR:
+        yield _broken(
+            material, name, side, "reversed", _profile(side),
+            "Contexts stand newest first, so the model reads the text backwards.", direction,
+        )  # fmt: skip
+        return
+    if direction.z < 3 and direction.above() < FLAT * lift.value:
+        yield _broken(
+            material, name, side, "shuffled", _profile(side),
+            "Every context is as near to the target as any other: chunks were shuffled within "
+            "their article, and no next one can be predicted.", direction,
+        )  # fmt: skip
+        return
+    if name == "eval" and material.train is not None:
+        yield from _beside_train(material, side)
+
+
+def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
+    """Hold the direction of the eval side, beside its lift, against that of the train side."""
+    try:
+        train = coherence(material, "train")
+    except NotEvaluable:
+        return
+    if min(train.direction.z, train.lift.z) < CLEAR:
+        return
+    ratio = eval_.direction.over(eval_.lift).over(train.direction.over(train.lift))
+    if ratio.above() >= ORDER_WARN:
+        return
+    severity = Severity.BLOCK if ratio.above() < ORDER_BLOCK else Severity.WARN
+    yield _broken(
+        material, "eval", eval_, "weak",
+        f"{_profile(eval_)}; direction beside lift is {ratio.value:.0%} of train's",
+        "Part of the eval windows has its chunks in another order than the text.", ratio, severity,
+    )  # fmt: skip
+
+
+def _profile(side: Coherence) -> str:
+    values = side.to_target.mean(axis=0)
+    return "cosine with the target from the oldest context on: " + " ".join(
+        f"{v:.3f}" for v in values
+    )
+
+
+def _broken(
+    material: Material, name: str, side: Coherence, kind: str, seen: str, meaning: str,
+    statistic: Level, severity: Severity = Severity.BLOCK,
+) -> Finding:  # fmt: skip
+    gap = side.to_target[:, -1] - side.to_target[:, 0]
+    where = {"input": name, "source": material.side(name).source, "of": len(side.rows),
+             "count": int((gap <= 0).sum()), "rows": _lowest(side.rows, gap)}  # fmt: skip
+    if side.by_article:
+        ids, place = np.unique(side.clusters, return_inverse=True)
+        means = np.bincount(place, weights=gap) / np.bincount(place)
+        where["articles"] = _lowest(ids, means)
+    source = material.side(name).source
+    return Finding(
+        code="ORDER_BROKEN",
+        severity=severity,
+        seen=f"{kind}: {seen}",
+        allowed="a profile that rises towards the target, lags that fall",
+        where=where,
+        meaning=meaning,
+        next=f"sort the chunks of every article of {source} by their place in the text, then cut "
+        "the windows again (lvm embed keeps the order)",
+        values={"statistic": statistic.value, "z": statistic.z,
+                "direction": side.direction.value, "lift": side.lift.value},
+    )  # fmt: skip
+
+
+def _lowest(labels: np.ndarray, values: np.ndarray) -> list[int]:
+    return [int(v) for v in labels[np.argsort(values, kind="stable")[:NUM_WORST]]]
+
+
+def _crossings(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
+    """Count windows whose vectors lie in more than one article of the bank."""
+    if side.located is None or material.side(name).file is None:
+        return
+    # A target from elsewhere is EVAL_UNPAIRED's to say: contexts alone decide here.
+    keys, found = side.located.keys[:, :-1, 0], side.located.found[:, :-1]
+    known = found.all(axis=1) & _once(material, side)
+    if not known.any():
+        return
+    crossing = known & (keys != keys[:, :1]).any(axis=1)
+    share = float(crossing.sum() / known.sum())
+    if share == 0:
+        return
+    rows = side.rows[crossing]
+    yield Finding(
+        code="ORDER_BROKEN",
+        severity=Severity.BLOCK if share > CROSSING_BLOCK else Severity.WARN,
+        seen=f"{int(crossing.sum())} of {int(known.sum())} {name} windows reach across articles",
+        allowed="0",
+        where={"input": name, "source": material.side(name).source, "count": len(rows),
+               "of": int(known.sum()), "rows": rows[:NUM_WORST].tolist(),
+               "articles": np.unique(side.located.keys[crossing, 0, 0])[:NUM_WORST].tolist()},
+        meaning="These windows ask for the beginning of one article after the end of another.",
+        next="cut the windows article by article",
+        values={"share": share},
+    )  # fmt: skip
+
+
+def _once(material: Material, side: Coherence) -> np.ndarray:
+    """Which windows consist of vectors that the bank holds once, so that their place is certain."""
+    places = side.located.places[:, :-1] if side.located is not None else np.empty((0, 1), int)
+    return np.asarray((material.content.copies[np.maximum(places, 0)] == 1).all(axis=1))
+
+
+def _out_of_order(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
+    """Count windows whose contexts, found in the bank, stand in another order than there.
+
+    This needs no target and sees a few windows among many. It says nothing where the bank itself,
+    in the order of its keys, does not read as text: then its keys may be what is wrong.
+    """
+    if side.located is None or material.side(name).file is None:
+        return
+    keys = side.located.keys[:, :-1].astype(np.int64)
+    known = side.located.found[:, :-1].all(axis=1) & _once(material, side)
+    known &= (keys[..., 0] == keys[:, :1, 0]).all(axis=1)
+    if not known.any():
+        return
+    steps = np.diff(keys[..., 1], axis=1)
+    wrong = known & (steps <= 0).any(axis=1)
+    share = float(wrong.sum() / known.sum())
+    if share == 0 or bank_direction(material).z < CLEAR:
+        return
+    backwards = float((steps[wrong] == -1).all(axis=1).mean())
+    kind = "reversed" if backwards > 0.9 else "shuffled"  # fmt: skip
+    rows = side.rows[wrong]
+    yield Finding(
+        code="ORDER_BROKEN",
+        severity=Severity.BLOCK if share > DISORDER_BLOCK else Severity.WARN,
+        seen=f"{kind}: in {len(rows)} of {int(known.sum())} {name} windows the contexts do not "
+        f"stand in the order of the bank's chunks; {_profile(side)}",
+        allowed="0, oldest first",
+        where={"input": name, "source": material.side(name).source, "count": len(rows),
+               "of": int(known.sum()), "rows": rows[:NUM_WORST].tolist(),
+               "articles": np.unique(side.clusters[wrong])[:NUM_WORST].tolist()},
+        meaning="Contexts stand newest first, so the model reads the text backwards."
+        if kind == "reversed" else
+        "Contexts are out of order, so the last one is not the one before the target.",
+        next="lvm audit ... --repair OUT cuts these windows again from the bank, in its order",
+        values={"share": share, "backwards": backwards, "direction": side.direction.value,
+                "lift": side.lift.value},
+    )  # fmt: skip
+
+
+def bank_direction(material: Material) -> Level:
+    """Return how much nearer the next chunk is than the fifth one, in the order of bank keys."""
+    bank = material.pool
+    generator = numpy_generator(material.seed, "audit", "bank order")
+    rows = np.sort(generator.choice(len(bank), min(len(bank), BANK_ROWS), replace=False))
+    keys = bank.keys[rows].astype(np.int64)
+    places = [material.by_key.find(keys + np.array([0, step])) for step in (1, FAR)]
+    there = (places[0] >= 0) & (places[1] >= 0)
+    here, near, far = (unit(take(bank.vectors, r[there])) for r in (rows, *places))
+    values = np.einsum("md,md->m", here, near - far)
+    good = np.isfinite(values)
+    if not good.any():
+        return Level(value=0.0, error=1.0, clusters=0)
+    return level(values[good], keys[there][good, 0])
+
+
+@check("EASY_REGION", "does the eval text hang together as the train text does?")
+def easy_region(material: Material) -> Iterator[Finding]:
+    """Compare the coherence of the eval side, whole and by blocks of articles, with train's.
+
+    Neighbouring contexts tell it; targets are left out, since they may be unpaired or shifted, and
+    the direction of the contexts does not matter.
+    """
+    eval_, train = coherence(material, "eval"), coherence(material, "train")
+    mine, theirs = eval_.of(_neighbours(eval_)), train.of(_neighbours(train))
+    for name, near in (("train", theirs), ("eval", mine)):
+        if near.z < CLEAR:
+            raise NotEvaluable(f"neighbours of the {name} text are not alike", "see EVAL_UNPAIRED")
+    whole, blocks = mine.over(theirs), coherence_blocks(eval_)
+    odd = []
+    for articles, near in blocks:
+        ratio = near.over(theirs)
+        if ratio.below(4) > REGION[1] or ratio.above(4) < REGION[0]:
+            odd.append((articles, ratio))
+    if whole.below() <= EASY_RATIO and not odd:
+        return
+    worst = max(odd, key=lambda item: abs(item[1].value - 1), default=None)
+    seen = f"neighbours share {whole.value:.2f} times what they share in train"
+    if worst is not None:
+        seen += (
+            f"; articles {worst[0][0]} to {worst[0][-1]}: {worst[1].value:.2f} times "
+            f"({len(odd)} of {len(blocks)} blocks are out)"
+        )
+    yield Finding(
+        code="EASY_REGION",
+        severity=Severity.WARN,
+        seen=seen,
+        allowed=f"up to {EASY_RATIO} in all, {REGION[0]} to {REGION[1]} per block of "
+        f"{ARTICLES_PER_BLOCK} articles",
+        where={"input": "eval", "source": material.side("eval").source,
+               "articles": [int(a) for articles, _ in odd for a in articles][:NUM_WORST],
+               "blocks": [[int(a[0]), int(a[-1])] for a, _ in odd]},
+        meaning="A number measured here says more about this region of the text than about the "
+        "model.",
+        next="draw the eval articles at random from the whole collection",
+        values={"ratio": whole.value, "blocks_out": float(len(odd))},
+    )  # fmt: skip
+
+
+def _neighbours(side: Coherence) -> Float[np.ndarray, " m"]:
+    """Return what neighbouring contexts of each window share beyond any two chunks.
+
+    With one context a window has no neighbours but that and its target.
+    """
+    if side.contexts.shape[1] < 2:
+        return np.asarray(side.to_target[:, -1] - side.random_pairs)
+    first, second = side.contexts[:, :-1], side.contexts[:, 1:]
+    random = np.einsum("md,md->m", side.contexts[:, 0], side.contexts[side.partner, 0])
+    return np.asarray(np.einsum("msd,msd->ms", first, second).mean(axis=1) - random)
+
+
+def coherence_blocks(side: Coherence) -> list[tuple[np.ndarray, Level]]:
+    """Return what neighbours share, per block of about ten articles in the order of their ids."""
+    if not side.by_article:
+        return []
+    ids = np.unique(side.clusters)
+    parts = np.array_split(ids, max(1, round(len(ids) / ARTICLES_PER_BLOCK)))
+    values = _neighbours(side)
+    blocks = []
+    for part in parts:
+        mine = np.isin(side.clusters, part)
+        if len(part) >= 3 and mine.any():
+            blocks.append((part, level(values[mine], side.clusters[mine])))
+    return blocks

@@ -1,0 +1,229 @@
+"""Checks of what belongs together: contexts with their target, and the target with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lvm.audit.check import check
+from lvm.audit.coherence import Coherence, Level, coherence, level
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.material import Material
+
+PAIRED_BLOCK, PAIRED_WARN = 0.5, 0.75  # eval over train, of what neighbours share beyond chance
+CLEAR = 5.0  # standard errors from which a relation is beyond doubt
+SHIFTED_WARN, SHIFTED_BLOCK = 0.02, 0.2  # of windows whose target is one and the same step away
+LAST_IS_TARGET = 0.99  # cosine of the last context with the target
+OFFSETS = range(-4, 5)  # of the target in the bank, in chunks
+NUM_WORST = 10
+
+
+@check("EVAL_UNPAIRED", "do contexts and target come from one text?")
+def eval_unpaired(material: Material) -> Iterator[Finding]:
+    """Hold the coherence of each side against train's, or against what a linear map finds."""
+    train = coherence(material, "train") if material.train is not None else None
+    eval_ = coherence(material, "eval") if material.eval is not None else None
+    if train is None and eval_ is None:
+        material.side("eval")
+    if train is not None and train.lift.z >= CLEAR:
+        if eval_ is not None:
+            yield from _against_train(material, eval_, train)
+        return
+    yield from _by_linear_map(material, eval_, train)
+
+
+def _against_train(material: Material, eval_: Coherence, train: Coherence) -> Iterator[Finding]:
+    worst = lift = eval_.lift.over(train.lift)
+    if train.near.z >= CLEAR and (eval_.lift.z < CLEAR or lift.above() < PAIRED_BLOCK):
+        # While the mean of the contexts fits, a poor last one means order, not pairing.
+        worst = min(eval_.near.over(train.near), lift, key=lambda ratio: ratio.value)
+    if worst.above() < PAIRED_BLOCK:
+        yield _unpaired(material, "eval", eval_, worst, Severity.BLOCK, train)
+    elif worst.above() < PAIRED_WARN:
+        yield _unpaired(material, "eval", eval_, worst, Severity.WARN, train)
+    elif worst.below() < PAIRED_BLOCK and eval_.lift.z < CLEAR:
+        raise NotEvaluable(
+            f"{eval_.lift.clusters} eval articles are too few to tell: what neighbours share is "
+            f"{worst.value:.2f} of train's, give or take {3 * worst.error:.2f}",
+            "give eval windows of more articles",
+        )
+
+
+def _unpaired(
+    material: Material, name: str, side: Coherence, ratio: Level, severity: Severity,
+    train: Coherence | None,
+) -> Finding:  # fmt: skip
+    paired, shuffled = side.of(side.paired), side.of(side.shuffled)
+    beside = "" if train is None else (
+        f"; copy-last {side.copy_last.value:.3f} (train {train.copy_last.value:.3f}); beyond "
+        f"chance {ratio.value:.0%} of train's"
+    )  # fmt: skip
+    gap = side.paired - side.shuffled
+    return Finding(
+        code="EVAL_UNPAIRED",
+        severity=severity,
+        seen=f"mean of contexts with its own target {paired.value:.3f}, with another article's "
+        f"{shuffled.value:.3f}{beside}",
+        allowed=f"at least {PAIRED_BLOCK:.0%} of train's ({PAIRED_WARN:.0%} without a warning)",
+        where={"input": name, "source": material.side(name).source, "of": len(side.rows),
+               "count": int((gap < gap.mean() + 2 * gap.std()).sum()) if ratio.value < 0.2 else
+               int((gap < 0).sum()), **_worst(side, gap)},
+        meaning="Contexts and targets are unrelated text: whatever a model learns, its score here "
+        "is that of a guess."
+        if severity is Severity.BLOCK
+        else "Contexts and targets belong together less than in training: some rows are mixed up, "
+        "or this text hangs together less.",
+        next=REPAIR,
+        values={"ratio": ratio.value, "paired": paired.value, "shuffled": shuffled.value,
+                "copy_last": side.copy_last.value, "lift_z": side.lift.z},
+    )  # fmt: skip
+
+
+def _worst(side: Coherence, values: Float[np.ndarray, " m"]) -> dict[str, object]:
+    """Return the rows and articles with the lowest value per window."""
+    rows = side.rows[np.argsort(values, kind="stable")[:NUM_WORST]]
+    where: dict[str, object] = {"rows": sorted(rows.tolist())}
+    if side.by_article:
+        ids, place = np.unique(side.clusters, return_inverse=True)
+        means = np.bincount(place, weights=values) / np.bincount(place)
+        where["articles"] = ids[np.argsort(means, kind="stable")[:NUM_WORST]].tolist()
+    return where
+
+
+# --- where neighbours are not alike: a linear map -------------------------------------------------
+
+
+def _by_linear_map(
+    material: Material, eval_: Coherence | None, train: Coherence | None
+) -> Iterator[Finding]:
+    """Judge sides whose neighbours are no more alike than any two chunks.
+
+    Text coheres; a sequence of other things (or a text behind a rotation per step) need not, and
+    may still be predictable: a linear map from the last context is fitted to half the train
+    articles and must find the targets of the other half, and those of the eval side.
+    """
+    sides = {"train": train, "eval": eval_}
+    if train is None:
+        raise NotEvaluable(
+            "the eval text does not hang together, and there is no train side to learn from",
+            "give --train",
+        )
+    weights, held = _fit_map(train)
+    own = _map_lift(weights, train, held)
+    if own.z < CLEAR:
+        yield _unpaired(material, "train", train, Level(value=0.0, error=0.0, clusters=1),
+                        Severity.BLOCK, None)  # fmt: skip
+    if eval_ is None:
+        return
+    found = _map_lift(weights, eval_, np.ones(len(eval_.rows), dtype=bool))
+    if own.z < CLEAR:
+        if sides["eval"] is not None and max(eval_.lift.z, found.z) < CLEAR:
+            yield _unpaired(material, "eval", eval_, Level(value=0.0, error=0.0, clusters=1),
+                            Severity.BLOCK, None)  # fmt: skip
+        return
+    ratio = found.over(own)
+    if ratio.above() < PAIRED_BLOCK:
+        yield _unpaired(material, "eval", eval_, ratio, Severity.BLOCK, train)
+
+
+def _fit_map(train: Coherence) -> tuple[Float[np.ndarray, "D D"], np.ndarray]:
+    """Return a ridge map from the last context to the target, and which windows it has not seen."""
+    articles = np.unique(train.clusters)
+    held = np.isin(train.clusters, articles[::2])
+    x, y = (part[~held].astype(np.float64) for part in (train.contexts[:, -1], train.targets))
+    normal = x.T @ x
+    normal[np.diag_indices_from(normal)] += 0.1 * np.trace(normal) / len(normal)
+    return np.linalg.solve(normal, x.T @ y).astype(np.float32), held
+
+
+def _map_lift(weights: np.ndarray, side: Coherence, which: np.ndarray) -> Level:
+    """Return how much better mapped contexts fit their own target than that of another article."""
+    mapped = side.contexts[:, -1] @ weights
+    mapped /= np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), 1e-12)
+    own = np.einsum("md,md->m", mapped, side.targets)
+    other = np.einsum("md,md->m", mapped, side.targets[side.partner])
+    return level((own - other)[which], side.clusters[which])
+
+
+# --- the place of the target ----------------------------------------------------------------------
+
+
+@check("TARGET_SHIFTED", "is the target the chunk that follows the contexts?")
+def target_shifted(material: Material) -> Iterator[Finding]:
+    """Find where the last context and the target lie in the bank, and how far apart."""
+    if not material.sides:
+        material.side("eval")
+    told, reasons = False, []
+    for side in material.sides:
+        try:
+            yield from _side_shifted(material, coherence(material, side.name))
+            told = True
+        except NotEvaluable as reason:
+            reasons.append(reason)
+    if not told:
+        raise reasons[0]
+
+
+def _side_shifted(material: Material, side: Coherence) -> Iterator[Finding]:
+    name = "train" if side is coherence_or_none(material, "train") else "eval"
+    if side.copy_last.value > LAST_IS_TARGET:
+        share = float((side.to_target[:, -1] > LAST_IS_TARGET).mean())
+        yield _shifted(material, name, side, 0, share)
+        return
+    steps, share = place_of_target(side)
+    if share >= SHIFTED_WARN:
+        yield _shifted(material, name, side, steps, share)
+
+
+def coherence_or_none(material: Material, name: str) -> Coherence | None:
+    """Return the coherence of a side, or None."""
+    try:
+        return coherence(material, name)
+    except NotEvaluable:
+        return None
+
+
+def place_of_target(side: Coherence) -> tuple[int, float]:
+    """Return how many chunks after the newest context most misplaced targets lie, and their share.
+
+    Only windows count whose contexts and target lie in one article of the bank. Contexts may stand
+    in any order: that is ORDER_BROKEN's to say, and must not hide where the target is. Raises
+    NotEvaluable when next to no vector is found there.
+    """
+    located = side.located
+    if located is None:
+        raise NotEvaluable("there is no bank to find the windows in", "give --payload")
+    keys = located.keys.astype(np.int64)
+    contexts, target = np.sort(keys[:, :-1], axis=1), keys[:, -1]  # articles and chunks apart
+    last = contexts[:, -1]
+    both = located.found.all(axis=1) & (np.diff(contexts, axis=1) == [0, 1]).all(axis=(1, 2))
+    if float(both.mean()) < 0.05:
+        raise NotEvaluable(
+            "next to no window is a run of the bank", "mend what the other findings name first"
+        )
+    same = both & (last[:, 0] == target[:, 0])
+    ahead: Int[np.ndarray, " m"] = (target[:, 1] - last[:, 1])[same]
+    values, counts = np.unique(ahead[ahead != 1], return_counts=True)
+    if len(values) == 0:
+        return 1, 0.0
+    return int(values[counts.argmax()]), float(counts.max() / both.sum())
+
+
+def _shifted(material: Material, name: str, side: Coherence, steps: int, share: float) -> Finding:
+    what = {0: "the last context itself", 2: "the chunk after the next one"}.get(
+        steps, f"{abs(steps)} chunks {'after' if steps > 0 else 'before'} the last context"
+    )
+    return Finding(
+        code="TARGET_SHIFTED",
+        severity=Severity.BLOCK if share >= SHIFTED_BLOCK else Severity.WARN,
+        seen=f"in {share:.0%} of {name} windows the target is {what}; cosine of the last context "
+        f"with the target {side.copy_last.value:.3f}",
+        allowed="the chunk after the last context",
+        where={"input": name, "source": material.side(name).source,
+               "count": round(share * len(side.rows)), "of": len(side.rows)},
+        meaning="The model is asked for another chunk than the one that comes next.",
+        next=REPAIR,
+        values={"steps": float(steps), "share": share, "copy_last": side.copy_last.value},
+    )  # fmt: skip

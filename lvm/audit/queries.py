@@ -1,0 +1,205 @@
+"""What a model predicts for a sample of eval windows: the queries of every check of predictions.
+
+They come from a checkpoint, or from a plain file of any model that cannot be loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from lvm.audit.coherence import MIN_WINDOWS, Coherence, coherence
+from lvm.audit.finding import NotEvaluable
+from lvm.audit.location import Located, unit
+from lvm.audit.material import Material
+from lvm.config import Recipe
+from lvm.models.predictor import Predictor
+from lvm.randomness import numpy_generator
+
+SAMPLE = 2048  # windows whose predictions are looked at
+BLOCK = 2048  # rows per forward pass
+SUPPLY = "give --predictions P.npy or --checkpoint C"
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """A sample of eval windows with what a model predicts for them, and the model if it is there.
+
+    `truth` are the targets among which `predictions` are searched: those of `windows`, or what the
+    document tower makes of them.
+    """
+
+    windows: Coherence
+    predictions: Float[np.ndarray, "m D"]  # unit rows in the raw space
+    truth: Float[np.ndarray, "m D"]
+    predictor: Predictor | None
+    recipe: Recipe
+    source: str
+
+    @property
+    def located(self) -> Located:
+        """Where the windows lie in the bank, or NotEvaluable."""
+        if self.windows.located is None:
+            raise NotEvaluable(
+                "the eval windows cannot be looked up in a bank", "give --payload, mend its SCHEMA"
+            )
+        return self.windows.located
+
+    @property
+    def space(self) -> str:
+        """Space of the search: that of the recipe where the model is there to project."""
+        has_head = self.predictor is not None and self.predictor.head is not None
+        return self.recipe.search_space if has_head else "raw"
+
+    @torch.no_grad()
+    def queries(self, space: str) -> Float[np.ndarray, "m W"]:
+        """Return the predictions in a space."""
+        if self.predictor is None or space == "raw":
+            return self.predictions
+        return run(self.predictor, self.windows.contexts, space)
+
+    @torch.no_grad()
+    def documents(self, vectors: Float[np.ndarray, "n D"], space: str) -> Float[np.ndarray, "n W"]:
+        """Return vectors of text in a space, as they are searched."""
+        return vectors if self.predictor is None else documents(self.predictor, vectors, space)
+
+
+def queries(material: Material) -> Queries:
+    """Return the sampled predictions, made once per material, or raise NotEvaluable."""
+    kept: dict[str, Queries | NotEvaluable] = material.__dict__.setdefault("_queries", {})
+    if "eval" not in kept:
+        try:
+            kept["eval"] = _draw(material)
+        except NotEvaluable as reason:
+            kept["eval"] = reason
+    found = kept["eval"]
+    if isinstance(found, NotEvaluable):
+        raise found
+    return found
+
+
+def _draw(material: Material) -> Queries:
+    """Take the checkpoint's predictions where there is one, since it can be asked for more."""
+    predictor, recipe = _model(material)
+    if predictor is None and material.predictions is None:
+        raise NotEvaluable(material.missing.get("predictions", _nothing(material)), SUPPLY)
+    windows = coherence(material, "eval")
+    if len(windows.rows) > SAMPLE:
+        generator = numpy_generator(material.seed, "audit", "predictions")
+        windows = part(windows, np.sort(generator.choice(len(windows.rows), SAMPLE, replace=False)))
+    if predictor is None:
+        rows, source = _given(material, windows), "predictions"
+    else:
+        rows, source = run(predictor, windows.contexts, "raw"), "checkpoint"
+    good = np.flatnonzero(np.isfinite(rows).all(axis=1))
+    if len(good) < MIN_WINDOWS:
+        raise NotEvaluable(
+            f"{len(good)} of {len(rows)} predictions that were looked at are finite and not zero, "
+            f"needed are {MIN_WINDOWS}",
+            "predict them again",
+        )
+    windows = part(windows, good)
+    truth = windows.targets if predictor is None else documents(predictor, windows.targets, "raw")
+    return Queries(windows, rows[good], truth, predictor, recipe or material.recipe, source)
+
+
+def _nothing(material: Material) -> str:
+    problem = material.checkpoint.problem if material.checkpoint is not None else ""
+    return problem or material.missing.get("checkpoint", "no predictions and no checkpoint")
+
+
+def _model(material: Material) -> tuple[Predictor | None, Recipe | None]:
+    checkpoint = material.checkpoint
+    if checkpoint is None or checkpoint.predictor is None:
+        return None, None
+    width, side = checkpoint.predictor.model.width, material.side("eval")
+    if width != side.width:
+        raise NotEvaluable(
+            f"the model reads vectors of width {width}, the eval vectors have {side.width}",
+            "give the checkpoint and the data of one encoder",
+        )
+    return checkpoint.predictor, checkpoint.recipe
+
+
+def _given(material: Material, windows: Coherence) -> Float[np.ndarray, "m D"]:
+    side, given = material.side("eval"), material.predictions
+    shape = None if given is None else tuple(given.shape)
+    if given is None or shape != (len(side), side.width):
+        raise NotEvaluable(
+            f"the predictions have shape {shape}, the eval windows need {(len(side), side.width)}",
+            "predict one row per eval window, in the order of the file",
+        )
+    return unit(given[torch.from_numpy(windows.rows)].detach().cpu().float().numpy())
+
+
+def part(windows: Coherence, index: Int[np.ndarray, " k"]) -> Coherence:
+    """Return some of the windows."""
+    located = windows.located
+    if located is not None:
+        located = Located(located.rows[index], located.places[index], located.keys[index])
+    return Coherence(
+        windows.rows[index], windows.contexts[index], windows.targets[index],
+        windows.clusters[index], windows.by_article, located,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def run(
+    predictor: Predictor, contexts: Float[np.ndarray, "m T D"], space: str
+) -> Float[np.ndarray, "m W"]:
+    """Return what the model predicts, in a space, as unit rows; NaN where it fails."""
+    device = next(predictor.parameters()).device
+    predictor.eval()
+    rows = [
+        predictor.queries(torch.from_numpy(contexts[i : i + BLOCK]).to(device), space)
+        for i in range(0, len(contexts), BLOCK)
+    ]
+    return unit(torch.cat(rows).float().cpu().numpy())
+
+
+@torch.no_grad()
+def documents(
+    predictor: Predictor, vectors: Float[np.ndarray, "n D"], space: str
+) -> Float[np.ndarray, "n W"]:
+    """Return vectors of text as the model's search sees them: in the raw space mostly unchanged."""
+    if space == "raw" and not predictor.model.has_document_tower:
+        return vectors
+    device = next(predictor.parameters()).device
+    predictor.eval()
+    rows = [
+        predictor.documents(torch.from_numpy(vectors[i : i + BLOCK]).to(device), space)
+        for i in range(0, len(vectors), BLOCK)
+    ]
+    return unit(torch.cat(rows).float().cpu().numpy())
+
+
+def affine_mix(material: Material, windows: Coherence) -> Float[np.ndarray, "m D"]:
+    """Predict mean + sum_t w_t (c_t - mean), fitted by least squares on train (else these) windows.
+
+    Among all mixes of the contexts it is as cautious as the text asks for: what little the contexts
+    say, so far does it leave the mean.
+    """
+    try:
+        train = coherence(material, "train")
+    except NotEvaluable:
+        train = windows
+    if train.contexts.shape[1:] != windows.contexts.shape[1:]:
+        train = windows
+    target, context = train.targets.mean(axis=0), train.contexts.mean(axis=(0, 1))
+    slots = (train.contexts - context).transpose(1, 0, 2).reshape(train.contexts.shape[1], -1)
+    wanted = (train.targets - target).ravel()
+    weights = np.linalg.lstsq(slots @ slots.T, slots @ wanted, rcond=1e-6)[0].astype(np.float32)
+    mix = np.tensordot(windows.contexts - context, weights, axes=(1, 0))
+    return np.asarray(np.nan_to_num(unit(target + mix)))
+
+
+def dispersion(rows: Float[np.ndarray, "m D"]) -> float:
+    """Return 1 - mean cosine over all pairs of m unit rows: 0 for one output, about 1 for noise.
+
+    Computed from the deviations, since 1 - cosine of nearly equal rows has no digits left.
+    """
+    apart = rows - rows.mean(axis=0, dtype=np.float64)
+    return float(np.einsum("md,md->", apart, apart)) / (len(rows) - 1)

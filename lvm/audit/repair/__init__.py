@@ -1,0 +1,5 @@
+"""Repair: new files without the defects that the audit knows how to mend."""
+
+from lvm.audit.repair.run import Repaired, repair
+
+__all__ = ["Repaired", "repair"]

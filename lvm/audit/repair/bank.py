@@ -1,0 +1,106 @@
+"""Which rows of the bank stay: one per chunk, with a direction; and whether they are scaled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from lvm.audit.inputs import NORM_TOLERANCE, scans
+from lvm.audit.keys import DUPLICATES_WARN, UNIQUE_SHARE
+from lvm.audit.location import SAME, unit
+from lvm.audit.material import Material
+from lvm.audit.repair.places import blind_rows
+from lvm.data.rows import key_codes, take
+
+PAIRS = 4096  # rows compared at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BankPlan:
+    """The rows that stay, and whether they are scaled to length 1."""
+
+    rows: Int[np.ndarray, " n"]
+    scale: bool
+    steps: tuple[str, ...] = ()
+    dropped: tuple[tuple[str, int], ...] = ()
+
+
+def plan_bank(material: Material, used: Int[np.ndarray, " a"]) -> BankPlan | None:
+    """Say which rows of the bank stay; None without a bank.
+
+    `used` are the articles that windows of the given files lie in. Of equal vectors the first
+    stays; so do those of used articles under keys of their own, because a window points there:
+    without them it would no longer be a run of one article.
+    """
+    if material.bank is None:
+        return None
+    bank, size = material.bank, len(material.bank.pool_rows)
+    stays = np.ones(size, dtype=bool)
+    blind = blind_rows(material)
+    stays[blind[blind < size]] = False
+    num_blind = int((~stays).sum())
+    copy, again = _copies(material, size, stays)
+    needed = np.isin(bank.articles[:size], used)
+    stays &= ~again & (~copy | needed)
+    merged, kept = size - num_blind - int(stays.sum()), int((copy & ~again & needed).sum())
+    steps = [f"{merged} bank rows that repeat another one merged with it"] if merged else []
+    if merged and kept:
+        steps.append(f"{kept} repeated rows kept, because windows point to them by their keys")
+    scale = is_off(material, "bank")
+    if scale:
+        steps.append("bank rows scaled to length 1")
+    dropped = (("bank rows that are zero or not finite", num_blind),) if num_blind else ()
+    return BankPlan(rows=np.flatnonzero(stays), scale=scale, steps=tuple(steps), dropped=dropped)
+
+
+def is_off(material: Material, name: str) -> bool:
+    """Say whether the lengths of an input's vectors are off 1, as UNNORMALISED does."""
+    return any(
+        abs(s.mean_norm - 1) > NORM_TOLERANCE or s.norm_spread > NORM_TOLERANCE
+        for s in scans(material)
+        if s.input == name
+    )
+
+
+def _copies(
+    material: Material, size: int, usable: Bool[np.ndarray, " n"]
+) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Return which rows repeat an earlier vector, and which repeat one under the same key.
+
+    Neither where the bank repeats itself no more than the audit allows.
+    """
+    rows = np.flatnonzero(usable)
+    groups, codes = material.content.group[rows], key_codes(material.pool.keys[rows])
+    copy, same = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    copy[rows] = _repeats(groups)
+    _, place = np.unique(codes, return_inverse=True)
+    same[rows] = _repeats(place.ravel() * np.int64(len(material.pool)) + groups)
+    unique = place.max(initial=-1) + 1 if len(rows) else 0
+    if copy[rows].mean() <= DUPLICATES_WARN and unique >= UNIQUE_SHARE * len(rows):
+        return np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    return copy, same | _embedded_again(material, rows, codes, same)
+
+
+def _repeats(values: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Say which values stand earlier in the array."""
+    _, first = np.unique(values, return_index=True)
+    again = np.ones(len(values), dtype=bool)
+    again[first] = False
+    return again
+
+
+def _embedded_again(
+    material: Material, rows: Int[np.ndarray, " n"], codes: Int[np.ndarray, " n"],
+    known: Bool[np.ndarray, " N"],
+) -> Bool[np.ndarray, " N"]:  # fmt: skip
+    """Which rows have the key of an earlier one and its vector, up to rounding."""
+    found, bank = np.zeros_like(known), material.pool
+    again = rows[_repeats(codes) & ~known[rows]]
+    first = material.by_key.find(bank.keys[again])
+    for start in range(0, len(again), PAIRS):
+        part = slice(start, start + PAIRS)
+        one, other = (unit(take(bank.vectors, which[part])) for which in (again, first))
+        found[again[part]] = np.einsum("nd,nd->n", one, other) >= SAME
+    return found

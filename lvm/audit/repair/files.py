@@ -1,0 +1,226 @@
+"""The repaired files: what each of them holds, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lvm.audit.inputs import UNITS, WINDOW_UNITS, declared_counts
+from lvm.audit.location import SAME, unit
+from lvm.audit.material import Material
+from lvm.audit.repair.bank import BankPlan
+from lvm.audit.repair.places import rows_at
+from lvm.audit.repair.split import SplitPlan
+from lvm.audit.repair.streams import Stream, row_blocks, scaled, selected, whole, write_streams
+from lvm.audit.repair.windows import WindowPlan, composed
+from lvm.data.bank import Bank
+from lvm.data.files import write_bank as write_bank_folder
+from lvm.data.npz import open_npz
+from lvm.data.window_files import CONTEXT_NAMES, TARGET_NAMES, WindowFile
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plans:
+    """What is to become of each part of the material."""
+
+    material: Material
+    windows: WindowPlan | None
+    split: SplitPlan | None
+    bank: BankPlan | None
+    scale: Mapping[str, bool]  # which sides are scaled to length 1
+
+    @property
+    def dropped(self) -> list[tuple[str, int]]:
+        """Why rows are left out because nothing could be done for them, and how many."""
+        return [pair for plan in (self.windows, self.split, self.bank) if plan
+                for pair in plan.dropped]  # fmt: skip
+
+    @property
+    def steps(self) -> list[str]:
+        """What is done, in words."""
+        said = [step for plan in (self.bank, self.windows, self.split) if plan
+                for step in plan.steps]  # fmt: skip
+        return said + [
+            f"{side} vectors scaled to length 1" for side, on in self.scale.items() if on
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be done at all."""
+        return [plan.note for plan in (self.windows, self.split) if plan and plan.note]
+
+    def changes(self, name: str) -> bool:
+        """Say whether a file has to be written anew."""
+        if name == "payload":
+            plan = self.bank
+            return plan is not None and bool(plan.steps or plan.dropped)
+        if name == "train":
+            dropped = self.split is not None and self.split.train_rows is not None
+            return dropped or self.scale.get("train", False)
+        windows = self.windows
+        return windows is not None and (
+            bool(windows.steps or windows.dropped)
+            or self.scale.get("eval", False)
+            or (self.split is not None and not self.split.eval_stays.all())
+        )
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def write_eval(plans: Plans, path: Path) -> None:
+    """Write the eval windows."""
+    plan, side = plans.windows, plans.material.eval
+    if plan is None or side is None or side.file is None:
+        return
+    if plans.split is not None and plan.keys is not None:
+        plan = plan.select(plans.split.eval_stays)
+    file = side.file
+    members = {
+        name: Stream(shape=(len(plan.rows), *array.shape[1:]), dtype=array.dtype, blocks=blocks)
+        for name, array, blocks in (
+            (CONTEXT_NAMES[0], file.contexts, lambda: (c for c, _ in _blocks(plans, file, plan))),
+            (TARGET_NAMES[0], file.targets, lambda: (t for _, t in _blocks(plans, file, plan))),
+        )
+    }
+    if plan.keys is not None:
+        members["truth_keys"] = whole(plan.keys.astype(np.int32))
+    write_streams(path, members | _provenance(plans, "eval", side.source, file.provenance,
+                                              len(file), len(plan.rows)))  # fmt: skip
+
+
+def _blocks(
+    plans: Plans, file: WindowFile, plan: WindowPlan
+) -> Iterator[tuple[Float[np.ndarray, "b T D"], Float[np.ndarray, "b D"]]]:
+    """Yield contexts and targets of the repaired eval file."""
+    material, scale, start = plans.material, plans.scale["eval"], 0
+    bank_scaled = plans.bank is not None and plans.bank.scale
+    for rows in row_blocks(plan.rows, file.contexts):
+        part = slice(start, start + len(rows))
+        start += len(rows)
+        contexts, targets = composed(material, file.contexts, plan, part), file.targets[rows]
+        if plan.keys is not None and material.bank is not None:
+            told = plan.answered[part]
+            targets = np.array(targets)
+            targets[told] = material.bank.rows(rows_at(material, plan.keys[part][told]))
+        if scale or bank_scaled:
+            contexts, targets = _rescaled(plans, plan, part, contexts, targets, scale=scale)
+        yield contexts, targets
+
+
+def _rescaled(
+    plans: Plans, plan: WindowPlan, part: slice,
+    contexts: Float[np.ndarray, "b T D"], targets: Float[np.ndarray, "b D"], *, scale: bool,
+) -> tuple[Float[np.ndarray, "b T D"], Float[np.ndarray, "b D"]]:  # fmt: skip
+    """Scale vectors to length 1; one that is a row of the bank takes the bits of the new row."""
+    sequence = np.concatenate([contexts, targets[:, None]], axis=1)
+    new = scaled(sequence) if scale else sequence
+    bank = plans.material.bank
+    if bank is not None and bank.width == sequence.shape[-1] and plan.keys is not None:
+        steps = np.arange(1 - sequence.shape[1], 1)
+        for slot, step in enumerate(steps):
+            row = rows_at(plans.material, plan.keys[part] + [0, step])
+            mine = bank.rows(np.maximum(row, 0))
+            cosine = np.einsum("bd,bd->b", unit(mine), unit(sequence[:, slot]))
+            same = (row >= 0) & (cosine >= SAME)
+            new[same, slot] = (scaled(mine) if plans.bank and plans.bank.scale else mine)[same]
+    return new[:, :-1], new[:, -1]
+
+
+def write_train(plans: Plans, path: Path) -> None:
+    """Write the train windows, block by block."""
+    side = plans.material.train
+    if side is None or side.file is None:
+        return
+    file, rows = side.file, np.arange(len(side))
+    if plans.split is not None and plans.split.train_rows is not None:
+        rows = plans.split.train_rows
+    members = {
+        CONTEXT_NAMES[0]: selected(file.contexts, rows, scale=plans.scale["train"]),
+        TARGET_NAMES[0]: selected(file.targets, rows, scale=plans.scale["train"]),
+    }
+    if file.truth_keys is not None:
+        members["truth_keys"] = whole(file.truth_keys[rows])
+    write_streams(path, members | _provenance(plans, "train", side.source, file.provenance,
+                                              len(file), len(rows)))  # fmt: skip
+
+
+def write_payload(plans: Plans, path: Path) -> None:
+    """Write the bank as one `.npz`."""
+    bank, plan = plans.material.bank, plans.bank
+    if bank is None or plan is None:
+        return
+    members = {
+        "vectors": selected(bank.vectors, plan.rows, scale=plan.scale),
+        "keys": whole(bank.keys[plan.rows].astype(np.int32)),
+    }
+    write_streams(path, members | _provenance(plans, "bank", bank.source, bank.manifest,
+                                              len(bank.pool_rows), len(plan.rows)))  # fmt: skip
+
+
+def write_bank(plans: Plans, folder: Path) -> None:
+    """Write a bank folder, its vectors through a file beside it so that they need no memory."""
+    bank, plan = plans.material.bank, plans.bank
+    if bank is None or plan is None:
+        return
+    vectors = folder.with_name(folder.name + ".vectors")
+    try:
+        write_streams(vectors, {"vectors": selected(bank.vectors, plan.rows, scale=plan.scale)})
+        manifest = _noted(plans, "bank", bank.source, bank.manifest, 0, len(plan.rows))
+        write_bank_folder(folder, open_npz(vectors)["vectors"], bank.keys[plan.rows], manifest,
+                   _texts(bank, plan.rows))  # fmt: skip
+    finally:
+        vectors.unlink(missing_ok=True)
+
+
+def _texts(bank: Bank, rows: Int[np.ndarray, " n"]) -> list[str] | None:
+    texts = bank.load_texts()
+    return None if texts is None else [texts[row] for row in rows]
+
+
+# --- provenance -----------------------------------------------------------------------------------
+
+
+def _provenance(
+    plans: Plans, name: str, source: str, original: Mapping[str, Any], before: int, after: int
+) -> dict[str, Stream]:
+    noted = _noted(plans, name, source, original, before, after)
+    return {"provenance": whole(np.array(json.dumps(noted, default=str)))}
+
+
+def _noted(
+    plans: Plans, name: str, source: str, original: Mapping[str, Any], before: int, after: int
+) -> dict[str, Any]:
+    """Return what a repaired file says of itself.
+
+    Counts that it declared are lowered by what the repair took out, no further: rows that were
+    missing before are still missing. The original stands beside as text, so that nobody takes its
+    counts for those of this file.
+    """
+    ours: dict[str, Any] = {
+        "repaired_from": source,
+        "repairs": plans.steps,
+        "original_provenance": json.dumps(dict(original), default=str),
+    }
+    if name == "bank":
+        kept = {k: v for k, v in original.items() if k not in ("sha256", "norm", "dtype")}
+        width = plans.material.pool.width
+        return {**_lowered(kept, name, before - after), **ours, "count": after, "width": width}
+    return {"num_windows": after, **_lowered(original, name, before - after), **ours}
+
+
+def _lowered(original: Mapping[str, Any], name: str, by: int) -> dict[str, Any]:
+    units = UNITS.get(name, WINDOW_UNITS)
+    lowered: dict[str, Any] = {}
+    for key, value in original.items():
+        if isinstance(value, Mapping):
+            lowered[key] = _lowered(value, name, by)
+        else:
+            lowered[key] = value - by if declared_counts({key: value}, units) else value
+    return lowered

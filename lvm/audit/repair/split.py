@@ -1,0 +1,118 @@
+"""Which windows must go so that no article stands on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from lvm.audit.inputs import scans
+from lvm.audit.location import unit
+from lvm.audit.material import Material, Side
+from lvm.audit.split import target_keys
+from lvm.data.rows import blocks
+from lvm.data.windows import MIN_ARTICLES, ranked_articles
+
+MIN_SHARE = 0.3  # of the windows of a file that must be left
+EVAL_SHARE = 0.18  # of the articles, where both files have to give some away
+MIN_TRAIN_ARTICLES = MIN_ARTICLES["train"] + MIN_ARTICLES["dev"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SplitPlan:
+    """Which windows stay on either side."""
+
+    eval_stays: Bool[np.ndarray, " k"]  # of the windows that the eval plan keeps
+    train_rows: Int[np.ndarray, " n"] | None  # None: the train file stays as it is
+    train_articles: Int[np.ndarray, " a"]
+    steps: tuple[str, ...] = ()
+    dropped: tuple[tuple[str, int], ...] = ()
+    note: str = ""
+
+
+def plan_split(material: Material, eval_keys: Int[np.ndarray, "k 2"] | None) -> SplitPlan | None:
+    """Part the articles of both sides; None where there is no train file.
+
+    The eval file gives way unless too little of it would be left, then the train file does; where
+    all articles are on both sides, each file keeps the windows of its own articles of a new split.
+    """
+    train = material.train
+    if train is None or train.file is None:
+        return None
+    rows, cleaned = _clean_train_rows(material, train)
+    places = target_keys(material, train)
+    stays = np.ones(0 if eval_keys is None else len(eval_keys), dtype=bool)
+    dropped = (("train windows with a zero or not finite vector", cleaned),) if cleaned else ()
+    whole = SplitPlan(
+        eval_stays=stays, train_rows=rows if cleaned else None, dropped=dropped,
+        train_articles=np.empty(0, np.int64) if places is None else np.unique(places[0][:, 0]),
+    )  # fmt: skip
+    if places is None or eval_keys is None:
+        return whole
+    (theirs, known), mine = places, eval_keys[:, 0]
+    shared = np.intersect1d(theirs[known, 0], mine)
+    if len(shared) == 0:
+        return whole
+    chosen = _eval_articles(theirs[:, 0], mine, shared)
+    if chosen is None:
+        note = f"{len(shared)} articles are on both sides, and either would be left with too few"
+        return _with(whole, note=note)
+    return _parted(whole, rows, theirs[:, 0], mine, chosen)
+
+
+def _with(plan: SplitPlan, *, note: str) -> SplitPlan:
+    return SplitPlan(**{**vars(plan), "note": note})
+
+
+def _clean_train_rows(material: Material, train: Side) -> tuple[Int[np.ndarray, " n"], int]:
+    """Return the train windows without a zero or not finite vector, and how many have one."""
+    found = [s for s in scans(material) if s.input == "train"]
+    bad = np.unique(np.concatenate([np.concatenate([s.nonfinite, s.zero]) for s in found]))
+    if len(bad) and any(s.sampled for s in found) and train.file is not None:
+        bad = np.union1d(_spoilt(train.file.contexts), _spoilt(train.file.targets))
+    return np.setdiff1d(np.arange(len(train)), bad), len(bad)
+
+
+def _spoilt(array: np.ndarray) -> Int[np.ndarray, " n"]:
+    """Return the rows of [N, ..., D] with a vector that has no direction, block by block."""
+    found = [
+        start + np.flatnonzero(~np.isfinite(unit(block)).reshape(len(block), -1).all(axis=1))
+        for start, block in blocks(array)
+    ]
+    return np.concatenate(found)
+
+
+def _eval_articles(
+    theirs: Int[np.ndarray, " n"], mine: Int[np.ndarray, " m"], shared: Int[np.ndarray, " a"]
+) -> Int[np.ndarray, " e"] | None:
+    """Return the articles that are to be the eval side's, None where no choice leaves enough."""
+    seen, own = np.unique(theirs), np.setdiff1d(mine, shared)
+    if len(own) >= MIN_ARTICLES["test"] and np.isin(mine, own).mean() >= MIN_SHARE:
+        return own
+    others = np.setdiff1d(seen, mine)
+    if len(others) >= MIN_TRAIN_ARTICLES and np.isin(theirs, others).mean() >= MIN_SHARE:
+        return np.unique(mine)
+    wanted = max(MIN_ARTICLES["test"], round(EVAL_SHARE * len(np.union1d(seen, mine))))
+    some = ranked_articles(shared.tolist())[: max(0, wanted - len(own))]
+    chosen = np.union1d(own, np.array(some, dtype=np.int64))
+    left = np.setdiff1d(seen, chosen)
+    enough = len(chosen) >= MIN_ARTICLES["test"] and len(left) >= MIN_TRAIN_ARTICLES
+    return chosen if enough else None
+
+
+def _parted(
+    whole: SplitPlan, rows: Int[np.ndarray, " n"], theirs: Int[np.ndarray, " N"],
+    mine: Int[np.ndarray, " k"], chosen: Int[np.ndarray, " e"],
+) -> SplitPlan:  # fmt: skip
+    stays, leaves = np.isin(mine, chosen), np.isin(theirs[rows], chosen)
+    steps = []
+    if not stays.all():
+        steps.append(f"{(~stays).sum()} eval windows of articles that the train file has left out")
+    if leaves.any():
+        steps.append(f"{leaves.sum()} train windows of articles that the eval file has left out")
+    changed = leaves.any() or whole.train_rows is not None
+    return SplitPlan(
+        eval_stays=stays, train_rows=rows[~leaves] if changed else None,
+        train_articles=np.unique(theirs[rows[~leaves]]), steps=tuple(steps), dropped=whole.dropped,
+    )  # fmt: skip

@@ -1,0 +1,231 @@
+"""What happens to predictions in a search: do hubs swallow them, is it the space they were made for?
+
+A large bank is searched in part: the same sample of rows, with the rows of the windows, for all
+that is compared, so that only differences and ratios are read. Own contexts are always masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lvm.audit.check import check
+from lvm.audit.coherence import MIN_WINDOWS
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.location import unit
+from lvm.audit.material import Material
+from lvm.audit.queries import Queries, affine_mix, queries
+from lvm.data.rows import take
+from lvm.data.windows import Windows
+from lvm.evaluation.index import Index, build_index
+from lvm.evaluation.metrics import target_ranks
+from lvm.randomness import numpy_generator
+from lvm.statistics import bootstrap_difference
+
+POOL = 32_768  # rows of a bank that are searched for hubs and in two spaces
+QUERIES = 512
+SPLIT_QUERIES = 1024
+NEIGHBOURS = 10
+HUB_ROWS = 0.01  # the share of rows that hubs are looked for in; never fewer rows than neighbours
+HUB_EXCESS = 0.6  # of what the reference leaves: 1 is every query finding the same rows
+SPLIT_GAIN, SPLIT_RATIO = 0.02, 0.2  # of R@5: absolute, and beside that of the space used
+CONFIDENCE, RESAMPLES = 0.99, 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """Some queries whose targets lie in the pool, and the rows of the pool that are searched."""
+
+    given: Queries
+    looked: Int[np.ndarray, " q"]  # which of the queries
+    rows: Int[np.ndarray, " P"]  # of the bank, rising
+    vectors: Float[np.ndarray, "P D"]
+    windows: Windows  # their ids are places in `rows`; -1 for a context that is not there
+
+    def pool(self, space: str) -> Float[Tensor, "P W"]:
+        """Return the pool in a space."""
+        return torch.from_numpy(np.nan_to_num(self.given.documents(self.vectors, space)))
+
+    def asked(self, space: str) -> Float[Tensor, "q W"]:
+        """Return the queries in a space."""
+        return torch.from_numpy(np.nan_to_num(self.given.queries(space)[self.looked]))
+
+
+def search(material: Material, count: int, pool: int = POOL) -> Search:
+    """Return up to `count` queries that have their target in the bank, and a pool for them."""
+    given, bank = queries(material), material.pool
+    places, size = given.located.places, len(bank.pool_rows)
+    looked = np.flatnonzero((places[:, -1] >= 0) & (places[:, -1] < size))
+    if len(looked) < MIN_WINDOWS:
+        raise NotEvaluable(
+            f"{len(looked)} of {len(places)} targets that were looked at lie in the bank, needed "
+            f"are {MIN_WINDOWS}",
+            "give the bank that the eval windows were cut from (--payload)",
+        )
+    generator = numpy_generator(material.seed, "audit", "search")
+    if len(looked) > count:
+        looked = np.sort(generator.choice(looked, count, replace=False))
+    rows = np.arange(size)
+    if size > pool:
+        own = np.unique(places[looked])
+        sampled = generator.choice(size, pool, replace=False)
+        rows = np.union1d(sampled, own[(own >= 0) & (own < size)])
+    at = np.searchsorted(rows, places[looked]).clip(max=len(rows) - 1)
+    at = np.where(rows[at] == places[looked], at, -1)
+    windows = Windows(at[:, :-1], at[:, -1], given.windows.clusters[looked])
+    vectors = np.nan_to_num(unit(take(bank.vectors, rows)))
+    return Search(given, looked, rows, vectors, windows)
+
+
+# --- hubs -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hubs:
+    """How unevenly rows are found: third moment of the 10-occurrence, share of the top rows."""
+
+    skew: float
+    share: float
+    rows: Int[np.ndarray, " r"]  # most found first
+
+
+@check("HUBNESS", "do a few rows attract all queries?")
+def hubness(material: Material) -> Iterator[Finding]:
+    """Compare the hubs of predictions with those of targets and of mixes of the same contexts.
+
+    Cautious queries lie near the mean and find hubs in any high-dimensional pool, so nothing but
+    queries of the same text over the same pool can say how many are too many.
+    """
+    found = search(material, QUERIES)
+    windows, space = found.given.windows, found.given.space
+    index = build_index(found.pool(space), "exact")
+    own = found.windows.contexts
+    mine = _hubs(index, found.asked(space), own)
+    means = np.nan_to_num(unit(windows.contexts.mean(axis=1)))
+    references = {
+        "copy_last": windows.contexts[:, -1],
+        "mean_context": means,
+        "affine_mix": affine_mix(material, windows),
+    }
+    usual = [_hubs(index, _reference(found, rows), own) for rows in references.values()]
+    with_target = np.column_stack([own, found.windows.targets])
+    usual.append(_hubs(index, _reference(found, windows.targets), with_target))
+    share, skew = max(h.share for h in usual), max(h.skew for h in usual)
+    allowed = share + HUB_EXCESS * (1 - share)
+    if mine.share <= allowed or mine.skew <= skew:
+        return
+    worst = found.rows[mine.rows]
+    yield Finding(
+        code="HUBNESS",
+        severity=Severity.WARN,
+        seen=f"{len(mine.rows)} of {len(found.rows)} rows hold {mine.share:.0%} of the places "
+        f"among the first {NEIGHBOURS} of all queries (skewness {mine.skew:.1f})",
+        allowed=f"at most {allowed:.0%}; targets and mixes of their contexts come to {share:.0%} "
+        f"(skewness {skew:.1f}) in the same pool",
+        where={"input": found.given.source, "count": len(mine.rows), "of": len(found.rows),
+               "rows": worst[:10].tolist(),
+               "articles": material.pool.articles[worst[:10]].tolist()},
+        meaning="A few rows of the bank answer nearly every query, whatever it asks.",
+        next="run steps 2 (temperature) and 4 (negatives) first; read the rows named here: hubs "
+        "are often boilerplate that should not be in the bank",
+        values={"share": mine.share, "skew": mine.skew, "usual_share": share, "usual_skew": skew,
+                "pool": float(len(found.rows))},
+    )  # fmt: skip
+
+
+def _reference(found: Search, rows: Float[np.ndarray, "m D"]) -> Tensor:
+    searched = found.given.documents(rows[found.looked], found.given.space)
+    return torch.from_numpy(np.nan_to_num(searched))
+
+
+def _hubs(index: Index, asked: Float[Tensor, "q W"], masked: Int[np.ndarray, "q E"]) -> Hubs:
+    ids, _ = index.search(asked, NEIGHBOURS, masked)
+    counts = np.bincount(ids[ids >= 0], minlength=index.size).astype(np.float64)
+    top = np.argsort(-counts, kind="stable")[: max(NEIGHBOURS, round(HUB_ROWS * index.size))]
+    apart = counts - counts.mean()
+    deviation = max(float(counts.std()), 1e-12)
+    return Hubs(
+        skew=float((apart**3).mean()) / deviation**3,
+        share=float(counts[top].sum() / max(counts.sum(), 1.0)),
+        rows=top,
+    )
+
+
+# --- two spaces -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class InSpace:
+    """What the queries come to in one space."""
+
+    hits: Float[np.ndarray, " q"]  # R@5 of each query, own contexts masked
+    paired: float  # cosine with the own target
+    shuffled: float  # and with that of another article
+
+
+@check("SPLIT_SPACE", "is the model searched in the space it was trained in?")
+def split_space(material: Material) -> Iterator[Finding]:
+    """Compare R@5 in the raw and in the projected space against the space used at inference."""
+    given = queries(material)
+    if given.predictor is None:
+        raise NotEvaluable(
+            "the projected space needs the model, and only its predictions are given",
+            "give --checkpoint C",
+        )
+    if given.predictor.head is None:
+        return
+    found = search(material, SPLIT_QUERIES)
+    used = given.space
+    other = "raw" if used == "projected" else "projected"
+    here, there = _in_space(found, used), _in_space(found, other)
+    gain, _ = bootstrap_difference(
+        there.hits, here.hits, found.windows.articles, confidence=CONFIDENCE,
+        resamples=RESAMPLES, seed=material.seed, purpose="two spaces",
+    )  # fmt: skip
+    needed = max(SPLIT_GAIN, SPLIT_RATIO * float(here.hits.mean()))
+    if gain.lower <= 0 or gain.value < needed:
+        return
+    yield Finding(
+        code="SPLIT_SPACE",
+        severity=Severity.WARN,
+        seen=f"R@5 {here.hits.mean():.3f} in the {used} space, where it is searched, and "
+        f"{there.hits.mean():.3f} in the {other} one (gain {gain.lower:.3f} to {gain.upper:.3f}); "
+        f"own target less another one {here.paired - here.shuffled:.3f} and "
+        f"{there.paired - there.shuffled:.3f}",
+        allowed=f"a gain of less than {needed:.3f}, or one whose interval reaches 0",
+        where={"input": "checkpoint", "count": len(here.hits), "of": len(here.hits)},
+        meaning=f"The model tells targets apart in the {other} space and is searched in the {used} "
+        "one, so what it learned is lost.",
+        next=f'step 1 first: set search_space = "{other}", or train the contrastive loss in the '
+        f'{used} space (objective.space = "{used}")',
+        values={"gain": gain.value, "lower": gain.lower, "upper": gain.upper,
+                "pool": float(len(found.rows)), **_named(used, here), **_named(other, there)},
+    )  # fmt: skip
+
+
+def _in_space(found: Search, space: str) -> InSpace:
+    asked, pool = found.asked(space), found.pool(space)
+    windows = found.windows
+    _, masked = target_ranks(asked, pool, windows.targets, windows.contexts)
+    targets = pool[torch.from_numpy(windows.targets)]
+    order = np.argsort(windows.articles, kind="stable")
+    partner = np.empty(len(order), dtype=np.int64)
+    partner[order] = np.roll(order, len(order) // 2)
+    return InSpace(
+        hits=masked.hit(5).astype(np.float64),
+        paired=float((asked * targets).sum(dim=1).mean()),
+        shuffled=float((asked * targets[torch.from_numpy(partner)]).sum(dim=1).mean()),
+    )
+
+
+def _named(space: str, of: InSpace) -> dict[str, float]:
+    return {
+        f"r_at_5_{space}": float(of.hits.mean()),
+        f"paired_{space}": of.paired,
+        f"shuffled_{space}": of.shuffled,
+    }

@@ -1,0 +1,151 @@
+"""One audit from files to answer: a quick look first where files are large, then every row.
+
+The quick look reads the eval side, the keys and the bank whole and samples the train side. When it
+blocks, nothing more is read: the answer is there in seconds, and it cannot get better.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from lvm.audit.check import CHECKS
+from lvm.audit.finding import REPAIR, NotEvaluable
+from lvm.audit.material import Material
+from lvm.audit.open import on_test_split
+from lvm.audit.profiles import plot_data
+from lvm.audit.routing import route
+from lvm.audit.run import Audit, Progress, audit_document, run_checks
+from lvm.audit.selftest import ladder
+from lvm.errors import DataError, UsageError
+
+LARGE_BYTES = 512 << 20  # of vectors, from which a quick look comes first
+# Checks that search the bank with many queries, or need a model: not for the quick look.
+THOROUGH = frozenset(
+    [
+        "GATE_INVALID",
+        "GATE_BELOW_TRIVIAL",
+        "POOL",
+        "UNDERPOWERED",
+        "HUBNESS",
+        "SPLIT_SPACE",
+        "ANN_LOSS",
+    ]
+)
+
+
+def complete(
+    material: Material,
+    *,
+    checkpoint: Path | None = None,
+    predictions: Path | None = None,
+    index: Path | None = None,
+) -> Material:
+    """Return the material with a model, its predictions or an index beside the data.
+
+    Raises DataError, CheckpointError or UsageError for what cannot be read or does not fit.
+    """
+    changes: dict[str, Any] = {}
+    if checkpoint is not None:
+        changes |= _checkpoint(material, checkpoint)
+    if predictions is not None:
+        if checkpoint is not None:
+            raise UsageError(
+                "--checkpoint and --predictions both name the model; give one of them."
+            )
+        material = on_test_split(material)
+        changes["predictions"] = _predictions(material, predictions)
+    if index is not None:
+        changes["index"] = _index(material, index)
+    return dataclasses.replace(material, **changes)
+
+
+def _checkpoint(material: Material, path: Path) -> dict[str, Any]:
+    from lvm.audit.checkpoint import open_checkpoint
+    from lvm.audit.training import training_log
+
+    width = next((side.width for side in material.sides), None)
+    if width is None:
+        width = material.bank.width if material.bank is not None else 0
+    part = open_checkpoint(path, width, material.recipe.context_length)
+    return {"checkpoint": part, "training": training_log(path)}
+
+
+def _predictions(material: Material, path: Path) -> Any:
+    from lvm.evaluation.predictions import read_predictions
+
+    if material.eval is None:
+        raise UsageError("--predictions needs the eval windows it predicts; give --eval or --data.")
+    return read_predictions(path, len(material.eval), material.eval.width)
+
+
+def _index(material: Material, path: Path) -> Any:
+    import torch
+
+    from lvm.data.npz import map_npy
+    from lvm.evaluation.index import TorchIndex, read_index
+
+    if path.suffix != ".npy":
+        return read_index(path)
+    rows = map_npy(path)
+    if rows.ndim != 2 or rows.dtype.kind != "f":
+        raise DataError(
+            f"{path} has shape {rows.shape} and type {rows.dtype}, allowed are the vectors of the "
+            "index, [N, D] floats in the order of its ids; save them with numpy.save."
+        )
+    return TorchIndex(torch.from_numpy(rows.astype("float32")))
+
+
+def with_command(document: Mapping[str, Any], command: str, out: str) -> dict[str, Any]:
+    """Return the document with commands that work as they stand."""
+    said = f"{command} --repair {out}"
+    findings = [{**f, "next": f["next"].replace(REPAIR, said)} for f in document["findings"]]
+    return {**document, "findings": findings}
+
+
+def run_audit(
+    material: Material, *, allowed: Collection[str], progress: Progress, thorough: bool = False
+) -> tuple[Audit, dict[str, Any]]:
+    """Return the audit of a material and its document, `audit.json`.
+
+    `thorough` skips the quick look and always runs every check on every row.
+    """
+    if not thorough and num_bytes(material) > LARGE_BYTES:
+        quick = dataclasses.replace(material, quick=True)
+        codes = [code for code in CHECKS.names() if code not in THOROUGH]
+        audit = run_checks(quick, codes=codes, allowed=allowed, progress=progress)
+        if audit.blocking:
+            return audit, document(audit, quick)
+    audit = run_checks(material, allowed=allowed, progress=progress)
+    return audit, document(audit, material)
+
+
+def document(audit: Audit, material: Material) -> dict[str, Any]:
+    """Return the content of `audit.json`, with what its plots and its route are made from."""
+    rungs: dict[str, Any] = {}
+    if not material.quick:
+        try:
+            rungs = {name: dict(row) for name, row in ladder(material).items()}
+        except (NotEvaluable, ArithmeticError, ValueError):
+            rungs = {}
+    try:
+        plots = plot_data(material)
+    except (NotEvaluable, ArithmeticError, ValueError):
+        plots = {}
+    taken = route([f.code for f in audit.findings], ladder=rungs)
+    order = [] if audit.blocking else [str(number) for number in taken.order]
+    return audit_document(
+        audit, material, ladder=rungs, plots=plots,
+        route={"blocked": audit.blocking, "order": order, "reasons": list(taken.reasons)},
+    )  # fmt: skip
+
+
+def num_bytes(material: Material) -> int:
+    """Return the size of all stored vectors."""
+    arrays = [] if material.bank is None else [material.bank.vectors]
+    for side in material.sides:
+        if side.file is not None:
+            arrays += [side.file.contexts, side.file.targets]
+    return sum(array.nbytes for array in arrays)

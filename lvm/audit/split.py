@@ -1,0 +1,210 @@
+"""Is the eval side really unseen: by this train side, and by every ancestor of the checkpoint?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from lvm.audit.check import check
+from lvm.audit.coherence import Coherence, Level, coherence, level, sample_rows
+from lvm.audit.finding import REPAIR, Finding, Severity
+from lvm.audit.keys import counted_off
+from lvm.audit.location import find_rows
+from lvm.audit.material import Material, Side
+from lvm.data.rows import digests, key_codes
+
+SAME_CONTENT = 0.05  # share of eval targets that are train targets too, where keys say nothing
+MEMORISER_GAP = 0.1
+NUM_WORST = 10
+
+
+@check("SPLIT_LEAK", "has nothing of the eval side been trained on?")
+def split_leak(material: Material) -> Iterator[Finding]:
+    """Report shared articles, overlapping windows, shared content, a seen lineage."""
+    yield from (f for f in material.problems if f.code == "SPLIT_LEAK")
+    yield from _lineage(material)
+    eval_, train = material.side("eval"), material.side("train")
+    theirs, mine = target_keys(material, train), target_keys(material, eval_)
+    if theirs is not None and mine is not None:
+        yield from _by_key(eval_, theirs, mine)
+    else:
+        yield from _by_content(material, eval_, train)
+    yield from _by_memory(material, eval_)
+
+
+Places = tuple[Int[np.ndarray, "m 2"], Bool[np.ndarray, " m"]]  # keys, and where they are known
+
+
+def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Finding]:
+    """Compare the places of windows: those in the bank by content, else the stated keys."""
+    (train_keys, train_known), (eval_keys, eval_known) = theirs, mine
+    seen = np.unique(train_keys[train_known, 0])
+    shared = eval_known & np.isin(eval_keys[:, 0], seen)
+    if not shared.any():
+        return
+    reach = _within(eval_keys, train_keys[train_known], eval_.context_length) & eval_known
+    articles, counts = np.unique(eval_keys[shared, 0], return_counts=True)
+    total = len(np.unique(eval_keys[eval_known, 0]))
+    yield Finding(
+        code="SPLIT_LEAK",
+        severity=Severity.BLOCK,
+        seen=f"{len(articles)} of {total} eval articles are train articles too "
+        f"({int(shared.sum())} windows); {int(reach.sum())} eval windows lie within "
+        f"{eval_.context_length} chunks of a train window",
+        allowed="0 articles, 0 windows",
+        where={
+            "input": "eval", "source": eval_.source, "count": int(shared.sum()), "of": len(eval_),
+            "rows": np.flatnonzero(reach if reach.any() else shared)[:NUM_WORST].tolist(),
+            "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist(),
+        },
+        meaning="The model has read this text, so a score on it says nothing about text that it "
+        "has not read.",
+        next=REPAIR,
+        values={"articles": float(len(articles)), "windows": float(shared.sum()),
+                "near": float(reach.sum())},
+    )  # fmt: skip
+
+
+def target_keys(material: Material, side: Side) -> Places | None:
+    """Return the key of each target as its content says, else as stated, and where that is known.
+
+    A target whose vector the bank holds several times has no certain place and counts as unknown.
+    Of the train side only a sample is followed in a quick audit.
+    """
+    if side.windows is not None:
+        return material.pool.keys[side.windows.targets], np.ones(len(side), dtype=bool)
+    quick = material.quick and side.name == "train"
+    if side.name == "eval":
+        return _keys_by_context(material, side)
+    rows = sample_rows(material, side) if quick else np.arange(len(side))
+    stated = side.keys
+    keys = np.zeros((len(rows), 2), np.int64) if stated is None else stated[rows].astype(np.int64)
+    known = np.full(len(rows), stated is not None and not counted_off(side.keys))
+    if material.bank is not None and side.width == material.bank.width:
+        places = find_rows(
+            material, side.stored(side.targets(rows)) if quick else side.stored_targets
+        )
+        once = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
+        keys[once] = material.bank.keys[places[once]]
+        if once.mean() > 0.5:  # content speaks: stated keys of the rest could be as wrong
+            known = once
+    return (keys, known) if known.any() else None
+
+
+def _keys_by_context(material: Material, side: Side) -> Places | None:
+    """Return where eval windows lie by their last context: targets may have been overwritten."""
+    rows, stated = np.arange(len(side)), side.keys
+    keys = np.zeros((len(rows), 2), np.int64) if stated is None else stated.astype(np.int64)
+    known = np.full(len(rows), stated is not None and not counted_off(side.keys))
+    if material.bank is not None and side.width == material.bank.width:
+        places = find_rows(material, side.stored(side.contexts(rows)[:, -1]))
+        once = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
+        keys[once] = material.bank.keys[places[once]] + [0, 1]
+        if once.mean() > 0.5:
+            known = once
+    return (keys, known) if known.any() else None
+
+
+def _within(
+    keys: Int[np.ndarray, "m 2"], others: Int[np.ndarray, "n 2"], distance: int
+) -> Bool[np.ndarray, " m"]:
+    codes, taken = key_codes(keys), np.unique(key_codes(others))
+    near = np.zeros(len(codes), dtype=bool)
+    for step in range(-distance, distance + 1):
+        near |= np.isin(codes + step, taken)
+    return near
+
+
+def _by_content(material: Material, eval_: Side, train: Side) -> Iterator[Finding]:
+    if not material.quick:
+        kind = np.dtype(np.float32)
+        theirs = digests(train.stored_targets, kind)
+        mine = digests(eval_.contexts(np.arange(len(eval_)))[:, -1], kind)
+        share = float(np.isin(mine, theirs).mean())
+        if share > SAME_CONTENT:
+            rows = np.flatnonzero(np.isin(mine, theirs))
+            yield _content(
+                eval_, f"{share:.1%} of the last eval contexts are train targets, bit by bit", rows,
+                Severity.BLOCK, {"share": share},
+            )  # fmt: skip
+
+
+def _by_memory(material: Material, eval_: Side) -> Iterator[Finding]:
+    gap = memoriser_gap(coherence(material, "eval"), coherence(material, "train"))
+    if gap is not None and gap.value > MEMORISER_GAP and gap.below() > MEMORISER_GAP / 3:
+        yield _content(
+            eval_, "answering with what followed the most similar train context scores "
+            f"{gap.value:.3f} more on eval than on unseen train articles", np.empty(0, np.int64),
+            Severity.WARN, {"gap": gap.value},
+        )  # fmt: skip
+
+
+def _content(
+    eval_: Side, seen: str, rows: np.ndarray, severity: Severity, values: dict[str, float]
+) -> Finding:
+    return Finding(
+        code="SPLIT_LEAK",
+        severity=severity,
+        seen=seen,
+        allowed=f"{SAME_CONTENT:.0%} equal targets, a gap of {MEMORISER_GAP}",
+        where={"input": "eval", "source": eval_.source, "count": len(rows), "of": len(eval_),
+               "rows": rows[:NUM_WORST].tolist()},
+        meaning="Text of the eval side, or copies of it, stand in the train side under other keys.",
+        next="remove documents that occur twice before splitting, then cut the windows again",
+        values=values,
+    )  # fmt: skip
+
+
+def memoriser_gap(eval_: Coherence, train: Coherence) -> Level | None:
+    """Return how much better a memoriser of train does on eval than on train articles it has not.
+
+    It answers with the target of the train window whose last context is nearest. Half the train
+    articles are remembered; the other half is the unseen text. None where there are few articles.
+    """
+    articles = np.unique(train.clusters)
+    if len(articles) < 8:
+        return None
+    kept = np.isin(train.clusters, articles[::2])
+    known, answers = train.contexts[kept, -1], train.targets[kept]
+
+    def score(side: Coherence) -> np.ndarray:
+        """Beyond what the answer has in common with any target of this side."""
+        guess = answers[(side.contexts[:, -1] @ known.T).argmax(axis=1)]
+        other = side.targets[side.partner]
+        return np.asarray(np.einsum("md,md->m", guess, side.targets - other))
+
+    mine = eval_.of(score(eval_))
+    unseen = level(score(train)[~kept], train.clusters[~kept])
+    error = float(np.hypot(mine.error, unseen.error))
+    return Level(value=mine.value - unseen.value, error=error, clusters=mine.clusters)
+
+
+def _lineage(material: Material) -> Iterator[Finding]:
+    """Compare the articles that the checkpoint and its parents saw with those of the eval side."""
+    part = material.checkpoint
+    if part is None or material.eval is None:
+        return
+    from lvm.audit.checkpoint import lineage_articles
+
+    seen = lineage_articles(part.manifest, part.path)
+    keys = target_keys(material, material.eval)
+    if keys is None or not seen:
+        return
+    mine = keys[0][keys[1], 0]
+    shared = np.isin(mine, np.fromiter(seen, dtype=np.int64))
+    if not shared.any():
+        return
+    articles = np.unique(mine[shared])
+    yield Finding(
+        code="SPLIT_LEAK",
+        severity=Severity.BLOCK,
+        seen=f"{len(articles)} eval articles were seen by the checkpoint or one of its parents",
+        allowed="0",
+        where={"input": "checkpoint", "source": str(part.path), "count": int(shared.sum()),
+               "of": len(mine), "articles": articles[:NUM_WORST].tolist()},
+        meaning="The checkpoint, or one it was started from, has been trained on this eval text.",
+        next="judge it on articles that no ancestor has seen, or train again without the parents",
+        values={"articles": float(len(articles))},
+    )  # fmt: skip

@@ -1,0 +1,114 @@
+"""Do predictions fill the space of the targets, or shrink to a point or to a few directions?
+
+Shrinking and losing directions are two defects, so each number is made blind to the other one. The
+dispersion is a mean over pairs and hardly sees how many directions there are. The effective rank is
+taken after centring, which leaves it as it is under any blend with the mean; uncentred, the mean
+would be one large singular value, and a shrunken set would look like one of low rank.
+
+No honest predictor spreads like the targets, since nobody knows the next chunk. How much less is a
+matter of the text, so both numbers also stand beside mixes of the contexts of the same windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from lvm.audit.check import check
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.location import unit
+from lvm.audit.material import Material
+from lvm.audit.queries import Queries, affine_mix, dispersion, queries
+
+BLOCK, WARN = 0.05, 0.25  # of the targets' dispersion
+# Text that says little of its next chunk makes the best predictor cautious, so a bound is at most a
+# share of the dispersion of the best affine mix of the contexts. Ridge on few windows of such text
+# has half of it. Below the floor no text excuses anything.
+OF_MIX_BLOCK, OF_MIX_WARN, FLOOR = 0.2, 0.4, 0.005
+# Of the least effective rank among mean context and affine mix. Honest networks on real text have
+# .35 of it (AR-only Mamba-2, 128 wide) to 1.1, and ridge .65; narrow banks hide a subspace of 8.
+LOW_RANK = 0.2
+
+
+@check("COLLAPSE", "do predictions spread as targets do?")
+def collapse(material: Material) -> Iterator[Finding]:
+    """Report predictions that have shrunk towards their mean, relative to targets and text."""
+    given = queries(material)
+    spread, targets = dispersion(given.predictions), dispersion(given.truth)
+    if targets <= 0:
+        raise NotEvaluable("all targets are one vector", "mend the eval file")
+    mix = dispersion(affine_mix(material, given.windows)) / dispersion(given.windows.targets)
+    ratio = spread / targets
+    block = max(FLOOR, min(BLOCK, OF_MIX_BLOCK * mix))
+    warn = max(block, min(WARN, OF_MIX_WARN * mix))
+    if ratio >= warn:
+        return
+    yield _finding(
+        given, "COLLAPSE", Severity.BLOCK if ratio < block else Severity.WARN,
+        f"predictions spread {ratio:.3g} times as much as targets; the best affine mix of contexts "
+        f"{mix:.3g} times",
+        f"at least {warn:.3g} (blocking below {block:.3g})",
+        "Predictions have shrunk towards their mean, so that they can hardly be told apart in a "
+        "search, while their cosine with any target stays fair.",
+        "run steps 2 (temperature) and 5 (anchor) first; a loss that rewards the mean, or too "
+        "large a weight decay, does this",
+        {"ratio": ratio, "mix": mix, "dispersion": spread, "target_dispersion": targets},
+    )  # fmt: skip
+
+
+@check("LOW_RANK", "do predictions use as many directions as the text has?")
+def low_rank(material: Material) -> Iterator[Finding]:
+    """Report predictions that lie in a subspace: effective rank far below that of context mixes.
+
+    A ladder's rank is taken relative to the targets of the bank, the predictions' relative to those
+    that they are searched among, which a document tower may have changed.
+    """
+    given = queries(material)
+    windows = given.windows
+    if dispersion(given.predictions) <= 1e-9:
+        raise NotEvaluable("all predictions are one vector", "mend what COLLAPSE names")
+    targets = effective_rank(windows.targets)
+    mixes = (np.nan_to_num(unit(windows.contexts.mean(axis=1))), affine_mix(material, windows))
+    usual = min(effective_rank(rows) for rows in mixes) / targets
+    rank, own = effective_rank(given.predictions), effective_rank(given.truth)
+    if rank >= LOW_RANK * usual * own:
+        return
+    yield _finding(
+        given, "LOW_RANK", Severity.WARN,
+        f"effective rank {rank:.1f}, that of the targets is {own:.1f}, of mixes of their contexts "
+        f"{usual * targets:.1f}",
+        f"at least {LOW_RANK * usual * own:.1f}",
+        "All predictions lie in a small subspace, so targets that differ in other directions "
+        "cannot be told apart.",
+        "look for a narrow layer before the output (model.hidden), or an objective taken behind a "
+        "narrow head alone; step 1 has the arms for it",
+        {"rank": rank, "target_rank": own, "mix_rank": usual * targets},
+    )  # fmt: skip
+
+
+def effective_rank(rows: Float[np.ndarray, "m D"]) -> float:
+    """Return exp(entropy of the normalised singular values) of the centred rows, 1 to min(m-1, D).
+
+    RankMe (Garrido et al. 2023, equation 2), but centred: see the module.
+    """
+    centred = rows - rows.mean(axis=0, dtype=np.float64)
+    gram = centred.T @ centred if len(rows) > rows.shape[1] else centred @ centred.T
+    values = np.sqrt(np.linalg.eigvalsh(gram).clip(min=0))
+    share = values / values.sum()
+    share = share[share > 0]
+    return math.exp(-float(share @ np.log(share)))
+
+
+def _finding(
+    given: Queries, code: str, severity: Severity, seen: str, allowed: str, meaning: str, next: str,
+    values: dict[str, float],
+) -> Finding:  # fmt: skip
+    return Finding(
+        code=code, severity=severity, seen=seen, allowed=allowed, meaning=meaning, next=next,
+        where={"input": given.source, "count": len(given.predictions),
+               "of": len(given.predictions)},
+        values=values,
+    )  # fmt: skip

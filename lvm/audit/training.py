@@ -1,0 +1,270 @@
+"""Checks of a training: did it see what it was said to see, did it learn, and can it be judged yet?
+
+They read what the loop measured beside the training (`EpochRecord.health`, lvm/training/health.py),
+so they cost nothing. None of them blocks: the arm is repaired, or judged NOT_EVALUABLE.
+
+Where a threshold differs from the catalogue's starting point, it was measured on the bundled text
+with the laptop preset. There the AR term of the report's own recipe has .03 to .07 of the gradient
+of the contrastive term (so a tenth is worth knowing, and a hundredth warns: the report's .02 x MMD
+has .0005), and ordinary trainings end .13 to .17 in cosine above dev (so a gap counts from half of
+what was learned).
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from lvm.audit.check import check
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.negatives import negatives_fewer
+from lvm.audit.negatives import stated_negatives_finding as stated_negatives_finding
+from lvm.audit.training_log import (
+    ENOUGH_UPDATES,
+    LEARNED,
+    TERMS,
+    WARMUP_MARGIN,
+    finding_on,
+    share_left,
+)
+from lvm.audit.training_log import TrainingLog as TrainingLog
+from lvm.audit.training_log import log_from_epochs as log_from_epochs
+from lvm.audit.training_log import too_early as too_early
+from lvm.audit.training_log import training_log as training_log
+from lvm.records import StopReason
+from lvm.training.epochs import EpochRecord
+
+if TYPE_CHECKING:
+    from lvm.audit.material import Material
+
+DROWNED, WEAK = 0.01, 0.1  # gradient ratio below which (or above the inverse) a term does nothing
+DEAD = 0.01  # share of parameter rows without gradient
+RISING_EPOCHS, RISE = 3, 0.02  # dev loss up so often in a row, and by this share in all
+MANY_EPOCHS = 5  # with more than these, the first should not be the best
+GAP, GAP_SHARE = 0.15, 0.5  # train minus dev cosine: absolute, and of the train cosine
+DROP = 0.05  # of the dev cosine from one epoch to the next
+
+
+# --- the checks -----------------------------------------------------------------------------------
+
+Judge = Callable[[TrainingLog], Iterator[Finding]]
+_JUDGES: list[Judge] = [negatives_fewer]
+
+
+def training_findings(log: TrainingLog) -> list[Finding]:
+    """Return what is wrong with a training, worst first; a check without its numbers is silent."""
+    found: list[Finding] = []
+    for judge in _JUDGES:
+        with suppress(NotEvaluable):
+            found += judge(log)
+    return sorted(found, key=lambda finding: finding.severity.rank)
+
+
+def _on_training(code: str, question: str) -> Callable[[Judge], Judge]:
+    """Register a function of a log as a check of the material's training."""
+
+    def register(judge: Judge) -> Judge:
+        def look(material: Material) -> Iterator[Finding]:
+            yield from judge(_given(material))
+
+        check(code, question)(look)
+        _JUDGES.append(judge)
+        return judge
+
+    return register
+
+
+def _given(material: Material) -> TrainingLog:
+    if material.training is None:
+        raise NotEvaluable(
+            "no training was given", "give --checkpoint of a folder trained by lvm train"
+        )
+    return material.training
+
+
+@check("NEGATIVES_FEWER", "did as many negatives stand against each target as was said?")
+def _negatives_fewer(material: Material) -> Iterator[Finding]:
+    if material.training is None and material.checkpoint is not None:
+        from lvm.training.report_recipe import accumulated_negatives
+
+        counts = accumulated_negatives(material.checkpoint.manifest)
+        if counts is not None:
+            where = {"input": "checkpoint", "source": str(material.checkpoint.path)}
+            found = stated_negatives_finding(counts[0] + 1, counts[1] + 1, None, where)
+            if found is not None:
+                yield found
+            return
+    yield from negatives_fewer(_given(material))
+
+
+@_on_training("UNDERTRAINED", "was the model trained long enough to be judged?")
+def undertrained(log: TrainingLog) -> Iterator[Finding]:
+    """Report a training that ended, or was judged, before it learned."""
+    log.first("updates")
+    reason = too_early(log)
+    if reason is None:
+        return
+    yield finding_on(
+        "UNDERTRAINED", log,
+        seen=reason,
+        allowed=f"outside {WARMUP_MARGIN} warm-ups, and {ENOUGH_UPDATES} updates or a loss at "
+        f"{LEARNED} of no learning",
+        meaning="What this model scores says how far it got, not whether its recipe works: the "
+        "verdict is NOT_EVALUABLE.",
+        next="raise training.epochs, lower training.warmup_fraction or training.batch_size, or "
+        "train on more text",
+        values={"updates": float(log.updates), "warmup_updates": float(log.warmup),
+                "share_left": share_left(log)[0]},
+    )  # fmt: skip
+
+
+@_on_training("LOSS_SCALE", "does every term of the loss have a say?")
+def loss_scale(log: TrainingLog) -> Iterator[Finding]:
+    """Report terms whose gradient is a hundredth of the reference term's (a tenth: info)."""
+    weights = {t: getattr(log.recipe.objective, f"{t}_weight") for t in TERMS}
+    if sum(weight > 0 for weight in weights.values()) < 2:
+        return
+    log.first("updates")
+    for term, weight in weights.items():
+        ratios = [value for _, value in log.series(f"gradient_ratio_{term}")]
+        ratio = statistics.median(ratios) if ratios else 1.0
+        weakness = min(ratio, 1 / ratio)
+        if weakness >= WEAK:
+            continue
+        reference = next(t for t in TERMS if weights[t] > 0)
+        weak, strong = (term, reference) if ratio < 1 else (reference, term)
+        yield finding_on(
+            "LOSS_SCALE", log,
+            severity=Severity.WARN if weakness < DROWNED else Severity.INFO,
+            seen=f"the gradient of the weighted {term} term is {ratio:.2g} of that of the "
+            f"{reference} term (median over {len(ratios)} epochs)",
+            allowed=f"{DROWNED:g} to {1 / DROWNED:g}; outside {WEAK:g} to {1 / WEAK:g} is worth "
+            "knowing",
+            meaning=f"The {weak} term hardly moves the network beside the {strong} term, so the "
+            "training says nothing of its use.",
+            next=_balance(term, weight, ratio),
+            values={"ratio": ratio},
+        )  # fmt: skip
+
+
+def _balance(term: str, weight: float, ratio: float) -> str:
+    if term == "mmd":
+        return 'set objective.mmd_balance = "gradient", which gives the term its share'
+    return f"set objective.{term}_weight to about {weight / ratio:.2g} to give both one pull"
+
+
+@_on_training("DEAD_PARAMETERS", "does every parameter get a gradient?")
+def dead_parameters(log: TrainingLog) -> Iterator[Finding]:
+    """Report parts of the model whose parameters got no gradient in the first backward pass."""
+    log.first("dead_all")
+    health = log.records[0].health
+    shares = {n.removeprefix("dead_"): v for n, v in health.items() if n.startswith("dead_")}
+    worst = max(shares, key=lambda name: shares[name])
+    if shares[worst] <= DEAD:
+        return
+    where = "the whole predictor" if worst == "all" else f"the part {worst!r}"
+    yield finding_on(
+        "DEAD_PARAMETERS", log,
+        seen=f"{shares[worst]:.1%} of the parameter rows of {where} without any gradient",
+        allowed=f"at most {DEAD:.0%}",
+        meaning="These parameters keep their random start: a branch is cut off, an output is not "
+        "used, or a stop-gradient hides more than it should.",
+        next="find the unused layer or output, or set objective.stop_gradient and the weights so "
+        "that a term reaches it",
+        values=shares,
+    )  # fmt: skip
+
+
+@_on_training("OVERFIT", "does the model still get better on text it has not seen?")
+def overfit(log: TrainingLog) -> Iterator[Finding]:
+    """Report a dev loss that rises, a first epoch that stays the best, or a wide gap to train."""
+    losses = _dev_losses(log)
+    values = dict.fromkeys(("best_epoch", "rise", "gap"), 0.0)
+    best_epoch, best = min(losses, key=lambda item: item[1])
+    values["best_epoch"], values["rise"] = float(best_epoch), losses[-1][1] / max(best, 1e-9) - 1
+    signs = [s for s in (_first_is_best(log, losses), _rising(losses), _gap(log, values)) if s]
+    if signs:
+        yield finding_on(
+            "OVERFIT", log,
+            seen="; ".join(signs),
+            allowed=f"fewer than {RISING_EPOCHS} rising epochs in a row (by {RISE:.0%} in all), a "
+            f"best epoch after the first of {MANY_EPOCHS + 1} or more, a gap of at most {GAP:g} or "
+            f"{GAP_SHARE:.0%} of the train cosine",
+            meaning="The model learns its training text by heart; more epochs make it worse on "
+            "other text.",
+            next=f"set training.epochs to about {best_epoch}, raise model.dropout or "
+            "training.weight_decay, or train on more text",
+            values=values,
+        )  # fmt: skip
+
+
+def _dev_losses(log: TrainingLog) -> list[tuple[int, float]]:
+    """Return (epoch, loss): 1 - cosine where MMD alone is trained, which is around 0."""
+    name = "dev_cosine" if log.term == "mmd" else f"dev_{log.term}"
+    log.first(name)
+    return [(e, 1 - v if log.term == "mmd" else v) for e, v in log.series(name)]
+
+
+def _first_is_best(log: TrainingLog, losses: Sequence[tuple[int, float]]) -> str:
+    best_epoch, best = min(losses, key=lambda item: item[1])
+    lost = best_epoch == 1 and len(losses) > MANY_EPOCHS and losses[-1][1] > (1 + RISE) * best
+    return f"the best dev {log.term} loss is that of epoch 1 of {len(losses)}" if lost else ""
+
+
+def _rising(losses: Sequence[tuple[int, float]]) -> str:
+    """Say where the loss rises in epochs that follow each other, by enough to be no plateau."""
+    run = 0
+    for (_, before), (epoch, now) in itertools.pairwise(losses):
+        run = run + 1 if now > before else 0
+        start = dict(losses)[epoch - run]
+        if run >= RISING_EPOCHS and now > (1 + RISE) * start:
+            span = f"from {start:.3f} to {now:.3f}"
+            return f"the dev loss rises for {run} epochs up to epoch {epoch}, {span}"
+    return ""
+
+
+def _gap(log: TrainingLog, values: dict[str, float]) -> str:
+    health = log.records[-1].health
+    if not {"train_cosine", "dev_cosine"} <= set(health):
+        return ""
+    train, dev = health["train_cosine"], health["dev_cosine"]
+    values["gap"] = train - dev
+    if train - dev > max(GAP, GAP_SHARE * train):
+        return f"a cosine of {train:.3f} on train against {dev:.3f} on dev"
+    return ""
+
+
+@_on_training("DIVERGED", "did the training stay stable?")
+def diverged(log: TrainingLog) -> Iterator[Finding]:
+    """Report a loss that was not finite, and the worst drop of the dev cosine."""
+    if log.ended == StopReason.DIVERGED:
+        after = f"after epoch {log.records[-1].epoch}" if log.records else "in epoch 1"
+        yield _unstable(log, f"a loss or gradient that is not finite {after}", {})
+    cosines = [(r.epoch, _dev_cosine(r)) for r in log.records]
+    known = [(epoch, value) for epoch, value in cosines if value is not None]
+    drops = [(a[1] - b[1], b[0]) for a, b in itertools.pairwise(known) if b[0] == a[0] + 1]
+    drop, epoch = max(drops, default=(0.0, 0))
+    if drop > DROP:
+        yield _unstable(log, f"the dev cosine drops by {drop:.3f} in epoch {epoch}", {"drop": drop})
+
+
+def _unstable(log: TrainingLog, seen: str, values: Mapping[str, float]) -> Finding:
+    rate = log.recipe.training.learning_rate
+    return finding_on(
+        "DIVERGED", log,
+        seen=seen,
+        allowed=f"finite numbers, and a drop of at most {DROP:g} between epochs",
+        meaning="The updates were too large for this loss; what was learned before is lost, or "
+        "the training was stopped to keep the last good checkpoint.",
+        next=f"lower training.learning_rate (now {rate:g}), or raise training.warmup_fraction or "
+        "objective.temperature",
+        values=values,
+    )  # fmt: skip
+
+
+def _dev_cosine(record: EpochRecord) -> float | None:
+    value = record.dev.get("eval_cosine", record.health.get("dev_cosine"))
+    return value if isinstance(value, float) else None

@@ -1,0 +1,150 @@
+"""One training as its records tell it, and whether it can be judged yet. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.config import Recipe, from_dict
+from lvm.errors import CheckpointError, ConfigError
+from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates
+
+TERMS = ("contrastive", "ar", "mmd")  # in the order in which one stands for the objective
+WARMUP_MARGIN = 1.5  # a verdict must lie outside this many warm-ups
+ENOUGH_UPDATES = 500
+LEARNED = 0.9  # of the loss of guessing, or of the first loss: what an early verdict asks for
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLog:
+    """One training as its records tell it."""
+
+    recipe: Recipe
+    records: Sequence[EpochRecord]  # in order of epochs; none where it ended before the first
+    updates_per_epoch: int  # 0 where it is not known
+    ended: str = ""  # a StopReason, or "" where it is not known
+    source: str = ""  # folder
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far."""
+        return self.records[-1].epoch * self.updates_per_epoch if self.records else 0
+
+    @property
+    def warmup(self) -> int:
+        """Updates of the warm-up."""
+        return warmup_updates(self.recipe.training, self.updates_per_epoch)
+
+    @property
+    def term(self) -> str:
+        """The term that stands for the objective: contrastive, else AR, else MMD."""
+        return next(t for t in TERMS if getattr(self.recipe.objective, f"{t}_weight") > 0)
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """Return (epoch, value) of a health value, where it was measured."""
+        return [(r.epoch, r.health[name]) for r in self.records if name in r.health]
+
+    def first(self, name: str) -> float:
+        """Return the first value of a health value; NotEvaluable where there is none."""
+        for _, value in self.series(name):
+            return value
+        if not self.records:
+            raise NotEvaluable("no epoch of the training ended", "train at least one epoch")
+        raise NotEvaluable(
+            f"the records of the training do not hold {name}",
+            "train again with this version of lvm, which measures it",
+        )
+
+
+def training_log(checkpoint: Path) -> TrainingLog | None:
+    """Return the log of the training that wrote the checkpoint folder, or None without records."""
+    from lvm.training.checkpoint import read_manifest
+
+    records = read_epochs(checkpoint.parent) if checkpoint.is_dir() else []
+    if not records:
+        return None
+    try:
+        manifest = read_manifest(checkpoint) or {}
+        recipe = from_dict(Recipe, manifest["recipe"])
+    except (CheckpointError, ConfigError, KeyError):  # LOADER says what is wrong with it
+        return None
+    records = records[: int(manifest.get("epoch", len(records)))]
+    return _log(recipe, records, ended="", source=str(checkpoint.parent))
+
+
+def log_from_epochs(
+    recipe: Recipe, epochs: Iterable[Mapping[str, Any]], ended: str = ""
+) -> TrainingLog:
+    """Return the log of an arm from its flat records per epoch, as a journal keeps them."""
+    records = [_record(flat) for flat in epochs if flat["epoch"] >= 1]
+    return _log(recipe, sorted(records, key=lambda r: r.epoch), ended=ended, source="")
+
+
+def _record(flat: Mapping[str, Any]) -> EpochRecord:
+    trained = ("loss", "gradient_norm", "num_negatives", *TERMS)
+    return EpochRecord(
+        epoch=int(flat["epoch"]),
+        train={name: flat[name] for name in trained if name in flat},
+        dev={n: flat[n] for n in ("eval_cosine", "r_at_5", "mrr") if flat.get(n) is not None},
+        seconds=float(flat.get("seconds") or 0.0),
+        health=flat.get("health") or {},
+    )
+
+
+def _log(recipe: Recipe, records: list[EpochRecord], *, ended: str, source: str) -> TrainingLog:
+    made = records[-1].health.get("updates", 0.0) / records[-1].epoch if records else 0.0
+    return TrainingLog(
+        recipe=recipe, records=records, updates_per_epoch=round(made), ended=ended, source=source
+    )
+
+
+def too_early(log: TrainingLog) -> str | None:
+    """Return why a training cannot be judged yet, or None when it can, or nothing is known of it.
+
+    A verdict must lie outside 1.5 warm-ups, and after 500 updates or after the loss has moved: the
+    contrastive loss to .9 of that of guessing, without one the AR (or MMD) loss to .9 of its first.
+    """
+    if not log.records or log.updates_per_epoch == 0:
+        return None
+    if log.updates < WARMUP_MARGIN * log.warmup:
+        return (
+            f"{log.updates} updates, within {WARMUP_MARGIN} times the warm-up of {log.warmup} "
+            "updates"
+        )
+    if log.updates >= ENOUGH_UPDATES:
+        return None
+    share, of = share_left(log)
+    if share <= LEARNED:
+        return None
+    return (
+        f"{log.updates} updates, and the {log.term} loss is at {share:.2f} of {of} (allowed: "
+        f"{ENOUGH_UPDATES} updates, or a share of at most {LEARNED})"
+    )
+
+
+def share_left(log: TrainingLog) -> tuple[float, str]:
+    """Return the last loss as a share of what no learning gives, and what that is."""
+    last = log.records[-1].train
+    if log.term == "contrastive":
+        guessing = math.log(max(1.0, last["num_negatives"]) + 1)
+        return last["contrastive"] / guessing, f"ln(candidates) = {guessing:.2f}"
+    series = log.series(f"first_{log.term}")
+    first = series[0][1] if series else log.records[0].train[log.term]
+    # MMD is around 0 once it is gone, and may be below.
+    return (last[log.term] / first if first > 0 else 0.0), f"its first value {first:.3f}"
+
+
+def finding_on(
+    code: str, log: TrainingLog, *, severity: Severity = Severity.WARN, **about: Any
+) -> Finding:
+    """Return a finding about the whole of a training."""
+    return Finding(code=code, severity=severity, where=where_in(log), **about)
+
+
+def where_in(log: TrainingLog) -> dict[str, Any]:
+    """Return the place of a finding about the whole of a training."""
+    return {"input": "training", "source": log.source, "of": len(log.records)}

@@ -1,0 +1,138 @@
+"""`lvm audit`: what no training can fix, found before any training."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from lvm.command import lvm_command, shown
+from lvm.config import RunConfig
+from lvm.errors import UsageError
+
+AUDITS = Path("audits")
+UNCLEAN = 3  # exit status: something blocks
+
+
+def add_flags(p: Any) -> None:
+    """Add the flags of `lvm audit`."""
+    p.add_argument("--data", type=Path, metavar="BANK", help="default: the bundled sample")
+    p.add_argument("--train", type=Path, metavar="NPZ", help="train windows, the report's format")
+    p.add_argument("--eval", type=Path, metavar="NPZ", help="evaluation windows, likewise")
+    p.add_argument("--payload", type=Path, metavar="P", help="the vectors to be retrieved")
+    p.add_argument("--checkpoint", type=Path, metavar="C", help="a checkpoint folder or .pt file")
+    p.add_argument("--predictions", type=Path, metavar="NPY", help="one row per eval window")
+    p.add_argument("--index", type=Path, metavar="I", help="your index: .faiss, or its rows")
+    p.add_argument("--recipe", type=Path, metavar="FILE", help="gates and context length")
+    p.add_argument("--preset", default="laptop")
+    p.add_argument("--allow", action="append", default=[], metavar="CODE", help="override a code")
+    p.add_argument("--repair", type=Path, metavar="OUT", help="write repaired files")
+    p.add_argument("--out", type=Path, metavar="DIR", help="new folder (default: audits/N)")
+
+
+def audit(args: Any) -> int:
+    """Audit what is named, print and write what was found, and repair it where asked to."""
+    from lvm.audit.session import with_command
+    from lvm.data.load import DataRequest
+    from tune_jobs.presets import load_config
+
+    config = load_config(args.preset, args.recipe)
+    out = _free(args.out)
+    request = DataRequest(
+        bank=args.data, train=args.train, evaluation=args.eval, payload=args.payload
+    )
+    material, found, document = audited(request, config, args)
+    document = with_command(document, _command(args), "repaired")
+    _report(document, out)
+    if args.repair is None:
+        return UNCLEAN if found.blocking else 0
+    return _repair(material, config, args, out)
+
+
+def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """Return material, audit and document of what is named."""
+    from lvm.audit.open import open_material
+    from lvm.audit.session import complete, run_audit
+    from lvm.terminal import AuditProgress
+
+    material = open_material(request, config, whole=False)
+    material = complete(
+        material, checkpoint=args.checkpoint, predictions=args.predictions, index=args.index
+    )
+    with AuditProgress(sys.stderr) as progress:
+        found, document = run_audit(material, allowed=args.allow, progress=progress, thorough=True)
+    return material, found, document
+
+
+def _report(document: dict[str, Any], out: Path) -> None:
+    from lvm.report.markdown import write_audit_report
+    from lvm.terminal import print_audit
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "audit.json", document)
+    path = write_audit_report(document, out)
+    print_audit(document, sys.stdout)
+    print(f"report: {shown(path)} (and report.html, audit.json beside it)")
+
+
+def _repair(material: Any, config: RunConfig, args: Any, out: Path) -> int:
+    """Write repaired files and audit them as they are then."""
+    from lvm.audit.repair import repair
+    from lvm.data.load import DataRequest
+
+    repaired = repair(material, args.repair)
+    print()
+    for step in repaired.steps:
+        print(f"repaired: {step}")
+    for reason, count in repaired.dropped:
+        print(f"not repaired: {count} rows, {reason}")
+    for name, path in repaired.files.items():
+        print(f"written: {name} {shown(path)}")
+    given = {"bank": args.data, "train": args.train, "eval": args.eval, "payload": args.payload}
+    files = {**given, **repaired.files}
+    request = DataRequest(
+        bank=files["bank"], train=files["train"], evaluation=files["eval"],
+        payload=files["payload"],
+    )  # fmt: skip
+    print("\naudit of the repaired files:")
+    # What was given beside the files belongs to the windows as they were.
+    for name in ("checkpoint", "predictions", "index"):
+        setattr(args, name, None)
+    _, found, document = audited(request, config, args)
+    _report(document, out / "repaired")
+    print(f"next: {_triage_command(files)}")
+    return UNCLEAN if found.blocking else 0
+
+
+def _triage_command(files: dict[str, Path | None]) -> str:
+    flags = {"bank": "--data", "train": "--train", "eval": "--eval", "payload": "--payload"}
+    given = [f"{flags[name]} {shown(path)}" for name, path in files.items() if path is not None]
+    return " ".join(["python tune_jobs/triage.py", *given])
+
+
+def _command(args: Any) -> str:
+    """Return the audit as it was asked for, without what a repair adds."""
+    names = ("data", "train", "eval", "payload")
+    given = [part for n in names if (v := getattr(args, n)) for part in (f"--{n}", str(v))]
+    return f"{lvm_command()} audit {shlex.join(given)}".rstrip()
+
+
+def _free(out: Path | None) -> Path:
+    if out is None:
+        taken = [int(p.name) for p in AUDITS.glob("*") if p.name.isdigit()]
+        return AUDITS / str(max(taken, default=0) + 1)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(
+            f"{out} holds other files, allowed is a new or empty folder; choose another."
+        )
+    return out
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a document whole or not at all."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    os.replace(fresh, path)

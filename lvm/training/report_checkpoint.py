@@ -1,0 +1,303 @@
+"""The report's own checkpoints: a .pt file that torch.save wrote, read without running anything.
+
+    model_state_dict             weights by name
+    projection_head_state_dict   optional: net.0, net.2 and net.3 of the head D -> hidden -> width
+    args                         optional: a dictionary or argparse.Namespace, may hold paths
+    val_cosine, epoch, history   optional
+
+The file says neither of which validation windows its numbers are nor what the model computes. Where
+its weights fit a registered model strictly, the forward pass is taken to be that of this model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from lvm.config import Recipe, to_dict
+from lvm.errors import CheckpointError, UnsafePayloadError
+from lvm.models.predictor import Predictor
+from lvm.training.checkpoint import load_checkpoint
+from lvm.training.report_recipe import (
+    OWN_NAMES,
+    Candidate,
+    canonical,
+    closest_model,
+    differences,
+    recipe_of,
+    shapes_of,
+)
+
+# What may be named beside torch's own tensors and plain containers, and what stands for it. The
+# pure paths hold text and never touch a disk.
+ADMITTED: list[Any] = [
+    argparse.Namespace,
+    *(
+        (passive, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")  # Python 3.13 wrote the second
+        for passive, names in (
+            (pathlib.PurePosixPath, ("PosixPath", "PurePosixPath")),
+            (pathlib.PureWindowsPath, ("WindowsPath", "PureWindowsPath")),
+        )
+        for name in names
+    ),
+]
+VAL_NAMES = ("val_cosine", "best_val_cosine")
+PARENT_NAMES = ("resume", "resume_from", "init_from", "pretrained")
+SAVE_AGAIN = (
+    'save it again with torch.save({"model_state_dict": model.state_dict(), '
+    '"args": vars(args)}, PATH), with numbers, text and paths in args'
+)
+RETRAIN = (
+    "train the model again with lvm train --data BANK --recipe RECIPE.toml, or judge it by its "
+    "predictions with --predictions P.npy"
+)
+NUM_NAMED = 5  # differing weights that a message lists
+MAX_EXPANSION = 4  # weights may share memory, but a small file must not claim the whole machine
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportCheckpoint:
+    """What a .pt file of the report holds; all but the weights are plain values."""
+
+    path: Path
+    model: Mapping[str, Tensor]
+    head: Mapping[str, Tensor] | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    val_cosine: float | None = None
+    epoch: Any = None
+    history: Any = None
+    more: Mapping[str, Any] = field(default_factory=dict)  # articles_seen and parents, if stated
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what a manifest of lvm would say, as far as the file says it."""
+        resumed = [self.args[n] for n in PARENT_NAMES if isinstance(self.args.get(n), str)]
+        return {
+            "format": "report",
+            "args": dict(self.args),
+            "val_cosine": self.val_cosine,
+            "epoch": self.epoch,
+            "parents": [parent for parent in resumed if parent],
+            **self.more,
+        }
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_report_checkpoint(path: Path) -> ReportCheckpoint:
+    """Read a .pt file; weights stay on disk until they are used.
+
+    Raises UnsafePayloadError when it names anything but tensors, plain containers, paths and
+    argparse.Namespace, and CheckpointError when it is not such a file.
+    """
+    content = _load(path)
+    model = _weights(path, content, "model_state_dict")
+    if not model:
+        found = ", ".join(map(str, list(content)[:NUM_NAMED])) or "nothing"
+        raise CheckpointError(
+            f"{path} holds {found}, needed is model_state_dict, tensors by name; {SAVE_AGAIN}."
+        )
+    try:
+        plain = {key: _plain(content.get(key)) for key in ("args", *VAL_NAMES, "epoch", "history")}
+        more = {k: _plain(content[k]) for k in ("articles_seen", "parents") if k in content}
+    except RecursionError:
+        raise CheckpointError(
+            f"{path} holds values nested without end, allowed are plain ones; {SAVE_AGAIN}."
+        ) from None
+    args = plain["args"] if isinstance(plain["args"], dict) else {}
+    return ReportCheckpoint(
+        path=path,
+        model=model,
+        head=_weights(path, content, "projection_head_state_dict") or None,
+        args={key.replace("-", "_"): value for key, value in args.items()},
+        val_cosine=next((v for n in VAL_NAMES if (v := _number(plain[n])) is not None), None),
+        epoch=plain["epoch"],
+        history=plain["history"],
+        more=more,
+    )
+
+
+def _load(path: Path) -> dict[Any, Any]:
+    _require_zip(path)
+    with safe_globals(ADMITTED):
+        _refuse_foreign(path)
+        try:
+            content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        except Exception as error:  # a damaged or hostile file can raise anything at all
+            raise _unreadable(path, error) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, needed is a dictionary with "
+            f"model_state_dict; {SAVE_AGAIN}."
+        )
+    return content
+
+
+def _require_zip(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); give a .pt file or a checkpoint folder."
+        ) from None
+    # torch looks at the start, zipfile at the end; a bare pickle may pass for a zip in one of them.
+    if start != b"PK\x03\x04" or not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is no zip file such as torch.save writes (a bare pickle is never read); "
+            f"{SAVE_AGAIN}."
+        )
+
+
+def _refuse_foreign(path: Path) -> None:
+    try:
+        foreign = sorted(get_unsafe_globals_in_checkpoint(path))
+    except Exception as error:  # see _load
+        raise _unreadable(path, error) from None
+    if foreign:
+        raise UnsafePayloadError(
+            f"{path} names {', '.join(foreign[:NUM_NAMED])}, allowed are tensors, plain "
+            f"containers, paths and argparse.Namespace; nothing was run, {SAVE_AGAIN}."
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    what = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return CheckpointError(f"{path} cannot be read as a file of torch.save ({what}); {SAVE_AGAIN}.")
+
+
+def _weights(path: Path, content: Mapping[Any, Any], key: str) -> dict[str, Tensor]:
+    """Return a state dict, empty when there is none."""
+    given = content.get(key)
+    if given is None:
+        return {}
+    named = isinstance(given, Mapping) and all(
+        isinstance(n, str) and isinstance(w, Tensor) for n, w in given.items()
+    )
+    if not named:
+        raise CheckpointError(f"{path}: {key} is not tensors by name; {SAVE_AGAIN}.")
+    claimed = sum(w.numel() * w.element_size() for w in given.values())
+    if claimed > MAX_EXPANSION * path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: {key} claims {claimed / 1e9:.3g} GB, allowed is {MAX_EXPANSION} times the "
+            f"size of the file; {SAVE_AGAIN}."
+        )
+    return dict(given)
+
+
+def _plain(value: object) -> Any:
+    """Return a value as JSON knows it; what has no such form becomes the name of its type."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, argparse.Namespace):
+        return _plain(vars(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    return f"<{type(value).__name__}>"
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
+
+
+# --- fitting --------------------------------------------------------------------------------------
+
+
+def fit_report_checkpoint(
+    checkpoint: ReportCheckpoint, width: int, context_length: int
+) -> tuple[Predictor, Recipe]:
+    """Return the registered model that the weights fit strictly (eval mode, CPU) and its recipe.
+
+    `width` is D of the vectors it shall read, `context_length` T where `args` does not say. Raises
+    CheckpointError that lists which names or shapes differ from the closest registered model.
+    """
+    path, args = checkpoint.path, checkpoint.args
+    weights = canonical(checkpoint.model, "encoder.", OWN_NAMES)
+    best = closest_model(shapes_of(weights), args, width)
+    _require_fit(path, best, width)
+    if args.get("ngroups", 1) not in (1, None):
+        raise CheckpointError(
+            f"{path}: ngroups is {args['ngroups']}, allowed is 1 (with more, equal shapes are "
+            f"another model); {RETRAIN}."
+        )
+    head = None if checkpoint.head is None else canonical(checkpoint.head, "net.")
+    recipe = recipe_of(best.config, head, args, context_length)
+    predictor = Predictor(recipe, width)
+    _fill(path, predictor.model, weights)
+    if predictor.head is not None and head is not None:
+        _fill(path, predictor.head, head)
+    return predictor.eval(), recipe
+
+
+def load_any_checkpoint(
+    path: Path, width: int, context_length: int
+) -> tuple[Predictor, Recipe, dict[str, Any]]:
+    """Return predictor, recipe and manifest of a checkpoint folder of lvm, or of a .pt file.
+
+    Raises CheckpointError and UnsafePayloadError as the two readers do.
+    """
+    if not path.is_file():
+        return load_checkpoint(path)
+    checkpoint = read_report_checkpoint(path)
+    predictor, recipe = fit_report_checkpoint(checkpoint, width, context_length)
+    return predictor, recipe, fitted_manifest(checkpoint, recipe, width)
+
+
+def fitted_manifest(checkpoint: ReportCheckpoint, recipe: Recipe, width: int) -> dict[str, Any]:
+    """Return the manifest of a .pt file that was fitted to a model."""
+    return {**checkpoint.manifest(), "recipe": to_dict(recipe), "width": width}
+
+
+def _require_fit(path: Path, best: Candidate, width: int) -> None:
+    if best.differing:
+        raise CheckpointError(
+            f"{path} fits no registered model; from the closest, {best.config.name}, "
+            f"{_listed(best.differing)}, allowed is no difference; {RETRAIN}."
+        )
+    if best.width != width:
+        raise CheckpointError(
+            f"{path} reads vectors of width {best.width}, the data have {width}; give data of the "
+            "encoder it was trained with, or another checkpoint."
+        )
+
+
+def _fill(path: Path, module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+    differing = differences(shapes_of(module.state_dict()), shapes_of(weights))
+    if differing:
+        raise CheckpointError(
+            f"{path}: in the {type(module).__name__} {_listed(differing)}, allowed is no "
+            f"difference; {RETRAIN}."
+        )
+    try:
+        spoilt = [name for name, weight in weights.items() if not weight.isfinite().all()]
+        module.load_state_dict(weights)
+    except RuntimeError as error:  # sparse, quantised or empty storages
+        raise _unreadable(path, error) from None
+    if spoilt:
+        raise CheckpointError(
+            f"{path}: {len(spoilt)} weights hold NaN or infinite values (first: {spoilt[0]}), "
+            f"allowed are 0; give an earlier checkpoint, or {RETRAIN}."
+        )
+
+
+def _listed(differing: tuple[str, ...]) -> str:
+    more = len(differing) - NUM_NAMED
+    named = "; ".join(differing[:NUM_NAMED]) + (f"; and {more} more" if more > 0 else "")
+    return f"{len(differing)} weights differ ({named})"

@@ -1,0 +1,58 @@
+"""What the model of phase 1 shows of itself, before any step: it orders the steps.
+
+The audit's checks of predictions run on dev windows, since the test split is for verdicts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lvm.audit.checkpoint import open_checkpoint
+from lvm.audit.material import Material, Side
+from lvm.audit.routing import route
+from lvm.audit.run import run_checks
+from lvm.config import GateConfig, Recipe
+from lvm.data.windows import Dataset
+from lvm.records import to_plain
+
+# What a model's predictions can show; the data's own checks ran before.
+CODES = ("IGNORES_INPUT", "COLLAPSE", "LOW_RANK", "HUBNESS", "SPLIT_SPACE", "ANN_LOSS")
+
+
+def inspect_model(
+    checkpoint: Path,
+    dataset: Dataset,
+    recipe: Recipe,
+    gates: GateConfig,
+    *,
+    model: Mapping[str, Any] | None,
+    ladder: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the findings on a trained model, and the order of the steps that follows from them.
+
+    `model` and `ladder` are masked metrics on dev. Nothing here blocks: a trained model that is
+    worthless is what the steps are for.
+    """
+    bank = dataset.bank
+    material = Material(
+        train=Side("train", bank.source, bank=bank, windows=dataset.train),
+        eval=Side("eval", bank.source, bank=bank, windows=dataset.dev),
+        bank=bank,
+        recipe=recipe,
+        gates=gates,
+        seed=recipe.seed,
+        checkpoint=open_checkpoint(checkpoint, bank.width, recipe.context_length),
+    )
+    audit = run_checks(material, codes=CODES)
+    taken = route([f.code for f in audit.findings], model=model, ladder=ladder)
+    plain: dict[str, Any] = to_plain(
+        {
+            "findings": audit.findings,
+            "failed": {r.code: r.reason for r in audit.results if r.status == "FAILED"},
+            "order": [str(number) for number in taken.order],
+            "reasons": list(taken.reasons),
+        }
+    )
+    return plain

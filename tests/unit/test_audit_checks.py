@@ -1,0 +1,344 @@
+"""What every check owes: an answer, a reason where it has none, and no harm to the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import planted
+import pytest
+import torch
+from planted import PLANTS, Parts, change, clean, plant
+from planted_suite import DATA_CODES, audit, blocking, codes
+
+from lvm.audit.check import CHECKS, Check
+from lvm.audit.finding import CheckResult, Finding, Severity, Status
+from lvm.audit.material import Material, Side
+from lvm.audit.run import AuditVerdict, audit_document, run_checks
+from lvm.data.bank import Bank
+from lvm.errors import ConfigError
+from lvm.evaluation.index import TorchIndex
+
+CATALOGUE = """
+SCHEMA NONFINITE ZERO_ROWS UNNORMALISED DUPLICATES KEYS_DEGENERATE KEYS_WRONG TARGET_NOT_IN_BANK
+ROWS_DROPPED EVAL_UNPAIRED SPACE_MISMATCH ORDER_BROKEN TARGET_SHIFTED EASY_REGION SPLIT_LEAK
+INDEX_MISMATCH GATE_INVALID GATE_BELOW_TRIVIAL POOL UNDERPOWERED LOADER IGNORES_INPUT COLLAPSE
+LOW_RANK HUBNESS SPLIT_SPACE ANN_LOSS NEGATIVES_FEWER UNDERTRAINED LOSS_SCALE DEAD_PARAMETERS
+OVERFIT DIVERGED
+""".split()
+
+# Which data checks cannot answer at all without a part.
+NEEDS = {
+    "bank": {"DUPLICATES", "TARGET_NOT_IN_BANK", "KEYS_WRONG", "INDEX_MISMATCH"},
+    "eval": {"TARGET_NOT_IN_BANK", "EASY_REGION", "SPLIT_LEAK"},
+    "train": {"SPACE_MISMATCH", "EASY_REGION", "SPLIT_LEAK"},
+}
+
+
+def result(code: str, material: Material) -> CheckResult:
+    return run_checks(material, codes=[code]).results[0]
+
+
+# --- the contract of every check ------------------------------------------------------------------
+
+
+def test_every_code_of_the_catalogue_is_a_check_and_no_other() -> None:
+    assert CHECKS.names() == sorted(CATALOGUE)
+    assert set(DATA_CODES) <= set(CATALOGUE)
+
+
+@pytest.mark.parametrize("code", CATALOGUE)
+def test_a_check_asks_a_question_and_passes_nothing_where_it_has_nothing(code: str) -> None:
+    assert CHECKS.get(code).question.endswith("?")
+    answer = result(code, Material())
+    assert answer.status is Status.NOT_EVALUABLE
+    assert answer.findings == ()
+    assert answer.reason
+    assert re.search(r"\b(give|write|mend|see|train|use|set|run)\b", answer.next), answer.next
+
+
+def test_nothing_at_all_is_not_called_clean_by_any_check() -> None:
+    statuses = {r.status for r in run_checks(Material()).results}
+    assert statuses == {Status.NOT_EVALUABLE}
+
+
+@pytest.mark.parametrize("part", NEEDS)
+def test_a_missing_part_is_named_and_never_counts_as_passed(part: str) -> None:
+    material = dataclasses.replace(clean(0).material(), **{part: None})
+    results = {r.code: r for r in run_checks(material, codes=DATA_CODES).results}
+    assert [r.reason for r in results.values() if r.status is Status.FAILED] == []
+    for code in NEEDS[part]:
+        assert results[code].status is Status.NOT_EVALUABLE, code
+        assert results[code].reason
+        assert results[code].next
+    assert blocking(run_checks(material, codes=DATA_CODES)) == set()
+
+
+def test_a_part_that_could_not_be_opened_is_given_as_the_reason() -> None:
+    material = dataclasses.replace(
+        clean(0).material(), bank=None, missing={"bank": "payload.npz is damaged"}
+    )
+    answer = result("TARGET_NOT_IN_BANK", material)
+    assert answer.status is Status.NOT_EVALUABLE
+    assert answer.reason == "payload.npz is damaged"
+
+
+def test_a_few_windows_are_too_few_to_judge_and_do_not_pass() -> None:
+    parts = clean(0)
+    few = planted.WindowFile(parts.eval.contexts[:20], parts.eval.targets[:20],
+                             parts.eval.truth_keys[:20], {}, "eval.npz")  # fmt: skip
+    material = dataclasses.replace(parts, eval=few).material()
+    for code in ("EVAL_UNPAIRED", "EASY_REGION"):
+        answer = result(code, material)
+        assert answer.status is Status.NOT_EVALUABLE
+        assert "needed are 30" in answer.reason
+
+
+# --- what a finding says --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_finding_says_what_where_why_and_what_next(name: str) -> None:
+    parts = plant(name, 0)
+    sizes = {"train": len(parts.train), "eval": len(parts.eval), "bank": len(parts.bank)}
+    for finding in audit(parts).findings:
+        assert finding.seen
+        assert finding.allowed
+        assert re.fullmatch(r"[A-Z].*[.]", finding.meaning, re.DOTALL), finding.meaning
+        assert re.search(
+            r"lvm (audit|embed)|--allow|embed|remove|write|find out|add|sort|cut|draw|give|build",
+            finding.next,
+        )
+        assert all(isinstance(v, float) for v in finding.values.values())
+        assert_where(finding, sizes, set(np.unique(parts.bank.articles).tolist()))
+
+
+def assert_where(finding: Finding, sizes: dict[str, int], articles: set[int]) -> None:
+    where = finding.where
+    size = sizes[where["input"]]
+    rows = where.get("rows", [])
+    assert len(rows) <= 10
+    assert len(set(rows)) == len(rows)
+    assert all(0 <= row < size for row in rows)
+    assert 0 <= where.get("count", 0) <= where.get("of", size) <= size
+    assert len(where.get("articles", [])) <= 10
+    if finding.code not in ("KEYS_WRONG", "KEYS_DEGENERATE"):  # these name the wrong ones
+        assert set(where.get("articles", [])) <= articles | {-1}
+    assert all(first <= last for first, last in where.get("blocks", []))
+
+
+def test_the_rows_named_are_the_rows_broken() -> None:
+    parts, targets = clean(0), clean(0).eval.targets.copy()
+    targets[[7, 30]] = np.nan
+    broken = dataclasses.replace(parts, eval=change(parts.eval, targets=targets)).material()
+    (finding,) = run_checks(broken, codes=["NONFINITE"]).findings
+    assert (finding.where["rows"], finding.where["count"]) == ([7, 30], 2)
+
+
+def test_the_offset_that_repairs_shifted_keys_is_found() -> None:
+    for name, offset in (("keys_next_article", (-1, 0)), ("keys_next_chunk", (0, -1))):
+        found = [f for f in audit(plant(name, 0)).findings if f.code == "KEYS_WRONG"]
+        values = found[0].values
+        assert (values["offset_article"], values["offset_chunk"]) == offset
+        assert values["repaired_share"] > 0.95
+
+
+# --- a check that breaks, a code that is allowed --------------------------------------------------
+
+
+def _broken(material: Material) -> Iterator[Finding]:
+    yield Finding(code="ZERO_ROWS", severity=Severity.WARN, seen="s", allowed="a",
+                  where={"input": "eval"}, meaning="m", next="n")  # fmt: skip
+    raise ZeroDivisionError("odd data")
+
+
+def _break(code: str, look, monkeypatch: pytest.MonkeyPatch) -> None:
+    CHECKS.names()  # all are registered before one is replaced
+    monkeypatch.setitem(CHECKS._parts, code, Check(code=code, question="?", look=look))
+
+
+def test_a_check_that_breaks_is_named_and_the_others_still_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _break("ZERO_ROWS", _broken, monkeypatch)
+    found = audit(plant("nan", 0))
+    results = {r.code: r for r in found.results}
+    assert results["ZERO_ROWS"].status is Status.FAILED
+    assert results["ZERO_ROWS"].reason == "ZeroDivisionError: odd data"
+    assert results["ZERO_ROWS"].next
+    assert len(results["ZERO_ROWS"].findings) == 1  # what it had found before is kept
+    assert blocking(found) == {"NONFINITE"}
+    assert found.verdict is AuditVerdict.BLOCKED
+
+
+def test_data_is_not_called_clean_when_a_check_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert audit(clean(0)).verdict is AuditVerdict.CLEAN
+    _break("ZERO_ROWS", lambda material: 1 / 0, monkeypatch)
+    assert audit(clean(0)).verdict is AuditVerdict.UNSURE
+
+
+def test_an_allowed_code_is_found_and_does_not_block() -> None:
+    material = plant("unpaired_targets", 0).material()
+    both = run_checks(material, codes=DATA_CODES, allowed=["EVAL_UNPAIRED"])
+    assert "EVAL_UNPAIRED" in blocking(both)  # its severity stays what it is
+    assert both.blocking == ["KEYS_WRONG"]
+    assert both.verdict is AuditVerdict.BLOCKED
+    allowed = run_checks(material, codes=DATA_CODES, allowed=["EVAL_UNPAIRED", "KEYS_WRONG"])
+    assert allowed.blocking == []
+    assert allowed.verdict is AuditVerdict.WARNINGS
+    assert audit_document(allowed, material)["allowed"] == ["EVAL_UNPAIRED", "KEYS_WRONG"]
+
+
+def test_an_unknown_code_is_refused_with_the_nearest_one() -> None:
+    for words in ({"allowed": ["EVAL_UNPAIRD"]}, {"codes": ["EVAL_UNPAIRD"]}):
+        with pytest.raises(ConfigError, match=r"EVAL_UNPAIRD.*did you mean EVAL_UNPAIRED"):
+            run_checks(Material(), **words)
+
+
+def test_the_worst_stands_first() -> None:
+    parts = PLANTS["duplicates"].apply(plant("nan", 0), np.random.default_rng(0), 1.0)
+    ranks = [finding.severity.rank for finding in audit(parts).findings]
+    assert ranks == sorted(ranks)
+    assert len(set(ranks)) == 2
+
+
+# --- the index ------------------------------------------------------------------------------------
+
+
+def _with_index(vectors: np.ndarray) -> CheckResult:
+    parts = clean(0)
+    index = TorchIndex(torch.from_numpy(np.ascontiguousarray(vectors)))
+    return result("INDEX_MISMATCH", parts.material(index=index))
+
+
+def test_an_index_rolled_by_a_row_blocks_and_says_by_how_much() -> None:
+    answer = _with_index(np.roll(clean(0).bank.vectors, 1, axis=0))
+    assert answer.findings[0].severity is Severity.BLOCK
+    assert answer.findings[0].values == {"share": 0.0, "shift": 1.0}
+
+
+def test_an_honest_index_passes_and_a_short_one_does_not() -> None:
+    vectors = clean(0).bank.vectors
+    assert _with_index(vectors).status is Status.PASS
+    assert _with_index(vectors[:-50]).status is Status.FOUND
+
+
+def test_an_honest_index_over_copies_passes() -> None:
+    """A row may find its copy: both have one content."""
+    parts = plant("duplicates", 0)
+    index = TorchIndex(torch.from_numpy(parts.bank.vectors))
+    assert result("INDEX_MISMATCH", parts.material(index=index)).status is Status.PASS
+
+
+# --- files as people have them --------------------------------------------------------------------
+
+
+def _as(parts: Parts, file: str, do) -> Parts:
+    old = getattr(parts, file)
+    new = change(old, contexts=do(old.contexts), targets=do(old.targets))
+    return dataclasses.replace(parts, **{file: new})
+
+
+def _scaled_again(vectors: np.ndarray) -> np.ndarray:
+    """Unit rows once more, by other arithmetic: nearly no row keeps all its bits."""
+    wide = vectors.astype(np.float64) * 3.7
+    return (wide / np.linalg.norm(wide, axis=-1, keepdims=True)).astype(np.float32)
+
+
+OTHER_BITS = {
+    "float16": lambda vectors: vectors.astype(np.float16),
+    "float64": lambda vectors: vectors.astype(np.float64),
+    "scaled again": _scaled_again,
+    "through bfloat16": lambda v: torch.from_numpy(v).bfloat16().float().numpy(),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_BITS)
+def test_vectors_stored_with_other_bits_are_the_same_vectors(kind: str) -> None:
+    parts = _as(clean(0), "eval", OTHER_BITS[kind])
+    assert codes(audit(parts)) == set()
+
+
+@pytest.mark.parametrize("kind", OTHER_BITS)
+@pytest.mark.parametrize(
+    "name", ["keys_next_chunk", "keys_made_up", "target_two_ahead", "eval_order_shuffled"]
+)
+def test_defects_are_found_in_vectors_stored_with_other_bits(kind: str, name: str) -> None:
+    found = audit(_as(plant(name, 0), "eval", OTHER_BITS[kind]))
+    assert PLANTS[name].code in codes(found)
+    assert blocking(found) <= {PLANTS[name].code, *PLANTS[name].related}
+
+
+def test_a_file_without_keys_says_so_once_and_is_judged_by_its_content() -> None:
+    parts = clean(0)
+    bare = dataclasses.replace(parts, eval=change(parts.eval, truth_keys=None))
+    found = audit(bare)
+    assert blocking(found) == {"SCHEMA"}
+    assert {r.code: r.status for r in found.results}["KEYS_WRONG"] is Status.NOT_EVALUABLE
+    shifted = plant("target_two_ahead", 0)
+    bare = dataclasses.replace(shifted, eval=change(shifted.eval, truth_keys=None))
+    assert blocking(audit(bare)) == {"SCHEMA", "TARGET_SHIFTED"}
+
+
+def test_equal_vectors_under_other_keys_are_no_wrong_keys() -> None:
+    """A sentence that stands in twenty articles: a vector has several places, its key is right."""
+    rng = np.random.default_rng(0)
+    vectors, keys = planted.corpus(0)
+    rows = rng.choice(len(vectors), len(vectors) // 25, replace=False)
+    vectors[rows] = vectors[rng.choice(rows, len(rows) // 10)][rng.integers(len(rows) // 10,
+                                                                            size=len(rows))]  # fmt: skip
+    found = audit(planted.parts_of(vectors, keys))
+    assert codes(found) == {"DUPLICATES"}
+
+
+def test_windows_cut_from_the_bank_need_no_files() -> None:
+    parts = clean(0)
+    windows = planted.article_windows(parts.bank.keys, planted.T)
+    split = planted.split_articles(windows.articles.tolist())
+    sides = {
+        name: Side(name, "bank", bank=parts.bank,
+                   windows=windows.select(np.isin(windows.articles, split[part])))
+        for name, part in (("train", "train"), ("eval", "test"))
+    }  # fmt: skip
+    found = run_checks(Material(bank=parts.bank, **sides), codes=DATA_CODES)
+    assert found.verdict is AuditVerdict.CLEAN
+
+
+def test_a_bank_without_windows_is_looked_at() -> None:
+    bank = plant("zero_rows", 0).bank
+    assert blocking(run_checks(Material(bank=bank), codes=DATA_CODES)) == {"ZERO_ROWS"}
+    assert isinstance(bank, Bank)
+
+
+def test_the_same_material_gives_the_same_document_in_another_process() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import test_audit_checks; print(test_audit_checks.document())"
+    )
+    here = Path(__file__).parent
+    search = [str(here.parent), str(here)]
+    other = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {search!r}\n{code}", str(here)],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert other.stdout.strip() == document()
+
+
+def document() -> str:
+    """Return the audit of three defects as text, without what differs by nature: seconds."""
+    names = ("unpaired_targets", "duplicates", "keys_made_up")
+    parts = clean(5)
+    for name in names:
+        parts = PLANTS[name].apply(parts, np.random.default_rng(1), 0.5)
+    found = audit(parts)
+    plain = audit_document(found, parts.material())
+    plain.pop("seconds")
+    for check in plain["checks"]:
+        check.pop("seconds")
+    return json.dumps(plain, sort_keys=True)
