@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable
 
 import numpy as np
-from planted import PLANTS, Family, Parts, clean
+from planted import PLANTS, Family, Parts, clean, plant
 
 from lvm.audit.finding import Severity
 from lvm.audit.run import Audit, run_checks
@@ -39,6 +40,12 @@ FAMILIES = {
 def audit(parts: Parts) -> Audit:
     """Run the data checks."""
     return run_checks(parts.material(), codes=DATA_CODES)
+
+
+@functools.cache
+def audit_of(name: str) -> Audit:
+    """Return the audit of one plant with seed 0, made once for all tests."""
+    return audit(plant(name, 0))
 
 
 def codes(found: Audit) -> set[str]:

@@ -23,7 +23,7 @@ from lvm.errors import LvmError, UsageError
 from lvm.provenance import git_commit
 from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec
-from lvm.triage.preflight import check_request
+from lvm.triage.preflight import check_config, check_dataset
 from lvm.triage.race import Race
 from lvm.triage.run import RayExecutor
 from lvm.triage.step import Role
@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     schedule = dataclasses.replace(config.schedule, confirm_workers=args.workers)
     config = dataclasses.replace(config, schedule=schedule)
     dataset, source = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
-    check_request(config, dataset, checkpoint=None, predictions=None)
+    check_config(config, dataset.bank.width)
+    check_dataset(config, dataset)
     spec = _spec(config, args.out)
     print(f"{source}: training {spec.folder} on {args.workers} workers", file=sys.stderr)
     epochs = config.recipe.training.epochs

@@ -25,7 +25,7 @@ from lvm.report.markdown import write_report
 from lvm.terminal import AuditProgress, Screen, models_table, print_audit
 from lvm.tracking import Tracker
 from lvm.triage.journal import SCHEMA, Journal
-from lvm.triage.preflight import check_request, dataset_of, own_checkpoint
+from lvm.triage.preflight import check_config, check_dataset, dataset_of, own_checkpoint
 from lvm.triage.run import RayExecutor
 from lvm.triage.step import Facts, steps_in_order
 from lvm.triage.triage import Request, Triage, request_fingerprint
@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     if args.show:
         _show(config, load_dataset(asked.data_request(args), config.recipe.context_length)[0])
         return 0
+    check_config(config, material.width)
     audit = (journal and journal.find("audited")) or {"audit": _audit(material, args)}
     if audit["audit"]["route"]["blocked"]:
         return _blocked(args, argv, config, material, audit["audit"], journal or Journal(out))
@@ -59,7 +60,7 @@ def _triage(
 ) -> int:  # fmt: skip
     """Walk the tree over data that the audit has let through."""
     dataset, source = dataset_of(material, config.recipe.context_length)
-    check_request(config, dataset, checkpoint=args.checkpoint, predictions=args.predictions)
+    check_dataset(config, dataset)
     asked.make_folder(out)
     request = Request(
         config=config,

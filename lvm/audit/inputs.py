@@ -210,7 +210,7 @@ def _scan(input: str, source: str, part: str, array: np.ndarray, chosen: np.ndar
         norms = _norms(block)
         longest[start : start + len(block)] = norms.max(axis=1)
         shortest[start : start + len(block)] = norms.min(axis=1)
-        finite = norms[np.isfinite(norms) & (norms > ZERO_LENGTH)]
+        finite = norms[np.isfinite(norms) & (norms > ZERO_LENGTH)].astype(np.float64)  # summed up
         total, squares = total + finite.sum(), squares + (finite**2).sum()
     bad = ~np.isfinite(longest)
     zero = np.flatnonzero(~bad & (shortest <= ZERO_LENGTH))

@@ -123,6 +123,12 @@ class Material:
         """The sides that are there, eval first: that is where a gate is judged."""
         return [side for side in (self.eval, self.train) if side is not None]
 
+    @property
+    def width(self) -> int:
+        """D of the first part that has one."""
+        widths = [side.width for side in self.sides]
+        return [*widths, self.bank.width if self.bank is not None else 1][0]
+
     def side(self, name: str) -> Side:
         """Return a side, or raise NotEvaluable."""
         found = {"train": self.train, "eval": self.eval}[name]

@@ -1,4 +1,4 @@
-"""What happens to predictions in a search: do hubs swallow them, is it the space they were made for?
+"""What happens to predictions in a search: do hubs swallow them, is it the space of training?
 
 A large bank is searched in part: the same sample of rows, with the rows of the windows, for all
 that is compared, so that only differences and ratios are read. Own contexts are always masked.
@@ -117,7 +117,7 @@ def hubness(material: Material) -> Iterator[Finding]:
     usual.append(_hubs(index, _reference(found, windows.targets), with_target))
     share, skew = max(h.share for h in usual), max(h.skew for h in usual)
     allowed = share + HUB_EXCESS * (1 - share)
-    if mine.share <= allowed or mine.skew <= skew:
+    if mine.share <= allowed:  # skewness says less: one row set for all has less than a graded one
         return
     worst = found.rows[mine.rows]
     yield Finding(

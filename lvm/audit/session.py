@@ -66,10 +66,7 @@ def _checkpoint(material: Material, path: Path) -> dict[str, Any]:
     from lvm.audit.checkpoint import open_checkpoint
     from lvm.audit.training import training_log
 
-    width = next((side.width for side in material.sides), None)
-    if width is None:
-        width = material.bank.width if material.bank is not None else 0
-    part = open_checkpoint(path, width, material.recipe.context_length)
+    part = open_checkpoint(path, material.width, material.recipe.context_length)
     return {"checkpoint": part, "training": training_log(path)}
 
 

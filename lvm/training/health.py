@@ -80,7 +80,8 @@ def gradient_ratios(
 ) -> dict[str, float]:
     """Return how strongly each weighted term pulls at the predictions, against the reference.
 
-    A term that the recipe keeps from the predictions (stop_gradient = "prediction") has no ratio.
+    A term that the recipe keeps from the predictions (stop_gradient = "prediction") has no ratio,
+    nor has a model with a document tower on several workers, where DDP copies the predictions.
     Predictions have unit length, so a pull along them is undone and not counted.
     """
     squared = {

@@ -123,6 +123,7 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
             **record.train,
             "seconds": record.seconds,
             "negatives": dict(record.negatives),
+            "health": dict(record.health),
         }
 
 

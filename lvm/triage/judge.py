@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lvm.audit.training import TrainingLog, log_from_epochs, too_early
 from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import gain, stage_gate, success_gates
@@ -76,15 +77,29 @@ def judge_stage(result: ArmResult, seed: int) -> GateResult:
     """Judge an arm's dev results by the stage gate.
 
     In the raw space that is the cosine. In the projected space a cosine proves nothing (any head
-    that shrinks angles scores high), so the gain over AR-only decides there.
+    that shrinks angles scores high), so the gain over AR-only decides there. An arm that fails
+    before it has learned anything is NOT_EVALUABLE.
     """
     spec = result.spec
     if result.dev is None:
         return not_judged(result.lane.detail or str(result.reason))
     if spec.recipe.search_space == "raw" or spec.baseline is None:
-        return stage_gate(result.dev, spec.gates, seed)
-    verdict, both = success_gates(result.dev, PerQuery.load(spec.baseline), spec.gates, seed)
-    return next((gate for gate in both if gate.verdict is verdict), both[0])
+        gate = stage_gate(result.dev, spec.gates, seed)
+    else:
+        verdict, both = success_gates(result.dev, PerQuery.load(spec.baseline), spec.gates, seed)
+        gate = next((gate for gate in both if gate.verdict is verdict), both[0])
+    # A PASS holds however early, and an INCONCLUSIVE arm is trained in full anyway.
+    reason = too_early(training_of(result)) if gate.verdict is Verdict.FAIL else None
+    if reason is None:
+        return gate
+    return replace(gate, verdict=Verdict.NOT_EVALUABLE, reason=f"judged too early: {reason}")
+
+
+def training_of(result: ArmResult) -> TrainingLog:
+    """Return an arm's training up to the epoch that counts."""
+    records = result.lane.records
+    kept = [records[e] for e in sorted(records) if result.epoch == 0 or e <= result.epoch]
+    return log_from_epochs(result.spec.recipe, kept, str(result.reason))
 
 
 def judge_gains(

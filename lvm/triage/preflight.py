@@ -11,32 +11,35 @@ from lvm.data.report_files import dataset_from_windows
 from lvm.data.sample import SAMPLE
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.errors import CheckpointError, ConfigError, DataError
-from lvm.evaluation.predictions import read_predictions
 from lvm.models.predictor import Predictor
-from lvm.training.checkpoint import read_manifest, save_checkpoint
+from lvm.training.checkpoint import save_checkpoint
 
 
-def check_request(
-    config: RunConfig, dataset: Dataset, *, checkpoint: Path | None, predictions: Path | None
-) -> None:
-    """Refuse a recipe, checkpoint or predictions that do not fit each other or the data.
+def check_config(config: RunConfig, width: int) -> None:
+    """Refuse a recipe that no data can serve: found before anything large is read.
 
     Raises ConfigError (unknown model, sizes that do not fit together, workers that do not share a
-    batch evenly), DataError (fewer train windows than a batch, unfit predictions), CheckpointError
-    (a model of another width).
+    batch evenly).
     """
-    width = dataset.bank.width
-    if checkpoint is not None and checkpoint.is_dir():
-        seen = (read_manifest(checkpoint) or {}).get("width")
-        if seen != width:
-            raise CheckpointError(
-                f"the model in {checkpoint} has width {seen}, the vectors have {width}, allowed is "
-                "the same; give the bank it was trained on."
-            )
-    if predictions is not None:
-        read_predictions(predictions, len(dataset.test), width)
     Predictor(config.recipe, width)  # finds an unknown name and sizes that do not fit together
-    _check_batch(config, dataset)
+    batch = config.recipe.training.batch_size
+    for key in ("workers_per_arm", "confirm_workers"):
+        workers = getattr(config.schedule, key)
+        if batch % workers:
+            raise ConfigError(
+                f"training.batch_size is {batch}, allowed is a multiple of the {workers} workers "
+                f"of schedule.{key}; change one of the two."
+            )
+
+
+def check_dataset(config: RunConfig, dataset: Dataset) -> None:
+    """Refuse data with fewer train windows than a batch (DataError)."""
+    batch = config.recipe.training.batch_size
+    if len(dataset.train) < batch:
+        raise DataError(
+            f"{dataset.bank.source}: the train split has {len(dataset.train)} windows, allowed are "
+            f"{batch} or more (training.batch_size); lower the batch size or embed more text."
+        )
 
 
 def dataset_of(material: Material, context_length: int) -> tuple[Dataset, str]:
@@ -68,19 +71,3 @@ def own_checkpoint(material: Material, out: Path) -> Path | None:
     if not folder.exists():
         save_checkpoint(folder, part.predictor, part.recipe, manifest=dict(part.manifest))
     return folder
-
-
-def _check_batch(config: RunConfig, dataset: Dataset) -> None:
-    batch = config.recipe.training.batch_size
-    if len(dataset.train) < batch:
-        raise DataError(
-            f"{dataset.bank.source}: the train split has {len(dataset.train)} windows, allowed are "
-            f"{batch} or more (training.batch_size); lower the batch size or embed more text."
-        )
-    for key in ("workers_per_arm", "confirm_workers"):
-        workers = getattr(config.schedule, key)
-        if batch % workers:
-            raise ConfigError(
-                f"training.batch_size is {batch}, allowed is a multiple of the {workers} workers "
-                f"of schedule.{key}; change one of the two."
-            )

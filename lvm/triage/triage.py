@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lvm.audit.training import training_findings
 from lvm.config import Recipe, RunConfig, fingerprint
 from lvm.data.windows import Dataset
 from lvm.evaluation.evaluate import evaluate
@@ -30,6 +31,7 @@ from lvm.triage.judge import (
     judge_stage,
     judge_step,
     not_judged,
+    training_of,
 )
 from lvm.triage.race import Executor, Note, Race
 from lvm.triage.rungs import rung_epochs
@@ -408,6 +410,7 @@ class Triage:
             epochs_run=max(result.lane.records, default=0),
             train_seconds=round(result.lane.train_seconds, 3),
             evaluation=dev_evaluation(result.dev), stage=gate, gains=list(gains),
+            findings=training_findings(training_of(result)),
         )  # fmt: skip
         return gate
 

@@ -149,8 +149,9 @@ def _step_arm(spec: Mapping[str, Any], judged: Event | None) -> dict[str, Any]:
         "evaluation",
         "stage",
         "gains",
+        "findings",
     )
-    return {**about, **{key: judged[key] if judged else None for key in keys}}
+    return {**about, **{key: judged.get(key) if judged else None for key in keys}}
 
 
 def _confirmation(confirmed: Event | None) -> dict[str, Any] | None:

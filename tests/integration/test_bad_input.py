@@ -1,7 +1,13 @@
-"""Bad input to the triage: one sentence, exit status 2, nothing started and nothing left behind."""
+"""Bad input to the triage: nothing is started.
+
+What cannot be read or asked for is refused in one sentence, with exit status 2 and nothing left
+behind. What can be read and is broken is BLOCKED by the audit: exit status 3, and a run that says
+why.
+"""
 
 from __future__ import annotations
 
+import json
 import pickle
 import resource
 import subprocess
@@ -61,6 +67,29 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> 
     return run
 
 
+@pytest.fixture
+def blocked(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> Any:
+    """Run the triage, check that the audit stops it, return its code and its findings' words."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv: str | Path) -> tuple[list[str], str]:
+        folder = tmp_path / "run"
+        status = run_command(tune_jobs.triage.main, [*map(str, argv), "--out", str(folder)])
+        printed, complaint = capsys.readouterr()
+        assert (status, complaint) == (3, "")
+        verdict = json.loads((folder / "verdict.json").read_text())
+        assert verdict["verdict"] == "BLOCKED"
+        assert verdict["compute"]["train_seconds"] == 0
+        assert printed.startswith(f"BLOCKED: {verdict['cause']}")
+        assert (folder / "report.md").read_text().startswith("# Triage report: BLOCKED")
+        audit = json.loads((folder / "audit.json").read_text())
+        found = [f for f in audit["findings"] if f["severity"] == "block"]
+        words = " ".join(f"{f['seen']} {f['allowed']} {f['where']} {f['next']}" for f in found)
+        return [f["code"] for f in found], words
+
+    return run
+
+
 # --- banks ----------------------------------------------------------------------------------------
 
 
@@ -109,26 +138,6 @@ BANKS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         ["bank.npz", "not a complete .npz", "write it again"],
     ),
     "truncated folder": (folder_with_short_vectors, ["vectors.npy", "damaged", "write"]),
-    "wrong rank": (
-        lambda tmp: npz(tmp / "bank.npz", vectors=vectors().reshape(60, 4, 8), keys=keys()),
-        ["bank.npz", "(60, 4, 8)", "allowed is [N, D]", "write the bank again"],
-    ),
-    "one key too few": (
-        lambda tmp: npz(tmp / "bank.npz", vectors=vectors(), keys=keys()[1:]),
-        ["bank.npz", "(59, 2)", "allowed is [60, 2]"],
-    ),
-    "zero rows": (
-        lambda tmp: npz(tmp / "bank.npz", vectors=vectors()[:0], keys=keys()[:0]),
-        ["bank.npz", "0 rows", "embed at least one document"],
-    ),
-    "NaN": (
-        lambda tmp: npz(tmp / "bank.npz", vectors=with_row(np.nan), keys=keys()),
-        ["bank.npz", "1 of 60 vectors are NaN", "row 7", "allowed are 0", "embed"],
-    ),
-    "zero vector": (
-        lambda tmp: npz(tmp / "bank.npz", vectors=with_row(0.0), keys=keys()),
-        ["bank.npz", "1 of 60 vectors are zero", "row 7", "allowed are 0", "embed"],
-    ),
     "too few articles": (
         lambda tmp: npz(tmp / "bank.npz", vectors=vectors(), keys=keys()),
         ["bank.npz", "6 articles", "allowed are 9 or more", "embed more documents"],
@@ -137,8 +146,36 @@ BANKS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         lambda tmp: npz(tmp / "bank.npz", vectors=vectors(), keys=keys(12, 5)),
         ["bank.npz", "no article has 6 consecutive chunks", "longer documents"],
     ),
+}
+BROKEN_BANKS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
+    "wrong rank": (
+        lambda tmp: npz(tmp / "bank.npz", vectors=vectors().reshape(60, 4, 8), keys=keys()),
+        "SCHEMA",
+        ["bank.npz", "(60, 4, 8)", "is [N, D]", "write the bank again"],
+    ),
+    "one key too few": (
+        lambda tmp: npz(tmp / "bank.npz", vectors=vectors(), keys=keys()[1:]),
+        "SCHEMA",
+        ["bank.npz", "(59, 2)", "is [60, 2]"],
+    ),
+    "zero rows": (
+        lambda tmp: npz(tmp / "bank.npz", vectors=vectors()[:0], keys=keys()[:0]),
+        "SCHEMA",
+        ["bank.npz", "0 rows", "embed at least one document"],
+    ),
+    "NaN": (
+        lambda tmp: npz(tmp / "bank.npz", vectors=with_row(np.nan), keys=keys()),
+        "NONFINITE",
+        ["bank.npz", "1 of 60 rows of vectors are NaN", "'rows': [7]", "embed"],
+    ),
+    "zero vector": (
+        lambda tmp: npz(tmp / "bank.npz", vectors=with_row(0.0), keys=keys()),
+        "ZERO_ROWS",
+        ["bank.npz", "1 of 60 rows of vectors are zero", "'rows': [7]", "embed"],
+    ),
     "no bank": (
         lambda tmp: npz(tmp / "bank.npz", contexts=vectors(), targets=vectors()),
+        "SCHEMA",
         ["bank.npz", "contexts, targets", "a bank needs vectors and keys"],
     ),
 }
@@ -152,9 +189,19 @@ def test_a_bank(case: str, tmp_path: Path, refused):
         assert words in sentence
 
 
-def test_a_train_split_smaller_than_one_batch(tmp_path: Path, refused):
-    bank = npz(tmp_path / "bank.npz", vectors=vectors(100), keys=keys(10, 10))
-    sentence = refused("--data", bank, out=tmp_path / "run")
+@pytest.mark.parametrize("case", BROKEN_BANKS)
+def test_a_broken_bank(case: str, tmp_path: Path, blocked):
+    make, code, said = BROKEN_BANKS[case]
+    codes, words = blocked("--data", make(tmp_path))
+    assert codes == [code]
+    for phrase in said:
+        assert phrase in words
+
+
+def test_a_train_split_smaller_than_one_batch(tmp_path: Path, make_bank, refused):
+    small = make_bank(10, 10)
+    write_bank(tmp_path / "bank", small.vectors, small.keys, {})
+    sentence = refused("--data", tmp_path / "bank", out=tmp_path / "run")
     for words in ("25 windows", "allowed are 256 or more", "lower the batch size"):
         assert words in sentence
 
@@ -202,36 +249,40 @@ def rewritten(path: Path, name: str, change: Callable[[np.ndarray], np.ndarray])
     np.savez(path, **arrays)
 
 
-WINDOWS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], list[str]]] = {
-    "targets of rank 3": ("target_vectors", lambda a: a[:, None], ["shape", "allowed is [M, D]"]),
-    "one target too few": ("target_vectors", lambda a: a[1:], ["targets", "allowed for the tar"]),
+WINDOWS: dict[str, tuple[str, str, Callable[[np.ndarray], np.ndarray], list[str]]] = {
+    "targets of rank 3": ("SCHEMA", "target_vectors", lambda a: a[:, None], ["shape", "[M, D]"]),
+    "one target too few": ("SCHEMA", "target_vectors", lambda a: a[1:], ["targets", "for the tar"]),
     "contexts of another width": (
-        "context_sequences", lambda a: a[..., :16], ["targets", "allowed for the targets is"],
+        "SCHEMA", "context_sequences", lambda a: a[..., :16], ["targets", "for the targets is"],
     ),
     "contexts of another length": (
-        "context_sequences", lambda a: a[:, 1:], ["have 4 vectors", "allowed is the same"],
+        "SCHEMA", "context_sequences", lambda a: a[:, 1:], ["4 vectors in eval", "5 vectors in tr"],
     ),
-    "zero windows": ("context_sequences", lambda a: a[:0], ["holds no vector", "at least one win"]),
-    "NaN": ("target_vectors", lambda a: a * np.nan, ["are NaN or infinite", "allowed are 0"]),
-    "zeros": ("context_sequences", lambda a: a * 0, ["are zero", "allowed are 0"]),
+    "zero windows": (
+        "SCHEMA", "context_sequences", lambda a: a[:0], ["holds no vector", "at least one win"],
+    ),
+    "NaN": ("NONFINITE", "target_vectors", lambda a: a * np.nan, ["are NaN or infinite"]),
+    "zeros": ("ZERO_ROWS", "context_sequences", lambda a: a * 0, ["are zero"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WINDOWS)
-def test_windows(case: str, report_files, refused):
-    member, change, said = WINDOWS[case]
+def test_windows(case: str, report_files, blocked):
+    code, member, change, said = WINDOWS[case]
     rewritten(report_files["--eval"], member, change)
-    sentence = refused(*flags(report_files))
-    for words in (str(report_files["--eval"]), *said):
-        assert words in sentence
+    codes, words = blocked(*flags(report_files))
+    assert codes[0] == code
+    for phrase in (str(report_files["--eval"]), *said):
+        assert phrase in words
 
 
-def test_windows_of_another_width_than_the_payload(report_files, refused):
+def test_windows_of_another_width_than_the_payload(report_files, blocked):
     for member in ("context_sequences", "target_vectors"):
         rewritten(report_files["--train"], member, lambda a: a[..., :16])
-    sentence = refused(*flags(report_files))
-    for words in (report_files["--train"].name, "width 16", "have 32", "embed both with one model"):
-        assert words in sentence
+    codes, words = blocked(*flags(report_files))
+    assert codes[0] == "SCHEMA"
+    for phrase in ("train 16", "eval 32", "bank 32", "embed all files with one model"):
+        assert phrase in words
 
 
 class Shell:
@@ -440,11 +491,12 @@ def test_a_checkpoint_with_truncated_weights(world, tmp_path: Path, refused):
         assert words in sentence
 
 
-def test_a_checkpoint_of_another_width(world, tmp_path: Path, refused):
+def test_a_checkpoint_of_another_width(world, tmp_path: Path, blocked):
     folder = checkpoint(world, tmp_path / "checkpoint", 16)
-    sentence = refused("--data", world.bank, "--checkpoint", folder, out=tmp_path / "run")
-    for words in (str(folder), "width 16", "32", "allowed is the same"):
-        assert words in sentence
+    codes, words = blocked("--data", world.bank, "--checkpoint", folder)
+    assert "LOADER" in codes
+    for phrase in (str(folder), "16", "32"):
+        assert phrase in words
 
 
 def test_a_checkpoint_and_predictions(world, tmp_path: Path, refused):

@@ -87,7 +87,7 @@ HELP = {"--help"}
 FLAGS = {
     "tune_jobs.triage": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--recipe",
-        "--preset", "--out", "--resume", "--address", "--independent", "--show",
+        "--preset", "--out", "--resume", "--address", "--independent", "--show", "--allow",
     },
     "tune_jobs.train": {"--data", "--recipe", "--preset", "--workers", "--out", "--address"},
 }  # fmt: skip
@@ -95,11 +95,15 @@ COMMANDS = {
     "embed": {"files", "--model", "--out"},
     "train": {"--data", "--recipe", "--preset", "--out"},
     "eval": {"--data", "checkpoint"},
+    "audit": {
+        "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--index",
+        "--recipe", "--preset", "--allow", "--repair", "--out",
+    },
     "report": {"run"},
     "track": {"run"},
     "ui": {"run"},
     "doctor": set(),
-}
+}  # fmt: skip
 
 
 def options(parser):

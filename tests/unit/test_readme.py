@@ -17,6 +17,7 @@ import rebuild  # noqa: E402  # lives beside what it writes, not in a package
 import lvm.cli  # noqa: E402
 import tune_jobs.train  # noqa: E402
 import tune_jobs.triage  # noqa: E402
+from lvm.audit.check import CHECKS  # noqa: E402
 from lvm.config import load_run_config  # noqa: E402
 from lvm.models.base import MODELS  # noqa: E402
 from lvm.triage.step import STEPS  # noqa: E402
@@ -69,7 +70,7 @@ def test_make_targets_exist():
     assert README.index("make triage") < README.index("make test") < README.index("## ")
 
 
-@pytest.mark.parametrize("registry", [MODELS, STEPS], ids=["models", "steps"])
+@pytest.mark.parametrize("registry", [MODELS, STEPS, CHECKS], ids=["models", "steps", "checks"])
 def test_registered_names_are_documented(registry):
     for name in registry.names():
         assert f"`{name}`" in README, name

@@ -10,6 +10,7 @@ import numpy as np
 import planted
 import pytest
 
+from lvm.audit.location import SEARCHED, nearest
 from lvm.audit.material import Material, Side
 from lvm.audit.repair import files as repair_files
 from lvm.audit.repair import repair
@@ -172,8 +173,15 @@ def test_missing_keys_are_written_from_content(tmp_path):
     np.testing.assert_array_equal(file.targets, clean.eval.targets)
 
 
-def test_keys_off_by_one_are_moved_though_no_bit_agrees(tmp_path):
-    """Vectors stored with other rounding are found by search, and keys move by the step found."""
+def test_keys_off_by_one_are_moved_though_no_bit_agrees(tmp_path, monkeypatch):
+    """Of vectors stored with other rounding a few are searched: all keys move by the step found."""
+    searched = []
+
+    def counted(bank, vectors):
+        searched.append(len(vectors))
+        return nearest(bank, vectors)
+
+    monkeypatch.setattr("lvm.audit.repair.places.nearest", counted)
     parts = planted.plant("keys_next_article", 0, family=SMALL)
     turned = (parts.eval.contexts * np.float32(1.0001), parts.eval.targets * np.float32(1.0001))
     file = planted.change(parts.eval, contexts=turned[0], targets=turned[1])
@@ -182,6 +190,7 @@ def test_keys_off_by_one_are_moved_though_no_bit_agrees(tmp_path):
     np.testing.assert_array_equal(written.truth_keys, planted.clean(0, SMALL).eval.truth_keys)
     np.testing.assert_array_equal(written.targets, turned[1])
     assert done.steps == [f"keys of {len(written)} windows moved by article -1, chunk +0"]
+    assert sum(searched) <= SEARCHED < len(written)
 
 
 def test_contexts_without_direction_are_filled_from_the_bank(tmp_path):
