@@ -1,8 +1,8 @@
 """Small data sets with exactly one defect each, and the code that the audit must answer with.
 
 The clean corpus is made so that its statistics are those of the failure report's text: random
-pairs .144, lag cosines .46 falling to .34. A vector is a direction common to all text, a direction of
-its article, a local state that fades within a few chunks, and noise of its own; axes differ in
+pairs .144, lag cosines .46 falling to .34. A vector is a direction common to all text, a direction
+of its article, a local state that fades within a few chunks, and noise of its own; axes differ in
 scale as those of real encoders do.
 """
 
@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from lvm.audit.material import Material, Side
 from lvm.data.bank import Bank
 from lvm.data.window_files import WindowFile
 from lvm.data.windows import article_windows, split_articles
+from lvm.evaluation.index import TorchIndex
 
 T = 5
 # Squared shares of the parts of a vector.
@@ -97,7 +99,7 @@ def corpus(seed: int, family: Family = Family()) -> tuple[np.ndarray, np.ndarray
 
 
 def parts_of(vectors: np.ndarray, keys: np.ndarray, context_length: int = T) -> Parts:
-    """Cut a corpus into the report's files: windows of disjoint articles, and all rows as payload."""
+    """Cut a corpus into the report's files: windows of disjoint articles, all rows as payload."""
     bank = Bank(vectors, keys, {"count": len(vectors)}, source="payload.npz")
     windows = article_windows(keys, context_length)
     split = split_articles(windows.articles.tolist())
@@ -446,3 +448,18 @@ def _split_leak(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
             parts.bank.keys[part.targets], {"num_windows": len(part)}, f"{name}.npz",
         )  # fmt: skip
     return Parts(train=files["train"], eval=files["eval"], bank=parts.bank)
+
+
+@_plant("keys_missing", "SCHEMA")
+def _keys_missing(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
+    return dataclasses.replace(parts, eval=change(parts.eval, truth_keys=None))
+
+
+@_plant("index_rolled", "INDEX_MISMATCH")
+def _index_rolled(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
+    """The ids of the first rows of a person's own index are off by one."""
+    vectors = parts.bank.vectors.astype(np.float32)
+    count = max(2, round(share * len(vectors)))
+    vectors[:count] = np.roll(vectors[:count], 1, axis=0)
+    index = TorchIndex(torch.from_numpy(vectors))
+    return dataclasses.replace(parts, more={**parts.more, "index": index})

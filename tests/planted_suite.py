@@ -1,4 +1,4 @@
-"""What the audit is tried on: kinds of clean corpora, every plant, and plants on top of each other."""
+"""What the audit is tried on: kinds of clean text, every plant, plants on top of each other."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ LAYERS = (
     "keys_made_up", "keys_next_article", "keys_next_chunk", "keys_collapsed",
     "eval_and_its_rows_rotated", "eval_rotated", "eval_through_a_layer", "eval_mean_flipped",
     "duplicates", "rows_dropped", "unnormalised", "zero_rows", "nan_in_bank", "nan",
+    "keys_missing", "index_rolled",
 )  # fmt: skip
 
 ANOTHER_SPACE = ("eval_rotated", "eval_through_a_layer", "eval_mean_flipped")
@@ -93,6 +94,9 @@ IMPOSSIBLE = {
             "vectors of another space are in no bank, whatever it holds"),
     **_with(["target_two_ahead", "target_is_last"], UNPAIRED,
             "the second overwrites the targets of the first"),
+    **_with(["keys_missing"],
+            ["keys_made_up", "keys_next_article", "keys_next_chunk", "keys_collapsed"],
+            "there are no keys left that could be wrong"),
     **_with(["eval_not_in_bank"], UNPAIRED,
             "the targets are then rows of the bank, if not the right ones"),
 }  # fmt: skip

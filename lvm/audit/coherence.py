@@ -28,7 +28,7 @@ from lvm.audit.location import Located, locate, unit
 from lvm.audit.material import Material, Side
 from lvm.randomness import numpy_generator
 
-SAMPLE = 4096  # windows of a side that are looked at
+SAMPLE = {False: 4096, True: 1536}  # windows of a side that are looked at; True: quick
 MIN_WINDOWS = 30
 MIN_CLUSTERS = 3
 ROWS_PER_CLUSTER = 50  # where no article is known, neighbours in the file stand for one
@@ -165,8 +165,12 @@ def coherence(material: Material, name: str) -> Coherence:
     return found
 
 
-def sample_rows(material: Material, side: Side, count: int = SAMPLE) -> Int[np.ndarray, " m"]:
-    """Return up to `count` windows of a side, drawn from the seed, in the order of the file."""
+def sample_rows(material: Material, side: Side, count: int = 0) -> Int[np.ndarray, " m"]:
+    """Return up to `count` windows of a side, drawn from the seed, in the order of the file.
+
+    By default as many as the audit's statistics look at.
+    """
+    count = count or SAMPLE[material.quick and side.name == "train"]
     if len(side) <= count:
         return np.arange(len(side))
     generator = numpy_generator(material.seed, "audit", side.name)

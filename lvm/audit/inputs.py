@@ -69,7 +69,7 @@ def schema(material: Material) -> Iterator[Finding]:
         widths["bank"] = material.bank.width
     if len(set(widths.values())) > 1:
         yield _schema(
-            "eval" if widths.get("eval") != widths.get("bank") else "train",
+            _odd_one(material),
             "widths " + ", ".join(f"{name} {width}" for name, width in widths.items()),
             "one width in all files",
             "Vectors of two widths cannot be compared, so they come from two encoders.",
@@ -78,13 +78,20 @@ def schema(material: Material) -> Iterator[Finding]:
     lengths = {side.name: side.context_length for side in material.sides}
     if len(set(lengths.values())) > 1:
         yield _schema(
-            "eval",
+            material.side("eval"),
             "contexts of " + ", ".join(f"{n} vectors in {name}" for name, n in lengths.items()),
             "one context length",
             "The model is trained on windows of another length than it is judged on.",
             "cut both files with one context length",
         )
     yield from _missing_keys(material)
+
+
+def _odd_one(material: Material) -> Side:
+    """Return the side whose width differs from the bank's, else the eval side."""
+    width = material.bank.width if material.bank is not None else None
+    odd = [side for side in material.sides if width is not None and side.width != width]
+    return [*odd, *material.sides][0]
 
 
 def _missing_keys(material: Material) -> Iterator[Finding]:
@@ -103,10 +110,10 @@ def _missing_keys(material: Material) -> Iterator[Finding]:
     )
 
 
-def _schema(input: str, seen: str, allowed: str, meaning: str, next: str) -> Finding:
+def _schema(side: Side, seen: str, allowed: str, meaning: str, next: str) -> Finding:
     return Finding(
         code="SCHEMA", severity=Severity.BLOCK, seen=seen, allowed=allowed,
-        where={"input": input}, meaning=meaning, next=next,
+        where={"input": side.name, "source": side.source}, meaning=meaning, next=next,
     )  # fmt: skip
 
 

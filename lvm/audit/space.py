@@ -29,7 +29,8 @@ SAMPLE = 4096  # bank rows
 ENERGY = 0.5  # share of the train side's squared length that its leading axes carry
 ENERGY_WARN, ENERGY_BLOCK = 0.8, 0.6  # of what parts of the train side keep in these axes
 MEAN_BLOCK = 0.5  # of the cosine of means that parts of the train side have
-MEAN_TELLS = 0.5  # cosine of means among parts below which means are noise
+MEAN_TELLS = 0.5  # cosine of means among parts below which means are mostly noise
+MEAN_FAR, MEAN_ERRORS = 0.5, 6.0  # then: how far below the parts, and in spreads of the parts
 MEAN_WARN = 0.1  # below the least of the parts
 RANDOM_RATIO = (0.8, 1.25)
 TELLING_ROWS = 1500  # rows of each file that the linear rule is fitted to
@@ -61,15 +62,20 @@ class Likeness:
     mean_cosine: float
     mean_usual: float  # median over parts of the train side
     mean_least: float
+    mean_spread: float
     energy: float  # beside the median of the parts
     mean_tells: bool
 
     @property
     def blocks(self) -> bool:
         """Whether these cannot be vectors of one encoder on one kind of text."""
-        return self.energy < ENERGY_BLOCK or (
-            self.mean_tells and self.mean_cosine < MEAN_BLOCK * self.mean_usual
-        )
+        below = self.mean_usual - self.mean_cosine
+        # Where any two chunks have little in common, means of few articles are noisy, yet do not
+        # point the other way: in the bundled text parts lie at .4, and a flipped mean at -.5.
+        far = below > max(MEAN_FAR, MEAN_ERRORS * self.mean_spread)
+        if self.mean_tells:
+            far = self.mean_cosine < MEAN_BLOCK * self.mean_usual
+        return self.energy < ENERGY_BLOCK or far
 
     @property
     def warns(self) -> bool:
@@ -144,6 +150,7 @@ def likeness(material: Material, name: str) -> Likeness:
         mean_cosine=reference.mean_cosine(vectors),
         mean_usual=float(np.median(reference.part_means)),
         mean_least=float(reference.part_means.min()),
+        mean_spread=float(reference.part_means.std()),
         energy=reference.energy(vectors) / float(np.median(reference.part_energy)),
         mean_tells=float(np.median(reference.part_means)) >= MEAN_TELLS,
     )

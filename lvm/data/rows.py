@@ -23,9 +23,11 @@ def blocks(array: np.ndarray, *, num_bytes: int = BLOCK_BYTES) -> Iterator[tuple
     """Yield (first row, rows) over axis 0, and give mapped pages back after each block."""
     per_row = max(1, array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64)))
     step = max(1, num_bytes // per_row)
+    _advise(array, mmap.MADV_SEQUENTIAL)
     for start in range(0, len(array), step):
         yield start, array[start : start + step]
         release(array)
+    _advise(array, mmap.MADV_NORMAL)
 
 
 def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -38,18 +40,24 @@ def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
             return np.asarray(array[rows], dtype=np.float32)
         flat = rows.ravel()
         taken = np.empty((len(flat), *array.shape[1:]), dtype=np.float32)
+        _advise(array, mmap.MADV_RANDOM)  # else the disk reads far more than the rows asked for
         for start in range(0, len(flat), TAKEN_ROWS):
             part = flat[start : start + TAKEN_ROWS]
             taken[start : start + len(part)] = array[part]
             release(array)
+        _advise(array, mmap.MADV_NORMAL)
     return taken.reshape(*rows.shape, *array.shape[1:])
 
 
 def release(array: np.ndarray) -> None:
     """Drop the pages of a mapped file from this process; the system's cache keeps them."""
+    _advise(array, mmap.MADV_DONTNEED)
+
+
+def _advise(array: np.ndarray, advice: int) -> None:
     mapped = getattr(array, "_mmap", None)
     if mapped is not None:
-        mapped.madvise(mmap.MADV_DONTNEED)
+        mapped.madvise(advice)
 
 
 # --- by content -----------------------------------------------------------------------------------

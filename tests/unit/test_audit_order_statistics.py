@@ -1,7 +1,7 @@
 """Statistics of order: they change their sign with the order, and are zero where there is none.
 
-A statistic that compares E[cos(x_t, x_t+1)] with E[cos(x_t, x_t-1)] does neither: its sums telescope.
-It once looked like evidence that text has no direction.
+A statistic that compares E[cos(x_t, x_t+1)] with E[cos(x_t, x_t-1)] does neither: its sums
+telescope. It once looked like evidence that text has no direction.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The planted suite: every defect raises its code, alone and beside another; clean data blocks never.
+"""The planted suite: a defect raises its code, alone and beside another; clean data never blocks.
 
 `benchmarks/audit_limits.py` runs the same with more seeds, all pairs, and smaller shares of rows.
 """

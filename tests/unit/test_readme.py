@@ -20,6 +20,7 @@ import tune_jobs.triage  # noqa: E402
 from lvm.audit.check import CHECKS  # noqa: E402
 from lvm.config import load_run_config  # noqa: E402
 from lvm.models.base import MODELS  # noqa: E402
+from lvm.records import RunVerdict  # noqa: E402
 from lvm.triage.step import STEPS  # noqa: E402
 from tune_jobs.presets import PRESETS, preset  # noqa: E402
 
@@ -104,7 +105,7 @@ def test_kept_examples_are_complete(name):
     folder = ROOT / "reports" / name
     about = json.loads((folder / "about.json").read_text())
     verdict = json.loads((folder / "verdict.json").read_text())
-    assert about["exit_status"] == (0 if verdict["verdict"] in ("PASSED", "FIXED") else 1)
+    assert about["exit_status"] == RunVerdict(verdict["verdict"]).exit_status
     assert (folder / "report.md").read_text().startswith(f"# Triage report: {verdict['verdict']}")
     for path in folder.iterdir():
         assert str(ROOT) not in path.read_text(), path
