@@ -1,11 +1,10 @@
-"""Checks of order: are chunks in the order of their text, and is eval text like train text?"""
+"""Are chunks in the order of their text, each window within one article?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
 
 from lvm.audit.check import check
 from lvm.audit.coherence import Coherence, Level, coherence, level
@@ -19,12 +18,12 @@ CLEAR = 5.0  # standard errors from which a difference is beyond doubt
 ORDER_BLOCK, ORDER_WARN = 0.5, 0.65  # eval over train, of direction beside lift
 FLAT = 0.1  # of the lift: text with less direction than this has no order
 ZIGZAG = 0.1  # of the lift: how far lag 2 may lie above lag 1
+MERGED_ZIGZAG = 0.5  # of the lift, in one article: neighbours are then of two documents
+MIN_MERGED, MERGED_BLOCK = 2, 0.1  # articles, and their share
+MERGED = "Two documents were merged chunk by chunk, as ingestion in parallel does."
 CROSSING_BLOCK = 0.01  # share of windows across articles
 DISORDER_BLOCK = 0.1  # share of windows whose contexts are out of order
 BANK_ROWS, FAR = 4096, 5  # rows of the bank that are followed by their keys, and how far
-EASY_RATIO = 1.3
-REGION = (0.8, 1.2)  # of the train side's coherence, per block of articles
-ARTICLES_PER_BLOCK = 10
 NUM_WORST = 10
 
 
@@ -72,9 +71,10 @@ def _side_order(material: Material, name: str, side: Coherence) -> Iterator[Find
                 material, name, side, "interleaved",
                 f"chunks two apart are more alike than neighbours: lag 1 "
                 f"{side.lag(1).mean():.3f}, lag 2 {side.lag(2).mean():.3f}",
-                "Two documents were merged chunk by chunk, as ingestion in parallel does.", zigzag,
+                MERGED, zigzag,
             )  # fmt: skip
             return
+        yield from _some_interleaved(material, name, side)
     if lift.z < CLEAR:
         return
     if direction.z <= -CLEAR:
@@ -92,6 +92,31 @@ def _side_order(material: Material, name: str, side: Coherence) -> Iterator[Find
         return
     if name == "eval" and material.train is not None:
         yield from _beside_train(material, side)
+
+
+def _some_interleaved(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
+    """Find single articles whose chunks two apart are far more alike than their neighbours."""
+    if not side.by_article or side.lift.z < CLEAR:
+        return
+    values, per_window = side.lag(2) - side.lag(1), side.contexts.shape[1] + 1
+    ids, place, sizes = np.unique(side.clusters, return_inverse=True, return_counts=True)
+    means = np.bincount(place, weights=values) / sizes
+    spread = np.sqrt(np.bincount(place, weights=(values - means[place]) ** 2) / sizes)
+    # Windows overlap: T + 1 of them say what one does.
+    errors = spread / np.sqrt(np.maximum(1.0, sizes / per_window))
+    judged = (sizes >= 2 * per_window) & (ids >= 0)
+    merged = judged & (means > MERGED_ZIGZAG * side.lift.value) & (means > CLEAR * errors)
+    if int(merged.sum()) < MIN_MERGED:
+        return
+    share = float(merged.sum() / judged.sum())
+    found = level(values[merged[place]], side.clusters[merged[place]])
+    yield _broken(
+        material, name, side, "interleaved",
+        f"in {int(merged.sum())} of {int(judged.sum())} articles chunks two apart are more alike "
+        f"than neighbours, by {found.value:.3f}: articles "
+        + ", ".join(str(i) for i in ids[merged][:NUM_WORST]),
+        MERGED, found, Severity.BLOCK if share >= MERGED_BLOCK else Severity.WARN,
+    )  # fmt: skip
 
 
 def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
@@ -237,73 +262,3 @@ def bank_direction(material: Material) -> Level:
     if not good.any():
         return Level(value=0.0, error=1.0, clusters=0)
     return level(values[good], keys[there][good, 0])
-
-
-@check("EASY_REGION", "does the eval text hang together as the train text does?")
-def easy_region(material: Material) -> Iterator[Finding]:
-    """Compare the coherence of the eval side, whole and by blocks of articles, with train's.
-
-    Neighbouring contexts tell it; targets are left out, since they may be unpaired or shifted, and
-    the direction of the contexts does not matter.
-    """
-    eval_, train = coherence(material, "eval"), coherence(material, "train")
-    mine, theirs = eval_.of(_neighbours(eval_)), train.of(_neighbours(train))
-    for name, near in (("train", theirs), ("eval", mine)):
-        if near.z < CLEAR:
-            raise NotEvaluable(f"neighbours of the {name} text are not alike", "see EVAL_UNPAIRED")
-    whole, blocks = mine.over(theirs), coherence_blocks(eval_)
-    odd = []
-    for articles, near in blocks:
-        ratio = near.over(theirs)
-        if ratio.below(4) > REGION[1] or ratio.above(4) < REGION[0]:
-            odd.append((articles, ratio))
-    if whole.below() <= EASY_RATIO and not odd:
-        return
-    worst = max(odd, key=lambda item: abs(item[1].value - 1), default=None)
-    seen = f"neighbours share {whole.value:.2f} times what they share in train"
-    if worst is not None:
-        seen += (
-            f"; articles {worst[0][0]} to {worst[0][-1]}: {worst[1].value:.2f} times "
-            f"({len(odd)} of {len(blocks)} blocks are out)"
-        )
-    yield Finding(
-        code="EASY_REGION",
-        severity=Severity.WARN,
-        seen=seen,
-        allowed=f"up to {EASY_RATIO} in all, {REGION[0]} to {REGION[1]} per block of "
-        f"{ARTICLES_PER_BLOCK} articles",
-        where={"input": "eval", "source": material.side("eval").source,
-               "articles": [int(a) for articles, _ in odd for a in articles][:NUM_WORST],
-               "blocks": [[int(a[0]), int(a[-1])] for a, _ in odd]},
-        meaning="A number measured here says more about this region of the text than about the "
-        "model.",
-        next="draw the eval articles at random from the whole collection",
-        values={"ratio": whole.value, "blocks_out": float(len(odd))},
-    )  # fmt: skip
-
-
-def _neighbours(side: Coherence) -> Float[np.ndarray, " m"]:
-    """Return what neighbouring contexts of each window share beyond any two chunks.
-
-    With one context a window has no neighbours but that and its target.
-    """
-    if side.contexts.shape[1] < 2:
-        return np.asarray(side.to_target[:, -1] - side.random_pairs)
-    first, second = side.contexts[:, :-1], side.contexts[:, 1:]
-    random = np.einsum("md,md->m", side.contexts[:, 0], side.contexts[side.partner, 0])
-    return np.asarray(np.einsum("msd,msd->ms", first, second).mean(axis=1) - random)
-
-
-def coherence_blocks(side: Coherence) -> list[tuple[np.ndarray, Level]]:
-    """Return what neighbours share, per block of about ten articles in the order of their ids."""
-    if not side.by_article:
-        return []
-    ids = np.unique(side.clusters)
-    parts = np.array_split(ids, max(1, round(len(ids) / ARTICLES_PER_BLOCK)))
-    values = _neighbours(side)
-    blocks = []
-    for part in parts:
-        mine = np.isin(side.clusters, part)
-        if len(part) >= 3 and mine.any():
-            blocks.append((part, level(values[mine], side.clusters[mine])))
-    return blocks

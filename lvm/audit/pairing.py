@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.check import check
-from lvm.audit.coherence import Coherence, Level, coherence, level
+from lvm.audit.coherence import MIN_CLUSTERS, Coherence, Level, coherence, level
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
 
 PAIRED_BLOCK, PAIRED_WARN = 0.5, 0.75  # eval over train, of what neighbours share beyond chance
 CLEAR = 5.0  # standard errors from which a relation is beyond doubt
 SHIFTED_WARN, SHIFTED_BLOCK = 0.02, 0.2  # of windows whose target is one and the same step away
+ELSEWHERE_WARN, ELSEWHERE_BLOCK = 0.02, 0.2  # of windows whose target is of another article
 LAST_IS_TARGET = 0.99  # cosine of the last context with the target
 OFFSETS = range(-4, 5)  # of the target in the bank, in chunks
 NUM_WORST = 10
@@ -41,7 +42,12 @@ def _against_train(material: Material, eval_: Coherence, train: Coherence) -> It
         worst = min(eval_.near.over(train.near), lift, key=lambda ratio: ratio.value)
     if worst.above() < PAIRED_BLOCK:
         yield _unpaired(material, "eval", eval_, worst, Severity.BLOCK, train)
-    elif worst.above() < PAIRED_WARN:
+        return
+    counted = list(_from_elsewhere(material, eval_, train))
+    yield from counted
+    if counted:
+        return
+    if worst.above() < PAIRED_WARN:
         yield _unpaired(material, "eval", eval_, worst, Severity.WARN, train)
     elif worst.below() < PAIRED_BLOCK and eval_.lift.z < CLEAR:
         raise NotEvaluable(
@@ -49,6 +55,44 @@ def _against_train(material: Material, eval_: Coherence, train: Coherence) -> It
             f"{worst.value:.2f} of train's, give or take {3 * worst.error:.2f}",
             "give eval windows of more articles",
         )
+
+
+def _from_elsewhere(material: Material, eval_: Coherence, train: Coherence) -> Iterator[Finding]:
+    """Count windows whose target lies in another article of the bank than their contexts.
+
+    Means see unrelated targets when they are the half of all; counting sees one in fifty. The text
+    must agree: where such targets fit their contexts, it is the bank's keys that are wrong. A
+    target in the row after the last context reaches across articles: ORDER_BROKEN says that.
+    """
+    if eval_.located is None:
+        return
+    keys, places = eval_.located.keys[..., 0], eval_.located.places
+    single = material.content.copies[np.maximum(places, 0)] == 1
+    known = (eval_.located.found & single).all(axis=1)
+    known &= (keys[:, :-1] == keys[:, :1]).all(axis=1)
+    odd = known & (keys[:, -1] != keys[:, 0]) & (places[:, -1] != places[:, -2] + 1)
+    share = float(odd.sum() / max(1, known.sum()))
+    if share < ELSEWHERE_WARN or int(odd.sum()) < MIN_CLUSTERS:
+        return
+    lift = level((eval_.paired - eval_.shuffled)[odd], keys[odd, 0])
+    if lift.above() >= PAIRED_WARN * train.lift.value:
+        return
+    rows = eval_.rows[odd]
+    articles, counts = np.unique(keys[odd, 0], return_counts=True)
+    yield Finding(
+        code="EVAL_UNPAIRED",
+        severity=Severity.BLOCK if share >= ELSEWHERE_BLOCK else Severity.WARN,
+        seen=f"{int(odd.sum())} of {int(known.sum())} targets come from another article than their "
+        f"contexts ({share:.1%}); these share {lift.value:.3f} beyond chance, those of train "
+        f"{train.lift.value:.3f}",
+        allowed=f"at most {ELSEWHERE_WARN:.0%} ({ELSEWHERE_BLOCK:.0%} blocks)",
+        where={"input": "eval", "source": material.side("eval").source, "count": len(rows),
+               "of": int(known.sum()), "rows": rows[:NUM_WORST].tolist(),
+               "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist()},
+        meaning="These windows ask for unrelated text: a part of every score is that of a guess.",
+        next=REPAIR,
+        values={"share": share, "lift": lift.value},
+    )  # fmt: skip
 
 
 def _unpaired(

@@ -14,9 +14,7 @@ from lvm.audit.finding import Finding, Severity
 from lvm.audit.gates import stated_pool
 from lvm.audit.material import Material
 from lvm.audit.selftest import TRIVIAL, Bench, bench
-from lvm.statistics import bootstrap_mean, design_effect
-
-NEAREST_DISTANCE = 1e-3  # to a gate; nearer, no number of articles settles it
+from lvm.statistics import NEAREST_DISTANCE, bootstrap_mean, design_effect, more_articles
 
 
 @check("UNDERPOWERED", "are there articles enough to tell?")
@@ -41,8 +39,7 @@ class Power:
     @property
     def more(self) -> int:
         """How many more articles would bring the interval down to the distance."""
-        wanted = (self.half_width / max(self.distance, NEAREST_DISTANCE)) ** 2
-        return max(1, math.ceil(self.articles * (wanted - 1)))
+        return more_articles(self.articles, self.half_width, self.distance)
 
 
 def _stage_power(tried: Bench) -> Power:

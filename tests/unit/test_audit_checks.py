@@ -106,6 +106,7 @@ def test_a_few_windows_are_too_few_to_judge_and_do_not_pass() -> None:
 def test_a_finding_says_what_where_why_and_what_next(name: str) -> None:
     parts = plant(name, 0)
     sizes = {"train": len(parts.train), "eval": len(parts.eval), "bank": len(parts.bank)}
+    sizes["index"] = sizes["bank"]
     articles = {a for keys in (parts.bank.keys, clean(0).bank.keys) for a in keys[:, 0].tolist()}
     for finding in audit_of(name).findings:
         assert finding.seen
