@@ -102,10 +102,12 @@ def run(files: Path, scratch: Path, small: bool) -> None:
     audit = ["-m", "lvm.cli", "audit", *given]
     _command("lvm audit, every row", [*audit, "--out", scratch / "audit"], head=1)
     mended = scratch / "mended"
+    repair = ["--out", scratch / "repair", "--repair", mended / "eval.npz"]
     _command(
-        "lvm audit --repair", [*audit, "--out", scratch / "repair", "--repair", mended / "eval.npz"],
+        "lvm audit --repair",
+        [*audit, *repair],
         words=("repaired:", "not repaired:", "BLOCKED", "warnings", "clean"),
-    )  # fmt: skip
+    )
     _judge(replica, mended / "eval.npz", scratch)
 
 

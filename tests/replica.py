@@ -1,8 +1,8 @@
 """Phase 1 of the failure report, made again at any size: its data, and an eval set that is broken.
 
 At full scale the sizes are the report's: 396,258 train windows of 5 x 768, 5,244 eval windows, a
-payload of 584,545 rows of which 559,355 have a key of their own, 8,447 articles. The text is made (see
-planted.py for its statistics). The eval keys are counted off from row numbers and the targets are
+payload of 584,545 rows of which 559,355 have a key of their own, 8,447 articles. The text is made
+(planted.py has its statistics). The eval keys are counted off from row numbers and the targets are
 then fetched from the payload by these keys; the contexts are left as they were. Files are written
 block by block, so that gigabytes need no memory.
 """

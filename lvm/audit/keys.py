@@ -20,7 +20,7 @@ from lvm.data.rows import key_codes
 
 ALLOWED_SHARE = 0.99  # of rows whose vector is at its key, and of targets that are in the bank
 DUPLICATES_WARN, DUPLICATES_BLOCK = 0.01, 0.05  # share of rows that repeat another; under its key
-REPEATED_BLOCK = 0.5  # share of rows that repeat another, whatever their keys
+REPEATED_BLOCK = 0.25  # share of rows that repeat another, whatever their keys
 NEAR_COPY = 0.95  # cosine of neighbours that say the same
 NEAR_COPIES_WARN = 0.05
 UNIQUE_SHARE, TOP_SHARE = 0.95, 0.01  # of keys, of the most frequent key
