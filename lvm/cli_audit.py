@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lvm.command import lvm_command, shown
+from lvm.command import free_folder, lvm_command, make_folder, numbered, shown
 from lvm.config import RunConfig
-from lvm.errors import UsageError
 
 AUDITS = Path("audits")
 UNCLEAN = 3  # exit status: something blocks
@@ -40,7 +39,7 @@ def audit(args: Any) -> int:
     from tune_jobs.presets import load_config
 
     config = load_config(args.preset, args.recipe)
-    out = _free(args.out)
+    out = free_folder(args.out or numbered(AUDITS))
     request = DataRequest(
         bank=args.data, train=args.train, evaluation=args.eval, payload=args.payload
     )
@@ -55,10 +54,13 @@ def audit(args: Any) -> int:
 def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, dict[str, Any]]:
     """Return material, audit and document of what is named."""
     from lvm.audit.open import open_material
-    from lvm.audit.session import complete, run_audit
+    from lvm.audit.session import complete, own_data, run_audit
+    from lvm.data.load import DataRequest
     from lvm.terminal import AuditProgress
 
     material = open_material(request, config, whole=False)
+    if request == DataRequest() and args.checkpoint is not None:
+        material = own_data(material, args.checkpoint)
     material = complete(
         material, checkpoint=args.checkpoint, predictions=args.predictions, index=args.index
     )
@@ -71,7 +73,7 @@ def _report(document: dict[str, Any], out: Path) -> None:
     from lvm.report.markdown import write_audit_report
     from lvm.terminal import print_audit
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(out / "audit.json", document)
     path = write_audit_report(document, out)
     print_audit(document, sys.stdout)
@@ -118,17 +120,6 @@ def _command(args: Any) -> str:
     names = ("data", "train", "eval", "payload")
     given = [part for n in names if (v := getattr(args, n)) for part in (f"--{n}", str(v))]
     return f"{lvm_command()} audit {shlex.join(given)}".rstrip()
-
-
-def _free(out: Path | None) -> Path:
-    if out is None:
-        taken = [int(p.name) for p in AUDITS.glob("*") if p.name.isdigit()]
-        return AUDITS / str(max(taken, default=0) + 1)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(
-            f"{out} holds other files, allowed is a new or empty folder; choose another."
-        )
-    return out
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -16,6 +16,35 @@ from lvm.errors import LvmError, UsageError
 INTERRUPTED = 130
 
 
+def numbered(parent: Path) -> Path:
+    """Return the next free numbered folder in `parent`."""
+    taken = [int(p.name) for p in parent.glob("*") if p.name.isdigit()]
+    return parent / str(max(taken, default=0) + 1)
+
+
+def free_folder(out: Path) -> Path:
+    """Return a folder that can be written to, not made yet; UsageError when it cannot be used."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(
+            f"{out} holds other files, allowed is a new or empty folder; choose another --out."
+        )
+    if not next(p for p in (out, *out.absolute().parents) if p.exists()).is_dir():
+        raise UsageError(
+            f"{out} cannot be made (Not a directory); choose an --out that you can write to."
+        )
+    return out
+
+
+def make_folder(out: Path) -> None:
+    """Make a folder; UsageError where that is refused."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{out} cannot be made ({error.strerror}); choose an --out that you can write to."
+        ) from None
+
+
 def shown(path: Path) -> str:
     """Return a path as a person would type it from here: relative where it lies below."""
     path = path.absolute()

@@ -39,6 +39,7 @@ from lvm.training.checkpoint import (
 from lvm.training.report_checkpoint import (
     fit_report_checkpoint,
     fitted_manifest,
+    own_width,
     read_report_checkpoint,
 )
 from lvm.training.report_recipe import accumulated_negatives as accumulated_negatives
@@ -60,14 +61,16 @@ class CheckpointPart:
     problem: str = ""  # why no model could be built from it: names, shapes, width
 
 
-def open_checkpoint(path: Path, width: int, context_length: int) -> CheckpointPart:
+def open_checkpoint(path: Path, width: int | None, context_length: int) -> CheckpointPart:
     """Open a checkpoint folder of lvm or a .pt file for data of width D and contexts of T vectors.
 
-    A misfit is kept as `problem`. Raises CheckpointError for a file that cannot be read, and
-    UnsafePayloadError for one that names foreign classes.
+    Without a width the checkpoint's own is taken: it is looked at alone. A misfit is kept as
+    `problem`. Raises CheckpointError for a file that cannot be read, and UnsafePayloadError for one
+    that names foreign classes.
     """
     if path.is_file():
         checkpoint = read_report_checkpoint(path)
+        width = own_width(checkpoint) if width is None else width
         manifest: Mapping[str, Any] = checkpoint.manifest()
         try:
             predictor, recipe = fit_report_checkpoint(checkpoint, width, context_length)
@@ -76,7 +79,7 @@ def open_checkpoint(path: Path, width: int, context_length: int) -> CheckpointPa
         manifest = fitted_manifest(checkpoint, recipe, width)
     else:
         manifest, weights = read_parts(path)
-        if manifest["width"] != width:
+        if width is not None and manifest["width"] != width:
             seen = f"{path} reads vectors of width {manifest['width']}, the data have {width}"
             return CheckpointPart(path=path, manifest=manifest, problem=seen)
         try:

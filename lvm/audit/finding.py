@@ -37,9 +37,10 @@ class Status(StrEnum):
 class Finding:
     """One defect: what was seen against what is allowed, where, what it means, what to do.
 
-    `where` says which input and which rows, articles or blocks are worst: the keys `input`
-    (one of train, eval, bank, index, predictions, checkpoint, gate, training), and where they apply `source` (file), `count` (rows concerned), `of` (rows looked at), `rows` (worst ones,
-    at most 10), `articles` (likewise) and `blocks` ([[first, last], ...]).
+    `where` says which input and which rows, articles or blocks are worst: the keys `input` (one of
+    train, eval, bank, index, predictions, checkpoint, gate, training), and where they apply
+    `source` (file), `count` (rows concerned), `of` (rows looked at), `rows` (worst ones, at most
+    10), `articles` (likewise) and `blocks` ([[first, last], ...]).
     """
 
     code: str

@@ -124,10 +124,11 @@ class Material:
         return [side for side in (self.eval, self.train) if side is not None]
 
     @property
-    def width(self) -> int:
-        """D of the first part that has one."""
-        widths = [side.width for side in self.sides]
-        return [*widths, self.bank.width if self.bank is not None else 1][0]
+    def width(self) -> int | None:
+        """D of the first part of the data that there is."""
+        if self.sides:
+            return self.sides[0].width
+        return self.bank.width if self.bank is not None else None
 
     def side(self, name: str) -> Side:
         """Return a side, or raise NotEvaluable."""

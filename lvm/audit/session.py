@@ -62,6 +62,20 @@ def complete(
     return dataclasses.replace(material, **changes)
 
 
+def own_data(material: Material, checkpoint: Path) -> Material:
+    """Return the bundled sample where a checkpoint was trained on it, else no data at all.
+
+    A checkpoint that is audited alone must not be held against text that it has nothing to do with.
+    """
+    from lvm.training.checkpoint import read_manifest
+
+    manifest = (read_manifest(checkpoint) if checkpoint.is_dir() else None) or {}
+    dataset = material.dataset
+    if dataset is not None and manifest.get("data") == dataset.fingerprint:
+        return material
+    return Material(recipe=material.recipe, gates=material.gates, seed=material.seed)
+
+
 def _checkpoint(material: Material, path: Path) -> dict[str, Any]:
     from lvm.audit.checkpoint import open_checkpoint
     from lvm.audit.training import training_log

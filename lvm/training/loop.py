@@ -184,6 +184,29 @@ class _State:
         )
 
 
+def time_updates(
+    recipe: Recipe, dataset: Dataset, *, device: str = "cpu", num_updates: int = 4
+) -> tuple[float, float]:
+    """Return the seconds of one update (the median of a few) and of what an epoch does before.
+
+    Trains and keeps nothing: it is what a forecast of a run's length is made from.
+    """
+    state = _State(recipe, dataset, Path(), device, World.current(), {})
+    started = time.perf_counter()
+    state.sampler.refresh(1)
+    before = time.perf_counter() - started
+    state.network.train()
+    probe = Probe(recipe, state.world, is_first=False, num_updates=num_updates)
+    size, seconds = recipe.training.batch_size, []
+    for update in range(num_updates + 1):  # the first one also finds out how, and is not counted
+        first = update % state.updates_per_epoch * size
+        started = time.perf_counter()
+        state.set_learning_rate(0)
+        _update(state, np.arange(first, first + size), probe)
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds[1:])), before
+
+
 def _train_epoch(state: _State, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
     """Make every update of one epoch; return the means of what was measured, and its health."""
     recipe, world = state.recipe, state.world

@@ -246,6 +246,12 @@ def fit_report_checkpoint(
     return predictor.eval(), recipe
 
 
+def own_width(checkpoint: ReportCheckpoint) -> int:
+    """Return the width D of the vectors that the closest registered model would read."""
+    shapes = shapes_of(canonical(checkpoint.model, "encoder.", OWN_NAMES))
+    return closest_model(shapes, checkpoint.args, 1).width
+
+
 def load_any_checkpoint(
     path: Path, width: int, context_length: int
 ) -> tuple[Predictor, Recipe, dict[str, Any]]:

@@ -17,6 +17,7 @@ from lvm.audit.material import Material, Side
 from lvm.data.windows import dataset_from_bank
 from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.mamba2 import Mamba2Layer
+from lvm.models.predictor import Predictor
 from lvm.training.loop import train
 from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.step import Role
@@ -294,3 +295,12 @@ def test_training_states_what_it_saw(data, tmp_path) -> None:
     part = open_checkpoint(tmp_path / "checkpoint", W, T)
     expected = set(np.unique(data.train.articles).tolist())
     assert lineage_articles(part.manifest, part.path) == expected
+
+
+def test_a_pt_file_alone_is_looked_at_in_its_own_width(tmp_path) -> None:
+    """Without data there is no width to ask for, and none to blame the file with."""
+    predictor = Predictor(tiny.recipe(), W)
+    torch.save({"model_state_dict": predictor.model.state_dict(), "args": {}}, tmp_path / "m.pt")
+    part = open_checkpoint(tmp_path / "m.pt", None, 5)
+    assert part.problem == ""
+    assert part.predictor is not None
