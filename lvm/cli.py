@@ -39,6 +39,10 @@ def parser() -> Parser:
     report = commands.add_parser("report", help="write the report of a run again, from its journal")
     report.add_argument("run", type=Path, metavar="RUN")
 
+    status = commands.add_parser("status", help="tell where a running or finished run stands")
+    status.add_argument("run", type=Path, metavar="RUN")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+
     ui = commands.add_parser("ui", help="open the MLflow UI on the store of a run, on this machine")
     ui.add_argument("run", type=Path, metavar="RUN")
 
@@ -58,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     return {
         "embed": _embed, "train": _train, "eval": _evaluate, "report": _report, "track": _track,
-        "ui": _ui, "audit": cli_audit.audit,
+        "status": _status, "ui": _ui, "audit": cli_audit.audit,
         "doctor": _doctor,
     }[args.command](args)  # fmt: skip
 
@@ -153,10 +157,10 @@ def _print_test(stored: dict[str, Any]) -> None:
 
 def _report(args: Any) -> int:
     from lvm.report.markdown import write_report
-    from lvm.triage.journal import read_journal
+    from lvm.triage.journal import read_run
     from lvm.triage.verdict import build_verdict
 
-    events = list(read_journal(args.run))
+    events = read_run(args.run)
     resume = f"{python_command()} tune_jobs/triage.py --resume {shown(args.run)}"
     document = build_verdict(events, resume=resume)
     path = write_report(events, document, args.run)
@@ -165,11 +169,27 @@ def _report(args: Any) -> int:
     return 0
 
 
-def _track(args: Any) -> int:
-    from lvm.tracking import track
-    from lvm.triage.journal import read_journal
+def _status(args: Any) -> int:
+    import time
 
-    tracker = track(args.run, list(read_journal(args.run)))
+    from lvm.status import screen, status
+    from lvm.triage.journal import read_run
+
+    seen = status(read_run(args.run), args.run, time.time())
+    print(json.dumps(seen, indent=1) if args.json else "\n".join(screen(seen)))
+    return 0
+
+
+def _track(args: Any) -> int:
+    from lvm.tracking import Tracker
+    from lvm.triage.journal import read_run
+    from lvm.triage.verdict import build_verdict
+
+    events = read_run(args.run)
+    resume = f"{python_command()} tune_jobs/triage.py --resume {shown(args.run)}"
+    document = build_verdict(events, resume=resume)
+    tracker = Tracker(args.run)
+    tracker.close(events, document if document["verdict"] else None)
     if tracker.problem:
         raise UsageError(f"MLflow has not everything: {tracker.problem}")
     print(f"next: {lvm_command()} ui {shown(args.run)}")

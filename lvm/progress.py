@@ -10,8 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from lvm.report import Event
-from lvm.triage.journal import Journal
+from lvm.triage.journal import Event, Journal
 
 AFTER_A_STEP = ("phase_1_judged", "step_ended", "confirmed", "decision")
 NUM_GAPS = 3  # epochs of an arm that say how fast it is now
@@ -40,6 +39,7 @@ def _arm(events: Sequence[Event], started: Event, spec: Mapping[str, Any]) -> di
     latest: Event = max(epochs, key=lambda e: e["epoch"], default={})
     ended: Event = next((e for e in here if e["event"] == "arm_ended"), {})
     judged: Event = next((e for e in here if e["event"] == "arm_judged"), {})
+    stage = judged.get("stage") or {"verdict": latest.get("stage")}
     return {
         "id": arm,
         "name": spec["name"],
@@ -49,7 +49,7 @@ def _arm(events: Sequence[Event], started: Event, spec: Mapping[str, Any]) -> di
         **{key: latest.get(key) for key in ("eval_cosine", "r_at_5", "loss")},
         "reason": ended.get("reason"),
         "detail": ended.get("detail") or None,
-        "stage": (judged.get("stage") or {}).get("verdict"),
+        "stage": stage.get("verdict"),
     }
 
 
@@ -81,8 +81,8 @@ def seconds_left(events: Sequence[Event]) -> float | None:
         return 0.0
     if not num_done:
         return None
-    together = sum(map(_busy, stretches)) / num_done * sum(left.values())
-    alone = [_gap(stretches, arm) * epochs for arm, epochs in left.items()]
+    together: float = sum(map(_busy, stretches)) / num_done * sum(left.values())
+    alone: list[float] = [_gap(stretches, arm) * epochs for arm, epochs in left.items()]
     return round(max(together, *alone), 1)
 
 
@@ -139,7 +139,7 @@ def _more(events: Sequence[Event], event: Event) -> dict[str, Any]:
             return {**event.get("data", {}), "plan": event.get("plan", [])}
         case "audited":
             audit = event["audit"]
-            codes = [finding["code"] for finding in audit["findings"]]
+            codes = list(dict.fromkeys(finding["code"] for finding in audit["findings"]))
             return {"verdict": audit["verdict"], "codes": codes}
         case "ladder":
             rows = {name: row["masked"] for name, row in event["rows"].items()}
@@ -147,8 +147,7 @@ def _more(events: Sequence[Event], event: Event) -> dict[str, Any]:
         case "decision":
             return {"cause": event["cause"]} if "cause" in event else {}
         case "step_started":
-            arms = arms_of(events, event)
-            return {"of": event.get("epochs"), "arms": [arm["name"] for arm in arms]}
+            return {"arms": [arm["name"] for arm in event["arms"]]}
         case "epoch":
             return {**_of(events, event), "gate": gate_of(events)}
         case "arm_ended":
@@ -222,7 +221,7 @@ class JsonLines:
         try:
             self._stream.write(json.dumps(record, allow_nan=False) + "\n")
             self._stream.flush()
-        except BrokenPipeError:  # hours of training are worth more than the reader that left
-            print("nobody reads the progress any more; the run goes on", file=sys.stderr)
+        except OSError as error:  # hours of training are worth more than who reads of them
+            print(f"no progress can be told ({error.strerror}); the run goes on", file=sys.stderr)
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             self._stream = None

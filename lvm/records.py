@@ -138,6 +138,16 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeededEstimate(Estimate):
+    """A mean over several training seeds, with an interval over seeds and articles together."""
+
+    num_seeds: int
+    between_seeds: float  # variance of the mean of a seed, were there no end of articles
+    between_articles: float  # variance of an article's contribution, were there no end of seeds
+    rest: float  # variance of what an article does under one seed and not under another
+
+
+@dataclass(frozen=True, kw_only=True)
 class GateResult:
     """One gate judged: what was measured, against which bound, with what answer."""
 
@@ -148,6 +158,11 @@ class GateResult:
     verdict: Verdict
     reason: str  # one clause in words
     p_value: float | None = None  # one-sided, of the difference lying at or below the bound
+    adjusted_p: float | None = None  # the same after Holm; the one that decides a PASS
+    num_tests: int | None = None  # comparisons that Holm's correction counted
+    sign_flip_p: float | None = None  # beside p_value, by flipping articles; it decides nothing
+    design_effect: float | None = None  # variance of the mean over that of as many free windows
+    articles_needed: int | None = None  # about how many more would settle an INCONCLUSIVE result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,10 +203,11 @@ def evaluation_from_plain(values: Mapping[str, Any]) -> Evaluation:
 def gate_from_plain(values: Mapping[str, Any]) -> GateResult:
     """Rebuild a GateResult from its JSON form."""
     estimate = values["estimate"]
+    kind = SeededEstimate if estimate and "num_seeds" in estimate else Estimate
     return GateResult(
         **{
             **values,
-            "estimate": Estimate(**estimate) if estimate else None,
+            "estimate": kind(**estimate) if estimate else None,
             "verdict": Verdict(values["verdict"]),
         }
     )

@@ -129,7 +129,7 @@ class Screen:
     # --- the live part ---------------------------------------------------------------------------
 
     def _clock(self) -> str:
-        return _duration(time.monotonic() - self._started)
+        return duration(time.monotonic() - self._started)
 
     def _render(self) -> RenderableType:
         if not self._step:
@@ -166,10 +166,11 @@ class Screen:
         if not done or not left:
             return ""
         seconds = (time.monotonic() - self._step_started) / done * left
-        return f", at most {_duration(seconds)} left in this step"
+        return f", at most {duration(seconds)} left in this step"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds as minutes and seconds, 61:01 for an hour, a minute and a second."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}"
 
@@ -274,7 +275,7 @@ class AuditProgress:
             return Text("")
         left = spent / max(1, number - 1) * (total - number + 1)
         return Text(
-            f"audit: {code} ({number} of {total}), {_duration(spent)} so far, about "
-            f"{_duration(left)} left",
+            f"audit: {code} ({number} of {total}), {duration(spent)} so far, about "
+            f"{duration(left)} left",
             style="dim",
         )

@@ -8,34 +8,40 @@ stop a triage: what a store or server refuses is kept in `Tracker.problem` and t
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
-import shlex
-import shutil
-import socket
-import sys
-import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-import psutil
 
 from lvm.config import fingerprint
 from lvm.errors import MissingExtraError
-from lvm.tracking_views import PARENT, Event, RunView, arm_views, parent_view
+from lvm.tracking_arms import arm_views
+from lvm.tracking_note import VIEW_TAG, table_link, table_state
+from lvm.tracking_registry import checkpoint_of, log_data, log_model, log_values
+from lvm.tracking_store import (
+    absolute,
+    artifacts,
+    in_words,
+    make_store,
+    owner,
+    sqlite_path,
+    sweep,
+    ui_command,
+    without_password,
+)
+from lvm.tracking_views import PARENT, Event, RunView, parent_view
 
 EXPERIMENT = "lvm-triage"
 STATE_FILE = "mlflow.json"
-ARTIFACTS = ("verdict.json", "report.md", "report.html", "journal.jsonl")
-CLOCK_SECONDS = 10.0  # by which two readings of the start of one process may differ
-DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
-RETRY_SECONDS = 30.0  # pause after a failure, so that a dead server does not slow the triage down
+ARTIFACTS = ("verdict.json", "audit.json", "report.md", "report.html", "journal.jsonl")
+RETRY_SECONDS = 30.0  # pause after a failure, so that a dead server is not asked all the time
 PATIENCE = 10  # the pause is at least this many times what the failure cost
 SETTINGS = {  # applied where the person has not chosen otherwise
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -45,10 +51,6 @@ SETTINGS = {  # applied where the person has not chosen otherwise
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-MAX_METRICS, MAX_TEXTS = 800, 100  # per request, with one hundred params and tags below 1000
-
-
-# --- the store -----------------------------------------------------------------------------------
 
 
 class Tracker:
@@ -72,35 +74,48 @@ class Tracker:
             os.environ.setdefault(key, value)
         self.folder = folder.absolute()
         own = f"sqlite:///{self.folder.parent / 'mlflow.db'}"
-        self.uri = _absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or own)
+        self.uri = absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or own)
         self.problem: str | None = None
-        self._lock = threading.Lock()
+        self._waiting: list[Event] | None = None  # handed over and not yet taken up
+        self._writer: threading.Thread | None = None
+        self._hand = threading.Lock()  # of these two
+        self._lock = threading.Lock()  # of all below
         self._client: Any = None
+        self._mlflow: Any = None
         self._experiment = ""
         self._owner: dict[str, str] = {}
         self._triage = ""  # of the runs below
         self._runs: dict[str, str] = {}  # key of a view -> run id
         self._done: dict[str, str] = {}  # key of a view -> fingerprint of what was written
+        self._kept: dict[str, str] = {}  # key of a view -> fingerprint of the model that was kept
         self._retry_at = 0.0
 
     def prepare(self) -> None:
         """Import mlflow, make the store, close runs of dead processes: seconds, once.
 
         Meant for a thread beside the start of Ray, after the import of ray: two threads that import
-        packages with parts in common can trip over each other. A `sync` meanwhile returns at once.
+        packages with parts in common can trip over each other.
         """
         with self._lock:
             self._attempt(self._connect)
 
     def sync(self, events: Sequence[Event]) -> None:
-        """Write what is new in the journal; children appear when their arm has ended."""
-        if not self._lock.acquire(blocking=False):
-            return  # somebody is at work; the next call catches up
-        try:
-            if time.monotonic() >= self._retry_at:
-                self._attempt(lambda: self._write(events, None, closed=False))
-        finally:
-            self._lock.release()
+        """Hand over the journal and return at once; a thread writes what is new in it.
+
+        Children appear when their arm has ended. A slow or silent server costs the triage nothing.
+        """
+        with self._hand:
+            self._waiting = list(events)
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_waiting, daemon=True)
+                self._writer.start()
+
+    def wait(self) -> None:
+        """Return when what was handed over has been written, or refused."""
+        with self._hand:
+            writer = self._writer
+        if writer is not None:
+            writer.join()
 
     def close(self, events: Sequence[Event], verdict: Mapping[str, Any] | None = None) -> None:
         """Write all, keep the files of the run as artifacts, and end every run.
@@ -108,26 +123,32 @@ class Tracker:
         `verdict` is the document of verdict.json. The parent ends FINISHED after a verdict, KILLED
         after an interruption, and FAILED otherwise.
         """
+        with self._hand:
+            self._waiting = None  # all of it is in what comes now
+        self.wait()
         with self._lock:
             self._attempt(lambda: self._write(events, verdict, closed=True))
 
     def ui_command(self) -> str:
         """Return the line that opens this store in a browser, on this machine alone."""
-        if _is_server(self.uri):
-            return shlex.join([sys.executable, "-m", "webbrowser", _without_password(self.uri)])
-        hidden = _without_password(self.uri) != self.uri
-        store = '"$MLFLOW_TRACKING_URI"' if hidden else shlex.quote(self.uri)
-        python = shlex.quote(sys.executable)
-        # As it comes, the server starts 15 processes for jobs that a viewer never asks for.
-        return (
-            "env MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
-            f"{python} -m mlflow ui --workers 1 --backend-store-uri {store} "
-            "--host 127.0.0.1 --port 5000"
-        )
+        return ui_command(self.uri)
 
-    # --- inside: always under the lock -----------------------------------------------------------
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _write_waiting(self) -> None:
+        """Write what was handed over, until nothing more is: the body of the writer's thread."""
+        while True:
+            with self._hand:
+                events, self._waiting = self._waiting, None
+                if events is None:
+                    self._writer = None
+                    return
+            with self._lock:
+                if time.monotonic() >= self._retry_at:
+                    self._attempt(functools.partial(self._write, events, None, closed=False))
 
     def _attempt(self, work: Callable[[], object]) -> None:
+        """Do some work under the lock, and keep what was refused."""
         started = time.monotonic()
         done = False
         try:
@@ -135,53 +156,35 @@ class Tracker:
             done = True
             self.problem, self._retry_at = None, 0.0
         except Exception as error:  # whatever a store throws, the triage goes on without it
-            self.problem = self._in_words(error)
+            self.problem = in_words(error, self.uri, self.folder)
             now = time.monotonic()
             self._retry_at = now + max(RETRY_SECONDS, PATIENCE * (now - started))
         finally:
             if not done:  # what this process believes of the store may be wrong
                 self._client, self._triage = None, ""
 
-    def _in_words(self, error: Exception) -> str:
-        shown = _without_password(self.uri)
-        said = [*str(error).strip().splitlines(), ""][0].replace(self.uri, shown)
-        found = f"{type(error).__name__}: {said}"[:300]
-        return (
-            f"MLflow at {shown} did not take the results ({found}); the journal in {self.folder} "
-            "holds them all, and they are written when it answers."
-        )
-
     def _connect(self) -> Any:
         if self._client is None:
+            # MLflow warns of types of its own when this part is imported.
+            warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)
+            import mlflow.pyfunc  # here, in the thread beside the start of Ray: it takes a while
             from mlflow import MlflowClient
 
-            path = _sqlite_path(self.uri)
+            path = sqlite_path(self.uri)
             if path is not None and not path.exists():
-                _make_store(path)
+                make_store(MlflowClient, path)
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             experiment = client.get_experiment_by_name(EXPERIMENT)
+            place = artifacts(self.uri, self.folder)
             self._experiment = (
                 experiment.experiment_id
                 if experiment is not None
-                else client.create_experiment(EXPERIMENT, artifact_location=self._artifacts())
+                else client.create_experiment(EXPERIMENT, artifact_location=place)
             )
-            _sweep(client, self._experiment)
-            process = psutil.Process()
-            self._owner = {
-                "lvm.host": socket.gethostname(),
-                "lvm.pid": str(process.pid),
-                "lvm.pid_started": str(process.create_time()),
-                "mlflow.user": process.username(),
-            }
-            self._client = client
+            sweep(client, self._experiment)
+            self._owner = owner()
+            self._client, self._mlflow = client, mlflow
         return self._client
-
-    def _artifacts(self) -> str | None:
-        """Return the folder of artifacts as a URI; None leaves it to a server."""
-        if not self.uri.startswith(DATABASES):
-            return None
-        beside = _sqlite_path(self.uri) or self.folder
-        return (beside.parent / "mlflow_artifacts").as_uri()
 
     def _write(
         self, events: Sequence[Event], document: Mapping[str, Any] | None, *, closed: bool
@@ -191,21 +194,27 @@ class Tracker:
         client, events = self._connect(), list(events)
         triage = fingerprint(dict(events[0]))
         if self._triage != triage:
+            client.set_experiment_tag(self._experiment, VIEW_TAG + triage, table_state(triage))
             self._runs = self._known_runs(client, triage)
             self._triage = triage
         parent = parent_view(events, document, closed=closed)
         parent.name = f"{self.folder.parent.name}/{self.folder.name}"
         parent.add_tags({"folder": self.folder})
+        link = f"\n\n[All arms in one table]({table_link(self._experiment, triage)})"
+        parent.tags["mlflow.note.content"] += link
         self._open(client, parent, triage)
-        for view in arm_views(events, closed=closed):
+        views = arm_views(events, document, closed=closed)
+        for view in views:
             view.add_tags({"mlflow.parentRunId": self._runs[PARENT]})
             self._open(client, view, triage)
             self._put(client, view)
+        self._put(client, parent)  # a parent that has ended promises that its children have
         if closed:
             for path in (self.folder / name for name in ARTIFACTS):
                 if path.exists():
                     client.log_artifact(self._runs[PARENT], str(path))
-        self._put(client, parent)  # last: a parent that has ended promises that its children have
+        for view in views:  # last: the numbers are worth having without the models
+            self._put_model(client, view)
 
     def _known_runs(self, client: Any, triage: str) -> dict[str, str]:
         """Return the runs of this triage that the store holds; the state file saves only work."""
@@ -214,8 +223,10 @@ class Tracker:
         try:
             state = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
             self._done = {k: v for k, v in state["done"].items() if runs.get(k) == state["runs"][k]}
+            kept = state.get("models", {})
+            self._kept = {k: v for k, v in kept.items() if runs.get(k) == state["runs"][k]}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            self._done = {}
+            self._done, self._kept = {}, {}
         return runs
 
     def _open(self, client: Any, view: RunView, triage: str) -> None:
@@ -234,22 +245,16 @@ class Tracker:
 
         A store keeps equal points once, so that a view that grew is simply written again.
         """
-        from mlflow.entities import Metric, Param, RunTag
-
         run = self._runs[view.key]
         if view.status == "RUNNING":
             view.tags.update(self._owner)
             view.ended = 0
-        mark = fingerprint(asdict(view))
+        mark = fingerprint({**asdict(view), "model": None})
         if self._done.get(view.key) == mark:
             return
-        metrics = [Metric(*point) for point in view.metrics]
-        params = [Param(*item) for item in view.params.items()]
-        tags = [RunTag(*item) for item in view.tags.items()]
-        for i in range(max(len(metrics) // MAX_METRICS, len([*params, *tags]) // MAX_TEXTS) + 1):
-            texts = slice(MAX_TEXTS * i, MAX_TEXTS * (i + 1))
-            numbers = slice(MAX_METRICS * i, MAX_METRICS * (i + 1))
-            client.log_batch(run, metrics=metrics[numbers], params=params[texts], tags=tags[texts])
+        log_values(self._mlflow, client, run, view)
+        if view.data is not None:
+            log_data(self._mlflow, client, run, view.data)
         if view.status == "RUNNING":
             client.update_run(run, status="RUNNING")
         else:
@@ -257,8 +262,26 @@ class Tracker:
         self._done[view.key] = mark
         self._save()
 
+    def _put_model(self, client: Any, view: RunView) -> None:
+        """Keep the model of a view, and register the confirmed one, unless that has been done."""
+        model = view.model
+        if model is None:
+            return
+        mark = fingerprint([model.arm, model.registered_as])
+        folder = checkpoint_of(model, self.folder)
+        if self._kept.get(view.key) == mark or folder is None:
+            return
+        judged = [point for point in view.metrics if point[0].startswith("test.")]
+        run = self._runs[view.key]
+        log_model(self._mlflow, client, self._experiment, run, model, folder, judged)
+        self._kept[view.key] = mark
+        self._save()
+
     def _save(self) -> None:
-        state = {"store": _without_password(self.uri), "runs": self._runs, "done": self._done}
+        state = {
+            "store": without_password(self.uri), "experiment": self._experiment,
+            "view": self._triage, "runs": self._runs, "done": self._done, "models": self._kept,
+        }  # fmt: skip
         fresh = self.folder / f".{STATE_FILE}.new"
         fresh.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
         os.replace(fresh, self.folder / STATE_FILE)
@@ -273,63 +296,3 @@ def track(folder: Path, events: Sequence[Event], uri: str | None = None) -> Trac
         document = None
     tracker.close(events, document)
     return tracker
-
-
-def _make_store(path: Path) -> None:
-    """Make a SQLite store whole, or not at all.
-
-    MLflow makes the tables in dozens of migrations. When these are cut short, or two processes make
-    them at once, what is left can neither be used nor repaired.
-    """
-    from mlflow import MlflowClient
-
-    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as scratch:
-        made, whole = Path(scratch, "made.db"), Path(scratch, "whole.db")
-        MlflowClient(tracking_uri=f"sqlite:///{made}", registry_uri=f"sqlite:///{made}")
-        shutil.copyfile(made, whole)  # the first one stays open in this process
-        try:
-            os.link(whole, path)  # unlike a rename, it replaces nothing
-        except FileExistsError:
-            return  # another process was faster
-        except OSError:  # a file system without links
-            if not path.exists():
-                os.replace(whole, path)
-
-
-def _sweep(client: Any, experiment: str) -> None:
-    """End the runs that killed processes of this machine left open."""
-    here = f"attributes.status = 'RUNNING' and tags.`lvm.host` = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment], here):
-        if not _is_alive(run.data.tags):
-            client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _is_alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process that wrote `tags` lives; another one with its number does not count."""
-    try:
-        started: float = psutil.Process(int(tags["lvm.pid"])).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
-    return abs(started - float(tags["lvm.pid_started"])) < CLOCK_SECONDS
-
-
-def _is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
-
-
-def _absolute(uri: str) -> str:
-    """Return a SQLite URI with an absolute path, so that it means the same from every folder."""
-    path = _sqlite_path(uri)
-    return uri if path is None else f"sqlite:///{path.absolute()}"
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    path = uri.removeprefix("sqlite:///")
-    return None if path == uri or path in ("", ":memory:") else Path(path)
-
-
-def _without_password(uri: str) -> str:
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri

@@ -84,9 +84,8 @@ def triage(
     journal = Journal(out)
     if not journal.events:
         journal.append("run_started", schema=SCHEMA)
-    asked = Request(
-        config=run_config, out=out, steps=steps_in_order()[:num_steps], code="test", **request
-    )
+    request.setdefault("steps", steps_in_order()[:num_steps])
+    asked = Request(config=run_config, out=out, code="test", **request)
 
     def write(event: str, **values: Any) -> None:
         if note is None:

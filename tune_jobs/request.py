@@ -11,7 +11,7 @@ from typing import Any
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.session import complete
-from lvm.command import Parser
+from lvm.command import Parser, free_folder, numbered
 from lvm.config import RunConfig
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
@@ -46,7 +46,11 @@ def parser() -> Parser:
     p.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
     p.add_argument("--independent", action="store_true", help="carry nothing from step to step")
-    p.add_argument("--show", action="store_true", help="print the tree and run nothing")
+    p.add_argument("--all-steps", action="store_true", help="measure every step, fixed or not")
+    p.add_argument("--extended", action="store_true", help="ask the open questions as well")
+    told = p.add_mutually_exclusive_group()
+    told.add_argument("--show", action="store_true", help="print the tree and run nothing")
+    told.add_argument("--json", action="store_true", help="tell the progress as JSON lines")
     return p
 
 
@@ -90,31 +94,13 @@ def audit_command(args: Any) -> str:
 
 def new_folder(out: Path | None) -> Path:
     """Return the folder of a new run, not made yet; UsageError when it cannot be used."""
-    if out is None:
-        taken = [int(p.name) for p in RUNS.glob("*") if p.name.isdigit()]
-        out = RUNS / str(max(taken, default=0) + 1)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "another run" if (out / "journal.jsonl").exists() else "other files"
+    out = numbered(RUNS) if out is None else out
+    if (out / "journal.jsonl").exists():
         raise UsageError(
-            f"{out} holds {what}, allowed is a new or empty folder; choose another --out, or go on "
-            f"with --resume {out}."
+            f"{out} holds another run, allowed is a new or empty folder; choose another --out, or "
+            f"go on with --resume {out}."
         )
-    place = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not place.is_dir():
-        raise UsageError(
-            f"{out} cannot be made (Not a directory); choose an --out that you can write to."
-        )
-    return out.resolve()
-
-
-def make_folder(out: Path) -> None:
-    """Make the folder of a run."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{out} cannot be made ({error.strerror}); choose an --out that you can write to."
-        ) from None
+    return free_folder(out).resolve()
 
 
 def resumed(args: Any) -> tuple[Journal, Any]:
@@ -132,8 +118,8 @@ def resumed(args: Any) -> tuple[Journal, Any]:
     for key in ("out", *known):
         if getattr(args, key) not in (None, False):
             raise UsageError(
-                f"--{key} cannot be given with --resume, which takes it from the journal; leave it "
-                "out or start a new run."
+                f"--{key.replace('_', '-')} cannot be given with --resume, which takes it from the "
+                "journal; leave it out or start a new run."
             )
     for key, value in known.items():
         setattr(args, key, Path(value) if value is not None and key in PATHS else value)
@@ -161,6 +147,8 @@ def arguments(args: Any) -> dict[str, Any]:
         **paths,
         "preset": args.preset or DEFAULT_PRESET,
         "independent": args.independent,
+        "all_steps": args.all_steps,
+        "extended": args.extended,
         "allow": sorted(args.allow or []),
     }
 

@@ -15,19 +15,28 @@ if __package__ in (None, ""):  # started as a file: make the checkout importable
 
 from lvm.audit.material import Material
 from lvm.audit.session import run_audit, with_command
-from lvm.command import INTERRUPTED, lvm_command, python_command, run_command, shown
+from lvm.command import (
+    INTERRUPTED,
+    lvm_command,
+    make_folder,
+    python_command,
+    run_command,
+    shown,
+)
 from lvm.config import RunConfig, to_dict
 from lvm.data.load import load_dataset
 from lvm.data.windows import SPLITS, Dataset
+from lvm.progress import JsonLines
 from lvm.provenance import code_version, environment, git_commit
 from lvm.records import METRICS, RunVerdict
 from lvm.report.markdown import write_report
 from lvm.terminal import AuditProgress, Screen, models_table, print_audit
 from lvm.tracking import Tracker
+from lvm.triage.forecast import Forecast, forecast, plan_races, probe, slots_here
 from lvm.triage.journal import SCHEMA, Journal
 from lvm.triage.preflight import check_config, check_dataset, dataset_of, own_checkpoint
 from lvm.triage.run import RayExecutor
-from lvm.triage.step import Facts, steps_in_order
+from lvm.triage.step import Facts, extended_steps, steps_in_order
 from lvm.triage.triage import Request, Triage, request_fingerprint
 from lvm.triage.verdict import build_verdict
 from tune_jobs import request as asked
@@ -39,29 +48,37 @@ TRACKED = ("step_ended", "confirmed", "phase_1_judged")  # after these MLflow is
 def main(argv: Sequence[str]) -> int:
     """Run the triage and return its exit status."""
     args = parser().parse_args(argv)
+    with JsonLines(sys.stdout if args.json else None) as lines:
+        return _main(args, argv, lines)
+
+
+def _main(args: Any, argv: Sequence[str], lines: JsonLines) -> int:
     journal = None
     if args.resume is not None:
         journal, args = asked.resumed(args)
+        lines.skip(journal)
     out = journal.folder if journal else asked.new_folder(args.out)
     config, material = asked.opened(args)
     if args.show:
-        _show(config, load_dataset(asked.data_request(args), config.recipe.context_length)[0])
+        dataset, _ = load_dataset(asked.data_request(args), config.recipe.context_length)
+        _show(config, dataset, extended=args.extended)
         return 0
-    check_config(config, material.width)
+    check_config(config, material.width or 1)
     audit = (journal and journal.find("audited")) or {"audit": _audit(material, args)}
     if audit["audit"]["route"]["blocked"]:
-        return _blocked(args, argv, config, material, audit["audit"], journal or Journal(out))
-    return _triage(args, argv, config, material, audit["audit"], out, journal)
+        told = journal or Journal(out)
+        return _blocked(args, argv, config, material, audit["audit"], told, lines)
+    return _triage(args, argv, config, material, audit["audit"], out, journal, lines)
 
 
 def _triage(
     args: Any, argv: Sequence[str], config: RunConfig, material: Material, audit: dict[str, Any],
-    out: Path, journal: Journal | None,
+    out: Path, journal: Journal | None, lines: JsonLines,
 ) -> int:  # fmt: skip
     """Walk the tree over data that the audit has let through."""
     dataset, source = dataset_of(material, config.recipe.context_length)
     check_dataset(config, dataset)
-    asked.make_folder(out)
+    make_folder(out)
     request = Request(
         config=config,
         out=out,
@@ -71,6 +88,9 @@ def _triage(
         checkpoint=own_checkpoint(material, out),
         predictions=args.predictions,
         independent=args.independent,
+        all_steps=args.all_steps,
+        extended=extended_steps() if args.extended else (),
+        from_bank=material.train is None or material.train.file is None,
     )
     identity = {"request": request_fingerprint(request), "data": dataset.fingerprint}
     if journal is None:
@@ -84,6 +104,7 @@ def _triage(
 
         def note(event: str, **values: Any) -> None:
             screen.event(journal.append(event, **values))
+            lines.tell(journal)
             if event in TRACKED:
                 tracker.sync(journal.events)
 
@@ -95,13 +116,29 @@ def _triage(
             note("resumed", command=asked.command(argv))
         if journal.find("audited") is None:
             note("audited", audit=audit)
+        if (request.all_steps or request.extended) and journal.find("forecast") is None:
+            expected = _forecast(request, dataset)
+            screen.say(expected.in_words(), "bold")
+            note("forecast", **expected.to_plain())
         threading.Thread(target=tracker.prepare, daemon=True).start()  # beside the start of Ray
         try:
             verdict = _walk(request, dataset, journal, note, screen, args.address)
         except BaseException:
             tracker.close(journal.events, None)
             raise
-    return _finish(journal, verdict, tracker)
+    return _finish(journal, verdict, tracker, lines)
+
+
+def _forecast(request: Request, dataset: Dataset) -> Forecast:
+    """Say beforehand how long all steps or the open questions will take on this machine."""
+    config = request.config
+    races = plan_races(
+        config, request.steps, request.extended, dataset, all_steps=request.all_steps,
+        from_bank=request.from_bank,
+        given=request.checkpoint is not None or request.predictions is not None,
+    )  # fmt: skip
+    costs, slots = probe(config, dataset, races), slots_here(config.schedule)
+    return forecast(races, costs, config.schedule, num_windows=len(dataset.train), slots=slots)
 
 
 def _walk(
@@ -132,11 +169,11 @@ def _audit(material: Material, args: Any) -> dict[str, Any]:
 
 def _blocked(
     args: Any, argv: Sequence[str], config: RunConfig, material: Material, audit: dict[str, Any],
-    journal: Journal,
+    journal: Journal, lines: JsonLines,
 ) -> int:  # fmt: skip
     """Write a run that ended before anything was started, and say why."""
     if not journal.events:
-        asked.make_folder(journal.folder)
+        make_folder(journal.folder)
         request = Request(
             config=config, out=journal.folder, steps=steps_in_order(), code=code_version(),
             commit=git_commit(),
@@ -154,6 +191,8 @@ def _blocked(
         )  # fmt: skip
     document = build_verdict(journal.events, resume=_resume(journal.folder))
     report = _write(journal, document)
+    lines.tell(journal)
+    lines.verdict(document)
     print_audit(audit, sys.stdout)
     print("no training was started; exit status 3")
     print(f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)")
@@ -164,16 +203,22 @@ def _blocked(
 # --- the end --------------------------------------------------------------------------------------
 
 
-def _finish(journal: Journal, verdict: RunVerdict | None, tracker: Tracker) -> int:
+def _finish(
+    journal: Journal, verdict: RunVerdict | None, tracker: Tracker, lines: JsonLines
+) -> int:
     """Write the verdict, the report and the MLflow runs, print the one screen."""
     resume = _resume(journal.folder)
     document = build_verdict(journal.events, resume=resume)
     report = _write(journal, document)
-    tracker.close(journal.events, document if verdict else None)
+    lines.verdict(document)
     if verdict is None:
+        tracker.close(journal.events, None)
         print(f"interrupted; go on with: {resume}")
         return INTERRUPTED
-    print_verdict(document, report, tracker)
+    print_verdict(document, report)
+    tracker.close(journal.events, document)  # last: a model's upload keeps nobody waiting
+    if tracker.problem:
+        Screen(sys.stdout).say(f"MLflow has not everything: {tracker.problem}", "yellow")
     return verdict.exit_status
 
 
@@ -190,7 +235,7 @@ def _write(journal: Journal, document: dict[str, Any]) -> Path:
     return write_report(journal.events, document, journal.folder)
 
 
-def print_verdict(document: dict[str, Any], report: Path, tracker: Tracker) -> None:
+def print_verdict(document: dict[str, Any], report: Path) -> None:
     """Print the verdict, the table, and what to type next."""
     screen = Screen(sys.stdout)
     good = document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
@@ -210,8 +255,6 @@ def print_verdict(document: dict[str, Any], report: Path, tracker: Tracker) -> N
     )
     screen.say(f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)")
     screen.say(f"MLflow: {lvm_command()} ui {shown(report.parent)}")
-    if tracker.problem:
-        screen.say(f"MLflow has not everything: {tracker.problem}", "yellow")
     screen.say(f"next: {_next_command(document, report.parent)}")
 
 
@@ -245,7 +288,7 @@ def _started(
         "code": request.code,
         "commit": request.commit,
         "environment": environment(),
-        "plan": [step.name for step in request.steps],
+        "plan": [step.name for step in (*request.steps, *request.extended)],
         "data": data,
     }
 
@@ -274,7 +317,7 @@ def _data_seen(material: Material) -> dict[str, Any]:
     }
 
 
-def _show(config: RunConfig, dataset: Dataset) -> None:
+def _show(config: RunConfig, dataset: Dataset, *, extended: bool) -> None:
     """Print the tree that would be walked, with its arms for this recipe."""
     gates, schedule = config.gates, config.schedule
     print(f"phase 1: AR-only and the base recipe, {config.recipe.training.epochs} epochs")
@@ -283,7 +326,7 @@ def _show(config: RunConfig, dataset: Dataset) -> None:
         "over AR-only"
     )
     facts = Facts(num_train_windows=len(dataset.train), width=dataset.bank.width)
-    for step in steps_in_order():
+    for step in (*steps_in_order(), *(extended_steps() if extended else ())):
         epochs = step.epochs(schedule)
         base = config.recipe.with_changes({"training.epochs": epochs})
         proposal = step.propose(base, facts)

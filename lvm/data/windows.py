@@ -51,6 +51,12 @@ class Windows:
         """Number of distinct articles."""
         return len(np.unique(self.articles))
 
+    def last(self, context_length: int) -> Windows:
+        """Return the same targets after their last `context_length` vectors; all of them as is."""
+        if context_length >= self.context_length:
+            return self
+        return Windows(self.contexts[:, -context_length:], self.targets, self.articles)
+
     def select(self, index: np.ndarray) -> Windows:
         """Return the windows at the given positions (integers or a mask)."""
         return Windows(self.contexts[index], self.targets[index], self.articles[index])
@@ -69,6 +75,12 @@ class Dataset:
         """Return the windows of "train", "dev" or "test"."""
         return {"train": self.train, "dev": self.dev, "test": self.test}[name]
 
+    def narrowed(self, context_length: int) -> Dataset:
+        """Return the dataset with at most `context_length` vectors in every context."""
+        if context_length >= self.train.context_length:
+            return self
+        return Dataset(self.bank, *(self.split(name).last(context_length) for name in SPLITS))
+
     @property
     def fingerprint(self) -> str:
         """Return 12 hex digits over the bank and every window id."""
@@ -78,6 +90,15 @@ class Dataset:
             digest.update(np.ascontiguousarray(windows.contexts, dtype=np.int64).tobytes())
             digest.update(np.ascontiguousarray(windows.targets, dtype=np.int64).tobytes())
         return digest.hexdigest()[:12]
+
+
+def recut(dataset: Dataset, context_length: int) -> Dataset:
+    """Return windows of another length from the same bank, with the same articles in each split.
+
+    Raises DataError when too few articles are long enough.
+    """
+    split = {name: np.unique(dataset.split(name).articles).tolist() for name in SPLITS}
+    return dataset_from_bank(dataset.bank, context_length, split)
 
 
 def article_windows(keys: np.ndarray, context_length: int) -> Windows:

@@ -23,7 +23,7 @@ LIMITS = ("oracle", "random")  # ladder rows that are the ends of the scale, not
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Running text; the tone is "", "lead", "warning" or "note"."""
+    """Running text; the tone is "", "lead", "warning", "note" or "label"."""
 
     text: str
     tone: str = ""
@@ -80,7 +80,17 @@ class Figure:
     caption: str
 
 
-Block = Paragraph | Heading | Items | Facts | Table | Preformatted | Figure
+@dataclass(frozen=True)
+class Folded:
+    """Blocks that open when asked for; in Markdown they follow their summary."""
+
+    summary: str
+    blocks: Sequence[Block]
+    shown: bool = False  # from the start
+    only_html: bool = False
+
+
+Block = Paragraph | Heading | Items | Facts | Table | Preformatted | Figure | Folded
 
 
 @dataclass(frozen=True)
@@ -90,17 +100,6 @@ class Section:
     name: str
     title: str
     blocks: Sequence[Block]
-
-
-@dataclass(frozen=True)
-class Node:
-    """One place of the tree."""
-
-    title: str
-    detail: str
-    verdict: str  # of the node; "" when it was not reached or has not ended
-    visited: bool
-    branches: Sequence[tuple[str, str]] = ()  # confirmations that left from here, with verdicts
 
 
 # --- the run -------------------------------------------------------------------------------------

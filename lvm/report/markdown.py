@@ -14,6 +14,7 @@ from lvm.report import (
     Event,
     Facts,
     Figure,
+    Folded,
     Heading,
     Items,
     Paragraph,
@@ -25,10 +26,14 @@ from lvm.report import (
     one_line,
 )
 from lvm.report.audit import audit_of, audit_section, standalone
+from lvm.report.cost import cost_section
+from lvm.report.evidence import evidence_section
+from lvm.report.ledger import ledger_sections
 from lvm.report.models import gates_table, models_section
-from lvm.report.origin import cost_section, not_tried_section, origin_section, tree_section
+from lvm.report.origin import not_tried_section, origin_section
 from lvm.report.steps import steps_section
 from lvm.report.summary import stopped_by_audit, verdict_section
+from lvm.report.tree import tree_section
 
 
 def write_report(events: Sequence[Event], document: Mapping[str, Any], folder: Path) -> Path:
@@ -66,9 +71,11 @@ def report_sections(run: Run) -> list[Section]:
         verdict,
         Section("models", "Models on the test split", list(models_section(run))),
         Section("gates", "Gates", [gates_table(run)]),
+        Section("tree", "The path through the tree", list(tree_section(run))),
+        Section("evidence", "Distributions and examples", list(evidence_section(run))),
         *audit,
         Section("steps", "Step by step", list(steps_section(run))),
-        Section("tree", "The path through the tree", list(tree_section(run))),
+        *ledger_sections(run),
         Section("cost", "Cost", list(cost_section(run))),
         Section("not-tried", "What was not tried", list(not_tried_section(run))),
         origin,
@@ -90,6 +97,8 @@ def _block(block: Block) -> str:
             return f"**{plain(text)}**"
         case Paragraph(text=text, tone="warning"):
             return f"> **Warning:** {plain(text)}"
+        case Paragraph(text=text, tone="label"):
+            return f"**{plain(text)}**"
         case Paragraph(text=text):
             return plain(text)
         case Heading(text=text, verdict=""):
@@ -105,8 +114,11 @@ def _block(block: Block) -> str:
             return f"{fence}text\n{text}\n{fence}"
         case Table():
             return _table(block)
-        case Figure():
+        case Figure() | Folded(only_html=True):
             return ""
+        case Folded(summary=summary, blocks=blocks):
+            inside = [text for inner in blocks if (text := _block(inner))]
+            return "\n\n".join([f"#### {plain(summary)}", *inside])
 
 
 def _table(table: Table) -> str:

@@ -11,6 +11,7 @@ from lvm.report import (
     Block,
     Event,
     Figure,
+    Folded,
     Paragraph,
     Run,
     Table,
@@ -55,22 +56,24 @@ def models_section(run: Run) -> Iterator[Block]:
     )
     if models:
         yield Figure(plots.comparison(run), "Models against the ladder on the test split.")
-        yield _raw_table(run)
-        yield from _ann_table(run)
+        lost = list(_ann_table(run))
+        more = ", and what approximate search loses" if lost else ""
+        yield Folded(f"Nothing masked{more}", [_raw_table(run), *lost])
 
 
 def _model_row(run: Run, model: Mapping[str, Any]) -> list[str]:
     dev = (run.last("arm_judged", arm=model["arm"]).get("evaluation") or {}).get("masked", {})
     masked, latency = model["masked"], model["latency"]
     return [
-        _model_name(model), str(model["epochs"]), number(dev.get("eval_cosine")),
+        model_name(model), str(model["epochs"]), number(dev.get("eval_cosine")),
         number(masked["eval_cosine"]), model["space"],
         *(number(masked.get(metric)) for metric in RETRIEVAL),
         *(number(latency.get(key), 2) for key in ("p50_ms", "p95_ms")),
     ]  # fmt: skip
 
 
-def _model_name(model: Mapping[str, Any]) -> str:
+def model_name(model: Mapping[str, Any]) -> str:
+    """Return what a judged model is called; a confirmation bears the name of its arm."""
     return f"{model['name']} (confirmation)" if model["role"] == "confirm" else str(model["name"])
 
 
@@ -99,7 +102,7 @@ def _delta_row(run: Run, model: Mapping[str, Any]) -> list[str]:
 
     cosine = delta("eval_cosine") if model["space"] == base["space"] else NONE
     return [
-        f"Δ {_model_name(model)}", NONE, NONE, cosine, "",
+        f"Δ {model_name(model)}", NONE, NONE, cosine, "",
         *(delta(metric) for metric in RETRIEVAL),
         *(delta(key, "latency", 2) for key in ("p50_ms", "p95_ms")),
     ]  # fmt: skip
@@ -116,7 +119,7 @@ def _ladder_row(run: Run, name: str, row: Mapping[str, Any]) -> list[str]:
 
 def _raw_table(run: Run) -> Table:
     rows = [
-        [_model_name(model), *(number(model["raw"].get(metric)) for metric in RETRIEVAL)]
+        [model_name(model), *(number(model["raw"].get(metric)) for metric in RETRIEVAL)]
         for model in run.document["models"]
     ]
     header = ("Model", *(title_of(metric) for metric in RETRIEVAL))
@@ -126,7 +129,7 @@ def _raw_table(run: Run) -> Table:
 def _ann_table(run: Run) -> Iterator[Block]:
     keys = ("contain_at_50_exact", "contain_at_50_approximate", "difference")
     rows = [
-        [_model_name(model), *(number(model["ann"].get(key)) for key in keys)]
+        [model_name(model), *(number(model["ann"].get(key)) for key in keys)]
         for model in run.document["models"]
         if model["ann"]
     ]

@@ -1,97 +1,17 @@
-"""The path through the tree, the cost, what was not tried, and where the numbers come from."""
+"""What was not tried, and where the numbers come from."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from lvm.report import (
-    Block,
-    Event,
-    Facts,
-    Figure,
-    Items,
-    Node,
-    Paragraph,
-    Preformatted,
-    Run,
-    Table,
-    counted,
-    number,
-    one_line,
-    plots,
-    seconds,
-)
-from lvm.report.models import confirmed_name
-
-
-def tree_section(run: Run) -> Iterator[Block]:
-    """Yield the tree with the path taken."""
-    nodes = _nodes(run)
-    end = str(run.document["headline"]).split(":")[0]
-    yield Figure(plots.tree(nodes, end), "The path taken; open circles were not reached.")
-    lines = []
-    for node in nodes:
-        mark, verdict = "●" if node.visited else "○", f": {node.verdict}" if node.verdict else ""
-        lines.append(one_line(f"{mark} {node.title}{verdict} - {node.detail}"))
-        lines += [one_line(f"├──● {text}: {verdict}") for text, verdict in node.branches]
-        lines.append("│" if node.visited else "┆")
-    yield Preformatted("\n".join([*lines, f"■ {end}"]), only_markdown=True)
-
-
-def _nodes(run: Run) -> list[Node]:
-    """Return the places of the tree in the order of the run, those not reached last."""
-    phase1 = run.document["phase1"]["verdict"] or ""
-    names = " and ".join(spec["name"] for spec in run.specs("phase_1"))
-    nodes = [Node("Phase 1", names, phase1, bool(names))]
-    for step in run.document["steps"]:
-        branches = [
-            (f"confirmation of {confirmed_name(run, e)}", e["verdict"])
-            for e in run.all("confirmed", step=step["step"])
-        ]
-        detail = f"kept {step['kept']}" if step["kept"] else counted(_num_arms(step), "arm")
-        title = f"Step {step['number']}: {step['title']}"
-        nodes.append(Node(title, detail, step["stage"] or "", True, branches))
-    return nodes + [Node(name, "not tried", "", False) for name in unreached(run)]
-
-
-def _num_arms(step: Mapping[str, Any]) -> int:
-    return sum(arm["role"] == "arm" for arm in step["arms"])
+from lvm.report import Block, Facts, Items, Paragraph, Preformatted, Run, counted
 
 
 def unreached(run: Run) -> list[str]:
     """Return the names of the planned steps that the run never began."""
     reached = {step["step"] for step in run.document["steps"]}
     return [name for name in run.started.get("plan", []) if name not in reached]
-
-
-def cost_section(run: Run) -> Iterator[Block]:
-    """Yield what each arm cost, and what stopping early saved."""
-    epochs: dict[tuple[str, int], Event] = {}
-    for event in run.all("epoch"):
-        epochs[event["arm"], event["epoch"]] = event
-    steps: dict[str, list[Event]] = {}
-    for event in epochs.values():
-        steps.setdefault(event["step"], []).append(event)
-    rows = [
-        [run.title(step), str(len({e["arm"] for e in events})),
-         str(sum(e["epoch"] > 0 for e in events)),
-         number(sum(e.get("seconds") or 0.0 for e in events), 1)]
-        for step, events in steps.items()
-    ]  # fmt: skip
-    compute = run.document["compute"]
-    total = str(sum(int(row[2]) for row in rows))
-    rows.append(["all", str(compute["trials"]), total, number(compute["train_seconds"], 1)])
-    header = ("Part", "Trials", "Epochs", "Training s")
-    strong = frozenset({len(rows) - 1})
-    yield Table("where the training went", "lrrr", header, rows, strong)
-    yield Paragraph(
-        f"Wall time {seconds(compute.get('wall_seconds', 0.0))}, interruptions included. Gates and "
-        f"pruning saved {seconds(compute['saved_seconds'])} of training. An arm that two steps "
-        "share was trained once and counts in the first.",
-        "note",
-    )
 
 
 def not_tried_section(run: Run) -> Iterator[Block]:

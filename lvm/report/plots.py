@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from lvm.report import Node, Run, number, title_of, tone
+from lvm.report import Run, number, title_of
 
 CURVES = ("eval_cosine", "r_at_5")
 WIDTH, HEIGHT = 456, 250  # of one panel, in units of the drawing; two stand side by side
@@ -239,51 +239,6 @@ def _bars(title: str, rows: Sequence[tuple[str, float | None, bool]]) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
-
-
-# --- tree ----------------------------------------------------------------------------------------
-
-
-def tree(nodes: Sequence[Node], end: str) -> str:
-    """Return the trunk of the tree with the places reached, and the confirmations as branches."""
-    parts: list[str] = []
-    y = 18
-    for node in nodes:
-        kind = tone(node.verdict)
-        below = y + 46 + 34 * len(node.branches)
-        trunk = "trunk" if node.visited else "trunk dashed"
-        parts.append(f'<line class="{trunk}" x1="14" x2="14" y1="{y}" y2="{below}"/>')
-        for branch, (text, verdict) in enumerate(node.branches):
-            parts.append(_branch(y, y + 46 + 34 * branch, text, verdict))
-        mark = f"node {kind}" if node.visited else "node open"
-        parts.append(f'<circle class="{mark}" cx="14" cy="{y}" r="7"/>')
-        parts.append(_label(34, y + 5, node.title, node.verdict, strong=node.visited))
-        parts.append(f'<text x="34" y="{y + 21}">{escape(_short(node.detail))}</text>')
-        y = below
-    kind = tone(end.split()[0])
-    parts.append(f'<rect class="node {kind}" x="7" y="{y - 7}" width="14" height="14"/>')
-    parts.append(_label(34, y + 5, end, "", strong=True))
-    said = "; ".join(
-        f"{node.title}: {node.verdict or node.detail}"
-        + "".join(f", {text}: {verdict}" for text, verdict in node.branches)
-        for node in nodes
-    )
-    return f'<div class="tree">{drawing(WIDTH, y + 20, f"{said}; end: {end}.", parts)}</div>'
-
-
-def _branch(top: int, y: int, text: str, verdict: str) -> str:
-    kind = tone(verdict)
-    return (
-        f'<path class="trunk" d="M14 {top} V{y - 14} Q14 {y} 28 {y} H40" fill="none"/>'
-        f'<circle class="node {kind}" cx="44" cy="{y}" r="5"/>'
-        f"{_label(58, y + 4, text, verdict, strong=False)}"
-    )
-
-
-def _label(x: int, y: int, text: str, verdict: str, *, strong: bool) -> str:
-    style = ' class="name"' if strong else ""
-    said = f' <tspan class="word {tone(verdict)}">{escape(verdict)}</tspan>' if verdict else ""
-    return f'<text x="{x}" y="{y}"><tspan{style}>{escape(_short(text))}</tspan>{said}</text>'
 
 
 # --- shared --------------------------------------------------------------------------------------

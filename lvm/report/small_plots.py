@@ -69,7 +69,7 @@ def panels(plots: Part) -> str:
     drawn = [
         *(_profile(name, plots[name], sides) for name, sides in line_plots(plots).items()),
         *([_blocks(plots)] if known_blocks(plots) else []),
-        *(_histogram(*item) for item in histograms(plots)),
+        *(draw_histogram(*item) for item in histograms(plots)),
     ]
     return f'<div class="panels small">{"".join(drawn)}</div>' if drawn else ""
 
@@ -142,7 +142,7 @@ def _blocks_legend(style: Line, train: float | None, band: bool) -> str:
     return f'<ul class="legend">{"".join(f"<li>{entry}</li>" for entry in entries)}</ul>'
 
 
-def _histogram(title: str, part: Part) -> str:
+def draw_histogram(title: str, part: Part) -> str:
     """Draw own targets as an area, those of other articles as a dashed outline."""
     edges, paired, shuffled = part["edges"], part["paired"], part["shuffled"]
     top = max([0.01, *(v or 0.0 for v in (*paired, *shuffled))])

@@ -198,6 +198,8 @@ def _outcome(run: Run, step: Mapping[str, Any]) -> Iterator[str]:
         yield f"Kept: {step['kept']} beats its control, and later steps may start from it."
     elif step["stage"] is None:
         yield "This step had not ended when this was written."
+    elif step.get("extended"):
+        yield "An open question, measured on dev alone; its answer stands under Hypotheses."
     elif not step["arms"]:
         yield "Nothing could be tried, so nothing is ruled out."
     elif step["stage"] == Verdict.NOT_EVALUABLE:

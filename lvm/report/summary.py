@@ -20,6 +20,7 @@ from lvm.report import (
     title_of,
 )
 from lvm.report.audit import answer, audit_of, broken, first_screen, overrides
+from lvm.report.cost import saved_in_words
 from lvm.report.models import confirmed_name
 
 JOB = "python tune_jobs/triage.py"
@@ -51,8 +52,7 @@ def verdict_section(run: Run) -> Iterator[Block]:
         (
             "Cost",
             f"{seconds(compute['train_seconds'])} of training in "
-            f"{counted(compute['trials'], 'trial')}; "
-            f"{seconds(compute['saved_seconds'])} saved by gates and pruning",
+            f"{counted(compute['trials'], 'trial')}; {saved_in_words(run)}",
         )
     )
     changes = _changes(run)

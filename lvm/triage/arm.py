@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from lvm.config import GateConfig, Recipe, fingerprint, from_dict, to_dict
-from lvm.data.windows import Dataset
+from lvm.data.windows import Dataset, Windows
 from lvm.errors import MissingExtraError
 from lvm.evaluation.evaluate import ann_loss, evaluate, measure_latency
+from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.index import build_index
 from lvm.evaluation.inference import predict, search_pool
 from lvm.evaluation.metrics import PerQuery
@@ -34,6 +35,7 @@ from lvm.training.world import World
 from lvm.triage.step import Role
 
 MAX_LATENCY_QUERIES = 100
+LEARNS_THE_SPACE = ("two_tower",)  # networks that move the vectors that are searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
         started = time.perf_counter()
         predictor, _, _ = load_checkpoint(spec.source)
         predictor.to(spec.device)
-        dev = _validate(spec, dataset, predictor, 0)
+        dev = validate(spec, dataset, predictor, 0)
         if spec.evaluate_test:  # before the record, after which nobody asks for more
             evaluate_test(spec, dataset, predictor)
         yield {"epoch": 0, **dev, "seconds": 0.0, "wall": time.perf_counter() - started}
@@ -108,9 +110,9 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
     lineage, backend = {"commit": spec.commit}, _backend(spec)
     for record in train(
         spec.recipe,
-        dataset,
+        dataset.narrowed(spec.recipe.context_length),
         spec.folder,
-        validate=lambda predictor, epoch: _validate(spec, dataset, predictor, epoch),
+        validate=lambda predictor, epoch: validate(spec, dataset, predictor, epoch),
         device=spec.device,
         lineage=lineage,
     ):
@@ -140,10 +142,19 @@ def dev_file(folder: Path, epoch: int) -> Path:
     return folder / f"dev_{epoch:03d}.npz"
 
 
-def _validate(spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int) -> dict[str, Any]:
+def _seen(spec: ArmSpec, windows: Windows) -> Windows:
+    """Return what the model reads of windows that are wider for the sake of comparison.
+
+    The whole window is masked out of the pool all the same, so that every context length searches
+    the same rows.
+    """
+    return windows.last(spec.recipe.context_length)
+
+
+def validate(spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int) -> dict[str, Any]:
     """Evaluate on dev, keep the results per query, and judge the stage gate."""
     space = spec.recipe.search_space
-    queries = predict(predictor, dataset, dataset.dev, space)
+    queries = predict(predictor, dataset, _seen(spec, dataset.dev), space)
     pool = search_pool(predictor, dataset, space)
     evaluation, per_query = evaluate(
         queries, dataset.dev, dataset.bank, pool_vectors=pool, space=space, split="dev"
@@ -158,14 +169,21 @@ def _validate(spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int)
 
 
 def _stage_verdict(spec: ArmSpec, per_query: PerQuery) -> str:
-    """Judge the stage gate: dev cosine in the raw space, the gain over AR-only in the projected.
-
-    A cosine in the projected space is high for any head that shrinks angles, so it decides nothing.
-    """
-    if spec.recipe.search_space == "raw" or spec.baseline is None:
+    """Judge the stage gate: dev cosine, or where it proves nothing the gain over AR-only."""
+    baseline = stage_baseline(spec)
+    if baseline is None:
         return str(stage_gate(per_query, spec.gates, spec.recipe.seed).verdict)
-    baseline = PerQuery.load(spec.baseline)
-    return str(success_gates(per_query, baseline, spec.gates, spec.recipe.seed)[0])
+    return str(success_gates(per_query, PerQuery.load(baseline), spec.gates, spec.recipe.seed)[0])
+
+
+def stage_baseline(spec: ArmSpec) -> Path | None:
+    """Return what an arm's stage gate compares with, or None where the cosine decides.
+
+    A cosine in a space that was learned with the model (behind its head, or moved by a document
+    tower) is high for anything that shrinks angles, so it decides nothing.
+    """
+    learned = spec.recipe.search_space != "raw" or spec.recipe.model.name in LEARNS_THE_SPACE
+    return spec.baseline if learned else None
 
 
 def _evaluate_test_once(spec: ArmSpec, dataset: Dataset) -> None:
@@ -179,14 +197,21 @@ def _evaluate_test_once(spec: ArmSpec, dataset: Dataset) -> None:
 def evaluate_test(spec: ArmSpec, dataset: Dataset, predictor: Predictor) -> None:
     """Judge the finished model on the test split; writes test.npz and test.json to the folder."""
     space = spec.recipe.search_space
-    queries = predict(predictor, dataset, dataset.test, space)
-    pool = search_pool(predictor, dataset, space)
+    queries = predict(predictor, dataset, _seen(spec, dataset.test), space)
+    pool = search_pool(predictor, dataset, space)[: len(dataset.bank.pool_rows)]
     evaluation, per_query = evaluate(
         queries, dataset.test, dataset.bank, pool_vectors=pool, space=space, split="test"
     )
     per_query.save(spec.folder / "test.npz")
+    searched = View(space, queries, pool, per_query)
+    evidence = gather(
+        searched, dataset, seed=spec.recipe.seed, predictor=predictor,
+        context_length=spec.recipe.context_length,
+    )  # fmt: skip
     exact = build_index(pool, "exact", seed=spec.recipe.seed)
-    contexts = dataset.bank.tensor[torch.from_numpy(dataset.test.contexts[:MAX_LATENCY_QUERIES])]
+    contexts = dataset.bank.tensor[
+        torch.from_numpy(_seen(spec, dataset.test).contexts[:MAX_LATENCY_QUERIES])
+    ]
     latency = measure_latency(
         lambda one: predictor.queries(one.to(spec.device), space).cpu(), exact, contexts
     )
@@ -197,5 +222,6 @@ def evaluate_test(spec: ArmSpec, dataset: Dataset, predictor: Predictor) -> None
     plain = to_plain(evaluation)
     plain["latency"] = latency
     fresh = spec.folder / ".test.json.new"
-    fresh.write_text(json.dumps({"evaluation": plain, "ann": to_plain(loss)}, indent=1) + "\n")
+    stored = {"evaluation": plain, "ann": to_plain(loss), "evidence": to_plain(evidence)}
+    fresh.write_text(json.dumps(stored, indent=1) + "\n")
     os.replace(fresh, spec.folder / "test.json")

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,65 @@ class Journal:
         if len(whole) != len(data):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
+
+
+# Without these fields an event cannot be told; any other may be missing. None: of any type.
+REQUIRED: dict[str, dict[str, type | None]] = {
+    "run_started": {"command": str, "config": dict, "code": str, "commit": None, "data": dict},
+    "audited": {"audit": dict},
+    "ladder": {"split": str, "rows": dict},
+    "decision": {"action": str, "since": str},
+    "step_started": {"step": str, "title": str, "arms": list},
+    "epoch": {"arm": str, "step": str, "name": str, "epoch": int},
+    "arm_ended": {"arm": str, "step": str, "name": str, "reason": str, "epoch": int},
+    "arm_judged": {
+        "arm": str, "step": str, "name": str, "reason": str, "detail": str, "epoch": int,
+        "evaluation": None,
+    },
+    "test_judged": {"arm": str, "name": str, "role": str, "epochs": int, "evaluation": dict},
+    "phase_1_judged": {"verdict": str, "gates": list},
+    "inspected": {"findings": list},
+    "step_ended": {"step": str, "stage": None, "candidate": None, "kept": None, "conflicts": list},
+    "confirmed": {
+        "step": str, "arm": str, "verdict": str, "gates": list, "spec": str, "run_as": str,
+    },
+}  # fmt: skip
+
+
+OF_A_STEP = {
+    "question": str, "hypothesis": str, "rules_out": str, "epochs": int, "carried": list,
+    "left_out": dict,
+}  # fmt: skip
+
+
+def _needs(event: Event) -> Mapping[str, type | None]:
+    """Return the fields that this event cannot be told without, each with its type."""
+    needs = REQUIRED.get(event["event"], {})
+    if event["event"] == "decision" and event.get("action") == "Stop":
+        return {**needs, "verdict": str, "cause": list}
+    if event["event"] == "step_started" and "number" in event:
+        return {**needs, **OF_A_STEP}
+    return needs
+
+
+def read_run(folder: Path) -> list[Event]:
+    """Return the events in `folder`, each with what its views need; the run may still be going.
+
+    Raises ResumeError when the journal is not one of this program, is damaged, or has no event yet.
+    """
+    path, events = folder / FILE_NAME, list(read_journal(folder))
+    if not events:
+        raise ResumeError(
+            f"{path} holds no whole event yet; ask again when the run has started, or start it."
+        )
+    for number, event in enumerate(events, start=1):
+        for key, kind in _needs(event).items():
+            if key not in event or (kind is not None and not isinstance(event[key], kind)):
+                raise ResumeError(
+                    f"{path} line {number} is {event['event']} without its {key}; it was changed "
+                    "or belongs to another version: use that version, or start a new run."
+                )
+    return events
 
 
 def read_journal(folder: Path) -> Iterator[Event]:

@@ -16,8 +16,9 @@ from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import gain, stage_gate, success_gates
 from lvm.records import Evaluation, GateResult, StopReason, Verdict
 from lvm.statistics import holm
-from lvm.triage.arm import ArmSpec
+from lvm.triage.arm import ArmSpec, stage_baseline
 from lvm.triage.race import Lane
+from lvm.triage.tree import Attribution, attribute
 
 SUCCESS_METRICS = ("r_at_5", "mrr")
 REACHED_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
@@ -76,17 +77,18 @@ def not_judged(reason: str) -> GateResult:
 def judge_stage(result: ArmResult, seed: int) -> GateResult:
     """Judge an arm's dev results by the stage gate.
 
-    In the raw space that is the cosine. In the projected space a cosine proves nothing (any head
-    that shrinks angles scores high), so the gain over AR-only decides there. An arm that fails
+    In the raw space that is the cosine. In a space that was learned a cosine proves nothing (any
+    head that shrinks angles scores high), so the gain over AR-only decides there. An arm that fails
     before it has learned anything is NOT_EVALUABLE.
     """
     spec = result.spec
     if result.dev is None:
         return not_judged(result.lane.detail or str(result.reason))
-    if spec.recipe.search_space == "raw" or spec.baseline is None:
+    baseline = stage_baseline(spec)
+    if baseline is None:
         gate = stage_gate(result.dev, spec.gates, seed)
     else:
-        verdict, both = success_gates(result.dev, PerQuery.load(spec.baseline), spec.gates, seed)
+        verdict, both = success_gates(result.dev, PerQuery.load(baseline), spec.gates, seed)
         gate = next((gate for gate in both if gate.verdict is verdict), both[0])
     # A PASS holds however early, and an INCONCLUSIVE arm is trained in full anyway.
     reason = too_early(training_of(result)) if gate.verdict is Verdict.FAIL else None
@@ -147,23 +149,92 @@ def judge_step(
     return StepJudgement(stage=stage, candidate=candidate, kept=kept, conflicts=conflicts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """A full training judged on test, beside the unchanged recipe at the same budget."""
+
+    success: Verdict  # of the arm over AR-only
+    gates: Sequence[GateResult]  # success gates, then gains over the control
+    control: Verdict  # success of the unchanged recipe over AR-only
+    control_gates: Sequence[GateResult]
+    over_control: Verdict  # whether the arm beats the unchanged recipe
+
+    @property
+    def attribution(self) -> Attribution:
+        """Whom the confirmation speaks for."""
+        return attribute(self.success, self.control, self.over_control)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The success gate, held only where the step is the cause."""
+        if self.success is Verdict.PASS and self.attribution is not Attribution.STEP:
+            return Verdict.INCONCLUSIVE
+        return self.success
+
+
 def judge_confirmation(
-    judged: PerQuery,
-    baseline: PerQuery,
+    judged: PerQuery | None,
+    baseline: PerQuery | None,
     unchanged: PerQuery | None,
-    earlier_p_values: Sequence[float],
     gates: GateConfig,
     seed: int,
-) -> tuple[Verdict, list[GateResult]]:
-    """Judge a full training on test: the success gate, and the gain over the unchanged recipe."""
-    verdict, results = success_gates(judged, baseline, gates, seed, earlier_p_values)
-    if unchanged is not None:
+    *,
+    others: Sequence[float] = (),
+    other_gains: Sequence[float] = (),
+    control_diverged: bool = False,
+) -> Confirmation:
+    """Judge a full training: the success gate, and the gain over the unchanged recipe.
+
+    Both come from the test split. `others` are the p-values of the success gates judged beside this
+    one, `other_gains` those of the gains over the control (Holm over all). A control that diverged
+    left no model to compare with, and any model beats that.
+    """
+    success, results = _success(judged, baseline, gates, seed, others)
+    control, control_gates = _success(unchanged, baseline, gates, seed, others)
+    over: list[GateResult] = []
+    if judged is not None and unchanged is not None:
         over = [gain(judged, unchanged, metric, gates, seed) for metric in SUCCESS_METRICS]
-        results = [*results, *over]
-        # Without this, more training of the same recipe could be sold as a cause.
-        if verdict is Verdict.PASS and not any(g.verdict is Verdict.PASS for g in over):
-            verdict = Verdict.INCONCLUSIVE
-    return verdict, results
+        if other_gains:
+            over = _corrected(over, other_gains, gates)
+    wins = control_diverged or any(g.verdict is Verdict.PASS for g in over)
+    return Confirmation(
+        success=success,
+        gates=[*results, *over],
+        control=control,
+        control_gates=control_gates,
+        over_control=Verdict.PASS if wins else _best([g.verdict for g in over]),
+    )
+
+
+def _success(
+    judged: PerQuery | None,
+    baseline: PerQuery | None,
+    gates: GateConfig,
+    seed: int,
+    others: Sequence[float],
+) -> tuple[Verdict, list[GateResult]]:
+    if judged is None or baseline is None:
+        which = "the arm" if judged is None else "AR-only"
+        return Verdict.NOT_EVALUABLE, [not_judged(f"{which} left no results on the test split")]
+    return success_gates(judged, baseline, gates, seed, others)
+
+
+def _best(verdicts: Sequence[Verdict]) -> Verdict:
+    order = (Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL)
+    return next((v for v in order if v in verdicts), Verdict.NOT_EVALUABLE)
+
+
+def _corrected(
+    gains: Sequence[GateResult], others: Sequence[float], gates: GateConfig
+) -> list[GateResult]:
+    """Return the gains after Holm over them and the p-values of others."""
+    tested = [g.p_value for g in gains if g.p_value is not None]
+    level = (1 - gates.confidence) / 2
+    adjusted = iter(holm([*tested, *others]))
+    return [
+        g if g.p_value is None else _after_correction(g, passed=next(adjusted) <= level)
+        for g in gains
+    ]
 
 
 def dev_evaluation(per_query: PerQuery | None) -> Evaluation | None:

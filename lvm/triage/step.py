@@ -39,6 +39,8 @@ class Facts:
 
     num_train_windows: int
     width: int
+    # T -> why windows of T vectors cannot be cut from this data, or "" where they can
+    why_not_cut: Callable[[int], str] = lambda context_length: ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class Proposal:
 
     arms: Sequence[Arm]
     left_out: Mapping[str, str] = field(default_factory=dict)  # arm name -> reason
+    control: Mapping[str, object] = field(default_factory=dict)  # what every arm has, control too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +64,19 @@ class Step:
     rules_out: str  # what is known when no arm helps
     propose: Callable[[Recipe, Facts], Proposal]
     epochs: Callable[[ScheduleConfig], int]
+    extended: bool = False  # asks an open question: measured on dev, never confirmed or carried
 
 
 STEPS: Registry[Step] = Registry("step", "tune_jobs.steps")
 
 
 def steps_in_order(order: Sequence[str] = ()) -> list[Step]:
-    """Return the registered steps: those numbered in `order` first, then in the report's order."""
+    """Return the report's steps: those numbered in `order` first, then in the report's order."""
     place = {number: at for at, number in enumerate(order)}
-    return sorted(STEPS, key=lambda s: (place.get(str(s.number), len(place)), s.number))
+    steps = [step for step in STEPS if not step.extended]
+    return sorted(steps, key=lambda s: (place.get(str(s.number), len(place)), s.number))
+
+
+def extended_steps() -> list[Step]:
+    """Return the steps that ask the report's open questions, in their order."""
+    return sorted((step for step in STEPS if step.extended), key=lambda s: s.number)

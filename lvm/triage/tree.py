@@ -9,6 +9,14 @@
     after the last step: the carried recipe is confirmed if no confirmation has tried it,
     because a false stop costs more than one training; then NOT_FIXED or INCONCLUSIVE
 
+A confirmation names its step as the cause only if the arm beats the unchanged recipe at the same
+budget. Where the unchanged recipe passes as well, the cause is more training.
+
+With `all_steps` every step starts from the base recipe, and none ends the run: what may hold or
+beats its control is trained in full, then all that beat their controls together; Holm over all of
+these is settled at the end. The steps in `extended` ask the open questions: they are measured on
+dev after the verdict of the others stands, and change nothing in it.
+
 No cluster, file or clock is touched here, so every combination of verdicts is tested.
 """
 
@@ -16,8 +24,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from lvm.records import RunVerdict, Verdict
+
+MORE_TRAINING = "more_training"  # the cause when the unchanged recipe passes at the same budget
+COMBINATION = "combination"  # stands for a step where several are tried together
+
+
+class Attribution(StrEnum):
+    """Whom a confirmation speaks for."""
+
+    STEP = "step"  # the arm holds the gate and beats the unchanged recipe
+    MORE_TRAINING = "more training"  # the unchanged recipe holds the gate at the same budget
+    OPEN = "open"  # an interval crosses its bound
+    NOBODY = "nobody"  # the arm fails the gate
+    NOT_JUDGED = "not judged"
+
+
+def attribute(arm: Verdict, control: Verdict, over_control: Verdict) -> Attribution:
+    """Return the cause that a confirmation supports.
+
+    `arm` and `control` are success gates at the same budget and seed, `over_control` is the gain of
+    the arm over the control. A fix that the control shares is none of the step's doing; one that
+    does not clearly beat its control has no cause yet.
+    """
+    if control is Verdict.PASS:
+        return Attribution.MORE_TRAINING
+    if arm is Verdict.PASS:
+        return Attribution.STEP if over_control is Verdict.PASS else Attribution.OPEN
+    if Verdict.INCONCLUSIVE in (arm, control):
+        return Attribution.OPEN
+    return Attribution.NOBODY if arm is Verdict.FAIL else Attribution.NOT_JUDGED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +73,8 @@ class StepOutcome:
     stage: Verdict  # best stage-gate verdict over the arms; NOT_EVALUABLE when none could be judged
     candidate: str | None  # the arm worth confirming when stage is PASS or INCONCLUSIVE
     carried: str | None  # the arm that beat the control clearly, from which later steps start
+    gain: float = 0.0  # of the carried arm over its control, dev MRR
+    changes: frozenset[str] = frozenset()  # recipe keys that the carried arm changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +84,32 @@ class ConfirmOutcome:
     step: str
     arm: str
     verdict: Verdict
+    control: Verdict  # the unchanged recipe at the same budget, by the same gate
+    over_control: Verdict  # the gain of the arm over it
+    value: float = 0.0  # test MRR, to find the best of several
+
+    @property
+    def attribution(self) -> Attribution:
+        """Whom the confirmation speaks for."""
+        return attribute(self.verdict, self.control, self.over_control)
 
 
-Outcome = Phase1Outcome | StepOutcome | ConfirmOutcome
+@dataclass(frozen=True, kw_only=True)
+class TrainedOutcome:
+    """One arm trained in full and not judged yet: all are settled together."""
+
+    step: str
+    arm: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettledOutcome:
+    """Every full training of `all_steps`, judged together."""
+
+    confirmed: tuple[ConfirmOutcome, ...]
+
+
+Outcome = Phase1Outcome | StepOutcome | ConfirmOutcome | TrainedOutcome | SettledOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,19 +139,31 @@ class Confirm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Settle:
+    """Judge every full training together."""
+
+    since: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stop:
     """The triage is over."""
 
     verdict: RunVerdict
-    cause: tuple[str, ...]  # the steps that together made the fix
+    cause: tuple[str, ...]  # the steps that together made the fix, or MORE_TRAINING
     since: str
 
 
-Action = RunPhase1 | RunStep | Confirm | Stop
+Action = RunPhase1 | RunStep | Confirm | Settle | Stop
 
 
 def next_action(
-    plan: Sequence[str], history: Sequence[Outcome], *, independent: bool = False
+    plan: Sequence[str],
+    history: Sequence[Outcome],
+    *,
+    independent: bool = False,
+    all_steps: bool = False,
+    extended: Sequence[str] = (),
 ) -> Action:
     """Return what to do after `history` when the steps in `plan` are asked in order.
 
@@ -96,25 +171,39 @@ def next_action(
     """
     if not history:
         return RunPhase1(since="no model has been judged yet")
-    first, last = history[0], history[-1]
-    if isinstance(first, Phase1Outcome) and first.verdict is Verdict.PASS:
-        return Stop(
-            verdict=RunVerdict.PASSED, cause=(), since="the base recipe holds the success gate"
-        )
+    tree = [o for o in history if not (isinstance(o, StepOutcome) and o.step in extended)]
+    if isinstance(tree[0], Phase1Outcome) and tree[0].verdict is Verdict.PASS:
+        since = "the base recipe holds the success gate"
+        action: Action = Stop(verdict=RunVerdict.PASSED, cause=(), since=since)
+    elif all_steps:
+        action = _next_of_all(plan, tree)
+    else:
+        action = _next_in_order(plan, tree, independent=independent)
+    asked = {o.step for o in history if isinstance(o, StepOutcome)}
+    open_questions = [step for step in extended if step not in asked]
+    if isinstance(action, Stop) and open_questions:
+        since = f"{action.verdict} stands, and an open question is left"
+        return RunStep(step=open_questions[0], carried=(), since=since)
+    return action
+
+
+# --- step after step ------------------------------------------------------------------------------
+
+
+def _next_in_order(plan: Sequence[str], history: Sequence[Outcome], *, independent: bool) -> Action:
+    last = history[-1]
     carried = () if independent else _carried(history)
     if isinstance(last, StepOutcome) and last.candidate is not None:
         before = () if independent else _carried(history[:-1])
-        word = "holds" if last.stage is Verdict.PASS else "may hold (its interval crosses)"
-        since = f"{last.candidate} {word} the stage gate"
-        return Confirm(step=last.step, arm=last.candidate, carried=before, since=since)
-    if isinstance(last, ConfirmOutcome) and last.verdict is Verdict.PASS:
-        steps = tuple(step for step, _ in carried if step != last.step)
-        since = f"{last.arm} holds the success gate on the test split"
-        return Stop(verdict=RunVerdict.FIXED, cause=(*steps, last.step), since=since)
-    done = {o.step for o in history if isinstance(o, StepOutcome)}
-    for step in plan:
-        if step not in done:
-            return RunStep(step=step, carried=carried, since=_why_go_on(last))
+        return Confirm(step=last.step, arm=last.candidate, carried=before, since=_why(last))
+    if isinstance(last, ConfirmOutcome):
+        if last.attribution is Attribution.MORE_TRAINING:
+            return _more_training()
+        if last.attribution is Attribution.STEP:
+            return _fixed(last, _cause(last, history, carried))
+    step = _first_left(plan, history)
+    if step is not None:
+        return RunStep(step=step, carried=carried, since=_why_go_on(last))
     unconfirmed = _unconfirmed(history)
     if carried and unconfirmed is not None:
         return Confirm(
@@ -124,6 +213,33 @@ def next_action(
             since="it beat its control, and no full training has tried it",
         )
     return _end(history)
+
+
+def _more_training() -> Stop:
+    since = "the unchanged recipe holds the success gate when it is trained as long"
+    return Stop(verdict=RunVerdict.FIXED, cause=(MORE_TRAINING,), since=since)
+
+
+def _fixed(by: ConfirmOutcome, cause: tuple[str, ...]) -> Stop:
+    since = f"{by.arm} holds the success gate on the test split"
+    return Stop(verdict=RunVerdict.FIXED, cause=cause, since=since)
+
+
+def _cause(
+    last: ConfirmOutcome, history: Sequence[Outcome], carried: Sequence[tuple[str, str]]
+) -> tuple[str, ...]:
+    """Return the carried steps, and the last one if its arm beat its own control as well.
+
+    Without carried steps, its control at the full budget is what the confirmation compared with.
+    """
+    before = tuple(step for step, _ in carried if step != last.step)
+    beat = any(isinstance(o, StepOutcome) and o.carried == last.arm for o in history)
+    return (*before, last.step) if beat or not before else before
+
+
+def _first_left(plan: Sequence[str], history: Sequence[Outcome]) -> str | None:
+    done = {o.step for o in history if isinstance(o, StepOutcome)}
+    return next((step for step in plan if step not in done), None)
 
 
 def _carried(history: Sequence[Outcome]) -> tuple[tuple[str, str], ...]:
@@ -139,22 +255,102 @@ def _unconfirmed(history: Sequence[Outcome]) -> tuple[str, str] | None:
     return None if carried[-1] in tried else carried[-1]
 
 
+def _why(step: StepOutcome) -> str:
+    if step.candidate is None:
+        return f"{step.carried} beats its control"
+    word = "holds" if step.stage is Verdict.PASS else "may hold (its interval crosses)"
+    return f"{step.candidate} {word} the stage gate"
+
+
 def _why_go_on(last: Outcome) -> str:
-    if isinstance(last, Phase1Outcome):
-        return f"the success gate of phase 1 is {last.verdict}"
-    if isinstance(last, ConfirmOutcome):
-        return f"the success gate of {last.arm} is {last.verdict}"
-    return f"no arm of {last.step} holds the stage gate"
+    match last:
+        case Phase1Outcome():
+            return f"the success gate of phase 1 is {last.verdict}"
+        case ConfirmOutcome(verdict=Verdict.PASS):
+            return (
+                f"{last.arm} holds the success gate, but does not clearly beat the unchanged "
+                "recipe at the same budget"
+            )
+        case ConfirmOutcome():
+            return f"the success gate of {last.arm} is {last.verdict}"
+        case TrainedOutcome():
+            return "every step is measured"
+        case StepOutcome():
+            return f"no arm of {last.step} holds the stage gate"
+    raise AssertionError(last)  # nothing follows a settlement
 
 
 def _end(history: Sequence[Outcome]) -> Stop:
-    judged = [o.verdict for o in history if not isinstance(o, StepOutcome)]
-    if Verdict.INCONCLUSIVE in judged:
+    """Return the end of a run in which no confirmation named a cause."""
+    first, confirmed = history[0], _confirmations(history)
+    phase1 = [first.verdict] if isinstance(first, Phase1Outcome) else []
+    seen = [o.attribution for o in confirmed]
+    if Verdict.INCONCLUSIVE in phase1 or Attribution.OPEN in seen:
         since = "no arm holds the success gate, and for one the interval crosses the bound"
+        if any(o.verdict is Verdict.PASS for o in confirmed):
+            since = "an arm holds the success gate, but its cause is open: it does not clearly beat"
+            since += " the unchanged recipe at the same budget"
         return Stop(verdict=RunVerdict.INCONCLUSIVE, cause=(), since=since)
-    if all(v is Verdict.NOT_EVALUABLE for v in judged):
+    unjudged = all(a is Attribution.NOT_JUDGED for a in seen)
+    if unjudged and all(v is Verdict.NOT_EVALUABLE for v in phase1):
         since = "no success gate could be judged"
         return Stop(verdict=RunVerdict.INCONCLUSIVE, cause=(), since=since)
     return Stop(
         verdict=RunVerdict.NOT_FIXED, cause=(), since="no arm of any step holds the success gate"
     )
+
+
+def _confirmations(history: Sequence[Outcome]) -> list[ConfirmOutcome]:
+    found = [o for o in history if isinstance(o, ConfirmOutcome)]
+    return found + [c for o in history if isinstance(o, SettledOutcome) for c in o.confirmed]
+
+
+# --- every step -----------------------------------------------------------------------------------
+
+
+def _next_of_all(plan: Sequence[str], history: Sequence[Outcome]) -> Action:
+    last = history[-1]
+    if isinstance(last, SettledOutcome):
+        return _settled_end(last, history)
+    if isinstance(last, StepOutcome) and (last.candidate or last.carried):
+        arm = last.candidate or last.carried
+        return Confirm(step=last.step, arm=arm, carried=(), since=_why(last))
+    step = _first_left(plan, history)
+    if step is not None:
+        return RunStep(step=step, carried=(), since=_why_go_on(last))
+    trained = {o.step for o in history if isinstance(o, TrainedOutcome)}
+    together = combination(history)
+    if len(together) > 1 and COMBINATION not in trained:
+        since = "each of them beats its control"
+        return Confirm(step=COMBINATION, arm=None, carried=together, since=since)
+    if trained:
+        return Settle(since="every step is measured")
+    return _end(history)
+
+
+def combination(history: Sequence[Outcome]) -> tuple[tuple[str, str], ...]:
+    """Return the arms that beat their controls and can stand together, in the order of the run.
+
+    Of two arms that change one key of the recipe, the one with the larger gain is in.
+    """
+    kept = [o for o in history if isinstance(o, StepOutcome) and o.carried]
+    chosen: list[StepOutcome] = []
+    for outcome in sorted(kept, key=lambda o: -o.gain):
+        if all(outcome.changes.isdisjoint(other.changes) for other in chosen):
+            chosen.append(outcome)
+    return tuple((o.step, o.carried) for o in kept if o in chosen and o.carried)
+
+
+def _settled_end(settled: SettledOutcome, history: Sequence[Outcome]) -> Stop:
+    """Name the best single cause; the combination only where no step alone is one."""
+    found = [o.attribution for o in settled.confirmed]
+    if Attribution.MORE_TRAINING in found:
+        return _more_training()
+    causes = [o for o in settled.confirmed if o.attribution is Attribution.STEP]
+    alone = [o for o in causes if o.step != COMBINATION]
+    if alone:
+        best = max(alone, key=lambda o: o.value)
+        return _fixed(best, (best.step,))
+    if causes:
+        return _fixed(causes[0], tuple(step for step, _ in combination(history)))
+    return _end(history)

@@ -12,21 +12,25 @@ import torch
 
 from lvm.audit.training import training_findings
 from lvm.config import Recipe, RunConfig, fingerprint
-from lvm.data.windows import Dataset
+from lvm.data.windows import Dataset, recut
+from lvm.errors import DataError
 from lvm.evaluation.evaluate import evaluate
+from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.predictions import read_predictions
+from lvm.evaluation.words import in_words
 from lvm.gates import success_gates
 from lvm.models.ladder import fit_ladder
 from lvm.records import GateResult, StopReason, Verdict, to_plain
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
+from lvm.triage.confirm import FullTraining, judge_one, settle
 from lvm.triage.inspect import inspect_model
 from lvm.triage.journal import Journal
 from lvm.triage.judge import (
     REACHED_ITS_END,
     ArmResult,
+    Confirmation,
     dev_evaluation,
-    judge_confirmation,
     judge_gains,
     judge_stage,
     judge_step,
@@ -35,8 +39,9 @@ from lvm.triage.judge import (
 )
 from lvm.triage.race import Executor, Note, Race
 from lvm.triage.rungs import rung_epochs
-from lvm.triage.step import Arm, Facts, Role, Step
+from lvm.triage.step import Arm, Facts, Proposal, Role, Step
 from lvm.triage.tree import (
+    COMBINATION,
     Action,
     Confirm,
     ConfirmOutcome,
@@ -44,8 +49,11 @@ from lvm.triage.tree import (
     Phase1Outcome,
     RunPhase1,
     RunStep,
+    Settle,
+    SettledOutcome,
     StepOutcome,
     Stop,
+    TrainedOutcome,
     next_action,
 )
 
@@ -66,6 +74,9 @@ class Request:
     checkpoint: Path | None = None  # stands in for the base recipe's phase-1 training
     predictions: Path | None = None  # likewise, one row per test window
     independent: bool = False
+    all_steps: bool = False  # measure every step, though an earlier one passed
+    extended: Sequence[Step] = ()  # steps that ask the open questions, after the others
+    from_bank: bool = True  # windows are cut from the bank, and can be cut to another length
 
 
 class Triage:
@@ -78,6 +89,9 @@ class Triage:
         self.journal, self._note = journal, note
         self.base = request.config.recipe
         self._confirm_p_values: list[float] = []
+        self._trained: list[FullTraining] = []
+        self._reasons: dict[str, StopReason] = {}  # arm -> why it ended
+        self._cuts: dict[int, Dataset | str] = {}  # T -> windows of T, or why none
         self._proposals: dict[str, dict[str, Arm]] = {}
         self._phase1: dict[str, ArmSpec] = {}
         self._budget = self.base.training.epochs
@@ -88,8 +102,13 @@ class Triage:
         plan = [step.name for step in self.request.steps]
         history: list[Outcome] = []
         while True:
-            action = next_action(plan, history, independent=self.request.independent)
-            self._once("decision", ("number",), number=len(history), **_describe(action))
+            action = next_action(
+                plan, history, independent=self.request.independent,
+                all_steps=self.request.all_steps,
+                extended=[step.name for step in self.request.extended],
+            )  # fmt: skip
+            if not isinstance(action, Settle):  # it decides nothing and is told by its result
+                self._once("decision", ("number",), number=len(history), **_describe(action))
             if isinstance(action, Stop):
                 return action
             history.append(self._perform(action))
@@ -104,6 +123,8 @@ class Triage:
                 return self._run_step(action)
             case Confirm():
                 return self._confirm(action)
+            case Settle():
+                return self._settle()
         raise AssertionError(action)  # Stop never gets here
 
     # --- phase 1 ---------------------------------------------------------------------------------
@@ -147,10 +168,12 @@ class Triage:
         evaluation, per_query = evaluate(
             rows, self.dataset.test, self.dataset.bank, space="raw", split="test"
         )
-        name = objective_name(self.base)
+        name, bank = objective_name(self.base), self.dataset.bank
+        view = View("raw", rows, bank.tensor[: len(bank.pool_rows)], per_query)
+        evidence = in_words(gather(view, self.dataset, seed=self.base.seed), bank)
         self._once(
             "test_judged", ("arm",), arm="predictions", step=PHASE1, name=f"{name} (predictions)",
-            role=Role.PHASE1, evaluation=evaluation, ann={}, epochs=0,
+            role=Role.PHASE1, evaluation=evaluation, ann={}, epochs=0, evidence=evidence,
         )  # fmt: skip
         return per_query
 
@@ -179,44 +202,85 @@ class Triage:
     # --- a step ----------------------------------------------------------------------------------
 
     def _run_step(self, action: RunStep) -> StepOutcome:
-        step = next(s for s in self.request.steps if s.name == action.step)
+        asked = (*self.request.steps, *self.request.extended)
+        step = next(s for s in asked if s.name == action.step)
         schedule = self.request.config.schedule
         epochs = step.epochs(schedule)
         base = self._carried_recipe(action.carried)
         budgeted = base.with_changes({"training.epochs": epochs})
-        facts = Facts(num_train_windows=len(self.dataset.train), width=self.dataset.bank.width)
+        facts = Facts(
+            num_train_windows=len(self.dataset.train), width=self.dataset.bank.width,
+            why_not_cut=self._why_not_cut,
+        )  # fmt: skip
         proposal = step.propose(budgeted, facts)
+        dataset = self._cut_for(proposal.arms)
         self._proposals[step.name] = {arm.name: arm for arm in proposal.arms}
-        specs = self._step_specs(step, proposal.arms, base, budgeted, bool(action.carried))
+        specs = self._step_specs(
+            step, proposal, base, budgeted, dataset, carried=bool(action.carried)
+        )
         self._begin(
             step.name, specs, title=step.title, epochs=epochs, left_out=proposal.left_out,
             question=step.question, hypothesis=step.hypothesis, rules_out=step.rules_out,
             number=step.number, carried=[list(pair) for pair in action.carried],
+            extended=step.extended,
         )  # fmt: skip
         if not proposal.arms:
             return self._end_step(step.name, Verdict.NOT_EVALUABLE, None, None, [])
-        results = self._race(step.name, specs, epochs)
-        return self._judge_step(step.name, list(results.values()))
+        results = self._race(step.name, specs, epochs, dataset=dataset, to_the_end=step.extended)
+        return self._judge_step(step, budgeted, list(results.values()))
+
+    def _why_not_cut(self, context_length: int) -> str:
+        """Return why the data has no windows of this length, or an empty text."""
+        if not self.request.from_bank:
+            return (
+                "the windows were given as they are and cannot be cut to another length; embed the "
+                "text and give --data BANK"
+            )
+        if context_length not in self._cuts:
+            try:
+                self._cuts[context_length] = recut(self.dataset, context_length)
+            except DataError as error:
+                self._cuts[context_length] = str(error)
+        found = self._cuts[context_length]
+        return found if isinstance(found, str) else ""
+
+    def _cut_for(self, arms: Sequence[Arm]) -> Dataset:
+        """Return the windows of the longest context that an arm reads: every arm has its end."""
+        lengths = [int(str(arm.changes.get("context_length", 0))) for arm in arms]
+        longest = max([self.base.context_length, *lengths])
+        if not any(lengths) or longest == self.base.context_length:
+            return self.dataset
+        found = self._cuts[longest]
+        return found if isinstance(found, Dataset) else self.dataset
 
     def _step_specs(
-        self, step: Step, arms: Sequence[Arm], base: Recipe, budgeted: Recipe, carried: bool
-    ) -> list[ArmSpec]:
+        self, step: Step, proposal: Proposal, base: Recipe, budgeted: Recipe, dataset: Dataset, *,
+        carried: bool,
+    ) -> list[ArmSpec]:  # fmt: skip
         """Return the specs of a step: the control first, unless no arm trains."""
         trained_model = self._phase1.get(objective_name(self.base))
         specs: list[ArmSpec] = []
-        for arm in arms:
+        for arm in proposal.arms:
             source = None
             if not arm.trains and not carried and trained_model is not None:
                 source = trained_model.source or trained_model.folder / "checkpoint"
             recipe = (base if source else budgeted).with_changes(arm.changes)
             specs.append(
-                self._spec(step.name, arm.name, Role.ARM, recipe, source=source, changes=arm)
-            )
+                self._spec(
+                    step.name, arm.name, Role.ARM, recipe, source=source, changes=arm,
+                    dataset=dataset,
+                )
+            )  # fmt: skip
         if any(spec.source is None for spec in specs):
-            specs.insert(0, self._spec(step.name, CONTROL, Role.CONTROL, budgeted))
+            unchanged = Arm(name=CONTROL, changes=proposal.control, why="")
+            recipe = budgeted.with_changes(proposal.control)
+            control = self._spec(
+                step.name, CONTROL, Role.CONTROL, recipe, changes=unchanged, dataset=dataset
+            )
+            specs.insert(0, control)
         return specs
 
-    def _judge_step(self, step: str, results: list[ArmResult]) -> StepOutcome:
+    def _judge_step(self, step: Step, base: Recipe, results: list[ArmResult]) -> StepOutcome:
         control = next((r for r in results if r.spec.role is Role.CONTROL), None)
         arms = [r for r in results if r.spec.role is Role.ARM]
         if control is not None:
@@ -225,23 +289,36 @@ class Triage:
         gains = judge_gains(arms, controls, self.request.config.gates, self.base.seed)
         stages = {r.spec.id: self._judge_dev(r, gains.get(r.spec.id, ())).verdict for r in arms}
         judged = judge_step(arms, stages, gains)
+        if step.extended:  # a question, not a remedy: what beats its control is said by its gains
+            return self._end_step(step.name, judged.stage, None, None, judged.conflicts)
+        kept, changes, gain = judged.kept, frozenset[str](), 0.0
+        if kept is not None:
+            asked = kept.spec.changes
+            changes = frozenset(k for k, v in asked.items() if base.with_changes({k: v}) != base)
+            found = [g.estimate for g in gains[kept.spec.id] if g.metric == "mrr"]
+            gain = next((estimate.value for estimate in found if estimate is not None), 0.0)
         return self._end_step(
-            step,
+            step.name,
             judged.stage,
             judged.candidate.spec.name if judged.candidate else None,
-            judged.kept.spec.name if judged.kept else None,
+            kept.spec.name if kept else None,
             judged.conflicts,
+            gain=gain,
+            changes=changes,
         )
 
     def _end_step(
         self, step: str, stage: Verdict, candidate: str | None, carried: str | None,
-        conflicts: Sequence[str],
+        conflicts: Sequence[str], *, gain: float = 0.0, changes: frozenset[str] = frozenset(),
     ) -> StepOutcome:  # fmt: skip
         self._once(
             "step_ended", ("step",), step=step, stage=stage, candidate=candidate, kept=carried,
             conflicts=conflicts,
         )  # fmt: skip
-        return StepOutcome(step=step, stage=stage, candidate=candidate, carried=carried)
+        return StepOutcome(
+            step=step, stage=stage, candidate=candidate, carried=carried, gain=gain,
+            changes=changes,
+        )  # fmt: skip
 
     def _control_of(self, result: ArmResult, control: ArmResult | None) -> PerQuery | None:
         """Return the control's dev results at the arm's own epoch: the same budget, or nothing."""
@@ -258,15 +335,35 @@ class Triage:
 
     # --- confirmation ----------------------------------------------------------------------------
 
-    def _confirm(self, action: Confirm) -> ConfirmOutcome:
+    def _confirm(self, action: Confirm) -> Outcome:
+        trained = self._train_in_full(action)
+        self._trained.append(trained)
+        if self.request.all_steps:
+            return TrainedOutcome(step=trained.step, arm=trained.arm)
+        judged = judge_one(
+            trained, self._ar_only_test(), self.request.config.gates, self.base.seed,
+            others=self._confirm_p_values,
+        )  # fmt: skip
+        tested = [*judged.gates, *(judged.control_gates if trained.trained_control else ())]
+        self._confirm_p_values += [
+            g.p_value for g in tested if g.gate == "success" and g.p_value is not None
+        ]
+        return self._note_confirmed(trained, judged)
+
+    def _train_in_full(self, action: Confirm) -> FullTraining:
+        """Train one arm at the full budget, and the unchanged recipe where phase 1 did not."""
         base = self._carried_recipe(action.carried)
         if action.arm is None:
             name, recipe, trains = "carried recipe", base, True
+            if action.step == COMBINATION:
+                name = " + ".join(arm for _, arm in action.carried)
         else:
             arm = self._proposals[action.step][action.arm]
             name, trains = arm.name, arm.trains or bool(action.carried)
             recipe = base.with_changes(arm.changes)
-        step = f"confirm_{action.step}" if action.arm else "confirm_carried"
+        step = f"confirm_{action.step}"
+        if action.arm is None and action.step != COMBINATION:
+            step = "confirm_carried"
         trained = self._phase1.get(objective_name(self.base))
         source = None
         if not trains and trained is not None:
@@ -275,37 +372,66 @@ class Triage:
         spec = self._spec(
             step, name, Role.CONFIRM, recipe, source=source, test=True, workers=workers
         )
-        self._begin(step, [spec], title=f"Confirm: {name}", epochs=self._budget)
-        result = self._race(step, [spec], self._budget)[spec.id]
-        self._judge_dev(result)
-        verdict, gates = self._judge_confirmation(result)
-        arm_name = action.arm or self._carried_arm(action)
-        self._once(
-            "confirmed", ("spec",), step=action.step, arm=arm_name, verdict=verdict, gates=gates,
-            spec=spec.id, run_as=step,
-        )  # fmt: skip
-        return ConfirmOutcome(step=action.step, arm=arm_name, verdict=verdict)
-
-    def _carried_arm(self, action: Confirm) -> str:
-        return next(arm for step, arm in action.carried if step == action.step)
-
-    def _judge_confirmation(self, result: ArmResult) -> tuple[Verdict, list[GateResult]]:
-        """Judge the success gate against AR-only, and the gain over the unchanged recipe."""
-        if result.reason not in REACHED_ITS_END:
-            return Verdict.NOT_EVALUABLE, [not_judged(f"{result.reason}: {result.lane.detail}")]
-        self._note_test(result.spec)
-        unchanged = self._phase1.get(objective_name(self.base))
-        verdict, gates = judge_confirmation(
-            _test_results(result.spec),
-            _test_results(self._phase1[AR_ONLY]),
-            _test_results(unchanged) if unchanged else None,
-            self._confirm_p_values,
-            self.request.config.gates,
-            self.base.seed,
+        control, specs = trained, [spec]
+        if source is None and (trained is None or trained.source is not None):
+            control = self._spec(step, CONTROL, Role.CONTROL, self.base, test=True, workers=workers)
+            specs.append(control)
+        self._begin(step, specs, title=f"Confirm: {name}", epochs=self._budget)
+        results = self._race(step, specs, self._budget)
+        for result in results.values():
+            self._judge_dev(result)
+            if result.reason in REACHED_ITS_END:
+                self._note_test(result.spec)
+        assert control is not None  # given, or trained just now
+        return FullTraining(
+            step=action.step,
+            arm=action.arm or self._carried_arm(action, name),
+            result=results[spec.id],
+            control=control,
+            control_reason=self._reasons[control.id],
+            trained_control=control in specs,
         )
-        tested = (g.p_value for g in gates if g.gate == "success")
-        self._confirm_p_values += [p for p in tested if p is not None]
-        return verdict, gates
+
+    def _carried_arm(self, action: Confirm, name: str) -> str:
+        return next((arm for step, arm in action.carried if step == action.step), name)
+
+    def _ar_only_test(self) -> PerQuery | None:
+        spec = self._phase1[AR_ONLY]
+        path = spec.folder / "test.npz"
+        return PerQuery.load(path) if self._reasons[spec.id] in REACHED_ITS_END else None
+
+    def _note_confirmed(self, trained: FullTraining, judged: Confirmation) -> ConfirmOutcome:
+        spec = trained.result.spec
+        self._once(
+            "confirmed", ("spec",), step=trained.step, arm=trained.arm, verdict=judged.verdict,
+            gates=judged.gates, spec=spec.id, run_as=spec.step, success=judged.success,
+            attribution=judged.attribution, over_control=judged.over_control,
+            control={
+                "spec": trained.control.id, "name": trained.control.name,
+                "reason": trained.control_reason, "verdict": judged.control,
+                "gates": judged.control_gates,
+            },
+        )  # fmt: skip
+        return ConfirmOutcome(
+            step=trained.step, arm=trained.arm, verdict=judged.success, control=judged.control,
+            over_control=judged.over_control, value=trained.mrr,
+        )  # fmt: skip
+
+    def _settle(self) -> SettledOutcome:
+        """Judge all full trainings together, and what the combination adds to the best of them."""
+        settled = settle(
+            self._trained, self._ar_only_test(), self.request.config.gates, self.base.seed
+        )
+        outcomes = [
+            self._note_confirmed(trained, judged)
+            for trained, judged in zip(self._trained, settled.judged, strict=True)
+        ]
+        best = settled.best
+        self._once(
+            "settled", (), best=None if best is None else [best.step, best.arm],
+            comparisons=settled.comparisons, adds=settled.adds,
+        )  # fmt: skip
+        return SettledOutcome(confirmed=tuple(outcomes))
 
     # --- shared ----------------------------------------------------------------------------------
 
@@ -327,14 +453,17 @@ class Triage:
     def _spec(
         self, step: str, name: str, role: Role, recipe: Recipe, *, source: Path | None = None,
         test: bool = False, workers: int | None = None, changes: Arm | None = None,
+        dataset: Dataset | None = None,
     ) -> ArmSpec:  # fmt: skip
         schedule = self.request.config.schedule
         workers = workers or (1 if source else schedule.workers_per_arm)
         identity = arm_id(
-            recipe, data=self.dataset.fingerprint, code=self.request.code, workers=workers,
-            source=str(source or ""),
+            recipe, data=(dataset or self.dataset).fingerprint, code=self.request.code,
+            workers=workers, source=str(source or ""),
         )  # fmt: skip
         ar_only = self._phase1.get(AR_ONLY)
+        if dataset is not None and dataset is not self.dataset:
+            ar_only = None  # it was judged on other windows
         return ArmSpec(
             id=identity,
             step=step,
@@ -358,23 +487,30 @@ class Triage:
         arms = [spec.to_plain() for spec in specs]
         self._once("step_started", ("step",), step=step, arms=arms, **about)
 
-    def _race(self, step: str, specs: Sequence[ArmSpec], budget: int) -> dict[str, ArmResult]:
-        """Run the arms that the journal does not hold already; return all of them."""
+    def _race(
+        self, step: str, specs: Sequence[ArmSpec], budget: int, *,
+        dataset: Dataset | None = None, to_the_end: bool = False,
+    ) -> dict[str, ArmResult]:  # fmt: skip
+        """Run the arms that the journal does not hold already; return all of them.
+
+        `to_the_end` leaves out the rungs: no arm is pruned, and none ends the step.
+        """
         schedule = self.request.config.schedule
         epochs = rung_epochs(schedule.first_rung, budget, schedule.reduction_factor)
-        if all(spec.role is not Role.ARM for spec in specs):
+        if to_the_end or all(spec.role is not Role.ARM for spec in specs):
             epochs = [budget]
         race = Race(
             step, specs, self._note_progress, epochs=epochs, factor=schedule.reduction_factor
         )
         self._replay(race)
         if race.waiting:
-            self.executor.run(race, self.dataset)
+            self.executor.run(race, self.dataset if dataset is None else dataset)
         results = {}
         for arm, lane in race.lanes.items():
             path = dev_file(lane.spec.folder, lane.ending.epoch) if lane.ending else None
             dev = PerQuery.load(path) if path is not None and path.exists() else None
             results[arm] = ArmResult(lane=lane, dev=dev)
+            self._reasons[arm] = results[arm].reason
         return results
 
     def _replay(self, race: Race) -> None:
@@ -416,6 +552,8 @@ class Triage:
 
     def _note_test(self, spec: ArmSpec) -> None:
         stored = json.loads((spec.folder / "test.json").read_text())
+        if "evidence" in stored:
+            stored["evidence"] = in_words(stored["evidence"], self.dataset.bank)
         self._once(
             "test_judged", ("arm",), arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
             epochs=0 if spec.source else spec.recipe.training.epochs, **stored,
@@ -457,6 +595,8 @@ def request_fingerprint(request: Request) -> str:
             "checkpoint": str(request.checkpoint or ""),
             "predictions": str(request.predictions or ""),
             "independent": request.independent,
+            "all_steps": request.all_steps,
+            "extended": sorted(step.name for step in request.extended),
         }
     )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lvm.records import METRICS, RunVerdict
 from lvm.report.audit import broken, overrides
 from lvm.triage.journal import Event
+from lvm.triage.ledger import ledger
+from lvm.triage.tree import COMBINATION, MORE_TRAINING
 
 SCHEMA = 1
 COMPARED = ("copy_last", "weighted_mix")  # the two predictors that a fix is always held against
@@ -19,7 +22,8 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     stop = _last(events, "decision", action="Stop")
     causes = list(stop["cause"]) if stop else []
     ladder = _last(events, "ladder", split="test") or {"rows": {}}
-    confirmed = _last(events, "confirmed", verdict="PASS") if causes else None
+    confirmed = _cause_of(events, causes)
+    shown = _model_behind(events, causes, confirmed)
     audited = _last(events, "audited")
     audit = audited["audit"] if audited else {}
     seen = (_last(events, "inspected") or {"findings": []})["findings"]
@@ -27,7 +31,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "schema": SCHEMA,
         "verdict": stop["verdict"] if stop else None,
         "cause": "+".join(causes) or None,
-        "arm": _arm(events, confirmed),
+        "arm": shown,
         "codes": list(dict.fromkeys(f["code"] for f in [*audit.get("findings", []), *seen])),
         "phase1": _phase1(events),
         "steps": [
@@ -35,11 +39,14 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         ],
         "ladder": ladder["rows"],
         "models": [_model(event) for event in _all(events, "test_judged")],
+        "combination": _combination(events),
+        "hypotheses": ledger(events),
         "compute": _compute(events),
+        "forecast": _forecast(events),
         "since": stop["since"] if stop else None,
         "resume": resume,
     }
-    document["warnings"] = [*_of_the_audit(audit, document), *_warnings(document, confirmed)]
+    document["warnings"] = [*_of_the_audit(audit, document), *_warnings(document, shown)]
     document["headline"] = _headline(document, events)
     return document
 
@@ -50,7 +57,16 @@ def _headline(document: Mapping[str, Any], events: Sequence[Event]) -> str:
     match document["verdict"]:
         case RunVerdict.PASSED:
             return "PASSED: the base recipe holds the success gate; nothing needs fixing."
+        case RunVerdict.FIXED if cause == MORE_TRAINING:
+            return (
+                "FIXED by more training: the unchanged recipe holds the success gate on the test "
+                f"split when it is trained for {arm['recipe']['training']['epochs']} epochs, so no "
+                "step is the cause."
+            )
         case RunVerdict.FIXED:
+            beside = _beside(document["combination"])
+            if beside and "+" not in cause:
+                return f"FIXED by {cause}: {arm['name']} holds the success gate; {beside}."
             return f"FIXED by {cause}: {arm['name']} holds the success gate on the test split."
         case RunVerdict.NOT_FIXED:
             return "NOT_FIXED: none of the arms that were tried holds the success gate."
@@ -89,11 +105,39 @@ def _nearest(events: Sequence[Event]) -> str | None:
     return f"{steps} helps, but the test split is too small to say whether enough ({gains})"
 
 
+def _cause_of(events: Sequence[Event], causes: Sequence[str]) -> Event | None:
+    """Return the confirmation that a cause rests on."""
+    if not causes:
+        return None
+    if causes[0] == MORE_TRAINING:
+        return _last(events, "confirmed", attribution="more training")
+    step = causes[-1] if len(causes) == 1 else COMBINATION
+    passed = _all(events, "confirmed", verdict="PASS")
+    named = [e for e in passed if e["step"] == step] or passed
+    return named[-1] if named else None
+
+
+def _model_behind(
+    events: Sequence[Event], causes: Sequence[str], confirmed: Event | None
+) -> dict[str, Any] | None:
+    """Return the model that passes: the confirmed arm, or the control that needed no step."""
+    if confirmed is None or causes[0] != MORE_TRAINING:
+        return _arm(events, confirmed)
+    control = confirmed["control"]
+    about = {"spec": control["spec"], "arm": "the unchanged recipe", "gates": control["gates"]}
+    return _arm(events, {**confirmed, **about})
+
+
 def _arm(events: Sequence[Event], confirmed: Event | None) -> dict[str, Any] | None:
     if confirmed is None:
         return None
-    started = _last(events, "step_started", step=confirmed["run_as"])
-    spec = started["arms"][0] if started else {}
+    specs = [
+        spec
+        for started in _all(events, "step_started", step=confirmed["run_as"])
+        for spec in started["arms"]
+        if spec["id"] == confirmed["spec"]
+    ]
+    spec = specs[-1] if specs else {}
     return {
         "id": confirmed["spec"],
         "name": confirmed["arm"],
@@ -129,6 +173,7 @@ def _step(events: Sequence[Event], started: Event) -> dict[str, Any]:
         "epochs": started["epochs"],
         "carried": started["carried"],
         "left_out": started["left_out"],
+        "extended": started.get("extended", False),
         "arms": [_step_arm(spec, arms.get(spec["id"])) for spec in started["arms"]],
         "stage": ended["stage"] if ended else None,
         "candidate": ended["candidate"] if ended else None,
@@ -152,6 +197,53 @@ def _step_arm(spec: Mapping[str, Any], judged: Event | None) -> dict[str, Any]:
         "findings",
     )
     return {**about, **{key: judged.get(key) if judged else None for key in keys}}
+
+
+def _combination(events: Sequence[Event]) -> dict[str, Any] | None:
+    """Return what all steps that helped reach together, and what that adds to the best alone."""
+    confirmed, settled = _last(events, "confirmed", step=COMBINATION), _last(events, "settled")
+    tried = _last(events, "decision", action="Confirm", step=COMBINATION)
+    if confirmed is None or settled is None or tried is None:
+        return None
+    return {
+        "steps": [step for step, _ in tried["carried"]],
+        "arms": [arm for _, arm in tried["carried"]],
+        "verdict": confirmed["verdict"],
+        "gates": confirmed["gates"],
+        "best_alone": settled["best"],
+        "adds": settled["adds"],
+        "comparisons": settled["comparisons"],
+    }
+
+
+def _beside(combination: Mapping[str, Any] | None) -> str | None:
+    """Say what the combination adds to the best step alone."""
+    if combination is None or not combination["adds"]:
+        return None
+    steps = ", ".join(combination["steps"])
+    gains = ", ".join(
+        f"{METRICS[g['metric']].title} {g['reason'].split(' against ')[0]}"
+        for g in combination["adds"]
+        if g["estimate"]
+    )
+    verdicts = [g["verdict"] for g in combination["adds"]]
+    word = "adds to it" if "PASS" in verdicts else "adds nothing to it that is clear"
+    if set(verdicts) == {"FAIL"}:
+        word = "does worse than it alone"
+    return f"all that helped together ({steps}) {word}: {gains}"
+
+
+def _forecast(events: Sequence[Event]) -> dict[str, Any] | None:
+    """Return how long the run was said to take, and how long it took without interruptions."""
+    said, stop = _last(events, "forecast"), _last(events, "decision", action="Stop")
+    if said is None:
+        return None
+    spent = 0.0
+    for earlier, later in itertools.pairwise(events):
+        if earlier["at"] >= said["at"] and later["event"] != "resumed":
+            spent += later["at"] - earlier["at"]
+    numbers = {key: said[key] for key in ("seconds", "lower", "upper", "parts", "probe")}
+    return {**numbers, "actual_seconds": round(spent, 1) if stop else None}
 
 
 def _confirmation(confirmed: Event | None) -> dict[str, Any] | None:
@@ -189,9 +281,9 @@ def _compute(events: Sequence[Event]) -> dict[str, Any]:
         for spec in started["arms"]
         if spec["source"] is None
     }
-    saved = 0.0
+    saved, over = 0.0, {event["arm"] for event in _all(events, "arm_ended")}
     for arm, epochs in seconds.items():
-        left = budgets.get(arm, 0) - max(epochs)
+        left = budgets.get(arm, 0) - max(epochs) if arm in over else 0  # or it still runs
         saved += max(0, left) * sum(epochs.values()) / len(epochs)
     return {
         "train_seconds": round(sum(sum(e.values()) for e in seconds.values()), 1),
@@ -201,11 +293,11 @@ def _compute(events: Sequence[Event]) -> dict[str, Any]:
     }
 
 
-def _warnings(document: Mapping[str, Any], confirmed: Event | None) -> list[str]:
+def _warnings(document: Mapping[str, Any], shown: Mapping[str, Any] | None) -> list[str]:
     """Return what a person must know before paying for scale."""
     if not document["ladder"] or not document["models"]:
         return []
-    judged = [m for m in document["models"] if confirmed and m["arm"] == confirmed["spec"]]
+    judged = [m for m in document["models"] if shown and m["arm"] == shown["id"]]
     model = (judged or document["models"])[-1]
     if model["role"] == "phase 1" and document["verdict"] != RunVerdict.PASSED:
         return []

@@ -6,32 +6,47 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import psutil
 import pytest
+import torch
 
 from lvm import tracking
-from lvm.config import GateConfig, Recipe, RunConfig, to_dict
-from lvm.errors import MissingExtraError
-from lvm.records import Estimate, Evaluation, GateResult, Pool, StopReason, Verdict
-from lvm.tracking import ARTIFACTS, EXPERIMENT, RunView, Tracker, arm_views, parent_view, track
-from lvm.triage.arm import ArmSpec
+from lvm.errors import MissingExtraError, UsageError
+from lvm.tracking import ARTIFACTS, EXPERIMENT, Tracker, track
+from lvm.tracking_arms import arm_views
+from lvm.tracking_model import _load_pyfunc
+from lvm.tracking_registry import example
+from lvm.tracking_views import RunView, parent_view
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.step import Role
-from lvm.triage.verdict import build_verdict
+from tests.tracked import (
+    AUDIT,
+    CHILDREN,
+    CONFIRMED,
+    FINDING,
+    RECIPE,
+    REGISTERED,
+    WIDTH,
+    Server,
+    Writer,
+    evaluation,
+    free_port,
+    serving,
+    whole_journal,
+    write_checkpoint,
+    write_documents,
+)
 
 pytestmark = [
     pytest.mark.integration,
@@ -39,212 +54,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 
-EPOCHS = 3
 CURVES = ("eval_cosine", "r_at_5", "mrr", "loss", "num_negatives")
-RECIPE = Recipe().with_changes({"training.epochs": EPOCHS})
-
-
-# --- a small journal, written by the journal's own class from the run's own records --------------
-
-
-def estimate(value: float) -> Estimate:
-    return Estimate(
-        value=value, lower=value - 0.02, upper=value + 0.02, confidence=0.95, num_windows=40,
-        num_articles=8,
-    )  # fmt: skip
-
-
-def gate(name: str, metric: str, value: float, bound: float) -> GateResult:
-    return GateResult(
-        gate=name, metric=metric, bound=bound, estimate=estimate(value),
-        verdict=Verdict.PASS if value - 0.02 >= bound else Verdict.FAIL,
-        reason=f"{value:.3f} against a bound of {bound:.3f}",
-        p_value=None if name == "stage" else 0.001,
-    )  # fmt: skip
-
-
-def evaluation(split: str, value: float) -> Evaluation:
-    masked = {"eval_cosine": value, "r_at_5": value / 2, "mrr": value / 3, "eff_at_5": None}
-    return Evaluation(
-        split=split, space="raw", num_windows=40, num_articles=8,
-        pool=Pool(id="p", size=100, mask="own contexts"),
-        masked=masked, raw={k: v and v / 2 for k, v in masked.items()},
-        latency={"p50_ms": 1.5, "p95_ms": 2.5} if split == "test" else {},
-    )  # fmt: skip
-
-
-@dataclass
-class Writer:
-    """Writes the events of a triage in which a lower temperature fixes the failure."""
-
-    journal: Journal
-
-    def spec(
-        self, step: str, name: str, role: Role, *, test: bool = False, **changes: Any
-    ) -> ArmSpec:
-        dotted = {key.replace("__", "."): value for key, value in changes.items()}
-        recipe = RECIPE.ar_only() if name == "AR-only" else RECIPE.with_changes(dotted)
-        arm = f"{step}-{name}".replace(" ", "-").lower()
-        return ArmSpec(
-            id=arm, step=step, name=name, role=role, recipe=recipe, gates=GateConfig(),
-            folder=self.journal.folder / "arms" / arm, evaluate_test=test, changes=dotted,
-        )  # fmt: skip
-
-    def start(self) -> None:
-        self.journal.append(
-            "run_started", schema=1, command="python tune_jobs/triage.py --data 'my bank'",
-            arguments={}, config=to_dict(RunConfig(recipe=RECIPE)), code="0.1.0+abc",
-            commit="0123456789ab", environment={}, plan=["temperature"], identity={},
-            data={
-                "source": "my bank", "rows": 100, "width": 8, "fingerprint": "feedfacecafe",
-                "windows": {"train": 80, "dev": 40, "test": 40}, "articles": {},
-            },
-        )  # fmt: skip
-        for split in ("dev", "test"):
-            rows = {"copy_last": evaluation(split, 0.21), "random": evaluation(split, 0.01)}
-            self.journal.append("ladder", split=split, rows=rows)
-
-    def begin(self, step: str, specs: list[ArmSpec], **about: Any) -> None:
-        arms = [spec.to_plain() for spec in specs]
-        self.journal.append(
-            "step_started", step=step, arms=arms, title=step, epochs=EPOCHS, **about
-        )
-
-    def epoch(self, spec: ArmSpec, epoch: int, base: float) -> None:
-        value = base + epoch / 100
-        self.journal.append(
-            "epoch", arm=spec.id, step=spec.step, name=spec.name, epoch=epoch, eval_cosine=value,
-            r_at_5=value / 2, mrr=value / 3, stage="FAIL", loss=2.0 - value, num_negatives=255.0,
-            gradient_norm=0.5, seconds=1.25, negatives={"batch": 1.0},
-        )  # fmt: skip
-
-    def end(self, spec: ArmSpec, reason: StopReason, epoch: int) -> None:
-        self.journal.append(
-            "arm_ended", arm=spec.id, step=spec.step, name=spec.name, reason=reason, epoch=epoch,
-            detail="the loss is NaN" if reason is StopReason.DIVERGED else "",
-        )  # fmt: skip
-
-    def judge(self, spec: ArmSpec, reason: StopReason, epoch: int, value: float) -> None:
-        gains = [gate("gain", "r_at_5", 0.1, 0.0)] if spec.role is Role.ARM else []
-        self.journal.append(
-            "arm_judged", arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
-            reason=reason, detail="", epoch=epoch, epochs_run=epoch, train_seconds=1.25 * epoch,
-            evaluation=evaluation("dev", value), stage=gate("stage", "eval_cosine", value, 0.35),
-            gains=gains,
-        )  # fmt: skip
-
-    def arm(
-        self, spec: ArmSpec, base: float, *, epochs: int = EPOCHS,
-        reason: StopReason = StopReason.FINISHED,
-    ) -> None:  # fmt: skip
-        for epoch in range(1, epochs + 1):
-            self.epoch(spec, epoch, base)
-        self.end(spec, reason, epochs)
-
-    def test(self, spec: ArmSpec, value: float) -> None:
-        self.journal.append(
-            "test_judged", arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
-            epochs=EPOCHS, evaluation=evaluation("test", value), ann={"recall_at_5": 0.99},
-        )  # fmt: skip
-
-    def phase_1(self) -> None:
-        specs = [
-            self.spec("phase_1", "AR-only", Role.PHASE1, test=True),
-            self.spec("phase_1", "InfoNCE+AR", Role.PHASE1, test=True),
-        ]
-        self.begin("phase_1", specs)
-        for spec, value in zip(specs, (0.28, 0.22), strict=True):
-            self.arm(spec, value)
-        for spec, value in zip(specs, (0.31, 0.25), strict=True):
-            self.judge(spec, StopReason.FINISHED, EPOCHS, value)
-            self.test(spec, value)
-        gates = [gate("success", "r_at_5", -0.03, 0.1), gate("success", "mrr", -0.02, 0.05)]
-        self.journal.append("phase_1_judged", verdict="FAIL", gates=gates, baseline="AR-only")
-
-    def begin_temperature(self) -> list[ArmSpec]:
-        specs = [
-            self.spec("temperature", "control", Role.CONTROL),
-            self.spec("temperature", "tau 0.2", Role.ARM, objective__temperature=0.2),
-            self.spec("temperature", "tau 0.5", Role.ARM, objective__temperature=0.5),
-            self.spec("temperature", "tau 0.01", Role.ARM, objective__temperature=0.01),
-        ]
-        self.begin(
-            "temperature", specs, number=1, question="?", hypothesis="h", rules_out="r",
-            carried=[], left_out={},
-        )  # fmt: skip
-        return specs
-
-    def temperature(self, specs: list[ArmSpec]) -> None:
-        control, good, pruned, diverged = specs
-        self.arm(pruned, 0.2, epochs=2, reason=StopReason.PRUNED)
-        self.epoch(pruned, 3, 0.2)  # it ran ahead of the decision
-        self.arm(diverged, 0.1, epochs=1, reason=StopReason.DIVERGED)
-        self.arm(good, 0.4, reason=StopReason.GATE_HELD)
-        self.arm(control, 0.22, reason=StopReason.CANCELLED)
-        self.judge(control, StopReason.CANCELLED, EPOCHS, 0.25)
-        self.judge(good, StopReason.GATE_HELD, EPOCHS, 0.43)
-        self.judge(pruned, StopReason.PRUNED, 2, 0.22)
-        self.journal.append(
-            "arm_judged", arm=diverged.id, step=diverged.step, name=diverged.name,
-            role=diverged.role, reason=StopReason.DIVERGED, detail="the loss is NaN", epoch=1,
-            epochs_run=1, train_seconds=1.25, evaluation=None, gains=[],
-            stage=GateResult(
-                gate="stage", metric="eval_cosine", bound=0.0, estimate=None,
-                verdict=Verdict.NOT_EVALUABLE, reason="the loss is NaN",
-            ),
-        )  # fmt: skip
-        self.journal.append(
-            "step_ended", step="temperature", stage="PASS", candidate="tau 0.2", kept="tau 0.2",
-            conflicts=[],
-        )  # fmt: skip
-
-    def confirm(self) -> None:
-        spec = self.spec(
-            "confirm_temperature", "tau 0.2", Role.CONFIRM, test=True, objective__temperature=0.2
-        )
-        self.begin(spec.step, [spec])
-        self.arm(spec, 0.41)
-        self.judge(spec, StopReason.FINISHED, EPOCHS, 0.44)
-        self.test(spec, 0.44)
-        gates = [gate("success", "r_at_5", 0.15, 0.1), gate("gain", "mrr", 0.06, 0.0)]
-        self.journal.append(
-            "confirmed", step="temperature", arm="tau 0.2", verdict="PASS", gates=gates,
-            spec=spec.id, run_as=spec.step,
-        )  # fmt: skip
-
-    def stop(self) -> None:
-        self.journal.append(
-            "decision", number=3, action="Stop", verdict="FIXED", cause=["temperature"],
-            since="tau 0.2 holds the success gate on the test split",
-        )  # fmt: skip
-
-
-CHILDREN = {
-    "phase_1 / AR-only": "FINISHED",
-    "phase_1 / InfoNCE+AR": "FINISHED",
-    "temperature / control": "FINISHED",
-    "temperature / tau 0.2": "FINISHED",
-    "temperature / tau 0.5": "FINISHED",
-    "temperature / tau 0.01": "FAILED",
-    "confirm_temperature / tau 0.2": "FINISHED",
-}
-
-
-def whole_journal(folder: Path) -> list[dict[str, Any]]:
-    writer = Writer(Journal(folder))
-    writer.start()
-    writer.phase_1()
-    writer.temperature(writer.begin_temperature())
-    writer.confirm()
-    writer.stop()
-    return writer.journal.events
-
-
-def write_documents(folder: Path) -> dict[str, Any]:
-    document = build_verdict(list(read_journal(folder)), resume="resume")
-    (folder / "verdict.json").write_text(json.dumps(document))
-    (folder / "report.md").write_text("# A report\n")
-    return document
 
 
 # --- stores --------------------------------------------------------------------------------------
@@ -276,6 +86,12 @@ def folder(tmp_path: Path, empty_store: Path) -> Path:
     (runs / "1").mkdir(parents=True)
     shutil.copy(empty_store, runs / "mlflow.db")
     return runs / "1"
+
+
+def synced(tracker: Tracker, events: list[dict[str, Any]]) -> None:
+    """Hand over, and wait for the thread that writes."""
+    tracker.sync(events)
+    tracker.wait()
 
 
 def client_of(tracker: Tracker) -> Any:
@@ -342,7 +158,14 @@ def test_a_parent_with_nested_children(folder: Path) -> None:
     assert tags["command"] == "python tune_jobs/triage.py --data 'my bank'"
     assert tags["commit"] == "0123456789ab"
     assert tags["phase_1.success.mrr.verdict"] == "FAIL"
-    assert tags["mlflow.note.content"].startswith("**FIXED** by temperature, since tau 0.2 holds")
+    note = tags["mlflow.note.content"]
+    assert note.startswith("**FIXED by temperature: tau 0.2 holds")
+    for said in ("**Cause**: temperature", "**Next**", "| AR-only |", "ladder: copy"):
+        assert said in note
+    assert tags["audit"] == "WARNINGS"
+    assert tags["audit.codes"] == "DUPLICATES, HUBNESS"
+    assert tags["audit.DUPLICATES"] == "warn: 4.3% of rows repeat another row"
+    assert parent.data.metrics["audit.checks.NOT_EVALUABLE"] == 1
     assert parent.data.params["gates.success_r_at_5"] == "0.1"
     metrics = parent.data.metrics
     assert metrics["phase_1.ar_only.r_at_5"] == pytest.approx(0.155)
@@ -358,7 +181,7 @@ def test_an_arm_has_curves_gates_and_reasons(folder: Path) -> None:
     events = whole_journal(folder)
     tracker = track(folder, events)
     runs = stored(tracker)
-    arm = runs["temperature / tau 0.2"]
+    arm = runs["Step 1, temperature: tau 0.2"]
 
     wanted = [e for e in events if e["event"] == "epoch" and e["arm"] == "temperature-tau-0.2"]
     for name in CURVES:
@@ -383,18 +206,18 @@ def test_an_arm_has_curves_gates_and_reasons(folder: Path) -> None:
     assert arm.data.params["objective.temperature"] == "0.2"
     assert "model.dropout" not in arm.data.params  # neither changed nor important
 
-    pruned = runs["temperature / tau 0.5"]
+    pruned = runs["Step 1, temperature: tau 0.5"]
     assert pruned.data.metrics["eval_cosine"] == pytest.approx(0.22)  # not that of epoch 3
     assert pruned.data.tags["stop"] == "pruned"
-    confirmed = runs["confirm_temperature / tau 0.2"]
+    confirmed = runs["Confirm temperature: tau 0.2"]
     assert confirmed.data.metrics["test.success.r_at_5.value"] == pytest.approx(0.15)
     assert confirmed.data.metrics["test.p95_ms"] == 2.5
     assert confirmed.data.tags["verdict"] == "PASS"
     assert confirmed.data.tags["reason"].startswith("success r_at_5: 0.150")
-    diverged = runs["temperature / tau 0.01"]
+    diverged = runs["Step 1, temperature: tau 0.01"]
     assert diverged.data.tags["stop.detail"] == "the loss is NaN"
     assert "dev.stage.eval_cosine.bound" not in diverged.data.metrics
-    ar_only = runs["phase_1 / AR-only"]
+    ar_only = runs["phase_1: AR-only"]
     assert ar_only.data.params["objective.contrastive_weight"] == "0.0"
     assert ar_only.data.metrics["test.ann.recall_at_5"] == 0.99
 
@@ -405,8 +228,7 @@ def test_the_files_of_the_run_are_artifacts_beside_the_store(folder: Path) -> No
     tracker = track(folder, events)
     parent = stored(tracker)["my runs/1"]
     found = client_of(tracker).list_artifacts(parent.info.run_id)
-    assert sorted(item.path for item in found) == ["journal.jsonl", "report.md", "verdict.json"]
-    assert {item.path for item in found} < set(ARTIFACTS)
+    assert {item.path for item in found} == set(ARTIFACTS) - {"report.html"}
     root = folder.parent / "mlflow_artifacts" / parent.info.run_id / "artifacts"
     for item in found:
         assert (root / item.path).read_bytes() == (folder / item.path).read_bytes()
@@ -423,8 +245,128 @@ def test_predictions_without_a_model_are_a_run(folder: Path) -> None:
         role=Role.PHASE1, evaluation=evaluation("test", 0.2), ann={}, epochs=0,
     )  # fmt: skip
     runs = stored(track(folder, writer.journal.events))
-    run = runs["phase_1 / InfoNCE+AR (predictions)"]
+    run = runs["phase_1: InfoNCE+AR (predictions)"]
     assert (run.info.status, run.data.metrics["test.r_at_5"]) == ("FINISHED", 0.1)
+
+
+# --- data sets and models ------------------------------------------------------------------------
+
+
+def test_the_data_set_is_an_input_of_every_run(folder: Path) -> None:
+    tracker = track(folder, whole_journal(folder))
+    assert tracker.problem is None
+    used = {}
+    for name, run in stored(tracker).items():
+        (item,) = run.inputs.dataset_inputs
+        assert (item.dataset.name, item.dataset.digest) == ("my bank", "feedfacecafe")
+        assert json.loads(item.dataset.source) == {"uri": "my bank"}
+        assert json.loads(item.dataset.profile)["windows.train"] == 80
+        used[name] = {tag.key: tag.value for tag in item.tags}["mlflow.data.context"]
+    assert used.pop("my runs/1") == "triage"
+    assert set(used.values()) == {"training"}
+
+
+def test_the_confirmed_model_is_registered_and_predicts_next_vectors(folder: Path) -> None:
+    import mlflow
+
+    events = whole_journal(folder)
+    predictor = write_checkpoint(folder, CONFIRMED)
+    write_checkpoint(folder, "phase_1-ar-only")
+    tracker = track(folder, events)
+    assert tracker.problem is None
+    client = client_of(tracker)
+    runs = stored(tracker)
+    kept = {name: run.outputs.model_outputs for name, run in runs.items() if run.outputs}
+    assert {name for name, models in kept.items() if models} == {
+        "phase_1: AR-only", "Confirm temperature: tau 0.2",
+    }  # fmt: skip
+    (version,) = client.search_model_versions(f"name = '{REGISTERED}'")
+    assert client.get_model_version_by_alias(REGISTERED, "confirmed").version == version.version
+    assert version.run_id == runs["Confirm temperature: tau 0.2"].info.run_id
+    assert "R@5 0.220" in version.description
+
+    (output,) = kept["Confirm temperature: tau 0.2"]
+    logged = client.get_logged_model(output.model_id)
+    assert {m.key: m.value for m in logged.metrics}["test.r_at_5"] == pytest.approx(0.22)
+    files = Path(logged.artifact_location.removeprefix("file://").replace("%20", " "))
+    assert not [*files.rglob("*.pt"), *files.rglob("*.pkl"), *files.rglob("*.py")]
+    with mock.patch("pickle.load", side_effect=AssertionError("unpickled")):
+        model = mlflow.pyfunc.load_model(str(files))
+    contexts = example(RECIPE.context_length, WIDTH)
+    np.testing.assert_array_equal(model.input_example, contexts)
+    with torch.no_grad():
+        wanted = predictor.model(torch.from_numpy(contexts)).numpy()
+    found = model.predict(contexts)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    with pytest.raises(UsageError, match=r"of length 2 to 2.*divide each"):
+        model.predict(2 * contexts)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="shape"):
+        model.predict(contexts[:, :-1])
+    with pytest.raises(UsageError, match="last 5 vectors"):
+        _load_pyfunc(str(files / "data" / "checkpoint")).predict(contexts[:, :-1])
+
+
+def test_a_model_is_kept_once_and_an_older_run_takes_no_alias_back(folder: Path) -> None:
+    events = whole_journal(folder)
+    write_checkpoint(folder, CONFIRMED)
+    for _ in range(2):
+        tracker = track(folder, events)
+        (folder / "mlflow.json").unlink()
+    other = folder.parent / "2"
+    newer = whole_journal(other)
+    write_checkpoint(other, CONFIRMED)
+    track(other, newer)
+    tracker = track(folder, events)
+    assert tracker.problem is None
+    client = client_of(tracker)
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    assert len(client.search_logged_models([experiment])) == 2
+    assert len(client.search_model_versions(f"name = '{REGISTERED}'")) == 2
+    assert client.get_model_version_by_alias(REGISTERED, "confirmed").version == 2
+
+
+def test_a_model_that_is_refused_leaves_the_numbers_and_is_sent_later(folder: Path) -> None:
+    from mlflow import MlflowClient
+
+    events = whole_journal(folder)
+    write_checkpoint(folder, CONFIRMED)
+    refused = mock.patch.object(MlflowClient, "log_model_artifacts", side_effect=OSError("full"))
+    with refused:
+        tracker = track(folder, events)
+    assert "full" in str(tracker.problem)
+    assert f"lvm track {shlex.quote(str(folder))}" in str(tracker.problem)
+    assert {n: r.info.status for n, r in stored(tracker).items()} == {
+        "my runs/1": "FINISHED", **CHILDREN,
+    }  # fmt: skip
+    tracker = track(folder, events)
+    assert tracker.problem is None
+    assert client_of(tracker).get_model_version_by_alias(REGISTERED, "confirmed").version == 1
+
+
+def test_a_blocked_run_names_what_blocks_it(folder: Path) -> None:
+    writer = Writer(Journal(folder))
+    writer.start(fingerprint=None)
+    blocking = {**FINDING, "code": "KEYS_WRONG", "severity": "block", "next": "lvm audit --repair"}
+    audit = {**AUDIT, "verdict": "BLOCKED", "findings": [blocking, FINDING]}
+    writer.journal.append("audited", audit=audit)
+    writer.journal.append(
+        "decision", number=0, action="Stop", verdict="BLOCKED", cause=["KEYS_WRONG"],
+        since="the audit found KEYS_WRONG",
+    )  # fmt: skip
+    tracker = Tracker(folder)
+    tracker.close(writer.journal.events, write_documents(folder))
+    assert tracker.problem is None
+    client = client_of(tracker)
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    (run,) = client.search_runs([experiment], "tags.verdict = 'BLOCKED'")
+    assert run.info.status == "FINISHED"
+    tags = run.data.tags
+    assert (tags["audit"], tags["cause"]) == ("BLOCKED", "KEYS_WRONG")
+    assert tags["audit.codes"] == "KEYS_WRONG, DUPLICATES"
+    assert tags["audit.KEYS_WRONG"] == "block: 4.3% of rows repeat another row"
+    assert "lvm audit --repair" in tags["mlflow.note.content"]
+    assert run.inputs.dataset_inputs == []  # data that was never read has no fingerprint
 
 
 # --- again, in parts, and after an interruption --------------------------------------------------
@@ -435,7 +377,7 @@ def test_writing_again_makes_no_second_run_and_no_second_point(folder: Path) -> 
     document = write_documents(folder)
     tracker = Tracker(folder)
     for _ in range(2):
-        tracker.sync(events)
+        synced(tracker, events)
         tracker.close(events, document)
     first = {name: run.info.run_id for name, run in stored(tracker).items()}
     track(folder, events)  # another process
@@ -463,12 +405,12 @@ def test_syncing_event_by_event_ends_like_writing_at_once(folder: Path) -> None:
     events = whole_journal(folder)
     tracker = Tracker(folder)
     for count in range(1, len(events) + 1, 5):
-        tracker.sync(events[:count])
+        synced(tracker, events[:count])
         assert tracker.problem is None
-        ended = {(e["step"], e["name"]) for e in events[:count] if e["event"] == "arm_ended"}
+        ended = {e["name"] for e in events[:count] if e["event"] == "arm_ended"}
         runs = stored(tracker)
         assert runs.pop("my runs/1").info.status == "RUNNING"
-        assert set(runs) == {f"{step} / {name}" for step, name in ended}
+        assert {name.partition(": ")[2] for name in runs} == ended
         assert "RUNNING" not in {run.info.status for run in runs.values()}
     tracker.close(events, None)
     runs = stored(tracker)
@@ -486,23 +428,23 @@ def test_an_interrupted_triage_goes_on_in_the_same_runs(folder: Path) -> None:
     specs = writer.begin_temperature()
     writer.epoch(specs[2], 1, 0.2)
     tracker = Tracker(folder)
-    tracker.sync(writer.journal.events)
+    synced(tracker, writer.journal.events)
     writer.journal.append("interrupted")
     tracker.close(writer.journal.events, None)
     before = stored(tracker)
     assert before["my runs/1"].info.status == "KILLED"
-    assert before["temperature / tau 0.5"].info.status == "KILLED"
-    assert before["temperature / tau 0.5"].data.metrics["eval_cosine"] == pytest.approx(0.21)
-    assert "temperature / control" not in before  # it had not begun
+    assert before["Step 1, temperature: tau 0.5"].info.status == "KILLED"
+    assert before["Step 1, temperature: tau 0.5"].data.metrics["eval_cosine"] == pytest.approx(0.21)
+    assert "Step 1, temperature: control" not in before  # it had not begun
 
     writer.journal.append("resumed", command="python tune_jobs/triage.py --resume runs/1")
     tracker = Tracker(folder)
-    tracker.sync(writer.journal.events)
+    synced(tracker, writer.journal.events)
     assert stored(tracker)["my runs/1"].info.status == "RUNNING"
     writer.temperature(specs)
     writer.confirm()
     writer.stop()
-    tracker.sync(writer.journal.events)
+    synced(tracker, writer.journal.events)
     tracker.close(writer.journal.events, write_documents(folder))
     after = stored(tracker)
     assert {name: after[name].info.status for name in CHILDREN} == CHILDREN
@@ -628,7 +570,7 @@ def test_an_unreachable_server_is_a_problem_in_words(folder: Path, capfd: Any) -
     tracker = Tracker(folder, "http://me:secret@127.0.0.1:9")
     started = time.monotonic()
     tracker.prepare()
-    tracker.sync(events)
+    synced(tracker, events)
     tracker.close(events, write_documents(folder))
     assert time.monotonic() - started < 15
     assert tracker.problem is not None
@@ -642,10 +584,10 @@ def test_a_failure_is_not_tried_again_at_once(folder: Path) -> None:
     tracker = Tracker(folder, "http://127.0.0.1:9")
     tracker.prepare()
     with mock.patch.object(tracker, "_connect", side_effect=AssertionError("tried")) as connect:
-        tracker.sync(whole_journal(folder))
+        synced(tracker, whole_journal(folder))
         assert connect.call_count == 0
         tracker._retry_at = 0.0  # the pause is over
-        tracker.sync(list(read_journal(folder)))
+        synced(tracker, list(read_journal(folder)))
         assert connect.call_count == 1
 
 
@@ -658,12 +600,12 @@ def test_a_store_that_comes_back_receives_all(
     place = folder.parent / "mounted later"
     place.write_text("a file where a folder should be")
     tracker = Tracker(folder, f"sqlite:///{place}/mlflow.db")
-    tracker.sync(events)
+    synced(tracker, events)
     assert tracker.problem is not None
     place.unlink()
     place.mkdir()
     shutil.copy(empty_store, place / "mlflow.db")
-    tracker.sync(events)
+    synced(tracker, events)
     assert tracker.problem is None
     assert set(stored(tracker)) == {"my runs/1", *CHILDREN}
 
@@ -704,7 +646,7 @@ def test_a_parent_that_a_person_deleted_is_made_again(
     monkeypatch.setattr(tracking, "PATIENCE", 0)
     events = whole_journal(folder)
     tracker = Tracker(folder)
-    tracker.sync(events)
+    synced(tracker, events)
     gone = stored(tracker)["my runs/1"].info.run_id
     client_of(tracker).delete_run(gone)
     tracker.close(events, None)
@@ -720,7 +662,7 @@ def test_a_parent_that_a_person_deleted_is_made_again(
 # --- beside a running triage ---------------------------------------------------------------------
 
 
-def test_a_sync_while_another_is_at_work_returns_at_once(folder: Path) -> None:
+def test_a_sync_returns_at_once_and_the_last_one_is_written(folder: Path) -> None:
     events = whole_journal(folder)
     tracker = Tracker(folder)
     entered, leave = threading.Event(), threading.Event()
@@ -732,14 +674,13 @@ def test_a_sync_while_another_is_at_work_returns_at_once(folder: Path) -> None:
         return connect()
 
     with mock.patch.object(tracker, "_connect", slow):
-        preparing = threading.Thread(target=tracker.prepare)
-        preparing.start()
+        tracker.sync(events[:3])
         assert entered.wait(30)
-        tracker.sync(events)  # would wait for `leave` for ever if it did not give way
+        for count in range(4, len(events) + 1):  # would wait for `leave` for ever if it waited
+            tracker.sync(events[:count])
         leave.set()
-        preparing.join()
-    assert stored(tracker) == {}
-    tracker.sync(events)
+        tracker.wait()
+    assert tracker.problem is None
     assert set(stored(tracker)) == {"my runs/1", *CHILDREN}
 
 
@@ -817,56 +758,15 @@ def test_nothing_leaves_the_machine_and_nothing_is_printed(folder: Path) -> None
 # --- the browser's side --------------------------------------------------------------------------
 
 
-@dataclass
-class Server:
-    process: subprocess.Popen[bytes]
-    port: int
-    log: Path
-
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> bytes:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            data: bytes = answer.read()
-            return data
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                self.ask("health")
-                return
-            except (urllib.error.URLError, OSError):
-                alive = self.process.poll() is None and time.monotonic() < deadline
-                assert alive, self.log.read_text()
-                time.sleep(0.2)
-
-
 @pytest.fixture
 def server(folder: Path, tmp_path: Path) -> Iterator[Server]:
     """The UI as a person starts it, on a free port."""
     tracker = track(folder, whole_journal(folder))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = shlex.split(tracker.ui_command())
     assert words[-2:] == ["--port", "5000"]
-    log = tmp_path / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*words[:-1], str(port)], cwd=tmp_path, stdout=output, stderr=output,
-            start_new_session=True,
-        )  # fmt: skip
-    started = Server(process, port, log)
-    try:
-        started.wait()
+    with serving([*words[:-1], str(port)], port, tmp_path) as started:
         yield started
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)  # its own session: the server and its workers
-        process.wait(30)
 
 
 def test_the_ui_command_serves_the_store_on_loopback(server: Server, folder: Path) -> None:
@@ -887,19 +787,39 @@ def test_the_ui_command_serves_the_store_on_loopback(server: Server, folder: Pat
     }
     assert {(str(a.ip), int(a.port)) for a in listening} == {("127.0.0.1", server.port)}
 
-    # The same server as a shared one: a triage that reports to it instead of to a file.
-    other = folder.parent / "2"
-    events = whole_journal(other)
-    document = write_documents(other)
-    tracker = Tracker(other, f"http://127.0.0.1:{server.port}")
-    tracker.sync(events)
-    tracker.close(events, document)
-    assert tracker.problem is None
-    client = client_of(tracker)
-    runs = client.search_runs([ids[EXPERIMENT]], "tags.folder = '" + str(other) + "'")
-    (parent_2,) = runs
-    assert (parent_2.info.status, parent_2.data.tags["verdict"]) == ("FINISHED", "FIXED")
-    children = client.search_runs(
-        [ids[EXPERIMENT]], f"tags.`mlflow.parentRunId` = '{parent_2.info.run_id}'"
-    )
-    assert {run.info.run_name: run.info.status for run in children} == CHILDREN
+
+def test_a_shared_server_that_goes_down_receives_the_rest_when_it_is_back(
+    folder: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "PATIENCE", 0)
+    shutil.copy(empty_store, tmp_path / "shared.db")
+    port = free_port()
+    words = [
+        sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1",
+        "--port", str(port), "--backend-store-uri", f"sqlite:///{tmp_path / 'shared.db'}",
+        "--artifacts-destination", str(tmp_path / "shared artifacts"),
+    ]  # fmt: skip
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    events = whole_journal(folder)
+    write_checkpoint(folder, CONFIRMED)
+    tracker = Tracker(folder)
+    judged = [e["event"] for e in events].index("phase_1_judged") + 1
+    with serving(words, port, tmp_path):
+        synced(tracker, events[:judged])
+        assert tracker.problem is None
+    synced(tracker, events)
+    assert f"lvm track {shlex.quote(str(folder))}" in str(tracker.problem)
+    with serving(words, port, tmp_path):
+        tracker.close(events, write_documents(folder))
+        assert tracker.problem is None
+        assert {n: r.info.status for n, r in stored(tracker).items()} == {
+            "my runs/1": "FINISHED", **CHILDREN,
+        }  # fmt: skip
+        client = client_of(tracker)
+        version = client.get_model_version_by_alias(REGISTERED, "confirmed")
+        assert version.source.startswith("mlflow-artifacts:/")
+    weights = [*(tmp_path / "shared artifacts").rglob("model.safetensors")]
+    ours = folder / "arms" / CONFIRMED / "checkpoint" / "model.safetensors"
+    assert [path.read_bytes() for path in weights] == [ours.read_bytes()]

@@ -87,7 +87,8 @@ HELP = {"--help"}
 FLAGS = {
     "tune_jobs.triage": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--recipe",
-        "--preset", "--out", "--resume", "--address", "--independent", "--show", "--allow",
+        "--preset", "--out", "--resume", "--address", "--independent", "--all-steps", "--extended",
+        "--show", "--allow", "--json",
     },
     "tune_jobs.train": {"--data", "--recipe", "--preset", "--workers", "--out", "--address"},
 }  # fmt: skip
@@ -100,6 +101,7 @@ COMMANDS = {
         "--recipe", "--preset", "--allow", "--repair", "--out",
     },
     "report": {"run"},
+    "status": {"run", "--json"},
     "track": {"run"},
     "ui": {"run"},
     "doctor": set(),

@@ -1,16 +1,41 @@
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import sys
 import time
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from lvm.errors import DataError
-from lvm.statistics import bootstrap_difference, bootstrap_mean, design_effect, holm, sign_flip_p
+from lvm.statistics import (
+    bootstrap_difference,
+    bootstrap_mean,
+    design_effect,
+    holm,
+    mean_over_seeds,
+    more_articles,
+    sign_flip_mean_p,
+    sign_flip_p,
+)
 
 SETTINGS = {"confidence": 0.95, "resamples": 2000, "seed": 0, "purpose": "test"}
+
+
+def benchmark(name: str) -> ModuleType:
+    """Load a benchmark by its file: a package may bear the same name."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+coverage = benchmark("coverage")
 
 
 def balanced(seed: int, articles: int = 20, each: int = 50) -> tuple[np.ndarray, np.ndarray]:
@@ -147,6 +172,44 @@ def test_2000_resamples_are_quick() -> None:
     assert min(seconds) < 0.05
 
 
+@pytest.mark.parametrize("metric", ["r_at_5", "mrr"])
+def test_intervals_of_gains_hold_the_truth_and_those_of_windows_do_not(metric: str) -> None:
+    """A small version of benchmarks/coverage.py: 17 unequal articles, two arms that rank."""
+    rounds = 300
+    found = coverage.misses(17, 0.1, metric, rounds=rounds, resamples=400, seed=1)
+    missed = (found.above + found.below) / rounds
+    assert 0.01 < missed < 0.095  # 5 % wanted, Monte-Carlo error 1.3 points
+    assert found.below / rounds < 0.055  # the side of a false PASS, 2.5 % wanted
+    assert found.flips / rounds < 0.055
+    assert found.windows_only / rounds > 0.25  # what ignoring the articles would do
+    assert found.effect / rounds > 3
+
+
+def test_free_windows_agree_with_scipys_bootstrap_of_a_mean() -> None:
+    values = np.random.default_rng(8).gamma(2.0, 1.0, 400)
+    want = scipy.stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20_000,
+        random_state=np.random.default_rng(9),
+    ).confidence_interval  # fmt: skip
+    got = bootstrap_mean(values, np.arange(400), **{**SETTINGS, "resamples": 20_000})
+    assert got.lower == pytest.approx(want.low, abs=0.04 * (want.high - want.low))
+    assert got.upper == pytest.approx(want.high, abs=0.04 * (want.high - want.low))
+
+
+@pytest.mark.parametrize("articles", [9, 40])
+def test_sign_flips_agree_with_scipys_paired_permutations(articles: int) -> None:
+    rng = np.random.default_rng(articles)
+    a, b = rng.normal(0.2, 0.5, articles), rng.normal(0, 0.5, articles)
+    want = scipy.stats.permutation_test(
+        (a, b), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
+        vectorized=True, alternative="greater", n_resamples=20_000,
+        rng=np.random.default_rng(0),
+    ).pvalue  # fmt: skip
+    exact = 2**articles <= 20_000
+    assert 0.001 < want < 0.5
+    assert sign_flip_p(a - b) == pytest.approx(want, abs=1e-9 if exact else 0.012)
+
+
 def test_sign_flips_are_counted_exactly() -> None:
     values = np.array([0.5, 0.1, -0.2, 0.4, 0.3])
     sums = [np.dot(s, values) for s in itertools.product([1, -1], repeat=5)]
@@ -157,12 +220,61 @@ def test_sign_flips_are_counted_exactly() -> None:
     assert sign_flip_p(-np.ones(5)) == 1
 
 
-def test_drawn_sign_flips_agree_with_a_known_value_and_the_seed() -> None:
-    # 17 of 22 articles gain 1, 5 lose 1: the binomial tail P(X >= 17 | 22, 1/2).
-    values = np.array([1.0] * 17 + [-1.0] * 5)
-    want = scipy.stats.binom.sf(16, 22, 0.5)
-    assert sign_flip_p(values, seed=3) == pytest.approx(want, abs=0.003)
+@pytest.mark.parametrize("articles", [22, 44])  # counted, and drawn
+def test_sign_flips_agree_with_a_known_value_and_the_seed(articles: int) -> None:
+    # All gain or lose 1, so the p-value is a binomial tail, P(X >= gained | articles, 1/2).
+    gained = articles // 2 + 6
+    values = np.array([1.0] * gained + [-1.0] * (articles - gained))
+    want = scipy.stats.binom.sf(gained - 1, articles, 0.5)
+    tolerance = 1e-9 if articles == 22 else 0.004
+    assert sign_flip_p(values, seed=3) == pytest.approx(want, abs=tolerance)
     assert sign_flip_p(values, seed=3) == sign_flip_p(values, seed=3)
+
+
+def test_sign_flips_of_windows_turn_whole_articles_about_the_bound() -> None:
+    articles = np.repeat([0, 1, 2, 3], [8, 1, 3, 4])
+    values = np.repeat([0.3, 0.5, 0.2, 0.4], [8, 1, 3, 4])
+    assert sign_flip_mean_p(values, articles) == 1 / 16  # every article is above 0
+    assert sign_flip_mean_p(values, articles, bound=0.6) == 1
+    # About .25 the sums are .4, .25, -.15 and .6: turning the third alone loses nothing.
+    assert sign_flip_mean_p(values, articles, bound=0.25) == 2 / 16
+
+
+def test_articles_needed_by_hand() -> None:
+    assert more_articles(20, 0.04, 0.02) == 60  # half the width takes four times as many
+    assert more_articles(20, 0.02, 0.04) == 1
+    assert more_articles(20, 0.02, 0.0) == more_articles(20, 0.02, 0.001) == 7980
+
+
+def test_seeds_and_articles_both_widen_the_interval() -> None:
+    rng = np.random.default_rng(3)
+    articles = np.repeat(np.arange(400), 4)
+    of_article, of_seed = rng.normal(0, 0.2, 400), rng.normal(0, 0.3, 40)
+    rest = rng.normal(0, 0.1, (40, 400))
+    values = of_seed[:, None] + (of_article + rest)[:, articles]
+    found = mean_over_seeds(values, articles, confidence=0.95)
+    assert found.value == pytest.approx(values.mean())
+    assert found.between_articles == pytest.approx(np.var(of_article), rel=0.05)
+    assert found.between_seeds == pytest.approx(of_seed.var(ddof=1), rel=0.05)
+    assert found.rest == pytest.approx(0.01, rel=0.05)
+    seeds_only = scipy.stats.ttest_1samp(values.mean(axis=1), 0).confidence_interval(0.95)
+    assert found.lower < seeds_only.low < seeds_only.high < found.upper
+
+
+def test_seeds_that_agree_leave_the_interval_of_the_articles() -> None:
+    values, articles = balanced(2)
+    found = mean_over_seeds(np.stack([values] * 3), articles, confidence=0.95)
+    want = scipy.stats.ttest_1samp(values.reshape(20, 50).mean(axis=1), 0).confidence_interval(0.95)
+    assert (found.between_seeds, found.rest) == pytest.approx((0, 0), abs=1e-12)
+    assert (found.lower, found.upper) == pytest.approx((want.low, want.high))
+    with pytest.raises(DataError, match="1 seeds, allowed are 2 or more"):
+        mean_over_seeds(values[None], articles, confidence=0.95)
+
+
+def test_interval_over_seeds_covers_where_that_of_one_seed_does_not() -> None:
+    both, first = coverage.seed_misses(3, 0.05, rounds=300)
+    assert both / 300 < 0.085
+    assert first / 300 > 0.2
 
 
 def test_holm_by_hand() -> None:

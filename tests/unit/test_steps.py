@@ -10,7 +10,7 @@ import tiny
 from lvm.config import Recipe, ScheduleConfig, to_dict
 from lvm.models.predictor import Predictor
 from lvm.training.negatives import NegativeSampler
-from lvm.triage.step import STEPS, Facts, Proposal, steps_in_order
+from lvm.triage.step import STEPS, Facts, Proposal, extended_steps, steps_in_order
 from tune_jobs.steps.negatives import LARGE_BATCH
 
 FEW = Facts(num_train_windows=170, width=tiny.WIDTH)
@@ -35,6 +35,7 @@ ODD = {
     "large batch": {"training.batch_size": LARGE_BATCH},
     "larger batch": {"training.batch_size": 2 * LARGE_BATCH},
 }  # fmt: skip
+FIVE = [step.name for step in steps_in_order()]
 CASES = list(itertools.product(STEPS.names(), ODD, (FEW, MANY)))
 IDS = [f"{step}-{odd}-{facts.num_train_windows}" for step, odd, facts in CASES]
 
@@ -58,15 +59,18 @@ def test_every_arm_is_a_valid_and_different_recipe(name, odd, facts, tiny_datase
     assert len(set(names)) == len(names)
     assert not set(names) & {"control", *proposal.left_out}
     recipes = [recipe.with_changes(arm.changes) for arm in proposal.arms]
-    assert recipe not in recipes
+    assert recipe.with_changes(proposal.control) not in recipes
     assert all(a != b for a, b in itertools.combinations(recipes, 2))
     for arm, changed in zip(proposal.arms, recipes, strict=True):
         before, after = flat(recipe), flat(changed)
         moved = {key for key in before if before[key] != after[key]}
         assert moved <= set(arm.changes)  # nothing that is not said
         assert len(arm.changes) <= 4
-        # An arm varies the question; the network, the schedule and the seed stay.
+        # An arm varies the question; the schedule and the seed stay, and in the five the network.
         allowed = ("objective.", "negatives.", "search_space", "training.batch_size")
+        if STEPS.get(name).extended:
+            allowed += ("model.name", "context_length")
+        assert set(proposal.control) <= set(arm.changes)  # what the control has, an arm has too
         assert all(key.startswith(allowed) for key in arm.changes)
         assert arm.why
         if not arm.trains:
@@ -77,13 +81,13 @@ def test_every_arm_is_a_valid_and_different_recipe(name, odd, facts, tiny_datase
         NegativeSampler(tiny_dataset.bank, tiny_dataset.train, changed.negatives, 0)
 
 
-@pytest.mark.parametrize(("name", "odd"), list(itertools.product(STEPS.names(), ODD)))
+@pytest.mark.parametrize(("name", "odd"), list(itertools.product(FIVE, ODD)))
 def test_an_arm_that_is_carried_leaves_every_later_step_valid(name, odd, tiny_dataset) -> None:
     """Apply each arm of a step, then each arm of each other step on top of it."""
     recipe = tiny.recipe(**ODD[odd])
     for arm in STEPS.get(name).propose(recipe, MANY).arms:
         carried = recipe.with_changes(arm.changes)
-        for step in STEPS:
+        for step in steps_in_order():
             for later in step.propose(carried, MANY).arms:
                 changed = carried.with_changes(later.changes)
                 assert changed != carried
@@ -92,10 +96,15 @@ def test_an_arm_that_is_carried_leaves_every_later_step_valid(name, odd, tiny_da
 
 
 def test_the_numbers_of_the_steps_are_their_places() -> None:
-    steps = steps_in_order()
+    steps = [*steps_in_order(), *extended_steps()]
     assert [step.number for step in steps] == list(range(1, len(steps) + 1))
-    assert [step.name for step in steps][:5] == [
+    assert {step.name for step in steps} == set(STEPS.names())
+    assert [step.name for step in steps_in_order()] == [
         "projection_head", "temperature", "contrastive_weight", "negatives", "anchor_mmd",
+    ]  # fmt: skip
+    assert [step.name for step in extended_steps()] == [
+        "projection_at_inference", "infonce_alone", "architecture", "context_length",
+        "stop_gradient",
     ]  # fmt: skip
 
 
@@ -141,3 +150,47 @@ def test_the_whole_bank_and_sampled_tiers_never_meet() -> None:
     (bank,) = (a for a in step.propose(recipe, FEW).arms if "bank" in a.name)
     assert recipe.with_changes(bank.changes).negatives.sampled == 0
     assert step.propose(tiny.recipe(**{"negatives.candidates": "bank"}), MANY).arms == ()
+
+
+# --- the open questions --------------------------------------------------------------------------
+
+
+def test_the_arms_of_the_open_questions_are_there() -> None:
+    base = tiny.recipe()
+    assert names("projection_at_inference", base) == ["search in the projected space"]
+    assert names("infonce_alone", base) == ["InfoNCE alone"]
+    assert names("architecture", base) == ["two towers", "GRU", "transformer"]
+    assert names("architecture", tiny.recipe(**{"model.name": "gru"})) == [
+        "two towers", "Mamba-2", "transformer",
+    ]  # fmt: skip
+    assert names("context_length", base) == ["context of 10", "context of 20"]
+    assert names("context_length", tiny.recipe(context_length=10)) == [
+        "context of 5", "context of 20",
+    ]  # fmt: skip
+    assert names("stop_gradient", base) == ["stop-gradient on the prediction", "no stop-gradient"]
+
+
+def test_infonce_alone_is_held_against_both_terms_in_the_space_of_the_search() -> None:
+    """In the split space of the base recipe, it would only answer the question of step 1."""
+    proposal = STEPS.get("infonce_alone").propose(tiny.recipe(), FEW)
+    control = tiny.recipe().with_changes(proposal.control)
+    assert (control.objective.space, control.search_space) == ("raw", "raw")
+    changed = tiny.recipe().with_changes(proposal.arms[0].changes)
+    assert changed == control.with_changes({"objective.ar_weight": 0.0})
+    same = STEPS.get("infonce_alone").propose(tiny.recipe(search_space="projected"), FEW)
+    assert same.control == {}
+
+
+def test_a_length_that_the_data_cannot_be_cut_for_is_left_out_with_the_reason() -> None:
+    short = Facts(
+        num_train_windows=170, width=16, why_not_cut=lambda t: "too short" if t > 10 else ""
+    )
+    proposal = STEPS.get("context_length").propose(tiny.recipe(), short)
+    assert [arm.name for arm in proposal.arms] == ["context of 10"]
+    assert proposal.left_out == {"context of 20": "NOT_EVALUABLE: too short"}
+
+
+def test_a_network_whose_sizes_do_not_fit_is_left_out() -> None:
+    proposal = STEPS.get("architecture").propose(tiny.recipe(**{"model.hidden": 24}), FEW)
+    assert [arm.name for arm in proposal.arms] == ["GRU"]
+    assert "head_dim 16 does not divide 24" in proposal.left_out["transformer"]

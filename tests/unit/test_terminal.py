@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from lvm.terminal import Screen, _duration, models_table
+from lvm.terminal import Screen, duration, models_table
 from lvm.triage.journal import read_journal
 from lvm.triage.verdict import build_verdict
 
@@ -102,5 +102,5 @@ def test_the_table_holds_models_and_ladder(events) -> None:
 @pytest.mark.parametrize(
     ("seconds", "want"), [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3661, "61:01")]
 )
-def test_durations(seconds, want) -> None:
-    assert _duration(seconds) == want
+def testdurations(seconds, want) -> None:
+    assert duration(seconds) == want

@@ -9,13 +9,21 @@ import pytest
 
 from lvm.records import RunVerdict, Verdict
 from lvm.triage.tree import (
+    COMBINATION,
+    MORE_TRAINING,
+    Attribution,
     Confirm,
     ConfirmOutcome,
     Phase1Outcome,
     RunPhase1,
     RunStep,
+    Settle,
+    SettledOutcome,
     StepOutcome,
     Stop,
+    TrainedOutcome,
+    attribute,
+    combination,
     next_action,
 )
 
@@ -26,10 +34,14 @@ MAY_HOLD = (PASS, OPEN)
 MAX_ACTIONS = 1 + 2 * len(PLAN) + 2  # phase 1, a step and its confirmation each, carried, stop
 
 
-def walk(phase1, stages, confirms, carries, *, final=FAIL, independent=False):
+def walk(
+    phase1, stages, confirms, carries, *, final=FAIL, independent=False, control=FAIL, over=PASS
+):
     """Answer the tree's questions by step; return [(action, outcome)], the last with outcome None.
 
     `carries` says per step what beat its control: "no", "best" (the candidate) or "other".
+    `control` and `over` are the success gate of the unchanged recipe at the budget of every
+    confirmation, and the gain of the arm over it.
     """
     history, trace = [], []
     for _ in range(MAX_ACTIONS + 1):
@@ -48,7 +60,9 @@ def walk(phase1, stages, confirms, carries, *, final=FAIL, independent=False):
         else:
             verdict = confirms[PLAN.index(action.step)] if action.arm else final
             arm = action.arm or dict(action.carried)[action.step]
-            outcome = ConfirmOutcome(step=action.step, arm=arm, verdict=verdict)
+            outcome = ConfirmOutcome(
+                step=action.step, arm=arm, verdict=verdict, control=control, over_control=over
+            )
         trace.append((action, outcome))
         history.append(outcome)
     raise AssertionError(f"the tree does not end: {trace}")
@@ -77,9 +91,14 @@ def check(trace, *, independent=False) -> None:
             if confirmed:
                 assert (following.step, following.arm) == (action.step, outcome.candidate)
                 assert following.carried == tuple(kept)
-                if answer.verdict is PASS:
+                if answer.control is PASS:
+                    assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (MORE_TRAINING,))
+                    return
+                if answer.verdict is PASS and answer.over_control is PASS:
                     assert stop.verdict is RunVerdict.FIXED
-                    assert stop.cause == (*(step for step, _ in kept), action.step)
+                    before = tuple(step for step, _ in kept)
+                    beat = outcome.carried == outcome.candidate
+                    assert stop.cause == ((*before, action.step) if beat or not kept else before)
                     assert len(actions) == actions.index(following) + 2  # nothing after it
                     return
             if outcome.carried and not independent:
@@ -95,12 +114,17 @@ def check(trace, *, independent=False) -> None:
         action, outcome = extra[0]
         assert (action, outcome) == trace[-2]
         assert action.carried == tuple(kept)
-        if outcome.verdict is PASS:
+        if outcome.control is PASS:
+            assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (MORE_TRAINING,))
+            return
+        if outcome.verdict is PASS and outcome.over_control is PASS:
             assert stop.verdict is RunVerdict.FIXED
             assert stop.cause == tuple(step for step, _ in kept)
             return
-    success = [o.verdict for _, o in trace[:-1] if isinstance(o, Phase1Outcome | ConfirmOutcome)]
-    undecided = OPEN in success or set(success) == {NONE}
+    confirmed = [o for _, o in trace[:-1] if isinstance(o, ConfirmOutcome)]
+    success = [trace[0][1].verdict, *(o.verdict for o in confirmed)]
+    unsure = any(OPEN in (o.verdict, o.control) or o.verdict is PASS for o in confirmed)
+    undecided = OPEN in success or set(success) == {NONE} or unsure
     assert stop.verdict is (RunVerdict.INCONCLUSIVE if undecided else RunVerdict.NOT_FIXED)
     assert stop.cause == ()
     assert last is not None
@@ -123,6 +147,48 @@ def test_all_243_combinations_of_stage_verdicts(confirm, independent) -> None:
     assert walks == 243 * len(CARRIES)
 
 
+@pytest.mark.parametrize("control", [PASS, FAIL, OPEN, NONE])
+@pytest.mark.parametrize("over", [PASS, FAIL, OPEN, NONE])
+def test_a_step_is_the_cause_only_where_it_beats_a_control_that_does_not_pass(
+    control, over
+) -> None:
+    causes = set()
+    for stages in itertools.product((PASS, FAIL, OPEN), repeat=5):
+        for carries in (CARRIES[0], CARRIES[1], CARRIES[3]):
+            trace = walk(FAIL, stages, (PASS,) * 5, carries, control=control, over=over, final=PASS)
+            check(trace)
+            causes |= set(trace[-1][0].cause)
+    if control is PASS:
+        assert causes == {MORE_TRAINING}
+    else:
+        assert causes == (set(PLAN) if over is PASS else set())
+
+
+@pytest.mark.parametrize(
+    ("arm", "control", "over", "whom"),
+    [
+        (PASS, FAIL, PASS, Attribution.STEP),
+        (PASS, OPEN, PASS, Attribution.STEP),
+        (PASS, FAIL, OPEN, Attribution.OPEN),
+        (PASS, NONE, NONE, Attribution.OPEN),
+        (FAIL, PASS, FAIL, Attribution.MORE_TRAINING),
+        (PASS, PASS, PASS, Attribution.MORE_TRAINING),
+        (FAIL, OPEN, FAIL, Attribution.OPEN),
+        (FAIL, FAIL, PASS, Attribution.NOBODY),
+        (NONE, FAIL, NONE, Attribution.NOT_JUDGED),
+    ],
+)
+def test_whom_a_confirmation_speaks_for(arm, control, over, whom) -> None:
+    assert attribute(arm, control, over) is whom
+
+
+def test_a_last_step_that_did_not_beat_its_own_control_is_no_part_of_the_cause() -> None:
+    """The recipe passes with s1 carried; what s3 adds to it was never shown."""
+    stages, carries = (FAIL, FAIL, PASS, FAIL, FAIL), ("other", "no", "no", "no", "no")
+    stop = walk(FAIL, stages, (PASS,) * 5, carries)[-1][0]
+    assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("s1",))
+
+
 def test_mixed_verdicts_at_random() -> None:
     rng = np.random.default_rng(0)
     ends = set()
@@ -133,7 +199,12 @@ def test_mixed_verdicts_at_random() -> None:
         phase1 = (FAIL, OPEN, NONE)[rng.integers(3)]
         final = (FAIL, OPEN, NONE, PASS)[rng.integers(4)]
         independent = bool(rng.integers(2))
-        trace = walk(phase1, stages, confirms, carries, final=final, independent=independent)
+        control = (FAIL, OPEN, NONE, PASS)[rng.choice(4, p=[0.6, 0.2, 0.1, 0.1])]
+        over = (PASS, FAIL, OPEN, NONE)[rng.integers(4)]
+        trace = walk(
+            phase1, stages, confirms, carries, final=final, independent=independent,
+            control=control, over=over,
+        )  # fmt: skip
         check(trace, independent=independent)
         ends.add(trace[-1][0].verdict)
     assert ends == {RunVerdict.FIXED, RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE}
@@ -163,3 +234,139 @@ def test_an_inconclusive_phase_1_is_not_forgotten_at_the_end() -> None:
 
 def test_an_empty_plan_ends_after_phase_1() -> None:
     assert isinstance(next_action([], [Phase1Outcome(verdict=FAIL)]), Stop)
+
+
+# --- every step ----------------------------------------------------------------------------------
+
+
+def walk_all(stages, carries, verdicts, *, together=FAIL, control=FAIL, over=PASS, values=None):
+    """Walk with `all_steps`; `verdicts` are the success gates of the steps, settled at the end."""
+    history, trace = [Phase1Outcome(verdict=FAIL)], []
+    values = values or dict.fromkeys(PLAN, 0.0)
+    while True:
+        action = next_action(PLAN, history, all_steps=True)
+        trace.append(action)
+        if isinstance(action, Stop):
+            return trace, history
+        if isinstance(action, RunStep):
+            place = PLAN.index(action.step)
+            best = f"{action.step}-best" if stages[place] in MAY_HOLD else None
+            kept = {"no": None, "best": best, "other": f"{action.step}-other"}[carries[place]]
+            outcome = StepOutcome(
+                step=action.step, stage=stages[place], candidate=best, carried=kept,
+                gain=place / 10, changes=frozenset([action.step]),
+            )  # fmt: skip
+        elif isinstance(action, Confirm):
+            outcome = TrainedOutcome(step=action.step, arm=action.arm or "all")
+        else:
+            assert isinstance(action, Settle)
+            trained = [o for o in history if isinstance(o, TrainedOutcome)]
+            outcome = SettledOutcome(
+                confirmed=tuple(
+                    ConfirmOutcome(
+                        step=o.step, arm=o.arm, control=control, over_control=over,
+                        verdict=dict(zip(PLAN, verdicts, strict=True)).get(o.step, together),
+                        value=values.get(o.step, 0.9),
+                    )
+                    for o in trained
+                )
+            )  # fmt: skip
+        history.append(outcome)
+
+
+@pytest.mark.parametrize("verdict", [PASS, FAIL, OPEN, NONE])
+def test_all_steps_asks_every_step_from_the_base_and_tries_all_that_helped(verdict) -> None:
+    for stages in itertools.product((PASS, FAIL, OPEN), repeat=5):
+        for carries in CARRIES:
+            trace, history = walk_all(stages, carries, (verdict,) * 5)
+            assert [a.step for a in trace if isinstance(a, RunStep)] == PLAN
+            assert all(a.carried == () for a in trace if isinstance(a, RunStep))
+            helped = tuple(
+                (o.step, o.carried) for o in history if isinstance(o, StepOutcome) and o.carried
+            )
+            full = [a for a in trace if isinstance(a, Confirm)]
+            worth = [s for s, g, c in zip(PLAN, stages, carries, strict=True)
+                     if g in MAY_HOLD or (c == "other")]  # fmt: skip
+            assert [a.step for a in full if a.step != COMBINATION] == worth
+            together = [a for a in full if a.step == COMBINATION]
+            assert [a.carried for a in together] == ([helped] if len(helped) > 1 else [])
+            assert sum(isinstance(a, Settle) for a in trace) == (1 if full else 0)
+            stop = trace[-1]
+            if verdict is PASS and worth:
+                assert (stop.verdict, len(stop.cause)) == (RunVerdict.FIXED, 1)
+            elif full:
+                assert stop.cause == ()
+                wanted = RunVerdict.INCONCLUSIVE if verdict is OPEN else RunVerdict.NOT_FIXED
+                assert stop.verdict is wanted
+
+
+def test_all_steps_names_the_best_single_cause() -> None:
+    values = {"s1": 0.2, "s2": 0.5, "s3": 0.3}
+    verdicts = (PASS, PASS, PASS, FAIL, FAIL)
+    trace, _ = walk_all((PASS,) * 5, ("best",) * 5, verdicts, together=PASS, values=values)
+    assert (trace[-1].verdict, trace[-1].cause) == (RunVerdict.FIXED, ("s2",))
+
+
+def test_all_steps_names_the_combination_where_no_step_passes_alone() -> None:
+    carries = ("best", "no", "best", "no", "no")
+    trace, _ = walk_all((PASS,) * 5, carries, (OPEN,) * 5, together=PASS)
+    assert (trace[-1].verdict, trace[-1].cause) == (RunVerdict.FIXED, ("s1", "s3"))
+
+
+def test_all_steps_blames_no_step_when_the_control_passes() -> None:
+    trace, _ = walk_all((PASS,) * 5, ("best",) * 5, (PASS,) * 5, control=PASS)
+    assert (trace[-1].verdict, trace[-1].cause) == (RunVerdict.FIXED, (MORE_TRAINING,))
+
+
+def test_of_two_arms_that_change_one_key_the_better_is_in_the_combination() -> None:
+    def step(name, gain, *changes):
+        return StepOutcome(
+            step=name, stage=FAIL, candidate=None, carried=f"{name}-arm", gain=gain,
+            changes=frozenset(changes),
+        )  # fmt: skip
+
+    history = [step("s1", 0.1, "a", "b"), step("s2", 0.3, "b"), step("s3", 0.2, "c")]
+    assert combination(history) == (("s2", "s2-arm"), ("s3", "s3-arm"))
+
+
+# --- open questions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("all_steps", [False, True])
+@pytest.mark.parametrize("phase1", [PASS, FAIL])
+def test_extended_steps_come_last_from_the_base_and_change_no_verdict(phase1, all_steps) -> None:
+    history, asked = [], []
+    for _ in range(20):
+        action = next_action(
+            ["s1", "s2"], history, all_steps=all_steps, extended=["x1", "x2"]
+        )  # fmt: skip
+        if isinstance(action, Stop):
+            break
+        if isinstance(action, RunPhase1):
+            history.append(Phase1Outcome(verdict=phase1))
+        elif isinstance(action, RunStep):
+            asked.append(action.step)
+            assert action.carried == () or action.step == "s2"
+            held = action.step in ("s1", "x1")  # x1 would be confirmed were it one of the five
+            arm = f"{action.step}-arm"
+            history.append(
+                StepOutcome(
+                    step=action.step, stage=PASS if held else FAIL, candidate=arm if held else None,
+                    carried=arm if held else None,
+                )
+            )  # fmt: skip
+        elif isinstance(action, Confirm):
+            assert action.step == "s1"
+            outcome = ConfirmOutcome(
+                step="s1", arm="s1-arm", verdict=PASS, control=FAIL, over_control=PASS
+            )
+            history.append(TrainedOutcome(step="s1", arm="s1-arm") if all_steps else outcome)
+        else:
+            outcome = ConfirmOutcome(
+                step="s1", arm="s1-arm", verdict=PASS, control=FAIL, over_control=PASS
+            )
+            history.append(SettledOutcome(confirmed=(outcome,)))
+    five = [] if phase1 is PASS else ["s1", "s2"] if all_steps else ["s1"]
+    assert asked == [*five, "x1", "x2"]
+    expected = (RunVerdict.PASSED, ()) if phase1 is PASS else (RunVerdict.FIXED, ("s1",))
+    assert (action.verdict, action.cause) == expected

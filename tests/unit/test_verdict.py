@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
+from lvm.config import GateConfig
+from lvm.evaluation.metrics import PerQuery, Ranks
+from lvm.records import Pool, Verdict
 from lvm.triage.journal import Journal, read_journal
+from lvm.triage.judge import judge_confirmation
+from lvm.triage.step import STEPS
+from lvm.triage.tree import Attribution
 from lvm.triage.verdict import build_verdict
 
 CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
@@ -70,7 +80,10 @@ def test_saved_seconds_are_the_epochs_that_early_stopping_did_not_run() -> None:
         for i in range(1, n + 1)
     ]
     searched = {"event": "epoch", "at": 9.5, "arm": "searched", "epoch": 0, "seconds": 0.0}
-    compute = build_verdict([started, *epochs, searched], resume="")["compute"]
+    ran = [started, *epochs, searched]
+    assert build_verdict(ran, resume="")["compute"]["saved_seconds"] == 0.0  # they may still run
+    over = [{"event": "arm_ended", "at": 9.5, "arm": arm} for arm in ("pruned", "finished")]
+    compute = build_verdict([*ran, *over], resume="")["compute"]
     assert compute == {
         "train_seconds": 14.0, "trials": 3, "saved_seconds": 14.0, "wall_seconds": 9.5,
     }  # fmt: skip
@@ -130,3 +143,228 @@ def test_a_fix_that_does_not_beat_the_ladder_says_so(tmp_path) -> None:
     assert "ridge 0.500" in warning
     assert "copy_last 0.400" in warning
     assert "oracle" not in warning
+
+
+# --- attribution ---------------------------------------------------------------------------------
+
+ARTICLES = np.repeat(np.arange(12), 10)
+
+
+def found(share: float, seed: int = 0) -> PerQuery:
+    """Results in which about this share of the targets is at rank 1 and the rest far below."""
+    hit = np.random.default_rng(seed).random(len(ARTICLES)) < share
+    greater = np.where(hit, 0, 400).astype(np.int64)
+    ranks = Ranks(greater, np.zeros_like(greater), np.full_like(greater, 500))
+    return PerQuery(
+        cosine=np.full(len(ARTICLES), 0.5, dtype=np.float32), masked=ranks, raw=ranks,
+        articles=ARTICLES, space="raw", pool=Pool(id="p", size=500, mask="own contexts"),
+    )  # fmt: skip
+
+
+def confirmation(arm, control, **values):
+    return judge_confirmation(arm, found(0.05), control, GateConfig(), 0, **values)
+
+
+@pytest.mark.parametrize(
+    ("arm", "control", "attribution", "verdict"),
+    [
+        (0.7, 0.1, Attribution.STEP, Verdict.PASS),
+        (0.7, 0.7, Attribution.MORE_TRAINING, Verdict.INCONCLUSIVE),  # of another seed
+        (0.1, 0.7, Attribution.MORE_TRAINING, Verdict.INCONCLUSIVE),
+        (0.0, 0.0, Attribution.NOBODY, Verdict.FAIL),
+    ],
+)
+def test_a_fix_that_the_control_shares_is_more_training(arm, control, attribution, verdict) -> None:
+    judged = confirmation(found(arm, seed=1), found(control, seed=2))
+    assert judged.attribution is attribution
+    assert judged.verdict is verdict or judged.success is Verdict.FAIL
+
+
+def test_a_fix_that_does_not_clearly_beat_its_control_has_no_cause_yet() -> None:
+    control, arm = found(0.14, seed=3), found(0.30, seed=4)
+    judged = confirmation(arm, control)
+    assert (judged.success, judged.control) == (Verdict.PASS, Verdict.INCONCLUSIVE)
+    close = confirmation(arm, arm)
+    assert close.attribution is Attribution.MORE_TRAINING
+    unseen = confirmation(arm, None)
+    assert (unseen.attribution, unseen.verdict) == (Attribution.OPEN, Verdict.INCONCLUSIVE)
+    diverged = confirmation(arm, None, control_diverged=True)
+    assert (diverged.attribution, diverged.verdict) == (Attribution.STEP, Verdict.PASS)
+
+
+def test_what_left_no_results_is_not_judged() -> None:
+    assert confirmation(None, found(0.1)).success is Verdict.NOT_EVALUABLE
+    without = judge_confirmation(found(0.5), None, found(0.1), GateConfig(), 0)
+    assert without.attribution is Attribution.NOT_JUDGED
+
+
+def test_gains_over_the_control_are_corrected_with_those_of_the_other_trainings() -> None:
+    arm, control = found(0.7, seed=1), found(0.1, seed=2)
+    alone = confirmation(arm, control)
+    (p_value, *_) = [g.p_value for g in alone.gates if g.gate == "gain"]
+    many = [0.9] * int(0.025 / p_value + 2)
+    beside = confirmation(arm, control, other_gains=many)
+    assert alone.over_control is Verdict.PASS
+    assert beside.over_control is Verdict.INCONCLUSIVE
+    assert beside.attribution is Attribution.OPEN
+
+
+def test_a_checkpoint_is_held_against_its_own_recipe_trained_as_long(
+    tiny_dataset, tmp_path
+) -> None:
+    """The checkpoint had one epoch; without that control any more training would be a fix."""
+    short = tiny.recipe(**{"training.epochs": 1})
+    config = tiny.config(base=short, stage=0.9)
+    tiny.triage(tmp_path / "first", tiny_dataset, config, num_steps=0)
+    (phase1,) = kind(list(read_journal(tmp_path / "first")), "step_started")
+    checkpoint = tmp_path / "first" / "arms" / phase1["arms"][1]["id"] / "checkpoint"
+    config = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.1)
+    steps = [STEPS.get("temperature")]
+    _, journal = tiny.triage(
+        tmp_path / "second", tiny_dataset, config, steps=steps, checkpoint=checkpoint
+    )
+    (confirmed,) = journal.all("confirmed")
+    started = journal.find("step_started", step=confirmed["run_as"])
+    arm, control = started["arms"]
+    assert (control["role"], control["source"]) == ("control", None)
+    assert control["recipe"]["training"] == arm["recipe"]["training"]
+    assert control["recipe"]["seed"] == arm["recipe"]["seed"]
+    assert confirmed["control"]["spec"] == control["id"]
+    assert journal.find("test_judged", arm=control["id"]) is not None
+    gains = [g for g in confirmed["gates"] if g["gate"] == "gain"]
+    assert [g["metric"] for g in gains] == ["r_at_5", "mrr"]
+
+
+def test_more_training_is_named_with_the_model_that_passed(tmp_path) -> None:
+    journal = Journal(tmp_path)
+    recipe = {"training": {"epochs": 8}}
+    specs = [{"id": i, "source": None, "folder": f"/f/{i}", "recipe": recipe} for i in "ab"]
+    gate = {"gate": "success", "metric": "mrr", "verdict": "PASS", "reason": "clear"}
+    journal.append("run_started", schema=1)
+    journal.append("step_started", step="confirm_two", arms=specs)
+    journal.append(
+        "confirmed", step="two", arm="arm two", verdict="INCONCLUSIVE", gates=[], spec="a",
+        run_as="confirm_two", attribution="more training",
+        control={"spec": "b", "name": "control", "verdict": "PASS", "gates": [gate]},
+    )  # fmt: skip
+    journal.append(
+        "decision", action="Stop", number=3, verdict="FIXED", cause=["more_training"], since="so"
+    )
+    document = build_verdict(journal.events, resume="r")
+    assert (document["verdict"], document["cause"]) == ("FIXED", "more_training")
+    assert document["arm"]["checkpoint"] == "/f/b/checkpoint"
+    assert document["arm"]["gates"] == [gate]
+    assert "8 epochs" in document["headline"]
+    assert "no step is the cause" in document["headline"]
+
+
+# --- every step, and the open questions ----------------------------------------------------------
+
+ASKED = ("projection_at_inference", "infonce_alone", "context_length")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_dataset):
+    """A run of two steps with `all_steps`, then three open questions, killed once on the way."""
+    threads = torch.get_num_threads()
+    folder = tmp_path_factory.mktemp("all")
+    base = tiny.recipe(**{"training.epochs": 2, "training.batch_size": 16})
+    config = tiny.config(base=base, stage=0.3)
+    config = dataclasses.replace(
+        config, schedule=dataclasses.replace(config.schedule, first_rung=2)
+    )
+    count = itertools.count()
+
+    def die_in_the_middle(journal, event, values):
+        journal.append(event, **values)
+        if next(count) == 45:
+            raise KeyboardInterrupt
+
+    values = {"num_steps": 2, "all_steps": True, "extended": [STEPS.get(n) for n in ASKED]}
+    with pytest.raises(KeyboardInterrupt):
+        tiny.triage(folder, tiny_dataset, config, note=die_in_the_middle, **values)
+    stop, journal = tiny.triage(folder, tiny_dataset, config, **values)
+    torch.set_num_threads(threads)
+    return stop, journal
+
+
+def test_every_step_starts_from_the_base_and_all_are_judged_together(whole) -> None:
+    _, journal = whole
+    started = [e for e in journal.all("step_started") if "number" in e]
+    assert [e["step"] for e in started] == ["projection_head", "temperature", *ASKED]
+    assert all(e["carried"] == [] for e in started)
+    confirmed = journal.all("confirmed")
+    assert len(confirmed) >= 2  # the first one did not end the run
+    assert len({e["spec"] for e in confirmed}) == len(confirmed)
+    order = [e["event"] for e in journal.events]
+    full = [
+        number
+        for number, event in enumerate(journal.events)
+        if event["event"] == "arm_ended" and event["step"].startswith("confirm")
+    ]
+    assert order.index("confirmed") > max(full)
+    settled = journal.find("settled")
+    tests = [g for e in confirmed for g in e["gates"] if g["gate"] == "success"]
+    assert settled["comparisons"] == len(tests)
+
+
+def test_an_open_question_is_measured_to_its_end_and_never_confirmed(whole) -> None:
+    _, journal = whole
+    for name in ASKED[:2]:
+        arms = [e for e in journal.all("arm_judged") if e["step"] == name and e["role"] == "arm"]
+        assert arms
+        for arm in arms:
+            assert arm["reason"] in ("finished", "gate held")
+            assert [g["metric"] for g in arm["gains"]] == ["r_at_5", "mrr"]
+        ended = journal.find("step_ended", step=name)
+        assert (ended["candidate"], ended["kept"]) == (None, None)
+    assert not {e["step"] for e in journal.all("confirmed")} & set(ASKED)
+
+
+def test_every_length_of_context_has_the_same_targets_and_the_same_pool(whole) -> None:
+    """Articles of 15 chunks allow 10 vectors before a target, and not 20."""
+    _, journal = whole
+    started = journal.find("step_started", step="context_length")
+    assert list(started["left_out"]) == ["context of 20"]
+    assert "NOT_EVALUABLE" in started["left_out"]["context of 20"]
+    lengths = {spec["name"]: spec["recipe"]["context_length"] for spec in started["arms"]}
+    assert lengths == {"control": 5, "context of 10": 10}
+    results = [PerQuery.load(Path(spec["folder"]) / "dev_002.npz") for spec in started["arms"]]
+    five, ten = results
+    np.testing.assert_array_equal(five.articles, ten.articles)
+    assert five.pool == ten.pool
+    np.testing.assert_array_equal(five.masked.candidates, ten.masked.candidates)
+    usual = journal.find("arm_judged", step="projection_head", role="control")
+    assert len(five) < usual["evaluation"]["num_windows"]
+
+
+def test_the_document_says_what_the_combination_adds(whole) -> None:
+    stop, journal = whole
+    document = build_verdict(journal.events, resume="r")
+    together = document["combination"]
+    tried = [e for e in journal.all("confirmed") if e["step"] == "combination"]
+    assert (together is not None) == bool(tried)
+    if together:
+        assert together["steps"] == ["projection_head", "temperature"]
+        assert [g["metric"] for g in together["adds"]] == ["r_at_5", "mrr"]
+    assert (document["verdict"], document["cause"]) == (stop.verdict, "+".join(stop.cause) or None)
+    statuses = {e["id"]: e["status"] for e in document["hypotheses"]}
+    assert statuses["H1"] != "untested"
+    assert statuses["Q2"] != "untested"
+    assert statuses["H2"] == "untested"
+
+
+def test_the_time_said_is_shown_beside_the_time_taken_without_interruptions(tmp_path) -> None:
+    said = {"seconds": 100.0, "lower": 80.0, "upper": 120.0, "parts": {}, "probe": {}}
+    events = [
+        {"event": "run_started", "at": 0.0},
+        {"event": "forecast", "at": 10.0, **said},
+        {"event": "interrupted", "at": 40.0},
+        {"event": "resumed", "at": 1000.0},
+    ]
+    assert build_verdict(events, resume="")["forecast"]["actual_seconds"] is None
+    stop = {"event": "decision", "action": "Stop", "at": 1050.0, "verdict": "NOT_FIXED",
+            "cause": [], "since": "x"}  # fmt: skip
+    document = build_verdict([*events, stop], resume="")
+    assert document["forecast"] == {**said, "actual_seconds": 80.0}
+    assert build_verdict(events[:1], resume="")["forecast"] is None

@@ -1,0 +1,49 @@
+"""The rows of some evidence in words: keys, titles, and texts short enough for a journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lvm.data.bank import Bank
+from lvm.errors import DataError
+
+TEXT_LENGTH = 110  # letters of a chunk
+
+
+def in_words(evidence: Mapping[str, Any], bank: Bank) -> dict[str, Any]:
+    """Return the evidence with `words`: key and shortened text of every row in it, and titles.
+
+    A bank without readable texts gives keys alone.
+    """
+    rows = sorted({row for example in evidence["examples"] for row in _rows_of(example)})
+    rows = sorted({*rows, *(hub["row"] for hub in evidence["hubs"])})
+    try:
+        texts = bank.load_texts()
+    except (DataError, OSError):  # the numbers stand without them
+        texts = None
+    words = {
+        str(row): {
+            "key": bank.keys[row].tolist(),
+            "text": shortened(texts[row]) if texts else None,
+        }
+        for row in rows
+    }
+    titles = bank.titles()
+    named = sorted({int(bank.keys[row, 0]) for row in rows} & titles.keys())
+    about = {k: str(bank.manifest[k]) for k in ("source", "licence") if k in bank.manifest}
+    return {**evidence, "words": words, "titles": {str(a): titles[a] for a in named}, **about}
+
+
+def shortened(text: str, length: int = TEXT_LENGTH) -> str:
+    """Return text on one line, cut at a word where it is longer than `length`."""
+    line = " ".join(text.split())
+    if len(line) <= length:
+        return line
+    cut = line[: length - 1]
+    head, space, _ = cut.rpartition(" ")
+    return (head if space and len(head) > length // 2 else cut).rstrip(" ,;:") + "…"
+
+
+def _rows_of(example: Mapping[str, Any]) -> list[int]:
+    return [*example["contexts"], example["target"], *example["retrieved"]]

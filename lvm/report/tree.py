@@ -1,0 +1,267 @@
+"""The tree of a run: the path taken, how every arm on it ended, what was passed by, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from lvm.records import StopReason
+from lvm.report import (
+    Block,
+    Event,
+    Figure,
+    Preformatted,
+    Run,
+    counted,
+    number,
+    one_line,
+    tone,
+)
+from lvm.report.audit import answer, audit_of
+from lvm.report.models import confirmed_name
+from lvm.report.origin import unreached
+
+MARKS = {  # kind of a leaf -> mark, what the mark means
+    "confirmed": ("◆", "confirmation, judged on the test split"),
+    "ended": ("●", "ran to its end"),
+    "stopped": ("■", "stopped when another arm held the gate"),
+    "pruned": ("✕", "pruned"),
+    "broke": ("!", "broke or could not be judged"),
+    "left": ("○", "left out, not reached or not ended"),
+}
+
+
+ATTRIBUTED = {  # whom a confirmation speaks for
+    "step": "it beats the unchanged recipe at the same budget",
+    "more training": "the unchanged recipe holds the gate as well, so more training is the cause",
+    "open": "an interval crosses its bound",
+}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """An arm of a step, or a confirmation that left from it."""
+
+    kind: str  # of MARKS
+    name: str
+    said: str
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One place of the tree."""
+
+    title: str
+    why: str  # it was entered, or was not
+    visited: bool
+    gate: str = ""
+    verdict: str = ""  # of the gate; "" when the place was not reached or has not ended
+    leaves: Sequence[Leaf] = ()
+
+
+def tree_section(run: Run) -> Iterator[Block]:
+    """Yield the tree with the path taken."""
+    nodes, end = list(_nodes(run)), _end(run)
+    caption = (
+        "The path goes down the full line; what follows a dotted line was not taken. "
+        + "; ".join(f"{mark} {meaning}" for mark, meaning in MARKS.values())
+    )
+    yield Figure(_drawn(nodes, *end), f"{caption}.")
+    yield Preformatted("\n".join(_as_text(nodes, *end)), only_markdown=True)
+
+
+# --- places ---------------------------------------------------------------------------------------
+
+
+def _nodes(run: Run) -> Iterator[Node]:
+    """Yield the places of the tree in the order of the run, those not reached last."""
+    if audit := audit_of(run):
+        yield Node("Audit", answer(audit), True, "", str(audit.get("verdict") or ""))
+    specs = run.specs("phase_1")
+    leaves = [_arm(run, "phase_1", spec) for spec in specs]
+    verdict = run.document["phase1"]["verdict"] or ""
+    why = _since(run, "RunPhase1") if specs else "not begun"
+    yield Node("Phase 1", why, bool(specs), "success gate", verdict, leaves)
+    for step in run.document["steps"]:
+        yield _step(run, step)
+    yield from _together(run)
+    ended = bool(run.last("decision", action="Stop"))
+    why = "not reached: the run ended before it" if ended else "not reached so far"
+    for name in unreached(run):
+        yield Node(name, why, False)
+
+
+def _since(run: Run, action: str, **values: Any) -> str:
+    why = run.last("decision", action=action, **values).get("since", "")
+    return f"since {why}" if why else ""
+
+
+def _end(run: Run) -> tuple[str, str]:
+    """Return what the run came to, and why it stopped there."""
+    headline = str(run.document["headline"])
+    return headline.split(":")[0], _since(run, "Stop")
+
+
+def _step(run: Run, step: Mapping[str, Any]) -> Node:
+    name = step["step"]
+    leaves = [_arm(run, name, spec, step) for spec in run.specs(name)]
+    leaves += [Leaf("left", arm, f"left out: {why}") for arm, why in step["left_out"].items()]
+    leaves += _confirmations(run, name)
+    title = f"Step {step['number']}: {step['title']}"
+    why = _since(run, "RunStep", step=name)
+    return Node(title, why, True, "stage gate", step["stage"] or "", leaves)
+
+
+def _confirmations(run: Run, step: str) -> list[Leaf]:
+    why = _since(run, "Confirm", step=step)
+    leaves = []
+    for event in run.all("confirmed", step=step):
+        cause = ATTRIBUTED.get(event.get("attribution", ""), "")
+        said = "; ".join(text for text in (why, cause) if text)
+        name = f"confirmation of {confirmed_name(run, event)}"
+        leaves.append(Leaf("confirmed", name, said, event["verdict"]))
+    return leaves
+
+
+def _together(run: Run) -> Iterator[Node]:
+    """Yield the confirmations that belong to no single step."""
+    known = {step["step"] for step in run.document["steps"]}
+    for step in dict.fromkeys(event["step"] for event in run.all("confirmed")):
+        if step not in known:
+            tried = run.last("decision", action="Confirm", step=step)
+            arms = ", ".join(f"{arm} ({run.title(of)})" for of, arm in tried.get("carried", []))
+            leaves = _confirmations(run, step)
+            title = f"Together: {arms}" if arms else str(step)
+            yield Node(title, "", True, "success gate", leaves[-1].verdict, leaves)
+
+
+# --- arms -----------------------------------------------------------------------------------------
+
+
+def _arm(
+    run: Run, step: str, spec: Mapping[str, Any], about: Mapping[str, Any] | None = None
+) -> Leaf:
+    """Return how an arm ended and why, and what became of it."""
+    ended = run.last("arm_ended", arm=spec["id"], step=step)
+    if not ended:
+        return Leaf("left", spec["name"], _shared(run, step, spec) or "had not ended")
+    kind, said = _ending(run, step, spec, ended)
+    found = [said, _shared(run, step, spec)]
+    if about is not None and spec["name"] == about["candidate"]:
+        found.append("chosen for confirmation")
+    if about is not None and spec["name"] == about["kept"]:
+        found.append("kept: it beats its control")
+    judged = run.last("arm_judged", arm=spec["id"], step=step)
+    compared = about is not None and spec["role"] == "arm"
+    verdict = (judged.get("stage") or {}).get("verdict", "") if compared else ""
+    return Leaf(kind, spec["name"], "; ".join(text for text in found if text), verdict)
+
+
+def _ending(run: Run, step: str, spec: Mapping[str, Any], ended: Event) -> tuple[str, str]:
+    epoch, budget = ended["epoch"], spec["recipe"]["training"]["epochs"]
+    at = f"at epoch {epoch} of {budget}"
+    match ended["reason"]:
+        case StopReason.FINISHED if spec["source"] is not None:
+            return "ended", "searched without training"
+        case StopReason.FINISHED:
+            return "ended", f"trained for {counted(epoch, 'epoch')}"
+        case StopReason.GATE_HELD:
+            return "ended", f"held the stage gate {at}"
+        case StopReason.CANCELLED:
+            return "stopped", f"stopped {at}: {_holders(run, step, epoch)}"
+        case StopReason.PRUNED:
+            return "pruned", f"pruned {at}: {_cut(run, step, spec['id'], epoch)}"
+        case reason:
+            detail = f": {ended['detail']}" if ended["detail"] else ""
+            return "broke", f"{reason} {at}{detail}"
+
+
+def _rung(run: Run, step: str, epoch: int) -> Event:
+    return run.last("rung", step=step, epoch=epoch)
+
+
+def _holders(run: Run, step: str, epoch: int) -> str:
+    names = {spec["id"]: spec["name"] for spec in run.specs(step)}
+    held = [names[arm] for arm in _rung(run, step, epoch).get("held", []) if arm in names]
+    return f"{', '.join(held)} held the stage gate" if held else "the step had ended"
+
+
+def _cut(run: Run, step: str, arm: str, epoch: int) -> str:
+    rung = _rung(run, step, epoch)
+    value, cutoff = rung.get("values", {}).get(arm), rung.get("cutoff")
+    digits = 3 if number(value) != number(cutoff) else 5  # or they would look like a tie
+    return f"dev cosine {number(value, digits)}, below the cutoff {number(cutoff, digits)}"
+
+
+def _shared(run: Run, step: str, spec: Mapping[str, Any]) -> str:
+    """Say where an arm that an earlier part of the run had trained already comes from."""
+    for started in run.all("step_started"):
+        if started["step"] == step:
+            return ""
+        if any(other["id"] == spec["id"] for other in started["arms"]):
+            return f"its training is that of {started.get('title', started['step'])}"
+    return ""
+
+
+# --- drawn ----------------------------------------------------------------------------------------
+
+
+def _drawn(nodes: Sequence[Node], end: str, since: str) -> str:
+    """Return the tree as a nested list: the same words for eyes and for ears."""
+    taken = "".join(_place(node) for node in nodes if node.visited)
+    passed = "".join(_place(node) for node in nodes if not node.visited)
+    kind = tone(end.split()[0])
+    why = f'<p class="why">{escape(since)}</p>' if since else ""
+    return (
+        f'<ol class="tree">{taken}<li class="end"><span class="mark {kind}" aria-hidden="true">■'
+        f'</span><p class="place"><strong class="{kind}">{escape(end)}</strong></p>{why}</li>'
+        f"{passed}</ol>"
+    )
+
+
+def _place(node: Node) -> str:
+    kind = tone(node.verdict) if node.visited else "none"
+    mark = "●" if node.visited else "○"
+    gate = f" <small>{escape(node.gate)}</small>" if node.gate and node.verdict else ""
+    return (
+        f'<li class="{"taken" if node.visited else "passed"}"><span class="mark {kind}" '
+        f'aria-hidden="true">{mark}</span><p class="place"><strong>{escape(node.title)}</strong>'
+        f'{gate}{_word(node.verdict)}</p><p class="why">{escape(node.why)}</p>{_twigs(node)}</li>'
+    )
+
+
+def _twigs(node: Node) -> str:
+    rows = "".join(
+        f'<li class="{leaf.kind}"><span class="mark" aria-hidden="true">{MARKS[leaf.kind][0]}'
+        f"</span><strong>{escape(leaf.name)}</strong>{_word(leaf.verdict)} "
+        f"<span>{escape(leaf.said)}</span></li>"
+        for leaf in node.leaves
+    )
+    return f"<ul>{rows}</ul>" if rows else ""
+
+
+def _word(verdict: str) -> str:
+    return f' <span class="word {tone(verdict)}">{escape(verdict)}</span>' if verdict else ""
+
+
+def _as_text(nodes: Sequence[Node], end: str, since: str) -> Iterator[str]:
+    for node in nodes:
+        if not node.visited:
+            continue
+        yield _line("●", node.title, node.verdict, node.why)
+        yield from (
+            _line(f"├── {MARKS[x.kind][0]}", x.name, x.verdict, x.said) for x in node.leaves
+        )
+        yield "│"
+    yield _line("■", end, "", since)
+    for node in nodes:
+        if not node.visited:
+            yield from ("┆", _line("○", node.title, "", node.why))
+
+
+def _line(mark: str, name: str, verdict: str, said: str) -> str:
+    title = f"{name}: {verdict}" if verdict else name
+    return one_line(f"{mark} {title} - {said}" if said else f"{mark} {title}")

@@ -1,0 +1,179 @@
+"""The MLflow runs of the arms of a triage: one view for each, from the journal's events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lvm.records import StopReason
+from lvm.tracking_note import arm_note, registered_note
+from lvm.tracking_views import (
+    MAX_TAG,
+    Document,
+    Event,
+    ModelView,
+    RunView,
+    confirmed_arm,
+    data_view,
+    flatten,
+    last,
+    milliseconds,
+)
+
+IMPORTANT = (
+    "context_length", "model.name", "negatives.candidates", "objective.ar_weight",
+    "objective.contrastive_weight", "objective.mmd_weight", "objective.space",
+    "objective.temperature", "search_space", "seed", "training.batch_size", "training.epochs",
+    "training.learning_rate",
+)  # fmt: skip
+NO_CURVE = ("at", "epoch", "wall")
+FAILED = (StopReason.DIVERGED, StopReason.CRASHED, StopReason.NOT_EVALUABLE)
+
+
+def arm_views(
+    events: Sequence[Event], document: Document | None = None, *, closed: bool
+) -> list[RunView]:
+    """Return a run per arm that has ended, and when `closed` also those that were cut short.
+
+    `document` is that of verdict.json when there is one; it names the confirmed model.
+    """
+    views = []
+    for started in (e for e in events if e["event"] == "step_started"):
+        for place, spec in enumerate(started["arms"]):
+            view = _arm_view(events, started, spec, place)
+            if view.status != "KILLED" or (closed and view.metrics):
+                view.model = _model(events, document, spec)
+                view.add_tags({"mlflow.note.content": arm_note(events, spec)[:MAX_TAG]})
+                views.append(view)
+    known = {spec["id"] for e in events if e["event"] == "step_started" for spec in e["arms"]}
+    for test in (e for e in events if e["event"] == "test_judged" and e["arm"] not in known):
+        views.append(_predictions_view(events, test))
+    return views
+
+
+def _arm_view(events: Sequence[Event], started: Event, spec: Event, place: int) -> RunView:
+    step, arm = spec["step"], spec["id"]
+    ended = last(events, "arm_ended", step=step, arm=arm)
+    # An arm that a step shares with an earlier one was trained once; its epochs name the first.
+    epochs = [e for e in events if e["event"] == "epoch" and e["arm"] == arm]
+    if ended is not None:
+        epochs = [e for e in epochs if e["epoch"] <= ended["epoch"]]
+    end = ended or (epochs[-1] if epochs else started)
+    status = "KILLED" if ended is None else "FAILED" if ended["reason"] in FAILED else "FINISHED"
+    view = RunView(
+        key=f"{step} / {arm}",
+        name=f"{_heading(started)}: {spec['name']}",
+        status=status,
+        started=milliseconds(started["at"]) + place,  # arms start together; the order is ours
+        ended=milliseconds(end["at"]),
+    )
+    view.params = _params(events, spec)
+    view.data = data_view(events, "evaluation" if spec["source"] else "training")
+    view.add_tags({"step": step, "role": spec["role"], "arm": arm, "why": spec["why"]})
+    view.add_tags({"arm.name": spec["name"], "title": started.get("title")})
+    view.add_tags({f"threshold.{k}": v for k, v in spec["gates"].items()})
+    for epoch in epochs:
+        curves = {k: v for k, v in epoch.items() if k not in NO_CURVE}
+        view.add_metrics("", curves, epoch["at"], epoch["epoch"])
+    if ended is not None:
+        view.add_tags({"stop": ended["reason"], "stop.epoch": ended["epoch"]})
+        view.add_tags({"stop.detail": ended["detail"]})
+        view.add_metrics("", {"Epochs": ended["epoch"]}, ended["at"], ended["epoch"])
+        _add_judgement(view, events, spec)
+        _add_confirmation(view, events, spec)
+    return view
+
+
+def _heading(started: Event) -> str:
+    """Return what the report calls a step, short enough for a column."""
+    step = str(started["step"])
+    if step.startswith("confirm_"):
+        return f"Confirm {step.removeprefix('confirm_')}"
+    title = str(started.get("title") or step)
+    return f"Step {started['number']}, {title}" if "number" in started else title
+
+
+def _params(events: Sequence[Event], spec: Event) -> dict[str, str]:
+    """Return the recipe: first what differs from the base recipe, then what matters always."""
+    base = dict(flatten(events[0]["config"]["recipe"]))
+    recipe = dict(flatten(spec["recipe"]))
+    differing = {k: str(v) for k, v in recipe.items() if base.get(k) != v}
+    named = ", ".join(f"{k} = {v}" for k, v in differing.items()) or "none"
+    important = {k: str(recipe[k]) for k in IMPORTANT if k in recipe}
+    return {"changes": named[:MAX_TAG], **differing, **important}
+
+
+def _add_judgement(view: RunView, events: Sequence[Event], spec: Event) -> None:
+    """Add what was judged of an ended arm, on dev and on test, and what the audit found in it."""
+    arm, step = spec["id"], spec["step"]
+    judged = last(events, "arm_judged", step=step, arm=arm)
+    if judged is not None:
+        at, epoch = judged["at"], judged["epoch"]
+        view.add_tags({"verdict": judged["stage"]["verdict"], "reason": judged["stage"]["reason"]})
+        view.add_metrics("", {"train_seconds": judged["train_seconds"]}, at, epoch)
+        for gate in (judged["stage"], *judged["gains"]):
+            view.add_gate("dev", gate, at, epoch)
+        if judged["evaluation"] is not None:
+            view.add_evaluation(judged)
+    inspected = last(events, "inspected", arm=arm) or {}
+    found = [*(judged or {}).get("findings", []), *inspected.get("findings", [])]
+    view.add_findings("finding", found)
+    view.add_tags({"route": "; ".join(inspected.get("reasons", []))})
+    test = last(events, "test_judged", arm=arm) if spec["evaluate_test"] else None
+    if test is not None:
+        view.add_evaluation(test)
+
+
+def _add_confirmation(view: RunView, events: Sequence[Event], spec: Event) -> None:
+    """Add the answer of a confirmation to its arm, and to the control that it trained."""
+    confirmed = last(events, "confirmed", spec=spec["id"], run_as=spec["step"])
+    if confirmed is not None:
+        reasons = [f"{g['gate']} {g['metric']}: {g['reason']}" for g in confirmed["gates"]]
+        view.add_tags({"verdict": confirmed["verdict"], "reason": "; ".join(reasons)})
+        view.add_tags({key: confirmed.get(key) for key in ("attribution", "over_control")})
+        stop = last(events, "decision", action="Stop") or {"cause": []}
+        if confirmed["step"] in stop["cause"]:
+            view.add_tags({"cause": confirmed["step"]})
+        for gate in confirmed["gates"]:
+            view.add_gate("test", gate, confirmed["at"])
+    if spec["role"] != "control":
+        return
+    for event in (e for e in events if e["event"] == "confirmed" and e["run_as"] == spec["step"]):
+        control: Mapping[str, Any] = event.get("control") or {}
+        if control.get("spec") == spec["id"]:
+            view.add_tags({"verdict": control["verdict"]})
+            for gate in control["gates"]:
+                view.add_gate("test", gate, event["at"])
+
+
+def _model(events: Sequence[Event], document: Document | None, spec: Event) -> ModelView | None:
+    """Return the model of an arm that was judged on test: those are worth keeping."""
+    test = last(events, "test_judged", arm=spec["id"], step=spec["step"])
+    if test is None:
+        return None
+    data = events[0]["data"]
+    confirmed = confirmed_arm(events, document) == spec["id"]
+    return ModelView(
+        arm=spec["id"],
+        name=spec["name"],
+        checkpoint=spec["source"] or f"{spec['folder']}/checkpoint",
+        width=int(data["width"]),
+        context_length=int(spec["recipe"]["context_length"]),
+        space=spec["recipe"]["search_space"],
+        registered_as=f"lvm-{data['fingerprint']}" if confirmed else "",
+        description=registered_note(events, spec, test) if confirmed else "",
+    )
+
+
+def _predictions_view(events: Sequence[Event], test: Event) -> RunView:
+    """Return the run of predictions that were handed in and judged without a model."""
+    at, step = milliseconds(test["at"]), test["step"]
+    started = last(events, "step_started", step=step) or {"step": step}
+    view = RunView(
+        key=f"{step} / {test['arm']}", name=f"{_heading(started)}: {test['name']}",
+        status="FINISHED", started=at, ended=at, data=data_view(events, "evaluation"),
+    )  # fmt: skip
+    view.add_tags({"step": step, "role": test["role"], "arm": test["arm"]})
+    view.add_tags({"arm.name": test["name"]})
+    view.add_evaluation(test)
+    return view

@@ -1,0 +1,139 @@
+"""What a person reads in MLflow: descriptions in Markdown, and a table like the report's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lvm.records import METRICS
+from lvm.report import NONE, Block, Paragraph, Run, Section, Table, estimate, number, title_of
+from lvm.report.markdown import render
+from lvm.report.models import models_section
+from lvm.report.summary import verdict_section
+
+Event = Mapping[str, Any]
+
+VIEW_TAG = "mlflow.sharedViewState."  # of an experiment; MLflow's page opens it by its name
+# MLflow takes no "@" in the name of a metric.
+TITLES = {
+    "eval_cosine": "cosine", "r_at_1": "R at 1", "r_at_5": "R at 5", "r_at_10": "R at 10",
+    "mrr": "MRR", "contain_at_50": "Contain at 50", "eff_at_5": "Eff at 5", "p50_ms": "P50 ms",
+    "p95_ms": "P95 ms",
+}  # fmt: skip
+COLUMNS = (
+    "tags.`verdict`", "metrics.`Epochs`", "metrics.`Dev cosine`", "metrics.`Dev R at 5`",
+    "metrics.`cosine`", *(f"metrics.`{t}`" for n, t in TITLES.items() if n not in
+    ("eval_cosine", "p50_ms")), "tags.`cause`", "tags.`stop`", "params.`changes`",
+)  # fmt: skip
+WIDTHS = {"attributes.`Run Name`": 440, "tags.`verdict`": 140, "params.`changes`": 360}  # pixels
+
+
+def table_name(metric: str) -> str:
+    """Return the name of a metric in MLflow's table; "" for one that the table leaves out."""
+    return TITLES.get(metric, "")
+
+
+def table_link(experiment: str, triage: str) -> str:
+    """Return the place of that table in MLflow's page."""
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={triage}"
+
+
+def table_state(triage: str) -> str:
+    """Return the state of MLflow's page that shows one triage as the report's table does."""
+    return json.dumps(
+        {
+            "searchFilter": f"tags.`lvm.triage` = '{triage}'",
+            "orderByKey": "attributes.start_time",
+            "orderByAsc": True,
+            "selectedColumns": COLUMNS,
+            "columnOrder": COLUMNS,
+            "columnWidths": WIDTHS,
+        }
+    )
+
+
+def run_note(events: Sequence[Event], document: Mapping[str, Any] | None, limit: int) -> str:
+    """Return the description of a triage: the report's first screen and its table of models.
+
+    At most `limit` characters: the table loses rows from below, then the text its end.
+    """
+    if document is None or not document["verdict"]:
+        return _unfinished(events)
+    run = Run(events, document)
+    table = next((block for block in models_section(run) if isinstance(block, Table)), None)
+    rows = len(table.rows) if table is not None else 0
+    while True:
+        blocks: list[Block] = list(verdict_section(run))
+        if table is not None and rows:
+            blocks.append(replace(table, rows=table.rows[:rows]))
+        text = _body([Section("verdict", "Verdict", blocks)])
+        if len(text) <= limit or rows == 0:
+            return text[:limit]
+        rows -= 1
+
+
+def _body(sections: Sequence[Section]) -> str:
+    """Return Markdown without its two headings: MLflow shows a few lines, and its own title."""
+    return render(sections, "").split("\n\n", 2)[-1]
+
+
+def _unfinished(events: Sequence[Event]) -> str:
+    decided = [event for event in events if event["event"] == "decision"]
+    if not decided:
+        return "**UNFINISHED**: nothing has been decided yet."
+    latest = decided[-1]
+    if latest["action"] == "Stop":
+        cause = "+".join(latest["cause"])
+        by = f" by {cause}" if cause else ""
+        return f"**{latest['verdict']}**{by}, since {latest['since']}."
+    what = " ".join(str(latest[k]) for k in ("action", "step", "arm") if latest.get(k))
+    return f"**UNFINISHED**: last decided {what}, since {latest['since']}."
+
+
+def arm_note(events: Sequence[Event], spec: Event) -> str:
+    """Return the description of an arm: how it ended, and every gate it was judged by."""
+    arm, step = spec["id"], spec["step"]
+    run = Run(events, {})
+    ended, judged = (run.last(k, arm=arm, step=step) for k in ("arm_ended", "arm_judged"))
+    confirmed = run.last("confirmed", spec=arm, run_as=step)
+    said = [spec["why"]]
+    if ended:
+        detail = f": {ended['detail']}" if ended["detail"] else ""
+        said.append(f"Ended at epoch {ended['epoch']}, {ended['reason']}{detail}.")
+    for finding in judged.get("findings", []):
+        said.append(f"{finding['code']} ({finding['severity']}): {finding['seen']}.")
+    gates = [("dev", gate) for gate in (judged.get("stage"), *judged.get("gains", [])) if gate]
+    gates += [("test", gate) for gate in confirmed.get("gates", [])]
+    blocks: list[Block] = [Paragraph(text) for text in said if text]
+    if gates:
+        blocks.append(_gates(gates))
+    return _body([Section("arm", "How it went", blocks)])
+
+
+def _gates(gates: Sequence[tuple[str, Event]]) -> Table:
+    rows = [
+        [
+            split, gate["gate"], title_of(gate["metric"]), estimate(gate),
+            number(gate["bound"]) if gate["estimate"] else NONE, gate["verdict"], gate["reason"],
+        ]
+        for split, gate in gates
+    ]  # fmt: skip
+    header = ("Split", "Gate", "Metric", "Value [interval]", "Bound", "Verdict", "Reason")
+    return Table("every gate that was judged", "lllrrll", header, rows)
+
+
+def registered_note(events: Sequence[Event], spec: Event, test: Event) -> str:
+    """Return the description of a registered version: whose model it is, and what it reached."""
+    masked, data = test["evaluation"]["masked"], events[0]["data"]
+    reached = ", ".join(
+        f"{METRICS[name].title} {number(masked[name])}"
+        for name in ("eval_cosine", "r_at_5", "mrr")
+        if masked.get(name) is not None
+    )
+    stop = Run(events, {}).last("decision", action="Stop")
+    return (
+        f"{spec['name']}: {reached} on the test split of {data['source']}. The triage ended "
+        f"{stop['verdict']}, since {stop['since']}. It predicts unit next vectors in the raw space."
+    )

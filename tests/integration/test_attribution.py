@@ -1,0 +1,73 @@
+"""A checkpoint that was trained too little is not sold a step as its remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import worlds
+
+from lvm.config import load_run_config
+from lvm.records import RunVerdict, Verdict
+from lvm.triage.step import STEPS
+from lvm.triage.tree import COMBINATION, MORE_TRAINING
+from lvm.triage.verdict import build_verdict
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Arms set the number of threads; give it back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_more_training_is_the_cause_where_the_unchanged_recipe_needs_nothing_else(tmp_path) -> None:
+    """The recipe is right for this world, and its checkpoint had one epoch of eight."""
+    world, base = worlds.planted(0), worlds.base_config(0)
+    right = base.recipe.with_changes({"objective.space": "raw"})
+    short = dataclasses.replace(base, recipe=right.with_changes({"training.epochs": 1}))
+    _, first = tiny.triage(tmp_path / "short", world.dataset, short, num_steps=0)
+    trained = first.find("step_started", step="phase_1")["arms"][1]
+    checkpoint = tmp_path / "short" / "arms" / trained["id"] / "checkpoint"
+
+    full = dataclasses.replace(base, recipe=right)
+    stop, journal = tiny.triage(tmp_path / "run", world.dataset, full, checkpoint=checkpoint)
+
+    assert journal.find("phase_1_judged")["verdict"] != Verdict.PASS
+    (confirmed,) = journal.all("confirmed")
+    assert confirmed["success"] == Verdict.PASS  # the arm of a step passes as well ...
+    assert confirmed["control"]["verdict"] == Verdict.PASS
+    assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (MORE_TRAINING,))  # ... and is no cause
+    document = build_verdict(journal.events, resume="")
+    assert document["arm"]["recipe"]["objective"] == dataclasses.asdict(right.objective)
+    assert document["arm"]["id"] == confirmed["control"]["spec"]
+
+
+def test_every_step_names_the_one_cause_and_says_what_all_that_helped_add(tmp_path) -> None:
+    """Other steps help a little beside the remedy, and together they do harm: only trying tells."""
+    world = worlds.planted(0)
+    recipe = Path(__file__).parents[2] / "recipes" / "wrong_temperature.toml"
+    config = load_run_config(recipe, worlds.base_config(0))
+    steps = [STEPS.get(name) for name in ("temperature", "negatives", "anchor_mmd")]
+    stop, journal = tiny.triage(tmp_path, world.dataset, config, steps=steps, all_steps=True)
+
+    assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("temperature",))
+    assert len(journal.all("step_ended")) == 3  # the fix of the first did not end the run
+    kept = [(e["step"], e["kept"]) for e in journal.all("step_ended") if e["kept"]]
+    assert len(kept) > 1
+    together = journal.find("confirmed", step=COMBINATION)
+    spec = journal.find("step_started", step="confirm_combination")["arms"][0]
+    assert spec["recipe"]["objective"]["temperature"] == 0.10
+    assert spec["id"] == together["spec"]
+    document = build_verdict(journal.events, resume="")
+    assert [list(pair) for pair in zip(
+        document["combination"]["steps"], document["combination"]["arms"], strict=True
+    )] == [list(pair) for pair in kept]  # fmt: skip
+    assert document["combination"]["best_alone"][0] == "temperature"
+    assert "does worse than it alone" in document["headline"]

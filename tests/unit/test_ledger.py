@@ -1,0 +1,201 @@
+"""The hypothesis ledger: statuses from journals written by hand, and the text of the report."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+
+from lvm.config import to_dict
+from lvm.report import Run
+from lvm.report.ledger import ledger_sections
+from lvm.report.markdown import render
+from lvm.triage.ledger import HYPOTHESES, ledger
+from lvm.triage.step import STEPS, Facts
+
+GATES = {"success_r_at_5": 0.10, "success_mrr": 0.05}
+FACTS = Facts(num_train_windows=2_000_000, width=tiny.WIDTH)
+HELPS, TOO_LITTLE, WIDE = ((0.04, 0.01, 0.07), "PASS"), ((0.0, -0.02, 0.02), "INCONCLUSIVE"), (
+    (0.05, -0.02, 0.12), "INCONCLUSIVE",
+)  # fmt: skip
+
+SMALL = ((0.03, 0.01, 0.05), "INCONCLUSIVE")
+
+
+def gain(metric, found, kind="gain"):
+    (value, lower, upper), verdict = found
+    estimate = {"value": value, "lower": lower, "upper": upper}
+    return {"gate": kind, "metric": metric, "estimate": estimate, "verdict": verdict}
+
+
+class Story:
+    """A journal in which steps of the real plan were run."""
+
+    def __init__(self) -> None:
+        self.events = [{"event": "run_started", "at": 0.0}]
+
+    def add(self, event, **values):
+        self.events.append({"event": event, "at": float(len(self.events)), **values})
+
+    def step(self, name, found, *, reason="finished", stage="FAIL", carried=(), **recipe):
+        """Run a step; `found` maps names of arms to their gain in R@5, all others are left out."""
+        base = tiny.recipe(**recipe)
+        proposal = STEPS.get(name).propose(base, FACTS)
+        control = base.with_changes(proposal.control)
+        specs = [{"id": f"{name}/control", "name": "control", "role": "control", "changes": {},
+                  "recipe": to_dict(control), "gates": GATES}]  # fmt: skip
+        for arm in proposal.arms:
+            if arm.name in found:
+                changed = to_dict(base.with_changes(arm.changes))
+                specs.append(
+                    {"id": f"{name}/{arm.name}", "name": arm.name, "role": "arm",
+                     "changes": dict(arm.changes), "recipe": changed, "gates": GATES}
+                )  # fmt: skip
+        self.add("step_started", step=name, arms=specs, left_out={}, carried=list(carried))
+        for spec in specs[1:]:
+            space = spec["recipe"]["search_space"]
+            self.add(
+                "arm_judged", arm=spec["id"], step=name, epoch=2, reason=reason, detail="",
+                evaluation={"space": space, "masked": {"eval_cosine": 0.44}},
+                stage={"verdict": stage}, gains=[gain("r_at_5", found[spec["name"]]),
+                                                 gain("mrr", TOO_LITTLE)],
+            )  # fmt: skip
+
+    def confirm(self, step, arm, found):
+        gates = [gain("r_at_5", HELPS, "success"), gain("r_at_5", found), gain("mrr", TOO_LITTLE)]
+        self.add("confirmed", step=step, arm=arm, gates=gates)
+
+    def status(self, name):
+        (entry,) = (e for e in ledger(self.events) if e["id"] == name)
+        return entry["status"], entry["result"]
+
+
+@pytest.fixture
+def story():
+    return Story()
+
+
+def test_the_report_s_five_hypotheses_and_four_questions_are_there_with_predictions() -> None:
+    kinds = [h.kind for h in HYPOTHESES]
+    assert (kinds.count("hypothesis"), kinds.count("open question")) == (5, 4)
+    assert len({h.id for h in HYPOTHESES}) == len(HYPOTHESES)
+    for entry in HYPOTHESES:
+        assert entry.predicts.endswith(".")
+        assert set(entry.steps) <= set(STEPS.names())
+    asked = {step for h in HYPOTHESES for step in h.steps}
+    assert asked == set(STEPS.names())  # no step without an entry
+
+
+def test_a_journal_that_has_only_begun_tests_nothing(story) -> None:
+    assert {e["status"] for e in ledger(story.events)} == {"untested"}
+    assert {e["status"] for e in ledger([])} == {"untested"}
+    assert story.status("H2")[1] == "the run has not come to it yet"
+    story.add("decision", action="Stop", verdict="FIXED")
+    assert story.status("H2")[1] == "the run ended FIXED before; --all-steps tests it"
+    assert story.status("Q3")[1] == "the run ended FIXED before; --extended tests it"
+    story.add("decision", action="Stop", verdict="BLOCKED")
+    assert "audit stopped" in story.status("Q3")[1]
+
+
+@pytest.mark.parametrize(
+    ("found", "reason", "stage", "status"),
+    [
+        (HELPS, "finished", "FAIL", "confirmed"),
+        (HELPS, "pruned", "FAIL", "confirmed"),
+        (TOO_LITTLE, "finished", "FAIL", "refuted"),
+        (TOO_LITTLE, "gate held", "PASS", "refuted"),
+        (TOO_LITTLE, "pruned", "FAIL", "inconclusive"),  # it never got its budget
+        (TOO_LITTLE, "finished", "NOT_EVALUABLE", "inconclusive"),  # judged too early
+        (WIDE, "finished", "FAIL", "inconclusive"),
+        (SMALL, "finished", "FAIL", "inconclusive"),  # above zero but for the correction
+    ],
+)  # fmt: skip
+def test_the_status_follows_from_the_gains_over_the_control(
+    story, found, reason, stage, status
+) -> None:
+    story.step("contrastive_weight", {"weights 0.85 / 0.15": found}, reason=reason, stage=stage)
+    assert story.status("H2")[0] == status
+    assert story.status("H3")[0] == "untested"
+
+
+def test_an_arm_that_may_still_reach_the_bound_keeps_a_hypothesis_open(story) -> None:
+    arms = {"negatives: random article": TOO_LITTLE, "negatives: the whole bank": WIDE}
+    story.step("negatives", arms)
+    status, result = story.status("H3")
+    assert status == "inconclusive"
+    assert "the whole bank: R@5 +0.050 [-0.020, +0.120]" in result
+
+
+def test_a_lower_temperature_says_nothing_on_one_that_is_too_low(story) -> None:
+    story.step("temperature", {"temperature 0.05": HELPS, "temperature 0.15": TOO_LITTLE})
+    status, result = story.status("H4")
+    assert status == "refuted"
+    assert "0.05" not in result
+
+
+def test_the_full_training_outranks_the_step_that_chose_it(story) -> None:
+    story.step("contrastive_weight", {"weights 0.90 / 0.10": HELPS})
+    story.confirm("contrastive_weight", "weights 0.90 / 0.10", TOO_LITTLE)
+    status, result = story.status("H2")
+    assert status == "refuted"
+    assert "test split" in result
+
+
+def test_a_full_training_on_top_of_other_steps_is_no_evidence_for_one(story) -> None:
+    """Its gain over the unchanged recipe is that of all carried steps together."""
+    carried = [["projection_head", "x"]]
+    story.step("contrastive_weight", {"weights 0.90 / 0.10": TOO_LITTLE}, carried=carried)
+    story.confirm("contrastive_weight", "weights 0.90 / 0.10", HELPS)
+    assert story.status("H2")[0] == "refuted"
+
+
+def test_step_1_answers_three_entries_with_different_arms(story) -> None:
+    arms = {
+        "search in the projected space": TOO_LITTLE, "InfoNCE in the raw space": HELPS,
+        "gradient through both branches": WIDE,
+    }  # fmt: skip
+    story.step("projection_head", arms)
+    assert story.status("H1")[0] == "confirmed"
+    assert story.status("H5")[0] == "inconclusive"
+    status, result = story.status("Q1")
+    assert status == "refuted"
+    assert "cosine behind the head 0.440" in result
+
+
+def test_two_towers_and_the_other_networks_are_told_apart(story) -> None:
+    story.step("architecture", {"two towers": HELPS, "GRU": TOO_LITTLE, "transformer": TOO_LITTLE})
+    assert (story.status("Q3")[0], story.status("B2")[0]) == ("confirmed", "refuted")
+
+
+def test_only_a_longer_context_speaks_for_one_that_is_too_short(story) -> None:
+    found = {"context of 5": HELPS, "context of 20": TOO_LITTLE}
+    story.step("context_length", found, context_length=10)
+    assert story.status("Q4")[0] == "refuted"
+
+
+def test_what_was_left_out_says_why(story) -> None:
+    story.step("context_length", {})
+    story.events[-1]["left_out"] = {"context of 10": "NOT_EVALUABLE: the windows were given"}
+    assert story.status("Q4") == (
+        "untested", "context of 10: NOT_EVALUABLE: the windows were given",
+    )  # fmt: skip
+
+
+def test_the_ledger_is_json_and_the_report_shows_every_entry(story) -> None:
+    story.step("contrastive_weight", {"weights 0.90 / 0.10": HELPS})
+    entries = ledger(story.events)
+    assert json.loads(json.dumps(entries, allow_nan=False)) == entries
+    forecast = {
+        "seconds": 300.0, "lower": 200.0, "upper": 450.0, "actual_seconds": 330.0,
+        "probe": {"seconds": 9, "update_seconds": 0.1, "dev_seconds": 1, "test_seconds": 2,
+                  "start_seconds": 3},
+    }  # fmt: skip
+    document = {"hypotheses": entries, "forecast": forecast, "combination": None}
+    text = render(ledger_sections(Run(story.events, document)), "x")
+    for entry in entries:
+        assert f"| {entry['id']} |" in text
+        assert entry["status"] in text
+    assert "1 confirmed, 0 refuted, 0 inconclusive, 10 untested" in text
+    assert "Took / said**: 1.10" in text
+    assert ledger_sections(Run(story.events, {})) == []  # a document of an older version

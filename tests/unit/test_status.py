@@ -1,0 +1,401 @@
+"""`lvm status`, JSON lines, and reports of runs that are still going, from cut and odd journals."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+from lvm.cli import main
+from lvm.command import run_command
+from lvm.config import to_dict
+from lvm.errors import ResumeError
+from lvm.progress import JsonLines, line, seconds_left
+from lvm.status import QUIET_SECONDS, screen, status
+from lvm.triage.journal import Journal, read_run
+from lvm.triage.journal import _needs as needs
+from tune_jobs import request as asked
+from tune_jobs import triage
+
+CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
+STARTED = {
+    "schema": 1, "command": "python tune_jobs/triage.py --out here", "arguments": {}, "code": "1",
+    "commit": None, "config": to_dict(CONFIG), "environment": {}, "plan": [],
+    "data": {"source": "a bank", "rows": 360, "width": 16, "windows": {}, "articles": {}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def events():
+    """A finished run of one step and a confirmed arm, as an earlier version wrote it."""
+    text = (Path(__file__).parents[1] / "data/journal.jsonl").read_text()
+    return [json.loads(row) for row in text.splitlines()]
+
+
+def write(folder, events):
+    folder.mkdir(exist_ok=True)
+    (folder / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    return folder
+
+
+def written(at=0.0, **values):
+    return {"at": at, **values}
+
+
+def arm(name, epochs=4, **more):
+    recipe = {"training": {"epochs": epochs}}
+    spec = {"id": f"id of {name}", "name": name, "role": "arm", "source": None, "recipe": recipe}
+    return {**spec, "why": "", "changes": {}, "folder": f"/f/{name}", **more}
+
+
+def running(*after, arms=("a", "b")):
+    """A step that began at second 100, and what came after it."""
+    step = written(
+        100.0, event="step_started", step="temperature", title="Temperature", number=2, epochs=4,
+        arms=[arm(name) for name in arms], left_out={}, question="", hypothesis="", rules_out="",
+        carried=[],
+    )  # fmt: skip
+    return [written(event="run_started", **STARTED), step, *after]
+
+
+def epoch(at, name, number, *, seconds=1.0, cosine=0.2, step="temperature"):
+    return written(
+        at, event="epoch", arm=f"id of {name}", step=step, name=name, epoch=number,
+        eval_cosine=cosine, r_at_5=0.1, loss=1.0, stage="FAIL", seconds=seconds,
+    )  # fmt: skip
+
+
+def ended(at, name, number, reason="pruned", detail=""):
+    return written(
+        at, event="arm_ended", arm=f"id of {name}", step="temperature", name=name, epoch=number,
+        reason=reason, detail=detail,
+    )  # fmt: skip
+
+
+# --- every part of a run --------------------------------------------------------------------------
+
+
+def test_every_prefix_gives_one_screen_and_a_report_that_says_it_is_partial(
+    events, tmp_path, capsys
+) -> None:
+    for cut in range(1, len(events) + 1):
+        run = write(tmp_path / "run", events[:cut])
+        with (run / "journal.jsonl").open("a") as file:
+            file.write('{"event": "epoch", "at": 1.0, "ar')  # a line that is being written
+        assert main(["status", str(run)]) == 0
+        seen = capsys.readouterr().out
+        assert len(seen.splitlines()) <= 24
+        assert all(len(text) <= 80 for text in seen.splitlines()[:-1])  # the last is a command
+        assert main(["status", "--json", str(run)]) == 0
+        json.loads(capsys.readouterr().out)
+        assert main(["report", str(run)]) == 0
+        report = (run / "report.md").read_text()
+        partial = cut < len(events)
+        assert report.startswith("# Triage report: UNFINISHED") == partial
+        assert ("this is partial" in report.split("##")[1]) == partial
+        assert ("partial" in capsys.readouterr().out) == partial
+
+
+def test_events_from_the_future_change_nothing(events, tmp_path, capsys) -> None:
+    future = {"event": "dreamt", "of": {"electric": ["sheep"]}, "step": None}
+    mixed = [e for event in events for e in ({**event, "new": [1]}, {**future, "at": event["at"]})]
+    for name, journal in (("plain", events), ("mixed", mixed)):
+        run = write(tmp_path / name, journal)
+        assert main(["report", str(run)]) == 0
+    plain, other = (status(e, tmp_path, events[-1]["at"]) for e in (events, mixed))
+    assert plain == other
+    one, two = ((tmp_path / n / "report.md").read_text() for n in ("plain", "mixed"))
+    assert one.splitlines()[:20] == two.splitlines()[:20]
+
+
+def test_events_without_newer_fields_are_still_told(events, tmp_path) -> None:
+    always = {"event", "at", "schema", "number"}
+    old = [{k: v for k, v in e.items() if k in {*needs(e), *always}} for e in events]
+    run = write(tmp_path / "run", old)
+    assert main(["report", str(run)]) == 0
+    assert main(["status", str(run)]) == 0
+
+
+# --- incomplete and foreign journals --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["status", "report", "track"])
+def test_a_folder_that_is_no_run_is_one_sentence(command, tmp_path, capsys) -> None:
+    def said(run):
+        assert run_command(main, [command, str(run)]) == 2
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
+        return captured.err
+
+    assert "cannot be read" in said(tmp_path / "nowhere")
+    foreign = write(tmp_path / "foreign", [{"name": "another program", "at": 3}])
+    assert "line 1 is not an event of this program" in said(foreign)
+    headless = write(tmp_path / "headless", [epoch(1.0, "a", 1)])
+    assert "line 1 is not an event of this program" in said(headless)
+    other = write(tmp_path / "other", [written(event="run_started", **{**STARTED, "schema": 9})])
+    assert "has schema 9" in said(other)
+    empty = write(tmp_path / "empty", [])
+    (empty / "journal.jsonl").write_text('{"event": "run_st')
+    assert "holds no whole event yet" in said(empty)
+
+
+def test_an_event_without_what_it_needs_is_named_with_its_line(events, tmp_path) -> None:
+    tried = set()
+    for number, event in enumerate(events, start=1):
+        for key in needs(event):
+            if (event["event"], key) in tried:
+                continue
+            tried.add((event["event"], key))
+            less = {k: v for k, v in event.items() if k != key}
+            run = write(tmp_path / "run", [*events[: number - 1], less, *events[number:]])
+            with pytest.raises(ResumeError, match=f"line {number} is .* without its {key};"):
+                read_run(run)
+    assert len(tried) > 30
+    text = write(tmp_path / "run", [{**events[0], "config": "a string"}, *events[1:]])
+    with pytest.raises(ResumeError, match="line 1 is run_started without its config"):
+        read_run(text)
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+
+def told(events, now, folder="/a/run"):
+    seen = status(events, Path(folder), now)
+    return seen, "\n".join(screen(seen))
+
+
+def test_a_running_step_shows_its_arms_against_the_gate_and_what_ended(events) -> None:
+    after = [
+        epoch(111.0, "a", 1, cosine=0.321), epoch(112.0, "b", 1), ended(112.1, "b", 1, "crashed",
+        "out of memory"),
+    ]  # fmt: skip
+    seen, text = told(running(*after), 122.1)
+    assert (seen["state"], seen["verdict"], seen["age_seconds"]) == ("running", None, 10.0)
+    assert text.startswith("RUNNING: step 2, Temperature, 0:22 in this step")
+    rows = {row.split()[0]: row for row in text.splitlines()}
+    assert rows["a"].split() == ["a", "1/4", "0.321", "0.30", "FAIL"]
+    assert rows["b"].split(maxsplit=4)[4] == "crashed: out of me…"
+    assert rows["next"].endswith("report /a/run")
+    assert seen["step"]["arms"][1]["detail"] == "out of memory"
+
+
+def test_a_silent_run_is_asked_whether_it_was_interrupted(events) -> None:
+    journal = running(epoch(101.0, "a", 1), epoch(111.0, "a", 2))
+    assert told(journal, 111.0 + QUIET_SECONDS - 1)[0]["state"] == "running"
+    slow = running(epoch(1101.0, "a", 1))  # its epochs take a thousand seconds
+    assert told(slow, 1101.0 + 2900)[0]["state"] == "running"
+    seen, text = told(journal, 111.0 + 600)
+    assert seen["state"] == "quiet"
+    assert "no event for 10 minutes: interrupted?" in text.replace("\n", " ")
+    assert text.splitlines()[-1].endswith("tune_jobs/triage.py --resume /a/run")
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_a_resumed_one_runs() -> None:
+    journal = running(epoch(101.0, "a", 1), written(105.0, event="interrupted"))
+    seen, text = told(journal, 5000.0)
+    assert seen["state"] == "interrupted"
+    assert text.splitlines()[-1].endswith("--resume /a/run")
+    again = [*journal, written(4990.0, event="resumed", command="x")]
+    seen, _ = told(again, 5000.0)
+    assert seen["state"] == "running"
+    assert seen["seconds"] == 115.0  # the hour between is not time spent
+
+
+def test_a_blocked_run_shows_its_codes_and_their_remedies() -> None:
+    finding = {
+        "code": "KEYS_WRONG", "severity": "block", "seen": "keys that do not match", "next": "fix",
+        "meaning": "m", "values": {}, "allowed": "a", "where": {},
+    }  # fmt: skip
+    audit = {"verdict": "BLOCKED", "findings": [finding], "checks": [], "allowed": []}
+    journal = [
+        written(event="run_started", **STARTED),
+        written(event="audited", audit=audit),
+        written(
+            event="decision", number=0, action="Stop", verdict="BLOCKED", cause=["KEYS_WRONG"],
+            since="the audit found KEYS_WRONG",
+        ),
+    ]  # fmt: skip
+    seen, text = told(journal, 9e9)
+    assert (seen["state"], seen["verdict"]) == ("finished", "BLOCKED")
+    assert "blocked  KEYS_WRONG: keys that do not match" in text
+    assert text.splitlines()[-2:] == ["next     fix", f"then     {STARTED['command']}"]
+
+
+def test_a_finished_run_tells_its_steps_and_its_gains(events) -> None:
+    seen, text = told(events, events[-1]["at"] + 1e6)
+    assert text.startswith(events[-1]["verdict"])
+    assert (seen["state"], seen["step"], seen["doing"]) == ("finished", None, None)
+    names = [e["step"] for e in events if e["event"] == "step_started"]
+    assert [step["step"] for step in seen["ended"]] == names
+    judged = next(e for e in events if e["event"] == "phase_1_judged")
+    assert seen["ended"][0]["verdict"] == judged["verdict"]
+    for e in events:
+        if e["event"] == "step_ended":
+            (step,) = (s for s in seen["ended"] if s["step"] == e["step"])
+            assert (step["verdict"], step["kept"]) == (e["stage"], e["kept"])
+            assert f"{step['title']}: {e['stage']}" in text
+
+
+def test_many_arms_and_steps_still_fit_one_screen() -> None:
+    names = [f"arm number {i} with a name that goes on and on" for i in range(20)]
+    journal = running(*(epoch(101.0 + i, n, 1) for i, n in enumerate(names)), arms=names)
+    done = [
+        written(event="step_started", step=f"s{i}", title=f"Step {i}", arms=[]) for i in range(20)
+    ]
+    most = [ended(130.0 + i, name, 1) for i, name in enumerate(names[:-1])]
+    _, text = told([journal[0], *done, *journal[1:], *most], 150.0)
+    assert len(text.splitlines()) <= 24
+    assert max(map(len, text.splitlines())) <= 80
+    assert "1/4" in text.splitlines()[-8]  # the arm that still runs is shown first
+    assert "pruned" not in text.splitlines()[-8]
+    assert "(and 14 more arms)" in text
+    assert "(15 earlier: see the report)" in text
+
+
+# --- the time left --------------------------------------------------------------------------------
+
+
+def test_the_time_left_is_the_rate_of_the_step_without_the_start_of_its_workers() -> None:
+    assert seconds_left(running()) is None
+    one = running(epoch(160.0, "a", 1, seconds=10.0), arms=["a"])
+    assert seconds_left(one) == 30.0  # ten seconds an epoch, not sixty
+    both = running(
+        epoch(160.0, "a", 1, seconds=10.0), epoch(160.0, "b", 1, seconds=10.0),
+        epoch(170.0, "a", 2, seconds=10.0), epoch(170.0, "b", 2, seconds=10.0),
+    )  # fmt: skip
+    assert seconds_left(both) == 20.0  # side by side
+
+
+def test_arms_that_ended_and_time_away_do_not_count() -> None:
+    journal = running(
+        epoch(110.0, "a", 1, seconds=10.0), epoch(110.0, "b", 1, seconds=10.0),
+        ended(110.1, "b", 1), written(120.0, event="interrupted"),
+        written(9000.0, event="resumed", command="x"), epoch(9030.0, "a", 2, seconds=10.0),
+    )  # fmt: skip
+    assert seconds_left(journal) == 20.0
+    finished = [*journal, epoch(9040.0, "a", 3), epoch(9050.0, "a", 4)]
+    assert seconds_left(finished) == 0.0
+    over = written(event="step_ended", step="temperature", stage="FAIL")
+    assert seconds_left([*finished, over]) is None
+
+
+def test_a_control_that_ran_in_an_earlier_step_has_nothing_left() -> None:
+    earlier = [epoch(50.0 + i, "a", i, step="phase_1") for i in range(1, 5)]
+    first, *step = running(epoch(110.0, "b", 1, seconds=5.0))
+    assert seconds_left([first, *earlier, *step]) == 15.0
+
+
+# --- JSON lines -----------------------------------------------------------------------------------
+
+
+def journal_of(folder, events):
+    journal = Journal(folder)
+    journal.events = list(events)
+    return journal
+
+
+def test_json_lines_tell_the_run_and_end_with_the_verdict(events, tmp_path, capsys) -> None:
+    stream = io.StringIO()
+    with JsonLines(stream) as lines:
+        print("for a person")
+        for cut in range(1, len(events) + 1):
+            lines.tell(journal_of(tmp_path, events[:cut]))
+        lines.verdict({"verdict": "NOT_FIXED", "cause": None})
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "for a person\n")
+    records = [json.loads(text) for text in stream.getvalue().splitlines()]
+    assert [r["event"] for r in records[:-1]] == [
+        e["event"] for e in events if e["event"] != "rung"
+    ]
+    assert records[0]["run"] == str(tmp_path)
+    assert (records[-1]["event"], records[-1]["verdict"]) == ("verdict", "NOT_FIXED")
+    stored = [e for e in events if e["event"] == "epoch"]
+    for record, e in zip((r for r in records if r["event"] == "epoch"), stored, strict=True):
+        assert (record["arm"], record["id"], record["at"]) == (e["name"], e["arm"], e["at"])
+        assert record["of"] in (0, 8)
+        assert record["eval_cosine"] == e["eval_cosine"]
+        assert record["gate"] == 0.35
+    left = [r["seconds_left"] for r in records if r["event"] == "epoch" and r["of"]]
+    assert all(value is not None and value >= 0 for value in left)
+
+
+def test_a_resumed_run_does_not_repeat_what_it_told(events, tmp_path) -> None:
+    stream = io.StringIO()
+    journal = journal_of(tmp_path, events[:5])
+    with JsonLines(stream) as lines:
+        lines.skip(journal)
+        journal.append("resumed", command="x")
+        lines.tell(journal)
+        lines.tell(journal)
+    (record,) = (json.loads(text) for text in stream.getvalue().splitlines())
+    assert record["event"] == "resumed"
+
+
+def test_without_a_stream_nothing_is_written_and_stdout_stays(events, tmp_path, capsys) -> None:
+    with JsonLines(None) as lines:
+        print("for a person")
+        lines.tell(journal_of(tmp_path, events))
+        lines.verdict({})
+    assert capsys.readouterr() == ("for a person\n", "")
+
+
+def test_an_event_of_another_version_is_told_with_its_plain_values() -> None:
+    event = written(7.0, event="probe", step="temperature", seconds=3.5, deep={"x": 1})
+    assert line(running(event)) == {
+        "event": "probe", "at": 7.0, "step": "temperature", "seconds": 3.5,
+    }  # fmt: skip
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(tmp_path, capsys) -> None:
+    with (tmp_path / "out").open("w") as file:
+
+        class Left(io.StringIO):
+            def write(self, text: str) -> int:
+                raise BrokenPipeError(32, "Broken pipe")
+
+            def fileno(self) -> int:
+                return file.fileno()
+
+        with JsonLines(Left()) as lines:
+            lines.verdict({})
+            lines.verdict({})
+    assert capsys.readouterr().err.count("the run goes on") == 1
+
+
+def test_json_and_show_exclude_each_other(capsys) -> None:
+    def parse(argv):
+        asked.parser().parse_args(argv)
+        return 0
+
+    assert run_command(parse, ["--json", "--show"]) == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_a_blocked_run_in_json_has_lines_on_stdout_and_words_on_stderr(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    finding = {
+        "code": "KEYS_WRONG", "severity": "block", "seen": "s", "next": "n", "meaning": "m",
+        "values": {}, "allowed": "a", "where": {},
+    }  # fmt: skip
+    audit = {
+        "schema": 1, "verdict": "BLOCKED", "findings": [finding], "checks": [], "allowed": [],
+        "seconds": 0.1, "route": {"blocked": ["KEYS_WRONG"], "order": [], "reasons": []},
+    }  # fmt: skip
+    monkeypatch.setattr(triage, "_audit", lambda *_: audit)
+    out = tmp_path / "run"
+    assert triage.main(["--out", str(out), "--json"]) == 3
+    captured = capsys.readouterr()
+    records = [json.loads(text) for text in captured.out.splitlines()]
+    assert [r["event"] for r in records] == ["run_started", "audited", "decision", "verdict"]
+    assert records[0]["run"] == str(out)
+    assert records[1]["codes"] == ["KEYS_WRONG"]
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert verdict.items() <= records[-1].items()
+    assert "no training was started" in captured.err
+    assert triage.main(["--resume", str(out), "--json"]) == 3
+    (again,) = (json.loads(text) for text in capsys.readouterr().out.splitlines())
+    assert again["verdict"] == "BLOCKED"

@@ -1,0 +1,47 @@
+"""Open question 4: is the context too short?
+
+Windows are cut anew from the bank with the longest context that is tried, with the same articles in
+each split. Every arm reads the last T vectors of the same windows: one target and one masked pool
+for all, so that nothing but the length differs.
+"""
+
+from lvm.config import Recipe
+from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+
+LENGTHS = (5, 10, 20)
+
+
+def propose(recipe: Recipe, facts: Facts) -> Proposal:
+    """Return one arm per length that is not the recipe's and that the data can be cut for."""
+    arms, left_out = [], {}
+    for length in LENGTHS:
+        if length == recipe.context_length:
+            continue
+        name, problem = f"context of {length}", facts.why_not_cut(length)
+        if problem:
+            left_out[name] = f"NOT_EVALUABLE: {problem}"
+            continue
+        word = "more" if length > recipe.context_length else "less"
+        arms.append(
+            Arm(
+                name=name,
+                changes={"context_length": length},
+                why=f"{word} text before the same targets",
+            )
+        )
+    return Proposal(arms=arms, left_out=left_out)
+
+
+STEPS.register("context_length")(
+    Step(
+        name="context_length",
+        number=9,
+        title="Context length",
+        question="Is the context too short?",
+        hypothesis="Five vectors are too few to tell what comes next.",
+        rules_out="that a longer context helps this network at this budget",
+        propose=propose,
+        epochs=lambda schedule: schedule.long_epochs,
+        extended=True,
+    )
+)

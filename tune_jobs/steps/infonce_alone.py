@@ -1,0 +1,43 @@
+"""Open question 2: is InfoNCE incompatible with autoregressive prediction?
+
+Both are compared in the space of the search. Else the split between the spaces, which step 1 asks
+about, would answer for them.
+"""
+
+from lvm.config import Recipe
+from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+
+ONE_SPACE = {"objective.space": "raw", "search_space": "raw"}
+
+
+def propose(recipe: Recipe, facts: Facts) -> Proposal:
+    """Return the contrastive term alone; the control has both terms in the same space."""
+    name = "InfoNCE alone"
+    if recipe.objective.contrastive_weight == 0:
+        return Proposal(arms=(), left_out={name: "the recipe has no contrastive term"})
+    if recipe.objective.ar_weight == 0:
+        reason = "the recipe has no autoregressive term to leave out"
+        return Proposal(arms=(), left_out={name: reason})
+    split = recipe.has_head and recipe.search_space == "raw"
+    control = ONE_SPACE if split else {}
+    arm = Arm(
+        name=name,
+        changes={**control, "objective.ar_weight": 0.0},
+        why="without the autoregressive term nothing pulls against the contrastive one",
+    )
+    return Proposal(arms=[arm], control=control)
+
+
+STEPS.register("infonce_alone")(
+    Step(
+        name="infonce_alone",
+        number=7,
+        title="InfoNCE alone",
+        question="Is InfoNCE incompatible with autoregressive prediction?",
+        hypothesis="The two objectives pull apart, so that one alone does better than both.",
+        rules_out="that the autoregressive term is what holds the contrastive one back",
+        propose=propose,
+        epochs=lambda schedule: schedule.long_epochs,
+        extended=True,
+    )
+)

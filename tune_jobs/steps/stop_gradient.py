@@ -1,0 +1,38 @@
+"""The report's fifth hypothesis in full: on which branch of the head should no gradient flow?"""
+
+from lvm.config import Recipe
+from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+
+BRANCHES = {
+    "target": ("stop-gradient on the target", "only the prediction's side teaches the head"),
+    "prediction": ("stop-gradient on the prediction", "only the target's side teaches the head"),
+    "none": ("no stop-gradient", "both sides teach the head"),
+}
+
+
+def propose(recipe: Recipe, facts: Facts) -> Proposal:
+    """Return the variants that the recipe does not use."""
+    if not recipe.has_head:
+        reason = "the recipe has no projection head, and vectors without one take no gradient"
+        return Proposal(arms=(), left_out={"stop-gradient": reason})
+    arms = [
+        Arm(name=title, changes={"objective.stop_gradient": branch}, why=why)
+        for branch, (title, why) in BRANCHES.items()
+        if branch != recipe.objective.stop_gradient
+    ]
+    return Proposal(arms=arms)
+
+
+STEPS.register("stop_gradient")(
+    Step(
+        name="stop_gradient",
+        number=10,
+        title="Stop-gradient",
+        question="Is the stop-gradient on the wrong branch?",
+        hypothesis="The gradient should flow through the target's side of the head as well.",
+        rules_out="the branch that takes no gradient",
+        propose=propose,
+        epochs=lambda schedule: schedule.long_epochs,
+        extended=True,
+    )
+)
