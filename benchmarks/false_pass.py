@@ -37,6 +37,7 @@ from lvm.triage.arm import ArmSpec  # noqa: E402
 from lvm.triage.judge import (  # noqa: E402
     ArmResult,
     Confirmation,
+    decisive,
     judge_confirmation,
     judge_gains,
     judge_stage,
@@ -104,6 +105,7 @@ class Drawn:
         self._ar_only = self._measure(BASE, self._test)
         self._base = self._measure(scenario.base, self._test)
         self._p_values: list[float] = []
+        self._gain_p_values: list[float] = []
         self.num_confirmed = 0
 
     def run(self, plan: dict[str, int]) -> Stop:
@@ -134,7 +136,11 @@ class Drawn:
         law = self.scenario.arms if action.carried else self.scenario.base
         control = self._measure(law, self._dev)
         arms = [self._arm(f"{action.step} {number}") for number in range(num_arms)]
-        gains = judge_gains(arms, {arm.spec.id: control for arm in arms}, GATES, self.seed)
+        gains = judge_gains(
+            arms, {arm.spec.id: control for arm in arms}, GATES, self.seed, self._gain_p_values
+        )
+        tested = [g.p_value for found in gains.values() for g in decisive(found)]
+        self._gain_p_values += [p for p in tested if p is not None]
         stages: dict[str, Verdict] = {a.spec.id: judge_stage(a, self.seed).verdict for a in arms}
         judged = judge_step(arms, stages, gains)
         return StepOutcome(

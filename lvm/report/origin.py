@@ -23,15 +23,28 @@ def not_tried_section(run: Run) -> Iterator[Block]:
             if arm["role"] == "arm" and arm["reason"] not in ("finished", "gate held"):
                 why = f"{arm['reason']} at epoch {arm['epoch']}" if arm["reason"] else "not ended"
                 found.append(f"{arm['name']} ({step['title']}) to its full budget: {why}.")
-    recipe = run.started.get("config", {}).get("recipe", {})
-    if recipe:
-        found += [
-            f"Another seed: every number is from seed {recipe['seed']}.",
-            f"Another network: every arm is {recipe['model']['name']}, hidden "
-            f"{recipe['model']['hidden']}, {counted(recipe['model']['num_layers'], 'layer')}.",
-            f"Another context length: every window has {recipe['context_length']} vectors.",
-        ]
+    found += _never_varied(run)
     yield Items("A verdict holds for what was tried. This was not", found)
+
+
+def _never_varied(run: Run) -> list[str]:
+    """Return what was the same in every arm of the run."""
+    recipes = [spec["recipe"] for step in run.all("step_started") for spec in step["arms"]]
+    recipes = recipes or [run.started.get("config", {}).get("recipe")]
+    if not recipes[0]:
+        return []
+    first, found = recipes[0], []
+    if len({recipe["seed"] for recipe in recipes}) == 1:
+        found.append(f"Another seed: every number is from seed {first['seed']}.")
+    if len({recipe["model"]["name"] for recipe in recipes}) == 1:
+        layers = counted(first["model"]["num_layers"], "layer")
+        found.append(
+            f"Another network: every arm is {first['model']['name']}, hidden "
+            f"{first['model']['hidden']}, {layers}."
+        )
+    if len({recipe["context_length"] for recipe in recipes}) == 1:
+        found.append(f"Another context length: every window has {first['context_length']} vectors.")
+    return found
 
 
 def origin_section(run: Run) -> Iterator[Block]:

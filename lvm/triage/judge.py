@@ -13,9 +13,8 @@ import numpy as np
 from lvm.audit.training import TrainingLog, log_from_epochs, too_early
 from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery, summarise
-from lvm.gates import gain, stage_gate, success_gates
+from lvm.gates import correct, gain, stage_gate, success_gates
 from lvm.records import Evaluation, GateResult, StopReason, Verdict
-from lvm.statistics import holm
 from lvm.triage.arm import ArmSpec, stage_baseline
 from lvm.triage.race import Lane
 from lvm.triage.tree import Attribution, attribute
@@ -109,25 +108,30 @@ def judge_gains(
     controls: Mapping[str, PerQuery | None],
     gates: GateConfig,
     seed: int,
+    earlier_p_values: Sequence[float] = (),
 ) -> dict[str, list[GateResult]]:
-    """Return each arm's gains over its control; PASS is above zero after Holm over all of them."""
+    """Return each arm's gains over its control; PASS is above zero after Holm over all of them.
+
+    `earlier_p_values` are those of the gains of the run's earlier steps. The gain in cosine is
+    shown with them and decides nothing, for a cosine is no retrieval.
+    """
     found: dict[str, list[GateResult]] = {}
+    shown: dict[str, list[GateResult]] = {}
     for result in arms:
-        control = controls[result.spec.id]
+        control, arm = controls[result.spec.id], result.spec.id
         if result.dev is not None and control is not None:
-            found[result.spec.id] = [
+            found[arm] = [
                 gain(result.dev, control, metric, gates, seed) for metric in SUCCESS_METRICS
             ]
-    tested = [g.p_value for gains in found.values() for g in gains if g.p_value is not None]
-    corrected = iter(holm(tested))
-    level = (1 - gates.confidence) / 2
-    return {
-        arm: [
-            g if g.p_value is None else _after_correction(g, passed=next(corrected) <= level)
-            for g in gains
-        ]
-        for arm, gains in found.items()
-    }
+            shown[arm] = [gain(result.dev, control, "eval_cosine", gates, seed)]
+    together = [g for gains in found.values() for g in gains]
+    corrected = iter(correct(together, gates, earlier_p_values))
+    return {arm: [*(next(corrected) for _ in found[arm]), *shown[arm]] for arm in found}
+
+
+def decisive(gains: Sequence[GateResult]) -> list[GateResult]:
+    """Return the gains that decide; the others are shown beside them."""
+    return [g for g in gains if g.metric in SUCCESS_METRICS]
 
 
 def judge_step(
@@ -137,7 +141,11 @@ def judge_step(
 ) -> StepJudgement:
     """Choose the arm to confirm and the arm to keep; name the gate conflicts."""
     stage, candidate = _candidate(arms, stages)
-    beats = [r for r in arms if any(g.verdict is Verdict.PASS for g in gains.get(r.spec.id, ()))]
+    beats = [
+        r
+        for r in arms
+        if any(g.verdict is Verdict.PASS for g in decisive(gains.get(r.spec.id, ())))
+    ]
     conflicts = [
         r.spec.name
         for r in beats
@@ -194,8 +202,7 @@ def judge_confirmation(
     over: list[GateResult] = []
     if judged is not None and unchanged is not None:
         over = [gain(judged, unchanged, metric, gates, seed) for metric in SUCCESS_METRICS]
-        if other_gains:
-            over = _corrected(over, other_gains, gates)
+        over = correct(over, gates, other_gains)
     wins = control_diverged or any(g.verdict is Verdict.PASS for g in over)
     return Confirmation(
         success=success,
@@ -222,19 +229,6 @@ def _success(
 def _best(verdicts: Sequence[Verdict]) -> Verdict:
     order = (Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL)
     return next((v for v in order if v in verdicts), Verdict.NOT_EVALUABLE)
-
-
-def _corrected(
-    gains: Sequence[GateResult], others: Sequence[float], gates: GateConfig
-) -> list[GateResult]:
-    """Return the gains after Holm over them and the p-values of others."""
-    tested = [g.p_value for g in gains if g.p_value is not None]
-    level = (1 - gates.confidence) / 2
-    adjusted = iter(holm([*tested, *others]))
-    return [
-        g if g.p_value is None else _after_correction(g, passed=next(adjusted) <= level)
-        for g in gains
-    ]
 
 
 def dev_evaluation(per_query: PerQuery | None) -> Evaluation | None:
@@ -264,9 +258,3 @@ def _candidate(
             return verdict, max(ready, key=lambda r: r.mrr)
     judged = [v for v in stages.values() if v is not Verdict.NOT_EVALUABLE]
     return (Verdict.FAIL if judged else Verdict.NOT_EVALUABLE), None
-
-
-def _after_correction(result: GateResult, *, passed: bool) -> GateResult:
-    if result.verdict is Verdict.PASS and not passed:
-        return replace(result, verdict=Verdict.INCONCLUSIVE)
-    return result

@@ -59,8 +59,8 @@ def _above(key: str, section: str, name: str) -> Callable[[Mapping[str, Any], Ev
     """Return a test for arms that raise a number of the recipe above the control's."""
 
     def raises(changes: Mapping[str, Any], control: Event) -> bool:
-        own = control[section][name] if section else control[name]
-        return key in changes and bool(changes[key] > own)
+        own = (control.get(section, {}) if section else control).get(name)
+        return key in changes and own is not None and bool(changes[key] > own)
 
     return raises
 

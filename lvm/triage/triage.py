@@ -30,6 +30,7 @@ from lvm.triage.judge import (
     REACHED_ITS_END,
     ArmResult,
     Confirmation,
+    decisive,
     dev_evaluation,
     judge_gains,
     judge_stage,
@@ -88,6 +89,7 @@ class Triage:
         self.request, self.dataset, self.executor = request, dataset, executor
         self.journal, self._note = journal, note
         self.base = request.config.recipe
+        self._gain_p_values: list[float] = []  # on dev, of the steps so far
         self._confirm_p_values: list[float] = []
         self._trained: list[FullTraining] = []
         self._reasons: dict[str, StopReason] = {}  # arm -> why it ended
@@ -286,7 +288,13 @@ class Triage:
         if control is not None:
             self._judge_dev(control)
         controls = {r.spec.id: self._control_of(r, control) for r in arms}
-        gains = judge_gains(arms, controls, self.request.config.gates, self.base.seed)
+        gains = judge_gains(
+            arms, controls, self.request.config.gates, self.base.seed,
+            () if step.extended else self._gain_p_values,
+        )  # fmt: skip
+        if not step.extended:  # those carry nothing, and are a family of their own
+            tested = [g.p_value for found in gains.values() for g in decisive(found)]
+            self._gain_p_values += [p for p in tested if p is not None]
         stages = {r.spec.id: self._judge_dev(r, gains.get(r.spec.id, ())).verdict for r in arms}
         judged = judge_step(arms, stages, gains)
         if step.extended:  # a question, not a remedy: what beats its control is said by its gains

@@ -18,7 +18,7 @@ from lvm.records import Pool, RunVerdict, StopReason, Verdict
 from lvm.training import loop
 from lvm.triage.arm import ArmSpec, arm_id, run_arm
 from lvm.triage.journal import Journal
-from lvm.triage.judge import ArmResult, judge_gains, judge_stage, judge_step
+from lvm.triage.judge import ArmResult, decisive, judge_gains, judge_stage, judge_step
 from lvm.triage.local import LocalExecutor
 from lvm.triage.race import Lane, Race
 from lvm.triage.rungs import Ending
@@ -370,11 +370,22 @@ def test_holm_over_a_step_asks_more_of_each_arm() -> None:
     dev = dataclasses.replace(results(0.1, 40), masked=ranks, raw=ranks)
     slight = ArmResult(lane=arm("slight", 0.1, 40).lane, dev=dev)
     alone, _, gains = judge([slight], control)
-    p_values = [g.p_value for g in gains["slight"]]
+    p_values = [g.p_value for g in decisive(gains["slight"])]
     assert all(0.025 / 12 < p <= 0.025 / 2 for p in p_values), p_values
     assert alone.kept.spec.name == "slight"
     nulls = [arm(f"null {i}", 0.1, 40 + i) for i in range(5)]
     beside, _, gains = judge([slight, *nulls], control)
-    assert [g.p_value for g in gains["slight"]] == p_values
-    assert all(g.verdict is Verdict.INCONCLUSIVE for g in gains["slight"])
+    assert [g.p_value for g in decisive(gains["slight"])] == p_values
+    assert all(g.verdict is Verdict.INCONCLUSIVE for g in decisive(gains["slight"]))
+    assert all(g.num_tests == 12 for g in decisive(gains["slight"]))
+    assert "not after correction for 12 comparisons" in gains["slight"][0].reason
     assert beside.kept is None
+    later = judge_gains([slight], {"slight": control}, GATES, 0, earlier_p_values=[0.5] * 10)
+    assert all(g.verdict is Verdict.INCONCLUSIVE for g in decisive(later["slight"]))
+
+
+def test_a_gain_in_cosine_is_shown_and_keeps_nothing() -> None:
+    judged, _, gains = judge([arm("warmer", 0.30, 40)], results(0.25, 40))
+    assert [g.metric for g in gains["warmer"]] == ["r_at_5", "mrr", "eval_cosine"]
+    assert gains["warmer"][-1].verdict is Verdict.PASS
+    assert judged.kept is None
