@@ -315,7 +315,7 @@ def test_an_open_question_is_measured_to_its_end_and_never_confirmed(whole) -> N
         assert arms
         for arm in arms:
             assert arm["reason"] in ("finished", "gate held")
-            assert [g["metric"] for g in arm["gains"]] == ["r_at_5", "mrr"]
+            assert [g["metric"] for g in arm["gains"]] == ["r_at_5", "mrr", "eval_cosine"]
         ended = journal.find("step_ended", step=name)
         assert (ended["candidate"], ended["kept"]) == (None, None)
     assert not {e["step"] for e in journal.all("confirmed")} & set(ASKED)
