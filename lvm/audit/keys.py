@@ -1,4 +1,4 @@
-"""Checks of keys, bank and index: does a key lead to its vector, and can the answer be found?"""
+"""Checks of keys: does every row have one of its own, and does it lead to its own vector?"""
 
 from __future__ import annotations
 
@@ -10,92 +10,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.check import check
-from lvm.audit.coherence import coherence, sample_rows
+from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
-from lvm.audit.inputs import scans
-from lvm.audit.location import SAME, SEARCHED, best_by_key, find_rows, nearest, unit
+from lvm.audit.location import SAME, SEARCHED, best_by_key, find_rows, nearest
 from lvm.audit.material import Material, Side
-from lvm.audit.space import another_space
-from lvm.data.rows import key_codes
 
 ALLOWED_SHARE = 0.99  # of rows whose vector is at its key, and of targets that are in the bank
-DUPLICATES_WARN, DUPLICATES_BLOCK = 0.01, 0.05  # share of rows that repeat another; under its key
-REPEATED_BLOCK = 0.25  # share of rows that repeat another, whatever their keys
-NEAR_COPY = 0.95  # cosine of neighbours that say the same
-NEAR_COPIES_WARN = 0.05
 UNIQUE_SHARE, TOP_SHARE = 0.95, 0.01  # of keys, of the most frequent key
 AFFINE_SHARE = 0.98  # of rows whose key is the row number, divided
 OFFSETS = [(a, c) for a in (-1, 0, 1) for c in (-1, 0, 1) if (a, c) != (0, 0)]
 NUM_WORST = 10
 COUNTED_OFF = "The keys were counted off from row numbers; they do not say where a window is from."
-INDEX_QUERIES = 256
 CHECKED = {False: 100_000, True: 1024}  # windows of a side whose keys are followed; True: quick
-
-
-# --- duplicates and degenerate keys ---------------------------------------------------------------
-
-
-@check("DUPLICATES", "does the bank hold the same chunk again and again?")
-def duplicates(material: Material) -> Iterator[Finding]:
-    """Report exact copies in the bank, and neighbours that nearly repeat each other."""
-    bank = material.pool
-    group = material.content.group
-    first = group != np.arange(len(bank))
-    share, twice = float(first.mean()), _stored_twice(group, bank.keys)
-    if share > DUPLICATES_WARN:
-        # Text repeats itself: a sixth of the chunks of the Python and NumPy reference are copies of
-        # others, each with a key of its own. Rows stored twice under one key are a defect.
-        blocking = twice > DUPLICATES_BLOCK or share > REPEATED_BLOCK
-        yield Finding(
-            code="DUPLICATES",
-            severity=Severity.BLOCK if blocking else Severity.WARN,
-            seen=f"{int(first.sum())} of {len(bank)} bank rows repeat another row: {share:.1%} "
-            f"({twice:.1%} under the same key)",
-            allowed=f"at most {DUPLICATES_WARN:.0%} ({DUPLICATES_BLOCK:.0%} under the same key, or "
-            f"{REPEATED_BLOCK:.0%} in all, block)",
-            where=_where("bank", bank.source, np.flatnonzero(first), len(bank), bank.articles),
-            meaning="A target that exists several times cannot be told from its copies, which "
-            "bounds every retrieval number, and copies stand among the negatives of each other.",
-            next=REPAIR,
-            values={"share": share, "same_key": twice},
-        )
-    yield from _near_copies(material)
-
-
-def _stored_twice(group: Int[np.ndarray, " N"], keys: Int[np.ndarray, "N 2"]) -> float:
-    """Return the share of rows that repeat both the vector and the key of another row."""
-    rows = np.column_stack([group, key_codes(keys)])
-    order = np.lexsort(rows.T)
-    return float((rows[order][1:] == rows[order][:-1]).all(axis=1).sum()) / len(keys)
-
-
-def _near_copies(material: Material) -> Iterator[Finding]:
-    try:
-        train = coherence(material, "train" if material.train is not None else "eval")
-    except NotEvaluable:
-        return
-    random = max(0.0, train.of(train.random_pairs).value)
-    # In a space where all vectors are alike, a cosine of .95 is no copy.
-    limit = max(NEAR_COPY, random + 0.9 * (1 - random))
-    neighbours = np.einsum("msd,msd->ms", train.sequence[:, 1:-1], train.sequence[:, :-2])
-    if neighbours.size == 0:
-        return
-    copies = neighbours >= limit
-    found = train.of(copies.mean(axis=1))
-    if found.below() > NEAR_COPIES_WARN:
-        rows = train.rows[np.argsort(-copies.mean(axis=1), kind="stable")]
-        yield Finding(
-            code="DUPLICATES",
-            severity=Severity.WARN,
-            seen=f"{found.value:.1%} of neighbouring chunks have a cosine of {limit:.2f} or more",
-            allowed=f"at most {NEAR_COPIES_WARN:.0%}",
-            where={"input": "train", "count": int(copies.any(axis=1).sum()),
-                   "of": len(train.rows), "rows": rows[:NUM_WORST].tolist()},
-            meaning="Chunks overlap or repeat their neighbour, so copying the last one is nearly "
-            "the right answer and nothing has to be learned.",
-            next="cut the text into chunks that do not overlap, and embed it again",
-            values={"share": found.value, "limit": limit},
-        )  # fmt: skip
 
 
 @check("KEYS_DEGENERATE", "does every row have a key of its own?")
@@ -118,7 +44,7 @@ def keys_degenerate(material: Material) -> Iterator[Finding]:
             seen=f"{len(counts)} keys for {len(keys)} rows ({share:.1%}); the most frequent key "
             f"{tuple(keys[worst[0]].tolist())} stands {top} times",
             allowed=f"{UNIQUE_SHARE:.0%} unique, no key on more than {TOP_SHARE:.0%} of the rows",
-            where=_where(name, source, worst, len(keys), keys[:, 0]),
+            where=where_rows(name, source, worst, len(keys), keys[:, 0]),
             meaning="One key for many rows means that most rows point to a wrong answer.",
             next="write the keys again from the ids that the chunks were made with",
             values={"unique_share": share, "top_share": top / len(keys)},
@@ -259,7 +185,7 @@ def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
         severity=Severity.BLOCK if side.name == "eval" else Severity.WARN,
         seen=seen,
         allowed=f"{ALLOWED_SHARE:.0%} of rows, for the target and every context",
-        where=_where(side.name, side.source, bad, len(found.rows), side.keys[:, 0],  # type: ignore[index]
+        where=where_rows(side.name, side.source, bad, len(found.rows), side.keys[:, 0],  # type: ignore[index]
                      count=int(found.wrong.any(axis=1).sum())),
         meaning=_meaning(offset, repaired, made_up, share),
         next=REPAIR,
@@ -337,126 +263,11 @@ def counted_off(keys: Int[np.ndarray, "M 2"] | None) -> str:
     return f"article = row // {size} and chunk = row % {size}"
 
 
-# --- the answer is in the bank --------------------------------------------------------------------
-
-
-@check("TARGET_NOT_IN_BANK", "can the right answer be retrieved at all?")
-def target_not_in_bank(material: Material) -> Iterator[Finding]:
-    """Report eval targets that no row of the bank equals."""
-    side, bank = material.side("eval"), material.pool
-    if side.file is None:
-        inside = np.isin(side.windows.targets, bank.pool_rows)  # type: ignore[union-attr]
-        rows = np.arange(len(side))
-    else:
-        rows = np.arange(len(side))
-        inside, spoilt = locate_targets(material, side, rows)
-        rows, inside = rows[~spoilt], inside[~spoilt]  # NONFINITE and ZERO_ROWS speak of these
-        if len(rows) == 0:
-            raise NotEvaluable("no target has a direction", "mend NONFINITE or ZERO_ROWS first")
-        mismatch = another_space(material)
-        if float(inside.mean()) < ALLOWED_SHARE and mismatch:
-            raise NotEvaluable(f"the vectors cannot be compared: {mismatch}", "mend SPACE_MISMATCH")
-    share = float(inside.mean())
-    # Rows of the bank that are NaN or zero were somebody's: NONFINITE and ZERO_ROWS speak of them.
-    if share >= ALLOWED_SHARE - 2 * _spoilt_share(material):
-        return
-    articles = side.keys[:, 0] if side.keys is not None else None
-    yield Finding(
-        code="TARGET_NOT_IN_BANK",
-        severity=Severity.BLOCK,
-        seen=f"{share:.1%} of {len(rows)} targets have a bank row with cosine {SAME} or more",
-        allowed=f"{ALLOWED_SHARE:.0%}",
-        where=_where("eval", side.source, rows[~inside], len(rows), articles),
-        meaning="A target that is not in the bank can never be retrieved, by any model.",
-        next=f"add the chunks of the eval articles to {bank.source} (lvm embed), then audit again",
-        values={"share": share},
-    )
-
-
-def _spoilt_share(material: Material) -> float:
-    """Return the share of bank rows that are not finite or zero."""
-    bad = [len(s.nonfinite) + len(s.zero) for s in scans(material) if s.input == "bank"]
-    return sum(bad) / len(material.pool)
-
-
-def locate_targets(
-    material: Material, side: Side, rows: Int[np.ndarray, " m"]
-) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
-    """Say which targets are in the bank (by bits, by key, then by search), and which are spoilt.
-
-    Spoilt is a target without direction, or one whose own row of the bank has none.
-    """
-    vectors = side.targets(rows)
-    if side.width != material.pool.width:
-        raise NotEvaluable("the widths differ", "mend what SCHEMA names")
-    inside = find_rows(material, vectors) >= 0
-    spoilt = ~np.isfinite(unit(vectors)).all(axis=1)
-    if side.keys is not None:
-        lost = np.flatnonzero(~inside)
-        row, cosine = best_by_key(
-            material.pool, material.by_key, side.keys[rows[lost]], vectors[lost]
-        )
-        inside[lost] = cosine >= SAME
-        spoilt[lost] |= (row >= 0) & np.isnan(cosine)
-    lost = np.flatnonzero(~inside & ~spoilt)
-    if len(lost) == 0:
-        return inside, spoilt
-    some = lost[np.linspace(0, len(lost) - 1, min(4 * SEARCHED, len(lost))).astype(int)]
-    _, cosine = nearest(material.pool, vectors[some])
-    near = cosine >= SAME
-    if len(some) == len(lost):
-        inside[some] = near
-    elif near.mean() >= 0.5:  # stored with other bits: what few say holds for all
-        inside[lost] = True
-        inside[some[~near]] = False
-    return inside, spoilt
-
-
-@check("INDEX_MISMATCH", "are the ids of the index those of the bank?")
-def index_mismatch(material: Material) -> Iterator[Finding]:
-    """Query the index with bank rows: each must find itself."""
-    import torch
-
-    bank, index = material.pool, material.index
-    if index is None:
-        raise NotEvaluable(
-            "no index was given; the program's own is built from the bank, row by row",
-            "give --index I.faiss or --index I.npy to have yours checked",
-        )
-    pool = len(bank.pool_rows)
-    ids = np.unique(np.linspace(0, min(pool, index.size) - 1, INDEX_QUERIES).astype(int))
-    queries = unit(bank.rows(ids))
-    good = np.isfinite(queries).all(axis=1)
-    ids, queries = ids[good], queries[good]
-    found, _ = index.search(torch.from_numpy(queries), 1)
-    group = material.content.group
-    inside = (found[:, 0] >= 0) & (found[:, 0] < len(bank))
-    hit = inside & (group[np.where(inside, found[:, 0], 0)] == group[ids])
-    share = float(hit.mean())
-    if share >= ALLOWED_SHARE and index.size == pool:
-        return
-    shift = np.unique(found[inside & ~hit, 0] - ids[inside & ~hit], return_counts=True)
-    often = int(shift[0][shift[1].argmax()]) if len(shift[0]) else 0
-    rolled = len(shift[1]) > 0 and shift[1].max() > 0.9 * max(1, int((~hit).sum()))
-    yield Finding(
-        code="INDEX_MISMATCH",
-        severity=Severity.BLOCK,
-        seen=f"{share:.1%} of bank rows find themselves; the index holds {index.size} rows, the "
-        f"bank {pool}" + (f"; ids are off by {often:+d}" if rolled else ""),
-        allowed=f"{ALLOWED_SHARE:.0%}, and as many rows as the bank",
-        where={"input": "index", "count": int((~hit).sum()), "of": len(ids),
-               "rows": ids[~hit][:NUM_WORST].tolist()},
-        meaning="The id that a search returns is not the row that was meant, so every hit counts "
-        "as a miss and the other way round.",
-        next=f"build the index again from {bank.source}, in the order of its rows",
-        values={"share": share, "shift": float(often)},
-    )  # fmt: skip
-
-
-def _where(
+def where_rows(
     name: str, source: str, rows: np.ndarray, of: int, articles: np.ndarray | None,
     count: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
+    """Return the `where` of a finding: its worst rows first, and the articles with most of them."""
     where: dict[str, Any] = {
         "input": name, "source": source, "count": len(rows) if count is None else count,
         "of": of, "rows": [int(r) for r in rows[:NUM_WORST]],

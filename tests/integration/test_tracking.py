@@ -24,10 +24,10 @@ import torch
 from lvm import tracking
 from lvm.errors import MissingExtraError, UsageError
 from lvm.tracking import ARTIFACTS, EXPERIMENT, Tracker, track
-from lvm.tracking_arms import arm_views
-from lvm.tracking_model import _load_pyfunc
-from lvm.tracking_registry import example
-from lvm.tracking_views import RunView, parent_view
+from lvm.tracking.arms import arm_views
+from lvm.tracking.model import _load_pyfunc
+from lvm.tracking.registry import example
+from lvm.tracking.views import RunView, parent_view
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.step import Role
 from tests.tracked import (

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
+from lvm.audit.bank import DUPLICATES_WARN
 from lvm.audit.inputs import NORM_TOLERANCE, scans
-from lvm.audit.keys import DUPLICATES_WARN, UNIQUE_SHARE
+from lvm.audit.keys import UNIQUE_SHARE
 from lvm.audit.location import SAME, unit
 from lvm.audit.material import Material
 from lvm.audit.repair.places import blind_rows

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lvm.tracking_views import DataView, ModelView, Point, RunView
+from lvm.tracking.views import DataView, ModelView, Point, RunView
 
-LOADER = "lvm.tracking_model"  # by its name alone: MLflow imports it where a model is loaded
+LOADER = "lvm.tracking.model"  # by its name alone: MLflow imports it where a model is loaded
 FILES = ("manifest.json", "model.safetensors")  # the moments of the optimiser stay behind
 ALIAS = "confirmed"
 MODEL_TYPE = "next-vector"

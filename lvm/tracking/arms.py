@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvm.records import StopReason
-from lvm.tracking_note import arm_note, registered_note
-from lvm.tracking_views import (
+from lvm.tracking.note import arm_note, registered_note
+from lvm.tracking.views import (
     MAX_TAG,
     Document,
     Event,

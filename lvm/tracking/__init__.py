@@ -22,10 +22,10 @@ from typing import Any
 
 from lvm.config import fingerprint
 from lvm.errors import MissingExtraError
-from lvm.tracking_arms import arm_views
-from lvm.tracking_note import VIEW_TAG, table_link, table_state
-from lvm.tracking_registry import checkpoint_of, log_data, log_model, log_values
-from lvm.tracking_store import (
+from lvm.tracking.arms import arm_views
+from lvm.tracking.note import VIEW_TAG, table_link, table_state
+from lvm.tracking.registry import checkpoint_of, log_data, log_model, log_values
+from lvm.tracking.store import (
     absolute,
     artifacts,
     in_words,
@@ -36,7 +36,7 @@ from lvm.tracking_store import (
     ui_command,
     without_password,
 )
-from lvm.tracking_views import PARENT, Event, RunView, parent_view
+from lvm.tracking.views import PARENT, Event, RunView, parent_view
 
 EXPERIMENT = "lvm-triage"
 STATE_FILE = "mlflow.json"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lvm.records import RunVerdict
-from lvm.tracking_note import run_note, table_name
+from lvm.tracking.note import run_note, table_name
 
 Event = Mapping[str, Any]
 Document = Mapping[str, Any]  # of verdict.json
