@@ -368,12 +368,17 @@ _TUNE_KEYS = {
 
 
 def _plain_record(result: dict[str, Any]) -> dict[str, Any]:
-    """Drop what Tune adds to a report."""
-    return {
-        key: value
-        for key, value in result.items()
-        if key not in _TUNE_KEYS and not key.startswith("config/")
-    }
+    """Drop what Tune adds to a report, and put back the sections that it flattens."""
+    record: dict[str, Any] = {}
+    for key, value in result.items():
+        if key in _TUNE_KEYS or key.startswith("config/"):
+            continue
+        section, _, name = key.partition("/")
+        if name:
+            record.setdefault(section, {})[name] = value
+        else:
+            record[key] = value
+    return record
 
 
 def _first_line(trial: Any) -> str:

@@ -518,7 +518,9 @@ class Triage:
             path = dev_file(lane.spec.folder, lane.ending.epoch) if lane.ending else None
             dev = PerQuery.load(path) if path is not None and path.exists() else None
             results[arm] = ArmResult(lane=lane, dev=dev)
-            self._reasons[arm] = results[arm].reason
+            # An arm that finished once has its model, however it ends in a step that it serves.
+            if self._reasons.get(arm) not in REACHED_ITS_END:
+                self._reasons[arm] = results[arm].reason
         return results
 
     def _replay(self, race: Race) -> None:

@@ -389,3 +389,19 @@ def test_a_gain_in_cosine_is_shown_and_keeps_nothing() -> None:
     assert [g.metric for g in gains["warmer"]] == ["r_at_5", "mrr", "eval_cosine"]
     assert gains["warmer"][-1].verdict is Verdict.PASS
     assert judged.kept is None
+
+
+def test_sections_that_tune_flattens_are_put_back() -> None:
+    """Flat, what a training measured of itself was lost on Ray: no arm was ever judged too early."""
+    from lvm.triage.run import _plain_record
+
+    told = {
+        "epoch": 2,
+        "health/updates": 58.0,
+        "negatives/random": 0.5,
+        "config/spec": {},
+        "pid": 1,
+    }
+    assert _plain_record(told) == {
+        "epoch": 2, "health": {"updates": 58.0}, "negatives": {"random": 0.5},
+    }  # fmt: skip
