@@ -392,7 +392,7 @@ def test_a_gain_in_cosine_is_shown_and_keeps_nothing() -> None:
 
 
 def test_sections_that_tune_flattens_are_put_back() -> None:
-    """Flat, what a training measured of itself was lost on Ray: no arm was ever judged too early."""
+    """Flat, what a training measured of itself was lost on Ray: none was ever judged too early."""
     from lvm.triage.run import _plain_record
 
     told = {
