@@ -147,9 +147,10 @@ def document(audit: Audit, material: Material) -> dict[str, Any]:
         plots = {}
     taken = route([f.code for f in audit.findings], ladder=rungs)
     order = [] if audit.blocking else [str(number) for number in taken.order]
+    reasons = [] if audit.blocking else list(taken.reasons)
     return audit_document(
         audit, material, ladder=rungs, plots=plots,
-        route={"blocked": audit.blocking, "order": order, "reasons": list(taken.reasons)},
+        route={"blocked": audit.blocking, "order": order, "reasons": reasons},
     )  # fmt: skip
 
 

@@ -45,8 +45,9 @@ summary { cursor: pointer; padding: .6rem 0; font-weight: 600; font-size: .9rem;
 details[open] { padding-bottom: .5rem; }
 details dl { grid-template-columns: 8rem 1fr; border-left: 3px solid var(--line);
   padding-left: .9rem; font-size: .9rem; }
-.long { border: 0; padding: 0; } .long summary { font-weight: 400; color: var(--soft); padding: 0; }
-.caption::first-letter, .long summary::first-letter { text-transform: uppercase; }
+details.long { border: 0; padding: 0; }
+details.long summary { font-weight: 400; color: var(--soft); padding: 0; }
+.caption::first-letter, details.long summary::first-letter { text-transform: uppercase; }
 .label { font-weight: 600; margin-top: 1.5rem; }
 dl { display: grid; grid-template-columns: minmax(7rem, 13rem) 1fr; gap: .4rem 1.25rem;
   margin: 1rem 0; }
