@@ -11,7 +11,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,8 @@ from lvm.audit.check import check
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.lineage import lineage_articles as lineage_articles
 from lvm.audit.lineage import read_lineage
+from lvm.audit.loaded import CheckpointPart as CheckpointPart
+from lvm.audit.loaded import open_checkpoint as open_checkpoint
 from lvm.audit.material import Material
 from lvm.config import Recipe
 from lvm.data.windows import Dataset, Windows
@@ -32,15 +33,7 @@ from lvm.randomness import numpy_generator
 from lvm.training.checkpoint import (
     NUM_PROBES,
     PROBE_TOLERANCE,
-    fit_parts,
     probe_differences,
-    read_parts,
-)
-from lvm.training.report_checkpoint import (
-    fit_report_checkpoint,
-    fitted_manifest,
-    own_width,
-    read_report_checkpoint,
 )
 from lvm.training.report_recipe import accumulated_negatives as accumulated_negatives
 
@@ -48,45 +41,6 @@ COSINE_TOLERANCE = 0.01
 DROP = 0.1  # of a cosine whose windows are not known: far beyond what other text of one kind costs
 SAMPLE = 4096  # dev windows that are predicted
 RETRAIN = "lvm train --data BANK --recipe RECIPE.toml makes a checkpoint that can be trusted"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CheckpointPart:
-    """A checkpoint as it was found: the predictor where it could be built, else the reason."""
-
-    path: Path
-    manifest: Mapping[str, Any]
-    predictor: Predictor | None = None
-    recipe: Recipe | None = None
-    problem: str = ""  # why no model could be built from it: names, shapes, width
-
-
-def open_checkpoint(path: Path, width: int | None, context_length: int) -> CheckpointPart:
-    """Open a checkpoint folder of lvm or a .pt file for data of width D and contexts of T vectors.
-
-    Without a width the checkpoint's own is taken: it is looked at alone. A misfit is kept as
-    `problem`. Raises CheckpointError for a file that cannot be read, and UnsafePayloadError for one
-    that names foreign classes.
-    """
-    if path.is_file():
-        checkpoint = read_report_checkpoint(path)
-        width = own_width(checkpoint) if width is None else width
-        manifest: Mapping[str, Any] = checkpoint.manifest()
-        try:
-            predictor, recipe = fit_report_checkpoint(checkpoint, width, context_length)
-        except LvmError as misfit:
-            return CheckpointPart(path=path, manifest=manifest, problem=str(misfit))
-        manifest = fitted_manifest(checkpoint, recipe, width)
-    else:
-        manifest, weights = read_parts(path)
-        if width is not None and manifest["width"] != width:
-            seen = f"{path} reads vectors of width {manifest['width']}, the data have {width}"
-            return CheckpointPart(path=path, manifest=manifest, problem=seen)
-        try:
-            predictor, recipe = fit_parts(manifest, weights, str(path))
-        except LvmError as misfit:
-            return CheckpointPart(path=path, manifest=manifest, problem=str(misfit))
-    return CheckpointPart(path=path, predictor=predictor, recipe=recipe, manifest=manifest)
 
 
 # --- its own numbers ------------------------------------------------------------------------------

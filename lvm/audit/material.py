@@ -24,8 +24,8 @@ from lvm.data.windows import Dataset, Windows
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lvm.audit.checkpoint import CheckpointPart
-    from lvm.audit.training import TrainingLog
+    from lvm.audit.loaded import CheckpointPart
+    from lvm.audit.training_log import TrainingLog
     from lvm.evaluation.index import Index
 
 SIDES = ("train", "eval")

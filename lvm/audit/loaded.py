@@ -1,0 +1,58 @@
+"""A checkpoint as the audit takes it: loaded where it fits a model, with its problem where not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lvm.config import Recipe
+from lvm.errors import LvmError
+from lvm.models.predictor import Predictor
+from lvm.training.checkpoint import fit_parts, read_parts
+from lvm.training.report_checkpoint import (
+    fit_report_checkpoint,
+    fitted_manifest,
+    own_width,
+    read_report_checkpoint,
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CheckpointPart:
+    """A checkpoint as it was found: the predictor where it could be built, else the reason."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    predictor: Predictor | None = None
+    recipe: Recipe | None = None
+    problem: str = ""  # why no model could be built from it: names, shapes, width
+
+
+def open_checkpoint(path: Path, width: int | None, context_length: int) -> CheckpointPart:
+    """Open a checkpoint folder of lvm or a .pt file for data of width D and contexts of T vectors.
+
+    Without a width the checkpoint's own is taken: it is looked at alone. A misfit is kept as
+    `problem`. Raises CheckpointError for a file that cannot be read, and UnsafePayloadError for one
+    that names foreign classes.
+    """
+    if path.is_file():
+        checkpoint = read_report_checkpoint(path)
+        width = own_width(checkpoint) if width is None else width
+        manifest: Mapping[str, Any] = checkpoint.manifest()
+        try:
+            predictor, recipe = fit_report_checkpoint(checkpoint, width, context_length)
+        except LvmError as misfit:
+            return CheckpointPart(path=path, manifest=manifest, problem=str(misfit))
+        manifest = fitted_manifest(checkpoint, recipe, width)
+    else:
+        manifest, weights = read_parts(path)
+        if width is not None and manifest["width"] != width:
+            seen = f"{path} reads vectors of width {manifest['width']}, the data have {width}"
+            return CheckpointPart(path=path, manifest=manifest, problem=seen)
+        try:
+            predictor, recipe = fit_parts(manifest, weights, str(path))
+        except LvmError as misfit:
+            return CheckpointPart(path=path, manifest=manifest, problem=str(misfit))
+    return CheckpointPart(path=path, predictor=predictor, recipe=recipe, manifest=manifest)
