@@ -13,7 +13,6 @@ from lvm.command import free_folder, lvm_command, make_folder, numbered, shown
 from lvm.config import RunConfig
 
 AUDITS = Path("audits")
-UNCLEAN = 3  # exit status: something blocks
 
 
 def add_flags(p: Any) -> None:
@@ -47,7 +46,7 @@ def audit(args: Any) -> int:
     document = with_command(document, _command(args), "repaired")
     _report(document, out)
     if args.repair is None:
-        return UNCLEAN if found.blocking else 0
+        return int(found.verdict.exit_status)
     return _repair(material, config, args, out)
 
 
@@ -106,7 +105,7 @@ def _repair(material: Any, config: RunConfig, args: Any, out: Path) -> int:
     _, found, document = audited(request, config, args)
     _report(document, out / "repaired")
     print(f"next: {_triage_command(files)}")
-    return UNCLEAN if found.blocking else 0
+    return int(found.verdict.exit_status)
 
 
 def _triage_command(files: dict[str, Path | None]) -> str:

@@ -32,6 +32,11 @@ class AuditVerdict(StrEnum):
     WARNINGS = "WARNINGS"
     CLEAN = "CLEAN"
 
+    @property
+    def exit_status(self) -> int:
+        """Exit status of `lvm audit`; what could not be looked through is not called clean."""
+        return {"BLOCKED": 3, "UNSURE": 1}.get(self.value, 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:

@@ -159,6 +159,19 @@ def audit_section(run: Run) -> Iterator[Block]:
         for sentence in [*overrides(document), *broken(document)]:
             yield Paragraph(sentence, "warning")
         yield from _details(document)
+    yield from _model_of_phase_1(run)
+
+
+def _model_of_phase_1(run: Run) -> Iterator[Block]:
+    """Yield what the trained base recipe showed of itself, and the order of the steps from that."""
+    seen = run.last("inspected")
+    if not seen:
+        return
+    yield Heading("What the model of phase 1 shows")
+    name, findings = seen.get("name", "the base recipe"), seen.get("findings", [])
+    found = [f"{f['code']}: {_sentence(f['seen'])} {f['meaning']}" for f in findings]
+    yield Items(f"{name}, on dev", found or ["none of the checks of predictions found it odd"])
+    yield Items("What follows for the steps", seen.get("reasons", []))
 
 
 def standalone(document: Document) -> list[Section]:

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 from test_report import HOSTILE, Checker, Story, fixed_story, report, section
 
-from lvm.report import plot_words, small_plots
-from lvm.report.audit import answer, not_looked_at, where_in_words
+from lvm.report import Run, plot_words, small_plots
+from lvm.report.audit import answer, audit_section, not_looked_at, where_in_words
 from lvm.report.markdown import write_audit_report
 from lvm.terminal import print_audit
 
@@ -390,3 +390,14 @@ def test_reasons_are_told_once() -> None:
         "LOADER, COLLAPSE: there is no checkpoint (give --checkpoint)",
         "INDEX_MISMATCH: there is no index",
     ]
+
+
+def test_what_the_model_of_phase_1_shows_orders_the_steps_and_is_said() -> None:
+    found = {"code": "COLLAPSE", "seen": "dispersion .1", "meaning": "It shrinks."}
+    event = {"event": "inspected", "name": "InfoNCE+AR", "findings": [found],
+             "reasons": ["steps 2 and 5 first: predictions have collapsed"]}  # fmt: skip
+    said = str(list(audit_section(Run([event], {}))))
+    for words in ("InfoNCE+AR, on dev", "COLLAPSE: Dispersion .1. It shrinks.", "steps 2 and 5"):
+        assert words in said
+    bare = str(list(audit_section(Run([{**event, "findings": []}], {}))))
+    assert "none of the checks of predictions found it odd" in bare
