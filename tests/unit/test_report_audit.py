@@ -397,7 +397,7 @@ def test_what_the_model_of_phase_1_shows_orders_the_steps_and_is_said() -> None:
     event = {"event": "inspected", "name": "InfoNCE+AR", "findings": [found],
              "reasons": ["steps 2 and 5 first: predictions have collapsed"]}  # fmt: skip
     said = str(list(audit_section(Run([event], {}))))
-    for words in ("InfoNCE+AR, on dev", "COLLAPSE: Dispersion .1. It shrinks.", "steps 2 and 5"):
+    for words in ("InfoNCE+AR, on dev", "COLLAPSE: dispersion .1. It shrinks.", "steps 2 and 5"):
         assert words in said
     bare = str(list(audit_section(Run([{**event, "findings": []}], {}))))
     assert "none of the checks of predictions found it odd" in bare
