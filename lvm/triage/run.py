@@ -178,7 +178,7 @@ class RayExecutor:
                 callbacks=[_ender(pressed)],
             ),
         )
-        with _silent_loggers(), _noticing_ctrl_c(pressed):
+        with _silenced(), _noticing_ctrl_c(pressed):
             tuner.fit()
         for arm, lane in race.lanes.items():
             if lane.ending is None:
@@ -434,14 +434,18 @@ def _ender(pressed: threading.Event) -> Any:
 
 
 @contextlib.contextmanager
-def _silent_loggers() -> Any:
-    """Keep Tune's own log lines off the terminal; its files keep them."""
+def _silenced() -> Iterator[None]:
+    """Keep Tune's own lines off the terminal; its files keep them.
+
+    It prints one, whatever its verbosity, for a trial that was stopped before its first report.
+    """
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

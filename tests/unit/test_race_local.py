@@ -405,3 +405,13 @@ def test_sections_that_tune_flattens_are_put_back() -> None:
     assert _plain_record(told) == {
         "epoch": 2, "health": {"updates": 58.0}, "negatives": {"random": 0.5},
     }  # fmt: skip
+
+
+def test_what_tune_prints_for_itself_is_not_part_of_the_answer(capsys) -> None:
+    """A trial that was stopped before its first report is told on stdout, whatever the verbosity."""
+    from lvm.triage.run import _silenced
+
+    with _silenced():
+        print("Trial _trial_1 completed. Last result:")
+    print("FIXED")
+    assert capsys.readouterr().out == "FIXED\n"
