@@ -408,7 +408,7 @@ def test_sections_that_tune_flattens_are_put_back() -> None:
 
 
 def test_what_tune_prints_for_itself_is_not_part_of_the_answer(capsys) -> None:
-    """A trial that was stopped before its first report is told on stdout, whatever the verbosity."""
+    """A trial stopped before its first report is told on stdout, whatever the verbosity."""
     from lvm.triage.run import _silenced
 
     with _silenced():
