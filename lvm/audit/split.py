@@ -9,8 +9,10 @@ from jaxtyping import Bool, Int
 
 from lvm.audit.check import check
 from lvm.audit.coherence import Coherence, Level, coherence, level, sample_rows
-from lvm.audit.finding import REPAIR, Finding, Severity
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.keys import counted_off
+from lvm.audit.lineage import lineage_articles
+from lvm.audit.loaded import CheckpointPart
 from lvm.audit.location import find_rows
 from lvm.audit.material import Material, Side
 from lvm.data.rows import digests, key_codes
@@ -32,6 +34,11 @@ def split_leak(material: Material) -> Iterator[Finding]:
     else:
         yield from _by_content(material, eval_, train)
     yield from _by_memory(material, eval_)
+    if material.checkpoint is not None and not _seen_before(material.checkpoint):
+        raise NotEvaluable(
+            "the checkpoint does not say which articles it and its parents have seen",
+            "give a checkpoint folder that lvm wrote, or judge it on text newer than it",
+        )
 
 
 Places = tuple[Int[np.ndarray, "m 2"], Bool[np.ndarray, " m"]]  # keys, and where they are known
@@ -186,9 +193,7 @@ def _lineage(material: Material) -> Iterator[Finding]:
     part = material.checkpoint
     if part is None or material.eval is None:
         return
-    from lvm.audit.checkpoint import lineage_articles
-
-    seen = lineage_articles(part.manifest, part.path)
+    seen = _seen_before(part)
     keys = target_keys(material, material.eval)
     if keys is None or not seen:
         return
@@ -208,3 +213,8 @@ def _lineage(material: Material) -> Iterator[Finding]:
         next="judge it on articles that no ancestor has seen, or train again without the parents",
         values={"articles": float(len(articles))},
     )  # fmt: skip
+
+
+def _seen_before(part: CheckpointPart) -> set[int]:
+    """Return the articles that a checkpoint and its parents state; empty means unknown."""
+    return lineage_articles(part.manifest, part.path)

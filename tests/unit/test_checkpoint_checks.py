@@ -304,3 +304,17 @@ def test_a_pt_file_alone_is_looked_at_in_its_own_width(tmp_path) -> None:
     part = open_checkpoint(tmp_path / "m.pt", None, 5)
     assert part.problem == ""
     assert part.predictor is not None
+
+
+def test_a_lineage_that_is_not_stated_never_counts_as_disjoint(data, tmp_path) -> None:
+    predictor = Predictor(tiny.recipe(), W)
+    torch.save({"model_state_dict": predictor.model.state_dict(), "args": {}}, tmp_path / "m.pt")
+    bank = data.bank
+    material = Material(
+        train=Side("train", "bank", bank=bank, windows=data.train),
+        eval=Side("eval", "bank", bank=bank, windows=data.test),
+        bank=bank,
+        checkpoint=open_checkpoint(tmp_path / "m.pt", W, T),
+    )
+    with pytest.raises(NotEvaluable, match="which articles"):
+        list(CHECKS.get("SPLIT_LEAK").look(material))
