@@ -53,8 +53,8 @@ PEEKING = (
     "which no choice has seen. Test is looked at once per model, at the end of a training whose "
     "length was fixed before, and these looks are corrected. PASSED and FIXED are two claims at a "
     "one-sided level of half the intervals' error each (2.5 % of 5 %): PASSED by Holm over its two "
-    "metrics, FIXED by Holm over both metrics of all arms confirmed so far. Not corrected: other "
-    "triages on the same test split."
+    "metrics, FIXED by Holm over both metrics of all arms confirmed so far. Repeated seeds look at "
+    "test once more, and decide nothing. Not corrected: other triages on the same test split."
 )
 
 
@@ -214,6 +214,21 @@ def gain_over_seeds(
         [_values(a, metric) - _values(c, metric) for a, c in zip(arms, controls, strict=True)]
     )
     articles = arms[0].articles if arms else np.empty(0, dtype=np.int64)
+    return mean_over_seeds(values, articles, confidence=config.confidence)
+
+
+def level_over_seeds(
+    evaluations: Sequence[Measured], metric: str, config: GateConfig
+) -> SeededEstimate:
+    """Return the mean of a metric over models of several seeds, with an interval as above.
+
+    Raises DataError when the evaluations are not of the same windows, or of fewer than two seeds.
+    """
+    problems = [_pair_problem(each, evaluations[0]) for each in evaluations]
+    for problem in filter(None, problems):
+        raise DataError(f"{problem}; allowed are the same windows for every seed.")
+    values = np.array([_values(each, metric) for each in evaluations])
+    articles = evaluations[0].articles if evaluations else np.empty(0, dtype=np.int64)
     return mean_over_seeds(values, articles, confidence=config.confidence)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from lvm.triage.journal import Event, Journal
 
-AFTER_A_STEP = ("phase_1_judged", "step_ended", "confirmed", "decision")
+AFTER_A_STEP = ("phase_1_judged", "step_ended", "confirmed", "repeated", "decision")
 NUM_GAPS = 3  # epochs of an arm that say how fast it is now
 
 
@@ -156,6 +156,8 @@ def _more(events: Sequence[Event], event: Event) -> dict[str, Any]:
             return {"stage": (event.get("stage") or {}).get("verdict")}
         case "test_judged":
             return _metrics(event["evaluation"]["masked"])
+        case "repeated":
+            return {"models": {n: m["per_seed"] for n, m in event["models"].items()}}
         case _:
             return {}
 

@@ -146,6 +146,8 @@ def _outcome(events: Sequence[Event], step: str) -> dict[str, Any]:
         return {"verdict": _last(events, "phase_1_judged").get("verdict"), "kept": None}
     if confirmed := _last(events, "confirmed", run_as=step):
         return {"verdict": confirmed["verdict"], "kept": None}
+    if any(step == f"seed_{e['seed']}" for e in events if e["event"] == "repeated"):
+        return {"verdict": "repeated", "kept": None}
     ended = _last(events, "step_ended", step=step)
     return {"verdict": ended.get("stage"), "kept": ended.get("kept")}
 

@@ -83,6 +83,7 @@ class Screen:
             "RunPhase1": "phase 1",
             "RunStep": f"step {event.get('step')}",
             "Confirm": f"full training of {event.get('arm') or 'the carried recipe'}",
+            "Repeat": f"the same models with seed {event.get('seed')}",
             "Stop": f"stop: {event.get('verdict')}",
         }[event["action"]]
         self.say(f"{self._clock()} Deciding {what}, since {event['since']}.", "bold")
@@ -125,6 +126,11 @@ class Screen:
                     f"{gate['verdict']}, {gate['reason']}",
                     STYLES[gate["verdict"]],
                 )
+
+    def _on_repeated(self, event: Mapping[str, Any]) -> None:
+        for name, model in event["models"].items():
+            values = ", ".join(f"{result['r_at_5']:.3f}" for result in model["per_seed"])
+            self.say(f"{self._clock()}   {name}: R@5 seed by seed {values or 'none'}")
 
     # --- the live part ---------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shlex
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from lvm.config import RunConfig
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
 from lvm.triage.journal import Journal
-from lvm.triage.triage import Request
+from lvm.triage.request import Request
 from tune_jobs.presets import PRESETS, load_config
 
 RUNS = Path("runs")
@@ -48,10 +49,20 @@ def parser() -> Parser:
     p.add_argument("--independent", action="store_true", help="carry nothing from step to step")
     p.add_argument("--all-steps", action="store_true", help="measure every step, fixed or not")
     p.add_argument("--extended", action="store_true", help="ask the open questions as well")
+    p.add_argument("--seeds", type=_seeds, metavar="N", help="repeat the verdict's models N times")
     told = p.add_mutually_exclusive_group()
     told.add_argument("--show", action="store_true", help="print the tree and run nothing")
     told.add_argument("--json", action="store_true", help="tell the progress as JSON lines")
     return p
+
+
+def _seeds(text: str) -> int:
+    """Return a number of seeds, or raise what argparse turns into one sentence."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"it is {text!r}, allowed is a whole number from 1; 3 tell how much a seed changes"
+        )
+    return int(text)
 
 
 def data_request(args: Any) -> DataRequest:
@@ -149,6 +160,7 @@ def arguments(args: Any) -> dict[str, Any]:
         "independent": args.independent,
         "all_steps": args.all_steps,
         "extended": args.extended,
+        "seeds": args.seeds,
         "allow": sorted(args.allow or []),
     }
 

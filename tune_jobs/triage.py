@@ -30,14 +30,16 @@ from lvm.progress import JsonLines
 from lvm.provenance import code_version, environment, git_commit
 from lvm.records import METRICS, RunVerdict
 from lvm.report.markdown import write_report
+from lvm.report.seeds import over_seeds
 from lvm.terminal import AuditProgress, Screen, models_table, print_audit
 from lvm.tracking import Tracker
 from lvm.triage.forecast import Forecast, forecast, plan_races, probe, slots_here
 from lvm.triage.journal import SCHEMA, Journal
 from lvm.triage.preflight import check_config, check_dataset, dataset_of, own_checkpoint
+from lvm.triage.request import Request, request_fingerprint
 from lvm.triage.run import RayExecutor
 from lvm.triage.step import Facts, extended_steps, steps_in_order
-from lvm.triage.triage import Request, Triage, request_fingerprint
+from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
 from tune_jobs import request as asked
 from tune_jobs.request import parser as parser
@@ -90,6 +92,7 @@ def _triage(
         independent=args.independent,
         all_steps=args.all_steps,
         extended=extended_steps() if args.extended else (),
+        num_seeds=args.seeds or 1,
         from_bank=material.train is None or material.train.file is None,
     )
     identity = {"request": request_fingerprint(request), "data": dataset.fingerprint}
@@ -116,7 +119,8 @@ def _triage(
             note("resumed", command=asked.command(argv))
         if journal.find("audited") is None:
             note("audited", audit=audit)
-        if (request.all_steps or request.extended) and journal.find("forecast") is None:
+        longer = request.all_steps or request.extended or request.more_seeds
+        if longer and journal.find("forecast") is None:
             expected = _forecast(request, dataset)
             screen.say(expected.in_words(), "bold")
             note("forecast", **expected.to_plain())
@@ -134,7 +138,7 @@ def _forecast(request: Request, dataset: Dataset) -> Forecast:
     config = request.config
     races = plan_races(
         config, request.steps, request.extended, dataset, all_steps=request.all_steps,
-        from_bank=request.from_bank,
+        from_bank=request.from_bank, more_seeds=request.more_seeds,
         given=request.checkpoint is not None or request.predictions is not None,
     )  # fmt: skip
     costs, slots = probe(config, dataset, races), slots_here(config.schedule)
@@ -248,6 +252,8 @@ def print_verdict(document: dict[str, Any], report: Path) -> None:
         if gate["gate"] == "success":
             title = METRICS[gate["metric"]].title
             screen.say(f"gain over AR-only in {title}: {gate['verdict']}, {gate['reason']}")
+    if document["seeds"] and (said := over_seeds(document["seeds"])):
+        screen.say(f"{said[0].lower()}{said[1:]}")
     compute = document["compute"]
     screen.say(
         f"cost: {compute['train_seconds']:.0f} s of training in {compute['trials']} trials, "

@@ -39,7 +39,9 @@ KINDS = {
 
 def evidence_section(run: Run) -> Iterator[Block]:
     """Yield distributions, the two spaces and examples; a note for a journal without them."""
-    judged = [event for event in run.all("test_judged") if event.get("evidence")]
+    # What repeated seeds left has the same shape, and would hide it in a crowd of curves.
+    known = [event for event in run.all("test_judged") if event.get("role") != "repeat"]
+    judged = [event for event in known if event.get("evidence")]
     if not judged:
         yield Paragraph("This journal holds no distributions and no examples.", "note")
         return

@@ -31,6 +31,7 @@ from lvm.report.evidence import evidence_section
 from lvm.report.ledger import ledger_sections
 from lvm.report.models import gates_table, models_section
 from lvm.report.origin import not_tried_section, origin_section
+from lvm.report.seeds import seeds_section
 from lvm.report.steps import steps_section
 from lvm.report.summary import stopped_by_audit, verdict_section
 from lvm.report.tree import tree_section
@@ -67,10 +68,14 @@ def report_sections(run: Run) -> list[Section]:
     origin = Section("origin", "Where the numbers come from", list(origin_section(run)))
     if audit and stopped_by_audit(run):
         return [verdict, *audit, origin]
+    seeds = []
+    if run.document.get("seeds"):
+        seeds = [Section("seeds", "What a seed changes", list(seeds_section(run)))]
     return [
         verdict,
         Section("models", "Models on the test split", list(models_section(run))),
         Section("gates", "Gates", [gates_table(run)]),
+        *seeds,
         Section("tree", "The path through the tree", list(tree_section(run))),
         Section("evidence", "Distributions and examples", list(evidence_section(run))),
         *audit,

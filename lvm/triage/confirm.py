@@ -9,43 +9,76 @@ from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain
 from lvm.records import GateResult, StopReason
-from lvm.triage.arm import ArmSpec
-from lvm.triage.judge import (
-    REACHED_ITS_END,
-    SUCCESS_METRICS,
-    ArmResult,
-    Confirmation,
-    judge_confirmation,
+from lvm.triage.full_training import FullTraining, train_in_full
+from lvm.triage.judge import SUCCESS_METRICS, Confirmation, judge_confirmation
+from lvm.triage.runner import AR_ONLY, Runner
+from lvm.triage.tree import (
+    COMBINATION,
+    Attribution,
+    Confirm,
+    ConfirmOutcome,
+    SettledOutcome,
+    TrainedOutcome,
 )
-from lvm.triage.tree import COMBINATION, Attribution
 
 
-@dataclass(frozen=True, kw_only=True)
-class FullTraining:
-    """One arm at the full budget, and the unchanged recipe at the same."""
+class Confirmations:
+    """Carries out the confirmations of one run: judged one by one, or all together at its end."""
 
-    step: str
-    arm: str
-    result: ArmResult
-    control: ArmSpec
-    control_reason: StopReason
-    trained_control: bool  # for this confirmation; else it is the model of phase 1
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._p_values: list[float] = []  # of the success gates judged so far
+        self._trained: list[FullTraining] = []
+        self.judged: list[tuple[FullTraining, Confirmation]] = []
 
-    @property
-    def test(self) -> PerQuery | None:
-        """The arm's results on the test split, if it reached its end."""
-        return _test_results(self.result.spec, self.result.reason)
+    def confirm(self, action: Confirm) -> ConfirmOutcome | TrainedOutcome:
+        """Train an arm in full, and judge it unless all are judged together."""
+        trained = train_in_full(self._runner, action)
+        self._trained.append(trained)
+        if self._runner.request.all_steps:
+            return TrainedOutcome(step=trained.step, arm=trained.arm)
+        judged = judge_one(
+            trained, self._ar_only(), self._runner.gates, self._runner.base.seed,
+            others=self._p_values,
+        )  # fmt: skip
+        tested = [*judged.gates, *(judged.control_gates if trained.trained_control else ())]
+        self._p_values += _p_values(tested, "success")
+        return self._note(trained, judged)
 
-    @property
-    def control_test(self) -> PerQuery | None:
-        """Those of the unchanged recipe."""
-        return _test_results(self.control, self.control_reason)
+    def settle(self) -> SettledOutcome:
+        """Judge all full trainings together, and what the combination adds to the best of them."""
+        settled = settle(self._trained, self._ar_only(), self._runner.gates, self._runner.base.seed)
+        outcomes = [
+            self._note(trained, judged)
+            for trained, judged in zip(self._trained, settled.judged, strict=True)
+        ]
+        best = settled.best
+        self._runner.once(
+            "settled", (), best=None if best is None else [best.step, best.arm],
+            comparisons=settled.comparisons, adds=settled.adds,
+        )  # fmt: skip
+        return SettledOutcome(confirmed=tuple(outcomes))
 
-    @property
-    def mrr(self) -> float:
-        """Test MRR, or -1 without results."""
-        test = self.test
-        return -1.0 if test is None else float(test.reciprocal_rank.mean())
+    def _ar_only(self) -> PerQuery | None:
+        return self._runner.test_results(self._runner.phase1[AR_ONLY])
+
+    def _note(self, trained: FullTraining, judged: Confirmation) -> ConfirmOutcome:
+        self.judged.append((trained, judged))
+        spec = trained.result.spec
+        self._runner.once(
+            "confirmed", ("spec",), step=trained.step, arm=trained.arm, verdict=judged.verdict,
+            gates=judged.gates, spec=spec.id, run_as=spec.step, success=judged.success,
+            attribution=judged.attribution, over_control=judged.over_control,
+            control={
+                "spec": trained.control.id, "name": trained.control.name,
+                "reason": trained.control_reason, "verdict": judged.control,
+                "gates": judged.control_gates,
+            },
+        )  # fmt: skip
+        return ConfirmOutcome(
+            step=trained.step, arm=trained.arm, verdict=judged.success, control=judged.control,
+            over_control=judged.over_control, value=trained.mrr,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +157,3 @@ def _p_values(gates: Sequence[GateResult], kind: str) -> list[float]:
 
 def _without(found: Sequence[Sequence[float]], index: int) -> list[float]:
     return [p for i, values in enumerate(found) if i != index for p in values]
-
-
-def _test_results(spec: ArmSpec, reason: StopReason) -> PerQuery | None:
-    path = spec.folder / "test.npz"
-    return PerQuery.load(path) if reason in REACHED_ITS_END and path.exists() else None

@@ -134,7 +134,7 @@ def recipe_key(recipe: Recipe) -> str:
 
 def plan_races(
     config: RunConfig, steps: Sequence[Step], extended: Sequence[Step], dataset: Dataset, *,
-    all_steps: bool, from_bank: bool = True, given: bool = False,
+    all_steps: bool, from_bank: bool = True, given: bool = False, more_seeds: Sequence[int] = (),
 ) -> list[PlannedRace]:  # fmt: skip
     """Return every race that a triage could run, each arm once.
 
@@ -176,6 +176,7 @@ def plan_races(
     if all_steps:
         full = _full_training(base, schedule, with_control=False)
         races.append(PlannedRace(name="confirm combination", arms=full, certain=False))
+    races += [_another_seed(base, schedule, seed) for seed in more_seeds]
     return [race for race in races if race.arms]
 
 
@@ -187,6 +188,14 @@ def arm_key(arm: Planned) -> str:
 def _full_training(base: Recipe, schedule: ScheduleConfig, *, with_control: bool) -> list[Planned]:
     arm = Planned(recipe=base, pruned=False, test=True, workers=schedule.confirm_workers)
     return [arm, arm] if with_control else [arm]
+
+
+def _another_seed(base: Recipe, schedule: ScheduleConfig, seed: int) -> PlannedRace:
+    """AR-only, the base recipe, and what the verdict rests on: taken to be a confirmed arm."""
+    again = base.with_changes({"seed": seed})
+    arms = [Planned(recipe=r, pruned=False, test=True) for r in (again.ar_only(), again)]
+    confirmed = Planned(recipe=again, pruned=False, test=True, workers=schedule.confirm_workers)
+    return PlannedRace(name=f"seed {seed}", arms=[*arms, confirmed])
 
 
 def _why_not_cut(dataset: Dataset, context_length: int, *, from_bank: bool) -> str:

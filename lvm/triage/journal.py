@@ -103,6 +103,7 @@ REQUIRED: dict[str, dict[str, type | None]] = {
     "confirmed": {
         "step": str, "arm": str, "verdict": str, "gates": list, "spec": str, "run_as": str,
     },
+    "repeated": {"seed": int, "models": dict, "comparisons": list},
 }  # fmt: skip
 
 

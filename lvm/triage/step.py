@@ -21,6 +21,7 @@ class Role(StrEnum):
     CONTROL = "control"
     ARM = "arm"
     CONFIRM = "confirm"
+    REPEAT = "repeat"  # with another seed, beside the verdict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ budget. Where the unchanged recipe passes as well, the cause is more training.
 With `all_steps` every step starts from the base recipe, and none ends the run: what may hold or
 beats its control is trained in full, then all that beat their controls together; Holm over all of
 these is settled at the end. The steps in `extended` ask the open questions: they are measured on
-dev after the verdict of the others stands, and change nothing in it.
+dev after the verdict of the others stands, and change nothing in it. So do repeated seeds, which
+train the models behind the verdict once more.
 
 No cluster, file or clock is touched here, so every combination of verdicts is tested.
 """
@@ -109,7 +110,16 @@ class SettledOutcome:
     confirmed: tuple[ConfirmOutcome, ...]
 
 
-Outcome = Phase1Outcome | StepOutcome | ConfirmOutcome | TrainedOutcome | SettledOutcome
+@dataclass(frozen=True, kw_only=True)
+class RepeatedOutcome:
+    """The models behind the verdict, trained with another seed."""
+
+    seed: int
+
+
+Outcome = (
+    Phase1Outcome | StepOutcome | ConfirmOutcome | TrainedOutcome | SettledOutcome | RepeatedOutcome
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +156,14 @@ class Settle:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """Train the models behind the verdict with another seed."""
+
+    seed: int
+    since: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stop:
     """The triage is over."""
 
@@ -154,7 +172,7 @@ class Stop:
     since: str
 
 
-Action = RunPhase1 | RunStep | Confirm | Settle | Stop
+Action = RunPhase1 | RunStep | Confirm | Settle | Repeat | Stop
 
 
 def next_action(
@@ -164,6 +182,7 @@ def next_action(
     independent: bool = False,
     all_steps: bool = False,
     extended: Sequence[str] = (),
+    more_seeds: Sequence[int] = (),
 ) -> Action:
     """Return what to do after `history` when the steps in `plan` are asked in order.
 
@@ -171,7 +190,7 @@ def next_action(
     """
     if not history:
         return RunPhase1(since="no model has been judged yet")
-    tree = [o for o in history if not (isinstance(o, StepOutcome) and o.step in extended)]
+    tree = [o for o in history if not _after_the_verdict(o, extended)]
     if isinstance(tree[0], Phase1Outcome) and tree[0].verdict is Verdict.PASS:
         since = "the base recipe holds the success gate"
         action: Action = Stop(verdict=RunVerdict.PASSED, cause=(), since=since)
@@ -179,12 +198,29 @@ def next_action(
         action = _next_of_all(plan, tree)
     else:
         action = _next_in_order(plan, tree, independent=independent)
+    return (
+        _next_after(action, history, extended, more_seeds) if isinstance(action, Stop) else action
+    )
+
+
+def _after_the_verdict(outcome: Outcome, extended: Sequence[str]) -> bool:
+    if isinstance(outcome, RepeatedOutcome):
+        return True
+    return isinstance(outcome, StepOutcome) and outcome.step in extended
+
+
+def _next_after(
+    stop: Stop, history: Sequence[Outcome], extended: Sequence[str], more_seeds: Sequence[int]
+) -> Action:
+    """Return what was asked for beside the verdict and is not done yet, or the end."""
+    repeated = {o.seed for o in history if isinstance(o, RepeatedOutcome)}
+    for seed in (s for s in more_seeds if s not in repeated):
+        return Repeat(seed=seed, since=f"{stop.verdict} stands, and rests on one seed so far")
     asked = {o.step for o in history if isinstance(o, StepOutcome)}
-    open_questions = [step for step in extended if step not in asked]
-    if isinstance(action, Stop) and open_questions:
-        since = f"{action.verdict} stands, and an open question is left"
-        return RunStep(step=open_questions[0], carried=(), since=since)
-    return action
+    for step in (s for s in extended if s not in asked):
+        since = f"{stop.verdict} stands, and an open question is left"
+        return RunStep(step=step, carried=(), since=since)
+    return stop
 
 
 # --- step after step ------------------------------------------------------------------------------
@@ -277,7 +313,7 @@ def _why_go_on(last: Outcome) -> str:
             return "every step is measured"
         case StepOutcome():
             return f"no arm of {last.step} holds the stage gate"
-    raise AssertionError(last)  # nothing follows a settlement
+    raise AssertionError(last)  # nothing follows a settlement or a repetition
 
 
 def _end(history: Sequence[Outcome]) -> Stop:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lvm.records import METRICS, RunVerdict
 from lvm.report.audit import broken, overrides
+from lvm.report.seeds import over_seeds, rests_on_one_seed
 from lvm.triage.journal import Event
 from lvm.triage.ledger import ledger
 from lvm.triage.tree import COMBINATION, MORE_TRAINING
@@ -38,15 +39,18 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
             _step(events, event) for event in _all(events, "step_started") if "number" in event
         ],
         "ladder": ladder["rows"],
-        "models": [_model(event) for event in _all(events, "test_judged")],
+        "models": [_model(e) for e in _all(events, "test_judged") if e["role"] != "repeat"],
         "combination": _combination(events),
+        "seeds": _seeds(events),
         "hypotheses": ledger(events),
         "compute": _compute(events),
         "forecast": _forecast(events),
         "since": stop["since"] if stop else None,
         "resume": resume,
     }
-    document["warnings"] = [*_of_the_audit(audit, document), *_warnings(document, shown)]
+    document["warnings"] = [
+        *_of_the_audit(audit, document), *_warnings(document, shown), *_of_the_seeds(document),
+    ]  # fmt: skip
     document["headline"] = _headline(document, events)
     return document
 
@@ -88,6 +92,14 @@ def _of_the_audit(audit: Mapping[str, Any], document: Mapping[str, Any]) -> list
             if f["code"] == "GATE_BELOW_TRIVIAL" and f["severity"] == "warn"
         ]
     return said
+
+
+def _of_the_seeds(document: Mapping[str, Any]) -> list[str]:
+    """Return what repeated seeds have to say against a verdict that rests on one."""
+    seeds, claims = document["seeds"], document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
+    if not seeds or not claims or not rests_on_one_seed(seeds):
+        return []
+    return [f"the verdict rests on seed {seeds['seeds'][0]}. {over_seeds(seeds)}"]
 
 
 def _nearest(events: Sequence[Event]) -> str | None:
@@ -213,6 +225,19 @@ def _combination(events: Sequence[Event]) -> dict[str, Any] | None:
         "best_alone": settled["best"],
         "adds": settled["adds"],
         "comparisons": settled["comparisons"],
+    }
+
+
+def _seeds(events: Sequence[Event]) -> dict[str, Any] | None:
+    """Return the models behind the verdict seed by seed, and their gains over all seeds."""
+    repeated = _last(events, "repeated")
+    if repeated is None:
+        return None
+    first = events[0]["config"]["recipe"]["seed"] if "config" in events[0] else 0
+    return {
+        "seeds": [first, *(event["seed"] for event in _all(events, "repeated"))],
+        "models": repeated["models"],
+        "comparisons": repeated["comparisons"],
     }
 
 

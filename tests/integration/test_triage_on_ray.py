@@ -18,8 +18,9 @@ from lvm.records import METRICS, RunVerdict, StopReason
 from lvm.tracking import EXPERIMENT
 from lvm.triage.journal import Event, Journal
 from lvm.triage.local import LocalExecutor
+from lvm.triage.request import Request
 from lvm.triage.step import steps_in_order
-from lvm.triage.triage import Request, Triage
+from lvm.triage.triage import Triage
 from tune_jobs.presets import load_config
 
 pytestmark = [

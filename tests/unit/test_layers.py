@@ -88,7 +88,7 @@ FLAGS = {
     "tune_jobs.triage": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--recipe",
         "--preset", "--out", "--resume", "--address", "--independent", "--all-steps", "--extended",
-        "--show", "--allow", "--json",
+        "--seeds", "--show", "--allow", "--json",
     },
     "tune_jobs.train": {"--data", "--recipe", "--preset", "--workers", "--out", "--address"},
 }  # fmt: skip

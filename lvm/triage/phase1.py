@@ -1,0 +1,100 @@
+"""Phase 1: AR-only and the base recipe, judged on test by the success gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lvm.evaluation.evaluate import evaluate
+from lvm.evaluation.evidence import View, gather
+from lvm.evaluation.metrics import PerQuery
+from lvm.evaluation.predictions import read_predictions
+from lvm.evaluation.words import in_words
+from lvm.gates import success_gates
+from lvm.records import GateResult, Verdict
+from lvm.triage.arm import ArmSpec
+from lvm.triage.inspect import inspect_model
+from lvm.triage.judge import REACHED_ITS_END, ArmResult, not_judged
+from lvm.triage.runner import AR_ONLY, Runner, objective_name
+from lvm.triage.step import Role
+from lvm.triage.tree import Phase1Outcome
+
+PHASE1 = "phase_1"
+
+
+def run_phase1(runner: Runner) -> Phase1Outcome:
+    """Train or load both models and judge the base recipe's gain over AR-only."""
+    ar_recipe = runner.base.ar_only()
+    specs = {AR_ONLY: runner.spec(PHASE1, AR_ONLY, Role.PHASE1, ar_recipe, test=True)}
+    base_name = objective_name(runner.base)
+    if runner.request.predictions is None:
+        specs[base_name] = runner.spec(
+            PHASE1, base_name, Role.PHASE1, runner.base, test=True, source=runner.request.checkpoint
+        )
+    runner.begin(PHASE1, list(specs.values()), title="Phase 1", epochs=runner.budget)
+    results = runner.race(PHASE1, list(specs.values()), runner.budget)
+    for name, spec in specs.items():
+        runner.phase1[name] = spec
+        runner.judge_dev(results[spec.id])
+    verdict, gates = _judge(runner, specs, results, base_name)
+    runner.once("phase_1_judged", (), verdict=verdict, gates=gates, baseline=AR_ONLY)
+    return Phase1Outcome(verdict=verdict)
+
+
+def _judge(
+    runner: Runner, specs: Mapping[str, ArmSpec], results: Mapping[str, ArmResult], base_name: str
+) -> tuple[Verdict, list[GateResult]]:
+    for name, spec in specs.items():
+        reason = results[spec.id].reason
+        if reason not in REACHED_ITS_END:
+            why = f"{name} {reason}: {results[spec.id].lane.detail}"
+            return Verdict.NOT_EVALUABLE, [not_judged(why)]
+        runner.note_test(spec)
+    judged: PerQuery | None
+    if runner.request.predictions is not None:
+        judged = _judge_predictions(runner, runner.request.predictions)
+    else:
+        judged = runner.test_results(specs[base_name])
+    baseline = runner.test_results(specs[AR_ONLY])
+    if judged is None or baseline is None:
+        return Verdict.NOT_EVALUABLE, [not_judged("a model left no results on the test split")]
+    return success_gates(judged, baseline, runner.gates, runner.base.seed)
+
+
+def _judge_predictions(runner: Runner, path: Path) -> PerQuery:
+    """Judge a plain file of predictions, one row per test window, in the raw space."""
+    rows = read_predictions(path, len(runner.dataset.test), runner.dataset.bank.width)
+    evaluation, per_query = evaluate(
+        rows, runner.dataset.test, runner.dataset.bank, space="raw", split="test"
+    )
+    name, bank = objective_name(runner.base), runner.dataset.bank
+    view = View("raw", rows, bank.tensor[: len(bank.pool_rows)], per_query)
+    evidence = in_words(gather(view, runner.dataset, seed=runner.base.seed), bank)
+    runner.once(
+        "test_judged", ("arm",), arm="predictions", step=PHASE1, name=f"{name} (predictions)",
+        role=Role.PHASE1, evaluation=evaluation, ann={}, epochs=0, evidence=evidence,
+    )  # fmt: skip
+    return per_query
+
+
+def routed(runner: Runner, plan: list[str]) -> list[str]:
+    """Return the order of the steps that the findings on the phase-1 model give."""
+    spec = runner.base_model
+    if runner.request.checkpoint is not None or spec is None:
+        return plan  # the model was there before phase 1, and the audit has looked at it
+    checkpoint = spec.folder / "checkpoint"
+    judged = runner.journal.find("arm_judged", arm=spec.id, step=PHASE1)
+    if judged is None or not checkpoint.exists() or judged["reason"] not in REACHED_ITS_END:
+        return plan
+    if runner.journal.find("inspected", arm=spec.id) is None:
+        rungs = (runner.journal.find("ladder", split="dev") or {"rows": {}})["rows"]
+        found = inspect_model(
+            checkpoint, runner.dataset, spec.recipe, runner.gates,
+            model=(judged["evaluation"] or {}).get("masked"),
+            ladder={name: row["masked"] for name, row in rungs.items()},
+        )  # fmt: skip
+        runner.note("inspected", arm=spec.id, name=spec.name, **found)
+    seen = runner.journal.find("inspected", arm=spec.id) or {"order": []}
+    numbered = {str(step.number): step.name for step in runner.request.steps}
+    first = [numbered[n] for n in seen["order"] if n in numbered]
+    return [*first, *(name for name in plan if name not in first)]

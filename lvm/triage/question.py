@@ -1,0 +1,170 @@
+"""A question of the tree: the arms of one step, raced, judged and compared with their control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lvm.config import Recipe
+from lvm.data.windows import Dataset, recut
+from lvm.errors import DataError
+from lvm.evaluation.metrics import PerQuery
+from lvm.records import Verdict
+from lvm.triage.arm import ArmSpec, dev_file
+from lvm.triage.judge import ArmResult, decisive, judge_gains, judge_step
+from lvm.triage.runner import CONTROL, Runner
+from lvm.triage.step import Arm, Facts, Proposal, Role, Step
+from lvm.triage.tree import RunStep, StepOutcome
+
+
+class Questions:
+    """Asks the steps of one run; what they tested is corrected together."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._gain_p_values: list[float] = []  # on dev, of the steps so far
+        self._cuts: dict[int, Dataset | str] = {}  # T -> windows of T, or why none
+
+    def ask(self, action: RunStep) -> StepOutcome:
+        """Race the arms of a step beside their control and judge them."""
+        asked = (*self._runner.request.steps, *self._runner.request.extended)
+        step = next(s for s in asked if s.name == action.step)
+        schedule = self._runner.request.config.schedule
+        epochs = step.epochs(schedule)
+        base = self._runner.carried_recipe(action.carried)
+        budgeted = base.with_changes({"training.epochs": epochs})
+        whole = self._runner.dataset
+        facts = Facts(
+            num_train_windows=len(whole.train), width=whole.bank.width,
+            why_not_cut=self._why_not_cut,
+        )  # fmt: skip
+        proposal = step.propose(budgeted, facts)
+        dataset = self._cut_for(proposal.arms)
+        self._runner.proposals[step.name] = {arm.name: arm for arm in proposal.arms}
+        specs = self._step_specs(
+            step, proposal, base, budgeted, dataset, carried=bool(action.carried)
+        )
+        self._runner.begin(
+            step.name, specs, title=step.title, epochs=epochs, left_out=proposal.left_out,
+            question=step.question, hypothesis=step.hypothesis, rules_out=step.rules_out,
+            number=step.number, carried=[list(pair) for pair in action.carried],
+            extended=step.extended,
+        )  # fmt: skip
+        if not proposal.arms:
+            return self._end_step(step.name, Verdict.NOT_EVALUABLE, None, None, [])
+        results = self._runner.race(
+            step.name, specs, epochs, dataset=dataset, to_the_end=step.extended
+        )
+        return self._judge_step(step, budgeted, list(results.values()))
+
+    def _why_not_cut(self, context_length: int) -> str:
+        """Return why the data has no windows of this length, or an empty text."""
+        if not self._runner.request.from_bank:
+            return (
+                "the windows were given as they are and cannot be cut to another length; embed the "
+                "text and give --data BANK"
+            )
+        if context_length not in self._cuts:
+            try:
+                self._cuts[context_length] = recut(self._runner.dataset, context_length)
+            except DataError as error:
+                self._cuts[context_length] = str(error)
+        found = self._cuts[context_length]
+        return found if isinstance(found, str) else ""
+
+    def _cut_for(self, arms: Sequence[Arm]) -> Dataset:
+        """Return the windows of the longest context that an arm reads: every arm has its end."""
+        lengths = [int(str(arm.changes.get("context_length", 0))) for arm in arms]
+        longest = max([self._runner.base.context_length, *lengths])
+        if not any(lengths) or longest == self._runner.base.context_length:
+            return self._runner.dataset
+        found = self._cuts[longest]
+        return found if isinstance(found, Dataset) else self._runner.dataset
+
+    def _step_specs(
+        self, step: Step, proposal: Proposal, base: Recipe, budgeted: Recipe, dataset: Dataset, *,
+        carried: bool,
+    ) -> list[ArmSpec]:  # fmt: skip
+        """Return the specs of a step: the control first, unless no arm trains."""
+        trained_model = self._runner.base_model
+        specs: list[ArmSpec] = []
+        for arm in proposal.arms:
+            source = None
+            if not arm.trains and not carried and trained_model is not None:
+                source = trained_model.source or trained_model.folder / "checkpoint"
+            recipe = (base if source else budgeted).with_changes(arm.changes)
+            specs.append(
+                self._runner.spec(
+                    step.name, arm.name, Role.ARM, recipe, source=source, changes=arm,
+                    dataset=dataset,
+                )
+            )  # fmt: skip
+        if any(spec.source is None for spec in specs):
+            unchanged = Arm(name=CONTROL, changes=proposal.control, why="")
+            recipe = budgeted.with_changes(proposal.control)
+            control = self._runner.spec(
+                step.name, CONTROL, Role.CONTROL, recipe, changes=unchanged, dataset=dataset
+            )
+            specs.insert(0, control)
+        return specs
+
+    def _judge_step(self, step: Step, base: Recipe, results: list[ArmResult]) -> StepOutcome:
+        control = next((r for r in results if r.spec.role is Role.CONTROL), None)
+        arms = [r for r in results if r.spec.role is Role.ARM]
+        if control is not None:
+            self._runner.judge_dev(control)
+        controls = {r.spec.id: self._control_of(r, control) for r in arms}
+        gains = judge_gains(
+            arms, controls, self._runner.gates, self._runner.base.seed,
+            () if step.extended else self._gain_p_values,
+        )  # fmt: skip
+        if not step.extended:  # those carry nothing, and are a family of their own
+            tested = [g.p_value for found in gains.values() for g in decisive(found)]
+            self._gain_p_values += [p for p in tested if p is not None]
+        stages = {
+            r.spec.id: self._runner.judge_dev(r, gains.get(r.spec.id, ())).verdict for r in arms
+        }
+        judged = judge_step(arms, stages, gains)
+        if step.extended:  # a question, not a remedy: what beats its control is said by its gains
+            return self._end_step(step.name, judged.stage, None, None, judged.conflicts)
+        kept, changes, gain = judged.kept, frozenset[str](), 0.0
+        if kept is not None:
+            asked = kept.spec.changes
+            changes = frozenset(k for k, v in asked.items() if base.with_changes({k: v}) != base)
+            found = [g.estimate for g in gains[kept.spec.id] if g.metric == "mrr"]
+            gain = next((estimate.value for estimate in found if estimate is not None), 0.0)
+        return self._end_step(
+            step.name,
+            judged.stage,
+            judged.candidate.spec.name if judged.candidate else None,
+            kept.spec.name if kept else None,
+            judged.conflicts,
+            gain=gain,
+            changes=changes,
+        )
+
+    def _end_step(
+        self, step: str, stage: Verdict, candidate: str | None, carried: str | None,
+        conflicts: Sequence[str], *, gain: float = 0.0, changes: frozenset[str] = frozenset(),
+    ) -> StepOutcome:  # fmt: skip
+        self._runner.once(
+            "step_ended", ("step",), step=step, stage=stage, candidate=candidate, kept=carried,
+            conflicts=conflicts,
+        )  # fmt: skip
+        return StepOutcome(
+            step=step, stage=stage, candidate=candidate, carried=carried, gain=gain,
+            changes=changes,
+        )  # fmt: skip
+
+    def _control_of(self, result: ArmResult, control: ArmResult | None) -> PerQuery | None:
+        """Return the control's dev results at the arm's own epoch: the same budget, or nothing."""
+        if result.dev is None:
+            return None
+        if result.spec.source is not None:  # searched another way: against the same trained model
+            spec = self._runner.base_model
+            assert spec is not None  # it was searched
+            path = dev_file(spec.folder, 0 if spec.source else self._runner.budget)
+        elif control is None:
+            return None
+        else:
+            path = dev_file(control.spec.folder, result.epoch)
+        return PerQuery.load(path) if path.exists() else None

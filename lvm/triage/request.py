@@ -1,0 +1,50 @@
+"""What is to be triaged, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvm.config import RunConfig, fingerprint
+from lvm.triage.step import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be triaged, and how."""
+
+    config: RunConfig
+    out: Path
+    steps: Sequence[Step]
+    code: str  # version of the code that trains, part of every arm's name
+    commit: str | None = None
+    checkpoint: Path | None = None  # stands in for the base recipe's phase-1 training
+    predictions: Path | None = None  # likewise, one row per test window
+    independent: bool = False
+    all_steps: bool = False  # measure every step, though an earlier one passed
+    extended: Sequence[Step] = ()  # steps that ask the open questions, after the others
+    num_seeds: int = 1  # seeds that the models behind the verdict are trained with
+    from_bank: bool = True  # windows are cut from the bank, and can be cut to another length
+
+    @property
+    def more_seeds(self) -> list[int]:
+        """The seeds after the recipe's own."""
+        first = self.config.recipe.seed
+        return [first + i for i in range(1, self.num_seeds)]
+
+
+def request_fingerprint(request: Request) -> str:
+    """Return a hash of what a resumed run must share with the interrupted one."""
+    return fingerprint(
+        {
+            "config": fingerprint(request.config),
+            "steps": sorted(step.name for step in request.steps),
+            "checkpoint": str(request.checkpoint or ""),
+            "predictions": str(request.predictions or ""),
+            "independent": request.independent,
+            "all_steps": request.all_steps,
+            "extended": sorted(step.name for step in request.extended),
+            "num_seeds": request.num_seeds,
+        }
+    )

@@ -1,0 +1,209 @@
+"""Arms carried through an executor: what every part of the tree does with the arms it asks for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lvm.audit.training import training_findings
+from lvm.config import Recipe
+from lvm.data.windows import Dataset
+from lvm.evaluation.metrics import PerQuery
+from lvm.evaluation.words import in_words
+from lvm.records import GateResult, StopReason, to_plain
+from lvm.triage.arm import ArmSpec, arm_id, dev_file
+from lvm.triage.journal import Journal
+from lvm.triage.judge import (
+    REACHED_ITS_END,
+    ArmResult,
+    dev_evaluation,
+    judge_stage,
+    training_of,
+)
+from lvm.triage.race import Executor, Note, Race
+from lvm.triage.request import Request
+from lvm.triage.rungs import rung_epochs
+from lvm.triage.step import Arm, Role
+
+AR_ONLY = "AR-only"
+CONTROL = "control"
+
+
+class Runner:
+    """Runs arms, keeps what they left, and writes every result once to the journal."""
+
+    def __init__(
+        self, request: Request, dataset: Dataset, executor: Executor, journal: Journal, note: Note
+    ) -> None:
+        self.request, self.dataset, self.journal, self.note = request, dataset, journal, note
+        self._executor = executor
+        self.base = request.config.recipe
+        self.gates = request.config.gates
+        self.budget = self.base.training.epochs
+        self.phase1: dict[str, ArmSpec] = {}  # name -> AR-only, and the base recipe's model
+        self.proposals: dict[str, dict[str, Arm]] = {}  # step -> its arms by name
+        self._reasons: dict[str, StopReason] = {}  # arm -> why it ended
+
+    # --- what is there ---------------------------------------------------------------------------
+
+    @property
+    def base_model(self) -> ArmSpec | None:
+        """The base recipe's model of phase 1; None where predictions stood in for it."""
+        return self.phase1.get(objective_name(self.base))
+
+    def carried_recipe(self, carried: Sequence[tuple[str, str]]) -> Recipe:
+        """Return the base recipe with the changes of carried (step, arm)."""
+        recipe = self.base
+        for step, arm in carried:
+            recipe = recipe.with_changes(self.proposals[step][arm].changes)
+        return recipe
+
+    def reason(self, spec: ArmSpec) -> StopReason:
+        """Return why an arm that was raced ended."""
+        return self._reasons[spec.id]
+
+    def test_results(self, spec: ArmSpec) -> PerQuery | None:
+        """Return an arm's results on the test split, if it reached its end."""
+        path = spec.folder / "test.npz"
+        there = self.reason(spec) in REACHED_ITS_END and path.exists()
+        return PerQuery.load(path) if there else None
+
+    # --- a race ----------------------------------------------------------------------------------
+
+    def spec(
+        self, step: str, name: str, role: Role, recipe: Recipe, *, source: Path | None = None,
+        test: bool = False, workers: int | None = None, changes: Arm | None = None,
+        dataset: Dataset | None = None,
+    ) -> ArmSpec:  # fmt: skip
+        """Return what a trial needs to run one arm."""
+        schedule = self.request.config.schedule
+        workers = workers or (1 if source else schedule.workers_per_arm)
+        identity = arm_id(
+            recipe, data=(dataset or self.dataset).fingerprint, code=self.request.code,
+            workers=workers, source=str(source or ""),
+        )  # fmt: skip
+        ar_only = self.phase1.get(AR_ONLY)
+        if dataset is not None and dataset is not self.dataset:
+            ar_only = None  # it was judged on other windows
+        return ArmSpec(
+            id=identity,
+            step=step,
+            name=name,
+            role=role,
+            recipe=recipe,
+            folder=(self.request.out / "arms" / identity).absolute(),
+            gates=self.gates,
+            source=source,
+            baseline=dev_file(ar_only.folder, self.budget) if ar_only else None,
+            evaluate_test=test,
+            workers=workers,
+            threads=schedule.threads_per_worker,
+            device="cuda" if schedule.use_gpu else "cpu",
+            commit=self.request.commit,
+            why=changes.why if changes else "",
+            changes=dict(changes.changes) if changes else {},
+        )
+
+    def begin(self, step: str, specs: Sequence[ArmSpec], **about: Any) -> None:
+        """Write down that a step starts, with its arms."""
+        arms = [spec.to_plain() for spec in specs]
+        self.once("step_started", ("step",), step=step, arms=arms, **about)
+
+    def race(
+        self, step: str, specs: Sequence[ArmSpec], budget: int, *,
+        dataset: Dataset | None = None, to_the_end: bool = False,
+    ) -> dict[str, ArmResult]:  # fmt: skip
+        """Run the arms that the journal does not hold already; return all of them by id.
+
+        `to_the_end` leaves out the rungs: no arm is pruned, and none ends the step.
+        """
+        schedule = self.request.config.schedule
+        epochs = rung_epochs(schedule.first_rung, budget, schedule.reduction_factor)
+        if to_the_end or all(spec.role is not Role.ARM for spec in specs):
+            epochs = [budget]
+        race = Race(
+            step, specs, self._note_progress, epochs=epochs, factor=schedule.reduction_factor
+        )
+        self._replay(race)
+        if race.waiting:
+            self._executor.run(race, self.dataset if dataset is None else dataset)
+        results = {}
+        for arm, lane in race.lanes.items():
+            path = dev_file(lane.spec.folder, lane.ending.epoch) if lane.ending else None
+            dev = PerQuery.load(path) if path is not None and path.exists() else None
+            results[arm] = ArmResult(lane=lane, dev=dev)
+            # An arm that finished once has its model, however it ends in a step that it serves.
+            if self._reasons.get(arm) not in REACHED_ITS_END:
+                self._reasons[arm] = results[arm].reason
+        return results
+
+    def _replay(self, race: Race) -> None:
+        """Feed a race what the journal knows of its arms, from this step or an earlier one."""
+        final = {StopReason.DIVERGED, StopReason.NOT_EVALUABLE}
+        if self.journal.find("step_ended", step=race.step) is not None:
+            final.add(StopReason.CRASHED)  # judged already; before that a crash is tried again
+        unfinished = {
+            arm for arm, lane in race.lanes.items()
+            if lane.spec.evaluate_test and not (lane.spec.folder / "test.json").exists()
+        }  # fmt: skip
+        for event in list(self.journal.events):
+            if event.get("arm") not in race.lanes or event["arm"] in unfinished:
+                continue
+            if event["event"] == "epoch":
+                keep = {k: v for k, v in event.items() if k not in _EPOCH_ENVELOPE}
+                race.record(event["arm"], keep)
+            elif event["event"] == "arm_ended" and event["reason"] in final:
+                race.failed(event["arm"], StopReason(event["reason"]), event["detail"])
+
+    # --- the journal -----------------------------------------------------------------------------
+
+    def judge_dev(self, result: ArmResult, gains: Sequence[GateResult] = ()) -> GateResult:
+        """Judge the stage gate of an arm on dev and write down all that was measured."""
+        spec, gate = result.spec, judge_stage(result, self.base.seed)
+        self.once(
+            "arm_judged", ("arm", "step"), arm=spec.id, step=spec.step, name=spec.name,
+            role=spec.role, reason=result.reason, detail=result.lane.detail, epoch=result.epoch,
+            epochs_run=max(result.lane.records, default=0),
+            train_seconds=round(result.lane.train_seconds, 3),
+            evaluation=dev_evaluation(result.dev), stage=gate, gains=list(gains),
+            findings=training_findings(training_of(result)),
+        )  # fmt: skip
+        return gate
+
+    def note_test(self, spec: ArmSpec) -> None:
+        """Write down what an arm left of its look at the test split."""
+        stored = json.loads((spec.folder / "test.json").read_text())
+        if "evidence" in stored:
+            stored["evidence"] = in_words(stored["evidence"], self.dataset.bank)
+        self.once(
+            "test_judged", ("arm",), arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
+            epochs=0 if spec.source else spec.recipe.training.epochs, **stored,
+        )  # fmt: skip
+
+    def once(self, event: str, keys: Sequence[str], **values: Any) -> None:
+        """Write an event unless the journal of a resumed run holds it already."""
+        plain = to_plain({key: values[key] for key in keys})
+        if self.journal.find(event, **plain) is None:
+            self.note(event, **values)
+
+    def _note_progress(self, event: str, **values: Any) -> None:
+        """Write an event of a race once; epochs of an arm count once over all steps."""
+        keys = {"epoch": ("arm", "epoch"), "rung": ("step", "epoch"), "arm_ended": ("arm", "step")}
+        self.once(event, keys[event], **values)
+
+
+_EPOCH_ENVELOPE = {"event", "at", "arm", "step", "name"}
+
+
+def objective_name(recipe: Recipe) -> str:
+    """Return the name of a recipe's objective as the report's table writes it."""
+    objective = recipe.objective
+    parts = [
+        ("InfoNCE", objective.contrastive_weight),
+        ("AR", objective.ar_weight),
+        ("MMD", objective.mmd_weight),
+    ]
+    names = [name for name, weight in parts if weight > 0]
+    return "AR-only recipe" if names == ["AR"] else "+".join(names)

@@ -1,0 +1,258 @@
+"""Repeated seeds: what is trained again, what is compared, and that no verdict changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from lvm.errors import UsageError
+from lvm.evaluation.metrics import PerQuery
+from lvm.gates import gain_over_seeds, level_over_seeds
+from lvm.records import RunVerdict, Verdict
+from lvm.report.seeds import over_seeds, rests_on_one_seed
+from lvm.triage.repeat import behind_verdict
+from lvm.triage.tree import (
+    COMBINATION,
+    Attribution,
+    ConfirmOutcome,
+    Phase1Outcome,
+    Repeat,
+    RepeatedOutcome,
+    RunStep,
+    StepOutcome,
+    Stop,
+    next_action,
+)
+from lvm.triage.verdict import build_verdict
+from tune_jobs.request import parser
+
+PASS, FAIL = Verdict.PASS, Verdict.FAIL
+FIXED_BY_ONE = [
+    Phase1Outcome(verdict=FAIL),
+    StepOutcome(step="one", stage=PASS, candidate="arm", carried="arm"),
+    ConfirmOutcome(step="one", arm="arm", verdict=PASS, control=FAIL, over_control=PASS),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Any:
+    """A triage with three seeds that ends FIXED or not; its journal."""
+    folder = tmp_path_factory.mktemp("seeds")
+    stop, journal = tiny.triage(folder, tiny.dataset(), tiny.config(), num_steps=1, num_seeds=3)
+    return SimpleNamespace(stop=stop, journal=journal, folder=folder)
+
+
+# --- the tree -------------------------------------------------------------------------------------
+
+
+def test_seeds_come_after_the_verdict_and_before_the_open_questions() -> None:
+    def then(*after: Any) -> Any:
+        return next_action(
+            ["one", "two"], [*FIXED_BY_ONE, *after], extended=["open"], more_seeds=[1, 2]
+        )
+
+    first = then()
+    assert isinstance(first, Repeat)
+    assert first.seed == 1
+    assert first.since == "FIXED stands, and rests on one seed so far"
+    second = then(RepeatedOutcome(seed=1))
+    assert isinstance(second, Repeat)
+    assert second.seed == 2
+    question = then(RepeatedOutcome(seed=1), RepeatedOutcome(seed=2))
+    assert isinstance(question, RunStep)
+    assert question.step == "open"
+
+
+@pytest.mark.parametrize("phase1", list(Verdict))
+@pytest.mark.parametrize("stage", list(Verdict))
+@pytest.mark.parametrize("success", list(Verdict))
+def test_no_verdict_depends_on_repeated_seeds(phase1, stage, success) -> None:
+    history: list[Any] = [Phase1Outcome(verdict=phase1)]
+    candidate = "arm" if stage in (PASS, Verdict.INCONCLUSIVE) else None
+    history.append(StepOutcome(step="one", stage=stage, candidate=candidate, carried=candidate))
+    if candidate:
+        history.append(
+            ConfirmOutcome(
+                step="one", arm="arm", verdict=success, control=FAIL, over_control=success
+            )
+        )
+    if phase1 is PASS:
+        history = history[:1]
+    without = next_action(["one"], history)
+    while not isinstance(action := next_action(["one"], history, more_seeds=[7, 8]), Stop):
+        assert isinstance(action, Repeat)
+        history.append(RepeatedOutcome(seed=action.seed))
+    assert action == without
+    assert [o.seed for o in history if isinstance(o, RepeatedOutcome)] == [7, 8]
+
+
+# --- which models ---------------------------------------------------------------------------------
+
+
+def confirmed(step: str, attribution: Attribution, mrr: float) -> Any:
+    """A full training as far as the choice goes."""
+    return SimpleNamespace(step=step, mrr=mrr), SimpleNamespace(attribution=attribution)
+
+
+def test_the_step_that_is_the_cause_is_repeated() -> None:
+    open_ended = confirmed("open", Attribution.OPEN, 0.9)
+    cause = confirmed("cause", Attribution.STEP, 0.2)
+    weaker = confirmed("weaker", Attribution.STEP, 0.1)
+    together = confirmed(COMBINATION, Attribution.STEP, 0.8)
+    assert behind_verdict([open_ended, weaker, cause, together]).step == "cause"
+    assert behind_verdict([open_ended, together]).step == COMBINATION
+    failed = confirmed("failed", Attribution.NOBODY, 0.95)
+    assert behind_verdict([open_ended, failed]).step == "open"
+    assert behind_verdict([failed]).step == "failed"
+
+
+def test_where_the_unchanged_recipe_passes_nothing_else_is_repeated() -> None:
+    both = confirmed("one", Attribution.MORE_TRAINING, 0.5), confirmed("two", Attribution.OPEN, 0.4)
+    assert behind_verdict(both) is None
+    assert behind_verdict([]) is None
+    assert behind_verdict([confirmed("one", Attribution.NOT_JUDGED, -1.0)]) is None
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+def test_every_model_behind_the_verdict_is_trained_with_every_seed(whole) -> None:
+    events = whole.journal.all("repeated")
+    assert [event["seed"] for event in events] == [1, 2]
+    models = events[-1]["models"]
+    chosen = [e["arm"] for e in whole.journal.all("confirmed")]
+    assert list(models) == ["AR-only", "InfoNCE+AR", *chosen[:1]]
+    for name, model in models.items():
+        assert [result["seed"] for result in model["per_seed"]] == [0, 1, 2], name
+        values = [result["mrr"] for result in model["per_seed"]]
+        assert len(set(values)) == 3, f"{name} is the same model under another seed: {values}"
+        assert model["over_seeds"]["mrr"]["value"] == pytest.approx(np.mean(values))
+
+
+def test_the_first_seed_is_the_model_that_was_judged(whole) -> None:
+    models = whole.journal.all("repeated")[-1]["models"]
+    judged = {(e["name"], e["role"]): e for e in whole.journal.all("test_judged")}
+    for name in ("AR-only", "InfoNCE+AR"):
+        masked = judged[name, "phase 1"]["evaluation"]["masked"]
+        assert models[name]["per_seed"][0]["mrr"] == masked["mrr"]
+
+
+def test_only_the_seed_differs(whole) -> None:
+    started = {e["step"]: e for e in whole.journal.all("step_started")}
+    first = {spec["name"]: spec for spec in started["phase_1"]["arms"]}
+    again = {spec["name"]: spec for spec in started["seed_2"]["arms"]}
+    for name, spec in first.items():
+        assert again[name]["recipe"] == {**spec["recipe"], "seed": 2}
+        assert again[name]["id"] != spec["id"]
+
+
+def test_gains_over_seeds_come_from_the_files_of_the_arms(whole) -> None:
+    event = whole.journal.all("repeated")[-1]
+    found = {(c["model"], c["over"], c["metric"]): c for c in event["comparisons"]}
+    started = {e["step"]: e for e in whole.journal.all("step_started")}
+
+    def results(name: str) -> list[PerQuery]:
+        specs = [
+            next(spec for spec in started[step]["arms"] if spec["name"] == name)
+            for step in ("phase_1", "seed_1", "seed_2")
+        ]
+        return [PerQuery.load(Path(spec["folder"]) / "test.npz") for spec in specs]
+
+    expected = gain_over_seeds(
+        results("InfoNCE+AR"), results("AR-only"), "mrr", tiny.config().gates
+    )
+    assert found["InfoNCE+AR", "AR-only", "mrr"]["estimate"]["lower"] == expected.lower
+    assert found["InfoNCE+AR", "AR-only", "mrr"]["bound"] == 0.05
+    level = level_over_seeds(results("AR-only"), "mrr", tiny.config().gates)
+    assert event["models"]["AR-only"]["over_seeds"]["mrr"]["between_seeds"] == level.between_seeds
+
+
+def test_repeated_models_stay_out_of_the_table_of_models(whole) -> None:
+    document = build_verdict(whole.journal.events, resume="")
+    assert document["seeds"]["seeds"] == [0, 1, 2]
+    assert {model["role"] for model in document["models"]} <= {"phase 1", "confirm", "control"}
+
+
+def test_a_resumed_run_trains_no_seed_twice(whole, tmp_path: Path) -> None:
+    """Cut after the first arm of the second repetition: the first is not trained again."""
+    events = whole.journal.events
+    cut = next(
+        i for i, e in enumerate(events) if e["event"] == "arm_ended" and e["step"] == "seed_2"
+    )
+    lines = whole.journal.path.read_text().splitlines(keepends=True)[: cut + 1]
+    kept = whole.journal.path.read_text()
+    try:
+        whole.journal.path.write_text("".join(lines))
+        told: list[tuple[str, Any]] = []
+
+        def note(journal: Any, event: str, values: Any) -> None:
+            told.append((event, values))
+            journal.append(event, **values)
+
+        _, journal = tiny.triage(
+            whole.folder, tiny.dataset(), tiny.config(), num_steps=1, num_seeds=3, note=note
+        )
+        assert not [v for e, v in told if e == "epoch" and v["step"] == "seed_1"]
+        again, before = journal.all("repeated")[-1], events[-2]
+        before = next(e for e in reversed(events) if e["event"] == "repeated")
+        assert {k: v for k, v in again.items() if k != "at"} == {
+            k: v for k, v in before.items() if k != "at"
+        }
+    finally:
+        whole.journal.path.write_text(kept)
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def repeated(lower: float, upper: float) -> dict[str, Any]:
+    """Results over two seeds in which one model gains over AR-only."""
+    estimate = {"value": (lower + upper) / 2, "lower": lower, "upper": upper}
+    found = {"model": "arm", "over": "AR-only", "seeds": [0, 1], "estimate": estimate}
+    return {
+        "seeds": [0, 1],
+        "models": {"AR-only": {}, "InfoNCE+AR": {}, "arm": {}},
+        "comparisons": [
+            {**found, "model": "InfoNCE+AR", "metric": "mrr", "bound": 0.05},
+            {**found, "metric": "mrr", "bound": 0.05},
+            {**found, "over": "InfoNCE+AR", "metric": "mrr", "bound": 0.0},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "said", "alone"),
+    [
+        (0.05, 0.09, "a gain is clear of its bound", False),
+        (0.04, 0.09, "no gain is clear of its bound", True),
+        (0.01, 0.04, "every gain lies below its bound", True),
+    ],
+)
+def test_the_answer_over_seeds_names_the_last_model(lower, upper, said, alone) -> None:
+    found = repeated(lower, upper)
+    assert over_seeds(found).startswith(f"Over 2 seeds {said}: arm gains MRR")
+    assert rests_on_one_seed(found) is alone
+
+
+def test_a_claim_that_other_seeds_do_not_bear_out_is_warned_of(whole) -> None:
+    events = [dict(e) for e in whole.journal.events]
+    stop = next(e for e in events if e.get("action") == "Stop")
+    stop |= {"verdict": RunVerdict.PASSED, "cause": []}
+    last = next(e for e in reversed(events) if e["event"] == "repeated")
+    last |= {"models": repeated(0, 1)["models"], "comparisons": repeated(0.04, 0.09)["comparisons"]}
+    document = build_verdict(events, resume="")
+    assert any("rests on seed 0" in text for text in document["warnings"])
+    last["comparisons"] = repeated(0.06, 0.09)["comparisons"]
+    document = build_verdict(events, resume="")
+    assert not any("rests on seed 0" in text for text in document["warnings"])
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
+def test_a_number_of_seeds_that_is_none_is_refused(text) -> None:
+    with pytest.raises(UsageError, match="allowed is a whole number from 1"):
+        parser().parse_args(["--seeds", text])
