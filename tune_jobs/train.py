@@ -23,9 +23,9 @@ from lvm.errors import LvmError, UsageError
 from lvm.provenance import git_commit
 from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec
+from lvm.triage.on_ray import RayExecutor
 from lvm.triage.preflight import check_config, check_dataset
 from lvm.triage.race import Race
-from lvm.triage.run import RayExecutor
 from lvm.triage.step import Role
 from tune_jobs.presets import PRESETS, load_config
 

@@ -33,11 +33,13 @@ from lvm.report.markdown import write_report
 from lvm.report.seeds import over_seeds
 from lvm.terminal import AuditProgress, Screen, models_table, print_audit
 from lvm.tracking import Tracker
-from lvm.triage.forecast import Forecast, forecast, plan_races, probe, slots_here
+from lvm.triage.forecast import Forecast, forecast
 from lvm.triage.journal import SCHEMA, Journal
+from lvm.triage.on_ray import RayExecutor
+from lvm.triage.plan import plan_races
 from lvm.triage.preflight import check_config, check_dataset, dataset_of, own_checkpoint
+from lvm.triage.probe import probe, slots_here
 from lvm.triage.request import Request, request_fingerprint
-from lvm.triage.run import RayExecutor
 from lvm.triage.step import Facts, extended_steps, steps_in_order
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict

@@ -25,7 +25,7 @@ from lvm.data.bank import Bank
 from lvm.data.files import write_bank
 from lvm.randomness import numpy_generator
 from lvm.triage.journal import Event, read_journal
-from lvm.triage.run import RayExecutor
+from lvm.triage.on_ray import RayExecutor
 
 ARTICLES, CHUNKS, WIDTH = 40, 25, 32
 NOISE = 0.3  # length of the noise in each move of a point of length 1

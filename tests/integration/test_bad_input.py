@@ -27,7 +27,7 @@ from lvm.data.report_files import write_report_files
 from lvm.data.windows import dataset_from_bank
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
-from lvm.triage.run import RayExecutor
+from lvm.triage.on_ray import RayExecutor
 from tune_jobs.presets import load_config
 
 pytestmark = pytest.mark.integration
@@ -408,7 +408,7 @@ FULL_AT_BYTES = 1024  # the journal's first line is longer
 WITHOUT_SPACE = """
 import resource, sys
 from lvm.command import run_command
-from lvm.triage.run import RayExecutor
+from lvm.triage.on_ray import RayExecutor
 import tune_jobs.triage
 
 def start(executor):

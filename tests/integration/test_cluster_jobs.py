@@ -18,7 +18,7 @@ from lvm.command import run_command
 from lvm.config import ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.triage.journal import Event, read_journal
-from lvm.triage.run import RayExecutor
+from lvm.triage.on_ray import RayExecutor
 
 pytestmark = [
     pytest.mark.integration,

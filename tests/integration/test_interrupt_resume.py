@@ -26,7 +26,8 @@ from lvm.command import run_command
 from lvm.data.files import write_bank
 from lvm.tracking import EXPERIMENT
 from lvm.triage.journal import Event, read_journal
-from lvm.triage.run import RayExecutor, _noticing_ctrl_c
+from lvm.triage.on_ray import RayExecutor
+from lvm.triage.on_ray.quiet import noticing_ctrl_c
 
 pytestmark = [
     pytest.mark.integration,
@@ -168,7 +169,7 @@ def test_ctrl_c_is_an_event_first_and_an_exception_when_it_is_safe():
     usual = signal.getsignal(signal.SIGINT)
 
     def press_twice() -> None:
-        with _noticing_ctrl_c(pressed):
+        with noticing_ctrl_c(pressed):
             signal.raise_signal(signal.SIGINT)
             seen.append(pressed.is_set())  # and nothing was raised
             with pytest.raises(KeyboardInterrupt):
@@ -180,7 +181,7 @@ def test_ctrl_c_is_an_event_first_and_an_exception_when_it_is_safe():
         press_twice()
     assert seen == [True, True]
     assert signal.getsignal(signal.SIGINT) is usual
-    with _noticing_ctrl_c(threading.Event()):
+    with noticing_ctrl_c(threading.Event()):
         pass
 
 

@@ -23,7 +23,7 @@ from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.inference import predict
 from lvm.models.predictor import Predictor
 from lvm.training.loop import train
-from lvm.triage.run import RayExecutor
+from lvm.triage.on_ray import RayExecutor
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 RECIPE = Recipe(

@@ -22,7 +22,7 @@ from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.inference import predict
 from lvm.training.loop import EpochRecord, read_epochs, train
 from lvm.triage.arm import ArmSpec
-from lvm.triage.run import _from_workers
+from lvm.triage.on_ray.trial import _from_workers
 from lvm.triage.step import Role
 from tune_jobs.presets import load_config
 

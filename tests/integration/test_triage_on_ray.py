@@ -179,7 +179,9 @@ def _numbers(value: Any) -> Iterator[float]:
         yield float(value)
 
 
-def test_mlflow_holds_one_parent_and_one_child_per_arm(world, finished, document):
+def test_mlflow_holds_one_parent_and_a_child_per_arm_and_row_of_the_ladder(
+    world, finished, document
+):
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{world.runs / 'mlflow.db'}")
@@ -191,6 +193,7 @@ def test_mlflow_holds_one_parent_and_one_child_per_arm(world, finished, document
     ]
     arms = [(step["step"], arm["id"]) for step in finished.of("step_started")
             for arm in step["arms"]]  # fmt: skip
+    arms += [("ladder", name) for name in document["ladder"]]
     assert sorted((run.data.tags["step"], run.data.tags["arm"]) for run in children) == sorted(arms)
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     assert parent.data.tags["verdict"] == document["verdict"]

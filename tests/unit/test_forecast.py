@@ -8,19 +8,9 @@ import pytest
 import tiny
 
 from lvm.config import ScheduleConfig
-from lvm.triage.forecast import (
-    BETWEEN_RACES,
-    TRAIN_START,
-    TUNE_START,
-    Costs,
-    Planned,
-    PlannedRace,
-    forecast,
-    plan_races,
-    probe,
-    race_seconds,
-    recipe_key,
-)
+from lvm.triage.forecast import BETWEEN_RACES, TRAIN_START, TUNE_START, forecast, race_seconds
+from lvm.triage.plan import Planned, PlannedRace, plan_races
+from lvm.triage.probe import Costs, probe, recipe_key
 from lvm.triage.step import extended_steps, steps_in_order
 
 SCHEDULE = ScheduleConfig(first_rung=2, short_epochs=4, long_epochs=8, max_concurrent_arms=6)
@@ -128,7 +118,7 @@ def test_a_run_that_may_end_early_is_certain_of_its_first_step_alone(tiny_datase
 
 
 def test_the_probe_times_every_recipe_and_leaves_nothing_behind(tiny_dataset, monkeypatch) -> None:
-    monkeypatch.setattr("lvm.triage.forecast._start_seconds", lambda: 1.5)
+    monkeypatch.setattr("lvm.triage.probe._start_seconds", lambda: 1.5)
     config = tiny.config()
     races = plan_races(config, steps_in_order()[:2], [], tiny_dataset, all_steps=True)
     costs = probe(config, tiny_dataset, races)

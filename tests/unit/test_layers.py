@@ -16,7 +16,11 @@ DOORS = {
     "mlflow": {"lvm/tracking/__init__.py"},
     "sentence_transformers": {"lvm/data/embed.py"},
     "mamba_ssm": {"lvm/models/mamba_ssm_backend.py"},
-    "ray": {"lvm/triage/run.py", "lvm/training/distributed.py"},
+    "ray": {
+        *(f"lvm/triage/on_ray/{name}.py" for name in ("__init__", "cluster", "quiet", "scheduler")),
+        "lvm/triage/on_ray/trial.py",
+        "lvm/training/distributed.py",
+    },
 }
 SOURCES = sorted([*(ROOT / "lvm").rglob("*.py"), *(ROOT / "tune_jobs").rglob("*.py")])
 

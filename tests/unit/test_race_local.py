@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.records import Pool, RunVerdict, StopReason, Verdict
 from lvm.training import loop
 from lvm.triage.arm import ArmSpec, arm_id, run_arm
-from lvm.triage.journal import Journal
+from lvm.triage.journal import Journal, read_journal
 from lvm.triage.judge import ArmResult, decisive, judge_gains, judge_stage, judge_step
 from lvm.triage.local import LocalExecutor
 from lvm.triage.race import Lane, Race
@@ -36,10 +39,64 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@dataclasses.dataclass
+class Moment:
+    """What a kill leaves at one moment of a run."""
+
+    folder: Path  # copy of the run folder
+    trained: Counter  # epochs trained until then
+
+
+# (number of an event, is it in the journal?). Of about 60 events: the ladder, phase 1, between its
+# epochs, a rung, an ending, a confirmation.
+KILLS = [
+    (1, True), (3, False), (5, True), (8, True), (12, False), (17, True), (21, False), (26, True),
+    (31, False), (37, True), (44, False),
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, tiny_dataset):
-    """An uninterrupted run."""
-    return tiny.triage(tmp_path_factory.mktemp("whole"), tiny_dataset, CONFIG, num_steps=NUM_STEPS)
+def kept(tmp_path_factory, tiny_dataset):
+    """An uninterrupted run: its end, its journal, and what a kill would have left on the way."""
+    folder, copies = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("moments")
+    moments, numbers, trained = {}, itertools.count(1), Counter()
+
+    def keep(*moment):
+        copy = shutil.copytree(folder, copies / "-".join(map(str, moment)))
+        moments[moment] = Moment(copy, trained.copy())
+
+    def note(journal, event, values):
+        number = next(numbers)
+        for written in (False, True):
+            if written:
+                journal.append(event, **values)
+            if (number, written) in KILLS:
+                keep(number, written)
+
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        count_epochs(patch, trained)
+        stop, journal = tiny.triage(folder, tiny_dataset, CONFIG, num_steps=NUM_STEPS, note=note)
+    keep("end")
+    torch.set_num_threads(threads)
+    return stop, journal, moments
+
+
+def count_epochs(patch, calls: Counter) -> None:
+    """Count every epoch that is really trained, by folder."""
+    real = loop._train_epoch
+
+    def counted(state, epoch):
+        calls[state.folder, epoch] += 1
+        return real(state, epoch)
+
+    patch.setattr(loop, "_train_epoch", counted)
+
+
+@pytest.fixture(scope="module")
+def whole(kept):
+    """The end and the journal of an uninterrupted run."""
+    return kept[:2]
 
 
 def test_a_tiny_triage_runs_to_a_verdict(whole) -> None:
@@ -97,42 +154,32 @@ def kill_at(number, *, written):
 def trained(monkeypatch):
     """Count every epoch that is really trained, by folder."""
     calls = Counter()
-    real = loop._train_epoch
-
-    def counted(state, epoch):
-        calls[state.folder, epoch] += 1
-        return real(state, epoch)
-
-    monkeypatch.setattr(loop, "_train_epoch", counted)
+    count_epochs(monkeypatch, calls)
     return calls
 
 
-# Of about 60 events: the ladder, phase 1, between its epochs, a rung, an ending, a confirmation.
-@pytest.mark.parametrize(
-    ("number", "written"),
-    [
-        (1, True), (3, False), (5, True), (8, True), (12, False), (17, True), (21, False),
-        (26, True), (31, False), (37, True), (44, False),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("number", "written"), KILLS)
 def test_a_killed_run_goes_on_to_the_same_verdict(
-    number, written, whole, trained, tiny_dataset, tmp_path
+    number, written, kept, trained, shapes_checked_before, tiny_dataset
 ) -> None:
-    stop, journal = whole
-    with pytest.raises(Killed):
-        tiny.triage(
-            tmp_path, tiny_dataset, CONFIG, num_steps=NUM_STEPS,
-            note=kill_at(number, written=written),
-        )  # fmt: skip
-    cut = len(Journal(tmp_path).events)
-    assert cut == number + written  # run_started is one more
-    again, resumed = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=NUM_STEPS)
+    stop, journal, moments = kept
+    moment, folder = moments[number, written], journal.folder
+    put_back(moment, folder)
+    assert len(Journal(folder).events) == number + written  # run_started is one more
+    again, resumed = tiny.triage(folder, tiny_dataset, CONFIG, num_steps=NUM_STEPS)
     assert again == stop
-    assert _without_folders(tiny.judged(resumed)) == _without_folders(tiny.judged(journal))
+    assert tiny.judged(resumed) == tiny.judged(journal)
     assert [e["event"] for e in resumed.events].count("arm_judged") == len(
         journal.all("arm_judged")
     )
-    assert max(trained.values()) == 1  # no finished epoch was trained again
+    assert trained + moment.trained  # something was counted
+    assert max((trained + moment.trained).values()) == 1  # no finished epoch was trained again
+
+
+def put_back(moment: Moment, folder: Path) -> None:
+    """Make a run folder what it was; its journal names the folder, so no other place will do."""
+    shutil.rmtree(folder)
+    shutil.copytree(moment.folder, folder)
 
 
 def _without_folders(judged):
@@ -144,29 +191,34 @@ def _without_folders(judged):
     ]
 
 
-def test_a_run_killed_again_and_again_gets_there(whole, trained, tiny_dataset, tmp_path) -> None:
+def test_a_run_killed_again_and_again_gets_there(
+    whole, trained, shapes_checked_before, tiny_dataset, tmp_path
+) -> None:
     stop, journal = whole
-    for _ in range(40):
+    for number in range(40):
+        note = kill_at(5, written=number % 2 == 0)
         try:
             again, resumed = tiny.triage(
-                tmp_path, tiny_dataset, CONFIG, num_steps=NUM_STEPS, note=kill_at(5, written=True)
+                tmp_path, tiny_dataset, CONFIG, num_steps=NUM_STEPS, note=note
             )
         except Killed:
             continue
         break
     assert again == stop
+    assert number >= 8  # it was killed
     assert _without_folders(tiny.judged(resumed)) == _without_folders(tiny.judged(journal))
     assert max(trained.values()) == 1
 
 
 def test_a_finished_run_that_is_resumed_writes_nothing_and_trains_nothing(
-    tiny_dataset, trained, tmp_path
+    kept, trained, tiny_dataset
 ) -> None:
-    first, journal = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=1)
-    trained.clear()
-    again, resumed = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=1)
-    assert again == first
-    assert resumed.events == journal.events
+    stop, journal, moments = kept
+    put_back(moments["end",], journal.folder)
+    before = Journal(journal.folder).events
+    again, resumed = tiny.triage(journal.folder, tiny_dataset, CONFIG, num_steps=NUM_STEPS)
+    assert again == stop
+    assert resumed.events == before == list(read_journal(journal.folder))
     assert not trained
 
 
@@ -312,7 +364,7 @@ def results(cosine: float, greater: int) -> PerQuery:
 def arm(name, cosine, greater, reason=StopReason.FINISHED, folder=None) -> ArmResult:
     spec = ArmSpec(
         id=name, step="s", name=name, role=Role.ARM, recipe=tiny.recipe(),
-        folder=folder or tiny.Path("unused"), gates=GATES,
+        folder=folder or Path("unused"), gates=GATES,
     )  # fmt: skip
     lane = Lane(spec, ending=Ending(reason=reason, epoch=3))
     return ArmResult(lane=lane, dev=results(cosine, greater))
@@ -393,7 +445,7 @@ def test_a_gain_in_cosine_is_shown_and_keeps_nothing() -> None:
 
 def test_sections_that_tune_flattens_are_put_back() -> None:
     """Flat, what a training measured of itself was lost on Ray: none was ever judged too early."""
-    from lvm.triage.run import _plain_record
+    from lvm.triage.on_ray.scheduler import _plain_record
 
     told = {
         "epoch": 2,
@@ -409,9 +461,9 @@ def test_sections_that_tune_flattens_are_put_back() -> None:
 
 def test_what_tune_prints_for_itself_is_not_part_of_the_answer(capsys) -> None:
     """A trial stopped before its first report is told on stdout, whatever the verbosity."""
-    from lvm.triage.run import _silenced
+    from lvm.triage.on_ray.quiet import silenced
 
-    with _silenced():
+    with silenced():
         print("Trial _trial_1 completed. Last result:")
     print("FIXED")
     assert capsys.readouterr().out == "FIXED\n"
