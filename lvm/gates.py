@@ -6,8 +6,8 @@
     nothing to judge                     NOT_EVALUABLE, with the reason
 
 A difference between two arms passes only if its p-value, corrected by Holm for all differences
-judged so far, is at most the one-sided level of the interval. DECIDES says why that p-value and not
-the sign-flip one beside it; PEEKING says which looks at the data are corrected and which avoided.
+judged so far, is at most the one-sided level of the interval. The report says why that p-value and
+not the sign-flip one beside it, and which looks at the data are corrected and which avoided.
 FAIL claims no fix, so it is read off the interval without a correction.
 
 An INCONCLUSIVE result says about how many more articles would settle it at its value, half-widths
@@ -17,9 +17,9 @@ falling as 1 / sqrt(articles), or that the value lies on the bound, where no num
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy has no stubs
@@ -36,25 +36,6 @@ from lvm.statistics import (
     mean_over_seeds,
     more_articles,
     sign_flip_mean_p,
-)
-
-DECIDES = (
-    "Every difference is paired by window, and whole articles are resampled. The bootstrap p-value "
-    "after Holm decides: it is read from the draws that give the interval, it tests the mean that "
-    "the bound is stated for, and gains and losses need not be symmetric about the bound. The "
-    "sign-flip p-value beside it does ask that, and is exact then, however few the articles: a "
-    "second opinion that decides nothing. Where the two disagree, a few articles carry the result."
-)
-PEEKING = (
-    "Dev is looked at often, and no verdict of a run is read from it, so that peeking is avoided "
-    "there: the cosine of every epoch may stop or prune an arm, the stage gate chooses the arm to "
-    "confirm, the gains over the control the arm that later steps start from (corrected by Holm "
-    "over the arms they are judged with). What was chosen is trained in full and judged on test, "
-    "which no choice has seen. Test is looked at once per model, at the end of a training whose "
-    "length was fixed before, and these looks are corrected. PASSED and FIXED are two claims at a "
-    "one-sided level of half the intervals' error each (2.5 % of 5 %): PASSED by Holm over its two "
-    "metrics, FIXED by Holm over both metrics of all arms confirmed so far. Repeated seeds look at "
-    "test once more, and decide nothing. Not corrected: other triages on the same test split."
 )
 
 
@@ -230,27 +211,6 @@ def level_over_seeds(
     values = np.array([_values(each, metric) for each in evaluations])
     articles = evaluations[0].articles if evaluations else np.empty(0, dtype=np.int64)
     return mean_over_seeds(values, articles, confidence=config.confidence)
-
-
-def evidence(gate: Mapping[str, Any]) -> str:
-    """Return in words what stands beside a gate's interval, from its JSON form.
-
-    A result of an older journal, without these fields, has less to say.
-    """
-    estimate, effect, said = gate.get("estimate"), gate.get("design_effect"), []
-    if gate.get("p_value") is not None:
-        said.append(f"p {gate['p_value']:.4f}")
-    if gate.get("adjusted_p") is not None:
-        said.append(f"{gate['adjusted_p']:.4f} after Holm over {gate['num_tests']}")
-    if gate.get("sign_flip_p") is not None:
-        said.append(f"by sign flips {gate['sign_flip_p']:.4f}")
-    if effect and estimate:
-        free = estimate["num_windows"] / effect
-        said.append(
-            f"design effect {effect:.1f}: {estimate['num_windows']} windows tell as much as "
-            f"{free:.0f} independent ones"
-        )
-    return ", ".join(said)
 
 
 def _values(per_query: Measured, metric: str) -> np.ndarray:

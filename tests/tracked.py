@@ -227,14 +227,34 @@ class Writer:
             spec=spec.id, run_as=spec.step,
         )  # fmt: skip
 
-    def stop(self) -> None:
+    def combine(self) -> None:
+        """With every step: two that helped are trained together, and beat the better one."""
+        spec = self.spec(
+            "confirm_combination", "tau 0.2 + anchor", Role.CONFIRM, test=True,
+            objective__temperature=0.2, objective__mmd_weight=0.1,
+        )  # fmt: skip
+        self.begin(spec.step, [spec])
+        self.arm(spec, 0.45)
+        self.judge(spec, StopReason.FINISHED, EPOCHS, 0.48)
+        self.test(spec, 0.48)
+        gates = [gate("success", "r_at_5", 0.17, 0.1), gate("gain", "r_at_5", 0.11, 0.0)]
         self.journal.append(
-            "decision", number=3, action="Stop", verdict="FIXED", cause=["temperature"],
+            "confirmed", step="combination", arm=spec.name, verdict="PASS", gates=gates,
+            spec=spec.id, run_as=spec.step,
+        )  # fmt: skip
+        adds = [gate("gain", "r_at_5", 0.03, 0.0), gate("gain", "mrr", 0.01, 0.0)]
+        self.journal.append("settled", best=["temperature", "tau 0.2"], comparisons=4, adds=adds)
+
+    def stop(self, *cause: str) -> None:
+        self.journal.append(
+            "decision", number=3, action="Stop", verdict="FIXED", cause=cause or ["temperature"],
             since="tau 0.2 holds the success gate on the test split",
         )  # fmt: skip
 
 
+LADDER = {"Ladder: copy_last": "FINISHED", "Ladder: random": "FINISHED"}
 CHILDREN = {
+    **LADDER,
     "phase_1: AR-only": "FINISHED",
     "phase_1: InfoNCE+AR": "FINISHED",
     "Step 1, temperature: control": "FINISHED",

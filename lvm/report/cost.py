@@ -1,64 +1,12 @@
-"""What a run has spent on training, and what stopping early has saved, by who stopped it."""
+"""The cost section: where the training went, and what was not trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from lvm.records import StopReason
 from lvm.report import NONE, Block, Paragraph, Run, Table, counted, number, seconds
 from lvm.report.origin import unreached
-
-GATE, PRUNING = "stage gate", "pruning"
-STOPPED_BY = {
-    StopReason.GATE_HELD: GATE,  # the arm that ends its step, and those that this ends
-    StopReason.CANCELLED: GATE,
-    StopReason.PRUNED: PRUNING,
-}
-
-
-@dataclass(frozen=True)
-class Spent:
-    """The training of one arm, counted where it ran first."""
-
-    step: str
-    epochs: int
-    seconds: float
-    left: int  # epochs of its budget that were not run
-    saved: float  # seconds that these would have taken, at the arm's own pace
-    stopped_by: str  # GATE, PRUNING, or "" for an arm that ended by itself or has not ended
-
-
-def spent_by_arm(run: Run) -> list[Spent]:
-    """Return what every arm has cost and saved; epochs that two steps share count once."""
-    budgets = {
-        spec["id"]: spec["recipe"]["training"]["epochs"]
-        for started in run.all("step_started")
-        for spec in started["arms"]
-        if spec["source"] is None
-    }
-    steps: dict[str, str] = {}
-    for event in run.all("epoch"):
-        steps.setdefault(event["arm"], event["step"])
-    return [_spent(run, arm, step, budgets.get(arm, 0)) for arm, step in steps.items()]
-
-
-def _spent(run: Run, arm: str, step: str, budget: int) -> Spent:
-    records = run.curve(arm)
-    trained = [e for e in records if e > 0]
-    cost = sum(record.get("seconds") or 0.0 for record in records.values())
-    ended = run.last("arm_ended", arm=arm).get("reason", "")
-    left = max(0, budget - max(records)) if ended else 0
-    return Spent(
-        step=step, epochs=len(trained), seconds=cost, left=left,
-        saved=left * cost / max(1, len(trained)), stopped_by=STOPPED_BY.get(ended, ""),
-    )  # fmt: skip
-
-
-def saved_seconds(run: Run) -> Mapping[str, float]:
-    """Return the seconds of training saved by the stage gate and by pruning."""
-    arms = spent_by_arm(run)
-    return {by: sum(a.saved for a in arms if a.stopped_by == by) for by in (GATE, PRUNING)}
+from lvm.report.spent import GATE, PRUNING, Spent, saved_seconds, spent_by_arm
 
 
 def saved_in_words(run: Run) -> str:

@@ -28,8 +28,9 @@ from lvm.report import (
 from lvm.report.audit import audit_of, audit_section, standalone
 from lvm.report.cost import cost_section
 from lvm.report.evidence import evidence_section
+from lvm.report.gates import gates_section
 from lvm.report.ledger import ledger_sections
-from lvm.report.models import gates_table, models_section
+from lvm.report.models import models_section
 from lvm.report.origin import not_tried_section, origin_section
 from lvm.report.seeds import seeds_section
 from lvm.report.steps import steps_section
@@ -74,7 +75,7 @@ def report_sections(run: Run) -> list[Section]:
     return [
         verdict,
         Section("models", "Models on the test split", list(models_section(run))),
-        Section("gates", "Gates", [gates_table(run)]),
+        Section("gates", "Gates", list(gates_section(run))),
         *seeds,
         Section("tree", "The path through the tree", list(tree_section(run))),
         Section("evidence", "Distributions and examples", list(evidence_section(run))),

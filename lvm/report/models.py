@@ -83,6 +83,21 @@ def confirmed_name(run: Run, event: Event) -> str:
     return name if name == event["arm"] else f"{name} (with {event['arm']})"
 
 
+def is_combination(run: Run, confirmed: Event) -> bool:
+    """Whether a confirmation speaks for several steps together, and so for none that was begun."""
+    return not run.last("step_started", step=confirmed["step"])
+
+
+def added(run: Run, confirmed: Event) -> tuple[str, list[Event]]:
+    """Return the best arm alone, and the gains of a combination over it as gates named "adds".
+
+    "" and no gate where nothing was settled, or the confirmation is not that of a combination.
+    """
+    settled = run.last("settled") if is_combination(run, confirmed) else {}
+    _, best = settled.get("best") or ("", "")
+    return str(best), [{**gate, "gate": "adds"} for gate in settled.get("adds", [])]
+
+
 def _delta_row(run: Run, model: Mapping[str, Any]) -> list[str]:
     """Return the gains of a model over AR-only, with intervals where a gate judged them."""
     base = next((m for m in run.document["models"] if m["name"] == run.baseline), None)
@@ -136,34 +151,3 @@ def _ann_table(run: Run) -> Iterator[Block]:
     if rows:
         header = ("Model", "exact", "approximate (IVF)", "lost")
         yield Table("Contain@50 lost to approximate search", "lrrr", header, rows)
-
-
-def gates_table(run: Run) -> Block:
-    """Return every gate that was judged, with its interval and reason."""
-    base = f"{run.unchanged.get('name', 'predictions')} (phase 1)"
-    rows = [(base, "test", gate) for gate in run.last("phase_1_judged").get("gates", [])]
-    for step in run.document["steps"]:
-        rows += [(arm["name"], "dev", arm["stage"]) for arm in step["arms"] if arm["stage"]]
-        for event in run.all("confirmed", step=step["step"]):
-            rows += [
-                (f"{confirmed_name(run, event)} (confirmation)", "test", g) for g in event["gates"]
-            ]
-    if not rows:
-        return Paragraph("No gate has been judged yet.", "note")
-    return Table(
-        "every gate that was judged; the gains of arms over their control are in the steps",
-        "llllrrrll",
-        ("Model or arm", "Split", "Gate", "Metric", "Bound", "Value [interval]", "Articles",
-         "Verdict", "Reason"),
-        [_gate_row(*row) for row in rows],
-    )  # fmt: skip
-
-
-def _gate_row(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
-    found = gate["estimate"]
-    bound = number(gate["bound"], sign=gate["gate"] != "stage") if found else NONE
-    articles = f"{found['num_articles']:,}" if found else NONE
-    return [
-        name, split, gate["gate"], title_of(gate["metric"]), bound, estimate(gate), articles,
-        gate["verdict"], gate["reason"],
-    ]  # fmt: skip

@@ -21,7 +21,9 @@ from lvm.report import (
 )
 from lvm.report.audit import answer, audit_of, broken, first_screen, overrides
 from lvm.report.cost import saved_in_words
+from lvm.report.gates import independent
 from lvm.report.models import confirmed_name
+from lvm.report.seeds import over_seeds
 
 JOB = "python tune_jobs/triage.py"
 
@@ -43,6 +45,8 @@ def verdict_section(run: Run) -> Iterator[Block]:
     for warning in dict.fromkeys(said):
         yield Paragraph(warning, "warning")
     pairs = [("Cause", document.get("cause") or _no_cause(run)), ("Confidence", _confidence(run))]
+    if document.get("seeds") and (seeds := over_seeds(document["seeds"])):
+        pairs.append(("Seeds", seeds))
     if audit:
         pairs.append(("Audit", answer(audit)))
     elif document.get("codes"):
@@ -85,9 +89,11 @@ def _confidence(run: Run) -> str:
         for g in gates
     ]
     level, articles = gates[0]["estimate"]["confidence"], gates[0]["estimate"]["num_articles"]
+    effect = independent(gates[0])
     return (
         f"gain of {name} over {run.baseline} on the test split: {'; '.join(parts)} "
-        f"({level:.0%} intervals over {counted(articles, 'article')}; one PASS is enough)"
+        f"({level:.0%} intervals over {counted(articles, 'article')}"
+        f"{f', {effect}' if effect else ''}; one PASS is enough)"
     )
 
 

@@ -1,6 +1,6 @@
-"""The door to mlflow: a view of the journal, one parent run per triage and one child per arm.
+"""The door to mlflow: one parent run per triage, one child per arm and per row of the ladder.
 
-    journal events --parent_view, arm_views--> RunView (plain values) --Tracker--> the MLflow store
+    journal events --parent, ladder and arm views--> RunView --Tracker--> the MLflow store
 
 The views are pure, so the whole record can be rebuilt from a journal at any time. Nothing here can
 stop a triage: what a store or server refuses is kept in `Tracker.problem` and tried again later.
@@ -23,6 +23,7 @@ from typing import Any
 from lvm.config import fingerprint
 from lvm.errors import MissingExtraError
 from lvm.tracking.arms import arm_views
+from lvm.tracking.ladder import ladder_views
 from lvm.tracking.note import VIEW_TAG, table_link, table_state
 from lvm.tracking.registry import checkpoint_of, log_data, log_model, log_values
 from lvm.tracking.store import (
@@ -203,7 +204,7 @@ class Tracker:
         link = f"\n\n[All arms in one table]({table_link(self._experiment, triage)})"
         parent.tags["mlflow.note.content"] += link
         self._open(client, parent, triage)
-        views = arm_views(events, document, closed=closed)
+        views = [*ladder_views(events), *arm_views(events, document, closed=closed)]
         for view in views:
             view.add_tags({"mlflow.parentRunId": self._runs[PARENT]})
             self._open(client, view, triage)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvm.records import StopReason
+from lvm.report import Run
+from lvm.report.models import added, is_combination
 from lvm.tracking.note import arm_note, registered_note
 from lvm.tracking.views import (
     MAX_TAG,
@@ -136,6 +138,7 @@ def _add_confirmation(view: RunView, events: Sequence[Event], spec: Event) -> No
             view.add_tags({"cause": confirmed["step"]})
         for gate in confirmed["gates"]:
             view.add_gate("test", gate, confirmed["at"])
+        _add_combination(view, events, confirmed)
     if spec["role"] != "control":
         return
     for event in (e for e in events if e["event"] == "confirmed" and e["run_as"] == spec["step"]):
@@ -146,10 +149,24 @@ def _add_confirmation(view: RunView, events: Sequence[Event], spec: Event) -> No
                 view.add_gate("test", gate, event["at"])
 
 
+def _add_combination(view: RunView, events: Sequence[Event], confirmed: Event) -> None:
+    """Add what the steps that helped add together to the best of them alone."""
+    run = Run(events, {})
+    if not is_combination(run, confirmed):
+        return
+    stop = run.last("decision", action="Stop")
+    if len(stop.get("cause", ())) > 1:  # no step is the cause alone
+        view.add_tags({"cause": "+".join(stop["cause"])})
+    best, adds = added(run, confirmed)
+    view.add_tags({"best_alone": best})
+    for gate in adds:
+        view.add_gate("test", gate, confirmed["at"])
+
+
 def _model(events: Sequence[Event], document: Document | None, spec: Event) -> ModelView | None:
     """Return the model of an arm that was judged on test: those are worth keeping."""
     test = last(events, "test_judged", arm=spec["id"], step=spec["step"])
-    if test is None:
+    if test is None or spec["role"] == "repeat":  # those only tell how much a seed changes
         return None
     data = events[0]["data"]
     confirmed = confirmed_arm(events, document) == spec["id"]

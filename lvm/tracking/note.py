@@ -10,7 +10,7 @@ from typing import Any
 from lvm.records import METRICS
 from lvm.report import NONE, Block, Paragraph, Run, Section, Table, estimate, number, title_of
 from lvm.report.markdown import render
-from lvm.report.models import models_section
+from lvm.report.models import added, models_section
 from lvm.report.summary import verdict_section
 
 Event = Mapping[str, Any]
@@ -106,6 +106,8 @@ def arm_note(events: Sequence[Event], spec: Event) -> str:
         said.append(f"{finding['code']} ({finding['severity']}): {finding['seen']}.")
     gates = [("dev", gate) for gate in (judged.get("stage"), *judged.get("gains", [])) if gate]
     gates += [("test", gate) for gate in confirmed.get("gates", [])]
+    if confirmed:
+        gates += [("test", gate) for gate in added(run, confirmed)[1]]
     blocks: list[Block] = [Paragraph(text) for text in said if text]
     if gates:
         blocks.append(_gates(gates))

@@ -159,6 +159,7 @@ def parent_view(events: Sequence[Event], document: Document | None, *, closed: b
     _add_origin(view, first)
     _add_audit(view, events)
     _add_phase_1(view, events)
+    _add_seeds(view, events)
     if stop is not None:
         cause = "+".join(stop["cause"])
         view.add_tags({"verdict": stop["verdict"], "cause": cause, "since": stop["since"]})
@@ -209,6 +210,17 @@ def _add_phase_1(view: RunView, events: Sequence[Event]) -> None:
     view.add_tags({"phase_1.verdict": judged["verdict"]})
     for gate in judged["gates"]:
         view.add_gate("phase_1", gate, judged["at"])
+
+
+def _add_seeds(view: RunView, events: Sequence[Event]) -> None:
+    """Add the gains over all repeated seeds, with what a seed changes."""
+    repeated = last(events, "repeated")
+    if repeated is None:
+        return
+    for found in repeated["comparisons"]:
+        names = f"{found['model']} over {found['over']}"
+        numbers = {**found["estimate"], "bound": found["bound"]}
+        view.add_metrics(f"seeds.{names}.{found['metric']}.", numbers, repeated["at"])
 
 
 # --- what both kinds of runs need ----------------------------------------------------------------

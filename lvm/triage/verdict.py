@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lvm.records import METRICS, RunVerdict
+from lvm.report import Run
 from lvm.report.audit import broken, overrides
 from lvm.report.seeds import over_seeds, rests_on_one_seed
+from lvm.report.spent import spent_by_arm
 from lvm.triage.journal import Event
 from lvm.triage.ledger import ledger
 from lvm.triage.tree import COMBINATION, MORE_TRAINING
@@ -296,24 +298,15 @@ def _model(event: Event) -> dict[str, Any]:
 
 
 def _compute(events: Sequence[Event]) -> dict[str, Any]:
-    """Return seconds trained, trials run, and seconds that stopping arms early did not spend."""
-    seconds: dict[str, dict[int, float]] = {}
-    for event in _all(events, "epoch"):
-        seconds.setdefault(event["arm"], {})[event["epoch"]] = event.get("seconds") or 0.0
-    budgets = {
-        spec["id"]: spec["recipe"]["training"]["epochs"]
-        for started in _all(events, "step_started")
-        for spec in started["arms"]
-        if spec["source"] is None
-    }
-    saved, over = 0.0, {event["arm"] for event in _all(events, "arm_ended")}
-    for arm, epochs in seconds.items():
-        left = budgets.get(arm, 0) - max(epochs) if arm in over else 0  # or it still runs
-        saved += max(0, left) * sum(epochs.values()) / len(epochs)
+    """Return seconds trained, trials run, and seconds that the stage gate and pruning saved.
+
+    An arm that broke, or has not ended, has saved nothing.
+    """
+    arms = spent_by_arm(Run(events, {}))
     return {
-        "train_seconds": round(sum(sum(e.values()) for e in seconds.values()), 1),
-        "trials": len(seconds),
-        "saved_seconds": round(saved, 1),
+        "train_seconds": round(sum(arm.seconds for arm in arms), 1),
+        "trials": len(arms),
+        "saved_seconds": round(sum((arm.saved for arm in arms if arm.stopped_by), start=0.0), 1),
         "wall_seconds": round(events[-1]["at"] - events[0]["at"], 1) if events else 0.0,
     }
 

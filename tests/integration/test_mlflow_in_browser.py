@@ -31,8 +31,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 
-TABLE = [  # as the report's: the run, then its models and arms in the order they were tried
+TABLE = [  # as the report's: the run, then all that it measured, in the order in which it did
     ("my runs/1", "FIXED", "-", "-", "-"),
+    ("Ladder: copy_last", "-", "-", "0.21", "0.105"),
+    ("Ladder: random", "-", "-", "0.01", "0.005"),
     ("phase_1: AR-only", "FAIL", "3", "0.31", "0.155"),
     ("phase_1: InfoNCE+AR", "FAIL", "3", "0.25", "0.125"),
     ("Step 1, temperature: control", "FAIL", "3", "0.25", "-"),

@@ -25,6 +25,7 @@ from lvm import tracking
 from lvm.errors import MissingExtraError, UsageError
 from lvm.tracking import ARTIFACTS, EXPERIMENT, Tracker, track
 from lvm.tracking.arms import arm_views
+from lvm.tracking.ladder import ladder_views
 from lvm.tracking.model import _load_pyfunc
 from lvm.tracking.registry import example
 from lvm.tracking.views import RunView, parent_view
@@ -35,6 +36,7 @@ from tests.tracked import (
     CHILDREN,
     CONFIRMED,
     FINDING,
+    LADDER,
     RECIPE,
     REGISTERED,
     WIDTH,
@@ -120,6 +122,10 @@ def points(tracker: Tracker, run: Any) -> set[tuple[str, float, int, int]]:
     ]
     assert len(set(found)) == len(found)
     return set(found)
+
+
+def children(events: list[dict[str, Any]]) -> list[RunView]:
+    return [*ladder_views(events), *arm_views(events, closed=True)]
 
 
 def assert_equal(tracker: Tracker, runs: dict[str, Any], view: RunView) -> None:
@@ -222,6 +228,96 @@ def test_an_arm_has_curves_gates_and_reasons(folder: Path) -> None:
     assert ar_only.data.metrics["test.ann.recall_at_5"] == 0.99
 
 
+def test_the_ladder_stands_beside_the_arms_under_their_names_and_can_be_left_out(
+    folder: Path,
+) -> None:
+    events = whole_journal(folder)
+    tracker = track(folder, events)
+    client, runs = client_of(tracker), stored(tracker)
+    copy_last = runs["Ladder: copy_last"].data
+    assert copy_last.metrics["test.r_at_5"] == pytest.approx(0.105)
+    assert copy_last.metrics["dev.eval_cosine"] == copy_last.metrics["Dev cosine"] == 0.21
+    assert copy_last.metrics.keys() <= runs["phase_1: AR-only"].data.metrics.keys()
+    assert "an end of the scale" in runs["Ladder: random"].data.tags["mlflow.note.content"]
+    assert "an end of the scale" not in copy_last.tags["mlflow.note.content"]
+
+    experiment = [client.get_experiment_by_name(EXPERIMENT).experiment_id]
+
+    def names(chosen: str, order: str = "attributes.start_time") -> list[str]:
+        return [r.info.run_name for r in client.search_runs(experiment, chosen, order_by=[order])]
+
+    assert names("tags.role = 'ladder'") == list(LADDER)
+    assert set(names("tags.role != 'ladder'")) == {"my runs/1", *CHILDREN} - LADDER.keys()
+    tested = names("metrics.`R at 5` > 0", "metrics.`R at 5` DESC")  # one column for both
+    assert tested == [
+        "Confirm temperature: tau 0.2", "phase_1: AR-only", "phase_1: InfoNCE+AR", *LADDER,
+    ]  # fmt: skip
+
+
+def test_a_run_that_was_tracked_without_its_ladder_gets_it_once(folder: Path) -> None:
+    from mlflow import MlflowClient
+
+    events = whole_journal(folder)
+    with mock.patch.object(tracking, "ladder_views", return_value=[]):
+        first = stored(track(folder, events))
+    assert first.keys() == {"my runs/1", *CHILDREN} - LADDER.keys()
+    write = MlflowClient.log_batch
+    with mock.patch.object(MlflowClient, "log_batch", autospec=True, side_effect=write) as wrote:
+        for _ in range(2):
+            tracker = track(folder, events)
+    assert tracker.problem is None
+    assert wrote.call_count == len(LADDER)  # one request for all values of a row
+    runs = stored(tracker)
+    assert runs.keys() == {"my runs/1", *CHILDREN}
+    assert {name: runs[name].info.run_id for name in first} == {
+        name: run.info.run_id for name, run in first.items()
+    }
+    parent = first["my runs/1"].info.run_id
+    assert {runs[name].data.tags["mlflow.parentRunId"] for name in LADDER} == {parent}
+
+
+def test_a_journal_with_half_a_ladder_or_none_gives_what_it_has(folder: Path) -> None:
+    events = whole_journal(folder)
+    assert ladder_views([e for e in events if e["event"] != "ladder"]) == []
+    dev = [e for e in events if e["event"] != "ladder" or e["split"] == "dev"]
+    half, whole = ladder_views(dev), ladder_views(events)
+    assert (
+        [v.key for v in half] == [v.key for v in whole] == ["ladder / copy_last", "ladder / random"]
+    )
+    assert {p[0].partition(".")[0] for p in half[0].metrics} == {
+        "dev",
+        "Dev cosine",
+        "Dev R at 5",
+        "Dev MRR",
+    }
+    assert all(v.started <= v.ended for v in (*half, *whole))
+
+
+def test_what_a_combination_adds_is_in_its_run(folder: Path) -> None:
+    writer = Writer(Journal(folder))
+    writer.start()
+    writer.phase_1()
+    writer.temperature(writer.begin_temperature())
+    writer.confirm()
+    writer.combine()
+    writer.stop("temperature", "anchor_mmd")
+    runs = stored(track(folder, writer.journal.events))
+    together = runs["Confirm combination: tau 0.2 + anchor"].data
+    assert together.metrics["test.success.r_at_5.value"] == pytest.approx(0.17)
+    assert together.metrics["test.gain.r_at_5.value"] == pytest.approx(0.11)  # over the recipe
+    assert together.metrics["test.adds.r_at_5.value"] == pytest.approx(0.03)  # over the best alone
+    assert together.metrics["test.adds.mrr.lower"] == pytest.approx(-0.01)
+    assert together.tags["test.adds.mrr.verdict"] == "FAIL"
+    assert together.tags["best_alone"] == "tau 0.2"
+    assert (
+        together.tags["cause"] == runs["my runs/1"].data.tags["cause"] == "temperature+anchor_mmd"
+    )
+    assert "| test | adds | R@5 | +0.030 [+0.010, +0.050] |" in together.tags["mlflow.note.content"]
+    alone = runs["Confirm temperature: tau 0.2"].data
+    assert not [name for name in (*alone.metrics, *alone.tags) if name.startswith("test.adds")]
+    assert "best_alone" not in alone.tags
+
+
 def test_the_files_of_the_run_are_artifacts_beside_the_store(folder: Path) -> None:
     events = whole_journal(folder)
     write_documents(folder)
@@ -263,6 +359,7 @@ def test_the_data_set_is_an_input_of_every_run(folder: Path) -> None:
         assert json.loads(item.dataset.profile)["windows.train"] == 80
         used[name] = {tag.key: tag.value for tag in item.tags}["mlflow.data.context"]
     assert used.pop("my runs/1") == "triage"
+    assert {used.pop(name) for name in LADDER} == {"evaluation"}
     assert set(used.values()) == {"training"}
 
 
@@ -388,7 +485,7 @@ def test_writing_again_makes_no_second_run_and_no_second_point(folder: Path) -> 
     assert tracker.problem is None
     runs = stored(tracker)
     assert {name: run.info.run_id for name, run in runs.items()} == first
-    for view in arm_views(events, closed=True):
+    for view in children(events):
         assert_equal(tracker, runs, view)
     parent = parent_view(events, document, closed=True)
     assert points(tracker, runs["my runs/1"]) == set(parent.metrics)
@@ -410,12 +507,14 @@ def test_syncing_event_by_event_ends_like_writing_at_once(folder: Path) -> None:
         ended = {e["name"] for e in events[:count] if e["event"] == "arm_ended"}
         runs = stored(tracker)
         assert runs.pop("my runs/1").info.status == "RUNNING"
-        assert {name.partition(": ")[2] for name in runs} == ended
+        measured = LADDER if any(e["event"] == "ladder" for e in events[:count]) else {}
+        assert {name for name in runs if name.startswith("Ladder")} == set(measured)
+        assert {name.partition(": ")[2] for name in runs.keys() - LADDER} == ended
         assert "RUNNING" not in {run.info.status for run in runs.values()}
     tracker.close(events, None)
     runs = stored(tracker)
     assert runs["my runs/1"].info.status == "FINISHED"
-    views = arm_views(events, closed=True)
+    views = children(events)
     assert len(views) == len(CHILDREN)
     for view in views:
         assert_equal(tracker, runs, view)
@@ -635,7 +734,7 @@ def test_a_store_that_refuses_halfway_is_caught_up_with(
     assert {name: run.info.status for name, run in runs.items()} == {
         "my runs/1": "FINISHED", **CHILDREN,
     }  # fmt: skip
-    for view in arm_views(events, closed=True):
+    for view in children(events):
         assert_equal(tracker, runs, view)
 
 

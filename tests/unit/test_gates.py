@@ -10,7 +10,6 @@ from lvm.config import GateConfig
 from lvm.errors import ConfigError, DataError
 from lvm.gates import (
     correct,
-    evidence,
     gain,
     gain_over_seeds,
     judge,
@@ -294,13 +293,12 @@ def test_arms_judged_together_are_corrected_together() -> None:
     assert correct([first], CONFIG) == [alone]  # judged anew, whatever stood before
 
 
-def test_the_evidence_in_words_and_of_an_older_journal() -> None:
+def test_what_stands_beside_an_interval_and_an_older_journal() -> None:
     plain = to_plain(gain(shaken(0.2, 1), shaken(0.06, 2), "r_at_5", CONFIG, 0))
-    said = evidence(plain)
-    assert "p 0.0005, 0.0005 after Holm over 1, by sign flips 0.000" in said
-    assert "1700 windows tell as much as" in said
+    assert (plain["p_value"], plain["adjusted_p"], plain["num_tests"]) == (1 / 2001, 1 / 2001, 1)
+    assert plain["sign_flip_p"] < 0.001
+    assert plain["design_effect"] > 1
     old = {key: plain[key] for key in ("gate", "metric", "bound", "estimate", "verdict", "reason")}
-    assert evidence(old) == ""
     assert gate_from_plain(old).design_effect is None
 
 

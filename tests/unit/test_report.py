@@ -38,6 +38,9 @@ def evaluation(seed: float, *, split: str = "test", space: str = "raw") -> Evalu
     )  # fmt: skip
 
 
+PAIRED = {"p_value": 0.0101, "adjusted_p": 0.0404, "num_tests": 4, "sign_flip_p": 0.0123}
+
+
 def gate(kind: str, metric: str, value: float, verdict: Verdict, bound: float = 0.0) -> GateResult:
     estimate = Estimate(
         value=value, lower=value - 0.0213, upper=value + 0.0317, confidence=0.95, num_windows=432,
@@ -45,7 +48,8 @@ def gate(kind: str, metric: str, value: float, verdict: Verdict, bound: float = 
     )  # fmt: skip
     return GateResult(
         gate=kind, metric=metric, bound=bound, estimate=estimate, verdict=verdict,
-        reason=f"{kind} of {metric} in words", p_value=None if kind == "stage" else 0.01,
+        reason=f"{kind} of {metric} in words", design_effect=2.16,
+        **{} if kind == "stage" else PAIRED,
     )  # fmt: skip
 
 
@@ -397,7 +401,7 @@ def test_the_pool_stands_beside_the_numbers(fixed):
 
 
 def test_every_judged_gate_is_in_the_gate_table(fixed, events):
-    gates = section(fixed[0], "Gates")
+    gates = section(fixed[0], "Gates").split("####")[0]
     steps = ("projection_head", "temperature")
     judged = [
         *(g for e in events if e["event"] == "phase_1_judged" for g in e["gates"]),
@@ -407,9 +411,62 @@ def test_every_judged_gate_is_in_the_gate_table(fixed, events):
     rows = [line for line in gates.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == len(judged)
     line = next(r for r in rows if r.startswith("| temperature 0.10 | dev"))
-    assert "| 0.350 | 0.398 [0.376, 0.429] | 19 | PASS | stage of eval_cosine in words |" in line
+    assert "| 0.350 | 0.398 [0.376, 0.429] | 19 | 2.2 | PASS | stage of eval_cosine in " in line
     line = next(r for r in rows if r.startswith("| temperature 0.05 | dev"))
-    assert "| – | – | – | NOT_EVALUABLE | the loss is NaN at update 17 |" in line
+    assert "| – | – | – | – | NOT_EVALUABLE | the loss is NaN at update 17 |" in line
+
+
+def test_every_difference_says_how_sure_it_is(fixed, events):
+    behind = section(fixed[0], "Gates").split("####")[1]
+    judged = [
+        *(g for e in events if e["event"] == "phase_1_judged" for g in e["gates"]),
+        *(g for e in events if e["event"] == "confirmed" for g in e["gates"]),
+        *(g for e in events if e["event"] == "arm_judged" for g in (e["stage"], *e["gains"])),
+    ]
+    differences = [g for g in judged if g["p_value"] is not None]
+    rows = [line for line in behind.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == len(differences) > 8
+    assert all(line.endswith("| 0.0101 | 0.0404 | 4 | 0.0123 | 200 of 432 |") for line in rows)
+    assert sum("over its control | dev" in line for line in rows) == sum(
+        g["p_value"] is not None for e in events if e["event"] == "arm_judged" for g in e["gains"]
+    )
+
+
+def test_the_report_says_which_looks_are_corrected_and_which_avoided(fixed, tmp_path):
+    for text in (fixed[0], fixed[1]):
+        assert "peeking is avoided there" in text
+        assert "Not corrected: other triages on the same test split." in text
+        assert "The bootstrap p-value after Holm decides" in text
+    assert "design effect 2.2: 432 windows tell as much as 200 independent ones" in fixed[0]
+
+
+def test_the_combination_and_what_it_adds_are_in_the_gate_table(events, tmp_path):
+    story = events[:]
+    stop = story.pop()
+    confirmed = next(e for e in reversed(story) if e["event"] == "confirmed")
+    adds = Journal(tmp_path).append(
+        "settled", best=["temperature", "temperature 0.10"], comparisons=6,
+        adds=[gate("gain", "r_at_5", 0.0432, PASS), gate("gain", "mrr", 0.0123, UNSURE)],
+    )  # fmt: skip
+    carried = [["projection_head", "arm a"], ["temperature", "arm b"]]
+    story += [
+        {**stop, "action": "Confirm", "step": "combination", "carried": carried},
+        {**confirmed, "step": "combination", "arm": "arm a + arm b", "spec": "diverged"},
+    ]
+    alone, unsettled, gates = (
+        section(report(told, tmp_path)[0], "Gates").split("####")[0]
+        for told in (events, [*story, stop], [*story, adds, stop])
+    )
+    new = [line for line in gates.splitlines() if line not in alone.splitlines()]
+    assert [line.split(" | ")[:4] for line in new] == [
+        *(["| arm a + arm b (confirmation)", "test", kind, metric]
+          for kind in ("success", "gain") for metric in ("R@5", "MRR")),
+        ["| arm a + arm b over temperature 0.10 alone", "test", "adds", "R@5"],
+        ["| arm a + arm b over temperature 0.10 alone", "test", "adds", "MRR"],
+    ]  # fmt: skip
+    assert "| +0.000 | +0.043 [+0.022, +0.075] | 19 | 2.2 |" in new[4]
+    assert "| PASS |" in new[4]
+    assert new[:4] == [line for line in unsettled.splitlines() if line not in alone.splitlines()]
 
 
 def test_arms_stand_beside_the_control_at_the_same_epoch(fixed):
@@ -546,7 +603,7 @@ def test_names_are_escaped(tmp_path):
     assert not re.search(r"(?<!\\)<script", outside)
     assert not re.search(r"(?<!\\)\]\(", outside)  # no link
     assert text.count("\n```") == 2 * len(re.findall(r"\n```text\n", text))
-    gates = section(text, "Gates")
+    gates = section(text, "Gates").split("####")[0]
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in gates.splitlines() if line[:1] == "|"}
     assert len(widths) == 1  # a pipe in a name does not add a column
     assert Checker.of(page).problems == []

@@ -4,7 +4,7 @@ import pytest
 from test_report import HOSTILE, RESUME, Checker, fixed_story, report, row, section
 
 from lvm.report import Run
-from lvm.report.cost import GATE, PRUNING, saved_seconds
+from lvm.report.spent import GATE, PRUNING, saved_seconds
 from lvm.triage.journal import read_journal
 from lvm.triage.verdict import build_verdict
 

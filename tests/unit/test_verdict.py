@@ -13,22 +13,18 @@ import torch
 from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.records import Pool, Verdict
+from lvm.report import Run
+from lvm.report.spent import saved_seconds
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.judge import judge_confirmation
 from lvm.triage.step import STEPS
 from lvm.triage.tree import Attribution
 from lvm.triage.verdict import build_verdict
 
-CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
-
 
 @pytest.fixture(scope="module")
-def events(tmp_path_factory, tiny_dataset):
-    threads = torch.get_num_threads()
-    folder = tmp_path_factory.mktemp("run")
-    tiny.triage(folder, tiny_dataset, CONFIG, num_steps=2)
-    torch.set_num_threads(threads)
-    return list(read_journal(folder))
+def events(tiny_folder):
+    return list(read_journal(tiny_folder))
 
 
 def kind(events, name):
@@ -72,21 +68,27 @@ def test_saved_seconds_are_the_epochs_that_early_stopping_did_not_run() -> None:
         return {"id": arm, "source": source, "recipe": {"training": {"epochs": epochs}}}
 
     started = {"event": "step_started", "at": 0.0, "step": "s", "arms": [
-        spec("pruned", 10), spec("finished", 4), spec("searched", 9, source="x"),
+        spec("pruned", 10), spec("cancelled", 5), spec("finished", 4), spec("diverged", 20),
+        spec("searched", 9, source="x"),
     ]}  # fmt: skip
     epochs = [
-        {"event": "epoch", "at": 1.0, "arm": arm, "epoch": i, "seconds": 2.0}
-        for arm, n in (("pruned", 3), ("finished", 4))
+        {"event": "epoch", "at": 1.0, "step": "s", "arm": arm, "epoch": i, "seconds": 2.0}
+        for arm, n in (("pruned", 3), ("cancelled", 3), ("finished", 4), ("diverged", 1))
         for i in range(1, n + 1)
     ]
-    searched = {"event": "epoch", "at": 9.5, "arm": "searched", "epoch": 0, "seconds": 0.0}
+    searched = {"event": "epoch", "at": 9.5, "step": "s", "arm": "searched", "epoch": 0,
+                "seconds": 0.0}  # fmt: skip
     ran = [started, *epochs, searched]
     assert build_verdict(ran, resume="")["compute"]["saved_seconds"] == 0.0  # they may still run
-    over = [{"event": "arm_ended", "at": 9.5, "arm": arm} for arm in ("pruned", "finished")]
+    over = [
+        {"event": "arm_ended", "at": 9.5, "arm": reason, "reason": reason}
+        for reason in ("pruned", "cancelled", "finished", "diverged")
+    ]
     compute = build_verdict([*ran, *over], resume="")["compute"]
-    assert compute == {
-        "train_seconds": 14.0, "trials": 3, "saved_seconds": 14.0, "wall_seconds": 9.5,
+    assert compute == {  # 7 epochs of the pruned arm, 2 of the cancelled, none of the diverged
+        "train_seconds": 22.0, "trials": 5, "saved_seconds": 18.0, "wall_seconds": 9.5,
     }  # fmt: skip
+    assert compute["saved_seconds"] == sum(saved_seconds(Run([*ran, *over], {})).values())
 
 
 def test_every_prefix_of_a_journal_gives_an_unfinished_document(events) -> None:

@@ -1,0 +1,135 @@
+"""The gates of a report: every one that was judged, how sure it is, and how it was judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lvm.report import (
+    NONE,
+    Block,
+    Event,
+    Folded,
+    Paragraph,
+    Run,
+    Table,
+    estimate,
+    number,
+    title_of,
+)
+from lvm.report.models import added, confirmed_name, is_combination
+
+DECIDES = (
+    "Every difference is paired by window, and whole articles are resampled. The bootstrap p-value "
+    "after Holm decides: it is read from the draws that give the interval, it tests the mean that "
+    "the bound is stated for, and gains and losses need not be symmetric about the bound. The "
+    "sign-flip p-value beside it does ask that, and is exact then, however few the articles: a "
+    "second opinion that decides nothing. Where the two disagree, a few articles carry the result. "
+    "The design effect is by how much the likeness of windows of one article widens an interval's "
+    "square; windows divided by it are the independent windows that would tell as much."
+)
+PEEKING = (
+    "Dev is looked at often, and no verdict of a run is read from it, so that peeking is avoided "
+    "there: the cosine of every epoch may stop or prune an arm, the stage gate chooses the arm to "
+    "confirm, the gains over the control the arm that later steps start from (corrected by Holm "
+    "over the arms they are judged with). What was chosen is trained in full and judged on test, "
+    "which no choice has seen. Test is looked at once per model, at the end of a training whose "
+    "length was fixed before, and these looks are corrected. PASSED and FIXED are two claims at a "
+    "one-sided level of half the intervals' error each (2.5 % of 5 %): PASSED by Holm over its two "
+    "metrics, FIXED by Holm over both metrics of all arms confirmed so far. Repeated seeds look at "
+    "test once more, and decide nothing. Not corrected: other triages on the same test split."
+)
+
+Row = tuple[str, str, Event]  # model or arm, split, gate
+
+
+def gates_section(run: Run) -> Iterator[Block]:
+    """Yield every gate with its interval, then what stands behind the intervals."""
+    rows = list(_rows(run))
+    if not rows:
+        yield Paragraph("No gate has been judged yet.", "note")
+        return
+    yield Table(
+        "every gate that was judged; the gains of arms over their control are in the steps",
+        "llllrrrrll",
+        ("Model or arm", "Split", "Gate", "Metric", "Bound", "Value [interval]", "Articles",
+         "Design effect", "Verdict", "Reason"),
+        [_gate(*row) for row in rows],
+    )  # fmt: skip
+    rows += _gains(run)
+    differences = [row for row in rows if row[2].get("p_value") is not None]
+    behind: list[Block] = [Paragraph(DECIDES), Paragraph(PEEKING)]
+    if differences:
+        behind.insert(0, _p_values(differences))
+    yield Folded("How sure every difference is, and how peeking is dealt with", behind)
+
+
+def independent(gate: Mapping[str, Any]) -> str:
+    """Say what the design effect of a gate leaves of its windows; "" in an older journal."""
+    effect, found = gate.get("design_effect"), gate.get("estimate")
+    if not effect or not found:
+        return ""
+    return (
+        f"design effect {number(effect, 1)}: {found['num_windows']:,} windows tell as much as "
+        f"{found['num_windows'] / effect:,.0f} independent ones"
+    )
+
+
+def _rows(run: Run) -> Iterator[Row]:
+    base = f"{run.unchanged.get('name', 'predictions')} (phase 1)"
+    yield from ((base, "test", gate) for gate in run.last("phase_1_judged").get("gates", []))
+    for step in run.document["steps"]:
+        yield from ((arm["name"], "dev", arm["stage"]) for arm in step["arms"] if arm["stage"])
+        for event in run.all("confirmed", step=step["step"]):
+            yield from _confirmed(run, event)
+    for event in run.all("confirmed"):
+        if is_combination(run, event):
+            yield from _confirmed(run, event)
+
+
+def _confirmed(run: Run, event: Event) -> Iterator[Row]:
+    """Yield the gates of a confirmation, and what a combination adds to the best arm alone."""
+    name = confirmed_name(run, event)
+    best, adds = added(run, event)
+    yield from ((f"{name} (confirmation)", "test", gate) for gate in event["gates"])
+    yield from ((f"{name} over {best} alone", "test", gate) for gate in adds)
+
+
+def _gains(run: Run) -> list[Row]:
+    """Return the gains of arms over their control, on dev."""
+    return [
+        (f"{arm['name']} over its control", "dev", gate)
+        for step in run.document["steps"]
+        for arm in step["arms"]
+        for gate in arm["gains"] or ()
+    ]
+
+
+def _gate(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
+    found = gate["estimate"]
+    bound = number(gate["bound"], sign=gate["gate"] != "stage") if found else NONE
+    articles = f"{found['num_articles']:,}" if found else NONE
+    return [
+        name, split, gate["gate"], title_of(gate["metric"]), bound, estimate(gate), articles,
+        number(gate.get("design_effect"), 1), gate["verdict"], gate["reason"],
+    ]  # fmt: skip
+
+
+def _p_values(rows: Sequence[Row]) -> Table:
+    return Table(
+        "p-values of the differences, one-sided against their bounds; the one after Holm decides",
+        "llllrrrrrr",
+        ("Model or arm", "Split", "Gate", "Metric", "Bound", "p", "p after Holm", "over", "p by sign flips",
+         "Independent windows"),
+        [_p_value(*row) for row in rows],
+    )  # fmt: skip
+
+
+def _p_value(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
+    effect, windows = gate.get("design_effect"), gate["estimate"]["num_windows"]
+    return [
+        name, split, gate["gate"], title_of(gate["metric"]), number(gate["bound"], sign=True),
+        *(number(gate.get(key), 4) for key in ("p_value", "adjusted_p")),
+        str(gate.get("num_tests") or NONE), number(gate.get("sign_flip_p"), 4),
+        f"{windows / effect:,.0f} of {windows:,}" if effect else NONE,
+    ]  # fmt: skip

@@ -1,0 +1,35 @@
+"""The MLflow runs of the predictors without training, beside those of the arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lvm.report import LIMITS
+from lvm.tracking.views import Event, RunView, data_view, last, milliseconds
+
+LADDER = "ladder"  # tag `role` and `step` of these runs, so that a filter can have or leave them
+NOTE = "A predictor without training, judged on the same windows and pool as the models."
+END_NOTE = f"{NOTE} It is an end of the scale, not a competitor."
+
+
+def ladder_views(events: Sequence[Event]) -> list[RunView]:
+    """Return a run per predictor of the ladder, in its order; none before it was measured."""
+    found = (last(events, "ladder", split=split) for split in ("dev", "test"))
+    measured = [event for event in found if event is not None]
+    names = dict.fromkeys(name for event in measured for name in event["rows"])
+    return [_view(events, measured, name, place) for place, name in enumerate(names)]
+
+
+def _view(events: Sequence[Event], measured: Sequence[Event], name: str, place: int) -> RunView:
+    """Return the run of one predictor, with the metrics of an arm on dev and on test."""
+    started = milliseconds(measured[0]["at"]) + place  # measured together; the order is ours
+    view = RunView(
+        key=f"{LADDER} / {name}", name=f"Ladder: {name}", status="FINISHED", started=started,
+        ended=max(started, milliseconds(measured[-1]["at"])), data=data_view(events, "evaluation"),
+    )  # fmt: skip
+    view.add_tags({"step": LADDER, "role": LADDER, "arm": name, "arm.name": name})
+    view.add_tags({"mlflow.note.content": END_NOTE if name in LIMITS else NOTE})
+    for event in measured:
+        if name in event["rows"]:
+            view.add_evaluation({"evaluation": event["rows"][name], "at": event["at"]})
+    return view
