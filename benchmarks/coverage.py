@@ -11,19 +11,17 @@ the output in reports/statistics/.
 from __future__ import annotations
 
 import argparse
-import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
+from keep import REPORTS, origin, show
 from scipy.special import ndtr  # type: ignore[import-untyped]  # scipy has no stubs
 
-from lvm.provenance import environment, git_commit
 from lvm.statistics import bootstrap_difference, design_effect, mean_over_seeds, sign_flip_mean_p
 
-OUT = Path(__file__).resolve().parent.parent / "reports" / "statistics"
+OUT = REPORTS / "statistics"
 ARTICLES = (10, 17, 40, 120)
 ALIKE = (0.02, 0.1, 0.3)
 METRICS = ("r_at_5", "mrr")
@@ -168,26 +166,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2000, help="splits drawn per row")
     arguments = parser.parse_args()
     show(report(arguments.rounds), OUT / "coverage.md" if arguments.write else None)
-
-
-def show(lines: Iterator[str], path: Path | None) -> None:
-    """Print lines as they come, and write them to `path` when there is one."""
-    said = []
-    for line in lines:
-        print(line, flush=True)
-        said.append(line)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(said) + "\n", encoding="utf-8")
-
-
-def origin(title: str, question: str, command: str) -> Iterator[str]:
-    """Yield the head of a kept report."""
-    versions = environment()["versions"]
-    told = ", ".join(f"{name} {versions[name]}" for name in ("python", "numpy"))
-    yield from (f"# {title}", "", f"- Question: {question}", f"- Command: `{command}`")
-    yield f"- Date: {datetime.date.today().isoformat()}, commit {git_commit()}, {told}"
-    yield ""
 
 
 def report(rounds: int) -> Iterator[str]:

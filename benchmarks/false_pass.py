@@ -28,7 +28,8 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]  # the worlds are
 
 import planted_worlds  # noqa: E402  # found through the path above
 import worlds  # noqa: E402
-from coverage import BASE, OUT, POOL_SIZE, RankLaw, Windows, origin, show, windows  # noqa: E402
+from coverage import BASE, OUT, POOL_SIZE, RankLaw, Windows, windows  # noqa: E402
+from keep import origin, show  # noqa: E402
 
 from lvm.config import GateConfig, Recipe  # noqa: E402
 from lvm.evaluation.metrics import PerQuery, Ranks  # noqa: E402

@@ -21,12 +21,11 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]  # the worlds are
 
 import tiny  # noqa: E402  # found through the path above
 import worlds  # noqa: E402
-from coverage import OUT as FOLDER  # noqa: E402
-from coverage import origin, show  # noqa: E402
+from keep import REPORTS, origin, show  # noqa: E402
 
 from lvm.config import load_run_config  # noqa: E402
 
-OUT = FOLDER / "planted_worlds.md"
+OUT = REPORTS / "statistics" / "planted_worlds.md"
 
 SHOULD_BE = {
     "wrong_head_only": "FIXED projection_head",

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]  # the corpora are test data
 
 import corpora  # noqa: E402  # found through the path above
-from coverage import origin, show  # noqa: E402
+from keep import REPORTS, origin, show  # noqa: E402
 
 from lvm.audit.bank import DUPLICATES_WARN, REPEATED_BLOCK  # noqa: E402
 from lvm.audit.open import open_material  # noqa: E402
@@ -38,7 +38,7 @@ from lvm.data.windows import dataset_from_bank  # noqa: E402
 from lvm.randomness import numpy_generator  # noqa: E402
 
 KINDS = (corpora.news, corpora.documentation, corpora.verse, corpora.docstrings)
-OUT = ROOT / "reports" / "audit_limits" / "real_text.md"
+OUT = REPORTS / "audit_limits" / "real_text.md"
 
 
 def main() -> None:

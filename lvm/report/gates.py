@@ -119,8 +119,8 @@ def _p_values(rows: Sequence[Row]) -> Table:
     return Table(
         "p-values of the differences, one-sided against their bounds; the one after Holm decides",
         "llllrrrrrr",
-        ("Model or arm", "Split", "Gate", "Metric", "Bound", "p", "p after Holm", "over", "p by sign flips",
-         "Independent windows"),
+        ("Model or arm", "Split", "Gate", "Metric", "Bound", "p", "p after Holm", "over",
+         "p by sign flips", "Independent windows"),
         [_p_value(*row) for row in rows],
     )  # fmt: skip
 

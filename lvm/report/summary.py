@@ -45,7 +45,8 @@ def verdict_section(run: Run) -> Iterator[Block]:
     for warning in dict.fromkeys(said):
         yield Paragraph(warning, "warning")
     pairs = [("Cause", document.get("cause") or _no_cause(run)), ("Confidence", _confidence(run))]
-    if document.get("seeds") and (seeds := over_seeds(document["seeds"])):
+    seeds = over_seeds(document["seeds"]) if document.get("seeds") else ""
+    if seeds and not any(seeds in warning for warning in said):
         pairs.append(("Seeds", seeds))
     if audit:
         pairs.append(("Audit", answer(audit)))

@@ -109,7 +109,8 @@ def trained(events: list[Event]) -> set[str]:
 @pytest.fixture(scope="module")
 def stopped(world, cluster, finished) -> Life:
     """Ctrl-C in phase 1. (The uninterrupted run comes first: it makes the MLflow store.)"""
-    words = [sys.executable, "tune_jobs/triage.py", *world.argv("stopped"), "--address", cluster]
+    words = [sys.executable, "tune_jobs/triage.py", *world.argv("stopped", "--seeds", "2")]
+    words += ["--address", cluster]
     return live(words, world.runs / "stopped", lambda e: len(trained(e)) == 2, signal.SIGINT)
 
 
@@ -163,6 +164,15 @@ def test_ctrl_c_leaves_no_mlflow_run_open(stopped: Life):
     assert stopped.statuses == ["KILLED"]
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """As at a terminal; a process started in the background is told to ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_is_an_event_first_and_an_exception_when_it_is_safe():
     """Raised at once, it was lost when it hit a destructor, and the triage went on."""
     pressed = threading.Event()
@@ -224,12 +234,12 @@ def test_what_was_written_stays_as_it_is(stopped: Life, killed: Life, resumed):
 def test_the_resumed_run_ends_as_the_uninterrupted_one(finished, resumed):
     assert resumed.status == finished.status == 0
     assert judged(resumed.events) == judged(finished.events)
-    for kind in ("phase_1_judged", "step_ended", "confirmed", "decision"):
+    for kind in ("phase_1_judged", "step_ended", "confirmed", "repeated", "decision"):
         assert plain(resumed.of(kind)) == plain(finished.of(kind)), kind
     ours, theirs = (
         json.loads((run.folder / "verdict.json").read_text()) for run in (resumed, finished)
     )
-    for key in ("verdict", "cause", "phase1", "ladder", "warnings"):
+    for key in ("verdict", "cause", "phase1", "ladder", "seeds", "warnings"):
         assert untimed(ours[key]) == untimed(theirs[key]), key
     assert ours["arm"]["gates"] == theirs["arm"]["gates"]
     assert parents(resumed.folder) == ["FINISHED"]

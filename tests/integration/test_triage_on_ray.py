@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 
-STEPS = ["phase_1", "projection_head", "temperature", "confirm_temperature"]
+STEPS = ["phase_1", "projection_head", "temperature", "confirm_temperature", "seed_1"]
 DDP_TOLERANCE = 1e-4  # two workers add the gradients of their halves in another order than one
 SCHEMA = {
     "schema", "verdict", "cause", "arm", "codes", "phase1", "steps", "ladder", "compute", "resume",
@@ -46,7 +46,9 @@ def config(world) -> RunConfig:
 def local(world, config, tmp_path_factory: pytest.TempPathFactory) -> Journal:
     """The journal of the same request carried out in this process."""
     folder = tmp_path_factory.mktemp("local")
-    request = Request(config=config, out=folder, steps=steps_in_order(), code=code_version())
+    request = Request(
+        config=config, out=folder, steps=steps_in_order(), code=code_version(), num_seeds=2
+    )
     dataset, _ = load_dataset(DataRequest(bank=world.bank), config.recipe.context_length)
     journal = Journal(folder)
     Triage(request, dataset, LocalExecutor(), journal, journal.append).run()
@@ -129,7 +131,7 @@ def test_the_cutoff_of_a_rung_follows_from_its_values(finished):
 
 
 def test_the_fix_is_confirmed_by_two_workers(finished, config):
-    (confirmation,) = finished.of("step_started")[-1]["arms"]
+    (confirmation,) = finished.of("step_started")[-2]["arms"]
     assert confirmation["role"] == "confirm"
     assert confirmation["workers"] == config.schedule.confirm_workers == 2
     assert confirmation["recipe"]["objective"]["space"] == "raw"  # carried from step 1
@@ -141,14 +143,27 @@ def test_without_ray_every_number_is_the_same(finished, local: Journal):
     """The executors decide nothing: this process and Ray's trials reach equal bits."""
     on_ray, here = _judged(finished.events), _judged(local.events)
     assert on_ray.keys() == here.keys()
-    confirmed = [key for key in on_ray if key[0].startswith("confirm_")]
-    assert len(confirmed) == 1
-    for key in on_ray.keys() - set(confirmed):
+    ((_, arm),) = [key for key in on_ray if key[0].startswith("confirm_")]
+    by_two_workers = {key for key in on_ray if key[0].startswith(("confirm_", "seed_"))}
+    by_two_workers = {key for key in by_two_workers if key[1] == arm}
+    assert len(by_two_workers) == 2
+    for key in on_ray.keys() - by_two_workers:
         assert on_ray[key] == here[key], key
-    for seen, wanted in zip(
-        _numbers(on_ray[confirmed[0]]), _numbers(here[confirmed[0]]), strict=True
-    ):
-        assert seen == pytest.approx(wanted, abs=DDP_TOLERANCE)
+    for key in by_two_workers:
+        for seen, wanted in zip(_numbers(on_ray[key]), _numbers(here[key]), strict=True):
+            assert seen == pytest.approx(wanted, abs=DDP_TOLERANCE)
+
+
+def test_repeated_seeds_are_said_everywhere(finished, document):
+    """The flag reaches the trials, the verdict, the report, the screen and MLflow."""
+    (arm,) = finished.of("confirmed")
+    assert document["seeds"]["seeds"] == [0, 1]
+    assert list(document["seeds"]["models"]) == ["AR-only", "InfoNCE+AR", arm["arm"]]
+    for name, model in document["seeds"]["models"].items():
+        first, again = (result["mrr"] for result in model["per_seed"])
+        assert first != again, name
+    assert "seed by seed" in finished.printed
+    assert "What a seed changes" in (finished.folder / "report.html").read_text()
 
 
 def test_without_ray_the_verdict_is_the_same(finished, local: Journal):
@@ -197,5 +212,9 @@ def test_mlflow_holds_one_parent_and_a_child_per_arm_and_row_of_the_ladder(
     assert sorted((run.data.tags["step"], run.data.tags["arm"]) for run in children) == sorted(arms)
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     assert parent.data.tags["verdict"] == document["verdict"]
+    (gain,) = [c for c in document["seeds"]["comparisons"]
+               if c["over"] == "InfoNCE+AR" and c["metric"] == "mrr"]  # fmt: skip
+    name = f"seeds.{gain['model']} over InfoNCE_AR.mrr.value"
+    assert parent.data.metrics[name] == pytest.approx(gain["estimate"]["value"])
     for run in children:
         assert run.data.metrics["dev.r_at_5"] >= 0

@@ -210,13 +210,20 @@ def test_a_resumed_run_trains_no_seed_twice(whole, tmp_path: Path) -> None:
 # --- what is said ---------------------------------------------------------------------------------
 
 
-def repeated(lower: float, upper: float) -> dict[str, Any]:
-    """Results over two seeds in which one model gains over AR-only."""
+def repeated(lower: float, upper: float, seeds: tuple[float, ...] = (0.3,) * 3) -> dict[str, Any]:
+    """Results in which one model gains over AR-only, whose MRR is 0: `seeds` of the model."""
     estimate = {"value": (lower + upper) / 2, "lower": lower, "upper": upper}
-    found = {"model": "arm", "over": "AR-only", "seeds": [0, 1], "estimate": estimate}
+    numbers = list(range(len(seeds)))
+    found = {"model": "arm", "over": "AR-only", "seeds": numbers, "estimate": estimate}
+    ours = [{"seed": s, "mrr": value} for s, value in enumerate(seeds)]
+    nothing = [{"seed": s, "mrr": 0.0} for s in numbers]
     return {
-        "seeds": [0, 1],
-        "models": {"AR-only": {}, "InfoNCE+AR": {}, "arm": {}},
+        "seeds": numbers,
+        "models": {
+            "AR-only": {"per_seed": nothing},
+            "InfoNCE+AR": {"per_seed": nothing},
+            "arm": {"per_seed": ours},
+        },
         "comparisons": [
             {**found, "model": "InfoNCE+AR", "metric": "mrr", "bound": 0.05},
             {**found, "metric": "mrr", "bound": 0.05},
@@ -235,7 +242,17 @@ def repeated(lower: float, upper: float) -> dict[str, Any]:
 )
 def test_the_answer_over_seeds_names_the_last_model(lower, upper, said, alone) -> None:
     found = repeated(lower, upper)
-    assert over_seeds(found).startswith(f"Over 2 seeds {said}: arm gains MRR")
+    assert over_seeds(found).startswith(f"Over 3 seeds {said}: arm gains MRR")
+    assert rests_on_one_seed(found) is alone
+
+
+@pytest.mark.parametrize(("second", "alone"), [(0.06, False), (0.04, True)])
+def test_two_seeds_are_told_one_by_one(second, alone) -> None:
+    found = repeated(-0.5, 0.6, seeds=(0.07, second))
+    assert over_seeds(found) == (
+        f"Seed by seed arm gains MRR +0.070, +{second:.3f} against +0.050 over AR-only; an "
+        "interval over seeds says something from 3 on."
+    )
     assert rests_on_one_seed(found) is alone
 
 

@@ -1,0 +1,31 @@
+"""Prints what a benchmark says, and keeps it in reports/ with command, date and versions."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+
+from lvm.provenance import environment, git_commit
+
+REPORTS = Path(__file__).resolve().parent.parent / "reports"
+
+
+def show(lines: Iterator[str], path: Path | None) -> None:
+    """Print lines as they come, and write them to `path` when there is one."""
+    said = []
+    for line in lines:
+        print(line, flush=True)
+        said.append(line)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(said) + "\n", encoding="utf-8")
+
+
+def origin(title: str, question: str, command: str) -> Iterator[str]:
+    """Yield the head of a kept report."""
+    versions = environment()["versions"]
+    told = ", ".join(f"{name} {versions[name]}" for name in ("python", "numpy"))
+    yield from (f"# {title}", "", f"- Question: {question}", f"- Command: `{command}`")
+    yield f"- Date: {datetime.date.today().isoformat()}, commit {git_commit()}, {told}"
+    yield ""
