@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ install_import_hook(
     ["lvm.losses", "lvm.models", "lvm.evaluation", "lvm.training"], "beartype.beartype"
 )
 
-INTEGRATION = Path(__file__).parent / "integration"
+TESTS = Path(__file__).parent
+INTEGRATION = TESTS / "integration"
 
 
 def pytest_collection_modifyitems(items) -> None:
@@ -31,6 +35,43 @@ def pytest_collection_modifyitems(items) -> None:
             )
 
 
+SERVE = """
+import importlib, json, sys
+sys.path[:0] = sys.argv[1:]
+for line in sys.stdin:
+    module, function = line.split()
+    print(json.dumps(getattr(importlib.import_module(module), function)()), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def other_process():
+    """Return what a function of a unit test file answers in another process, with other hashes.
+
+    One process answers for all tests: importing torch is most of what it costs.
+    """
+    command = [sys.executable, "-c", SERVE, str(TESTS), str(TESTS / "unit")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+
+        def ask(function):
+            process.stdin.write(f"{function.__module__} {function.__name__}\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
+
+
+@pytest.fixture
+def shapes_checked_before():
+    """Repeat what another test of the file does with every shape checked; check none again."""
+    import tiny
+
+    with tiny.shapes_known():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_bank():
     """360 unit vectors of width 16 in 24 articles; a chunk is the last one, turned, plus noise."""
@@ -45,6 +86,19 @@ def tiny_dataset(tiny_bank):
     import tiny
 
     return tiny.dataset(tiny_bank)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, tiny_dataset):
+    """Run folder of a whole tiny triage of two steps; to be read, not to be written to."""
+    import tiny
+    import torch
+
+    threads, folder = torch.get_num_threads(), tmp_path_factory.mktemp("tiny")
+    config = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
+    tiny.triage(folder, tiny_dataset, config, num_steps=2)
+    torch.set_num_threads(threads)
+    return folder
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ scale as those of real encoders do.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,11 +68,11 @@ def corpus(seed: int, family: Family = Family()) -> tuple[np.ndarray, np.ndarray
     """Return unit vectors [N, D] and keys [N, 2] of one clean corpus."""
     rng = np.random.default_rng([seed, 1])
     scales = (1 + np.arange(family.width)) ** -0.35
+    size = np.linalg.norm(scales)
     turn = np.linalg.qr(rng.standard_normal((family.width, family.width)))[0]
 
     def draw(n: int) -> np.ndarray:
-        rows = rng.standard_normal((n, family.width)) * scales
-        return rows / np.linalg.norm(scales)
+        return rng.standard_normal((n, family.width)) * scales / size
 
     spread = np.log1p(family.length_cv**2) ** 0.5
     lengths = np.exp(rng.normal(np.log(family.chunks) - spread**2 / 2, spread, family.articles))
@@ -80,17 +82,16 @@ def corpus(seed: int, family: Family = Family()) -> tuple[np.ndarray, np.ndarray
     noise = 1 - family.common - family.article - family.local
     rows, keys = [], []
     for article, length in enumerate(lengths):
-        state = draw(1)[0]
-        steps = draw(length)
-        local = np.empty((length, family.width))
-        for i in range(length):
-            local[i] = state
-            state = family.fade * state + (1 - family.fade**2) ** 0.5 * steps[i]
+        # In the order of the draws: a first state, its steps, the article, noise.
+        state, steps, of_article, own = np.split(draw(2 * length + 2), [1, length + 1, length + 2])
+        local = np.concatenate([state, (1 - family.fade**2) ** 0.5 * steps[:-1]])
+        for before, now in itertools.pairwise(local):
+            now += family.fade * before
         rows.append(
             family.common**0.5 * common
-            + family.article**0.5 * draw(1)
+            + family.article**0.5 * of_article
             + family.local**0.5 * local
-            + noise**0.5 * draw(length)
+            + noise**0.5 * own
         )
         keys.append(np.column_stack([np.full(length, article), np.arange(length)]))
     vectors = np.concatenate(rows) @ turn
@@ -113,9 +114,16 @@ def parts_of(vectors: np.ndarray, keys: np.ndarray, context_length: int = T) -> 
     return Parts(train=files["train"], eval=files["eval"], bank=bank)
 
 
+@functools.lru_cache(maxsize=8)
 def clean(seed: int = 0, family: Family = Family()) -> Parts:
-    """Return a data set without a defect."""
-    return parts_of(*corpus(seed, family))
+    """Return a data set without a defect; tests share it, so nothing in it can be written to."""
+    parts = parts_of(*corpus(seed, family))
+    for file in (parts.train, parts.eval):
+        for array in (file.contexts, file.targets, file.truth_keys):
+            array.flags.writeable = False
+    for array in (parts.bank.vectors, parts.bank.keys):
+        array.flags.writeable = False
+    return parts
 
 
 # --- planting -------------------------------------------------------------------------------------

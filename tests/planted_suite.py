@@ -19,9 +19,10 @@ DATA_CODES = (
     "ORDER_BROKEN", "TARGET_SHIFTED", "EASY_REGION", "SPLIT_LEAK", "INDEX_MISMATCH",
 )  # fmt: skip
 
+BASE = Family()
 # Kinds of clean text: nothing here may block.
 FAMILIES = {
-    "base": Family(),
+    "base": BASE,
     "384 wide": Family(width=384, articles=60),
     "16 wide": Family(width=16),
     "centred": Family(common=0.0, article=0.25),
@@ -35,6 +36,9 @@ FAMILIES = {
     "slow fade": Family(fade=0.9),
     "float16": Family(dtype=np.float16),
 }
+
+# Half the articles, and shorter ones: harder to judge than the base, audited in half its time.
+QUICK = Family(articles=60, chunks=25)
 
 
 def audit(parts: Parts) -> Audit:
@@ -115,9 +119,9 @@ def pairs(names: Iterable[str] = LAYERS) -> list[tuple[str, str]]:
     return [(a, b) for a, b in found if PLANTS[a].code != PLANTS[b].code]
 
 
-def stacked(names: tuple[str, ...], seed: int = 0) -> Parts:
+def stacked(names: tuple[str, ...], seed: int = 0, family: Family = BASE) -> Parts:
     """Return the clean data set of `seed` with several defects on top of each other."""
-    parts = clean(seed)
+    parts = clean(seed, family)
     for name in sorted(names, key=LAYERS.index):
         parts = PLANTS[name].apply(parts, np.random.default_rng([seed, LAYERS.index(name)]), 1.0)
     return parts

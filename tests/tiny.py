@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import jaxtyping
 import numpy as np
 
 from lvm.config import (
@@ -18,6 +22,7 @@ from lvm.config import (
 )
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
+from lvm.triage import arm
 from lvm.triage.journal import SCHEMA, Journal
 from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request
@@ -28,6 +33,7 @@ from lvm.triage.triage import Triage
 WIDTH = 16
 ARTICLES, CHUNKS = 24, 15
 NOISE = 0.25  # length of the noise that each turn adds to a unit vector
+LATENCY_QUERIES = 2  # timed one by one; a hundred of them cost more than all epochs of an arm
 
 
 def bank(seed: int = 0) -> Bank:
@@ -95,7 +101,26 @@ def triage(
             note(journal, event, values)
 
     walk = Triage(asked, data, LocalExecutor(), journal, write)
-    return walk.run(), journal
+    with mock.patch.object(arm, "MAX_LATENCY_QUERIES", LATENCY_QUERIES):
+        return walk.run(), journal
+
+
+@contextlib.contextmanager
+def shapes_known() -> Iterator[None]:
+    """Leave out the checks of shapes, half the cost of a small model, where they were checked."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def records(training: Iterator[Any]) -> list[Any]:
+    """Train to the end; later epochs have the shapes of the first one."""
+    found = [next(training)]
+    with shapes_known():
+        return [*found, *training]
 
 
 TIMINGS = {"at", "seconds", "wall", "train_seconds", "latency", "ann", "p50_ms", "p95_ms"}

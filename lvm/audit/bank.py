@@ -100,8 +100,7 @@ def target_not_in_bank(material: Material) -> Iterator[Finding]:
         rows, inside = rows[~spoilt], inside[~spoilt]  # NONFINITE and ZERO_ROWS speak of these
         if len(rows) == 0:
             raise NotEvaluable("no target has a direction", "mend NONFINITE or ZERO_ROWS first")
-        mismatch = another_space(material)
-        if float(inside.mean()) < ALLOWED_SHARE and mismatch:
+        if float(inside.mean()) < ALLOWED_SHARE and (mismatch := another_space(material)):
             raise NotEvaluable(f"the vectors cannot be compared: {mismatch}", "mend SPACE_MISMATCH")
     share = float(inside.mean())
     # Rows of the bank that are NaN or zero were somebody's: NONFINITE and ZERO_ROWS speak of them.

@@ -176,14 +176,14 @@ def memoriser_gap(eval_: Coherence, train: Coherence) -> Level | None:
     kept = np.isin(train.clusters, articles[::2])
     known, answers = train.contexts[kept, -1], train.targets[kept]
 
-    def score(side: Coherence) -> np.ndarray:
+    def score(side: Coherence, rows: np.ndarray) -> np.ndarray:
         """Beyond what the answer has in common with any target of this side."""
-        guess = answers[(side.contexts[:, -1] @ known.T).argmax(axis=1)]
-        other = side.targets[side.partner]
-        return np.asarray(np.einsum("md,md->m", guess, side.targets - other))
+        guess = answers[(side.contexts[rows, -1] @ known.T).argmax(axis=1)]
+        other = side.targets[side.partner[rows]]
+        return np.asarray(np.einsum("md,md->m", guess, side.targets[rows] - other))
 
-    mine = eval_.of(score(eval_))
-    unseen = level(score(train)[~kept], train.clusters[~kept])
+    mine = eval_.of(score(eval_, np.arange(len(eval_.rows))))
+    unseen = level(score(train, np.flatnonzero(~kept)), train.clusters[~kept])
     error = float(np.hypot(mine.error, unseen.error))
     return Level(value=mine.value - unseen.value, error=error, clusters=mine.clusters)
 

@@ -11,6 +11,7 @@ from planted_suite import (
     FAMILIES,
     IMPOSSIBLE,
     LAYERS,
+    QUICK,
     audit,
     audit_of,
     blocking,
@@ -52,7 +53,7 @@ def test_a_defect_that_no_training_can_fix_blocks() -> None:
 
 @pytest.mark.parametrize("pair", POSSIBLE, ids=" + ".join)
 def test_two_defects_do_not_hide_each_other(pair: tuple[str, str]) -> None:
-    found = audit(stacked(pair))
+    found = audit(stacked(pair, family=QUICK))
     assert hidden(pair, found) == set()
     assert unrelated(pair, found) == set()
     assert_none_failed(found)
@@ -67,7 +68,7 @@ def test_impossible_pairs_are_listed_with_a_reason_and_name_plants() -> None:
 
 
 def test_fifty_clean_seeds_block_at_most_once() -> None:
-    blocked = {seed: found for seed in range(50) if (found := blocking(audit(clean(seed))))}
+    blocked = {seed: found for seed in range(50) if (found := blocking(audit(clean(seed, QUICK))))}
     assert len(blocked) <= 1, blocked
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import importlib.util
 import json
 import re
 import subprocess
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
-import moto.ec2
 import pytest
 import ray
 import yaml
@@ -72,7 +72,8 @@ def commands(config: Config) -> Iterator[str]:
 
 def zones_that_offer(instance_type: str, region: str) -> set[str]:
     """Zones of `region` that offered `instance_type` when moto's data were recorded."""
-    folder = Path(moto.ec2.__file__).parent / "resources/instance_type_offerings"
+    moto = importlib.util.find_spec("moto")  # whose files are read; importing it takes a second
+    folder = Path(moto.origin).parent / "ec2/resources/instance_type_offerings"
     with gzip.open(folder / "availability-zone" / f"{region}.json.gz") as file:
         offers = json.load(file)
     return {offer["Location"] for offer in offers if offer["InstanceType"] == instance_type}

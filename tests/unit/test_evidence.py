@@ -275,7 +275,7 @@ def test_the_journal_of_a_run_carries_the_words(tmp_path) -> None:
     bank = tiny.bank()
     texts = [f"chunk {i}" for i in range(len(bank))]
     bank = Bank(bank.vectors, bank.keys, {}, lambda: texts)
-    _, journal = tiny.triage(tmp_path, tiny.dataset(bank), tiny.config(), num_steps=1)
+    _, journal = tiny.triage(tmp_path, tiny.dataset(bank), tiny.config(), num_steps=0)
     judged = journal.all("test_judged")
     assert len(judged) >= 2
     for event in judged:

@@ -9,6 +9,7 @@ import planted
 import pytest
 import torch
 from planted import Family
+from planted_suite import QUICK
 
 from lvm.audit import samples
 from lvm.audit.finding import Finding, NotEvaluable, Severity
@@ -31,8 +32,14 @@ ANISOTROPIC = Family(common=0.8, article=0.05, local=0.07)
 
 
 @pytest.fixture(scope="module")
-def tried() -> Bench:
-    return bench(planted.clean(0).material())
+def material() -> Material:
+    """Clean data, with all that was measured on it by one test there for the others."""
+    return planted.clean(0).material()
+
+
+@pytest.fixture(scope="module")
+def tried(material: Material) -> Bench:
+    return bench(material)
 
 
 def stage(tried: Bench) -> GateUnderTest:
@@ -53,7 +60,7 @@ def of_stage(findings: list[Finding]) -> list[Finding]:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_gates_of_a_clean_run_are_valid(seed: int) -> None:
-    assert list(gate_invalid(planted.clean(seed).material())) == []
+    assert list(gate_invalid(planted.clean(seed, QUICK).material())) == []
 
 
 @pytest.mark.parametrize(
@@ -210,8 +217,8 @@ def test_contexts_left_in_the_pool_take_rank_1() -> None:
     assert found.where["pool"]["chance_at_5"] == pytest.approx(5 / found.values["pool_size"])
 
 
-def test_masked_contexts_do_not(tried: Bench) -> None:
-    assert list(pool(planted.clean(0).material())) == []
+def test_masked_contexts_do_not(material: Material) -> None:
+    assert list(pool(material)) == []
 
 
 def test_copies_of_contexts_get_past_the_mask() -> None:
@@ -226,7 +233,7 @@ def test_copies_of_contexts_get_past_the_mask() -> None:
 
 def test_predictions_of_the_person_are_looked_at_in_their_order() -> None:
     parts = planted.clean(0)
-    given = torch.from_numpy(parts.eval.targets)
+    given = torch.tensor(parts.eval.targets)
     tried = bench(parts.material(predictions=given))
     assert tried.ranked["predictions"][0].cosine.min() > 0.999
     dataset = dataset_from_bank(parts.bank, planted.T)
@@ -251,11 +258,10 @@ def test_many_articles_are_enough() -> None:
     assert list(underpowered(planted.clean(0, Family(articles=250)).material())) == []
 
 
-def test_a_value_on_the_bound_asks_for_another_bound_not_for_articles() -> None:
-    parts = planted.clean(0)
-    cosine = ladder(parts.material())["weighted_mix"]["eval_cosine"]
-    material = parts.material(gates=GateConfig(stage_eval_cosine=cosine))
-    (found,) = of_stage(list(underpowered(material)))
+def test_a_value_on_the_bound_asks_for_another_bound_not_for_articles(material: Material) -> None:
+    cosine = ladder(material)["weighted_mix"]["eval_cosine"]
+    on_it = dataclasses.replace(material, gates=GateConfig(stage_eval_cosine=cosine))
+    (found,) = of_stage(list(underpowered(on_it)))
     assert "move the bound" in found.next
 
 
@@ -273,8 +279,7 @@ def test_a_sample_tells_the_half_width_of_the_whole_split(monkeypatch) -> None:
 # --- the ladder, samples and ranks ----------------------------------------------------------------
 
 
-def test_the_ladder_is_measured_once_with_the_oracle_at_the_top() -> None:
-    material = planted.clean(0).material()
+def test_the_ladder_is_measured_once_with_the_oracle_at_the_top(material: Material) -> None:
     rungs = ladder(material)
     assert ladder(material) is rungs
     assert list(rungs) == [

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import math
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,13 +54,25 @@ def same_weights(one, two) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rich():
     return tiny.recipe(**RICH)
 
 
+@pytest.fixture(scope="module")
+def whole(rich, tiny_dataset, tmp_path_factory):
+    """An uninterrupted training: its records, its folder, and what a kill after each epoch left."""
+    folder, kept = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("kept")
+    records, after = [], {}
+    for record in train(rich, tiny_dataset, folder, validate=validate):
+        records.append(record)
+        after[record.epoch] = shutil.copytree(folder, kept / str(record.epoch))
+    return SimpleNamespace(records=records, folder=folder, after=after)
+
+
 def test_training_learns(tiny_dataset, tmp_path) -> None:
-    records = run(tiny.recipe(**{"training.epochs": 8}), tiny_dataset, tmp_path)
+    recipe = tiny.recipe(**{"training.epochs": 8})
+    records = tiny.records(train(recipe, tiny_dataset, tmp_path, validate=validate))
     losses = [record.train["loss"] for record in records]
     assert losses[-1] < 0.7 * losses[0]
     assert [record.epoch for record in records] == list(range(1, 9))
@@ -74,25 +88,23 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tiny_dataset, tmp_path) -> No
 
 
 @pytest.mark.parametrize("epochs_before", [1, 2, 3])
-def test_resuming_is_bit_for_bit(epochs_before, rich, tiny_dataset, tmp_path) -> None:
-    whole = run(rich, tiny_dataset, tmp_path / "whole")
-    parts = tmp_path / "parts"
-    first = run(rich, tiny_dataset, parts, epochs=epochs_before)
+def test_resuming_is_bit_for_bit(
+    epochs_before, whole, rich, tiny_dataset, tmp_path, shapes_checked_before
+) -> None:
+    parts = shutil.copytree(whole.after[epochs_before], tmp_path / "parts")
+    assert len(read_epochs(parts)) == epochs_before
     torch.manual_seed(12345)  # another process has another global stream
     torch.rand(7)
     both = run(rich, tiny_dataset, parts)
-    assert numbers(first) == numbers(both[:epochs_before])
-    assert numbers(both) == numbers(whole) == numbers(read_epochs(parts))
-    assert same_weights(tmp_path / "whole", parts)
+    assert numbers(both) == numbers(whole.records) == numbers(read_epochs(parts))
+    assert same_weights(whole.folder, parts)
 
 
 @pytest.mark.parametrize("moment", ["checkpoint", "records"])
 def test_a_kill_while_an_epoch_is_saved_costs_that_epoch_alone(
-    moment, rich, tiny_dataset, tmp_path, monkeypatch
+    moment, whole, rich, tiny_dataset, tmp_path, monkeypatch, shapes_checked_before
 ) -> None:
-    whole = run(rich, tiny_dataset, tmp_path / "whole")
-    parts = tmp_path / "parts"
-    run(rich, tiny_dataset, parts, epochs=2)
+    parts = shutil.copytree(whole.after[2], tmp_path / "parts")
     name = {"checkpoint": "save_checkpoint", "records": "write_epochs"}[moment]
 
     def killed(*_, **__):
@@ -103,26 +115,31 @@ def test_a_kill_while_an_epoch_is_saved_costs_that_epoch_alone(
         with pytest.raises(KeyboardInterrupt):
             run(rich, tiny_dataset, parts)
     assert read_manifest(parts / "checkpoint")["epoch"] == 2
-    assert numbers(run(rich, tiny_dataset, parts)) == numbers(whole)
-    assert numbers(read_epochs(parts)) == numbers(whole)
-    assert same_weights(tmp_path / "whole", parts)
+    assert numbers(run(rich, tiny_dataset, parts)) == numbers(whole.records)
+    assert numbers(read_epochs(parts)) == numbers(whole.records)
+    assert same_weights(whole.folder, parts)
 
 
 def test_a_kill_between_the_two_renames_of_a_checkpoint_is_survived(
-    rich, tiny_dataset, tmp_path
+    whole, rich, tiny_dataset, tmp_path, monkeypatch, shapes_checked_before
 ) -> None:
-    whole = run(rich, tiny_dataset, tmp_path / "whole")
-    parts = tmp_path / "parts"
-    run(rich, tiny_dataset, parts, epochs=2)
+    real, trained = loop._train_epoch, []
+
+    def noted(state, epoch):
+        trained.append(epoch)
+        return real(state, epoch)
+
+    monkeypatch.setattr(loop, "_train_epoch", noted)
+    parts = shutil.copytree(whole.after[2], tmp_path / "parts")
     (parts / "checkpoint").rename(parts / ".checkpoint.old")
-    assert numbers(run(rich, tiny_dataset, parts)) == numbers(whole)
-    assert same_weights(tmp_path / "whole", parts)
+    assert numbers(run(rich, tiny_dataset, parts)) == numbers(whole.records)
+    assert trained == [3, 4]  # from the older copy, not from the start
+    assert same_weights(whole.folder, parts)
 
 
-def test_a_finished_training_is_only_read_again(rich, tiny_dataset, tmp_path, monkeypatch) -> None:
-    first = run(rich, tiny_dataset, tmp_path)
+def test_a_finished_training_is_only_read_again(whole, rich, tiny_dataset, monkeypatch) -> None:
     monkeypatch.setattr(loop, "_train_epoch", None)
-    assert run(rich, tiny_dataset, tmp_path) == first
+    assert run(rich, tiny_dataset, whole.folder) == whole.records
 
 
 def poison(monkeypatch, *, at):
@@ -138,9 +155,8 @@ def poison(monkeypatch, *, at):
 
 
 def test_a_loss_that_is_not_finite_makes_no_update(
-    rich, tiny_dataset, tmp_path, monkeypatch
+    whole, rich, tiny_dataset, tmp_path, monkeypatch, shapes_checked_before
 ) -> None:
-    whole = run(rich, tiny_dataset, tmp_path / "whole")
     broken = tmp_path / "broken"
     updates = len(tiny_dataset.train) // rich.training.batch_size
     real, untouched = loop._update, []
@@ -163,9 +179,9 @@ def test_a_loss_that_is_not_finite_makes_no_update(
         with pytest.raises(NonFiniteLossError, match="loss is nan"):
             next(training)
     assert untouched == [True]
-    assert numbers(kept) == numbers(whole[:2])
+    assert numbers(kept) == numbers(whole.records[:2])
     assert {p.name: p.read_bytes() for p in (broken / "checkpoint").iterdir()} == saved
-    assert numbers(run(rich, tiny_dataset, broken)) == numbers(whole)
+    assert numbers(run(rich, tiny_dataset, broken)) == numbers(whole.records)
 
 
 def test_a_gradient_that_is_not_finite_is_caught_as_well(

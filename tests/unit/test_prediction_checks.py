@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import planted
 import pytest
+import tiny
 import torch
 import worlds
 
@@ -69,7 +70,7 @@ def found(material: Material, codes: Any = CODES) -> dict[str, Severity]:
 def judged(
     rows: np.ndarray, data: planted.Parts | None = None, *, codes: Any = CODES, **more: Any
 ) -> dict[str, Severity]:
-    given = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
+    given = torch.tensor(rows, dtype=torch.float32)
     return found((data or parts(0)).material(predictions=given, **more), codes)
 
 
@@ -221,8 +222,7 @@ def trained(tmp_path_factory):
     world = worlds.planted(0)
     folder = tmp_path_factory.mktemp("trained")
     recipe = worlds.base_config().recipe.with_changes({"training.epochs": 6})
-    for _ in train(recipe, world.dataset, folder, validate=lambda *_: {"eval_cosine": 0.0}):
-        pass
+    tiny.records(train(recipe, world.dataset, folder, validate=lambda *_: {"eval_cosine": 0.0}))
     predictor, recipe, manifest = load_checkpoint(folder / "checkpoint")
     return world.dataset, predictor, recipe, manifest
 
@@ -290,8 +290,7 @@ def test_a_document_tower_is_searched_among_its_own_documents(trained):
 
 
 def test_an_index_that_looks_into_one_list_loses_answers():
-    bank = parts(0).bank
-    rows = torch.from_numpy(bank.vectors)
+    rows = parts(0).bank.tensor
     honest = noisy_targets(0, 2.0)
     assert "ANN_LOSS" in judged(honest, index=build_index(rows, "ivf", nprobe=1))
     assert "ANN_LOSS" not in judged(honest, index=build_index(rows, "exact"))
@@ -299,7 +298,7 @@ def test_an_index_that_looks_into_one_list_loses_answers():
 
 
 def test_an_index_of_another_size_is_no_loss_of_the_index():
-    index = build_index(torch.from_numpy(parts(0).bank.vectors[:50]), "exact")
+    index = build_index(parts(0).bank.tensor[:50], "exact")
     given = torch.from_numpy(noisy_targets(0, 1.0))
     with pytest.raises(NotEvaluable, match="50 rows"):
         list(approximate.index_loss(parts(0).material(predictions=given, index=index)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
 import tiny
 
-from lvm.config import Recipe, ScheduleConfig, to_dict
+from lvm.config import NegativesConfig, Recipe, ScheduleConfig, to_dict
 from lvm.models.predictor import Predictor
 from lvm.training.negatives import NegativeSampler
 from lvm.triage.step import STEPS, Facts, Proposal, extended_steps, steps_in_order
@@ -40,6 +41,19 @@ CASES = list(itertools.product(STEPS.names(), ODD, (FEW, MANY)))
 IDS = [f"{step}-{odd}-{facts.num_train_windows}" for step, odd, facts in CASES]
 
 
+@functools.cache
+def predictor(recipe: Recipe) -> Predictor:
+    """Build the networks of a recipe, once for all cases that come to it."""
+    return Predictor(recipe, tiny.WIDTH)
+
+
+@functools.cache
+def sampler(negatives: NegativesConfig) -> NegativeSampler:
+    """Prepare the negatives of a recipe, once for all cases that come to them."""
+    data = tiny.dataset()
+    return NegativeSampler(data.bank, data.train, negatives, 0)
+
+
 def flat(recipe: Recipe) -> dict[str, object]:
     return {
         f"{section}.{key}" if isinstance(value, dict) else section: leaf
@@ -49,7 +63,7 @@ def flat(recipe: Recipe) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("name", "odd", "facts"), CASES, ids=IDS)
-def test_every_arm_is_a_valid_and_different_recipe(name, odd, facts, tiny_dataset) -> None:
+def test_every_arm_is_a_valid_and_different_recipe(name, odd, facts) -> None:
     recipe = tiny.recipe(**ODD[odd])
     proposal = STEPS.get(name).propose(recipe, facts)
     assert isinstance(proposal, Proposal)
@@ -77,12 +91,12 @@ def test_every_arm_is_a_valid_and_different_recipe(name, odd, facts, tiny_datase
             assert moved == {"search_space"}  # what an index can change without training
             assert recipe.has_head
         assert changed.search_space == "raw" or changed.has_head
-        assert Predictor(changed, tiny.WIDTH).model is not None
-        NegativeSampler(tiny_dataset.bank, tiny_dataset.train, changed.negatives, 0)
+        assert (predictor(changed).head is not None) == changed.has_head
+        sampler(changed.negatives)  # raises where its settings exclude each other
 
 
 @pytest.mark.parametrize(("name", "odd"), list(itertools.product(FIVE, ODD)))
-def test_an_arm_that_is_carried_leaves_every_later_step_valid(name, odd, tiny_dataset) -> None:
+def test_an_arm_that_is_carried_leaves_every_later_step_valid(name, odd) -> None:
     """Apply each arm of a step, then each arm of each other step on top of it."""
     recipe = tiny.recipe(**ODD[odd])
     for arm in STEPS.get(name).propose(recipe, MANY).arms:
@@ -92,7 +106,7 @@ def test_an_arm_that_is_carried_leaves_every_later_step_valid(name, odd, tiny_da
                 changed = carried.with_changes(later.changes)
                 assert changed != carried
                 assert changed.search_space == "raw" or changed.has_head
-                NegativeSampler(tiny_dataset.bank, tiny_dataset.train, changed.negatives, 0)
+                sampler(changed.negatives)  # raises where its settings exclude each other
 
 
 def test_the_numbers_of_the_steps_are_their_places() -> None:

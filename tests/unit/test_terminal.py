@@ -3,23 +3,15 @@ from __future__ import annotations
 import io
 
 import pytest
-import tiny
-import torch
 
 from lvm.terminal import Screen, duration, models_table
 from lvm.triage.journal import read_journal
 from lvm.triage.verdict import build_verdict
 
-CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
-
 
 @pytest.fixture(scope="module")
-def events(tmp_path_factory, tiny_dataset):
-    threads = torch.get_num_threads()
-    folder = tmp_path_factory.mktemp("run")
-    tiny.triage(folder, tiny_dataset, CONFIG, num_steps=2)
-    torch.set_num_threads(threads)
-    return list(read_journal(folder))[1:]  # the tiny run_started says nothing of the data
+def events(tiny_folder):
+    return list(read_journal(tiny_folder))[1:]  # the tiny run_started says nothing of the data
 
 
 class Terminal(io.StringIO):
