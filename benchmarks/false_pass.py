@@ -34,6 +34,17 @@ from keep import origin, show  # noqa: E402
 from lvm.config import GateConfig, Recipe  # noqa: E402
 from lvm.evaluation.metrics import PerQuery, Ranks  # noqa: E402
 from lvm.records import Pool, RunVerdict, StopReason, Verdict  # noqa: E402
+from lvm.triage.actions import (  # noqa: E402
+    Action,
+    Confirm,
+    ConfirmOutcome,
+    Outcome,
+    Phase1Outcome,
+    RunPhase1,
+    RunStep,
+    StepOutcome,
+    Stop,
+)
 from lvm.triage.arm import ArmSpec  # noqa: E402
 from lvm.triage.judge import (  # noqa: E402
     ArmResult,
@@ -47,18 +58,7 @@ from lvm.triage.judge import (  # noqa: E402
 from lvm.triage.race import Lane  # noqa: E402
 from lvm.triage.rungs import Ending  # noqa: E402
 from lvm.triage.step import Facts, Role, steps_in_order  # noqa: E402
-from lvm.triage.tree import (  # noqa: E402
-    Action,
-    Confirm,
-    ConfirmOutcome,
-    Outcome,
-    Phase1Outcome,
-    RunPhase1,
-    RunStep,
-    StepOutcome,
-    Stop,
-    next_action,
-)
+from lvm.triage.tree import next_action  # noqa: E402
 
 ALLOWED = 0.05
 GATES = GateConfig()

@@ -23,11 +23,11 @@ from lvm.config import (
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.triage import arm
+from lvm.triage.actions import Stop
 from lvm.triage.journal import SCHEMA, Journal
 from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request
 from lvm.triage.step import steps_in_order
-from lvm.triage.tree import Stop
 from lvm.triage.triage import Triage
 
 WIDTH = 16

@@ -9,10 +9,7 @@ from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain
 from lvm.records import GateResult, StopReason
-from lvm.triage.full_training import FullTraining, train_in_full
-from lvm.triage.judge import SUCCESS_METRICS, Confirmation, judge_confirmation
-from lvm.triage.runner import AR_ONLY, Runner
-from lvm.triage.tree import (
+from lvm.triage.actions import (
     COMBINATION,
     Attribution,
     Confirm,
@@ -20,6 +17,9 @@ from lvm.triage.tree import (
     SettledOutcome,
     TrainedOutcome,
 )
+from lvm.triage.full_training import FullTraining, train_in_full
+from lvm.triage.judge import SUCCESS_METRICS, Confirmation, judge_confirmation
+from lvm.triage.runner import AR_ONLY, Runner
 
 
 class Confirmations:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from lvm.evaluation.metrics import PerQuery
 from lvm.records import StopReason
+from lvm.triage.actions import COMBINATION, Confirm
 from lvm.triage.arm import ArmSpec
 from lvm.triage.judge import REACHED_ITS_END, ArmResult
 from lvm.triage.runner import CONTROL, Runner
 from lvm.triage.step import Role
-from lvm.triage.tree import COMBINATION, Confirm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import correct, gain, stage_gate, success_gates
 from lvm.records import Evaluation, GateResult, StopReason, Verdict
+from lvm.triage.actions import Attribution, attribute
 from lvm.triage.arm import ArmSpec, stage_baseline
 from lvm.triage.race import Lane
-from lvm.triage.tree import Attribution, attribute
 
 SUCCESS_METRICS = ("r_at_5", "mrr")
 REACHED_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)

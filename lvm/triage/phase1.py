@@ -12,12 +12,12 @@ from lvm.evaluation.predictions import read_predictions
 from lvm.evaluation.words import in_words
 from lvm.gates import success_gates
 from lvm.records import GateResult, Verdict
+from lvm.triage.actions import Phase1Outcome
 from lvm.triage.arm import ArmSpec
 from lvm.triage.inspect import inspect_model
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, not_judged
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
 from lvm.triage.step import Role
-from lvm.triage.tree import Phase1Outcome
 
 PHASE1 = "phase_1"
 

@@ -9,11 +9,11 @@ from lvm.data.windows import Dataset, recut
 from lvm.errors import DataError
 from lvm.evaluation.metrics import PerQuery
 from lvm.records import Verdict
+from lvm.triage.actions import RunStep, StepOutcome
 from lvm.triage.arm import ArmSpec, dev_file
 from lvm.triage.judge import ArmResult, decisive, judge_gains, judge_step
 from lvm.triage.runner import CONTROL, Runner
 from lvm.triage.step import Arm, Facts, Proposal, Role, Step
-from lvm.triage.tree import RunStep, StepOutcome
 
 
 class Questions:

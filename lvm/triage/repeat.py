@@ -16,12 +16,12 @@ from typing import Any
 from lvm.config import Recipe
 from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import gain_over_seeds, level_over_seeds
+from lvm.triage.actions import COMBINATION, Attribution, Repeat, RepeatedOutcome
 from lvm.triage.arm import ArmSpec
 from lvm.triage.full_training import FullTraining
 from lvm.triage.judge import REACHED_ITS_END, SUCCESS_METRICS, Confirmation
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
 from lvm.triage.step import Role
-from lvm.triage.tree import COMBINATION, Attribution, Repeat, RepeatedOutcome
 
 SHOWN = ("eval_cosine", *SUCCESS_METRICS)
 

@@ -24,155 +24,27 @@ No cluster, file or clock is touched here, so every combination of verdicts is t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
 from lvm.records import RunVerdict, Verdict
-
-MORE_TRAINING = "more_training"  # the cause when the unchanged recipe passes at the same budget
-COMBINATION = "combination"  # stands for a step where several are tried together
-
-
-class Attribution(StrEnum):
-    """Whom a confirmation speaks for."""
-
-    STEP = "step"  # the arm holds the gate and beats the unchanged recipe
-    MORE_TRAINING = "more training"  # the unchanged recipe holds the gate at the same budget
-    OPEN = "open"  # an interval crosses its bound
-    NOBODY = "nobody"  # the arm fails the gate
-    NOT_JUDGED = "not judged"
-
-
-def attribute(arm: Verdict, control: Verdict, over_control: Verdict) -> Attribution:
-    """Return the cause that a confirmation supports.
-
-    `arm` and `control` are success gates at the same budget and seed, `over_control` is the gain of
-    the arm over the control. A fix that the control shares is none of the step's doing; one that
-    does not clearly beat its control has no cause yet.
-    """
-    if control is Verdict.PASS:
-        return Attribution.MORE_TRAINING
-    if arm is Verdict.PASS:
-        return Attribution.STEP if over_control is Verdict.PASS else Attribution.OPEN
-    if Verdict.INCONCLUSIVE in (arm, control):
-        return Attribution.OPEN
-    return Attribution.NOBODY if arm is Verdict.FAIL else Attribution.NOT_JUDGED
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase1Outcome:
-    """The success gate of the base recipe against AR-only."""
-
-    verdict: Verdict
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepOutcome:
-    """The arms of a step, judged."""
-
-    step: str
-    stage: Verdict  # best stage-gate verdict over the arms; NOT_EVALUABLE when none could be judged
-    candidate: str | None  # the arm worth confirming when stage is PASS or INCONCLUSIVE
-    carried: str | None  # the arm that beat the control clearly, from which later steps start
-    gain: float = 0.0  # of the carried arm over its control, dev MRR
-    changes: frozenset[str] = frozenset()  # recipe keys that the carried arm changes
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfirmOutcome:
-    """The full training of one arm, judged by the success gate."""
-
-    step: str
-    arm: str
-    verdict: Verdict
-    control: Verdict  # the unchanged recipe at the same budget, by the same gate
-    over_control: Verdict  # the gain of the arm over it
-    value: float = 0.0  # test MRR, to find the best of several
-
-    @property
-    def attribution(self) -> Attribution:
-        """Whom the confirmation speaks for."""
-        return attribute(self.verdict, self.control, self.over_control)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedOutcome:
-    """One arm trained in full and not judged yet: all are settled together."""
-
-    step: str
-    arm: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SettledOutcome:
-    """Every full training of `all_steps`, judged together."""
-
-    confirmed: tuple[ConfirmOutcome, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepeatedOutcome:
-    """The models behind the verdict, trained with another seed."""
-
-    seed: int
-
-
-Outcome = (
-    Phase1Outcome | StepOutcome | ConfirmOutcome | TrainedOutcome | SettledOutcome | RepeatedOutcome
+from lvm.triage.actions import (
+    COMBINATION,
+    MORE_TRAINING,
+    Action,
+    Attribution,
+    Confirm,
+    ConfirmOutcome,
+    Outcome,
+    Phase1Outcome,
+    Repeat,
+    RepeatedOutcome,
+    RunPhase1,
+    RunStep,
+    Settle,
+    SettledOutcome,
+    StepOutcome,
+    Stop,
+    TrainedOutcome,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunPhase1:
-    """Train or load AR-only and the base recipe."""
-
-    since: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunStep:
-    """Run the arms of a step from the base recipe with the arms of `carried` steps applied."""
-
-    step: str
-    carried: tuple[tuple[str, str], ...]  # (step, arm)
-    since: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confirm:
-    """Train one arm in full and judge it on the test split."""
-
-    step: str
-    arm: str | None  # None: the carried recipe itself
-    carried: tuple[tuple[str, str], ...]
-    since: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settle:
-    """Judge every full training together."""
-
-    since: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repeat:
-    """Train the models behind the verdict with another seed."""
-
-    seed: int
-    since: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stop:
-    """The triage is over."""
-
-    verdict: RunVerdict
-    cause: tuple[str, ...]  # the steps that together made the fix, or MORE_TRAINING
-    since: str
-
-
-Action = RunPhase1 | RunStep | Confirm | Settle | Repeat | Stop
 
 
 def next_action(

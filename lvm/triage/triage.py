@@ -10,6 +10,7 @@ from lvm.data.windows import Dataset
 from lvm.evaluation.evaluate import evaluate
 from lvm.models.ladder import fit_ladder
 from lvm.records import to_plain
+from lvm.triage.actions import Action, Confirm, Outcome, Repeat, RunPhase1, RunStep, Settle, Stop
 from lvm.triage.confirm import Confirmations
 from lvm.triage.journal import Journal
 from lvm.triage.phase1 import routed, run_phase1
@@ -18,17 +19,7 @@ from lvm.triage.race import Executor, Note
 from lvm.triage.repeat import Repetitions
 from lvm.triage.request import Request
 from lvm.triage.runner import Runner
-from lvm.triage.tree import (
-    Action,
-    Confirm,
-    Outcome,
-    Repeat,
-    RunPhase1,
-    RunStep,
-    Settle,
-    Stop,
-    next_action,
-)
+from lvm.triage.tree import next_action
 
 
 class Triage:

@@ -11,9 +11,9 @@ from lvm.report import Run
 from lvm.report.audit import broken, overrides
 from lvm.report.seeds import over_seeds, rests_on_one_seed
 from lvm.report.spent import spent_by_arm
+from lvm.triage.actions import COMBINATION, MORE_TRAINING
 from lvm.triage.journal import Event
 from lvm.triage.ledger import ledger
-from lvm.triage.tree import COMBINATION, MORE_TRAINING
 
 SCHEMA = 1
 COMPARED = ("copy_last", "weighted_mix")  # the two predictors that a fix is always held against

@@ -12,8 +12,8 @@ import worlds
 
 from lvm.config import load_run_config
 from lvm.records import RunVerdict, Verdict
+from lvm.triage.actions import COMBINATION, MORE_TRAINING
 from lvm.triage.step import STEPS
-from lvm.triage.tree import COMBINATION, MORE_TRAINING
 from lvm.triage.verdict import build_verdict
 
 pytestmark = pytest.mark.integration

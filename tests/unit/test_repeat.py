@@ -15,8 +15,7 @@ from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain_over_seeds, level_over_seeds
 from lvm.records import RunVerdict, Verdict
 from lvm.report.seeds import over_seeds, rests_on_one_seed
-from lvm.triage.repeat import behind_verdict
-from lvm.triage.tree import (
+from lvm.triage.actions import (
     COMBINATION,
     Attribution,
     ConfirmOutcome,
@@ -26,8 +25,9 @@ from lvm.triage.tree import (
     RunStep,
     StepOutcome,
     Stop,
-    next_action,
 )
+from lvm.triage.repeat import behind_verdict
+from lvm.triage.tree import next_action
 from lvm.triage.verdict import build_verdict
 from tune_jobs.request import parser
 

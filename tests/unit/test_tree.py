@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lvm.records import RunVerdict, Verdict
-from lvm.triage.tree import (
+from lvm.triage.actions import (
     COMBINATION,
     MORE_TRAINING,
     Attribution,
@@ -23,9 +23,8 @@ from lvm.triage.tree import (
     Stop,
     TrainedOutcome,
     attribute,
-    combination,
-    next_action,
 )
+from lvm.triage.tree import combination, next_action
 
 PLAN = ["s1", "s2", "s3", "s4", "s5"]
 PASS, FAIL = Verdict.PASS, Verdict.FAIL

@@ -15,10 +15,10 @@ from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.records import Pool, Verdict
 from lvm.report import Run
 from lvm.report.spent import saved_seconds
+from lvm.triage.actions import Attribution
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.judge import judge_confirmation
 from lvm.triage.step import STEPS
-from lvm.triage.tree import Attribution
 from lvm.triage.verdict import build_verdict
 
 
