@@ -65,7 +65,7 @@ def _main(args: Any, argv: Sequence[str], lines: JsonLines) -> int:
     config, material = asked.opened(args)
     if args.show:
         dataset, _ = load_dataset(asked.data_request(args), config.recipe.context_length)
-        _show(config, dataset, extended=args.extended)
+        _show(config, dataset, extended=args.extended, num_seeds=args.seeds or 1)
         return 0
     check_config(config, material.width or 1)
     audit = (journal and journal.find("audited")) or {"audit": _audit(material, args)}
@@ -325,7 +325,7 @@ def _data_seen(material: Material) -> dict[str, Any]:
     }
 
 
-def _show(config: RunConfig, dataset: Dataset, *, extended: bool) -> None:
+def _show(config: RunConfig, dataset: Dataset, *, extended: bool, num_seeds: int) -> None:
     """Print the tree that would be walked, with its arms for this recipe."""
     gates, schedule = config.gates, config.schedule
     print(f"phase 1: AR-only and the base recipe, {config.recipe.training.epochs} epochs")
@@ -348,6 +348,9 @@ def _show(config: RunConfig, dataset: Dataset, *, extended: bool) -> None:
         f"an arm with dev cosine >= {gates.stage_eval_cosine} is trained in full on "
         f"{schedule.confirm_workers} workers and judged by the success gate"
     )
+    if num_seeds > 1:
+        more = ", ".join(str(config.recipe.seed + i) for i in range(1, num_seeds))
+        print(f"then AR-only, the base recipe and the arm behind the verdict with seeds {more}")
 
 
 if __name__ == "__main__":

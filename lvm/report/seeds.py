@@ -24,7 +24,7 @@ def seeds_section(run: Run) -> Iterator[Block]:
     if holds:
         yield Paragraph(holds, "lead")
     yield Paragraph(
-        f"The verdict rests on seed {repeated['seeds'][0]} and was not judged anew. An interval "
+        f"The verdict rests on {basis(repeated)} and was not judged anew. An interval "
         "over seeds holds what another seed would change as well as other articles; with two seeds "
         "it is so wide that it says nothing, for two tell little of a third.",
         "note",
@@ -37,6 +37,13 @@ def seeds_section(run: Run) -> Iterator[Block]:
     if repeated["comparisons"]:
         yield _gains(repeated["comparisons"])
     yield from _lost(run, repeated)
+
+
+def basis(repeated: Repeated) -> str:
+    """Return what the verdict rests on: the first seed, or a model whose seed nobody knows."""
+    first, models = repeated["seeds"][0], list(repeated["models"].values())
+    known = [result["seed"] for result in models[-1]["per_seed"]] if models else []
+    return f"seed {first}" if first in known else "the model that was handed in"
 
 
 def over_seeds(repeated: Repeated) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from lvm.records import METRICS, RunVerdict
 from lvm.report import Run
 from lvm.report.audit import broken, overrides
-from lvm.report.seeds import over_seeds, rests_on_one_seed
+from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.report.spent import spent_by_arm
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
 from lvm.triage.journal import Event
@@ -101,7 +101,7 @@ def _of_the_seeds(document: Mapping[str, Any]) -> list[str]:
     seeds, claims = document["seeds"], document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
     if not seeds or not claims or not rests_on_one_seed(seeds):
         return []
-    return [f"the verdict rests on seed {seeds['seeds'][0]}. {over_seeds(seeds)}"]
+    return [f"the verdict rests on {basis(seeds)}. {over_seeds(seeds)}"]
 
 
 def _nearest(events: Sequence[Event]) -> str | None:

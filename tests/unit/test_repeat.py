@@ -14,7 +14,7 @@ from lvm.errors import UsageError
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain_over_seeds, level_over_seeds
 from lvm.records import RunVerdict, Verdict
-from lvm.report.seeds import over_seeds, rests_on_one_seed
+from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.triage.actions import (
     COMBINATION,
     Attribution,
@@ -273,3 +273,21 @@ def test_a_claim_that_other_seeds_do_not_bear_out_is_warned_of(whole) -> None:
 def test_a_number_of_seeds_that_is_none_is_refused(text) -> None:
     with pytest.raises(UsageError, match="allowed is a whole number from 1"):
         parser().parse_args(["--seeds", text])
+
+
+def test_a_model_handed_in_as_predictions_has_no_first_seed(tmp_path: Path) -> None:
+    """Nobody knows its seed: its recipe is trained with the others alone."""
+    data = tiny.dataset()
+    rows = np.random.default_rng(0).standard_normal((len(data.test), tiny.WIDTH))
+    np.save(tmp_path / "predictions.npy", rows.astype(np.float32))
+    _, journal = tiny.triage(
+        tmp_path / "run", data, tiny.config(stage=0.999), num_steps=0, num_seeds=3,
+        predictions=tmp_path / "predictions.npy",
+    )  # fmt: skip
+    event = journal.all("repeated")[-1]
+    seeds = {n: [r["seed"] for r in m["per_seed"]] for n, m in event["models"].items()}
+    assert seeds == {"AR-only": [0, 1, 2], "InfoNCE+AR": [1, 2]}
+    assert {tuple(c["seeds"]) for c in event["comparisons"]} == {(1, 2)}
+    repeated_runs = build_verdict(journal.events, resume="")["seeds"]
+    assert repeated_runs["seeds"] == [0, 1, 2]
+    assert basis(repeated_runs) == "the model that was handed in"
