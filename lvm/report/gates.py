@@ -129,7 +129,12 @@ def _p_value(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
     effect, windows = gate.get("design_effect"), gate["estimate"]["num_windows"]
     return [
         name, split, gate["gate"], title_of(gate["metric"]), number(gate["bound"], sign=True),
-        *(number(gate.get(key), 4) for key in ("p_value", "adjusted_p")),
-        str(gate.get("num_tests") or NONE), number(gate.get("sign_flip_p"), 4),
+        *(_chance(gate.get(key)) for key in ("p_value", "adjusted_p")),
+        str(gate.get("num_tests") or NONE), _chance(gate.get("sign_flip_p")),
         f"{windows / effect:,.0f} of {windows:,}" if effect else NONE,
     ]  # fmt: skip
+
+
+def _chance(p_value: float | None) -> str:
+    """Return a p-value; no p-value is 0."""
+    return "< 0.0001" if p_value is not None and p_value < 5e-5 else number(p_value, 4)

@@ -432,6 +432,13 @@ def test_every_difference_says_how_sure_it_is(fixed, events):
     )
 
 
+def test_no_p_value_is_zero(fixed, events, tmp_path):
+    judged = copy.deepcopy(next(e for e in events if e["event"] == "phase_1_judged"))
+    judged["gates"][0]["sign_flip_p"] = 2**-17
+    text = report([judged if e["event"] == "phase_1_judged" else e for e in events], tmp_path)[0]
+    assert "| 0.0101 | 0.0404 | 4 | < 0.0001 | 200 of 432 |" in text.replace("\\", "")
+
+
 def test_the_report_says_which_looks_are_corrected_and_which_avoided(fixed, tmp_path):
     for text in (fixed[0], fixed[1]):
         assert "peeking is avoided there" in text
