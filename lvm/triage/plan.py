@@ -33,7 +33,8 @@ class PlannedRace:
 
     name: str
     arms: Sequence[Planned]
-    certain: bool = True  # False: a full training that the step may not ask for
+    certain: bool = True  # False: the run may end before it, or not ask for it
+    in_full: bool = False  # a full training of what a step found
 
 
 def plan_races(
@@ -76,10 +77,12 @@ def plan_races(
         races.append(PlannedRace(name=step.name, arms=arms, certain=certain))
         if not step.extended and arms:
             full = _full_training(base, schedule, with_control=given)
-            races.append(PlannedRace(name=f"confirm {step.name}", arms=full, certain=ends_it))
+            name = f"confirm {step.name}"
+            races.append(PlannedRace(name=name, arms=full, certain=ends_it, in_full=True))
     if all_steps:
         full = _full_training(base, schedule, with_control=False)
-        races.append(PlannedRace(name="confirm combination", arms=full, certain=False))
+        name = "confirm combination"
+        races.append(PlannedRace(name=name, arms=full, certain=False, in_full=True))
     races += [_another_seed(base, schedule, seed) for seed in more_seeds]
     return [race for race in races if race.arms]
 

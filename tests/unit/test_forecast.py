@@ -69,13 +69,15 @@ def test_a_model_that_is_only_searched_costs_an_evaluation() -> None:
 def test_the_range_lies_between_no_full_training_and_all_of_them() -> None:
     races = [
         PlannedRace(name="phase 1", arms=[arm()]),
-        PlannedRace(name="confirm", arms=[arm()], certain=False),
+        PlannedRace(name="step", arms=[arm()], certain=False),
+        PlannedRace(name="confirm", arms=[arm()], certain=False, in_full=True),
     ]
     found = forecast(races, COSTS, SCHEDULE, num_windows=100, slots=2)
-    assert found.upper - found.lower == pytest.approx(found.parts["confirm"])
+    asked, in_full = found.parts["step"], found.parts["confirm"]
+    assert found.upper - found.lower == pytest.approx(asked + in_full)
     assert found.upper == pytest.approx(sum(found.parts.values()))
     assert found.lower < found.seconds < found.upper
-    assert found.seconds**2 == pytest.approx(found.lower * found.upper)
+    assert found.seconds**2 == pytest.approx(found.lower * (found.upper - in_full / 2))
     assert "at least" in found.in_words()
     assert found.to_plain()["probe"]["update_seconds"] == 1.0
 
