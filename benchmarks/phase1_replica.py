@@ -21,7 +21,7 @@ import contextlib
 import datetime
 import io
 import multiprocessing
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -117,25 +117,25 @@ def run(files: Path, scratch: Path, small: bool) -> None:
 
 def _command(name: str, words_of: list[object], head: int = 0, words: tuple[str, ...] = ()) -> None:
     """Run one command as a process of its own; print its time, its peak memory, its first lines."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words_of)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
-    out, err = process.communicate()
-    seconds = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    # The peak of all children so far: commands run from light to heavy, so it is this one's.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, *map(str, words_of)], cwd=ROOT, stdout=out, stderr=err
+        )
+        # Of this process alone: what is asked of all children so far is the peak of the largest.
+        _, ended, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(ended)
+        out.seek(0)
+        err.seek(0)
+        lines, complaint = out.read().splitlines(), err.read()
     print(f"{name}: exit status {process.returncode}, {seconds:.1f} s wall, ", end="")
-    print(f"{cpu:.1f} s CPU, ", end="")
-    print(f"peak memory at most {after.ru_maxrss / 2**20:.2f} GiB")
-    lines = out.splitlines()
+    print(f"{used.ru_utime + used.ru_stime:.1f} s CPU, ", end="")
+    print(f"peak memory {used.ru_maxrss / 2**20:.2f} GiB")
     for line in [*lines[:head], *(line for line in lines if words and line.startswith(words))]:
         print(f"    {line}")
     if process.returncode not in (0, 3):
-        raise SystemExit(err)
+        raise SystemExit(complaint)
 
 
 def _judge(replica: Replica, repaired: Path, scratch: Path) -> None:
