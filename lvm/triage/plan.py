@@ -43,13 +43,14 @@ def plan_races(
 ) -> list[PlannedRace]:  # fmt: skip
     """Return every race that a triage could run, each arm once.
 
-    Without `all_steps` a run may end with the first step and its full training. `given` says that
-    the base recipe's model is handed in and not trained.
+    Without `all_steps` a run may end with the first step that has arms for this recipe, and the
+    full training of one. `given` says that the base recipe's model is handed in and not trained.
     """
     base, schedule = config.recipe, config.schedule
     phase1 = [Planned(recipe=base.ar_only(), pruned=False, test=True)]
     phase1.append(Planned(recipe=base, trains=not given, pruned=False, test=True))
     races, known = [PlannedRace(name="phase 1", arms=phase1)], {arm_key(arm) for arm in phase1}
+    may_have_ended = False
     facts = Facts(
         num_train_windows=len(dataset.train),
         width=dataset.bank.width,
@@ -72,7 +73,8 @@ def plan_races(
             arms.append(Planned(recipe=control, pruned=False, num_windows=windows))
         arms = [arm for arm in arms if arm_key(arm) not in known]
         known |= {arm_key(arm) for arm in arms}
-        ends_it = not all_steps and step is steps[0]
+        ends_it = not all_steps and not may_have_ended and bool(arms)  # the first that can
+        may_have_ended |= ends_it
         certain = all_steps or step.extended or ends_it
         races.append(PlannedRace(name=step.name, arms=arms, certain=certain))
         if not step.extended and arms:

@@ -119,6 +119,13 @@ def test_a_run_that_may_end_early_is_certain_of_its_first_step_alone(tiny_datase
     assert set(certain[3:]) <= {step.name for step in extended_steps()}
 
 
+def test_a_step_without_arms_cannot_end_a_run(tiny_dataset) -> None:
+    config = tiny.config(base=tiny.recipe(**{"objective.space": "raw"}))
+    races = plan_races(config, steps_in_order(), [], tiny_dataset, all_steps=False)
+    certain = [race.name for race in races if race.certain]
+    assert certain == ["phase 1", "temperature", "confirm temperature"]
+
+
 def test_the_probe_times_every_recipe_and_leaves_nothing_behind(tiny_dataset, monkeypatch) -> None:
     monkeypatch.setattr("lvm.triage.probe._start_seconds", lambda: 1.5)
     config = tiny.config()
