@@ -17,12 +17,13 @@ def ladder_views(events: Sequence[Event]) -> list[RunView]:
     found = (last(events, "ladder", split=split) for split in ("dev", "test"))
     measured = [event for event in found if event is not None]
     names = dict.fromkeys(name for event in measured for name in event["rows"])
-    return [_view(events, measured, name, place) for place, name in enumerate(names)]
+    return [_view(events, measured, name, len(names) - n) for n, name in enumerate(names)]
 
 
-def _view(events: Sequence[Event], measured: Sequence[Event], name: str, place: int) -> RunView:
+def _view(events: Sequence[Event], measured: Sequence[Event], name: str, earlier: int) -> RunView:
     """Return the run of one predictor, with the metrics of an arm on dev and on test."""
-    started = milliseconds(measured[0]["at"]) + place  # measured together; the order is ours
+    # Measured together before the event was written: the order is ours, and ahead of all arms.
+    started = milliseconds(measured[0]["at"]) - earlier
     view = RunView(
         key=f"{LADDER} / {name}", name=f"Ladder: {name}", status="FINISHED", started=started,
         ended=max(started, milliseconds(measured[-1]["at"])), data=data_view(events, "evaluation"),
