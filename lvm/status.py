@@ -132,7 +132,7 @@ def _ended(events: Sequence[Event]) -> list[dict[str, Any]]:
     return [
         {
             **{key: started.get(key) for key in ("step", "title", "number")},
-            **_outcome(events, started["step"]),
+            **_outcome(events, started),
             "arms": arms_of(events, started),
         }
         for started in events
@@ -140,13 +140,14 @@ def _ended(events: Sequence[Event]) -> list[dict[str, Any]]:
     ]
 
 
-def _outcome(events: Sequence[Event], step: str) -> dict[str, Any]:
+def _outcome(events: Sequence[Event], started: Event) -> dict[str, Any]:
     """Return the verdict on a step and the arm that it keeps."""
+    step = started["step"]
     if step == "phase_1":
         return {"verdict": _last(events, "phase_1_judged").get("verdict"), "kept": None}
     if confirmed := _last(events, "confirmed", run_as=step):
         return {"verdict": confirmed["verdict"], "kept": None}
-    if any(step == f"seed_{e['seed']}" for e in events if e["event"] == "repeated"):
+    if _last(events, "repeated", seed=started.get("seed")):
         return {"verdict": "repeated", "kept": None}
     ended = _last(events, "step_ended", step=step)
     return {"verdict": ended.get("stage"), "kept": ended.get("kept")}

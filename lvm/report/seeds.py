@@ -142,8 +142,9 @@ def _gains(comparisons: Sequence[Mapping[str, Any]]) -> Table:
 
 def _lost(run: Run, repeated: Repeated) -> Iterator[Block]:
     """Yield which trainings left nothing to compare, and why."""
-    for seed in repeated["seeds"]:
-        for judged in run.all("arm_judged", step=f"seed_{seed}"):
+    for started in (e for e in run.all("step_started") if e.get("seed") in repeated["seeds"]):
+        seed = started["seed"]
+        for judged in run.all("arm_judged", step=started["step"]):
             if judged["reason"] not in ("finished", "gate held"):
                 why = f": {judged['detail']}" if judged["detail"] else ""
                 text = f"{judged['name']} left no result with seed {seed} ({judged['reason']}{why})"

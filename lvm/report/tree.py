@@ -88,10 +88,10 @@ def _nodes(run: Run) -> Iterator[Node]:
     for step in run.document["steps"]:
         yield _step(run, step)
     yield from _together(run)
-    for started in (e for e in run.all("step_started") if e["step"].startswith("seed_")):
+    for started in (e for e in run.all("step_started") if "seed" in e):
         leaves = [_arm(run, started["step"], spec) for spec in started["arms"]]
-        seed = int(started["step"].removeprefix("seed_"))
-        yield Node(started["title"], _since(run, "Repeat", seed=seed), True, "", "", leaves)
+        why = _since(run, "Repeat", seed=started["seed"])
+        yield Node(started["title"], why, True, "", "", leaves)
     ended = bool(run.last("decision", action="Stop"))
     why = "not reached: the run ended before it" if ended else "not reached so far"
     for name in unreached(run):

@@ -52,7 +52,7 @@ class Repetitions:
         specs = {
             name: self._spec(step, name, model, action.seed) for name, model in self._models.items()
         }
-        about = {"title": f"Seed {action.seed}", "epochs": runner.budget}
+        about = {"title": f"Seed {action.seed}", "epochs": runner.budget, "seed": action.seed}
         runner.begin(step, list(specs.values()), **about)
         results = runner.race(step, list(specs.values()), runner.budget)
         for name, spec in specs.items():

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import tiny
 
+from lvm.config import to_dict
 from lvm.errors import UsageError
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain_over_seeds, level_over_seeds
 from lvm.records import RunVerdict, Verdict
+from lvm.report import Run
 from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
+from lvm.report.tree import _as_text, _nodes
+from lvm.status import status
 from lvm.triage.actions import (
     COMBINATION,
     Attribution,
@@ -125,8 +129,8 @@ def test_every_model_behind_the_verdict_is_trained_with_every_seed(whole) -> Non
     events = whole.journal.all("repeated")
     assert [event["seed"] for event in events] == [1, 2]
     models = events[-1]["models"]
-    chosen = [e["arm"] for e in whole.journal.all("confirmed")]
-    assert list(models) == ["AR-only", "InfoNCE+AR", *chosen[:1]]
+    (confirmed,) = whole.journal.all("confirmed")
+    assert list(models) == ["AR-only", "InfoNCE+AR", confirmed["arm"]]
     for name, model in models.items():
         assert [result["seed"] for result in model["per_seed"]] == [0, 1, 2], name
         values = [result["mrr"] for result in model["per_seed"]]
@@ -175,7 +179,7 @@ def test_gains_over_seeds_come_from_the_files_of_the_arms(whole) -> None:
 def test_repeated_models_stay_out_of_the_table_of_models(whole) -> None:
     document = build_verdict(whole.journal.events, resume="")
     assert document["seeds"]["seeds"] == [0, 1, 2]
-    assert {model["role"] for model in document["models"]} <= {"phase 1", "confirm", "control"}
+    assert [model["role"] for model in document["models"]] == ["phase 1", "phase 1", "confirm"]
 
 
 def test_a_resumed_run_trains_no_seed_twice(whole, tmp_path: Path) -> None:
@@ -198,7 +202,7 @@ def test_a_resumed_run_trains_no_seed_twice(whole, tmp_path: Path) -> None:
             whole.folder, tiny.dataset(), tiny.config(), num_steps=1, num_seeds=3, note=note
         )
         assert not [v for e, v in told if e == "epoch" and v["step"] == "seed_1"]
-        again, before = journal.all("repeated")[-1], events[-2]
+        again = journal.all("repeated")[-1]
         before = next(e for e in reversed(events) if e["event"] == "repeated")
         assert {k: v for k, v in again.items() if k != "at"} == {
             k: v for k, v in before.items() if k != "at"
@@ -291,3 +295,22 @@ def test_a_model_handed_in_as_predictions_has_no_first_seed(tmp_path: Path) -> N
     repeated_runs = build_verdict(journal.events, resume="")["seeds"]
     assert repeated_runs["seeds"] == [0, 1, 2]
     assert basis(repeated_runs) == "the model that was handed in"
+
+
+def test_a_repetition_is_told_as_one_by_the_tree_and_by_status(whole, tmp_path: Path) -> None:
+    first, *rest = whole.journal.events
+    about = {
+        "config": to_dict(tiny.config()),
+        "command": "",
+        "code": "",
+        "commit": None,
+        "data": {},
+    }
+    events = [{**first, **about}, *rest]
+    told = {step["step"]: step["verdict"] for step in status(events, tmp_path, 0.0)["ended"]}
+    assert (told["seed_1"], told["seed_2"]) == ("repeated", "repeated")
+    assert told["phase_1"] != "repeated"
+    drawn = _as_text(list(_nodes(Run(events, build_verdict(events, resume="")))), "", "")
+    text = "\n".join(drawn)
+    assert "Seed 1" in text
+    assert "rests on one seed so far" in text
