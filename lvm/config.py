@@ -199,6 +199,7 @@ class GateConfig:
     success_mrr: float = 0.05  # gain in MRR over AR-only
     confidence: float = 0.95  # two-sided level of the intervals
     resamples: int = 2000  # bootstrap resamples of articles
+    dev_windows: int = 8192  # at most so many dev windows judge an epoch, drawn once by article
 
     def __post_init__(self) -> None:
         ok = -1 <= self.stage_eval_cosine <= 1
@@ -208,6 +209,10 @@ class GateConfig:
             _require(0 < value < 1, f"gates.{key}", value, "above 0 and below 1")
         _require(0.5 < self.confidence < 1, "gates.confidence", self.confidence, "0.5 to 1")
         _require(self.resamples >= 200, "gates.resamples", self.resamples, "at least 200")
+        _require(self.dev_windows >= 1, "gates.dev_windows", self.dev_windows, "at least 1")
+
+
+RETRIEVAL = ("r_at_5", "mrr")  # what every epoch of an arm measures beside its cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,14 +229,31 @@ class ScheduleConfig:
     use_gpu: bool = False
     autoscaling: bool = False  # the cluster starts nodes on demand: wait for them, do not refuse
     max_concurrent_arms: int = 6
+    rule: str = "synchronous"  # or "asynchronous": ASHA's own rule, for wide steps
+    rung_metric: str = "eval_cosine"  # ranks the arms at a rung
+    metric_across_spaces: str = "mrr"  # ranks them where the arms are searched in several spaces
+    gpus_per_arm: float = 1.0  # below 1, arms of one worker share a GPU
+    max_restarts: int = 3  # times that an arm whose process or node went away goes on elsewhere
+    wait_minutes: float = 20.0  # how long arms that nothing has room for are waited for
+    stuck_factor: float = 20.0  # an arm is stuck after so many of its usual epochs without one
+    stuck_seconds: float = 300.0  # and never before
+    max_disk_gib: float = 50.0  # weights of arms that lost are removed while a run holds more
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, bool):
+            if isinstance(value, (bool, str)):
                 continue
-            low = 2 if f.name == "reduction_factor" else 1
+            if isinstance(value, float):
+                ok = 0 < value < math.inf
+                _require(ok, f"schedule.{f.name}", value, "above 0 and finite")
+                continue
+            low = {"reduction_factor": 2, "max_restarts": 0}.get(f.name, 1)
             _require(value >= low, f"schedule.{f.name}", value, f"at least {low}")
+        _one_of("schedule.rule", self.rule, ("synchronous", "asynchronous"))
+        _one_of("schedule.rung_metric", self.rung_metric, ("eval_cosine", *RETRIEVAL))
+        _one_of("schedule.metric_across_spaces", self.metric_across_spaces, RETRIEVAL)
+        _require(self.gpus_per_arm <= 1, "schedule.gpus_per_arm", self.gpus_per_arm, "at most 1")
         ok = self.first_rung <= min(self.short_epochs, self.long_epochs)
         _require(ok, "schedule.first_rung", self.first_rung, "at most the budget of a step")
 

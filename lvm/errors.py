@@ -11,6 +11,7 @@
     |-- MissingExtraError       an optional dependency that is not installed
     |-- ResumeError             a run folder that cannot be continued as asked
     |-- ClusterError            a Ray cluster that cannot be reached or lacks what the run needs
+    |   `-- ClusterLostError    a cluster that went away during a run, which can be resumed
     `-- NonFiniteLossError      training stopped before an update that would have spoilt the weights
 
 A message is one sentence in three parts: what was seen, what is allowed, what to do.
@@ -68,6 +69,12 @@ class ResumeError(LvmError):
 
 class ClusterError(LvmError):
     """The Ray cluster is out of reach or lacks resources."""
+
+
+class ClusterLostError(ClusterError):
+    """The cluster went away while the run was going on."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: resume, and it may work
 
 
 class NonFiniteLossError(LvmError):

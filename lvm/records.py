@@ -47,7 +47,14 @@ class StopReason(StrEnum):
     DIVERGED = "diverged"
     NOT_EVALUABLE = "not evaluable"
     CRASHED = "crashed"
+    STUCK = "stuck"  # no epoch for many times its usual time, twice
+    UNPLACED = "unplaced"  # no node had room for it in the time that it may wait
+    LOST = "lost"  # its node or process went away more often than it may
     CANCELLED = "cancelled"
+
+
+ABSENT = (StopReason.CRASHED, StopReason.STUCK, StopReason.UNPLACED, StopReason.LOST)
+"""Endings that say nothing about the arm: never evidence, and tried again by a resumed run."""
 
 
 @dataclass(frozen=True, kw_only=True)

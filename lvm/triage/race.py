@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lvm.data.windows import Dataset
-from lvm.records import StopReason, Verdict
+from lvm.records import ABSENT, StopReason, Verdict
 from lvm.triage.arm import ArmSpec
 from lvm.triage.rungs import Ending, RungDecision, Rungs
 from lvm.triage.step import Role
 
-BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, StopReason.CRASHED)
+BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)
 Note = Callable[..., object]  # note(event, **values): writes to the journal and tells the screen
 
 
