@@ -15,7 +15,7 @@ from lvm.data.windows import Dataset
 from lvm.records import ABSENT, StopReason, Verdict
 from lvm.triage.arm import ArmSpec, learns_its_space
 from lvm.triage.asha import AsyncRungs
-from lvm.triage.rungs import Ending, RungDecision, Rule, Rungs, rung_epochs
+from lvm.triage.rungs import Ending, Rule, RungDecision, Rungs, rung_epochs
 from lvm.triage.step import Role
 
 BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)

@@ -27,7 +27,7 @@ from lvm.data.files import write_bank
 from lvm.tracking import EXPERIMENT
 from lvm.triage.journal import Event, read_journal
 from lvm.triage.on_ray import RayExecutor
-from lvm.triage.on_ray.quiet import noticing_ctrl_c
+
 
 pytestmark = [
     pytest.mark.integration,
