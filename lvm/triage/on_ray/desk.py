@@ -103,7 +103,7 @@ class Desk:
             self._race = race
             self._breaks.clear()
             self._watch = Watch(self.schedule)
-            self._changed.notify_all()
+            self._wake()
             try:
                 while not race.over and self._error is None:
                     self._changed.wait(POLL_SECONDS)
@@ -117,7 +117,7 @@ class Desk:
         """Let Tune end; what still trains is stopped."""
         with self._changed:
             self.closing = True
-            self._changed.notify_all()
+            self._wake()
 
     # --- Tune's thread ---------------------------------------------------------------------------
 
@@ -135,7 +135,7 @@ class Desk:
         with self._changed:
             self._error = self._error or error
             self.closing = True
-            self._changed.notify_all()
+            self._wake()
 
     def next_arm(self, trial: str) -> tuple[ArmSpec, int] | None:
         """Return an arm for a new trial, and how many of its epochs are known.
@@ -182,7 +182,7 @@ class Desk:
                 race.failed(seat.spec.id, StopReason.CRASHED, "it ended before its last epoch")
         goes_on = self._may_train(seat)
         self._sign(seat, Place.TRAINING if goes_on else Place.HELD)
-        self._changed.notify_all()
+        self._wake()
         return Move.TRAIN if goes_on else None
 
     def broke(self, trial: str, detail: str, *, gone: bool) -> None:
@@ -204,7 +204,7 @@ class Desk:
             race.failed(arm, reason, detail)
         else:
             race.restarted(arm, detail, attempt=breaks.count)
-        self._changed.notify_all()
+        self._wake()
 
     def _verdict_on(
         self, breaks: Breaks, detail: str, *, stuck: bool, gone: bool
@@ -271,7 +271,7 @@ class Desk:
         late = [(s.spec, now - s.since) for s in waiting.values()]
         if words := self._watch.waiting(late, now):
             race.waits(words)
-        self._changed.notify_all()
+        self._wake()
         return [
             (Move.KILL, trial) for trial, seat in self.seats.items()
             if seat in training and self._watch.stuck(seat.spec.id, now - seat.since)
@@ -330,6 +330,10 @@ class Desk:
         short = self._active() + held - self.capacity
         impatient = sum(self.clock() - seat.since > IMPATIENT_SECONDS for seat in queued)
         return max(0, min(held - ready, max(min(short, len(queued)), impatient)))
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _sign(self, seat: Seat, place: Place) -> None:
         seat.place, seat.since, seat.staged = place, self.clock(), False

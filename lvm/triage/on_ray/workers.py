@@ -98,10 +98,22 @@ def _next_letter(mailbox: Any, training: Future[None]) -> dict[str, Any] | None:
         if letter is not None:
             return letter
         if done:
-            training.result()  # raises what the workers raised
+            _raise_cause(training)
             return None
         waited += POLL_SECONDS
     return {"silent": True}
+
+
+def _raise_cause(training: Future[None]) -> None:
+    """Raise what broke a worker, without what Ray Train wraps around it."""
+    error = training.exception()
+    if error is None:
+        return
+    failures = getattr(error, "worker_failures", {})
+    first = next(iter(failures.values()), error)
+    cause = getattr(first, "cause", None) or first
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    raise RuntimeError(lines[-1] if cause is error else lines[0]) from None
 
 
 def _fit(spec: ArmSpec, config: dict[str, Any], schedule: ScheduleConfig) -> None:
