@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 RAY = str(Path(sys.executable).with_name("ray"))
-READY_SECONDS = 90.0
+READY_SECONDS = 180.0
 STOP_SECONDS = 20.0
 
 
@@ -39,10 +39,11 @@ class TwoRaylets:
 
 
 @contextlib.contextmanager
-def two_raylets(tmp_path: Path) -> Iterator[TwoRaylets]:
+def two_raylets(tmp_path: Path, home: Path | None = None) -> Iterator[TwoRaylets]:
     """Start a head and a second node with 1 CPU each; stop exactly these on leaving.
 
-    Logs of both are `tmp_path/head.log` and `tmp_path/worker.log`.
+    Logs of both are `tmp_path/head.log` and `tmp_path/worker.log`. `home` is the folder that both
+    are started in, which a submitted job has for its working directory.
 
     Raises:
         RuntimeError: a node ended early or the two were not ready in time; the logs are quoted.
@@ -71,10 +72,11 @@ def two_raylets(tmp_path: Path) -> Iterator[TwoRaylets]:
         )
         nodes: list[subprocess.Popen[bytes]] = []
         stack.callback(stop, nodes)
-        nodes.append(start([*head, f"--temp-dir={folder}"], cluster.env, tmp_path / "head.log"))
+        command = [*head, f"--temp-dir={folder}"]
+        nodes.append(start(command, cluster.env, tmp_path / "head.log", home))
         await_nodes(cluster, 1, nodes, tmp_path)
         worker = [f"--address={cluster.gcs_address}"]
-        nodes.append(start(worker, cluster.env, tmp_path / "worker.log"))
+        nodes.append(start(worker, cluster.env, tmp_path / "worker.log", home))
         await_nodes(cluster, 2, nodes, tmp_path)
         yield cluster
 
@@ -101,7 +103,9 @@ def client_environment(token: Path) -> dict[str, str]:
     }
 
 
-def start(role: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def start(
+    role: list[str], env: dict[str, str], log: Path, home: Path | None = None
+) -> subprocess.Popen[bytes]:
     """Start one node in a session of its own, so that Ctrl-C in pytest does not reach it first."""
     common = [
         "--block",
@@ -118,6 +122,7 @@ def start(role: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[b
         return subprocess.Popen(
             [RAY, "start", *role, *common],
             env=env,
+            cwd=home,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
