@@ -30,7 +30,7 @@ def new_run(out: Path | None, runs: Path) -> Iterator[Lock]:
         lock = acquire(folder.resolve())
         try:
             if out is not None:
-                refuse_used(out)  # a whole run may have been there before the lock was had
+                _refuse_content(out)  # a whole run may have come and gone before the lock was had
             yield lock
         finally:
             if not _begun(folder):
@@ -77,15 +77,15 @@ def run_to_resume(folder: Path) -> Iterator[Lock]:
         lock.release()
 
 
-def refuse_used(out: Path) -> None:
-    """Raise UsageError when a folder holds a run or other files, RunBusyError when one runs there.
+def _refuse_driven(out: Path) -> None:
+    driver = driver_of(out)
+    if driver is not None and not driver.abandoned:
+        raise RunBusyError(f"{driver.in_words(out)}; wait for it, or choose another --out.")
 
-    A lock alone is no use: its process is dead, or the run has not begun.
-    """
+
+def _refuse_content(out: Path) -> None:
+    """Refuse a folder that holds a run or other files; the lock of a dead start is neither."""
     if _begun(out):
-        driver = driver_of(out)
-        if driver is not None and not driver.abandoned:
-            raise RunBusyError(f"{driver.in_words(out)}; wait for it, or choose another --out.")
         raise UsageError(
             f"{out} holds another run; choose another --out, or go on with --resume {out}."
         )
@@ -99,7 +99,8 @@ def _is_of_a_lock(path: Path) -> bool:
 
 
 def _named_folder(out: Path, made: list[Path]) -> Path:
-    refuse_used(out)
+    _refuse_driven(out)
+    _refuse_content(out)
     made += [p for p in (*reversed(out.absolute().parents), out.absolute()) if not p.exists()]
     make_folder(out)
     return out
