@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from lvm.data.windows import Dataset
-from lvm.errors import LvmError, NonFiniteLossError
-from lvm.records import StopReason
 from lvm.triage.arm import run_arm
+from lvm.triage.endings import failure_of
 from lvm.triage.race import Race
 
 
@@ -21,15 +20,17 @@ class LocalExecutor:
                     running.pop(arm).close()
                     continue
                 try:
-                    race.record(arm, next(running[arm]))
+                    record = next(running[arm])
                 except StopIteration:
                     running.pop(arm)
-                except NonFiniteLossError as error:
+                except Exception as error:
+                    failure = failure_of(error, race.lanes[arm].spec.folder)
+                    if failure is None:
+                        raise
                     running.pop(arm)
-                    race.failed(arm, StopReason.DIVERGED, str(error))
-                except LvmError as error:
-                    running.pop(arm)
-                    race.failed(arm, StopReason.NOT_EVALUABLE, str(error))
+                    race.failed(arm, failure.reason, failure.detail)
+                else:
+                    race.record(arm, record)
 
     def describe(self) -> str:
         """Return one line that says where arms run."""

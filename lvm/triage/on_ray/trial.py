@@ -16,11 +16,11 @@ import numpy as np
 
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
-from lvm.errors import LvmError, NonFiniteLossError
-from lvm.records import StopReason
+from lvm.records import ABSENT
 from lvm.training import distributed
 from lvm.training.world import World
 from lvm.triage.arm import ArmSpec, run_arm
+from lvm.triage.endings import failure_of
 
 POLL_SECONDS = 0.1
 PLACEMENT_GROUP = "placement_group"  # key under which rank 0 reports what holds its workers
@@ -110,7 +110,9 @@ def _records_or_reason(spec: ArmSpec, dataset: Dataset) -> Any:
     """Yield the records of an arm; a foreseeable end becomes a last record, not a crash."""
     try:
         yield from run_arm(spec, dataset)
-    except NonFiniteLossError as error:
-        yield {"ended": str(StopReason.DIVERGED), "detail": str(error)}
-    except LvmError as error:
-        yield {"ended": str(StopReason.NOT_EVALUABLE), "detail": str(error)}
+    except Exception as error:
+        failure = failure_of(error, spec.folder)
+        alone = World.current().rank > 0 and failure is not None and failure.reason in ABSENT
+        if failure is None or alone:  # the others wait for this worker, and nobody reads its record
+            raise
+        yield {"ended": str(failure.reason), "detail": failure.detail}
