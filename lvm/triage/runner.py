@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lvm.audit.training import training_findings
 from lvm.config import Recipe
 from lvm.data.windows import Dataset
+from lvm.errors import ResumeError
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.words import in_words
-from lvm.records import GateResult, StopReason, to_plain
+from lvm.records import ABSENT, GateResult, StopReason, to_plain
+from lvm.triage.agreement import disagreement
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
 from lvm.triage.journal import Journal
 from lvm.triage.judge import (
@@ -22,7 +24,7 @@ from lvm.triage.judge import (
     judge_stage,
     training_of,
 )
-from lvm.triage.race import Executor, Note, Race
+from lvm.triage.race import Executor, Lane, Note, Race
 from lvm.triage.request import Request
 from lvm.triage.rungs import rung_epochs
 from lvm.triage.step import Arm, Role
@@ -131,31 +133,43 @@ class Runner:
             self._executor.run(race, self.dataset if dataset is None else dataset)
         results = {}
         for arm, lane in race.lanes.items():
-            path = dev_file(lane.spec.folder, lane.ending.epoch) if lane.ending else None
-            dev = PerQuery.load(path) if path is not None and path.exists() else None
-            results[arm] = ArmResult(lane=lane, dev=dev)
+            results[arm] = ArmResult(lane=lane, dev=_dev_results(lane))
             # An arm that finished once has its model, however it ends in a step that it serves.
             if self._reasons.get(arm) not in REACHED_ITS_END:
                 self._reasons[arm] = results[arm].reason
         return results
 
     def _replay(self, race: Race) -> None:
-        """Feed a race what the journal knows of its arms, from this step or an earlier one."""
-        final = {StopReason.DIVERGED, StopReason.NOT_EVALUABLE}
-        if self.journal.find("step_ended", step=race.step) is not None:
-            final.add(StopReason.CRASHED)  # judged already; before that a crash is tried again
+        """Feed a race what the journal knows of its arms, from this step or an earlier one.
+
+        An absent arm is not among it: another step tries it anew, and so does a resumed run.
+        """
+        events = [e for e in self.journal.events if e.get("arm") in race.lanes]
+        ended = {e["arm"] for e in events if _ended_by_itself(e)}
         unfinished = {
             arm for arm, lane in race.lanes.items()
             if lane.spec.evaluate_test and not (lane.spec.folder / "test.json").exists()
-        }  # fmt: skip
-        for event in list(self.journal.events):
-            if event.get("arm") not in race.lanes or event["arm"] in unfinished:
-                continue
-            if event["event"] == "epoch":
+        } - ended  # fmt: skip
+        for event in events:
+            if event["event"] == "epoch" and event["arm"] not in unfinished:
                 keep = {k: v for k, v in event.items() if k not in _EPOCH_ENVELOPE}
                 race.record(event["arm"], keep)
-            elif event["event"] == "arm_ended" and event["reason"] in final:
+            elif _ended_by_itself(event):
                 race.failed(event["arm"], StopReason(event["reason"]), event["detail"])
+        self._end_without_model(race)
+
+    def _end_without_model(self, race: Race) -> None:
+        """End the arms that would search the base recipe's model, where that model is absent.
+
+        Its folder may hold a checkpoint all the same, of a training that was cut short.
+        """
+        model = self.base_model
+        if model is None or self._reasons.get(model.id) not in ABSENT:
+            return
+        for spec in race.waiting:
+            if spec.source == model.folder / "checkpoint":
+                why = f"there is no model to search, because {model.name} {self.reason(model)}"
+                race.failed(spec.id, self.reason(model), why)
 
     # --- the journal -----------------------------------------------------------------------------
 
@@ -168,7 +182,7 @@ class Runner:
             epochs_run=max(result.lane.records, default=0),
             train_seconds=round(result.lane.train_seconds, 3),
             evaluation=dev_evaluation(result.dev), stage=gate, gains=list(gains),
-            findings=training_findings(training_of(result)),
+            findings=[] if result.absent else training_findings(training_of(result)),
         )  # fmt: skip
         return gate
 
@@ -183,10 +197,19 @@ class Runner:
         )  # fmt: skip
 
     def once(self, event: str, keys: Sequence[str], **values: Any) -> None:
-        """Write an event unless the journal of a resumed run holds it already."""
+        """Write an event unless the journal of a resumed run holds it already.
+
+        Raises ResumeError where that differs from `values` in what the run follows from.
+        """
         plain = to_plain({key: values[key] for key in keys})
-        if self.journal.find(event, **plain) is None:
+        written = self.journal.find(event, **plain)
+        if written is None:
             self.note(event, **values)
+        elif problem := disagreement(written, values):
+            raise ResumeError(
+                f"{self.journal.folder} cannot go on: {event} has {problem}; its files were "
+                "changed or removed: put them back, or start a new run in another --out."
+            )
 
     def _note_progress(self, event: str, **values: Any) -> None:
         """Write an event of a race once; epochs of an arm count once over all steps."""
@@ -195,6 +218,20 @@ class Runner:
 
 
 _EPOCH_ENVELOPE = {"event", "at", "arm", "step", "name"}
+
+
+def _ended_by_itself(event: Mapping[str, Any]) -> bool:
+    """Whether an arm ended by what it is; where it ran had no part in it."""
+    reasons = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE)
+    return event["event"] == "arm_ended" and event["reason"] in reasons
+
+
+def _dev_results(lane: Lane) -> PerQuery | None:
+    """Return what an arm measured on dev at the epoch that counts; nothing of an absent one."""
+    if lane.ending is None or lane.ending.reason in ABSENT:
+        return None
+    path = dev_file(lane.spec.folder, lane.ending.epoch)
+    return PerQuery.load(path) if path.exists() else None
 
 
 def objective_name(recipe: Recipe) -> str:
