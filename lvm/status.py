@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lvm.absence import Absence, in_short, sentences
 from lvm.command import lvm_command, python_command, shown
 from lvm.progress import AFTER_A_STEP, arms_of, gate_of, seconds_left, since_start
 from lvm.records import METRICS, RunVerdict
@@ -43,6 +44,7 @@ def status(events: Sequence[Event], folder: Path, now: float) -> dict[str, Any]:
         "verdict": document["verdict"],
         "headline": document["headline"],
         "since": document["since"],
+        "absent": document["absent"],
         "started_at": events[0]["at"],
         "last_event_at": events[-1]["at"],
         "age_seconds": round(age, 1),
@@ -167,6 +169,8 @@ def _next(document: Mapping[str, Any], folder: Path, state: str, command: str) -
     """Return the command to type now; `command` started the run."""
     if state in ("quiet", "interrupted"):
         return str(document["resume"])
+    if document["absent"] and document["verdict"] == RunVerdict.INCONCLUSIVE:
+        return str(document["resume"])
     if document["arm"] is not None and state == "finished":
         return f"{lvm_command()} eval {shown(Path(document['arm']['checkpoint']))}"
     if document["verdict"] == RunVerdict.BLOCKED:
@@ -195,6 +199,7 @@ def screen(seen: Mapping[str, Any]) -> list[str]:
         *_folded("run", f"{shown(Path(seen['run']))}, started {_clock(seen['started_at'])}", 2),
         *_folded("spent", _cost(seen), 2),
         *_folded("audit", seen["audit"]["answer"] if seen["audit"] else "not done yet", 2),
+        *_absent(seen),
         *_steps(seen["ended"]),
         *(_arms(seen["step"]) if seen["step"] else ()),
         *(_gates(seen["gains"]) if seen["state"] == "finished" else ()),
@@ -224,6 +229,14 @@ def _cost(seen: Mapping[str, Any]) -> str:
         f"{duration(seen['seconds'])}, {seen['train_seconds']:.0f} s of training in "
         f"{counted(seen['trials'], 'trial')}; {more}"
     )
+
+
+def _absent(seen: Mapping[str, Any]) -> list[str]:
+    """Return which arms are no part of the evidence, unless the headline says it."""
+    absent = [Absence(**one) for one in seen["absent"]]
+    if not absent or (seen["headline"] and sentences(absent)[0] in seen["headline"]):
+        return []
+    return _folded("absent", in_short(absent), 2)
 
 
 def _steps(ended: Sequence[Mapping[str, Any]]) -> Iterator[str]:

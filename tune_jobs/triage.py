@@ -271,6 +271,8 @@ def _next_command(document: dict[str, Any], folder: Path) -> str:
         return f"{lvm_command()} eval {shown(Path(document['arm']['checkpoint']))}"
     if document["verdict"] == RunVerdict.PASSED:
         return f"{lvm_command()} report {shown(folder)}"
+    if document["absent"]:
+        return str(document["resume"])
     return (
         f"{python_command()} tune_jobs/triage.py --recipe FILE (what was not tried: see the report)"
     )
