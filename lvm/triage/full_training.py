@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lvm.absence import Absence
 from lvm.evaluation.metrics import PerQuery
-from lvm.records import ABSENT, StopReason
+from lvm.records import StopReason
 from lvm.triage.actions import COMBINATION, Confirm
 from lvm.triage.arm import ArmSpec
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms
@@ -82,4 +82,4 @@ def _is_control(runner: Runner, trained: ArmSpec | None) -> bool:
     """Whether phase 1 trained the unchanged recipe itself, and its model is there."""
     if trained is None or trained.source is not None:
         return False
-    return runner.reason(trained) not in ABSENT
+    return runner.came_to_its_end(trained)

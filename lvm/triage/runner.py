@@ -66,6 +66,13 @@ class Runner:
         """Return why an arm that was raced ended."""
         return self._reasons[spec.id]
 
+    def came_to_its_end(self, spec: ArmSpec) -> bool:
+        """Whether an arm that was raced has all of its training, or failed by what it is.
+
+        An arm that phase 1 lacks may have run as far as a rung of a step that it serves.
+        """
+        return self.reason(spec) in (*REACHED_ITS_END, *_BY_ITSELF)
+
     def test_results(self, spec: ArmSpec) -> PerQuery | None:
         """Return an arm's results on the test split, if it reached its end."""
         path = spec.folder / "test.npz"
@@ -142,9 +149,14 @@ class Runner:
     def _replay(self, race: Race) -> None:
         """Feed a race what the journal knows of its arms, from this step or an earlier one.
 
-        An absent arm is not among it: another step tries it anew, and so does a resumed run.
+        An absent arm is not among it: another step tries it anew, and so does a resumed run. Nor
+        are epochs of a step that was taken back: the arm's folder gives them if they are needed.
         """
-        events = [e for e in self.journal.events if e.get("arm") in race.lanes]
+        started = {event["step"] for event in self.journal.all("step_started")}
+        events = [
+            e for e in self.journal.events
+            if e.get("arm") in race.lanes and e.get("step") in started
+        ]  # fmt: skip
         ended = {e["arm"] for e in events if _ended_by_itself(e)}
         unfinished = {
             arm for arm, lane in race.lanes.items()
@@ -164,12 +176,12 @@ class Runner:
         Its folder may hold a checkpoint all the same, of a training that was cut short.
         """
         model = self.base_model
-        if model is None or self._reasons.get(model.id) not in ABSENT:
+        if model is None or model.id not in self._reasons or self.came_to_its_end(model):
             return
         for spec in race.waiting:
             if spec.source == model.folder / "checkpoint":
-                why = f"there is no model to search, because {model.name} {self.reason(model)}"
-                race.failed(spec.id, self.reason(model), why)
+                why = f"there is no model to search, phase 1 lacks {model.name}"
+                race.failed(spec.id, StopReason.CRASHED, why)
 
     # --- the journal -----------------------------------------------------------------------------
 
@@ -218,12 +230,11 @@ class Runner:
 
 
 _EPOCH_ENVELOPE = {"event", "at", "arm", "step", "name"}
+_BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE)  # where it ran had no part in it
 
 
 def _ended_by_itself(event: Mapping[str, Any]) -> bool:
-    """Whether an arm ended by what it is; where it ran had no part in it."""
-    reasons = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE)
-    return event["event"] == "arm_ended" and event["reason"] in reasons
+    return event["event"] == "arm_ended" and event["reason"] in _BY_ITSELF
 
 
 def _dev_results(lane: Lane) -> PerQuery | None:
