@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from lvm.triage.journal import Event, Journal
+from lvm.triage.reopen import REOPENED
 
 AFTER_A_STEP = ("phase_1_judged", "step_ended", "confirmed", "repeated", "decision")
 NUM_GAPS = 3  # epochs of an arm that say how fast it is now
@@ -156,6 +157,8 @@ def _more(events: Sequence[Event], event: Event) -> dict[str, Any]:
             return {"stage": (event.get("stage") or {}).get("verdict")}
         case "test_judged":
             return _metrics(event["evaluation"]["masked"])
+        case "reopened":
+            return {"arms": [arm["arm"] for arm in event["arms"]]}
         case "repeated":
             return {"models": {n: m["per_seed"] for n, m in event["models"].items()}}
         case _:
@@ -206,6 +209,8 @@ class JsonLines:
 
     def tell(self, journal: Journal) -> None:
         """Write what is new in the journal."""
+        if journal.events[-1]["event"] == REOPENED:  # there are fewer events now than were told
+            self._told = len(journal.events) - 1
         while self._told < len(journal.events) and self._stream is not None:
             self._told += 1
             told = line(journal.events[: self._told])

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lvm.absence import Absence, in_short, sentences
 from lvm.command import lvm_command, shown
 from lvm.printed import eval_command, resume_of
 from lvm.progress import AFTER_A_STEP, arms_of, gate_of, seconds_left, since_start
@@ -47,6 +48,7 @@ def status(
         "verdict": document["verdict"],
         "headline": document["headline"],
         "since": document["since"],
+        "absent": document["absent"],
         "started_at": events[0]["at"],
         "last_event_at": events[-1]["at"],
         "age_seconds": round(age, 1),
@@ -184,6 +186,8 @@ def _next(
     first = events[0]
     if state == "interrupted":
         return str(document["resume"])
+    if document["absent"] and document["verdict"] == RunVerdict.INCONCLUSIVE:
+        return str(document["resume"])
     if document["verdict"] == RunVerdict.BLOCKED:
         return str(first.get("again") or first["command"])
     judge = None
@@ -210,6 +214,7 @@ def screen(seen: Mapping[str, Any]) -> list[str]:
         *_folded("run", f"{shown(Path(seen['run']))}, started {_clock(seen['started_at'])}", 2),
         *_folded("spent", _cost(seen), 2),
         *_folded("audit", seen["audit"]["answer"] if seen["audit"] else "not done yet", 2),
+        *_absent(seen),
         *_steps(seen["ended"]),
         *(_arms(seen["step"]) if seen["step"] else ()),
         *(_gates(seen["gains"]) if seen["state"] == "finished" else ()),
@@ -236,6 +241,14 @@ def _cost(seen: Mapping[str, Any]) -> str:
         f"{duration(seen['seconds'])}, {seen['train_seconds']:.0f} s of training in "
         f"{counted(seen['trials'], 'trial')}; {more}"
     )
+
+
+def _absent(seen: Mapping[str, Any]) -> list[str]:
+    """Return which arms are no part of the evidence, unless the headline says it."""
+    absent = [Absence(**one) for one in seen["absent"]]
+    if not absent or (seen["headline"] and sentences(absent)[0] in seen["headline"]):
+        return []
+    return _folded("absent", in_short(absent), 2)
 
 
 def _steps(ended: Sequence[Mapping[str, Any]]) -> Iterator[str]:

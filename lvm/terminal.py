@@ -20,7 +20,7 @@ COLUMNS = ("eval_cosine", "r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
 STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_EVALUABLE": "dim"}
 AUDIT_STYLES = {"BLOCKED": "bold red", "WARNINGS": "bold yellow", "UNSURE": "bold yellow"}
 SEVERITY_STYLES = {"block": "red", "warn": "yellow"}
-NAMED = 3  # rows or articles of a finding that are named on a terminal
+NAMED = 3  # rows or articles of a finding, or arms, that are named on a terminal
 
 
 class Screen:
@@ -87,6 +87,11 @@ class Screen:
             "Stop": f"stop: {event.get('verdict')}",
         }[event["action"]]
         self.say(f"{self._clock()} Deciding {what}, since {event['since']}.", "bold")
+
+    def _on_reopened(self, event: Mapping[str, Any]) -> None:
+        names = [f"{arm['arm']} of {arm['step']}" for arm in event["arms"]]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        self.say(f"{self._clock()} Trying again: {', '.join(names[:NAMED])}{more}.", "bold")
 
     def _on_step_started(self, event: Mapping[str, Any]) -> None:
         self._step, self._step_started = dict(event), time.monotonic()

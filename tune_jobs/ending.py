@@ -67,5 +67,7 @@ def _next_command(document: dict[str, Any], folder: Path, args: Any) -> str:
         return judge or f"{lvm_command()} report {shown(folder)}"
     if document["verdict"] == RunVerdict.PASSED:
         return f"{lvm_command()} report {shown(folder)}"
+    if document["absent"]:
+        return str(document["resume"])
     command = asked.again(args, recipe=None)
     return f"{command} --recipe FILE (what was not tried: see the report)"

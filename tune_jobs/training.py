@@ -64,7 +64,7 @@ def run(args: Any) -> int:
 def _trained(spec: ArmSpec, config: RunConfig, dataset: Dataset, address: str | None) -> Lane:
     """Train on Ray and return what became of it."""
     epochs = config.recipe.training.epochs
-    race = Race("train", [spec], _progress(epochs), epochs=[epochs], schedule=schedule)
+    race = Race("train", [spec], _progress(epochs), epochs=[epochs], schedule=config.schedule)
     executor = RayExecutor(spec.folder / "tune", address=address, schedule=config.schedule)
     try:
         executor.start()

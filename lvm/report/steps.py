@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lvm.absence import CONFIRMATION, Absence, sentences
 from lvm.records import Verdict
 from lvm.report import (
     NONE,
@@ -49,6 +50,7 @@ def _phase1(run: Run) -> Iterator[Block]:
     header = ("Model", "Epochs", "Ended", *(f"dev {title_of(m)}" for m in DEV))
     yield Table("the two models of phase 1", "lllrrr", header, rows)
     yield Figure(plots.step_curves(run, "phase_1"), "Phase 1, per epoch on the dev split.")
+    yield from _items("Absent, and so no evidence", _absent(run, "phase_1"))
     if verdict is None:
         yield Paragraph("Phase 1 had not been judged when this was written.", "note")
 
@@ -74,7 +76,14 @@ def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
     )
     yield from _items("Left out", (f"{n}: {reason}" for n, reason in step["left_out"].items()))
     yield from _items("Gate conflicts", (_conflict(step, name) for name in step["conflicts"]))
-    yield from _items("Outcome", _outcome(run, step))
+    absent = list(_absent(run, step["step"], f"{CONFIRMATION}{step['step']}"))
+    yield from _items("Absent, and so no evidence", iter(absent))
+    yield from _items("Outcome", _outcome(run, step, absent))
+
+
+def _absent(run: Run, *races: str) -> Iterator[str]:
+    absent = (Absence(**one) for one in run.document.get("absent", []))
+    yield from (f"{text}." for text in sentences(one for one in absent if one.step in races))
 
 
 def _items(label: str, items: Iterator[str]) -> Iterator[Block]:
@@ -185,7 +194,7 @@ def _conflict(step: Mapping[str, Any], name: str) -> str:
     )
 
 
-def _outcome(run: Run, step: Mapping[str, Any]) -> Iterator[str]:
+def _outcome(run: Run, step: Mapping[str, Any], absent: Sequence[str]) -> Iterator[str]:
     """Say what the step decided: confirmed, kept, ruled out, or nothing."""
     confirmed = run.all("confirmed", step=step["step"])
     for event in confirmed:
@@ -202,6 +211,8 @@ def _outcome(run: Run, step: Mapping[str, Any]) -> Iterator[str]:
         yield "An open question, measured on dev alone; its answer stands under Hypotheses."
     elif not step["arms"]:
         yield "Nothing could be tried, so nothing is ruled out."
+    elif absent and all(event["verdict"] != Verdict.PASS for event in confirmed):
+        yield "Nothing is ruled out: what an absent arm would have shown nobody knows."
     elif step["stage"] == Verdict.NOT_EVALUABLE:
         yield "No arm could be judged, so nothing is ruled out."
     elif step["stage"] == Verdict.FAIL or any(e["verdict"] == Verdict.FAIL for e in confirmed):

@@ -119,6 +119,12 @@ def _next(run: Run, changed: bool) -> tuple[str, str]:
             return "judge the recipe on data this run has not seen", f"{JOB} --data BANK"
         case RunVerdict.BLOCKED:
             return "repair what the audit names, then start again", run.started.get("command", JOB)
+        case RunVerdict.INCONCLUSIVE if run.document.get("absent"):
+            text = "see why the absent arms ended; when that is settled, have them tried again"
+            return text, str(run.document["resume"])
+        case RunVerdict.INCONCLUSIVE if not _crosses(run):
+            text = "see why no model could be judged; change the recipe accordingly"
+            return text, f"{JOB} --recipe FILE"
         case RunVerdict.INCONCLUSIVE:
             return "give a bank with more articles: they narrow the interval", f"{JOB} --data BANK"
         case RunVerdict.NOT_FIXED:
@@ -126,6 +132,14 @@ def _next(run: Run, changed: bool) -> tuple[str, str]:
             return text, f"{JOB} --recipe FILE"
         case _:
             return "go on with the run", str(run.document["resume"])
+
+
+def _crosses(run: Run) -> bool:
+    """Whether an interval crosses its bound, which more articles would narrow."""
+    judged = [run.last("phase_1_judged"), *run.all("confirmed")]
+    judged += [event["control"] for event in judged if event.get("control")]
+    gates = [gate for event in judged for gate in event.get("gates", [])]
+    return any(gate["verdict"] == Verdict.INCONCLUSIVE for gate in gates)
 
 
 def _changes(run: Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lvm.records import StopReason
+from lvm.records import ABSENT, StopReason
 from lvm.report import Run
 from lvm.report.models import added, is_combination
 from lvm.tracking.note import arm_note, registered_note
@@ -29,7 +29,7 @@ IMPORTANT = (
     "training.learning_rate",
 )  # fmt: skip
 NO_CURVE = ("at", "epoch", "wall")
-FAILED = (StopReason.DIVERGED, StopReason.CRASHED, StopReason.NOT_EVALUABLE)
+FAILED = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)
 
 
 def arm_views(

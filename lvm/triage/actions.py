@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lvm.absence import Absence
 from lvm.records import RunVerdict, Verdict
 
 MORE_TRAINING = "more_training"  # the cause when the unchanged recipe passes at the same budget
@@ -42,6 +43,8 @@ class Phase1Outcome:
     """The success gate of the base recipe against AR-only."""
 
     verdict: Verdict
+    absent: tuple[Absence, ...] = ()
+    no_baseline: str = ""  # why AR-only left nothing to compare with; "" where it is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +52,17 @@ class StepOutcome:
     """The arms of a step, judged."""
 
     step: str
-    stage: Verdict  # best stage-gate verdict over the arms; NOT_EVALUABLE when none could be judged
+    stage: Verdict  # the best of the stage gate; FAIL only where no arm is absent
     candidate: str | None  # the arm worth confirming when stage is PASS or INCONCLUSIVE
     carried: str | None  # the arm that beat the control clearly, from which later steps start
     gain: float = 0.0  # of the carried arm over its control, dev MRR
     changes: frozenset[str] = frozenset()  # recipe keys that the carried arm changes
+    absent: tuple[Absence, ...] = ()  # arms of the step, its control with them
+
+    @property
+    def lacks_control(self) -> bool:
+        """Whether no arm could be compared: what each adds was not measured."""
+        return any(one.role == "control" for one in self.absent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +75,7 @@ class ConfirmOutcome:
     control: Verdict  # the unchanged recipe at the same budget, by the same gate
     over_control: Verdict  # the gain of the arm over it
     value: float = 0.0  # test MRR, to find the best of several
+    absent: tuple[Absence, ...] = ()  # the arm, or the unchanged recipe
 
     @property
     def attribution(self) -> Attribution:
@@ -148,6 +158,7 @@ class Stop:
     verdict: RunVerdict
     cause: tuple[str, ...]  # the steps that together made the fix, or MORE_TRAINING
     since: str
+    absent: tuple[Absence, ...] = ()  # arms without which the verdict cannot be another one
 
 
 Action = RunPhase1 | RunStep | Confirm | Settle | Repeat | Stop

@@ -77,7 +77,7 @@ class Confirmations:
         )  # fmt: skip
         return ConfirmOutcome(
             step=trained.step, arm=trained.arm, verdict=judged.success, control=judged.control,
-            over_control=judged.over_control, value=trained.mrr,
+            over_control=judged.over_control, value=trained.mrr, absent=trained.absent,
         )  # fmt: skip
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lvm.absence import Absence
 from lvm.evaluation.metrics import PerQuery
 from lvm.records import StopReason
 from lvm.triage.actions import COMBINATION, Confirm
 from lvm.triage.arm import ArmSpec
-from lvm.triage.judge import REACHED_ITS_END, ArmResult
+from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms
 from lvm.triage.runner import CONTROL, Runner
 from lvm.triage.step import Role
 
@@ -25,6 +26,7 @@ class FullTraining:
     control_reason: StopReason
     control_test: PerQuery | None  # those of the unchanged recipe
     trained_control: bool  # for this confirmation; else it is the model of phase 1
+    absent: tuple[Absence, ...] = ()  # of the two that were trained
 
     @property
     def mrr(self) -> float:
@@ -33,7 +35,7 @@ class FullTraining:
 
 
 def train_in_full(runner: Runner, action: Confirm) -> FullTraining:
-    """Train one arm at the full budget, and the unchanged recipe where phase 1 did not."""
+    """Train one arm at the full budget, and the unchanged recipe where phase 1 has none."""
     base = runner.carried_recipe(action.carried)
     if action.arm is None:
         name, recipe, trains = "carried recipe", base, True
@@ -52,7 +54,7 @@ def train_in_full(runner: Runner, action: Confirm) -> FullTraining:
     workers = 1 if source else runner.request.config.schedule.confirm_workers
     spec = runner.spec(step, name, Role.CONFIRM, recipe, source=source, test=True, workers=workers)
     control, specs = trained, [spec]
-    if source is None and (trained is None or trained.source is not None):
+    if source is None and not _is_control(runner, trained):
         control = runner.spec(step, CONTROL, Role.CONTROL, runner.base, test=True, workers=workers)
         specs.append(control)
     runner.begin(step, specs, title=f"Confirm: {name}", epochs=runner.budget)
@@ -72,4 +74,12 @@ def train_in_full(runner: Runner, action: Confirm) -> FullTraining:
         control_reason=runner.reason(control),
         control_test=runner.test_results(control),
         trained_control=control in specs,
+        absent=absent_arms(results.values()),
     )
+
+
+def _is_control(runner: Runner, trained: ArmSpec | None) -> bool:
+    """Whether phase 1 trained the unchanged recipe itself, and its model is there."""
+    if trained is None or trained.source is not None:
+        return False
+    return runner.came_to_its_end(trained)

@@ -16,6 +16,7 @@ from typing import Any
 
 from lvm.errors import ResumeError, UsageError
 from lvm.records import to_plain
+from lvm.triage.reopen import REOPENED, effective
 
 SCHEMA = 1
 FILE_NAME = "journal.jsonl"
@@ -24,12 +25,12 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """Append-only events of one run folder."""
+    """Append-only events of one run folder; `events` leaves out what was taken back."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / FILE_NAME
-        self.events: list[Event] = list(read_journal(folder)) if self.path.exists() else []
+        self.events: list[Event] = effective(read_journal(folder)) if self.path.exists() else []
         self._trim()
 
     def append(self, event: str, **values: Any) -> Event:
@@ -52,6 +53,8 @@ class Journal:
                 f"another --out, then {then}."
             ) from None
         self.events.append(record)
+        if event == REOPENED:
+            self.events = effective(self.events)
         return record
 
     def find(self, event: str, **values: Any) -> Event | None:
@@ -110,6 +113,7 @@ REQUIRED: dict[str, dict[str, type | None]] = {
         "step": str, "arm": str, "verdict": str, "gates": list, "spec": str, "run_as": str,
     },
     "repeated": {"seed": int, "models": dict, "comparisons": list},
+    "reopened": {"step": str, "arms": list},
 }  # fmt: skip
 
 
@@ -130,7 +134,9 @@ def _needs(event: Event) -> Mapping[str, type | None]:
 
 
 def read_run(folder: Path) -> list[Event]:
-    """Return the events in `folder`, each with what its views need; the run may still be going.
+    """Return the events that count in `folder`, each with what its views need.
+
+    The run may still be going; what it has taken back (`lvm.triage.reopen`) is not among them.
 
     Raises ResumeError when the journal is not one of this program, is damaged, or has no event yet.
     """
@@ -146,7 +152,7 @@ def read_run(folder: Path) -> list[Event]:
                     f"{path} line {number} is {event['event']} without its {key}; it was changed "
                     "or belongs to another version: use that version, or start a new run."
                 )
-    return events
+    return effective(events)
 
 
 def read_journal(folder: Path) -> Iterator[Event]:

@@ -5,19 +5,21 @@ Pure functions of what was measured. Nothing here runs an arm or writes a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lvm.absence import Absence
 from lvm.audit.training import TrainingLog, log_from_epochs, too_early
 from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import correct, gain, stage_gate, success_gates
-from lvm.records import Evaluation, GateResult, StopReason, Verdict
+from lvm.records import ABSENT, Evaluation, GateResult, StopReason, Verdict
 from lvm.triage.actions import Attribution, attribute
 from lvm.triage.arm import ArmSpec, stage_baseline
 from lvm.triage.race import Lane
+from lvm.triage.step import Role
 
 SUCCESS_METRICS = ("r_at_5", "mrr")
 REACHED_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
@@ -28,7 +30,7 @@ class ArmResult:
     """An arm as the judge sees it."""
 
     lane: Lane
-    dev: PerQuery | None  # at the epoch that counts
+    dev: PerQuery | None  # at the epoch that counts; None for an arm that is absent
 
     @property
     def spec(self) -> ArmSpec:
@@ -39,6 +41,11 @@ class ArmResult:
     def reason(self) -> StopReason:
         """Why it ended."""
         return self.lane.ending.reason if self.lane.ending else StopReason.CANCELLED
+
+    @property
+    def absent(self) -> bool:
+        """Whether it ended because of where it ran, and so says nothing about the arm."""
+        return self.reason in ABSENT
 
     @property
     def epoch(self) -> int:
@@ -55,10 +62,24 @@ class ArmResult:
 class StepJudgement:
     """What the arms of one step came to."""
 
-    stage: Verdict  # best verdict of the stage gate over the arms
+    stage: Verdict  # best verdict of the stage gate; FAIL only where no arm is absent
     candidate: ArmResult | None  # the arm worth a full training
     kept: ArmResult | None  # the arm that beat its control, from which later steps start
     conflicts: Sequence[str]  # arms that fail on cosine and clearly win at R@5
+
+
+def absent_arms(results: Iterable[ArmResult]) -> tuple[Absence, ...]:
+    """Return the arms of one race that are absent."""
+    results = list(results)
+    num_arms = sum(result.spec.role is Role.ARM for result in results)
+    return tuple(
+        Absence(
+            step=r.spec.step, arm=r.spec.name, role=r.spec.role, reason=r.reason,
+            detail=r.lane.detail, num_arms=num_arms,
+        )
+        for r in results
+        if r.absent
+    )  # fmt: skip
 
 
 def not_judged(reason: str) -> GateResult:
@@ -256,5 +277,7 @@ def _candidate(
         ready = [r for r in complete if stages[r.spec.id] is verdict]
         if ready:
             return verdict, max(ready, key=lambda r: r.mrr)
+    if any(r.absent for r in arms):  # what it would have done nobody knows
+        return Verdict.NOT_EVALUABLE, None
     judged = [v for v in stages.values() if v is not Verdict.NOT_EVALUABLE]
     return (Verdict.FAIL if judged else Verdict.NOT_EVALUABLE), None

@@ -8,7 +8,7 @@ Each entry states its prediction here, before any run. Its status comes from the
                   that split.
     refuted       an arm reached its budget and had learned, and no interval of any arm lies above
                   zero even uncorrected, or reaches what the success gate asks for: that is too
-                  little to explain the failure
+                  little to explain the failure; no arm that tests it is absent
     inconclusive  anything between
     untested      no arm was judged, and why
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from lvm.records import METRICS, RunVerdict, StopReason, Verdict
+from lvm.records import ABSENT, METRICS, RunVerdict, StopReason, Verdict
 
 Event = Mapping[str, Any]
 GAINS = ("r_at_5", "mrr")
@@ -184,8 +184,12 @@ def ledger(events: Sequence[Event]) -> list[dict[str, Any]]:
 def _entry(events: Sequence[Event], hypothesis: Hypothesis) -> dict[str, Any]:
     arms = _evidence(events, hypothesis)
     judged = [arm for arm in arms if arm["gains"]]
-    status = _status(judged) if judged else Status.UNTESTED
+    complete = all(arm["reason"] not in ABSENT for arm in arms)
+    status = _status(judged, complete=complete) if judged else Status.UNTESTED
     result = "; ".join(map(_in_words, judged)) or _why_untested(events, hypothesis, arms)
+    if judged and not complete:
+        gone = [f"{a['arm']} {a['reason']}" for a in arms if a["reason"] in ABSENT]
+        result += f"; not judged: {', '.join(gone)}"
     return {
         "id": hypothesis.id,
         "kind": hypothesis.kind,
@@ -252,14 +256,14 @@ def _arm(events: Sequence[Event], step: str, spec: Event) -> dict[str, Any]:
     }
 
 
-def _status(judged: Sequence[Mapping[str, Any]]) -> Status:
+def _status(judged: Sequence[Mapping[str, Any]], *, complete: bool) -> Status:
+    """Return the status; not refuted unless every arm that tests the claim is there."""
     gains = [gain for arm in judged for gain in arm["gains"]]
     if any(gain["verdict"] == Verdict.PASS for gain in gains):
         return Status.CONFIRMED
     ended = any(arm["reason"] in AT_ITS_END and arm["learned"] for arm in judged)
-    if ended and all(g["lower"] <= 0 and g["upper"] < g["success_bound"] for g in gains):
-        return Status.REFUTED
-    return Status.INCONCLUSIVE
+    none_helps = all(g["lower"] <= 0 and g["upper"] < g["success_bound"] for g in gains)
+    return Status.REFUTED if complete and ended and none_helps else Status.INCONCLUSIVE
 
 
 def _in_words(arm: Mapping[str, Any]) -> str:

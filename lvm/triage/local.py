@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lvm.data.windows import Dataset
-from lvm.errors import LvmError, NonFiniteLossError
-from lvm.records import StopReason
 from lvm.triage.arm import run_arm
+from lvm.triage.endings import failure_of
 from lvm.triage.race import Race
 
 
@@ -37,13 +36,14 @@ class LocalExecutor:
 def _advance(race: Race, arm: str, records: Iterator[dict[str, Any]]) -> bool:
     """Take one epoch of an arm; False when it has none left or broke."""
     try:
-        race.record(arm, next(records))
+        record = next(records)
     except StopIteration:
         return False
-    except NonFiniteLossError as error:
-        race.failed(arm, StopReason.DIVERGED, str(error))
+    except Exception as error:
+        failure = failure_of(error, race.lanes[arm].spec.folder)
+        if failure is None:
+            raise
+        race.failed(arm, failure.reason, failure.detail)
         return False
-    except LvmError as error:
-        race.failed(arm, StopReason.NOT_EVALUABLE, str(error))
-        return False
+    race.record(arm, record)
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from lvm.absence import in_short
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.metrics import PerQuery
@@ -15,7 +16,7 @@ from lvm.records import GateResult, Verdict
 from lvm.triage.actions import Phase1Outcome
 from lvm.triage.arm import ArmSpec
 from lvm.triage.inspect import inspect_model
-from lvm.triage.judge import REACHED_ITS_END, ArmResult, not_judged
+from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms, not_judged
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
 from lvm.triage.step import Role
 
@@ -38,18 +39,31 @@ def run_phase1(runner: Runner) -> Phase1Outcome:
         runner.judge_dev(results[spec.id])
     verdict, gates = _judge(runner, specs, results, base_name)
     runner.once("phase_1_judged", (), verdict=verdict, gates=gates, baseline=AR_ONLY)
-    return Phase1Outcome(verdict=verdict)
+    missing = _missing(AR_ONLY, results[specs[AR_ONLY].id])
+    absent = absent_arms(results.values())
+    return Phase1Outcome(verdict=verdict, absent=absent, no_baseline=missing)
+
+
+def _missing(name: str, result: ArmResult) -> str:
+    """Return why a model left nothing to judge, or an empty text."""
+    if result.reason in REACHED_ITS_END:
+        return ""
+    if result.absent:
+        return in_short(absent_arms([result]))
+    detail = f": {result.lane.detail.rstrip('.')}" if result.lane.detail else ""
+    return f"{name} ended as {result.reason}{detail}"
 
 
 def _judge(
     runner: Runner, specs: Mapping[str, ArmSpec], results: Mapping[str, ArmResult], base_name: str
 ) -> tuple[Verdict, list[GateResult]]:
+    missing = {name: _missing(name, results[spec.id]) for name, spec in specs.items()}
     for name, spec in specs.items():
-        reason = results[spec.id].reason
-        if reason not in REACHED_ITS_END:
-            why = f"{name} {reason}: {results[spec.id].lane.detail}"
-            return Verdict.NOT_EVALUABLE, [not_judged(why)]
-        runner.note_test(spec)
+        if not missing[name]:
+            runner.note_test(spec)
+    if any(missing.values()):
+        why = "; ".join(text for text in missing.values() if text)
+        return Verdict.NOT_EVALUABLE, [not_judged(why)]
     judged: PerQuery | None
     if runner.request.predictions is not None:
         judged = _judge_predictions(runner, runner.request.predictions)

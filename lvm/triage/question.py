@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lvm.absence import Absence
 from lvm.config import Recipe
 from lvm.data.windows import Dataset, recut
 from lvm.errors import DataError
@@ -11,7 +12,7 @@ from lvm.evaluation.metrics import PerQuery
 from lvm.records import Verdict
 from lvm.triage.actions import RunStep, StepOutcome
 from lvm.triage.arm import ArmSpec, dev_file
-from lvm.triage.judge import ArmResult, decisive, judge_gains, judge_step
+from lvm.triage.judge import ArmResult, absent_arms, decisive, judge_gains, judge_step
 from lvm.triage.runner import CONTROL, Runner
 from lvm.triage.step import Arm, Facts, Proposal, Role, Step
 
@@ -123,7 +124,7 @@ class Questions:
         stages = {
             r.spec.id: self._runner.judge_dev(r, gains.get(r.spec.id, ())).verdict for r in arms
         }
-        judged = judge_step(arms, stages, gains)
+        judged, absent = judge_step(arms, stages, gains), absent_arms(results)
         if step.extended:  # a question, not a remedy: what beats its control is said by its gains
             return self._end_step(step.name, judged.stage, None, None, judged.conflicts)
         kept, changes, gain = judged.kept, frozenset[str](), 0.0
@@ -140,11 +141,13 @@ class Questions:
             judged.conflicts,
             gain=gain,
             changes=changes,
+            absent=absent,
         )
 
     def _end_step(
         self, step: str, stage: Verdict, candidate: str | None, carried: str | None,
         conflicts: Sequence[str], *, gain: float = 0.0, changes: frozenset[str] = frozenset(),
+        absent: tuple[Absence, ...] = (),
     ) -> StepOutcome:  # fmt: skip
         self._runner.once(
             "step_ended", ("step",), step=step, stage=stage, candidate=candidate, kept=carried,
@@ -152,7 +155,7 @@ class Questions:
         )  # fmt: skip
         return StepOutcome(
             step=step, stage=stage, candidate=candidate, carried=carried, gain=gain,
-            changes=changes,
+            changes=changes, absent=absent,
         )  # fmt: skip
 
     def _control_of(self, result: ArmResult, control: ArmResult | None) -> PerQuery | None:

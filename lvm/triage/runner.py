@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lvm.audit.training import training_findings
 from lvm.config import Recipe
 from lvm.data.windows import Dataset
+from lvm.errors import ResumeError
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.words import in_words
 from lvm.provenance import checkpoint_digest
-from lvm.records import GateResult, StopReason, to_plain
+from lvm.records import ABSENT, GateResult, StopReason, to_plain
+from lvm.triage.agreement import disagreement
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
 from lvm.triage.journal import Journal
 from lvm.triage.judge import (
@@ -23,7 +25,7 @@ from lvm.triage.judge import (
     judge_stage,
     training_of,
 )
-from lvm.triage.race import Executor, Note, Race, race_of
+from lvm.triage.race import Executor, Lane, Note, Race, race_of
 from lvm.triage.request import Request
 from lvm.triage.step import Arm, Role
 
@@ -63,6 +65,13 @@ class Runner:
     def reason(self, spec: ArmSpec) -> StopReason:
         """Return why an arm that was raced ended."""
         return self._reasons[spec.id]
+
+    def came_to_its_end(self, spec: ArmSpec) -> bool:
+        """Whether an arm that was raced has all of its training, or failed by what it is.
+
+        An arm that phase 1 lacks may have run as far as a rung of a step that it serves.
+        """
+        return self.reason(spec) in (*REACHED_ITS_END, *_BY_ITSELF)
 
     def test_results(self, spec: ArmSpec) -> PerQuery | None:
         """Return an arm's results on the test split, if it reached its end."""
@@ -128,31 +137,48 @@ class Runner:
             self._executor.run(race, self.dataset if dataset is None else dataset)
         results = {}
         for arm, lane in race.lanes.items():
-            path = dev_file(lane.spec.folder, lane.ending.epoch) if lane.ending else None
-            dev = PerQuery.load(path) if path is not None and path.exists() else None
-            results[arm] = ArmResult(lane=lane, dev=dev)
+            results[arm] = ArmResult(lane=lane, dev=_dev_results(lane))
             # An arm that finished once has its model, however it ends in a step that it serves.
             if self._reasons.get(arm) not in REACHED_ITS_END:
                 self._reasons[arm] = results[arm].reason
         return results
 
     def _replay(self, race: Race) -> None:
-        """Feed a race what the journal knows of its arms, from this step or an earlier one."""
-        final = {StopReason.DIVERGED, StopReason.NOT_EVALUABLE}
-        if self.journal.find("step_ended", step=race.step) is not None:
-            final.add(StopReason.CRASHED)  # judged already; before that a crash is tried again
+        """Feed a race what the journal knows of its arms, from this step or an earlier one.
+
+        An absent arm is not among it: another step tries it anew, and so does a resumed run. Nor
+        are epochs of a step that was taken back: the arm's folder gives them if they are needed.
+        """
+        started = {event["step"] for event in self.journal.all("step_started")}
+        events = [
+            e for e in self.journal.events
+            if e.get("arm") in race.lanes and e.get("step") in started
+        ]  # fmt: skip
+        ended = {e["arm"] for e in events if _ended_by_itself(e)}
         unfinished = {
             arm for arm, lane in race.lanes.items()
             if lane.spec.evaluate_test and not (lane.spec.folder / "test.json").exists()
-        }  # fmt: skip
-        for event in list(self.journal.events):
-            if event.get("arm") not in race.lanes or event["arm"] in unfinished:
-                continue
-            if event["event"] == "epoch":
+        } - ended  # fmt: skip
+        for event in events:
+            if event["event"] == "epoch" and event["arm"] not in unfinished:
                 keep = {k: v for k, v in event.items() if k not in _EPOCH_ENVELOPE}
                 race.record(event["arm"], keep)
-            elif event["event"] == "arm_ended" and event["reason"] in final:
+            elif _ended_by_itself(event):
                 race.failed(event["arm"], StopReason(event["reason"]), event["detail"])
+        self._end_without_model(race)
+
+    def _end_without_model(self, race: Race) -> None:
+        """End the arms that would search the base recipe's model, where that model is absent.
+
+        Its folder may hold a checkpoint all the same, of a training that was cut short.
+        """
+        model = self.base_model
+        if model is None or model.id not in self._reasons or self.came_to_its_end(model):
+            return
+        for spec in race.waiting:
+            if spec.source == model.folder / "checkpoint":
+                why = f"there is no model to search, phase 1 lacks {model.name}"
+                race.failed(spec.id, StopReason.CRASHED, why)
 
     # --- the journal -----------------------------------------------------------------------------
 
@@ -165,7 +191,7 @@ class Runner:
             epochs_run=max(result.lane.records, default=0),
             train_seconds=round(result.lane.train_seconds, 3),
             evaluation=dev_evaluation(result.dev), stage=gate, gains=list(gains),
-            findings=training_findings(training_of(result)),
+            findings=[] if result.absent else training_findings(training_of(result)),
         )  # fmt: skip
         return gate
 
@@ -180,10 +206,19 @@ class Runner:
         )  # fmt: skip
 
     def once(self, event: str, keys: Sequence[str], **values: Any) -> None:
-        """Write an event unless the journal of a resumed run holds it already."""
+        """Write an event unless the journal of a resumed run holds it already.
+
+        Raises ResumeError where that differs from `values` in what the run follows from.
+        """
         plain = to_plain({key: values[key] for key in keys})
-        if self.journal.find(event, **plain) is None:
+        written = self.journal.find(event, **plain)
+        if written is None:
             self.note(event, **values)
+        elif problem := disagreement(written, values):
+            raise ResumeError(
+                f"{self.journal.folder} cannot go on: {event} has {problem}; its files were "
+                "changed or removed: put them back, or start a new run in another --out."
+            )
 
     def _note_progress(self, event: str, **values: Any) -> None:
         """Write an event of a race once; epochs of an arm count once over all steps."""
@@ -199,6 +234,19 @@ ONCE = {
     "arm_ended": ("arm", "step"),
 }
 _EPOCH_ENVELOPE = {"event", "at", "arm", "step", "name"}
+_BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE)  # where it ran had no part in it
+
+
+def _ended_by_itself(event: Mapping[str, Any]) -> bool:
+    return event["event"] == "arm_ended" and event["reason"] in _BY_ITSELF
+
+
+def _dev_results(lane: Lane) -> PerQuery | None:
+    """Return what an arm measured on dev at the epoch that counts; nothing of an absent one."""
+    if lane.ending is None or lane.ending.reason in ABSENT:
+        return None
+    path = dev_file(lane.spec.folder, lane.ending.epoch)
+    return PerQuery.load(path) if path.exists() else None
 
 
 def objective_name(recipe: Recipe) -> str:

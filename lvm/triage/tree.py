@@ -12,6 +12,10 @@
 A confirmation names its step as the cause only if the arm beats the unchanged recipe at the same
 budget. Where the unchanged recipe passes as well, the cause is more training.
 
+Absence is no evidence. An arm that crashed, got stuck, found no room or was lost may have been the
+fix, so a run that lacks one ends FIXED or INCONCLUSIVE, never NOT_FIXED. Without AR-only no success
+gate can be judged, and the run stops after phase 1.
+
 With `all_steps` every step starts from the base recipe, and none ends the run: what may hold or
 beats its control is trained in full, then all that beat their controls together; Holm over all of
 these is settled at the end. The steps in `extended` ask the open questions: they are measured on
@@ -25,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lvm.absence import Absence, in_short
 from lvm.records import RunVerdict, Verdict
 from lvm.triage.actions import (
     COMBINATION,
@@ -63,6 +68,8 @@ def next_action(
     if not history:
         return RunPhase1(since="no model has been judged yet")
     tree = [o for o in history if not _after_the_verdict(o, extended)]
+    if isinstance(tree[0], Phase1Outcome) and tree[0].no_baseline:
+        return _without_baseline(tree[0])
     if isinstance(tree[0], Phase1Outcome) and tree[0].verdict is Verdict.PASS:
         since = "the base recipe holds the success gate"
         action: Action = Stop(verdict=RunVerdict.PASSED, cause=(), since=since)
@@ -73,6 +80,11 @@ def next_action(
     return (
         _next_after(action, history, extended, more_seeds) if isinstance(action, Stop) else action
     )
+
+
+def _without_baseline(phase1: Phase1Outcome) -> Stop:
+    since = f"{phase1.no_baseline}; without it no success gate can be judged"
+    return Stop(verdict=RunVerdict.INCONCLUSIVE, cause=(), since=since, absent=phase1.absent)
 
 
 def _after_the_verdict(outcome: Outcome, extended: Sequence[str]) -> bool:
@@ -139,9 +151,11 @@ def _cause(
     """Return the carried steps, and the last one if its arm beat its own control as well.
 
     Without carried steps, its control at the full budget is what the confirmation compared with.
+    Where the step's own control is absent, nothing says that the last step has no part in it.
     """
     before = tuple(step for step, _ in carried if step != last.step)
-    beat = any(isinstance(o, StepOutcome) and o.carried == last.arm for o in history)
+    steps = [o for o in history if isinstance(o, StepOutcome)]
+    beat = any(o.carried == last.arm or (o.step == last.step and o.lacks_control) for o in steps)
     return (*before, last.step) if beat or not before else before
 
 
@@ -171,6 +185,8 @@ def _why(step: StepOutcome) -> str:
 
 
 def _why_go_on(last: Outcome) -> str:
+    if isinstance(last, Phase1Outcome | StepOutcome | ConfirmOutcome) and last.absent:
+        return in_short(last.absent)
     match last:
         case Phase1Outcome():
             return f"the success gate of phase 1 is {last.verdict}"
@@ -190,6 +206,11 @@ def _why_go_on(last: Outcome) -> str:
 
 def _end(history: Sequence[Outcome]) -> Stop:
     """Return the end of a run in which no confirmation named a cause."""
+    absent = _absent(history)
+    if absent:
+        return Stop(
+            verdict=RunVerdict.INCONCLUSIVE, cause=(), since=in_short(absent), absent=absent
+        )
     first, confirmed = history[0], _confirmations(history)
     phase1 = [first.verdict] if isinstance(first, Phase1Outcome) else []
     seen = [o.attribution for o in confirmed]
@@ -206,6 +227,17 @@ def _end(history: Sequence[Outcome]) -> Stop:
     return Stop(
         verdict=RunVerdict.NOT_FIXED, cause=(), since="no arm of any step holds the success gate"
     )
+
+
+def _absent(history: Sequence[Outcome]) -> tuple[Absence, ...]:
+    """Return the arms that are absent from phase 1, the steps and the confirmations, in order."""
+    found: list[Absence] = []
+    for outcome in history:
+        if isinstance(outcome, Phase1Outcome | StepOutcome | ConfirmOutcome):
+            found += outcome.absent
+        elif isinstance(outcome, SettledOutcome):
+            found += [one for confirmed in outcome.confirmed for one in confirmed.absent]
+    return tuple(found)
 
 
 def _confirmations(history: Sequence[Outcome]) -> list[ConfirmOutcome]:

@@ -16,6 +16,7 @@ from lvm.triage.journal import Journal
 from lvm.triage.phase1 import routed, run_phase1
 from lvm.triage.question import Questions
 from lvm.triage.race import Executor, Note
+from lvm.triage.reopen import REOPENED, reopening
 from lvm.triage.repeat import Repetitions
 from lvm.triage.request import Request
 from lvm.triage.runner import Runner
@@ -35,7 +36,10 @@ class Triage:
         self._repetitions = Repetitions(self._runner)
 
     def run(self) -> Stop:
-        """Walk the tree to its end."""
+        """Walk the tree to its end; a resumed run first tries again what was absent."""
+        again = reopening(self._runner.journal.events)
+        if again is not None:
+            self._runner.note(REOPENED, **again)
         measure_ladder(self._runner)
         request, history = self._request, list[Outcome]()
         plan = [step.name for step in request.steps]

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lvm.records import METRICS, RunVerdict
+from lvm.absence import Absence, absences, sentences
+from lvm.records import METRICS, RunVerdict, to_plain
 from lvm.report import Run
 from lvm.report.audit import broken, overrides
 from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
@@ -30,6 +31,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     audited = _last(events, "audited")
     audit = audited["audit"] if audited else {}
     seen = (_last(events, "inspected") or {"findings": []})["findings"]
+    absent = absences(events)
     document = {
         "schema": SCHEMA,
         "verdict": stop["verdict"] if stop else None,
@@ -40,6 +42,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "steps": [
             _step(events, event) for event in _all(events, "step_started") if "number" in event
         ],
+        "absent": to_plain(absent),
         "ladder": ladder["rows"],
         "models": [_model(e) for e in _all(events, "test_judged") if e["role"] != "repeat"],
         "combination": _combination(events),
@@ -50,10 +53,11 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "since": stop["since"] if stop else None,
         "resume": resume,
     }
-    document["warnings"] = [
-        *_of_the_audit(audit, document), *_warnings(document, shown), *_of_the_seeds(document),
-    ]  # fmt: skip
     document["headline"] = _headline(document, events)
+    document["warnings"] = [
+        *_of_the_absent(absent, document), *_of_the_audit(audit, document),
+        *_warnings(document, shown), *_of_the_seeds(document),
+    ]  # fmt: skip
     return document
 
 
@@ -79,9 +83,20 @@ def _headline(document: Mapping[str, Any], events: Sequence[Event]) -> str:
         case RunVerdict.BLOCKED:
             return f"BLOCKED: {document['since']}; no training was started."
         case RunVerdict.INCONCLUSIVE:
-            return f"INCONCLUSIVE: {_nearest(events) or document['since']}."
+            lacking = (_last(events, "decision", action="Stop") or {}).get("absent")
+            nearest = None if lacking else _nearest(events)
+            return f"INCONCLUSIVE: {nearest or document['since']}."
         case _:
             return "UNFINISHED: this is partial; it shows what the run had measured so far."
+
+
+def _of_the_absent(absent: Sequence[Absence], document: Mapping[str, Any]) -> list[str]:
+    """Say which arms are no part of the evidence, and how to have them tried again."""
+    if not absent:
+        return []
+    said = [text for text in sentences(absent) if text not in document["headline"]]
+    again = f"absent arms are no evidence; try them again, keeping the rest: {document['resume']}"
+    return [*said, again]
 
 
 def _of_the_audit(audit: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:

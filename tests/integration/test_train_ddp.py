@@ -131,6 +131,7 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
     """Ray's own queue from Train to Tune lost the last record when the workers ended right then."""
     import ray
 
+    from lvm.triage.on_ray.trainable import ArmBroke
     from lvm.triage.on_ray.workers import from_workers
 
     spec = ArmSpec(
@@ -153,7 +154,7 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
     spec = dataclasses.replace(spec, folder=tmp_path / "broken")
     records = from_workers(spec, None, asdict(ScheduleConfig()))
     assert [next(records) for _ in (*signs, *written)] == [*signs, *written]
-    with pytest.raises(RuntimeError, match="a worker died"):
+    with pytest.raises(ArmBroke, match="RuntimeError: a worker died"):
         next(records)
 
 

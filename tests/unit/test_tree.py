@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from lvm.records import RunVerdict, Verdict
+from lvm.absence import Absence
+from lvm.records import ABSENT, RunVerdict, StopReason, Verdict
 from lvm.triage.actions import (
     COMBINATION,
     MORE_TRAINING,
@@ -30,7 +31,20 @@ PLAN = ["s1", "s2", "s3", "s4", "s5"]
 PASS, FAIL = Verdict.PASS, Verdict.FAIL
 OPEN, NONE = Verdict.INCONCLUSIVE, Verdict.NOT_EVALUABLE
 MAY_HOLD = (PASS, OPEN)
+GONE = "absent"  # in place of a verdict: the arm that would have given it is not there
 MAX_ACTIONS = 1 + 2 * len(PLAN) + 2  # phase 1, a step and its confirmation each, carried, stop
+
+
+def gone(step, arm="arm", role="arm", *, reason=StopReason.CRASHED, num_arms=1):
+    return Absence(
+        step=step, arm=arm, role=role, reason=reason, detail="CUDA out of memory",
+        num_arms=num_arms,
+    )  # fmt: skip
+
+
+def judged_or_gone(verdict, step, role="arm"):
+    """Return the verdict of what can be told, and what is absent where that is asked for."""
+    return (NONE, (gone(step, role=role),)) if verdict is GONE else (verdict, ())
 
 
 def walk(
@@ -40,7 +54,7 @@ def walk(
 
     `carries` says per step what beat its control: "no", "best" (the candidate) or "other".
     `control` and `over` are the success gate of the unchanged recipe at the budget of every
-    confirmation, and the gain of the arm over it.
+    confirmation, and the gain of the arm over it. Any of them but `carries` may be GONE.
     """
     history, trace = [], []
     for _ in range(MAX_ACTIONS + 1):
@@ -48,20 +62,26 @@ def walk(
         if isinstance(action, Stop):
             return [*trace, (action, None)]
         if isinstance(action, RunPhase1):
-            outcome = Phase1Outcome(verdict=phase1)
+            verdict, absent = judged_or_gone(phase1, "phase_1", "phase 1")
+            outcome = Phase1Outcome(verdict=verdict, absent=absent)
         elif isinstance(action, RunStep):
             place = PLAN.index(action.step)
-            best = f"{action.step}-best" if stages[place] in MAY_HOLD else None
+            stage, absent = judged_or_gone(stages[place], action.step)
+            best = f"{action.step}-best" if stage in MAY_HOLD else None
             kept = {"no": None, "best": best, "other": f"{action.step}-other"}[carries[place]]
             outcome = StepOutcome(
-                step=action.step, stage=stages[place], candidate=best, carried=kept
+                step=action.step, stage=stage, candidate=best, carried=kept, absent=absent
             )
         else:
+            step = f"confirm_{action.step}"
             verdict = confirms[PLAN.index(action.step)] if action.arm else final
             arm = action.arm or dict(action.carried)[action.step]
+            verdict, lost = judged_or_gone(verdict, step, "confirm")
+            unchanged, also = judged_or_gone(control, step, "control")
             outcome = ConfirmOutcome(
-                step=action.step, arm=arm, verdict=verdict, control=control, over_control=over
-            )
+                step=action.step, arm=arm, verdict=verdict, control=unchanged, over_control=over,
+                absent=(*lost, *also),
+            )  # fmt: skip
         trace.append((action, outcome))
         history.append(outcome)
     raise AssertionError(f"the tree does not end: {trace}")
@@ -123,7 +143,9 @@ def check(trace, *, independent=False) -> None:
     confirmed = [o for _, o in trace[:-1] if isinstance(o, ConfirmOutcome)]
     success = [trace[0][1].verdict, *(o.verdict for o in confirmed)]
     unsure = any(OPEN in (o.verdict, o.control) or o.verdict is PASS for o in confirmed)
-    undecided = OPEN in success or set(success) == {NONE} or unsure
+    absent = tuple(one for _, o in trace[:-1] for one in o.absent)
+    assert stop.absent == absent
+    undecided = OPEN in success or set(success) == {NONE} or unsure or bool(absent)
     assert stop.verdict is (RunVerdict.INCONCLUSIVE if undecided else RunVerdict.NOT_FIXED)
     assert stop.cause == ()
     assert last is not None
@@ -192,8 +214,9 @@ def test_mixed_verdicts_at_random() -> None:
     rng = np.random.default_rng(0)
     ends = set()
     for _ in range(3000):
-        stages = [(PASS, FAIL, OPEN, NONE)[i] for i in rng.integers(4, size=5)]
-        confirms = [(FAIL, OPEN, NONE, PASS)[i] for i in rng.choice(4, 5, p=[0.5, 0.2, 0.2, 0.1])]
+        stages = [(PASS, FAIL, OPEN, NONE, GONE)[i] for i in rng.integers(5, size=5)]
+        drawn = rng.choice(5, 5, p=[0.4, 0.2, 0.2, 0.1, 0.1])
+        confirms = [(FAIL, OPEN, NONE, PASS, GONE)[i] for i in drawn]
         carries = [("no", "best", "other")[i] for i in rng.integers(3, size=5)]
         phase1 = (FAIL, OPEN, NONE)[rng.integers(3)]
         final = (FAIL, OPEN, NONE, PASS)[rng.integers(4)]
@@ -207,6 +230,121 @@ def test_mixed_verdicts_at_random() -> None:
         check(trace, independent=independent)
         ends.add(trace[-1][0].verdict)
     assert ends == {RunVerdict.FIXED, RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE}
+
+
+# --- absence -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("independent", [False, True])
+@pytest.mark.parametrize("phase1", [FAIL, GONE])
+@pytest.mark.parametrize("confirm", [PASS, FAIL, OPEN, NONE, GONE])
+def test_no_combination_with_an_absent_arm_is_not_fixed(confirm, phase1, independent) -> None:
+    """Four ways a step can go, in five steps, with each way its confirmation can."""
+    ends = set()
+    for stages in itertools.product((PASS, FAIL, OPEN, GONE), repeat=5):
+        carries = ["no" if stage is GONE else "other" for stage in stages]
+        trace = walk(
+            phase1, stages, (confirm,) * 5, carries, final=confirm, independent=independent
+        )
+        check(trace, independent=independent)
+        stop, lacks = trace[-1][0], any(o.absent for _, o in trace[:-1])
+        assert stop.verdict is not RunVerdict.NOT_FIXED or not lacks
+        assert stop.verdict is not RunVerdict.FIXED or confirm is PASS
+        ends.add((stop.verdict, lacks))
+    assert (RunVerdict.INCONCLUSIVE, True) in ends
+    assert ((RunVerdict.FIXED, True) in ends) == (confirm is PASS)  # real evidence still counts
+
+
+@pytest.mark.parametrize("control", [PASS, FAIL, OPEN, NONE, GONE])
+@pytest.mark.parametrize("confirm", [PASS, FAIL, OPEN, NONE, GONE])
+def test_a_confirmation_without_its_control_or_its_arm_is_no_evidence(confirm, control) -> None:
+    stages = (PASS, FAIL, FAIL, FAIL, FAIL)
+    over = PASS if confirm is not GONE and control is not GONE else NONE  # nothing to compare
+    trace = walk(FAIL, stages, (confirm,) * 5, CARRIES[0], control=control, over=over)
+    check(trace)
+    stop = trace[-1][0]
+    if control is PASS:  # the unchanged recipe is there, and passes whatever became of the arm
+        assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (MORE_TRAINING,))
+    elif GONE in (confirm, control):
+        assert stop.verdict is RunVerdict.INCONCLUSIVE
+        role = "confirm" if confirm is GONE else "control"
+        assert (stop.absent[0].step, stop.absent[0].role) == ("confirm_s1", role)
+        assert stop.since.endswith("crashed: CUDA out of memory" if confirm is not control
+                                   else "1 more like this")  # fmt: skip
+    else:
+        assert stop.absent == ()
+
+
+@pytest.mark.parametrize("reason", ABSENT)
+def test_one_absent_arm_of_four_is_enough_whatever_took_it_away(reason) -> None:
+    one = gone("s3", reason=reason, num_arms=4)
+    history = [Phase1Outcome(verdict=FAIL)]
+    for step in PLAN:
+        absent = (one,) if step == "s3" else ()
+        stage = NONE if absent else FAIL
+        history.append(
+            StepOutcome(step=step, stage=stage, candidate=None, carried=None, absent=absent)
+        )
+    for all_steps in (False, True):
+        stop = next_action(PLAN, history, all_steps=all_steps)
+        assert (stop.verdict, stop.absent) == (RunVerdict.INCONCLUSIVE, (one,))
+        assert stop.since.startswith("1 of 4 arms of s3 ")
+
+
+def test_a_run_without_ar_only_stops_whatever_was_asked_for() -> None:
+    one = gone("phase_1", "AR-only", "phase 1")
+    for absent in ((one,), ()):  # crashed, or diverged: nothing can be compared either way
+        lost = Phase1Outcome(verdict=NONE, absent=absent, no_baseline="AR-only is gone")
+        for all_steps, independent in itertools.product((False, True), repeat=2):
+            stop = next_action(
+                PLAN, [lost], all_steps=all_steps, independent=independent, extended=["x1"],
+                more_seeds=[1],
+            )  # fmt: skip
+            assert isinstance(stop, Stop)
+            assert (stop.verdict, stop.absent) == (RunVerdict.INCONCLUSIVE, absent)
+            assert stop.since.startswith("AR-only is gone")
+
+
+def test_a_base_recipe_that_is_absent_leaves_the_steps_to_be_asked() -> None:
+    stages = (FAIL, PASS, FAIL, FAIL, FAIL)
+    found = walk(GONE, stages, (PASS,) * 5, CARRIES[0])
+    assert (found[-1][0].verdict, found[-1][0].cause) == (RunVerdict.FIXED, ("s2",))
+    assert "crashed" in found[1][0].since  # and not that a gate was judged
+    assert walk(GONE, (FAIL,) * 5, (FAIL,) * 5, CARRIES[0])[-1][0].verdict is (
+        RunVerdict.INCONCLUSIVE
+    )
+
+
+def test_a_cause_holds_what_no_control_could_rule_out() -> None:
+    """s1 is carried; what s3 adds to it was not measured, because the control of s3 is absent."""
+    history = [
+        Phase1Outcome(verdict=FAIL),
+        StepOutcome(step="s1", stage=FAIL, candidate=None, carried="s1-other"),
+        StepOutcome(
+            step="s3", stage=PASS, candidate="s3-best", carried=None,
+            absent=(gone("s3", "control", "control"),),
+        ),
+        ConfirmOutcome(
+            step="s3", arm="s3-best", verdict=PASS, control=FAIL, over_control=PASS
+        ),
+    ]  # fmt: skip
+    stop = next_action(["s1", "s3"], history)
+    assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("s1", "s3"))
+
+
+def test_an_open_question_or_a_seed_that_is_absent_changes_no_verdict() -> None:
+    history = [
+        Phase1Outcome(verdict=FAIL),
+        StepOutcome(step="s1", stage=FAIL, candidate=None, carried=None),
+        StepOutcome(
+            step="x1", stage=NONE, candidate=None, carried=None, absent=(gone("x1"),)
+        ),
+    ]  # fmt: skip
+    stop = next_action(["s1"], history, extended=["x1"])
+    assert (stop.verdict, stop.absent) == (RunVerdict.NOT_FIXED, ())
+
+
+# --- what the tree does not ask ------------------------------------------------------------------
 
 
 def test_a_passing_phase_1_asks_nothing_more() -> None:
@@ -239,7 +377,10 @@ def test_an_empty_plan_ends_after_phase_1() -> None:
 
 
 def walk_all(stages, carries, verdicts, *, together=FAIL, control=FAIL, over=PASS, values=None):
-    """Walk with `all_steps`; `verdicts` are the success gates of the steps, settled at the end."""
+    """Walk with `all_steps`; `verdicts` are the success gates of the steps, settled at the end.
+
+    Stages and verdicts may be GONE.
+    """
     history, trace = [Phase1Outcome(verdict=FAIL)], []
     values = values or dict.fromkeys(PLAN, 0.0)
     while True:
@@ -249,28 +390,51 @@ def walk_all(stages, carries, verdicts, *, together=FAIL, control=FAIL, over=PAS
             return trace, history
         if isinstance(action, RunStep):
             place = PLAN.index(action.step)
-            best = f"{action.step}-best" if stages[place] in MAY_HOLD else None
+            stage, absent = judged_or_gone(stages[place], action.step)
+            best = f"{action.step}-best" if stage in MAY_HOLD else None
             kept = {"no": None, "best": best, "other": f"{action.step}-other"}[carries[place]]
             outcome = StepOutcome(
-                step=action.step, stage=stages[place], candidate=best, carried=kept,
-                gain=place / 10, changes=frozenset([action.step]),
+                step=action.step, stage=stage, candidate=best, carried=kept,
+                gain=place / 10, changes=frozenset([action.step]), absent=absent,
             )  # fmt: skip
         elif isinstance(action, Confirm):
             outcome = TrainedOutcome(step=action.step, arm=action.arm or "all")
         else:
             assert isinstance(action, Settle)
-            trained = [o for o in history if isinstance(o, TrainedOutcome)]
-            outcome = SettledOutcome(
-                confirmed=tuple(
-                    ConfirmOutcome(
-                        step=o.step, arm=o.arm, control=control, over_control=over,
-                        verdict=dict(zip(PLAN, verdicts, strict=True)).get(o.step, together),
-                        value=values.get(o.step, 0.9),
-                    )
-                    for o in trained
+            success = dict(zip(PLAN, verdicts, strict=True))
+            confirmed = []
+            for trained in (o for o in history if isinstance(o, TrainedOutcome)):
+                verdict, absent = judged_or_gone(
+                    success.get(trained.step, together), f"confirm_{trained.step}", "confirm"
                 )
-            )  # fmt: skip
+                confirmed.append(
+                    ConfirmOutcome(
+                        step=trained.step, arm=trained.arm, control=control, over_control=over,
+                        verdict=verdict, value=values.get(trained.step, 0.9), absent=absent,
+                    )
+                )  # fmt: skip
+            outcome = SettledOutcome(confirmed=tuple(confirmed))
         history.append(outcome)
+
+
+@pytest.mark.parametrize("verdict", [PASS, FAIL, OPEN, NONE, GONE])
+def test_all_steps_with_absent_arms_is_never_not_fixed(verdict) -> None:
+    ends = set()
+    for stages in itertools.product((PASS, FAIL, GONE), repeat=5):
+        trace, history = walk_all(stages, CARRIES[0], (verdict,) * 5)
+        confirmed = [c for o in history if isinstance(o, SettledOutcome) for c in o.confirmed]
+        steps = [o for o in history if isinstance(o, StepOutcome)]
+        lacking = tuple(one for o in (*steps, *confirmed) for one in o.absent)
+        stop = trace[-1]
+        if stop.verdict is RunVerdict.FIXED:
+            assert verdict is PASS
+            assert PASS in stages
+        else:
+            assert stop.absent == lacking
+            assert stop.verdict is not RunVerdict.NOT_FIXED or not lacking
+            assert stop.verdict is RunVerdict.INCONCLUSIVE or not lacking
+        ends.add((stop.verdict, bool(lacking)))
+    assert (RunVerdict.INCONCLUSIVE, True) in ends
 
 
 @pytest.mark.parametrize("verdict", [PASS, FAIL, OPEN, NONE])

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from lvm.triage.on_ray.desk import Desk, Move, Place
 from lvm.triage.on_ray.remote import stack_and_kill
-from lvm.triage.on_ray.trainable import PLACEMENT_GROUP
+from lvm.triage.on_ray.trainable import PLACEMENT_GROUP, ArmBroke
 
 _TUNE_KEYS = {
     "timestamp", "checkpoint_dir_name", "done", "training_iteration", "trial_id", "date",
@@ -207,7 +207,8 @@ def what_broke(trial: Any) -> tuple[str, bool]:
         return "killed for memory: the node ran out of it", True
     if isinstance(error, RayTaskError):
         cause = getattr(error, "cause", None) or error
-        return f"{type(cause).__name__}: {_first_line(cause)}", False
+        named = "" if isinstance(cause, ArmBroke) else f"{type(cause).__name__}: "
+        return f"{named}{_first_line(cause)}", False
     if isinstance(error, (RayActorError, WorkerCrashedError)):
         where = "its node" if "node" in str(error).split("\n")[0].lower() else "its process"
         return f"{where} went away ({_first_line(error)})", True

@@ -17,11 +17,16 @@ from ray import tune
 
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
-from lvm.errors import LvmError, NonFiniteLossError
-from lvm.records import StopReason
+from lvm.records import ABSENT
 from lvm.triage.arm import ArmSpec, run_arm
+from lvm.triage.endings import failure_of
 from lvm.triage.on_ray.cluster import trial_resources
 from lvm.triage.on_ray.nodes import facts
+
+
+class ArmBroke(Exception):
+    """An arm was broken by the place where it ran, in one line."""
+
 
 PLACEMENT_GROUP = "placement_group"  # key under which a trial says what holds its workers
 
@@ -156,7 +161,10 @@ def records_or_reason(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any
     with contextlib.closing(records):
         try:
             yield from records
-        except NonFiniteLossError as error:
-            yield {"ended": str(StopReason.DIVERGED), "detail": str(error)}
-        except LvmError as error:
-            yield {"ended": str(StopReason.NOT_EVALUABLE), "detail": str(error)}
+        except Exception as error:
+            failure = failure_of(error, spec.folder)
+            if failure is None:
+                raise
+            if failure.reason in ABSENT:  # the place's doing: elsewhere, or later, it may go well
+                raise ArmBroke(failure.detail) from None
+            yield {"ended": str(failure.reason), "detail": failure.detail}

@@ -21,7 +21,12 @@ from lvm.training import distributed
 from lvm.training.world import World
 from lvm.triage.arm import ArmSpec
 from lvm.triage.on_ray.nodes import facts
-from lvm.triage.on_ray.trainable import PLACEMENT_GROUP, dataset_of, records_or_reason
+from lvm.triage.on_ray.trainable import (
+    PLACEMENT_GROUP,
+    ArmBroke,
+    dataset_of,
+    records_or_reason,
+)
 
 SIGN_SECONDS = 5.0  # how often a trial gives a sign of life while its workers say nothing
 POLL_SECONDS = 0.1
@@ -112,8 +117,9 @@ def _raise_cause(training: Future[None]) -> None:
     failures = getattr(error, "worker_failures", {})
     first = next(iter(failures.values()), error)
     cause = getattr(first, "cause", None) or first
-    lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    raise RuntimeError(lines[-1] if cause is error else lines[0]) from None
+    lines = str(cause).strip().splitlines() or ["no message"]
+    named = "" if isinstance(cause, ArmBroke) else f"{type(cause).__name__}: "
+    raise ArmBroke(f"{named}{lines[0]}") from None
 
 
 def _fit(spec: ArmSpec, config: dict[str, Any], schedule: ScheduleConfig) -> None:

@@ -1,0 +1,100 @@
+"""Absent arms: what left nothing to judge because of where it ran, and how to say so.
+
+An arm that crashed, got stuck, found no room or was lost says nothing about the arm. It is never
+evidence, and a verdict that would have needed it is INCONCLUSIVE. Pure functions of plain values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lvm.records import ABSENT, StopReason
+
+ARM = "arm"  # the role of what a step tries
+CONFIRMATION, SEED = "confirm_", "seed_"  # how the names of such races begin
+
+VERBS = {  # reason -> one, several
+    StopReason.CRASHED: ("crashed", "crashed"),
+    StopReason.STUCK: ("got stuck", "got stuck"),
+    StopReason.UNPLACED: ("could not be placed", "could not be placed"),
+    StopReason.LOST: ("was lost", "were lost"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absence:
+    """One arm that is not there to be judged."""
+
+    step: str  # the race it ran in: phase_1, a step, confirm_STEP or seed_N
+    arm: str  # its name
+    role: str  # "phase 1", "arm", "control", "confirm" or "repeat"
+    reason: StopReason  # one of ABSENT
+    detail: str = ""  # the first line of the cause
+    num_arms: int = 1  # arms that its step tries, without the control
+
+
+def absences(events: Iterable[Mapping[str, Any]]) -> list[Absence]:
+    """Return the arms that are absent in a journal, in the order in which they ended."""
+    arms: dict[tuple[str, str], tuple[str, int]] = {}  # (step, arm) -> role, arms of the step
+    found = []
+    for event in events:
+        if event["event"] == "step_started":
+            roles = {spec["id"]: spec.get("role", ARM) for spec in event["arms"]}
+            num_arms = sum(role == ARM for role in roles.values())
+            arms |= {(event["step"], arm): (role, num_arms) for arm, role in roles.items()}
+        elif event["event"] == "arm_ended" and event["reason"] in ABSENT:
+            role, num_arms = arms.get((event["step"], event["arm"]), (ARM, 1))
+            found.append(
+                Absence(
+                    step=event["step"], arm=event["name"], role=role, num_arms=num_arms,
+                    reason=StopReason(event["reason"]), detail=event.get("detail", ""),
+                )
+            )  # fmt: skip
+    return found
+
+
+def sentences(absent: Iterable[Absence]) -> list[str]:
+    """Say which arms are absent and why: one clause per step and reason, without a full stop."""
+    groups: dict[tuple[str, ...], list[Absence]] = {}
+    for one in absent:
+        alone = "" if one.role == ARM else f"{one.role} {one.arm}"
+        groups.setdefault((one.step, one.reason, alone), []).append(one)
+    return [_sentence(group) for group in groups.values()]
+
+
+def in_short(absent: Iterable[Absence]) -> str:
+    """Return the first of these clauses, and how many more there are."""
+    first, *more = sentences(absent)
+    return f"{first}; {len(more)} more like this" if more else first
+
+
+def _sentence(group: Sequence[Absence]) -> str:
+    """Say how one arm, or several arms of one step, came to be absent."""
+    verb = VERBS[group[0].reason][len(group) > 1]
+    causes = Counter(one.detail.rstrip(".") for one in group if one.detail).most_common()
+    text = f"{_subject(group)} {verb}"
+    if causes:
+        text += f": {causes[0][0]}"
+    if len(causes) > 1:
+        text += f" (and {len(causes) - 1} other cause{'s' if len(causes) > 2 else ''})"
+    return text
+
+
+def _subject(group: Sequence[Absence]) -> str:
+    one = group[0]
+    match one.role:
+        case "arm":  # ARM would be a pattern that matches anything
+            return f"{len(group)} of {one.num_arms} arms of {one.step}"
+        case "control" if one.step.startswith(CONFIRMATION):
+            return f"the control of the full training for {one.step.removeprefix(CONFIRMATION)}"
+        case "control":
+            return f"the control of {one.step}"
+        case "confirm":
+            return f"the full training of {one.arm}"
+        case "repeat":
+            return f"{one.arm} with seed {one.step.removeprefix(SEED)}"
+        case _:
+            return one.arm
