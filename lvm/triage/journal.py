@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from lvm.errors import ResumeError, UsageError
+from lvm.events import Event as Event
+from lvm.events import Events
 from lvm.records import to_plain
 
 SCHEMA = 1
 FILE_NAME = "journal.jsonl"
-
-Event = dict[str, Any]
 
 
 class Journal:
@@ -29,12 +29,12 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / FILE_NAME
-        self.events: list[Event] = list(read_journal(folder)) if self.path.exists() else []
+        self.events = Events(read_journal(folder) if self.path.exists() else ())
         self._trim()
 
     def append(self, event: str, **values: Any) -> Event:
         """Write one event and wait until it is on disk; UsageError when the disk is full."""
-        record: Event = {"event": event, "at": round(time.time(), 3), **to_plain(values)}
+        record: dict[str, Any] = {"event": event, "at": round(time.time(), 3), **to_plain(values)}
         line = json.dumps(record, allow_nan=False) + "\n"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -54,15 +54,11 @@ class Journal:
 
     def find(self, event: str, **values: Any) -> Event | None:
         """Return the last event of this kind with these values, or None."""
-        wanted = {"event": event, **values}
-        for record in reversed(self.events):
-            if all(record.get(key) == value for key, value in wanted.items()):
-                return record
-        return None
+        return self.events.last(event, **values)
 
     def all(self, event: str) -> list[Event]:
         """Return every event of one kind in order."""
-        return [record for record in self.events if record["event"] == event]
+        return self.events.of(event)
 
     def _undo(self) -> None:
         """Leave no half line, and no folder of a run that never began."""
@@ -123,12 +119,12 @@ def _needs(event: Event) -> Mapping[str, type | None]:
     return needs
 
 
-def read_run(folder: Path) -> list[Event]:
+def read_run(folder: Path) -> Events:
     """Return the events in `folder`, each with what its views need; the run may still be going.
 
     Raises ResumeError when the journal is not one of this program, is damaged, or has no event yet.
     """
-    path, events = folder / FILE_NAME, list(read_journal(folder))
+    path, events = folder / FILE_NAME, Events(read_journal(folder))
     if not events:
         raise ResumeError(
             f"{path} holds no whole event yet; ask again when the run has started, or start it."

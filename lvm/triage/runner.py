@@ -148,9 +148,7 @@ class Runner:
             arm for arm, lane in race.lanes.items()
             if lane.spec.evaluate_test and not (lane.spec.folder / "test.json").exists()
         }  # fmt: skip
-        for event in list(self.journal.events):
-            if event.get("arm") not in race.lanes or event["arm"] in unfinished:
-                continue
+        for event in self.journal.events.about(race.lanes.keys() - unfinished):
             if event["event"] == "epoch":
                 keep = {k: v for k, v in event.items() if k not in _EPOCH_ENVELOPE}
                 race.record(event["arm"], keep)
