@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from lvm.events import Event as Event
+from lvm.events import Events, indexed
 from lvm.records import METRICS
 
-Event = Mapping[str, Any]
 NONE = "–"  # a value that does not exist
 LIMITS = ("oracle", "random")  # ladder rows that are the ends of the scale, not competitors
 
@@ -112,18 +114,18 @@ class Run:
     events: Sequence[Event]
     document: Mapping[str, Any]
 
+    @cached_property
+    def index(self) -> Events:
+        """The events, as they are looked up."""
+        return indexed(self.events)
+
     def all(self, kind: str, **values: Any) -> list[Event]:
         """Return the events of one kind with these values in order."""
-        return [
-            event
-            for event in self.events
-            if event["event"] == kind and all(event.get(k) == v for k, v in values.items())
-        ]
+        return self.index.of(kind, **values)
 
     def last(self, kind: str, **values: Any) -> Event:
         """Return the last such event, or an empty mapping."""
-        found = self.all(kind, **values)
-        return found[-1] if found else {}
+        return self.index.last(kind, **values) or {}
 
     def curve(self, arm: str) -> dict[int, Event]:
         """Return the record of every epoch of an arm; steps that share an arm share its epochs."""

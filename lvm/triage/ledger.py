@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from lvm.events import Event, Events, indexed
 from lvm.records import METRICS, RunVerdict, StopReason, Verdict
 
-Event = Mapping[str, Any]
 GAINS = ("r_at_5", "mrr")
 OVER_CONTROL = "gain over the control at the same budget and seed in R@5 and MRR, dev split"
 AT_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
@@ -178,10 +178,11 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 
 def ledger(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Return every entry with its status, as plain values; no journal is too short."""
+    events = indexed(events)
     return [_entry(events, hypothesis) for hypothesis in HYPOTHESES]
 
 
-def _entry(events: Sequence[Event], hypothesis: Hypothesis) -> dict[str, Any]:
+def _entry(events: Events, hypothesis: Hypothesis) -> dict[str, Any]:
     arms = _evidence(events, hypothesis)
     judged = [arm for arm in arms if arm["gains"]]
     status = _status(judged) if judged else Status.UNTESTED
@@ -198,11 +199,11 @@ def _entry(events: Sequence[Event], hypothesis: Hypothesis) -> dict[str, Any]:
     }
 
 
-def _evidence(events: Sequence[Event], hypothesis: Hypothesis) -> list[dict[str, Any]]:
+def _evidence(events: Events, hypothesis: Hypothesis) -> list[dict[str, Any]]:
     """Return what each arm that tests the hypothesis came to; of one arm twice, the longer run."""
     found: dict[str, dict[str, Any]] = {}
     for step in hypothesis.steps:
-        started = _last(events, "step_started", step=step)
+        started = events.last("step_started", step=step)
         if started is None:
             continue
         recipes = {spec["role"]: spec["recipe"] for spec in started["arms"]}
@@ -216,13 +217,13 @@ def _evidence(events: Sequence[Event], hypothesis: Hypothesis) -> list[dict[str,
     return list(found.values())
 
 
-def _arm(events: Sequence[Event], step: str, spec: Event) -> dict[str, Any]:
+def _arm(events: Events, step: str, spec: Event) -> dict[str, Any]:
     """Return the gains of one arm: on test over the unchanged recipe if confirmed, else on dev."""
-    judged = _last(events, "arm_judged", step=step, arm=spec["id"]) or {}
-    confirmed = _last(events, "confirmed", step=step, arm=spec["name"]) or {"gates": []}
+    judged = events.last("arm_judged", step=step, arm=spec["id"]) or {}
+    confirmed = events.last("confirmed", step=step, arm=spec["name"]) or {"gates": []}
     dev = judged.get("gains") or []
     test = [gate for gate in confirmed["gates"] if gate["gate"] == "gain" and gate["estimate"]]
-    alone = not (_last(events, "step_started", step=step) or {}).get("carried")
+    alone = not (events.last("step_started", step=step) or {}).get("carried")
     gates = test if test and alone else [gate for gate in dev if gate["estimate"]]
     evaluation = judged.get("evaluation") or {}
     behind = evaluation.get("space") == "projected"
@@ -279,7 +280,7 @@ def _in_words(arm: Mapping[str, Any]) -> str:
 
 
 def _why_untested(
-    events: Sequence[Event], hypothesis: Hypothesis, arms: Sequence[Mapping[str, Any]]
+    events: Events, hypothesis: Hypothesis, arms: Sequence[Mapping[str, Any]]
 ) -> str:
     if arms:
         ends = [
@@ -287,22 +288,15 @@ def _why_untested(
             for arm in arms
         ]
         return "; ".join(ends)
-    started = [e for s in hypothesis.steps if (e := _last(events, "step_started", step=s))]
+    started = [e for s in hypothesis.steps if (e := events.last("step_started", step=s))]
     left_out = [f"{n}: {why}" for event in started for n, why in event["left_out"].items()]
     if left_out:
         return "; ".join(left_out)
     if started:
         return "the recipe leaves no arm that would test it"
-    stop = _last(events, "decision", action="Stop")
+    stop = events.last("decision", action="Stop")
     if stop is None:
         return "the run has not come to it yet"
     if stop["verdict"] == RunVerdict.BLOCKED:
         return "the audit stopped the run before any training"
     return f"the run ended {stop['verdict']} before; {hypothesis.remedy} tests it"
-
-
-def _last(events: Sequence[Event], kind: str, **values: Any) -> Event | None:
-    for event in reversed(events):
-        if event["event"] == kind and all(event.get(k) == v for k, v in values.items()):
-            return event
-    return None
