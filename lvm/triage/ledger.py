@@ -279,9 +279,7 @@ def _in_words(arm: Mapping[str, Any]) -> str:
     return f"{arm['arm']}: {gains}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _why_untested(
-    events: Events, hypothesis: Hypothesis, arms: Sequence[Mapping[str, Any]]
-) -> str:
+def _why_untested(events: Events, hypothesis: Hypothesis, arms: Sequence[Mapping[str, Any]]) -> str:
     if arms:
         ends = [
             f"{arm['arm']}: {arm['detail'] or arm['reason'] or 'has not been judged yet'}"

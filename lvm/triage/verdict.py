@@ -38,9 +38,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "arm": shown,
         "codes": list(dict.fromkeys(f["code"] for f in [*audit.get("findings", []), *seen])),
         "phase1": _phase1(events),
-        "steps": [
-            _step(events, event) for event in events.of("step_started") if "number" in event
-        ],
+        "steps": [_step(events, event) for event in events.of("step_started") if "number" in event],
         "ladder": ladder["rows"],
         "models": [_model(e) for e in events.of("test_judged") if e["role"] != "repeat"],
         "combination": _combination(events),
