@@ -135,6 +135,37 @@ class Run:
         """Return the arms that a step started with, and an empty list before it started."""
         return list(self.last("step_started", step=step).get("arms", []))
 
+    def span(self, metric: str) -> tuple[float, float, int]:
+        """Return 0 or lower, the highest value of a metric on dev, and its last epoch.
+
+        Over all arms; a cosine counts in the raw space alone. Read from the events once.
+        """
+        if metric not in self._spans:
+            events = [e for e in self.all("epoch") if e.get(metric) is not None]
+            compared = {
+                spec["id"]
+                for started in self.all("step_started")
+                for spec in started["arms"]
+                if metric != "eval_cosine" or spec["recipe"]["search_space"] == "raw"
+            }
+            values = [event[metric] for event in events if event["arm"] in compared]
+            last = max([1, *(event["epoch"] for event in events)])
+            self._spans[metric] = min([0.0, *values]), max([0.1, *values]), last
+        return self._spans[metric]
+
+    @cached_property
+    def _spans(self) -> dict[str, tuple[float, float, int]]:
+        return {}
+
+    @cached_property
+    def first_start(self) -> Mapping[str, Event]:
+        """For every arm the event that began the first part of the run it belongs to."""
+        found: dict[str, Event] = {}
+        for started in self.all("step_started"):
+            for spec in started["arms"]:
+                found.setdefault(spec["id"], started)
+        return found
+
     @property
     def started(self) -> Event:
         """The event that opens the journal."""

@@ -23,11 +23,13 @@ from enum import StrEnum
 from typing import Any
 
 from lvm.events import Event, Events, indexed
+from lvm.few import foremost
 from lvm.records import METRICS, RunVerdict, StopReason, Verdict
 
 GAINS = ("r_at_5", "mrr")
 OVER_CONTROL = "gain over the control at the same budget and seed in R@5 and MRR, dev split"
 AT_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
+NUM_SAID = 12  # arms of one entry that are told in words
 HIGH_COSINE = 0.70  # what the report expects behind the head if it is to be used
 
 
@@ -186,7 +188,7 @@ def _entry(events: Events, hypothesis: Hypothesis) -> dict[str, Any]:
     arms = _evidence(events, hypothesis)
     judged = [arm for arm in arms if arm["gains"]]
     status = _status(judged) if judged else Status.UNTESTED
-    result = "; ".join(map(_in_words, judged)) or _why_untested(events, hypothesis, arms)
+    result = _all_in_words(judged) or _why_untested(events, hypothesis, arms)
     return {
         "id": hypothesis.id,
         "kind": hypothesis.kind,
@@ -263,6 +265,17 @@ def _status(judged: Sequence[Mapping[str, Any]]) -> Status:
     return Status.INCONCLUSIVE
 
 
+def _all_in_words(judged: Sequence[Mapping[str, Any]]) -> str:
+    """Return a clause on each arm; of very many, on those with the clearest gains."""
+    best = foremost(judged, NUM_SAID, lambda arm: max(gain["lower"] for gain in arm["gains"]))
+    return _joined([_in_words(arm) for arm in best], len(judged))
+
+
+def _joined(clauses: Sequence[str], num_arms: int) -> str:
+    more = [f"and {num_arms - NUM_SAID:,} more arms"] if num_arms > NUM_SAID else []
+    return "; ".join([*clauses, *more])
+
+
 def _in_words(arm: Mapping[str, Any]) -> str:
     """Return one clause on one arm."""
     gains = ", ".join(
@@ -283,9 +296,9 @@ def _why_untested(events: Events, hypothesis: Hypothesis, arms: Sequence[Mapping
     if arms:
         ends = [
             f"{arm['arm']}: {arm['detail'] or arm['reason'] or 'has not been judged yet'}"
-            for arm in arms
+            for arm in arms[:NUM_SAID]
         ]
-        return "; ".join(ends)
+        return _joined(ends, len(arms))
     started = [e for s in hypothesis.steps if (e := events.last("step_started", step=s))]
     left_out = [f"{n}: {why}" for event in started for n, why in event["left_out"].items()]
     if left_out:
