@@ -28,7 +28,6 @@ IMPORTANT = (
     "training.learning_rate",
 )  # fmt: skip
 NO_CURVE = ("at", "epoch", "wall")
-OF_ALL_CONFIRMED = ("settled", "decision")  # events that say what became of every confirmed arm
 FAILED = (StopReason.DIVERGED, StopReason.CRASHED, StopReason.NOT_EVALUABLE)
 
 
@@ -69,7 +68,7 @@ def changed_views(events: Events, new: Iterable[Event]) -> list[RunView]:
 
 def _touched(events: Events, event: Event) -> Iterator[tuple[str, str]]:
     """Yield step and arm of every view that an event says something of."""
-    if event["event"] in OF_ALL_CONFIRMED:
+    if event["event"] == "settled" or event.get("action") == "Stop":  # of every confirmed arm
         for confirmed in events.of("confirmed"):
             yield from _touched(events, confirmed)
     if event["event"] == "confirmed":

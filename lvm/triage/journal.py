@@ -99,6 +99,7 @@ REQUIRED: dict[str, dict[str, type | None]] = {
     "confirmed": {
         "step": str, "arm": str, "verdict": str, "gates": list, "spec": str, "run_as": str,
     },
+    "tidied": {"step": str, "states": list, "weights": list},
     "repeated": {"seed": int, "models": dict, "comparisons": list},
 }  # fmt: skip
 
