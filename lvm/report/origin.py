@@ -95,5 +95,19 @@ def origin_section(run: Run) -> Iterator[Block]:
     resumed = len(run.all("resumed"))
     if resumed:
         pairs.append(("Resumed", counted(resumed, "time")))
+    if gone := removed(run):
+        pairs.append(("Removed from disk", gone))
     yield Facts(pairs)
     yield Preformatted(started["command"])
+
+
+def removed(run: Run) -> str:
+    """Return what the run removed of what its arms had left on disk; "" for nothing."""
+    events = run.all("tidied")
+    states, weights = ({arm for e in events for arm in e[key]} for key in ("states", "weights"))
+    said = [f"optimiser states of {counted(len(states), 'arm')}"] if states else []
+    if weights:
+        bound = run.started.get("config", {}).get("schedule", {}).get("max_disk_gib")
+        limit = f" (schedule.max_disk_gib = {bound:g})" if bound else ""
+        said.append(f"weights of {counted(len(weights), 'arm')} that did not win{limit}")
+    return "; ".join(said)
