@@ -1,4 +1,8 @@
-"""How far a running triage is: its running step, its arms, the time left; as JSON lines too."""
+"""How far a running triage is: its running step, its arms, the time left; as JSON lines too.
+
+events --Progress.take, one by one--> the time left in the running step, for every JSON line
+events --arms_of--> how far every arm of a step is, for `lvm status`
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from lvm.triage.journal import Event, Journal
-from lvm.triage.reopen import REOPENED
-
-AFTER_A_STEP = ("phase_1_judged", "step_ended", "confirmed", "repeated", "decision")
-NUM_GAPS = 3  # epochs of an arm that say how fast it is now
+from lvm.events import Event, Events
+from lvm.pace import AFTER_A_STEP, Progress, budget
+from lvm.triage.journal import Journal
 
 
 def since_start(events: Sequence[Event]) -> list[Event]:
@@ -27,26 +29,23 @@ def since_start(events: Sequence[Event]) -> list[Event]:
     return []
 
 
-def arms_of(events: Sequence[Event], started: Event) -> list[dict[str, Any]]:
+def arms_of(events: Events, started: Event) -> list[dict[str, Any]]:
     """Return how far each arm of a step is; an arm that ran in an earlier step keeps its epochs."""
     return [_arm(events, started, spec) for spec in started["arms"]]
 
 
-def _arm(events: Sequence[Event], started: Event, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _arm(events: Events, started: Event, spec: Mapping[str, Any]) -> dict[str, Any]:
     arm, step = spec["id"], started["step"]
-    own = [e for e in events if e.get("arm") == arm]
-    here = [e for e in own if e.get("step") == step]
-    epochs = [e for e in own if e["event"] == "epoch"]
-    latest: Event = max(epochs, key=lambda e: e["epoch"], default={})
-    ended: Event = next((e for e in here if e["event"] == "arm_ended"), {})
-    judged: Event = next((e for e in here if e["event"] == "arm_judged"), {})
+    latest: Event = max(events.of("epoch", arm=arm), key=lambda e: e["epoch"], default={})
+    ended: Event = next(iter(events.of("arm_ended", arm=arm, step=step)), {})
+    judged: Event = next(iter(events.of("arm_judged", arm=arm, step=step)), {})
     stage = judged.get("stage") or {"verdict": latest.get("stage")}
     return {
         "id": arm,
         "name": spec["name"],
         "role": spec.get("role"),
         "epoch": ended.get("epoch", latest.get("epoch", 0)),
-        "of": _budget(started, spec),
+        "of": budget(started, spec),
         **{key: latest.get(key) for key in ("eval_cosine", "r_at_5", "loss")},
         "reason": ended.get("reason"),
         "detail": ended.get("detail") or None,
@@ -54,61 +53,9 @@ def _arm(events: Sequence[Event], started: Event, spec: Mapping[str, Any]) -> di
     }
 
 
-def _budget(started: Event, spec: Mapping[str, Any]) -> int:
-    """Return the epochs an arm may train; 0 for an arm that only searches another one's vectors."""
-    if spec.get("source") is not None:
-        return 0
-    own = spec.get("recipe", {}).get("training", {}).get("epochs")
-    return int(own if own is not None else started.get("epochs", 0))
-
-
-# --- the time left --------------------------------------------------------------------------------
-
-
-def seconds_left(events: Sequence[Event]) -> float | None:
-    """Return the seconds that training needs to the end of the running step.
-
-    Counted from the last event, from the rate of the step's own epochs. Pruning and gates may end
-    it sooner. None between two steps and before the first epoch of a step.
-    """
-    step = since_start(events)
-    if not step:
-        return None
-    stretches = _stretches(step)
-    num_done = sum(len(stretch) for stretch in stretches)
-    arms = [arm for arm in arms_of(events, step[0]) if arm["reason"] is None]
-    left = {arm["id"]: arm["of"] - arm["epoch"] for arm in arms if arm["of"] > arm["epoch"]}
-    if not left:
-        return 0.0
-    if not num_done:
-        return None
-    together: float = sum(map(_busy, stretches)) / num_done * sum(left.values())
-    alone: list[float] = [_gap(stretches, arm) * epochs for arm, epochs in left.items()]
-    return round(max(together, *alone), 1)
-
-
-def _stretches(step: Sequence[Event]) -> list[list[Event]]:
-    """Return the trained epochs of a step, apart where the run was interrupted."""
-    found: list[list[Event]] = [[]]
-    for event in step:
-        if event["event"] == "resumed":
-            found.append([])
-        elif event["event"] == "epoch" and event["epoch"] > 0:
-            found[-1].append(event)
-    return [stretch for stretch in found if stretch]
-
-
-def _busy(stretch: Sequence[Event]) -> float:
-    """Return the seconds a stretch trained; the start of its workers is no rate and not in it."""
-    return float(stretch[-1]["at"] - stretch[0]["at"] + (stretch[0].get("seconds") or 0.0))
-
-
-def _gap(stretches: Sequence[Sequence[Event]], arm: str) -> float:
-    """Return the seconds between the latest epochs of one arm; 0 where it has run none."""
-    own = [e for e in stretches[-1] if e["arm"] == arm][-NUM_GAPS - 1 :]
-    if len(own) < 2:
-        return float(own[0].get("seconds") or 0.0) if own else 0.0
-    return float(own[-1]["at"] - own[0]["at"]) / (len(own) - 1)
+def seconds_left(events: Iterable[Event]) -> float | None:
+    """Return the seconds that training needs to the end of the running step, see lvm.pace."""
+    return Progress(events).seconds_left
 
 
 # --- JSON lines -----------------------------------------------------------------------------------
@@ -119,21 +66,25 @@ METRICS_TOLD = ("eval_cosine", "r_at_5", "mrr")
 
 
 def line(events: Sequence[Event]) -> dict[str, Any] | None:
-    """Return what the last event tells a program; None when it is no progress.
+    """Return what the last event tells a program; None when it is no progress."""
+    return line_of(events[-1], Progress(events))
+
+
+def line_of(event: Event, progress: Progress) -> dict[str, Any] | None:
+    """Return what an event tells a program that `progress` has just taken; None for no progress.
 
     Every plain value of the event as it stands, also of events this version does not know; `arm`
     is the name of an arm and `id` its fingerprint.
     """
-    event = events[-1]
     if event["event"] in NOT_PROGRESS:
         return None
-    told = {key: value for key, value in event.items() if isinstance(value, PLAIN)}
-    if "name" in told and "arm" in told:
-        told["id"], told["arm"] = told["arm"], told.pop("name")
-    return {**told, **_more(events, event)}
+    plain = {key: value for key, value in event.items() if isinstance(value, PLAIN)}
+    if "name" in plain and "arm" in plain:
+        plain["id"], plain["arm"] = plain["arm"], plain.pop("name")
+    return {**plain, **_more(event, progress)}
 
 
-def _more(events: Sequence[Event], event: Event) -> dict[str, Any]:
+def _more(event: Event, progress: Progress) -> dict[str, Any]:
     """Return what lies deeper in an event, or follows from those before it."""
     match event["event"]:
         case "run_started":
@@ -150,9 +101,9 @@ def _more(events: Sequence[Event], event: Event) -> dict[str, Any]:
         case "step_started":
             return {"arms": [arm["name"] for arm in event["arms"]]}
         case "epoch":
-            return {**_of(events, event), "gate": gate_of(events)}
+            return {**_of(event, progress), "gate": progress.gate}
         case "arm_ended":
-            return _of(events, event)
+            return _of(event, progress)
         case "arm_judged":
             return {"stage": (event.get("stage") or {}).get("verdict")}
         case "test_judged":
@@ -165,23 +116,13 @@ def _more(events: Sequence[Event], event: Event) -> dict[str, Any]:
             return {}
 
 
-def _of(events: Sequence[Event], event: Event) -> dict[str, Any]:
+def _of(event: Event, progress: Progress) -> dict[str, Any]:
     """Return the budget of the arm of an event, and the time left in its step."""
-    step = since_start(events)
-    arms = arms_of(events, step[0]) if step else []
-    of = next((arm["of"] for arm in arms if arm["id"] == event["arm"]), None)
-    return {"of": of, "seconds_left": seconds_left(events)}
+    return {"of": progress.of(event["arm"]), "seconds_left": progress.seconds_left}
 
 
 def _metrics(masked: Mapping[str, Any]) -> dict[str, Any]:
     return {name: masked.get(name) for name in METRICS_TOLD}
-
-
-def gate_of(events: Sequence[Event]) -> float | None:
-    """Return the bound of the stage gate on dev cosine."""
-    gates = events[0].get("config", {}).get("gates", {})
-    bound: float | None = gates.get("stage_eval_cosine")
-    return bound
 
 
 class JsonLines:
@@ -192,7 +133,9 @@ class JsonLines:
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
-        self._told = 0
+        self._num_written = 0
+        self._progress = Progress()
+        self._events = Events()
         self._context = contextlib.ExitStack()
 
     def __enter__(self) -> JsonLines:
@@ -205,18 +148,28 @@ class JsonLines:
 
     def skip(self, journal: Journal) -> None:
         """Take note that a resumed run has told these events before."""
-        self._told = len(journal.events)
+        self._events, self._num_written = journal.events, len(journal.events)
+        self._progress = Progress(journal.events)
 
     def tell(self, journal: Journal) -> None:
         """Write what is new in the journal."""
-        if journal.events[-1]["event"] == REOPENED:  # there are fewer events now than were told
-            self._told = len(journal.events) - 1
-        while self._told < len(journal.events) and self._stream is not None:
-            self._told += 1
-            told = line(journal.events[: self._told])
-            if told is not None:
-                first = {"run": str(journal.folder)} if self._told == 1 else {}
-                self._write({**told, **first})
+        if self._stream is None:
+            return
+        if journal.events is not self._events:
+            self._begin(journal.events)
+        while self._num_written < len(journal.events):
+            event = journal.events[self._num_written]
+            self._num_written += 1
+            self._progress.take(event)
+            record = line_of(event, self._progress)
+            if record is not None:
+                first = {"run": str(journal.folder)} if self._num_written == 1 else {}
+                self._write({**record, **first})
+
+    def _begin(self, events: Events) -> None:
+        """Start over with other events; of a journal read anew, all but the newest were written."""
+        self._num_written = len(events) - 1 if self._num_written else 0
+        self._events, self._progress = events, Progress(events[: self._num_written])
 
     def verdict(self, document: Mapping[str, Any]) -> None:
         """Write the last line: the content of verdict.json."""

@@ -11,14 +11,15 @@ from typing import Any
 
 from lvm.absence import Absence, in_short, sentences
 from lvm.command import lvm_command, shown
+from lvm.events import Event, Events, indexed
+from lvm.pace import AFTER_A_STEP, gate_of
 from lvm.printed import eval_command, resume_of
-from lvm.progress import AFTER_A_STEP, arms_of, gate_of, seconds_left, since_start
+from lvm.progress import arms_of, seconds_left, since_start
 from lvm.records import METRICS, RunVerdict
 from lvm.report import counted
 from lvm.report.audit import answer, blocking_codes
 from lvm.terminal import duration
 from lvm.triage.folder import found_at
-from lvm.triage.journal import Event
 from lvm.triage.lock import Driver
 from lvm.triage.verdict import build_verdict
 
@@ -37,10 +38,11 @@ def status(
     is running, interrupted or finished; `seconds` and `seconds_left` leave out what lay between an
     interruption and its resumption.
     """
+    events = indexed(events)
     document = build_verdict(events, resume=resume_of(events, folder))
     age = max(0.0, now - events[-1]["at"])
     state = _state(document["verdict"], driver)
-    audited = _last(events, "audited").get("audit")
+    audited = (events.last("audited") or {}).get("audit")
     return {
         "schema": SCHEMA,
         "run": str(folder),
@@ -106,15 +108,15 @@ def _audit(audit: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _doing(events: Sequence[Event]) -> str:
+def _doing(events: Events) -> str:
     """Return what the run does after its last event, in words."""
     if step := since_start(events):
         arms = arms_of(events, step[0])
         return _title(step[0]) if any(a["reason"] is None for a in arms) else "judging its arms"
-    kinds = [event["event"] for event in events]
-    if {"phase_1_judged", "inspected"} & {*kinds} and not {"step_ended", "confirmed"} & {*kinds}:
+    kinds = {event["event"] for event in events}
+    if {"phase_1_judged", "inspected"} & kinds and not {"step_ended", "confirmed"} & kinds:
         return "looking at the model of phase 1"
-    if {*AFTER_A_STEP} & {*kinds}:
+    if {*AFTER_A_STEP} & kinds:
         return "deciding what comes next"
     return "measuring the predictors without training" if "audited" in kinds else "preparing"
 
@@ -124,7 +126,7 @@ def _title(step: Mapping[str, Any]) -> str:
     return f"step {number}, {step['title']}" if number is not None else str(step["title"])
 
 
-def _running(events: Sequence[Event], age: float) -> dict[str, Any] | None:
+def _running(events: Events, age: float) -> dict[str, Any] | None:
     """Return the running step and its arms, `age` seconds after the last event."""
     step = since_start(events)
     if not step:
@@ -137,12 +139,12 @@ def _running(events: Sequence[Event], age: float) -> dict[str, Any] | None:
         "started_at": started["at"],
         "seconds": _spent(step, age),
         "seconds_left": None if left is None else round(max(0.0, left - age), 1),
-        "gate": gate_of(events),
+        "gate": gate_of(events[0]),
         "arms": arms_of(events, started),
     }
 
 
-def _ended(events: Sequence[Event]) -> list[dict[str, Any]]:
+def _ended(events: Events) -> list[dict[str, Any]]:
     """Return every step that has ended, with its verdict and its arms."""
     running = since_start(events)[:1]
     return [
@@ -151,21 +153,22 @@ def _ended(events: Sequence[Event]) -> list[dict[str, Any]]:
             **_outcome(events, started),
             "arms": arms_of(events, started),
         }
-        for started in events
-        if started["event"] == "step_started" and all(started is not event for event in running)
+        for started in events.of("step_started")
+        if all(started is not event for event in running)
     ]
 
 
-def _outcome(events: Sequence[Event], started: Event) -> dict[str, Any]:
+def _outcome(events: Events, started: Event) -> dict[str, Any]:
     """Return the verdict on a step and the arm that it keeps."""
     step = started["step"]
     if step == "phase_1":
-        return {"verdict": _last(events, "phase_1_judged").get("verdict"), "kept": None}
-    if confirmed := _last(events, "confirmed", run_as=step):
+        judged = events.last("phase_1_judged") or {}
+        return {"verdict": judged.get("verdict"), "kept": None}
+    if confirmed := events.last("confirmed", run_as=step):
         return {"verdict": confirmed["verdict"], "kept": None}
-    if _last(events, "repeated", seed=started.get("seed")):
+    if events.last("repeated", seed=started.get("seed")):
         return {"verdict": "repeated", "kept": None}
-    ended = _last(events, "step_ended", step=step)
+    ended = events.last("step_ended", step=step) or {}
     return {"verdict": ended.get("stage"), "kept": ended.get("kept")}
 
 
@@ -195,11 +198,6 @@ def _next(
         checkpoint = found_at(document["arm"]["checkpoint"], folder)
         judge = eval_command(checkpoint, first.get("arguments") or {})
     return judge or f"{lvm_command()} report {shown(folder)}"
-
-
-def _last(events: Sequence[Event], kind: str, **values: Any) -> Event:
-    found = (e for e in reversed(events) if e["event"] == kind)
-    return next((e for e in found if all(e.get(k) == v for k, v in values.items())), {})
 
 
 # --- one screen -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lvm.few import foremost, tally
 from lvm.records import METRICS
 from lvm.report.audit import answer, broken, not_looked_at, overrides, severity_of, where_in_words
 
@@ -20,6 +21,7 @@ COLUMNS = ("eval_cosine", "r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
 STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_EVALUABLE": "dim"}
 AUDIT_STYLES = {"BLOCKED": "bold red", "WARNINGS": "bold yellow", "UNSURE": "bold yellow"}
 SEVERITY_STYLES = {"block": "red", "warn": "yellow"}
+ROWS, OTHER_LINES = 24, 6  # arms in a frame, and lines of a terminal that these leave alone
 NAMED = 3  # rows or articles of a finding, or arms, that are named on a terminal
 
 
@@ -105,7 +107,7 @@ class Screen:
 
     def _on_arm_ended(self, event: Mapping[str, Any]) -> None:
         if event["arm"] in self._status:
-            self._status[event["arm"]]["reason"] = event["reason"]
+            self._status[event["arm"]] |= {"reason": event["reason"], "at": event["at"]}
         detail = f": {event['detail']}" if event["detail"] else ""
         cosine = self._status.get(event["arm"], {}).get("eval_cosine")
         shown = f", dev cosine {cosine:.3f}" if cosine is not None else ""
@@ -148,9 +150,15 @@ class Screen:
         table = Table(box=None, pad_edge=False)
         for title in ("arm", "epoch", "dev cosine", "gate", "R@5", "loss", ""):
             table.add_column(title, justify="left" if title in ("arm", "") else "right")
-        for arm in self._status.values():
+        arms = list(self._status.values())
+        room = max(1, min(ROWS, self.console.height - OTHER_LINES))
+        shown = foremost(arms, room, lambda arm: ("reason" not in arm, arm.get("at", 0.0)))
+        for arm in shown:
             table.add_row(*self._row(arm))
-        return Group(Text(self._headline(), style="bold"), table)
+        parts: list[RenderableType] = [Text(self._headline(), style="bold"), table]
+        if rest := tally(map(_state, arms), map(_state, shown)):
+            parts.append(Text(f"and {len(arms) - len(shown):,} more arms: {rest}", style="dim"))
+        return Group(*parts)
 
     def _row(self, arm: Mapping[str, Any]) -> list[str]:
         def number(key: str) -> str:
@@ -178,6 +186,10 @@ class Screen:
             return ""
         seconds = (time.monotonic() - self._step_started) / done * left
         return f", at most {duration(seconds)} left in this step"
+
+
+def _state(arm: Mapping[str, Any]) -> str:
+    return str(arm.get("reason") or ("begun" if arm["epoch"] else "not begun"))
 
 
 def duration(seconds: float) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from lvm.events import Event as Event
+from lvm.events import Events, indexed
 from lvm.records import METRICS
 
-Event = Mapping[str, Any]
 NONE = "–"  # a value that does not exist
 LIMITS = ("oracle", "random")  # ladder rows that are the ends of the scale, not competitors
 
@@ -112,18 +114,18 @@ class Run:
     events: Sequence[Event]
     document: Mapping[str, Any]
 
+    @cached_property
+    def index(self) -> Events:
+        """The events, as they are looked up."""
+        return indexed(self.events)
+
     def all(self, kind: str, **values: Any) -> list[Event]:
         """Return the events of one kind with these values in order."""
-        return [
-            event
-            for event in self.events
-            if event["event"] == kind and all(event.get(k) == v for k, v in values.items())
-        ]
+        return self.index.of(kind, **values)
 
     def last(self, kind: str, **values: Any) -> Event:
         """Return the last such event, or an empty mapping."""
-        found = self.all(kind, **values)
-        return found[-1] if found else {}
+        return self.index.last(kind, **values) or {}
 
     def curve(self, arm: str) -> dict[int, Event]:
         """Return the record of every epoch of an arm; steps that share an arm share its epochs."""
@@ -132,6 +134,37 @@ class Run:
     def specs(self, step: str) -> list[Mapping[str, Any]]:
         """Return the arms that a step started with, and an empty list before it started."""
         return list(self.last("step_started", step=step).get("arms", []))
+
+    def span(self, metric: str) -> tuple[float, float, int]:
+        """Return 0 or lower, the highest value of a metric on dev, and its last epoch.
+
+        Over all arms; a cosine counts in the raw space alone. Read from the events once.
+        """
+        if metric not in self._spans:
+            events = [e for e in self.all("epoch") if e.get(metric) is not None]
+            compared = {
+                spec["id"]
+                for started in self.all("step_started")
+                for spec in started["arms"]
+                if metric != "eval_cosine" or spec["recipe"]["search_space"] == "raw"
+            }
+            values = [event[metric] for event in events if event["arm"] in compared]
+            last = max([1, *(event["epoch"] for event in events)])
+            self._spans[metric] = min([0.0, *values]), max([0.1, *values]), last
+        return self._spans[metric]
+
+    @cached_property
+    def _spans(self) -> dict[str, tuple[float, float, int]]:
+        return {}
+
+    @cached_property
+    def first_start(self) -> Mapping[str, Event]:
+        """For every arm the event that began the first part of the run it belongs to."""
+        found: dict[str, Event] = {}
+        for started in self.all("step_started"):
+            for spec in started["arms"]:
+                found.setdefault(spec["id"], started)
+        return found
 
     @property
     def started(self) -> Event:

@@ -17,6 +17,7 @@ from lvm.report import (
     number,
     title_of,
 )
+from lvm.report.many import ARMS, shown_arms
 from lvm.report.models import added, confirmed_name, is_combination
 
 DECIDES = (
@@ -56,6 +57,8 @@ def gates_section(run: Run) -> Iterator[Block]:
          "Design effect", "Verdict", "Reason"),
         [_gate(*row) for row in rows],
     )  # fmt: skip
+    if any(len(step["arms"]) > ARMS for step in run.document["steps"]):
+        yield Paragraph(f"Of a step with very many arms the {ARMS} foremost are shown.", "note")
     rows += _gains(run)
     differences = [row for row in rows if row[2].get("p_value") is not None]
     behind: list[Block] = [Paragraph(DECIDES), Paragraph(PEEKING)]
@@ -79,7 +82,8 @@ def _rows(run: Run) -> Iterator[Row]:
     base = f"{run.unchanged.get('name', 'predictions')} (phase 1)"
     yield from ((base, "test", gate) for gate in run.last("phase_1_judged").get("gates", []))
     for step in run.document["steps"]:
-        yield from ((arm["name"], "dev", arm["stage"]) for arm in step["arms"] if arm["stage"])
+        arms = shown_arms(run, step)
+        yield from ((arm["name"], "dev", arm["stage"]) for arm in arms if arm["stage"])
         for event in run.all("confirmed", step=step["step"]):
             yield from _confirmed(run, event)
     for event in run.all("confirmed"):
@@ -100,7 +104,7 @@ def _gains(run: Run) -> list[Row]:
     return [
         (f"{arm['name']} over its control", "dev", gate)
         for step in run.document["steps"]
-        for arm in step["arms"]
+        for arm in shown_arms(run, step)
         for gate in arm["gains"] or ()
     ]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from lvm.few import tally
 from lvm.report import Block, Facts, Items, Paragraph, Preformatted, Run, counted
+from lvm.report.many import ARMS, ends
 
 
 def unreached(run: Run) -> list[str]:
@@ -19,12 +22,23 @@ def not_tried_section(run: Run) -> Iterator[Block]:
     found = [f"{name}: the run ended before this step." for name in unreached(run)]
     for step in run.document["steps"]:
         found += [f"{n} ({step['title']}): {why}" for n, why in step["left_out"].items()]
-        for arm in step["arms"]:
-            if arm["role"] == "arm" and arm["reason"] not in ("finished", "gate held"):
-                why = f"{arm['reason']} at epoch {arm['epoch']}" if arm["reason"] else "not ended"
-                found.append(f"{arm['name']} ({step['title']}) to its full budget: {why}.")
+        found += _cut_short(step)
     found += _never_varied(run)
     yield Items("A verdict holds for what was tried. This was not", found)
+
+
+def _cut_short(step: Mapping[str, Any]) -> list[str]:
+    """Return the arms of a step that did not train to their budget, the first of many."""
+    ended = ("finished", "gate held")
+    arms = [a for a in step["arms"] if a["role"] == "arm" and a["reason"] not in ended]
+    found = []
+    for arm in arms[:ARMS]:
+        why = f"{arm['reason']} at epoch {arm['epoch']}" if arm["reason"] else "not ended"
+        found.append(f"{arm['name']} ({step['title']}) to its full budget: {why}.")
+    if rest := arms[ARMS:]:
+        counts = f"{counted(len(rest), 'more arm')} ({step['title']}) to their full budget"
+        found.append(f"{counts}: {tally(ends(rest))}.")
+    return found
 
 
 def _never_varied(run: Run) -> list[str]:
@@ -81,5 +95,19 @@ def origin_section(run: Run) -> Iterator[Block]:
     resumed = len(run.all("resumed"))
     if resumed:
         pairs.append(("Resumed", counted(resumed, "time")))
+    if gone := removed(run):
+        pairs.append(("Removed from disk", gone))
     yield Facts(pairs)
     yield Preformatted(started["command"])
+
+
+def removed(run: Run) -> str:
+    """Return what the run removed of what its arms had left on disk; "" for nothing."""
+    events = run.all("tidied")
+    states, weights = ({arm for e in events for arm in e[key]} for key in ("states", "weights"))
+    said = [f"optimiser states of {counted(len(states), 'arm')}"] if states else []
+    if weights:
+        bound = run.started.get("config", {}).get("schedule", {}).get("max_disk_gib")
+        limit = f" (schedule.max_disk_gib = {bound:g})" if bound else ""
+        said.append(f"weights of {counted(len(weights), 'arm')} that did not win{limit}")
+    return "; ".join(said)

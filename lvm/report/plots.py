@@ -36,9 +36,8 @@ class Line:
 # --- curves --------------------------------------------------------------------------------------
 
 
-def step_curves(run: Run, step: str) -> str:
-    """Return the dev cosine and R@5 per epoch of the arms of a step, with one legend for both."""
-    specs = [*run.specs(step), *run.specs(f"confirm_{step}")]
+def step_curves(run: Run, specs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the dev cosine and R@5 per epoch of some arms, with one legend for both."""
     panels, notes = [], {}
     for metric in CURVES:
         lines = [_line(run, spec, metric, place) for place, spec in enumerate(specs)]
@@ -100,17 +99,10 @@ class Scale:
 
 def _scale(run: Run, metric: str) -> Scale:
     """Return the scale that all panels of a metric share, so that steps compare by eye."""
-    events = [e for e in run.all("epoch") if e.get(metric) is not None]
-    shown = {
-        spec["id"]
-        for started in run.all("step_started")
-        for spec in started["arms"]
-        if metric != "eval_cosine" or spec["recipe"]["search_space"] == "raw"
-    }
-    values = [event[metric] for event in events if event["arm"] in shown]
-    values += [value for _, value in _references(run, metric)]
-    ticks = round_ticks(min([0.0, *values]), max([0.1, *values]))
-    return Scale(ticks[0], ticks[-1], max([1, *(event["epoch"] for event in events)]))
+    low, high, last = run.span(metric)
+    levels = [value for _, value in _references(run, metric)]
+    ticks = round_ticks(min([low, *levels]), max([high, *levels]))
+    return Scale(ticks[0], ticks[-1], last)
 
 
 def _panel(run: Run, metric: str, lines: Sequence[Line]) -> str:

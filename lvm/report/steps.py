@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lvm.absence import CONFIRMATION, Absence, sentences
+from lvm.few import foremost
 from lvm.records import Verdict
 from lvm.report import (
     NONE,
@@ -22,6 +24,15 @@ from lvm.report import (
     number,
     plots,
     title_of,
+)
+from lvm.report.many import (
+    CURVES,
+    NAMES,
+    left_out,
+    measured,
+    named,
+    shown_arms,
+    specs_by_id,
 )
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
@@ -49,7 +60,9 @@ def _phase1(run: Run) -> Iterator[Block]:
         rows.append([spec["name"], *_ran(run, spec, judged), *_dev_numbers(run, spec, judged)])
     header = ("Model", "Epochs", "Ended", *(f"dev {title_of(m)}" for m in DEV))
     yield Table("the two models of phase 1", "lllrrr", header, rows)
-    yield Figure(plots.step_curves(run, "phase_1"), "Phase 1, per epoch on the dev split.")
+    yield Figure(
+        plots.step_curves(run, run.specs("phase_1")), "Phase 1, per epoch on the dev split."
+    )
     yield from _items("Absent, and so no evidence", _absent(run, "phase_1"))
     if verdict is None:
         yield Paragraph("Phase 1 had not been judged when this was written.", "note")
@@ -65,17 +78,18 @@ def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
             ("Starts from", f"the base recipe with {carried}" if carried else "the base recipe"),
         ]
     )
-    specs = {spec["id"]: spec for spec in run.specs(step["step"])}
+    specs = specs_by_id(run, step["step"])
     if step["arms"]:
-        yield _tried_table(run, step, specs)
-        yield _dev_table(run, step, specs)
-        curves = plots.step_curves(run, step["step"])
-        yield Figure(curves, f"{step['title']}, per epoch on the dev split.")
+        arms = shown_arms(run, step)
+        yield _tried_table(run, arms, specs)
+        yield _dev_table(run, step, arms, specs)
+        yield from _rest(step, arms)
+        yield _curves(run, step, specs)
     yield from _items(
         "Rungs", (_rung(event, specs) for event in run.all("rung", step=step["step"]))
     )
     yield from _items("Left out", (f"{n}: {reason}" for n, reason in step["left_out"].items()))
-    yield from _items("Gate conflicts", (_conflict(step, name) for name in step["conflicts"]))
+    yield from _items("Gate conflicts", _conflicts(step))
     absent = list(_absent(run, step["step"], f"{CONFIRMATION}{step['step']}"))
     yield from _items("Absent, and so no evidence", iter(absent))
     yield from _items("Outcome", _outcome(run, step, absent))
@@ -86,15 +100,34 @@ def _absent(run: Run, *races: str) -> Iterator[str]:
     yield from (f"{text}." for text in sentences(one for one in absent if one.step in races))
 
 
+def _rest(step: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+    """Say which arms the tables leave out."""
+    if rest := left_out(step, shown):
+        text = (
+            f"The tables hold the control, the arms that were chosen and the best by MRR on dev; "
+            f"{rest} of this step stand in verdict.json."
+        )
+        yield Paragraph(text, "note")
+
+
+def _curves(run: Run, step: Mapping[str, Any], specs: Mapping[str, Any]) -> Figure:
+    arms = shown_arms(run, step, CURVES)
+    shown = [*(specs[arm["id"]] for arm in arms), *run.specs(f"confirm_{step['step']}")]
+    caption = f"{step['title']}, per epoch on the dev split."
+    if len(arms) < len(step["arms"]):
+        caption += f" Drawn: {len(arms)} of {len(step['arms']):,} arms."
+    return Figure(plots.step_curves(run, shown), caption)
+
+
 def _items(label: str, items: Iterator[str]) -> Iterator[Block]:
     found = list(items)
     if found:
         yield Items(label, found)
 
 
-def _tried_table(run: Run, step: Mapping[str, Any], specs: Mapping[str, Any]) -> Table:
+def _tried_table(run: Run, arms: Sequence[Mapping[str, Any]], specs: Mapping[str, Any]) -> Table:
     rows = []
-    for arm in step["arms"]:
+    for arm in arms:
         changes = ", ".join(f"{key} = {value}" for key, value in arm["changes"].items())
         ran = _ran(run, specs[arm["id"]], arm if arm["reason"] else {})
         rows.append([arm["name"], changes or "nothing", arm["why"], *ran])
@@ -114,28 +147,18 @@ def _ran(run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]) -> list[s
     return [went, f"{judged['reason']}{at}" + (f": {judged['detail']}" if judged["detail"] else "")]
 
 
-def _measured(
-    run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]
-) -> Mapping[str, float | None]:
-    """Return the dev metrics of an arm at the epoch that counts, or so far."""
-    if judged.get("reason"):
-        evaluation: Mapping[str, Any] = judged["evaluation"] or {}
-        masked: Mapping[str, float | None] = evaluation.get("masked", {})
-        return masked
-    curve = run.curve(spec["id"])
-    return curve[max(curve)] if curve else {}
-
-
 def _dev_numbers(run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]) -> list[str]:
-    measured = _measured(run, spec, judged)
-    return [number(measured.get(metric)) for metric in DEV]
+    found = measured(run, spec["id"], judged)
+    return [number(found.get(metric)) for metric in DEV]
 
 
-def _dev_table(run: Run, step: Mapping[str, Any], specs: Mapping[str, Any]) -> Table:
+def _dev_table(
+    run: Run, step: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], specs: Mapping[str, Any]
+) -> Table:
     rows = []
-    for arm in step["arms"]:
+    for arm in arms:
         spec = specs[arm["id"]]
-        own, control = _measured(run, spec, arm), _control(run, step, spec, arm)
+        own, control = measured(run, arm["id"], arm), _control(run, step, spec, arm)
         cells = []
         for metric in DEV:
             split = metric == "eval_cosine" and spec["recipe"]["search_space"] != _space(run)
@@ -173,10 +196,13 @@ def _control(
 
 def _rung(event: Event, specs: Mapping[str, Any]) -> str:
     def names(arms: Sequence[str]) -> str:
-        return ", ".join(specs[arm]["name"] for arm in arms)
+        return named([specs[arm]["name"] for arm in arms])
 
-    values = "; ".join(f"{specs[a]['name']} {number(v)}" for a, v in event["values"].items())
-    text = f"epoch {event['epoch']}: dev cosine {values}."
+    every = list(event["values"].items())
+    best = foremost(every, NAMES, lambda item: -math.inf if item[1] is None else item[1])
+    values = "; ".join(f"{specs[a]['name']} {number(v)}" for a, v in best)
+    more = f"; and {len(every) - NAMES:,} more" if len(every) > NAMES else ""
+    text = f"epoch {event['epoch']}: dev cosine {values}{more}."
     if event["cutoff"] is not None:
         text += f" Cutoff {number(event['cutoff'])}, pruned: {names(event['pruned']) or 'none'}."
     if event["held"]:
@@ -184,12 +210,18 @@ def _rung(event: Event, specs: Mapping[str, Any]) -> str:
     return text
 
 
-def _conflict(step: Mapping[str, Any], name: str) -> str:
-    arm = next(arm for arm in step["arms"] if arm["name"] == name)
+def _conflicts(step: Mapping[str, Any]) -> Iterator[str]:
+    arms = {arm["name"]: arm for arm in step["arms"]}
+    yield from (_conflict(arms[name]) for name in step["conflicts"][:NAMES])
+    if len(step["conflicts"]) > NAMES:
+        yield f"The same of {named(step['conflicts'][NAMES:])}."
+
+
+def _conflict(arm: Mapping[str, Any]) -> str:
     gain = next(g for g in arm["gains"] if g["metric"] == "r_at_5")
     stage = arm["stage"]
     return (
-        f"{name} fails the stage gate ({title_of(stage['metric'])} {stage['reason']}), "
+        f"{arm['name']} fails the stage gate ({title_of(stage['metric'])} {stage['reason']}), "
         f"yet beats its control at R@5 by {estimate(gain)}."
     )
 

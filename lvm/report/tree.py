@@ -20,6 +20,7 @@ from lvm.report import (
     tone,
 )
 from lvm.report.audit import answer, audit_of
+from lvm.report.many import left_out, named, shown_arms, specs_by_id
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
 
@@ -111,7 +112,10 @@ def _end(run: Run) -> tuple[str, str]:
 
 def _step(run: Run, step: Mapping[str, Any]) -> Node:
     name = step["step"]
-    leaves = [_arm(run, name, spec, step) for spec in run.specs(name)]
+    specs, arms = specs_by_id(run, name), shown_arms(run, step)
+    leaves = [_arm(run, name, specs[arm["id"]], step) for arm in arms]
+    if rest := left_out(step, arms):
+        leaves.append(Leaf("left", "not shown", rest))
     leaves += [Leaf("left", arm, f"left out: {why}") for arm, why in step["left_out"].items()]
     leaves += _confirmations(run, name)
     title = f"Step {step['number']}: {step['title']}"
@@ -188,9 +192,10 @@ def _rung(run: Run, step: str, epoch: int) -> Event:
 
 
 def _holders(run: Run, step: str, epoch: int) -> str:
-    names = {spec["id"]: spec["name"] for spec in run.specs(step)}
-    held = [names[arm] for arm in _rung(run, step, epoch).get("held", []) if arm in names]
-    return f"{', '.join(held)} held the stage gate" if held else "the step had ended"
+    arms = _rung(run, step, epoch).get("held", [])
+    ended = [run.last("arm_ended", arm=arm, step=step) for arm in arms]
+    held = [event["name"] for event in ended if event]
+    return f"{named(held)} held the stage gate" if held else "the step had ended"
 
 
 def _cut(run: Run, step: str, arm: str, epoch: int) -> str:
@@ -202,12 +207,10 @@ def _cut(run: Run, step: str, arm: str, epoch: int) -> str:
 
 def _shared(run: Run, step: str, spec: Mapping[str, Any]) -> str:
     """Say where an arm that an earlier part of the run had trained already comes from."""
-    for started in run.all("step_started"):
-        if started["step"] == step:
-            return ""
-        if any(other["id"] == spec["id"] for other in started["arms"]):
-            return f"its training is that of {started.get('title', started['step'])}"
-    return ""
+    first = run.first_start[spec["id"]]
+    if first["step"] == step:
+        return ""
+    return f"its training is that of {first.get('title', first['step'])}"
 
 
 # --- drawn ----------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from lvm.events import Event, Events, indexed
 from lvm.records import ABSENT, StopReason
 from lvm.report import Run
 from lvm.report.models import added, is_combination
@@ -12,13 +13,11 @@ from lvm.tracking.note import arm_note, registered_note
 from lvm.tracking.views import (
     MAX_TAG,
     Document,
-    Event,
     ModelView,
     RunView,
     confirmed_arm,
     data_view,
     flatten,
-    last,
     milliseconds,
 )
 
@@ -39,25 +38,75 @@ def arm_views(
 
     `document` is that of verdict.json when there is one; it names the confirmed model.
     """
+    events = indexed(events)
     views = []
-    for started in (e for e in events if e["event"] == "step_started"):
-        for place, spec in enumerate(started["arms"]):
-            view = _arm_view(events, started, spec, place)
-            if view.status != "KILLED" or (closed and view.metrics):
-                view.model = _model(events, document, spec)
-                view.add_tags({"mlflow.note.content": arm_note(events, spec)[:MAX_TAG]})
-                views.append(view)
-    known = {spec["id"] for e in events if e["event"] == "step_started" for spec in e["arms"]}
-    for test in (e for e in events if e["event"] == "test_judged" and e["arm"] not in known):
-        views.append(_predictions_view(events, test))
+    for started in events.of("step_started"):
+        views += _views_of(events, document, started, range(len(started["arms"])), closed=closed)
+    for test in events.of("test_judged"):
+        views += _views_of_predictions(events, test)
     return views
 
 
-def _arm_view(events: Sequence[Event], started: Event, spec: Event, place: int) -> RunView:
+def changed_views(events: Events, new: Iterable[Event]) -> list[RunView]:
+    """Return of the views of a run that goes on those that the `new` of its events change.
+
+    It costs what these events and the steps they belong to cost, whatever came before.
+    """
+    arms: dict[str, set[str]] = {}  # step -> its arms that something was said of
+    views = []
+    for event in new:
+        for step, arm in _touched(events, event):
+            arms.setdefault(step, set()).add(arm)
+        if event["event"] == "test_judged":
+            views += _views_of_predictions(events, event)
+    for step in arms:
+        for started in events.of("step_started", step=step):
+            places = [i for i, spec in enumerate(started["arms"]) if spec["id"] in arms[step]]
+            views += _views_of(events, None, started, places, closed=False)
+    return views
+
+
+def _touched(events: Events, event: Event) -> Iterator[tuple[str, str]]:
+    """Yield step and arm of every view that an event says something of."""
+    if event["event"] == "settled" or event.get("action") == "Stop":  # of every confirmed arm
+        for confirmed in events.of("confirmed"):
+            yield from _touched(events, confirmed)
+    if event["event"] == "confirmed":
+        yield event["run_as"], event["spec"]
+        yield event["run_as"], (event.get("control") or {}).get("spec", "")
+    elif "arm" in event:  # steps that share an arm share what is known of it
+        yield from ((e["step"], e["arm"]) for e in events.of("arm_ended", arm=event["arm"]))
+
+
+def _views_of(
+    events: Events, document: Document | None, started: Event, places: Iterable[int], *,
+    closed: bool,
+) -> list[RunView]:  # fmt: skip
+    """Return the views of the arms of a step at some places in its list."""
+    views = []
+    for place in places:
+        spec = started["arms"][place]
+        view = _arm_view(events, started, spec, place)
+        if view.status != "KILLED" or (closed and view.metrics):
+            view.model = _model(events, document, spec)
+            view.add_tags({"mlflow.note.content": arm_note(events, spec)[:MAX_TAG]})
+            views.append(view)
+    return views
+
+
+def _views_of_predictions(events: Events, test: Event) -> list[RunView]:
+    """Return the view of a judged file of predictions; none where an arm was judged."""
+    started = events.of("step_started", step=test["step"])
+    if any(spec["id"] == test["arm"] for event in started for spec in event["arms"]):
+        return []
+    return [_predictions_view(events, test)]
+
+
+def _arm_view(events: Events, started: Event, spec: Event, place: int) -> RunView:
     step, arm = spec["step"], spec["id"]
-    ended = last(events, "arm_ended", step=step, arm=arm)
+    ended = events.last("arm_ended", step=step, arm=arm)
     # An arm that a step shares with an earlier one was trained once; its epochs name the first.
-    epochs = [e for e in events if e["event"] == "epoch" and e["arm"] == arm]
+    epochs = events.of("epoch", arm=arm)
     if ended is not None:
         epochs = [e for e in epochs if e["epoch"] <= ended["epoch"]]
     end = ended or (epochs[-1] if epochs else started)
@@ -95,7 +144,7 @@ def _heading(started: Event) -> str:
     return f"Step {started['number']}, {title}" if "number" in started else title
 
 
-def _params(events: Sequence[Event], spec: Event) -> dict[str, str]:
+def _params(events: Events, spec: Event) -> dict[str, str]:
     """Return the recipe: first what differs from the base recipe, then what matters always."""
     base = dict(flatten(events[0]["config"]["recipe"]))
     recipe = dict(flatten(spec["recipe"]))
@@ -105,10 +154,10 @@ def _params(events: Sequence[Event], spec: Event) -> dict[str, str]:
     return {"changes": named[:MAX_TAG], **differing, **important}
 
 
-def _add_judgement(view: RunView, events: Sequence[Event], spec: Event) -> None:
+def _add_judgement(view: RunView, events: Events, spec: Event) -> None:
     """Add what was judged of an ended arm, on dev and on test, and what the audit found in it."""
     arm, step = spec["id"], spec["step"]
-    judged = last(events, "arm_judged", step=step, arm=arm)
+    judged = events.last("arm_judged", step=step, arm=arm)
     if judged is not None:
         at, epoch = judged["at"], judged["epoch"]
         view.add_tags({"verdict": judged["stage"]["verdict"], "reason": judged["stage"]["reason"]})
@@ -117,23 +166,23 @@ def _add_judgement(view: RunView, events: Sequence[Event], spec: Event) -> None:
             view.add_gate("dev", gate, at, epoch)
         if judged["evaluation"] is not None:
             view.add_evaluation(judged)
-    inspected = last(events, "inspected", arm=arm) or {}
+    inspected = events.last("inspected", arm=arm) or {}
     found = [*(judged or {}).get("findings", []), *inspected.get("findings", [])]
     view.add_findings("finding", found)
     view.add_tags({"route": "; ".join(inspected.get("reasons", []))})
-    test = last(events, "test_judged", arm=arm) if spec["evaluate_test"] else None
+    test = events.last("test_judged", arm=arm) if spec["evaluate_test"] else None
     if test is not None:
         view.add_evaluation(test)
 
 
-def _add_confirmation(view: RunView, events: Sequence[Event], spec: Event) -> None:
+def _add_confirmation(view: RunView, events: Events, spec: Event) -> None:
     """Add the answer of a confirmation to its arm, and to the control that it trained."""
-    confirmed = last(events, "confirmed", spec=spec["id"], run_as=spec["step"])
+    confirmed = events.last("confirmed", spec=spec["id"], run_as=spec["step"])
     if confirmed is not None:
         reasons = [f"{g['gate']} {g['metric']}: {g['reason']}" for g in confirmed["gates"]]
         view.add_tags({"verdict": confirmed["verdict"], "reason": "; ".join(reasons)})
         view.add_tags({key: confirmed.get(key) for key in ("attribution", "over_control")})
-        stop = last(events, "decision", action="Stop") or {"cause": []}
+        stop = events.last("decision", action="Stop") or {"cause": []}
         if confirmed["step"] in stop["cause"]:
             view.add_tags({"cause": confirmed["step"]})
         for gate in confirmed["gates"]:
@@ -141,7 +190,7 @@ def _add_confirmation(view: RunView, events: Sequence[Event], spec: Event) -> No
         _add_combination(view, events, confirmed)
     if spec["role"] != "control":
         return
-    for event in (e for e in events if e["event"] == "confirmed" and e["run_as"] == spec["step"]):
+    for event in events.of("confirmed", run_as=spec["step"]):
         control: Mapping[str, Any] = event.get("control") or {}
         if control.get("spec") == spec["id"]:
             view.add_tags({"verdict": control["verdict"]})
@@ -149,7 +198,7 @@ def _add_confirmation(view: RunView, events: Sequence[Event], spec: Event) -> No
                 view.add_gate("test", gate, event["at"])
 
 
-def _add_combination(view: RunView, events: Sequence[Event], confirmed: Event) -> None:
+def _add_combination(view: RunView, events: Events, confirmed: Event) -> None:
     """Add what the steps that helped add together to the best of them alone."""
     run = Run(events, {})
     if not is_combination(run, confirmed):
@@ -163,9 +212,9 @@ def _add_combination(view: RunView, events: Sequence[Event], confirmed: Event) -
         view.add_gate("test", gate, confirmed["at"])
 
 
-def _model(events: Sequence[Event], document: Document | None, spec: Event) -> ModelView | None:
+def _model(events: Events, document: Document | None, spec: Event) -> ModelView | None:
     """Return the model of an arm that was judged on test: those are worth keeping."""
-    test = last(events, "test_judged", arm=spec["id"], step=spec["step"])
+    test = events.last("test_judged", arm=spec["id"], step=spec["step"])
     if test is None or spec["role"] == "repeat":  # those only tell how much a seed changes
         return None
     data = events[0]["data"]
@@ -182,10 +231,10 @@ def _model(events: Sequence[Event], document: Document | None, spec: Event) -> M
     )
 
 
-def _predictions_view(events: Sequence[Event], test: Event) -> RunView:
+def _predictions_view(events: Events, test: Event) -> RunView:
     """Return the run of predictions that were handed in and judged without a model."""
     at, step = milliseconds(test["at"]), test["step"]
-    started = last(events, "step_started", step=step) or {"step": step}
+    started = events.last("step_started", step=step) or {"step": step}
     view = RunView(
         key=f"{step} / {test['arm']}", name=f"{_heading(started)}: {test['name']}",
         status="FINISHED", started=at, ended=at, data=data_view(events, "evaluation"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lvm.events import indexed
 from lvm.report import LIMITS
-from lvm.tracking.views import Event, RunView, data_view, last, milliseconds
+from lvm.tracking.views import Event, RunView, data_view, milliseconds
 
 LADDER = "ladder"  # tag `role` and `step` of these runs, so that a filter can have or leave them
 NOTE = "A predictor without training, judged on the same windows and pool as the models."
@@ -14,7 +15,8 @@ END_NOTE = f"{NOTE} It is an end of the scale, not a competitor."
 
 def ladder_views(events: Sequence[Event]) -> list[RunView]:
     """Return a run per predictor of the ladder, in its order; none before it was measured."""
-    found = (last(events, "ladder", split=split) for split in ("dev", "test"))
+    events = indexed(events)
+    found = (events.last("ladder", split=split) for split in ("dev", "test"))
     measured = [event for event in found if event is not None]
     names = dict.fromkeys(name for event in measured for name in event["rows"])
     return [_view(events, measured, name, len(names) - n) for n, name in enumerate(names)]

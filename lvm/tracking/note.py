@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lvm.events import Event, indexed
 from lvm.records import METRICS
 from lvm.report import NONE, Block, Paragraph, Run, Section, Table, estimate, number, title_of
 from lvm.report.markdown import render
 from lvm.report.models import added, models_section
 from lvm.report.summary import verdict_section
-
-Event = Mapping[str, Any]
 
 VIEW_TAG = "mlflow.sharedViewState."  # of an experiment; MLflow's page opens it by its name
 # MLflow takes no "@" in the name of a metric.
@@ -80,10 +79,9 @@ def _body(sections: Sequence[Section]) -> str:
 
 
 def _unfinished(events: Sequence[Event]) -> str:
-    decided = [event for event in events if event["event"] == "decision"]
-    if not decided:
+    latest = indexed(events).last("decision")
+    if latest is None:
         return "**UNFINISHED**: nothing has been decided yet."
-    latest = decided[-1]
     if latest["action"] == "Stop":
         cause = "+".join(latest["cause"])
         by = f" by {cause}" if cause else ""

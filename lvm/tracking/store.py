@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+PAGE = 1000  # runs in one answer of a store
 CLOCK_SECONDS = 10.0  # by which two readings of the start of one process may differ
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
@@ -100,10 +101,22 @@ def owner() -> dict[str, str]:
     }
 
 
+def search(client: Any, experiment: str, wanted: str) -> list[Any]:
+    """Return every run of an experiment that a filter lets through; a store gives pages."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], wanted, max_results=PAGE, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
 def sweep(client: Any, experiment: str) -> None:
     """End the runs that killed processes of this machine left open."""
     here = f"attributes.status = 'RUNNING' and tags.`lvm.host` = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment], here):
+    for run in search(client, experiment, here):  # all before the first ends, which moves the pages
         if not _is_alive(run.data.tags):
             client.set_terminated(run.info.run_id, "KILLED")
 

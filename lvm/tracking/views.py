@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lvm.events import Event as Event
+from lvm.events import Events, indexed
 from lvm.records import RunVerdict
 from lvm.tracking.note import run_note, table_name
 
-Event = Mapping[str, Any]
 Document = Mapping[str, Any]  # of verdict.json
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
@@ -126,14 +127,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def last(events: Sequence[Event], kind: str, **values: Any) -> Event | None:
-    """Return the last event of a kind with these values, or None."""
-    for event in reversed(events):
-        if event["event"] == kind and all(event.get(k) == v for k, v in values.items()):
-            return event
-    return None
-
-
 def milliseconds(seconds: float) -> int:
     """Return MLflow's form of a time."""
     return round(seconds * 1000)
@@ -144,8 +137,9 @@ def milliseconds(seconds: float) -> int:
 
 def parent_view(events: Sequence[Event], document: Document | None, *, closed: bool) -> RunView:
     """Return the run of a whole triage; `document` is that of verdict.json when there is one."""
+    events = indexed(events)
     first, latest = events[0], events[-1]
-    stop = last(events, "decision", action="Stop")
+    stop = events.last("decision", action="Stop")
     status = "RUNNING"
     if closed:
         unfinished = "KILLED" if latest["event"] == "interrupted" else "FAILED"
@@ -179,8 +173,8 @@ def _add_origin(view: RunView, first: Event) -> None:
     view.add_metrics("data.", first["data"], first["at"])
 
 
-def _add_audit(view: RunView, events: Sequence[Event]) -> None:
-    audited = last(events, "audited")
+def _add_audit(view: RunView, events: Events) -> None:
+    audited = events.last("audited")
     if audited is None:
         return
     audit = audited["audit"]
@@ -194,16 +188,16 @@ def _add_audit(view: RunView, events: Sequence[Event]) -> None:
     view.add_metrics("audit.checks.", counts, audited["at"])
 
 
-def _add_phase_1(view: RunView, events: Sequence[Event]) -> None:
+def _add_phase_1(view: RunView, events: Events) -> None:
     """Add the first comparison and what the predictors without training reach, on test."""
-    ladder = last(events, "ladder", split="test")
+    ladder = events.last("ladder", split="test")
     if ladder is not None:
         for name, row in ladder["rows"].items():
             view.add_metrics(f"ladder.{name}.", row["masked"], ladder["at"])
-    judged = last(events, "phase_1_judged")
+    judged = events.last("phase_1_judged")
     if judged is None:
         return
-    for test in (e for e in events if e["event"] == "test_judged" and e["role"] == "phase 1"):
+    for test in events.of("test_judged", role="phase 1"):
         which = "ar_only" if test["name"] == judged["baseline"] else "model"
         view.add_metrics(f"phase_1.{which}.", test["evaluation"]["masked"], test["at"])
         view.add_tags({f"phase_1.{which}": test["name"]})
@@ -212,9 +206,9 @@ def _add_phase_1(view: RunView, events: Sequence[Event]) -> None:
         view.add_gate("phase_1", gate, judged["at"])
 
 
-def _add_seeds(view: RunView, events: Sequence[Event]) -> None:
+def _add_seeds(view: RunView, events: Events) -> None:
     """Add the gains over all repeated seeds, with what a seed changes."""
-    repeated = last(events, "repeated")
+    repeated = events.last("repeated")
     if repeated is None:
         return
     for found in repeated["comparisons"]:
@@ -250,18 +244,18 @@ def data_view(events: Sequence[Event], context: str) -> DataView | None:
     )
 
 
-def confirmed_arm(events: Sequence[Event], document: Document | None) -> str | None:
+def confirmed_arm(events: Events, document: Document | None) -> str | None:
     """Return the id of the arm whose model the verdict speaks for, or None."""
-    stop = last(events, "decision", action="Stop")
+    stop = events.last("decision", action="Stop")
     if stop is None:
         return None
     if stop["verdict"] == RunVerdict.PASSED:
-        baseline = (last(events, "phase_1_judged") or {}).get("baseline")
-        tests = [e for e in events if e["event"] == "test_judged" and e["role"] == "phase 1"]
+        baseline = (events.last("phase_1_judged") or {}).get("baseline")
+        tests = events.of("test_judged", role="phase 1")
         return next((str(e["arm"]) for e in tests if e["name"] != baseline), None)
     if stop["verdict"] != RunVerdict.FIXED:
         return None
     known = (document or {}).get("arm") or {}
-    found = last(events, "confirmed", verdict="PASS") or {}
+    found = events.last("confirmed", verdict="PASS") or {}
     arm = known.get("id") or found.get("spec")
     return None if arm is None else str(arm)

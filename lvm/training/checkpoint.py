@@ -131,7 +131,8 @@ def read_parts(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if manifest is None:
         raise CheckpointError(
             f"{folder} holds no checkpoint (model.safetensors and manifest.json); give the folder "
-            "of one, for example RUN/arms/ARM/checkpoint."
+            "of one, for example RUN/arms/ARM/checkpoint, or RUN/arms/ARM/stopped of an arm that "
+            "was stopped early."
         )
     return manifest, _read_weights(folder)
 

@@ -152,10 +152,10 @@ class _State:
                     f"{checkpoint} was trained with another {key.split('_')[0]} "
                     f"({manifest.get(key)}, now {value}); use another folder."
                 )
-        saved = load_optimizer_state(checkpoint)
-        load_weights(self.predictor, checkpoint)
-        self.optimizer.load_state_dict(saved["optimizer"])
         self.epochs_done = int(manifest["epoch"])
+        if self.epochs_done < self.recipe.training.epochs:  # the state of a whole one may be gone
+            self.optimizer.load_state_dict(load_optimizer_state(checkpoint)["optimizer"])
+        load_weights(self.predictor, checkpoint)
         return read_epochs(self.folder)[: self.epochs_done]
 
     def save(self, record: EpochRecord) -> None:

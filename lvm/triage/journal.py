@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lvm.errors import ResumeError, UsageError
+from lvm.events import Event as Event
+from lvm.events import Events
 from lvm.records import to_plain
 from lvm.triage.reopen import REOPENED, effective
 
 SCHEMA = 1
 FILE_NAME = "journal.jsonl"
-
-Event = dict[str, Any]
 
 
 class Journal:
@@ -30,12 +30,12 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / FILE_NAME
-        self.events: list[Event] = effective(read_journal(folder)) if self.path.exists() else []
+        self.events = Events(effective(read_journal(folder)) if self.path.exists() else ())
         self._trim()
 
     def append(self, event: str, **values: Any) -> Event:
         """Write one event and wait until it is on disk; UsageError when the disk is full."""
-        record: Event = {"event": event, "at": round(time.time(), 3), **to_plain(values)}
+        record: dict[str, Any] = {"event": event, "at": round(time.time(), 3), **to_plain(values)}
         line = json.dumps(record, allow_nan=False) + "\n"
         end: int | None = None  # of what is there already
         try:
@@ -54,20 +54,16 @@ class Journal:
             ) from None
         self.events.append(record)
         if event == REOPENED:
-            self.events = effective(self.events)
+            self.events = Events(effective(self.events))
         return record
 
     def find(self, event: str, **values: Any) -> Event | None:
         """Return the last event of this kind with these values, or None."""
-        wanted = {"event": event, **values}
-        for record in reversed(self.events):
-            if all(record.get(key) == value for key, value in wanted.items()):
-                return record
-        return None
+        return self.events.last(event, **values)
 
     def all(self, event: str) -> list[Event]:
         """Return every event of one kind in order."""
-        return [record for record in self.events if record["event"] == event]
+        return self.events.of(event)
 
     def _undo(self, end: int | None) -> None:
         """Leave nothing of an event that was refused, and no folder of a run that never began.
@@ -112,6 +108,7 @@ REQUIRED: dict[str, dict[str, type | None]] = {
     "confirmed": {
         "step": str, "arm": str, "verdict": str, "gates": list, "spec": str, "run_as": str,
     },
+    "tidied": {"step": str, "states": list, "weights": list},
     "repeated": {"seed": int, "models": dict, "comparisons": list},
     "reopened": {"step": str, "arms": list},
 }  # fmt: skip
@@ -133,7 +130,7 @@ def _needs(event: Event) -> Mapping[str, type | None]:
     return needs
 
 
-def read_run(folder: Path) -> list[Event]:
+def read_run(folder: Path) -> Events:
     """Return the events that count in `folder`, each with what its views need.
 
     The run may still be going; what it has taken back (`lvm.triage.reopen`) is not among them.
@@ -152,7 +149,7 @@ def read_run(folder: Path) -> list[Event]:
                     f"{path} line {number} is {event['event']} without its {key}; it was changed "
                     "or belongs to another version: use that version, or start a new run."
                 )
-    return effective(events)
+    return Events(effective(events))
 
 
 def read_journal(folder: Path) -> Iterator[Event]:

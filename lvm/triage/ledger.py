@@ -22,12 +22,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from lvm.events import Event, Events, indexed
+from lvm.few import foremost
 from lvm.records import ABSENT, METRICS, RunVerdict, StopReason, Verdict
 
-Event = Mapping[str, Any]
 GAINS = ("r_at_5", "mrr")
 OVER_CONTROL = "gain over the control at the same budget and seed in R@5 and MRR, dev split"
 AT_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
+NUM_SAID = 12  # arms of one entry that are told in words
 HIGH_COSINE = 0.70  # what the report expects behind the head if it is to be used
 
 
@@ -178,15 +180,16 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 
 def ledger(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Return every entry with its status, as plain values; no journal is too short."""
+    events = indexed(events)
     return [_entry(events, hypothesis) for hypothesis in HYPOTHESES]
 
 
-def _entry(events: Sequence[Event], hypothesis: Hypothesis) -> dict[str, Any]:
+def _entry(events: Events, hypothesis: Hypothesis) -> dict[str, Any]:
     arms = _evidence(events, hypothesis)
     judged = [arm for arm in arms if arm["gains"]]
     complete = all(arm["reason"] not in ABSENT for arm in arms)
     status = _status(judged, complete=complete) if judged else Status.UNTESTED
-    result = "; ".join(map(_in_words, judged)) or _why_untested(events, hypothesis, arms)
+    result = _all_in_words(judged) or _why_untested(events, hypothesis, arms)
     if judged and not complete:
         gone = [f"{a['arm']} {a['reason']}" for a in arms if a["reason"] in ABSENT]
         result += f"; not judged: {', '.join(gone)}"
@@ -202,11 +205,11 @@ def _entry(events: Sequence[Event], hypothesis: Hypothesis) -> dict[str, Any]:
     }
 
 
-def _evidence(events: Sequence[Event], hypothesis: Hypothesis) -> list[dict[str, Any]]:
+def _evidence(events: Events, hypothesis: Hypothesis) -> list[dict[str, Any]]:
     """Return what each arm that tests the hypothesis came to; of one arm twice, the longer run."""
     found: dict[str, dict[str, Any]] = {}
     for step in hypothesis.steps:
-        started = _last(events, "step_started", step=step)
+        started = events.last("step_started", step=step)
         if started is None:
             continue
         recipes = {spec["role"]: spec["recipe"] for spec in started["arms"]}
@@ -220,13 +223,13 @@ def _evidence(events: Sequence[Event], hypothesis: Hypothesis) -> list[dict[str,
     return list(found.values())
 
 
-def _arm(events: Sequence[Event], step: str, spec: Event) -> dict[str, Any]:
+def _arm(events: Events, step: str, spec: Event) -> dict[str, Any]:
     """Return the gains of one arm: on test over the unchanged recipe if confirmed, else on dev."""
-    judged = _last(events, "arm_judged", step=step, arm=spec["id"]) or {}
-    confirmed = _last(events, "confirmed", step=step, arm=spec["name"]) or {"gates": []}
+    judged = events.last("arm_judged", step=step, arm=spec["id"]) or {}
+    confirmed = events.last("confirmed", step=step, arm=spec["name"]) or {"gates": []}
     dev = judged.get("gains") or []
     test = [gate for gate in confirmed["gates"] if gate["gate"] == "gain" and gate["estimate"]]
-    alone = not (_last(events, "step_started", step=step) or {}).get("carried")
+    alone = not (events.last("step_started", step=step) or {}).get("carried")
     gates = test if test and alone else [gate for gate in dev if gate["estimate"]]
     evaluation = judged.get("evaluation") or {}
     behind = evaluation.get("space") == "projected"
@@ -266,6 +269,17 @@ def _status(judged: Sequence[Mapping[str, Any]], *, complete: bool) -> Status:
     return Status.REFUTED if complete and ended and none_helps else Status.INCONCLUSIVE
 
 
+def _all_in_words(judged: Sequence[Mapping[str, Any]]) -> str:
+    """Return a clause on each arm; of very many, on those with the clearest gains."""
+    best = foremost(judged, NUM_SAID, lambda arm: max(gain["lower"] for gain in arm["gains"]))
+    return _joined([_in_words(arm) for arm in best], len(judged))
+
+
+def _joined(clauses: Sequence[str], num_arms: int) -> str:
+    more = [f"and {num_arms - NUM_SAID:,} more arms"] if num_arms > NUM_SAID else []
+    return "; ".join([*clauses, *more])
+
+
 def _in_words(arm: Mapping[str, Any]) -> str:
     """Return one clause on one arm."""
     gains = ", ".join(
@@ -282,31 +296,22 @@ def _in_words(arm: Mapping[str, Any]) -> str:
     return f"{arm['arm']}: {gains}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _why_untested(
-    events: Sequence[Event], hypothesis: Hypothesis, arms: Sequence[Mapping[str, Any]]
-) -> str:
+def _why_untested(events: Events, hypothesis: Hypothesis, arms: Sequence[Mapping[str, Any]]) -> str:
     if arms:
         ends = [
             f"{arm['arm']}: {arm['detail'] or arm['reason'] or 'has not been judged yet'}"
-            for arm in arms
+            for arm in arms[:NUM_SAID]
         ]
-        return "; ".join(ends)
-    started = [e for s in hypothesis.steps if (e := _last(events, "step_started", step=s))]
+        return _joined(ends, len(arms))
+    started = [e for s in hypothesis.steps if (e := events.last("step_started", step=s))]
     left_out = [f"{n}: {why}" for event in started for n, why in event["left_out"].items()]
     if left_out:
         return "; ".join(left_out)
     if started:
         return "the recipe leaves no arm that would test it"
-    stop = _last(events, "decision", action="Stop")
+    stop = events.last("decision", action="Stop")
     if stop is None:
         return "the run has not come to it yet"
     if stop["verdict"] == RunVerdict.BLOCKED:
         return "the audit stopped the run before any training"
     return f"the run ended {stop['verdict']} before; {hypothesis.remedy} tests it"
-
-
-def _last(events: Sequence[Event], kind: str, **values: Any) -> Event | None:
-    for event in reversed(events):
-        if event["event"] == kind and all(event.get(k) == v for k, v in values.items()):
-            return event
-    return None

@@ -18,7 +18,7 @@ from typing import Any
 from lvm.absence import absences
 from lvm.records import StopReason, to_plain
 
-Event = dict[str, Any]
+Event = Mapping[str, Any]
 
 REOPENED = "reopened"
 JUDGEMENTS = frozenset(

@@ -150,10 +150,8 @@ class Runner:
         are epochs of a step that was taken back: the arm's folder gives them if they are needed.
         """
         started = {event["step"] for event in self.journal.all("step_started")}
-        events = [
-            e for e in self.journal.events
-            if e.get("arm") in race.lanes and e.get("step") in started
-        ]  # fmt: skip
+        about = self.journal.events.about(race.lanes.keys())
+        events = [event for event in about if event.get("step") in started]
         ended = {e["arm"] for e in events if _ended_by_itself(e)}
         unfinished = {
             arm for arm, lane in race.lanes.items()

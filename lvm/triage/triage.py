@@ -20,6 +20,7 @@ from lvm.triage.reopen import REOPENED, reopening
 from lvm.triage.repeat import Repetitions
 from lvm.triage.request import Request
 from lvm.triage.runner import Runner
+from lvm.triage.tidy import Tidier
 from lvm.triage.tree import next_action
 
 
@@ -34,6 +35,7 @@ class Triage:
         self._questions = Questions(self._runner)
         self._confirmations = Confirmations(self._runner)
         self._repetitions = Repetitions(self._runner)
+        self._tidier = Tidier(request.out, request.config.schedule, note)
 
     def run(self) -> Stop:
         """Walk the tree to its end; a resumed run first tries again what was absent."""
@@ -48,12 +50,15 @@ class Triage:
                 plan, history, independent=request.independent, all_steps=request.all_steps,
                 extended=[step.name for step in request.extended], more_seeds=request.more_seeds,
             )  # fmt: skip
+            if isinstance(action, Stop):
+                self._tidier.at_the_end(self._runner.journal.events)
             if not isinstance(action, Settle):  # it decides nothing and is told by its result
                 about = _describe(action)
                 self._runner.once("decision", ("number",), number=len(history), **about)
             if isinstance(action, Stop):
                 return action
             history.append(self._perform(action))
+            self._tidier.after(self._runner.journal.events)
             if isinstance(action, RunPhase1):
                 plan = routed(self._runner, plan)
 

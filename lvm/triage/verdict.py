@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvm.absence import Absence, absences, sentences
+from lvm.events import Event, Events, indexed
 from lvm.records import METRICS, RunVerdict, to_plain
 from lvm.report import Run
 from lvm.report.audit import broken, overrides
 from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.report.spent import spent_by_arm
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
-from lvm.triage.journal import Event
 from lvm.triage.ledger import ledger
 
 SCHEMA = 1
@@ -23,14 +23,15 @@ NOT_COMPARED = ("oracle", "random")
 
 def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     """Return the document of `verdict.json`; an unfinished run has the verdict null."""
-    stop = _last(events, "decision", action="Stop")
+    events = indexed(events)
+    stop = events.last("decision", action="Stop")
     causes = list(stop["cause"]) if stop else []
-    ladder = _last(events, "ladder", split="test") or {"rows": {}}
+    ladder = events.last("ladder", split="test") or {"rows": {}}
     confirmed = _cause_of(events, causes)
     shown = _model_behind(events, causes, confirmed)
-    audited = _last(events, "audited")
+    audited = events.last("audited")
     audit = audited["audit"] if audited else {}
-    seen = (_last(events, "inspected") or {"findings": []})["findings"]
+    seen = (events.last("inspected") or {"findings": []})["findings"]
     absent = absences(events)
     document = {
         "schema": SCHEMA,
@@ -39,12 +40,10 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "arm": shown,
         "codes": list(dict.fromkeys(f["code"] for f in [*audit.get("findings", []), *seen])),
         "phase1": _phase1(events),
-        "steps": [
-            _step(events, event) for event in _all(events, "step_started") if "number" in event
-        ],
+        "steps": [_step(events, event) for event in events.of("step_started") if "number" in event],
         "absent": to_plain(absent),
         "ladder": ladder["rows"],
-        "models": [_model(e) for e in _all(events, "test_judged") if e["role"] != "repeat"],
+        "models": [_model(e) for e in events.of("test_judged") if e["role"] != "repeat"],
         "combination": _combination(events),
         "seeds": _seeds(events),
         "hypotheses": ledger(events),
@@ -61,7 +60,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     return document
 
 
-def _headline(document: Mapping[str, Any], events: Sequence[Event]) -> str:
+def _headline(document: Mapping[str, Any], events: Events) -> str:
     """Return the verdict in one sentence."""
     arm, cause = document["arm"], document["cause"]
     match document["verdict"]:
@@ -83,7 +82,7 @@ def _headline(document: Mapping[str, Any], events: Sequence[Event]) -> str:
         case RunVerdict.BLOCKED:
             return f"BLOCKED: {document['since']}; no training was started."
         case RunVerdict.INCONCLUSIVE:
-            lacking = (_last(events, "decision", action="Stop") or {}).get("absent")
+            lacking = (events.last("decision", action="Stop") or {}).get("absent")
             nearest = None if lacking else _nearest(events)
             return f"INCONCLUSIVE: {nearest or document['since']}."
         case _:
@@ -119,12 +118,12 @@ def _of_the_seeds(document: Mapping[str, Any]) -> list[str]:
     return [f"the verdict rests on {basis(seeds)}. {over_seeds(seeds)}"]
 
 
-def _nearest(events: Sequence[Event]) -> str | None:
+def _nearest(events: Events) -> str | None:
     """Name the confirmed arm whose interval crosses its bound, and by how much it gains."""
-    open_ended = _last(events, "confirmed", verdict="INCONCLUSIVE")
+    open_ended = events.last("confirmed", verdict="INCONCLUSIVE")
     if open_ended is None:
         return None
-    kept = [e["step"] for e in _all(events, "step_ended") if e["kept"]]
+    kept = [e["step"] for e in events.of("step_ended") if e["kept"]]
     steps = " + ".join(kept) or open_ended["step"]
     gains = ", ".join(
         f"{METRICS[g['metric']].title} {g['reason']}"
@@ -134,20 +133,20 @@ def _nearest(events: Sequence[Event]) -> str | None:
     return f"{steps} helps, but the test split is too small to say whether enough ({gains})"
 
 
-def _cause_of(events: Sequence[Event], causes: Sequence[str]) -> Event | None:
+def _cause_of(events: Events, causes: Sequence[str]) -> Event | None:
     """Return the confirmation that a cause rests on."""
     if not causes:
         return None
     if causes[0] == MORE_TRAINING:
-        return _last(events, "confirmed", attribution="more training")
+        return events.last("confirmed", attribution="more training")
     step = causes[-1] if len(causes) == 1 else COMBINATION
-    passed = _all(events, "confirmed", verdict="PASS")
+    passed = events.of("confirmed", verdict="PASS")
     named = [e for e in passed if e["step"] == step] or passed
     return named[-1] if named else None
 
 
 def _model_behind(
-    events: Sequence[Event], causes: Sequence[str], confirmed: Event | None
+    events: Events, causes: Sequence[str], confirmed: Event | None
 ) -> dict[str, Any] | None:
     """Return the model that passes: the confirmed arm, or the control that needed no step."""
     if confirmed is None or causes[0] != MORE_TRAINING:
@@ -157,12 +156,12 @@ def _model_behind(
     return _arm(events, {**confirmed, **about})
 
 
-def _arm(events: Sequence[Event], confirmed: Event | None) -> dict[str, Any] | None:
+def _arm(events: Events, confirmed: Event | None) -> dict[str, Any] | None:
     if confirmed is None:
         return None
     specs = [
         spec
-        for started in _all(events, "step_started", step=confirmed["run_as"])
+        for started in events.of("step_started", step=confirmed["run_as"])
         for spec in started["arms"]
         if spec["id"] == confirmed["spec"]
     ]
@@ -177,9 +176,9 @@ def _arm(events: Sequence[Event], confirmed: Event | None) -> dict[str, Any] | N
     }
 
 
-def _phase1(events: Sequence[Event]) -> dict[str, Any]:
-    judged = _last(events, "phase_1_judged")
-    arms = [_model(e) for e in _all(events, "test_judged") if e["role"] == "phase 1"]
+def _phase1(events: Events) -> dict[str, Any]:
+    judged = events.last("phase_1_judged")
+    arms = [_model(e) for e in events.of("test_judged") if e["role"] == "phase 1"]
     return {
         "verdict": judged["verdict"] if judged else None,
         "gates": judged["gates"] if judged else [],
@@ -187,11 +186,11 @@ def _phase1(events: Sequence[Event]) -> dict[str, Any]:
     }
 
 
-def _step(events: Sequence[Event], started: Event) -> dict[str, Any]:
+def _step(events: Events, started: Event) -> dict[str, Any]:
     name = started["step"]
-    ended = _last(events, "step_ended", step=name)
-    arms = {e["arm"]: e for e in _all(events, "arm_judged") if e["step"] == name}
-    confirmed = _last(events, "confirmed", step=name)
+    ended = events.last("step_ended", step=name)
+    arms = {e["arm"]: e for e in events.of("arm_judged", step=name)}
+    confirmed = events.last("confirmed", step=name)
     return {
         "step": name,
         "number": started["number"],
@@ -228,10 +227,10 @@ def _step_arm(spec: Mapping[str, Any], judged: Event | None) -> dict[str, Any]:
     return {**about, **{key: judged.get(key) if judged else None for key in keys}}
 
 
-def _combination(events: Sequence[Event]) -> dict[str, Any] | None:
+def _combination(events: Events) -> dict[str, Any] | None:
     """Return what all steps that helped reach together, and what that adds to the best alone."""
-    confirmed, settled = _last(events, "confirmed", step=COMBINATION), _last(events, "settled")
-    tried = _last(events, "decision", action="Confirm", step=COMBINATION)
+    confirmed, settled = events.last("confirmed", step=COMBINATION), events.last("settled")
+    tried = events.last("decision", action="Confirm", step=COMBINATION)
     if confirmed is None or settled is None or tried is None:
         return None
     return {
@@ -245,14 +244,14 @@ def _combination(events: Sequence[Event]) -> dict[str, Any] | None:
     }
 
 
-def _seeds(events: Sequence[Event]) -> dict[str, Any] | None:
+def _seeds(events: Events) -> dict[str, Any] | None:
     """Return the models behind the verdict seed by seed, and their gains over all seeds."""
-    repeated = _last(events, "repeated")
+    repeated = events.last("repeated")
     if repeated is None:
         return None
     first = events[0]["config"]["recipe"]["seed"] if "config" in events[0] else 0
     return {
-        "seeds": [first, *(event["seed"] for event in _all(events, "repeated"))],
+        "seeds": [first, *(event["seed"] for event in events.of("repeated"))],
         "models": repeated["models"],
         "comparisons": repeated["comparisons"],
     }
@@ -275,9 +274,9 @@ def _beside(combination: Mapping[str, Any] | None) -> str | None:
     return f"all that helped together ({steps}) {word}: {gains}"
 
 
-def _forecast(events: Sequence[Event]) -> dict[str, Any] | None:
+def _forecast(events: Events) -> dict[str, Any] | None:
     """Return how long the run was said to take, and how long it took without interruptions."""
-    said, stop = _last(events, "forecast"), _last(events, "decision", action="Stop")
+    said, stop = events.last("forecast"), events.last("decision", action="Stop")
     if said is None:
         return None
     spent = 0.0
@@ -312,7 +311,7 @@ def _model(event: Event) -> dict[str, Any]:
     }
 
 
-def _compute(events: Sequence[Event]) -> dict[str, Any]:
+def _compute(events: Events) -> dict[str, Any]:
     """Return seconds trained, trials run, and seconds that the stage gate and pruning saved.
 
     An arm that broke, or has not ended, has saved nothing.
@@ -351,14 +350,3 @@ def _warnings(document: Mapping[str, Any], shown: Mapping[str, Any] | None) -> l
                 f"without training: {best} {rungs[best]:.3f}{beside}."
             )
     return found
-
-
-def _all(events: Iterable[Event], kind: str, **values: Any) -> list[Event]:
-    return [
-        e for e in events if e["event"] == kind and all(e.get(k) == v for k, v in values.items())
-    ]
-
-
-def _last(events: Iterable[Event], kind: str, **values: Any) -> Event | None:
-    found = _all(events, kind, **values)
-    return found[-1] if found else None

@@ -752,9 +752,13 @@ def test_curves_lie_where_their_values_are(tmp_path):
     document = build_verdict(story.journal.events, resume=RESUME)
     run = Run(story.journal.events, document)
     scale = plots._scale(run, "eval_cosine")
-    gate_y = re.findall(r'<line class="gate" [^>]*y1="([\d.]+)"', plots.step_curves(run, "phase_1"))
+    gate_y = re.findall(
+        r'<line class="gate" [^>]*y1="([\d.]+)"', plots.step_curves(run, run.specs("phase_1"))
+    )
     assert float(gate_y[0]) == pytest.approx(scale.y(0.35), abs=0.06)
-    points = re.findall(r'points="([\d., ]+)"/><g><title>AR', plots.step_curves(run, "phase_1"))
+    points = re.findall(
+        r'points="([\d., ]+)"/><g><title>AR', plots.step_curves(run, run.specs("phase_1"))
+    )
     x, y = map(float, points[0].split()[-1].split(","))
     assert x == pytest.approx(scale.x(6), abs=0.06)
     assert y == pytest.approx(scale.y(0.31 + 0.0123 * 6), abs=0.06)

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from lvm.terminal import Screen, duration, models_table
+from lvm.terminal import OTHER_LINES, Screen, duration, models_table
 from lvm.triage.journal import read_journal
 from lvm.triage.verdict import build_verdict
 
@@ -54,6 +54,38 @@ def test_a_terminal_shows_the_running_step(events) -> None:
     assert f"{last['eval_cosine']:.3f}" in text
     for arm in events[start]["arms"]:
         assert arm["name"] in text
+
+
+def many_arms(num: int) -> list[dict]:
+    """A step of many arms: the first three have begun, the fourth was pruned."""
+    specs = [{"id": str(i), "name": f"arm {i}"} for i in range(num)]
+    began = [
+        {"event": "epoch", "at": float(i), "arm": str(i), "name": f"arm {i}", "epoch": 1}
+        for i in range(4)
+    ]
+    pruned = {
+        "event": "arm_ended", "at": 9.0, "arm": "3", "name": "arm 3", "reason": "pruned",
+        "epoch": 1, "detail": "",
+    }  # fmt: skip
+    step = {"event": "step_started", "step": "s", "title": "S", "epochs": 2, "arms": specs}
+    return [step, *began, pruned]
+
+
+@pytest.mark.parametrize("num", [50, 5000])
+def test_a_frame_has_as_many_rows_as_the_terminal_and_counts_the_other_arms(num: int) -> None:
+    screen = Screen(io.StringIO())
+    screen.console.size = (120, 20)
+    for event in many_arms(num):
+        screen.event(event)
+    before = len(screen.console.file.getvalue())
+    screen.console.print(screen._render())
+    lines = screen.console.file.getvalue()[before:].splitlines()
+    assert len(lines) <= 20
+    names = [" ".join(line.split()[:2]) for line in lines[2:-1]]
+    room = 20 - OTHER_LINES
+    # Arms that run stand before arm 3, which has ended.
+    assert names == [f"arm {i}" for i in [0, 1, 2, *range(4, room + 1)]]
+    assert lines[-1] == f"and {num - room:,} more arms: {num - room - 1:,} not begun, 1 pruned"
 
 
 def test_the_screen_survives_any_part_of_a_run_and_unknown_events(events) -> None:

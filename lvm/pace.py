@@ -1,0 +1,164 @@
+"""How fast the running step trains, and how long it has left, kept up event by event.
+
+Every event costs the same however many came before: sums are carried along, and the arm that needs
+longest alone lies on top of a heap, whose entries are checked when they come up.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lvm.events import Event
+
+AFTER_A_STEP = ("phase_1_judged", "step_ended", "confirmed", "repeated", "decision")
+NUM_GAPS = 3  # epochs of an arm that say how fast it is now
+
+
+class Stretch:
+    """The epochs that a step has trained since it started or was resumed."""
+
+    def __init__(self) -> None:
+        self.num_epochs = 0
+        self.recent: dict[str, deque[Event]] = {}  # arm -> its latest epochs here
+        self._first: Event = {}
+        self._last: Event = {}
+
+    def add(self, event: Event) -> None:
+        """Take the next epoch."""
+        self._first, self._last = self._first or event, event
+        self.num_epochs += 1
+        self.recent.setdefault(event["arm"], deque(maxlen=NUM_GAPS + 1)).append(event)
+
+    @property
+    def busy(self) -> float:
+        """Seconds that were trained; the start of the workers is no rate and not in it."""
+        first = self._first
+        return float(self._last["at"] - first["at"] + (first.get("seconds") or 0.0))
+
+    def gap(self, arm: str) -> float:
+        """Return the seconds between the latest epochs of one arm; 0 where it has run none."""
+        own = list(self.recent.get(arm, ()))
+        if len(own) < 2:
+            return float(own[0].get("seconds") or 0.0) if own else 0.0
+        return float(own[-1]["at"] - own[0]["at"]) / (len(own) - 1)
+
+
+class Step:
+    """The running step and the epochs that its arms have left."""
+
+    def __init__(self, started: Event, epochs_run: Mapping[str, int]) -> None:
+        self.budgets = {spec["id"]: budget(started, spec) for spec in started["arms"]}
+        self.left: dict[str, int] = {}  # arm that has not ended -> epochs, without those at 0
+        self.sum_left = 0
+        self.num_done = 0
+        self._busy = 0.0  # in the stretches before the latest one
+        self._stretch = Stretch()
+        self._slowest: list[tuple[float, str]] = []  # heap of (-seconds an arm needs alone, arm)
+        self._resumed = False
+        for arm, of in self.budgets.items():
+            self.set_left(arm, of - epochs_run.get(arm, 0))
+
+    def set_left(self, arm: str, epochs: int) -> None:
+        """Note how many epochs an arm has left, and that it has ended when these are 0."""
+        self.sum_left += max(0, epochs) - self.left.pop(arm, 0)
+        if epochs > 0:
+            self.left[arm] = epochs
+
+    def resume(self) -> None:
+        """Note that the run was interrupted here."""
+        self._resumed = True
+
+    def epoch(self, event: Event) -> None:
+        """Take an epoch that was trained."""
+        if self._resumed and self._stretch.num_epochs:
+            self._busy += self._stretch.busy
+            self._stretch, self._slowest = Stretch(), []
+        self._resumed = False
+        self._stretch.add(event)
+        self.num_done += 1
+        if event["arm"] in self.left:
+            heapq.heappush(self._slowest, (-self._alone(event["arm"]), event["arm"]))
+
+    def _alone(self, arm: str) -> float:
+        return self._stretch.gap(arm) * self.left.get(arm, 0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds from the last event; None before the first epoch."""
+        if not self.sum_left:
+            return 0.0
+        if not self.num_done:
+            return None
+        while self._slowest and -self._slowest[0][0] != self._alone(self._slowest[0][1]):
+            heapq.heappop(self._slowest)  # what was true of an arm before its latest event
+        together = (self._busy + self._stretch.busy) / self.num_done * self.sum_left
+        alone = -self._slowest[0][0] if self._slowest else 0.0
+        return round(max(together, alone), 1)
+
+
+class Progress:
+    """The running step of a triage, kept up event by event, each at the same small cost."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.gate: float | None = None
+        self._step: Step | None = None
+        self._epochs: dict[str, int] = {}  # arm -> its latest epoch, whatever step it ran in
+        for event in events:
+            self.take(event)
+
+    def take(self, event: Event) -> None:
+        """Take the next event of the journal."""
+        kind, arm = event["event"], event.get("arm")
+        if kind == "run_started":
+            self.gate = gate_of(event)
+        elif kind in AFTER_A_STEP:
+            self._step = None
+        elif kind == "step_started":
+            self._step = Step(event, self._epochs)
+        elif kind == "resumed" and self._step is not None:
+            self._step.resume()
+        elif kind == "epoch":
+            self._take_epoch(event)
+        elif kind == "arm_ended" and self._step is not None and arm in self._step.left:
+            self._step.set_left(event["arm"], 0)
+
+    def _take_epoch(self, event: Event) -> None:
+        arm, epoch = event["arm"], event["epoch"]
+        self._epochs[arm] = max(epoch, self._epochs.get(arm, 0))
+        if self._step is None:
+            return
+        if arm in self._step.left:
+            self._step.set_left(arm, self._step.budgets[arm] - self._epochs[arm])
+        if epoch > 0:
+            self._step.epoch(event)
+
+    def of(self, arm: str) -> int | None:
+        """Return the epochs that an arm of the running step may train."""
+        return None if self._step is None else self._step.budgets.get(arm)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that training needs to the end of the running step.
+
+        Counted from the last event, from the rate of the step's own epochs. Pruning and gates may
+        end it sooner. None between two steps and before the first epoch of a step.
+        """
+        return None if self._step is None else self._step.seconds_left
+
+
+def budget(started: Event, spec: Mapping[str, Any]) -> int:
+    """Return the epochs an arm may train; 0 for an arm that only searches another one's vectors."""
+    if spec.get("source") is not None:
+        return 0
+    own = spec.get("recipe", {}).get("training", {}).get("epochs")
+    return int(own if own is not None else started.get("epochs", 0))
+
+
+def gate_of(started: Event) -> float | None:
+    """Return the bound of the stage gate on dev cosine, from the event that opens a journal."""
+    gates = started.get("config", {}).get("gates", {})
+    bound: float | None = gates.get("stage_eval_cosine")
+    return bound

@@ -1,0 +1,68 @@
+"""What a report shows of a step with very many arms: the foremost of them, and the rest counted.
+
+verdict.json holds them all. A step of no more than ARMS arms is shown whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lvm.few import foremost, tally
+from lvm.report import Event, Run, counted
+
+ARMS = 30  # rows of a table about one step, and leaves of its place in the tree
+CURVES = 12  # lines of a plot
+NAMES = 12  # arms that one sentence names
+
+Step = Mapping[str, Any]  # of verdict.json
+Arm = Mapping[str, Any]  # of such a step
+
+
+def shown_arms(run: Run, step: Step, room: int = ARMS) -> list[Arm]:
+    """Return the arms of a step to show: its control and what it chose, then the best by MRR."""
+    chosen = {step["candidate"], step["kept"]}
+
+    def rank(arm: Arm) -> tuple[bool, bool, float]:
+        told = arm["role"] != "arm" or arm["name"] in chosen
+        return told, arm["name"] in step["conflicts"], _mrr(run, arm)
+
+    return foremost(step["arms"], room, rank)
+
+
+def _mrr(run: Run, arm: Arm) -> float:
+    found = measured(run, arm["id"], arm).get("mrr")
+    return -1.0 if found is None else found
+
+
+def measured(run: Run, arm: str, judged: Mapping[str, Any]) -> Mapping[str, float | None]:
+    """Return the dev metrics of an arm at the epoch that counts, or so far."""
+    if judged.get("reason"):
+        evaluation: Mapping[str, Any] = judged["evaluation"] or {}
+        masked: Mapping[str, float | None] = evaluation.get("masked", {})
+        return masked
+    curve = run.curve(arm)
+    return curve[max(curve)] if curve else {}
+
+
+def ends(arms: Sequence[Arm]) -> list[str]:
+    """Return how each arm ended, in a word or two."""
+    return [arm["reason"] or "not ended" for arm in arms]
+
+
+def left_out(step: Step, shown: Sequence[Arm]) -> str:
+    """Count the arms of a step that are not among those shown; "" when all are."""
+    rest = tally(ends(step["arms"]), ends(shown))
+    num_left = len(step["arms"]) - len(shown)
+    return f"{counted(num_left, 'more arm')} ({rest})" if rest else ""
+
+
+def named(names: Sequence[str]) -> str:
+    """Join names with commas, and count those beyond the first few."""
+    listed = ", ".join(names[:NAMES])
+    return listed if len(names) <= NAMES else f"{listed} and {len(names) - NAMES:,} more"
+
+
+def specs_by_id(run: Run, step: str) -> dict[str, Event]:
+    """Return the arms that a step started with, by their id."""
+    return {spec["id"]: spec for spec in run.specs(step)}
