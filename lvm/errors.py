@@ -9,6 +9,7 @@
     |   `-- UnsafePayloadError  a pickle that holds anything but plain containers and numpy arrays
     |-- CheckpointError         weights or a manifest that do not fit the model they name
     |-- MissingExtraError       an optional dependency that is not installed
+    |-- DeviceError             a GPU that a process was told to use and does not have
     |-- ResumeError             a run folder that cannot be continued as asked
     |-- ClusterError            a Ray cluster that cannot be reached or lacks what the run needs
     |   `-- ClusterLostError    a cluster that went away during a run, which can be resumed
@@ -61,6 +62,10 @@ class MissingExtraError(LvmError):
             f"{purpose} needs the package {package}, which is not installed: "
             f"run pip install {what}."
         )
+
+
+class DeviceError(LvmError):
+    """A process was told to use a GPU that it does not have."""
 
 
 class ResumeError(LvmError):
