@@ -78,13 +78,15 @@ def _embed(args: Any) -> int:
 
 def _train(args: Any) -> int:
     from lvm.config import fingerprint
+    from lvm.data.draw import drawn
     from lvm.data.load import DataRequest, load_dataset
     from lvm.triage.arm import ArmSpec, run_arm
     from lvm.triage.step import Role
     from tune_jobs.presets import load_config
 
     config = load_config(args.preset, args.recipe)
-    dataset, _ = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
+    whole, _ = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
+    dataset = drawn(whole, config.gates.dev_windows, config.recipe.seed)
     spec = ArmSpec(
         id=fingerprint(config.recipe),
         step="train",

@@ -18,6 +18,7 @@ if __package__ in (None, ""):  # started as a file: make the checkout importable
 
 from lvm.command import Parser, lvm_command, run_command, shown
 from lvm.config import RunConfig, fingerprint
+from lvm.data.draw import drawn
 from lvm.data.load import DataRequest, load_dataset
 from lvm.errors import LvmError, UsageError
 from lvm.provenance import git_commit
@@ -50,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     config = load_config(args.preset, args.recipe)
     schedule = dataclasses.replace(config.schedule, confirm_workers=args.workers)
     config = dataclasses.replace(config, schedule=schedule)
-    dataset, source = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
+    whole, source = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
+    dataset = drawn(whole, config.gates.dev_windows, config.recipe.seed)
     check_config(config, dataset.bank.width)
     check_dataset(config, dataset)
     spec = _spec(config, args.out)

@@ -302,6 +302,7 @@ def _started(
 
 
 def _data(dataset: Dataset, source: str) -> dict[str, Any]:
+    whole = dataset.dev_drawn_from
     return {
         "source": source,
         "rows": len(dataset.bank),
@@ -309,6 +310,7 @@ def _data(dataset: Dataset, source: str) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "windows": {name: len(dataset.split(name)) for name in SPLITS},
         "articles": {name: dataset.split(name).num_articles for name in SPLITS},
+        **({} if whole is None else {"drawn_from": {"dev": vars(whole)}}),
     }
 
 

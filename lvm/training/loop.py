@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from lvm.config import Recipe, fingerprint
+from lvm.data.draw import count_by_article
 from lvm.data.windows import Dataset
 from lvm.device import claim
 from lvm.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
@@ -177,6 +178,7 @@ class _State:
                 "seed": self.recipe.seed,
                 "val_cosine": record.dev.get("eval_cosine"),
                 "val_ids_sha256": hashlib.sha256(dev_ids.tobytes()).hexdigest(),
+                "val_articles": list(count_by_article(self.dataset.dev).items()),
             },
             optimizer_state={"optimizer": self.optimizer.state_dict()},
         )
