@@ -84,6 +84,7 @@ def _embed(args: Any) -> int:
 
 def _train(args: Any) -> int:
     from lvm.config import fingerprint
+    from lvm.data.draw import drawn
     from lvm.data.load import DataRequest, load_dataset
     from lvm.triage.arm import ArmSpec, run_arm
     from lvm.triage.folder import training_folder
@@ -91,7 +92,8 @@ def _train(args: Any) -> int:
     from tune_jobs.presets import load_config
 
     config = load_config(args.preset, args.recipe)
-    dataset, _ = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
+    whole, _ = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
+    dataset = drawn(whole, config.gates.dev_windows, config.recipe.seed)
     with training_folder(args.out) as folder:
         spec = ArmSpec(
             id=fingerprint(config.recipe),

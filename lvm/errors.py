@@ -9,6 +9,7 @@
     |   `-- UnsafePayloadError  a pickle that holds anything but plain containers and numpy arrays
     |-- CheckpointError         weights or a manifest that do not fit the model they name
     |-- MissingExtraError       an optional dependency that is not installed
+    |-- DeviceError             a GPU that a process was told to use and does not have
     |-- ResumeError             a run folder that cannot be continued as asked
     |-- RunBusyError            a run folder that another process drives
     |-- RunTakenError           a run that another process took over from this one
@@ -95,6 +96,10 @@ class MissingExtraError(LvmError):
             f"{purpose} needs the package {package}, which is not installed: "
             f"run pip install {what}."
         )
+
+
+class DeviceError(LvmError):
+    """A process was told to use a GPU that it does not have."""
 
 
 class ResumeError(LvmError):

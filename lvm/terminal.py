@@ -67,9 +67,10 @@ class Screen:
     def _on_run_started(self, event: Mapping[str, Any]) -> None:
         data = event["data"]
         self._bound = event["config"]["gates"]["stage_eval_cosine"]
+        whole = {k: f" of {v['windows']:,}" for k, v in data.get("drawn_from", {}).items()}
         self.say(
             f"{data['source']}: {data['rows']:,} vectors of width {data['width']}, windows "
-            + ", ".join(f"{k} {v:,}" for k, v in data["windows"].items())
+            + ", ".join(f"{k} {v:,}{whole.get(k, '')}" for k, v in data["windows"].items())
         )
 
     def _on_audited(self, event: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ def started(
 
 def data_of(dataset: Dataset, source: str) -> dict[str, Any]:
     """Return what the journal says of the data."""
+    whole = dataset.dev_drawn_from
     return {
         "source": source,
         "rows": len(dataset.bank),
@@ -44,6 +45,7 @@ def data_of(dataset: Dataset, source: str) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "windows": {name: len(dataset.split(name)) for name in SPLITS},
         "articles": {name: dataset.split(name).num_articles for name in SPLITS},
+        **({} if whole is None else {"drawn_from": {"dev": vars(whole)}}),
     }
 
 

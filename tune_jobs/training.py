@@ -10,6 +10,7 @@ from typing import Any
 
 from lvm.command import answering
 from lvm.config import RunConfig, fingerprint
+from lvm.data.draw import drawn
 from lvm.data.load import DataRequest, load_dataset
 from lvm.data.windows import Dataset
 from lvm.errors import (
@@ -44,7 +45,8 @@ def run(args: Any) -> int:
     schedule = dataclasses.replace(config.schedule, confirm_workers=args.workers)
     config = dataclasses.replace(config, schedule=schedule)
     check_growth(config.schedule, args.address)
-    dataset, source = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
+    whole, source = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
+    dataset = drawn(whole, config.gates.dev_windows, config.recipe.seed)
     check_config(config, dataset.bank.width)
     check_dataset(config, dataset)
     then = f"go on with: {job_command('train')} {typed(vars(args))}"

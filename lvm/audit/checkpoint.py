@@ -22,6 +22,7 @@ from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.lineage import lineage_articles as lineage_articles
 from lvm.audit.lineage import read_lineage
 from lvm.audit.loaded import CheckpointPart as CheckpointPart
+from lvm.audit.loaded import as_trained
 from lvm.audit.loaded import open_checkpoint as open_checkpoint
 from lvm.audit.material import Material
 from lvm.config import Recipe
@@ -109,14 +110,15 @@ def _probes(part: CheckpointPart) -> Iterator[Finding]:
 
 
 def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Finding]:
-    stored, dataset = part.manifest.get("val_cosine"), material.dataset
+    stored, whole = part.manifest.get("val_cosine"), material.dataset
     if not isinstance(stored, int | float):
         raise NotEvaluable("the checkpoint states no val_cosine", "store val_cosine with it")
-    if dataset is None:
+    if whole is None:
         raise NotEvaluable(
             f"the windows of its val_cosine {stored:.4f} are not at hand",
             "give the data it was trained on (--data BANK)",
         )
+    dataset = as_trained(whole, part.manifest)
     known = part.manifest.get("val_ids_sha256")
     same_ids = known == hashlib.sha256(dataset.dev.targets.tobytes()).hexdigest()
     if known is not None and not same_ids:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lvm.config import Recipe
+from lvm.data.draw import leading
+from lvm.data.windows import Dataset
 from lvm.errors import LvmError
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import fit_parts, read_parts
@@ -56,3 +58,16 @@ def open_checkpoint(path: Path, width: int | None, context_length: int) -> Check
         except LvmError as misfit:
             return CheckpointPart(path=path, manifest=manifest, problem=str(misfit))
     return CheckpointPart(path=path, predictor=predictor, recipe=recipe, manifest=manifest)
+
+
+def as_trained(dataset: Dataset, manifest: Mapping[str, Any]) -> Dataset:
+    """Return the dataset with those dev windows that a checkpoint says it was validated on.
+
+    A run judges its epochs on a draw of the dev split (lvm/data/draw.py). A manifest that states
+    none, or in a form that cannot be read, leaves the split as it is.
+    """
+    try:
+        counts = {int(article): int(count) for article, count in manifest["val_articles"]}
+    except (KeyError, TypeError, ValueError):
+        return dataset
+    return replace(dataset, dev=leading(dataset.dev, counts))

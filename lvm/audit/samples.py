@@ -17,6 +17,7 @@ from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.data.bank import Bank
+from lvm.data.draw import drawn
 from lvm.data.rows import take
 from lvm.data.windows import Dataset, Windows
 from lvm.models.ladder import fit_ladder
@@ -109,7 +110,7 @@ def other_article(
 
 def _splits(material: Material) -> tuple[Bank, dict[str, Split]]:
     if material.dataset is not None:
-        dataset = material.dataset
+        dataset = drawn(material.dataset, material.gates.dev_windows, material.seed)
         return dataset.bank, {
             name: Split(windows, np.arange(len(windows)))
             for name, windows in (("dev", dataset.dev), ("test", dataset.test))

@@ -35,6 +35,7 @@ class Bank:
     load_texts: Callable[[], list[str] | None] = lambda: None
     source: str = "memory"
     pool_size: int | None = None  # the first rows that may be retrieved; None: every row
+    _on_gpu: dict[torch.device, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         vectors, keys = self.vectors, self.keys
@@ -87,6 +88,25 @@ class Bank:
         if not array.flags.writeable:
             array = array.copy()
         return torch.from_numpy(array)
+
+    def on(self, device: torch.device) -> Float[torch.Tensor, "N D"]:
+        """All rows as one float32 tensor on a device, put there once per process.
+
+        On the CPU it is `tensor`. Training, predictions and searches share it.
+        """
+        if device.type == "cpu":
+            return self.tensor
+        if device not in self._on_gpu:
+            rows = torch.empty(self.vectors.shape, dtype=torch.float32, device=device)
+            for start, block in blocks(self.vectors):  # a mapped file never lies whole in memory
+                rows[start : start + len(block)] = torch.from_numpy(block.astype(np.float32))
+            self._on_gpu[device] = rows
+        return self._on_gpu[device]
+
+    def leave(self, device: torch.device) -> None:
+        """Let go of what `on` put on a GPU; nothing on the CPU."""
+        if self._on_gpu.pop(device, None) is not None:
+            torch.get_device_module(device).empty_cache()  # for other processes on the same GPU
 
     @functools.cached_property
     def duplicate_group(self) -> Int[np.ndarray, " N"]:

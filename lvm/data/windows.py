@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,6 +62,14 @@ class Windows:
         return Windows(self.contexts[index], self.targets[index], self.articles[index])
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much a split holds."""
+
+    windows: int
+    articles: int
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A bank with its windows by split: what every trial reads."""
@@ -70,6 +78,7 @@ class Dataset:
     train: Windows
     dev: Windows
     test: Windows
+    dev_drawn_from: Size | None = None  # the whole dev split, where `dev` is a draw from it
 
     def split(self, name: str) -> Windows:
         """Return the windows of "train", "dev" or "test"."""
@@ -79,7 +88,8 @@ class Dataset:
         """Return the dataset with at most `context_length` vectors in every context."""
         if context_length >= self.train.context_length:
             return self
-        return Dataset(self.bank, *(self.split(name).last(context_length) for name in SPLITS))
+        train, dev, test = (self.split(name).last(context_length) for name in SPLITS)
+        return replace(self, train=train, dev=dev, test=test)
 
     @property
     def fingerprint(self) -> str:
@@ -95,10 +105,16 @@ class Dataset:
 def recut(dataset: Dataset, context_length: int) -> Dataset:
     """Return windows of another length from the same bank, with the same articles in each split.
 
+    Longer windows of dev are those with a target that dev has already, so that a draw stays one.
     Raises DataError when too few articles are long enough.
     """
     split = {name: np.unique(dataset.split(name).articles).tolist() for name in SPLITS}
-    return dataset_from_bank(dataset.bank, context_length, split)
+    cut = dataset_from_bank(dataset.bank, context_length, split)
+    if context_length <= dataset.dev.context_length:
+        return cut
+    dev = cut.dev.select(np.isin(cut.dev.targets, dataset.dev.targets))
+    _require_articles(dev, "dev", cut.bank)
+    return replace(cut, dev=dev)
 
 
 def article_windows(keys: np.ndarray, context_length: int) -> Windows:
@@ -180,11 +196,14 @@ def dataset_from_bank(
                     " allowed is one; remove it from one of them."
                 )
             seen[article] = name
-        part = windows.select(np.isin(windows.articles, ids))
-        if part.num_articles < MIN_ARTICLES[name]:
-            raise DataError(
-                f"{bank.source}: the {name} split has {part.num_articles} articles with windows, "
-                f"allowed are {MIN_ARTICLES[name]} or more; embed more documents."
-            )
-        parts[name] = part
+        parts[name] = windows.select(np.isin(windows.articles, ids))
+        _require_articles(parts[name], name, bank)
     return Dataset(bank, parts["train"], parts["dev"], parts["test"])
+
+
+def _require_articles(windows: Windows, name: str, bank: Bank) -> None:
+    if windows.num_articles < MIN_ARTICLES[name]:
+        raise DataError(
+            f"{bank.source}: the {name} split has {windows.num_articles} articles with windows, "
+            f"allowed are {MIN_ARTICLES[name]} or more; embed more documents."
+        )

@@ -17,10 +17,13 @@ from torch.nn import functional
 
 from lvm.data.bank import Bank
 from lvm.data.windows import Windows
+from lvm.device import ids_on, synchronise
 from lvm.errors import DataError
 from lvm.evaluation.index import Index
 from lvm.evaluation.metrics import PerQuery, summarise, target_ranks
 from lvm.records import Evaluation, Pool
+
+BLOCK = 8192  # predictions compared with their targets at once
 
 
 def evaluate(
@@ -36,15 +39,16 @@ def evaluate(
 
     `predictions` lie in the space of the search, `pool_vectors` are the rows of the bank in that
     space (by default the bank itself; rows after its `pool_size` are left out). A target is the
-    pool's vector of its row, so in the projected space it is the projected target. Raises DataError
-    when shapes do not fit or a target is outside the pool.
+    pool's vector of its row, so in the projected space it is the projected target. All is computed
+    on the device of the predictions; only six numbers per window come to the host.
+
+    Raises DataError when shapes do not fit or a target is outside the pool, and ValueError when the
+    pool is on another device: it is put on one once per process, not in every evaluation.
     """
     size = len(bank.pool_rows)
-    vectors = (bank.tensor if pool_vectors is None else pool_vectors)[:size].detach()
-    _check(predictions, windows, vectors, size)
-    pool = vectors.to(predictions.device, torch.float32)
-    queries = predictions.detach().float()
-    targets = torch.from_numpy(windows.targets).to(pool.device)
+    vectors = bank.on(predictions.device) if pool_vectors is None else pool_vectors
+    _check(predictions, windows, vectors[:size], size)
+    pool, queries = vectors[:size].detach().float(), predictions.detach().float()
     raw, masked = target_ranks(
         queries,
         pool,
@@ -53,7 +57,7 @@ def evaluate(
         duplicate_group=bank.duplicate_group[:size],
     )
     per_query = PerQuery(
-        cosine=functional.cosine_similarity(queries, pool[targets], dim=1).cpu().numpy(),
+        cosine=_cosines(queries, pool, windows),
         masked=masked,
         raw=raw,
         articles=np.asarray(windows.articles, dtype=np.int64),
@@ -80,6 +84,10 @@ def _check(predictions: Tensor, windows: Windows, vectors: Tensor, size: int) ->
             f"the predictions have shape {tuple(predictions.shape)}, allowed is {wanted}, one row "
             "per window in the width of the pool; predict for exactly these windows."
         )
+    if predictions.device != vectors.device:
+        raise ValueError(
+            f"the predictions are on {predictions.device}, the pool is on {vectors.device}"
+        )
     if len(vectors) != size:
         raise DataError(
             f"the pool has {len(vectors)} vectors, allowed is {size}, one per row of the bank that "
@@ -93,6 +101,16 @@ def _check(predictions: Tensor, windows: Windows, vectors: Tensor, size: int) ->
         )
 
 
+def _cosines(
+    queries: Float[Tensor, "M W"], pool: Float[Tensor, "P W"], windows: Windows
+) -> Float[np.ndarray, " M"]:
+    """Return the cosine of every prediction with the pool's vector of its target."""
+    targets = ids_on(windows.targets, pool.device)
+    parts = zip(torch.split(queries, BLOCK), torch.split(targets, BLOCK), strict=True)
+    found = [functional.cosine_similarity(asked, pool[right], dim=1) for asked, right in parts]
+    return np.asarray(torch.cat(found).cpu().numpy())
+
+
 def measure_latency(
     predict: Callable[[Tensor], Tensor],
     index: Index,
@@ -103,13 +121,16 @@ def measure_latency(
 ) -> Mapping[str, float]:
     """Return p50_ms and p95_ms of one query at a time: model and search for k rows, warm.
 
-    `predict` maps [1, T, D] to [1, W] in the space of the index. The first `warmup` of the Q >= 1
-    queries run once before the clock starts.
+    `predict` maps [1, T, D] to [1, W] in the space of the index, on the device that it likes best.
+    A query comes from the host and its k ids go back there, so that both ways count. The first
+    `warmup` of the Q >= 1 queries run once before the clock starts.
     """
 
     def one(query: int) -> float:
+        synchronise(index.device)  # what was asked of a GPU before is not this query's
         start = time.perf_counter()
-        index.search(predict(contexts[query : query + 1]), k)  # on the host: a GPU has finished
+        index.search(predict(contexts[query : query + 1]), k)
+        synchronise(index.device)
         return 1e3 * (time.perf_counter() - start)
 
     with torch.inference_mode():

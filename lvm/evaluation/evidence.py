@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lvm.data.windows import Dataset, Windows
+from lvm.device import ids_on
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.index import build_index
-from lvm.evaluation.inference import BLOCK, predict, search_pool
+from lvm.evaluation.inference import by_block, predict, search_pool
 from lvm.evaluation.metrics import PerQuery, Ranks, summarise
 from lvm.models.predictor import Predictor
 from lvm.randomness import numpy_generator
@@ -92,7 +92,7 @@ def _selected(view: View, kept: Int[np.ndarray, " m"]) -> View:
         found, cosine=found.cosine[kept], masked=ranks(found.masked), raw=ranks(found.raw),
         articles=found.articles[kept],
     )  # fmt: skip
-    return View(view.space, view.queries[kept], view.pool, per_query)
+    return View(view.space, view.queries[ids_on(kept, view.queries.device)], view.pool, per_query)
 
 
 def _other_view(
@@ -105,8 +105,8 @@ def _other_view(
 ) -> View:
     """Return the same windows in the space in which the model is not searched."""
     if searched.space == "raw":  # the head alone has not been applied yet
-        space, queries = "projected", _projected(head, searched.queries)
-        pool = _projected(head, searched.pool)
+        space, queries = "projected", by_block(head, searched.queries)
+        pool = by_block(head, searched.pool)
     else:
         space, queries = "raw", predict(predictor, dataset, read, "raw")
         pool = search_pool(predictor, dataset, "raw")[: len(searched.pool)]
@@ -114,14 +114,6 @@ def _other_view(
         queries, windows, dataset.bank, pool_vectors=pool, space=space, split="test"
     )
     return View(space, queries, pool, per_query)
-
-
-@torch.no_grad()
-def _projected(head: nn.Module, rows: Float[Tensor, "B D"]) -> Float[Tensor, "B W"]:
-    """Return rows of the raw space behind the head, on the CPU."""
-    device = next(head.parameters()).device
-    starts = range(0, len(rows), BLOCK)
-    return torch.cat([head(rows[i : i + BLOCK].to(device)).float().cpu() for i in starts])
 
 
 def _partners(articles: Int[np.ndarray, " M"], seed: int) -> Int[np.ndarray, " M"]:
@@ -145,8 +137,10 @@ def _space(view: View, windows: Windows, partner: Int[np.ndarray, " M"]) -> dict
     """
     paired = view.per_query.cosine
     there = np.flatnonzero((partner >= 0) & np.isfinite(paired))
-    targets = view.pool[windows.targets[partner[there]]]
-    shuffled = (view.queries[there].float().cpu() * targets.float().cpu()).sum(dim=1).numpy()
+    device = view.pool.device
+    targets = view.pool[ids_on(windows.targets[partner[there]], device)].float()
+    queries = view.queries[ids_on(there, device)].float()
+    shuffled = (queries * targets).sum(dim=1).cpu().numpy()
     paired = paired[there]
     masked, _ = summarise(view.per_query)
     return {

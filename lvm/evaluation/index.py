@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvm.device import CPU
 from lvm.errors import ConfigError, DataError, MissingExtraError
 from lvm.randomness import derive_seed
 
@@ -24,8 +25,9 @@ _ROWS_PER_LIST = 39  # FAISS asks for this many training rows per centroid
 class Index(ABC):
     """N rows of a pool that can be searched."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, device: torch.device = CPU) -> None:
         self.size = size  # N
+        self.device = device  # where the search runs
 
     @abstractmethod
     def _nearest(self, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +59,7 @@ class TorchIndex(Index):
     """Exact search by matrix product, on the device of the vectors."""
 
     def __init__(self, vectors: Float[Tensor, "N W"]) -> None:
-        super().__init__(len(vectors))
+        super().__init__(len(vectors), vectors.device)
         self._vectors = vectors.detach().float()
 
     def _nearest(self, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

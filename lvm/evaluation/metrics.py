@@ -24,10 +24,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvm.device import ids_on
 from lvm.errors import DataError
 from lvm.records import Pool
 
-_BLOCK_SCORES = 2**25  # scores held at once (128 MiB), so that a large pool fits in memory
+# Scores held at once: with their masks 200 MiB, on whichever device, whatever M and N. A pool of
+# more rows than that is ranked one query at a time.
+_BLOCK_SCORES = 2**25
 _BLOCK_QUERIES = 512  # more queries at once bring nothing: the product is at full rate
 
 
@@ -153,6 +156,8 @@ def target_ranks(
 ) -> tuple[Ranks, Ranks]:
     """Return the exact ranks (raw, masked) of the target rows by inner product in fp32.
 
+    They are computed where `queries` and `pool` are; five counts per query come to the host, once.
+
     `targets` and `own_contexts` are row ids of the pool. Masked means that own context rows do not
     count; ids outside the pool are ignored, and a context row that is the target row stays. Rows
     with one `duplicate_group` (the id of the first such row; found from the bits of the rows by
@@ -160,19 +165,21 @@ def target_ranks(
     its target last.
     """
     group = exact_duplicates(pool) if duplicate_group is None else duplicate_group
-    copies = torch.from_numpy(np.flatnonzero(group != np.arange(len(group)))).to(pool.device)
-    firsts = torch.from_numpy(np.asarray(group, dtype=np.int64)).to(pool.device)[copies]
-    target = torch.from_numpy(np.asarray(targets, dtype=np.int64)).to(pool.device)
-    context = torch.from_numpy(np.asarray(own_contexts, dtype=np.int64)).to(pool.device)
+    repeated = np.flatnonzero(group != np.arange(len(group)))
+    copies, firsts, target, context = (
+        ids_on(ids, pool.device) for ids in (repeated, group[repeated], targets, own_contexts)
+    )
     size = max(1, min(_BLOCK_QUERIES, _BLOCK_SCORES // len(pool)))
-    counts = [torch.empty(0, 5, dtype=torch.int64)]
-    for start in range(0, len(queries), size):
-        rows = slice(start, start + size)
+
+    def count(rows: slice) -> Int[Tensor, "B 5"]:  # its scores go before the next ones come
         scores = queries[rows].float() @ pool.T
         if len(copies):
             scores[:, copies] = scores[:, firsts]
-        counts.append(_count_block(scores, target[rows, None], context[rows]).cpu())
-    greater, equal, own_greater, own_equal, own = torch.cat(counts).numpy().T
+        return _count_block(scores, target[rows, None], context[rows])
+
+    counts = [torch.empty(0, 5, dtype=torch.int64, device=pool.device)]
+    counts += [count(slice(start, start + size)) for start in range(0, len(queries), size)]
+    greater, equal, own_greater, own_equal, own = torch.cat(counts).cpu().numpy().T
     everything = np.full_like(own, len(pool))
     raw = Ranks(greater, equal, everything)
     return raw, Ranks(greater - own_greater, equal - own_equal, everything - own)

@@ -69,19 +69,13 @@ def origin_section(run: Run) -> Iterator[Block]:
         return
     data, machine = started["data"], started["environment"]
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
-    articles = data["articles"]
-    splits = "; ".join(
-        f"{name} {counted(windows, 'window')}"
-        + (f" of {counted(articles[name], 'article')}" if name in articles else "")
-        for name, windows in data["windows"].items()
-    )
     at = datetime.datetime.fromtimestamp(started["at"], datetime.UTC)
     gates = run.gates
     pairs = [
         ("Started", f"{at:%Y-%m-%d %H:%M} UTC"),
         ("Data", f"{data['source']}; {data['rows']:,} vectors of width {data['width']}"),
         ("Data fingerprint", data["fingerprint"] or "not taken: the data was not loaded"),
-        ("Splits", splits),
+        ("Splits", "; ".join(_split(data, name) for name in data["windows"])),
         ("Seed", str(started["config"]["recipe"]["seed"])),
         ("Gates", f"stage: dev cosine >= {gates['stage_eval_cosine']:g}; success: R@5 "
          f"+{gates['success_r_at_5']:g} or MRR +{gates['success_mrr']:g} over {run.baseline}; "
@@ -111,3 +105,16 @@ def removed(run: Run) -> str:
         limit = f" (schedule.max_disk_gib = {bound:g})" if bound else ""
         said.append(f"weights of {counted(len(weights), 'arm')} that did not win{limit}")
     return "; ".join(said)
+
+
+def _split(data: Mapping[str, Any], name: str) -> str:
+    """Return windows and articles of a split; where it is a draw, also of how many."""
+    windows, articles = data["windows"][name], data["articles"].get(name)
+    whole = data.get("drawn_from", {}).get(name)
+    if whole is not None:
+        return (
+            f"{name} {windows:,} of {counted(whole['windows'], 'window')}, {articles:,} of "
+            f"{counted(whole['articles'], 'article')} (drawn once for all arms)"
+        )
+    counts = f"{name} {counted(windows, 'window')}"
+    return counts if articles is None else f"{counts} of {counted(articles, 'article')}"

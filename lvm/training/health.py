@@ -204,7 +204,8 @@ class DevLoss:
             predictor, predictor, self._vectors, self._windows, batch, drawn, autocast=autocast
         )
         # A world of one: only the first worker is here.
-        terms, _ = objective_terms(self._recipe, outputs, World())
+        alone = World(device=self._vectors.device)
+        terms, _ = objective_terms(self._recipe, outputs, alone)
         values = {name: float(term) for name, term in terms.items()}
         config = self._recipe.objective
         values["loss"] = sum(getattr(config, f"{n}_weight") * v for n, v in list(values.items()))

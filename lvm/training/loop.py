@@ -21,7 +21,9 @@ import torch
 from torch import nn
 
 from lvm.config import Recipe, fingerprint
+from lvm.data.draw import count_by_article
 from lvm.data.windows import Dataset
+from lvm.device import claim
 from lvm.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from lvm.models.base import weight_decay_groups
 from lvm.models.predictor import Predictor
@@ -55,10 +57,11 @@ def train(
     `folder` receives `checkpoint/` and `epochs.jsonl`. When it already holds epochs of the same
     recipe and data, their records are yielded again and training goes on after them, bit for bit
     on a CPU. Raises NonFiniteLossError before an update from a loss or gradient that is not finite,
-    and CheckpointError when the folder belongs to another recipe or other data.
+    CheckpointError when the folder belongs to another recipe or other data, and DeviceError when
+    this process has no such `device`.
     """
-    world = World.current()
-    state = _State(recipe, dataset, folder, device, world, dict(lineage or {}))
+    world = World.current(claim(device))
+    state = _State(recipe, dataset, folder, world, dict(lineage or {}))
     for record in state.restore():
         yield record
     for epoch in range(state.epochs_done + 1, recipe.training.epochs + 1):
@@ -87,12 +90,11 @@ class _State:
         recipe: Recipe,
         dataset: Dataset,
         folder: Path,
-        device: str,
         world: World,
         lineage: dict[str, Any],
     ) -> None:
         self.recipe, self.dataset, self.folder = recipe, dataset, folder
-        self.device, self.world, self.lineage = torch.device(device), world, lineage
+        self.device, self.world, self.lineage = world.device, world, lineage
         batch = recipe.training.batch_size
         if batch % world.size:
             raise ConfigError(
@@ -107,12 +109,9 @@ class _State:
             )
         torch.manual_seed(derive_seed(recipe.seed, "torch"))  # dropout draws from the global stream
         self.predictor = Predictor(recipe, dataset.bank.width).to(self.device)
-        self.network: nn.Module = self.predictor
-        if world.size > 1:
-            unused = self.predictor.model.has_document_tower
-            self.network = nn.parallel.DistributedDataParallel(
-                self.predictor, find_unused_parameters=unused
-            )
+        self.network = world.share(
+            self.predictor, find_unused_parameters=self.predictor.model.has_document_tower
+        )
         config = recipe.training
         self.optimizer = torch.optim.AdamW(
             weight_decay_groups(self.predictor),
@@ -122,7 +121,7 @@ class _State:
         )
         self.autocast = _uses_bf16(config.precision, self.device)
         self.sampler = NegativeSampler(dataset.bank, dataset.train, recipe.negatives, recipe.seed)
-        self.vectors = dataset.bank.tensor.to(self.device)
+        self.vectors = dataset.bank.on(self.device)
         self.dev_loss = DevLoss(recipe, dataset, self.vectors)
         self.schedule = {
             "warmup_updates": float(warmup_updates(config, self.updates_per_epoch)),
@@ -179,6 +178,7 @@ class _State:
                 "seed": self.recipe.seed,
                 "val_cosine": record.dev.get("eval_cosine"),
                 "val_ids_sha256": hashlib.sha256(dev_ids.tobytes()).hexdigest(),
+                "val_articles": list(count_by_article(self.dataset.dev).items()),
             },
             optimizer_state={"optimizer": self.optimizer.state_dict()},
         )
@@ -191,7 +191,7 @@ def time_updates(
 
     Trains and keeps nothing: it is what a forecast of a run's length is made from.
     """
-    state = _State(recipe, dataset, Path(), device, World.current(), {})
+    state = _State(recipe, dataset, Path(), World.current(claim(device)), {})
     started = time.perf_counter()
     state.sampler.refresh(1)
     before = time.perf_counter() - started
@@ -223,18 +223,19 @@ def _train_epoch(state: _State, epoch: int) -> tuple[dict[str, float], dict[str,
             sums[name] = sums.get(name, 0.0) + value
     means = {name: value / state.updates_per_epoch for name, value in sums.items()}
     if world.size > 1:
-        packed = world.sum(torch.tensor([means[n] for n in sorted(means)], dtype=torch.float64))
-        means = dict(zip(sorted(means), (packed / world.size).tolist(), strict=True))
+        names = sorted(means)
+        own = torch.tensor([means[n] for n in names], dtype=torch.float64, device=world.device)
+        means = dict(zip(names, (world.sum(own) / world.size).tolist(), strict=True))
     health = {"updates": float(epoch * state.updates_per_epoch), **state.schedule, **probe.values}
     return means, health
 
 
 def _update(state: _State, batch: np.ndarray, probe: Probe) -> dict[str, float]:
     """Make one update from a global batch of train windows."""
-    recipe, device = state.recipe, state.device
+    recipe, world = state.recipe, state.world
     outputs = _forward(state, batch)
     state.optimizer.zero_grad(set_to_none=True)
-    result = objective(recipe, outputs, state.world)
+    result = objective(recipe, outputs, world)
     probe.before_backward(outputs, result)
     result.total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     probe.after_backward(state.predictor)
@@ -246,8 +247,8 @@ def _update(state: _State, batch: np.ndarray, probe: Probe) -> dict[str, float]:
     # One transfer per update. DDP has reduced the gradients, but each rank knows its own loss only.
     values = dict(zip(names, packed.to(device="cpu", dtype=torch.float64).tolist(), strict=True))
     finite = math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
-    if state.world.size > 1:
-        bad = state.world.sum(torch.tensor(0.0 if finite else 1.0, device=device))
+    if world.size > 1:
+        bad = world.sum(torch.tensor(0.0 if finite else 1.0, device=world.device))
         finite = float(bad) == 0.0
     if not finite:
         raise NonFiniteLossError(

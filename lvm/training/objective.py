@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lvm.config import Recipe
 from lvm.data.windows import Windows
+from lvm.device import ids_on
 from lvm.losses.cosine import ar_cosine
 from lvm.losses.infonce import infonce
 from lvm.losses.mmd import mmd2_unbiased
@@ -62,7 +63,7 @@ def forward_pass(
     device = vectors.device
 
     def gather(ids: np.ndarray) -> Tensor:
-        return vectors[torch.from_numpy(ids).to(device)]
+        return vectors[ids_on(ids, device)]
 
     contexts, targets = gather(windows.contexts[local]), gather(windows.targets[local])
     raw_candidates = gather(drawn.ids)
@@ -76,8 +77,8 @@ def forward_pass(
         queries=queries.float(),
         candidates=candidates.float(),
         raw_candidates=raw_candidates,
-        positive=torch.from_numpy(drawn.positive).to(device),
-        excluded=torch.from_numpy(drawn.excluded).to(device),
+        positive=ids_on(drawn.positive, device),
+        excluded=ids_on(drawn.excluded, device),
     )
 
 

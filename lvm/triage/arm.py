@@ -19,11 +19,12 @@ import torch
 
 from lvm.config import GateConfig, Recipe, fingerprint, from_dict, to_dict
 from lvm.data.windows import Dataset, Windows
+from lvm.device import claim
 from lvm.errors import MissingExtraError
 from lvm.evaluation.evaluate import ann_loss, evaluate, measure_latency
 from lvm.evaluation.evidence import View, gather
-from lvm.evaluation.index import build_index
-from lvm.evaluation.inference import predict, search_pool
+from lvm.evaluation.index import Index, build_index
+from lvm.evaluation.inference import device_of, predict, search_pool
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import stage_gate, success_gates
 from lvm.models.mamba2 import resolve_backend
@@ -105,20 +106,22 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
     """Run one arm and yield a plain record per epoch; the last files are on disk before each.
 
     Keys of a record: epoch, eval_cosine, r_at_5, mrr, stage (the verdict of the stage gate), loss,
-    num_negatives, seconds. An arm with a `source` yields one record, at epoch 0.
+    num_negatives, seconds. An arm with a `source` yields one record, at epoch 0. Raises DeviceError
+    where this process has no such device as `spec.device`.
     """
+    device = claim(spec.device)
     torch.set_num_threads(spec.threads)
     spec.folder.mkdir(parents=True, exist_ok=True)
     if spec.source is not None:
         started = time.perf_counter()
         predictor, _, _ = load_checkpoint(spec.source)
-        predictor.to(spec.device)
+        predictor.to(device)
         dev = validate(spec, dataset, predictor, 0)
         if spec.evaluate_test:  # before the record, after which nobody asks for more
             evaluate_test(spec, dataset, predictor)
         yield {"epoch": 0, **dev, "seconds": 0.0, "wall": time.perf_counter() - started}
         return
-    lineage, backend = {"commit": spec.commit}, _backend(spec)
+    lineage, backend = {"commit": spec.commit}, _backend(spec, device)
     for record in train(
         spec.recipe,
         dataset.narrowed(spec.recipe.context_length),
@@ -128,7 +131,7 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
         lineage=lineage,
     ):
         if record.epoch == spec.recipe.training.epochs and spec.evaluate_test:
-            _evaluate_test_once(spec, dataset)
+            _evaluate_test_once(spec, dataset, device)
         yield {
             "epoch": record.epoch,
             "backend": backend,
@@ -140,12 +143,12 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
         }
 
 
-def _backend(spec: ArmSpec) -> str:
+def _backend(spec: ArmSpec, device: torch.device) -> str:
     """Return how the model is computed, for the journal."""
     model = spec.recipe.model
     if model.name != "mamba2":
         return "torch"
-    return resolve_backend(model.backend, spec.recipe.context_length, torch.device(spec.device))
+    return resolve_backend(model.backend, spec.recipe.context_length, device)
 
 
 def dev_file(folder: Path, epoch: int) -> Path:
@@ -201,12 +204,12 @@ def learns_its_space(spec: ArmSpec) -> bool:
     return spec.recipe.search_space != "raw" or spec.recipe.model.name in LEARNS_THE_SPACE
 
 
-def _evaluate_test_once(spec: ArmSpec, dataset: Dataset) -> None:
+def _evaluate_test_once(spec: ArmSpec, dataset: Dataset, device: torch.device) -> None:
     if World.current().rank != 0 or (spec.folder / "test.json").exists():
         return
     predictor = Predictor(spec.recipe, dataset.bank.width)
     load_weights(predictor, spec.folder / "checkpoint")
-    evaluate_test(spec, dataset, predictor.eval().to(spec.device))
+    evaluate_test(spec, dataset, predictor.eval().to(device))
 
 
 def evaluate_test(spec: ArmSpec, dataset: Dataset, predictor: Predictor) -> None:
@@ -224,19 +227,30 @@ def evaluate_test(spec: ArmSpec, dataset: Dataset, predictor: Predictor) -> None
         context_length=spec.recipe.context_length,
     )  # fmt: skip
     exact = build_index(pool, "exact", seed=spec.recipe.seed)
-    contexts = dataset.bank.tensor[
-        torch.from_numpy(_seen(spec, dataset.test).contexts[:MAX_LATENCY_QUERIES])
-    ]
-    latency = measure_latency(
-        lambda one: predictor.queries(one.to(spec.device), space).cpu(), exact, contexts
-    )
-    loss: Mapping[str, float] = {}
-    with contextlib.suppress(MissingExtraError):  # without FAISS there is no search to lose by
-        ivf = build_index(pool, "ivf", seed=spec.recipe.seed)
-        loss = ann_loss(queries, exact, ivf, dataset.test)
-    plain = to_plain(evaluation)
-    plain["latency"] = latency
+    latency = _latency(spec, dataset, predictor, exact)
+    stored = {
+        "evaluation": {**to_plain(evaluation), "latency": latency},
+        "ann": to_plain(_ann_loss(spec, dataset, searched, exact)),
+        "evidence": to_plain(evidence),
+    }
     fresh = spec.folder / ".test.json.new"
-    stored = {"evaluation": plain, "ann": to_plain(loss), "evidence": to_plain(evidence)}
     fresh.write_text(json.dumps(stored, indent=1) + "\n")
     os.replace(fresh, spec.folder / "test.json")
+
+
+def _latency(
+    spec: ArmSpec, dataset: Dataset, predictor: Predictor, index: Index
+) -> Mapping[str, float]:
+    """Time single queries from contexts on the host, by model and index where these are."""
+    device, space = device_of(predictor), spec.recipe.search_space
+    asked = _seen(spec, dataset.test).contexts[:MAX_LATENCY_QUERIES]
+    contexts = torch.from_numpy(dataset.bank.rows(asked))
+    return measure_latency(lambda one: predictor.queries(one.to(device), space), index, contexts)
+
+
+def _ann_loss(spec: ArmSpec, dataset: Dataset, searched: View, exact: Index) -> Mapping[str, float]:
+    """Return what an approximate search loses: {} without FAISS, which searches on the host."""
+    with contextlib.suppress(MissingExtraError):
+        ivf = build_index(searched.pool, "ivf", seed=spec.recipe.seed)
+        return ann_loss(searched.queries, exact, ivf, dataset.test)
+    return {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lvm.absence import in_short
+from lvm.device import claim_if_there
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.metrics import PerQuery
@@ -77,13 +78,15 @@ def _judge(
 
 def _judge_predictions(runner: Runner, path: Path) -> PerQuery:
     """Judge a plain file of predictions, one row per test window, in the raw space."""
-    rows = read_predictions(path, len(runner.dataset.test), runner.dataset.bank.width)
+    device = claim_if_there(runner.request.config.schedule.use_gpu)
+    rows = read_predictions(path, len(runner.dataset.test), runner.dataset.bank.width).to(device)
     evaluation, per_query = evaluate(
         rows, runner.dataset.test, runner.dataset.bank, space="raw", split="test"
     )
     name, bank = objective_name(runner.base), runner.dataset.bank
-    view = View("raw", rows, bank.tensor[: len(bank.pool_rows)], per_query)
+    view = View("raw", rows, bank.on(device)[: len(bank.pool_rows)], per_query)
     evidence = in_words(gather(view, runner.dataset, seed=runner.base.seed), bank)
+    bank.leave(device)
     runner.once(
         "test_judged", ("arm",), arm="predictions", step=PHASE1, name=f"{name} (predictions)",
         role=Role.PHASE1, evaluation=evaluation, ann={}, epochs=0, evidence=evidence,

@@ -7,6 +7,7 @@ from pathlib import Path
 from lvm.audit.material import Material
 from lvm.config import RunConfig
 from lvm.data.bank import check_rows
+from lvm.data.draw import drawn
 from lvm.data.report_files import dataset_from_windows
 from lvm.data.sample import SAMPLE
 from lvm.data.windows import Dataset, dataset_from_bank
@@ -43,7 +44,16 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
 
 
 def dataset_of(material: Material, context_length: int) -> tuple[Dataset, str]:
-    """Return the dataset of audited material and its name; DataError where it cannot be cut."""
+    """Return the dataset of audited material and its name; DataError where it cannot be cut.
+
+    Its dev windows are those that judge the epochs of every arm of a run: a draw by the material's
+    gates and seed, which are the run's.
+    """
+    dataset, name = _whole(material, context_length)
+    return drawn(dataset, material.gates.dev_windows, material.seed), name
+
+
+def _whole(material: Material, context_length: int) -> tuple[Dataset, str]:
     bank, train, eval_ = material.bank, material.train, material.eval
     if bank is None:
         raise DataError("no bank could be opened; mend what the audit names.")

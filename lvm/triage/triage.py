@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from lvm.data.windows import Dataset
-from lvm.evaluation.evaluate import evaluate
+from lvm.device import claim_if_there
+from lvm.evaluation.ladder import judge_ladder
 from lvm.models.ladder import fit_ladder
 from lvm.records import to_plain
 from lvm.triage.actions import Action, Confirm, Outcome, Repeat, RunPhase1, RunStep, Settle, Stop
@@ -83,14 +82,11 @@ def measure_ladder(runner: Runner) -> None:
         return
     dataset = runner.dataset
     predictors = fit_ladder(dataset, seed=runner.base.seed)
+    device = claim_if_there(runner.request.config.schedule.use_gpu)
     for split in ("dev", "test"):
-        windows = dataset.split(split)
-        rows = {}
-        for name, predict in predictors.items():
-            rows[name], _ = evaluate(
-                torch.from_numpy(predict(windows)), windows, dataset.bank, space="raw", split=split
-            )
+        rows = judge_ladder(predictors, dataset, split, device)
         runner.once("ladder", ("split",), split=split, rows=rows)
+    dataset.bank.leave(device)  # the arms need the room
 
 
 def _describe(action: Action) -> dict[str, Any]:

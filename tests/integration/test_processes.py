@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pretend
 import pytest
 import tiny
 import torch
@@ -20,7 +21,7 @@ from lvm.training import loop
 from lvm.training.checkpoint import load_checkpoint
 from tune_jobs.presets import PRESETS, preset
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 TESTS = Path(__file__).resolve().parents[1]
 HEAVY = ("ray", "mlflow", "faiss", "sentence_transformers", "mamba_ssm", "matplotlib")
@@ -131,19 +132,23 @@ WORKED = {
     "two towers": {"model.name": "two_tower"},
     "margin": {"negatives.false_negative_margin": 0.6},
 }  # fmt: skip
+# Where our workers talk in every way: sums, among them the MMD's balance, and gathered rows. (For
+# two towers DDP looks for unused parameters, in C++ that the pretended GPU does not survive.)
+ON_GPUS = ("balanced",)
 
 
 def recipe_of(name):
     return tiny.recipe(**{**SHARED, **WORKED[name]})
 
 
-def train_all(folder: Path) -> None:
-    for name in WORKED:
+def train_all(folder: Path, names=tuple(WORKED), device: str = "cpu") -> None:
+    for name in names:
         records = loop.train(
             recipe_of(name),
             tiny.dataset(),
             folder / name,
             validate=lambda p, e: {"epoch": float(e)},
+            device=device,
         )
         for _ in records:
             pass
@@ -167,12 +172,28 @@ def diverge(folder: Path, rank: int) -> None:
         (folder.parent / f"stopped_{rank}").touch()
 
 
+def train_on_gpus(folder: Path, rank: int) -> None:
+    """Train on a pretended GPU per worker, which notes collectives and refuses those of the host.
+
+    And show that it would refuse the sum of host numbers that ended every epoch under nccl.
+    """
+    with pretend.gpu() as gpu:
+        train_all(folder / "gpus", ON_GPUS, "pretend")
+        (folder / f"collectives_{rank}.json").write_text(json.dumps(gpu.collectives))
+        try:
+            torch.distributed.all_reduce(torch.zeros(3))
+        except RuntimeError as error:
+            (folder / f"refused_{rank}").write_text(str(error))
+
+
 def worker(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    pretend.device()  # before autograd starts its threads, one per device
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+        "cpu:gloo,pretend:gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     train_all(folder / "two")
+    train_on_gpus(folder, rank)
     (folder / "poisoned").mkdir(exist_ok=True)
     diverge(folder / "poisoned" / "run", rank)
     torch.distributed.destroy_process_group()
@@ -197,7 +218,11 @@ def weights(folder: Path):
 
 @pytest.mark.parametrize("name", WORKED)
 def test_two_workers_train_what_one_process_trains(name, worked) -> None:
-    one, two = (loop.read_epochs(worked / size / name) for size in ("one", "two"))
+    same_training(worked / "one" / name, worked / "two" / name)
+
+
+def same_training(alone_in: Path, shared_in: Path) -> None:
+    one, two = loop.read_epochs(alone_in), loop.read_epochs(shared_in)
     assert len(one) == len(two) == 2
     for alone, shared in zip(one, two, strict=True):
         assert shared.train.keys() == alone.train.keys()
@@ -208,7 +233,7 @@ def test_two_workers_train_what_one_process_trains(name, worked) -> None:
             alone.train["gradient_norm"], rel=1e-3
         )
         assert (shared.dev, shared.negatives) == (alone.dev, alone.negatives)
-    a, b = weights(worked / "one" / name), weights(worked / "two" / name)
+    a, b = weights(alone_in), weights(shared_in)
     assert a.keys() == b.keys()
     for key in a:
         torch.testing.assert_close(b[key], a[key], atol=1e-4, rtol=0, msg=key)
@@ -218,3 +243,25 @@ def test_a_loss_that_breaks_on_one_worker_stops_both(worked) -> None:
     stopped = sorted(p.name for p in (worked / "poisoned").glob("stopped_*"))
     assert stopped == ["stopped_0", "stopped_1"]
     assert not (worked / "poisoned" / "run" / "checkpoint").exists()
+
+
+# --- two workers on GPUs, which are pretended ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_two_gpus_train_what_one_process_trains(name, worked) -> None:
+    same_training(worked / "one" / name, worked / "gpus" / name)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_collective_is_on_the_device_of_the_training(rank, worked) -> None:
+    """nccl refuses tensors of the host, and so does the pretended GPU: see what it let through."""
+    seen = json.loads((worked / f"collectives_{rank}.json").read_text())
+    names = [name for name, _ in seen]
+    assert {device for _, devices in seen for device in devices} == {"pretend"}
+    assert names.count("c10d::barrier") == 2 * len(ON_GPUS)  # one per epoch
+    assert {"c10d::allreduce_", "c10d::allgather_", "c10d::broadcast_"} <= set(names)
+    updates = 2 * (len(tiny.dataset().train) // tiny.recipe().training.batch_size)
+    assert names.count("c10d::allreduce_") > 2 * updates  # DDP's own are seen as well
+    refused = (worked / f"refused_{rank}").read_text()
+    assert "No backend type associated with device type ['cpu']" in refused

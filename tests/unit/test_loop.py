@@ -231,7 +231,7 @@ def test_a_batch_larger_than_the_split_is_refused(tiny_dataset, tmp_path) -> Non
 def test_a_batch_that_the_workers_cannot_share_is_refused(
     tiny_dataset, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(World, "current", classmethod(lambda cls: World(0, 3)))
+    monkeypatch.setattr(World, "current", classmethod(lambda cls, device: World(0, 3, device)))
     with pytest.raises(ConfigError, match="multiple of the 3 workers"):
         run(tiny.recipe(), tiny_dataset, tmp_path)
 

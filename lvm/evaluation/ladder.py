@@ -1,0 +1,23 @@
+"""The ladder on a split: every trivial predictor under the metrics of the models beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from lvm.data.windows import Dataset
+from lvm.evaluation.evaluate import evaluate
+from lvm.models.ladder import TrivialPredictor
+from lvm.records import Evaluation
+
+
+def judge_ladder(
+    predictors: Mapping[str, TrivialPredictor], dataset: Dataset, split: str, device: torch.device
+) -> dict[str, Evaluation]:
+    """Return the evaluation of each predictor, ranked on `device`, where the pool is put once."""
+    windows, found = dataset.split(split), {}
+    for name, predict in predictors.items():
+        predictions = torch.from_numpy(predict(windows)).to(device)
+        found[name], _ = evaluate(predictions, windows, dataset.bank, space="raw", split=split)
+    return found
