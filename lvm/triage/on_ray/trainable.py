@@ -122,6 +122,7 @@ def pack(dataset: Dataset) -> dict[str, Any]:
         "duplicates": bank.duplicate_group,
         "fingerprint": bank.fingerprint,
         "pool_size": bank.pool_size,
+        "dev_drawn_from": dataset.dev_drawn_from,
         "windows": {
             name: (part.contexts, part.targets, part.articles)
             for name in ("train", "dev", "test")
@@ -137,7 +138,7 @@ def unpack(packed: dict[str, Any]) -> Dataset:
     bank.__dict__["duplicate_group"] = packed["duplicates"]
     bank.__dict__["fingerprint"] = packed["fingerprint"]
     windows = {name: Windows(*arrays) for name, arrays in packed["windows"].items()}
-    return Dataset(bank, windows["train"], windows["dev"], windows["test"])
+    return Dataset(bank, **windows, dev_drawn_from=packed["dev_drawn_from"])
 
 
 _datasets: dict[str, Dataset] = {}  # this process's, by the id of the shared object
