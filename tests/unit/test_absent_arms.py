@@ -21,7 +21,7 @@ from lvm.status import screen, status
 from lvm.training import loop
 from lvm.triage import local
 from lvm.triage.journal import Journal, read_journal
-from lvm.triage.on_ray import trial
+from lvm.triage.on_ray import trainable
 from lvm.triage.step import steps_in_order
 from lvm.triage.verdict import build_verdict
 
@@ -392,33 +392,34 @@ def test_an_error_of_the_program_still_ends_a_run_in_this_process(
 # --- in a trial of Ray ---------------------------------------------------------------------------
 
 
-def records_of(monkeypatch, tmp_path, error, rank=0):
-    """Return what a trial reports whose arm raises, as one of several workers."""
+def records_of(monkeypatch, tmp_path, error):
+    """Return what a trial reports whose arm raises."""
 
     def broken(spec, dataset):
         yield {"epoch": 1}
         raise error
 
-    world = dataclasses.make_dataclass("World", ["rank"])(rank)
-    monkeypatch.setattr(trial, "run_arm", broken)
-    monkeypatch.setattr(trial.World, "current", lambda: world)
+    monkeypatch.setattr(trainable, "run_arm", broken)
     spec = dataclasses.make_dataclass("Spec", ["folder"])(tmp_path)
-    return list(trial._records_or_reason(spec, None))
+    return list(trainable.records_or_reason(spec, None))
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(OUT_OF_MEMORY, "crashed"), (DISK_FULL, "crashed"), (loop.DataError("x"), "not evaluable"),
-     (loop.NonFiniteLossError("nan"), "diverged")],
-)  # fmt: skip
+    [(loop.DataError("x"), "not evaluable"), (loop.NonFiniteLossError("nan"), "diverged")],
+)
 def test_a_trial_says_why_it_ended(error, reason, monkeypatch, tmp_path) -> None:
     *_, last = records_of(monkeypatch, tmp_path, error)
     assert last["ended"] == reason
     assert last["detail"]
 
 
-def test_a_worker_whose_record_nobody_reads_fails_instead(monkeypatch, tmp_path) -> None:
-    with pytest.raises(torch.OutOfMemoryError):
-        records_of(monkeypatch, tmp_path, OUT_OF_MEMORY, rank=1)
-    *_, last = records_of(monkeypatch, tmp_path, loop.NonFiniteLossError("nan"), rank=1)
-    assert last["ended"] == "diverged"  # every worker sees it, and the first one reports it
+@pytest.mark.parametrize(
+    ("error", "detail"), [(OUT_OF_MEMORY, "CUDA out of memory"), (DISK_FULL, "no space left on")]
+)
+def test_what_the_place_is_to_blame_for_breaks_the_trial(
+    error, detail, monkeypatch, tmp_path
+) -> None:
+    """Its arm may go well elsewhere, so the driver tries it again."""
+    with pytest.raises(trainable.ArmBroke, match=detail):
+        records_of(monkeypatch, tmp_path, error)
