@@ -20,7 +20,11 @@ DOORS = {
         *(f"lvm/triage/on_ray/{name}.py" for name in ("__init__", "cluster", "quiet", "scheduler")),
         "lvm/triage/on_ray/trial.py",
         "lvm/training/distributed.py",
+        "lvm/doctor/ray_schema.py",
+        "lvm/doctor/live.py",
     },
+    "yaml": {"lvm/doctor/yaml_file.py"},
+    "botocore": {"lvm/doctor/ec2.py"},
 }
 SOURCES = sorted([*(ROOT / "lvm").rglob("*.py"), *(ROOT / "tune_jobs").rglob("*.py")])
 
@@ -108,7 +112,7 @@ COMMANDS = {
     "status": {"run", "--json"},
     "track": {"run"},
     "ui": {"run"},
-    "doctor": set(),
+    "doctor": {"--cluster", "--address", "--runs"},
 }  # fmt: skip
 
 
