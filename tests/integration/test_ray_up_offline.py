@@ -6,6 +6,7 @@ so that everything between the command line and that door is Ray's own code.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shlex
@@ -30,9 +31,10 @@ from ray.scripts import scripts
 
 pytestmark = [
     pytest.mark.integration,
-    # Ray 2.60 opens the file that it is given, and its state, and leaves the closing to the garbage
-    # collector.
+    # Ray 2.60 opens the file that it is given, its state and what it sends to the head, and leaves
+    # the closing to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed file .*cluster.*(yaml|state)'.*:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:.*ray-bootstrap-.*:ResourceWarning"),
 ]
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +133,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
         ec2 = boto3.client("ec2", "us-west-2")
         yield SimpleNamespace(ec2=ec2, sent=sent, bootstrap=bootstrap, home=home, tmp=tmp_path)
     forget_cached_clients()
+    gc.collect()  # while the warnings of these tests are ignored
 
 
 def fill_in(cloud: SimpleNamespace) -> tuple[Path, str]:
