@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     spec = _spec(config, args.out)
     print(f"{source}: training {spec.folder} on {args.workers} workers", file=sys.stderr)
     epochs = config.recipe.training.epochs
-    race = Race("train", [spec], _progress(epochs), epochs=[epochs], factor=2)
+    race = Race("train", [spec], _progress(epochs), epochs=[epochs], schedule=schedule)
     executor = RayExecutor(args.out / "tune", address=args.address, schedule=schedule)
     try:
         executor.start()

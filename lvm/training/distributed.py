@@ -35,11 +35,16 @@ def fit(
     workers: int,
     threads: int,
     use_gpu: bool,
+    max_restarts: int = 1,
+    placement_seconds: float = 600.0,
 ) -> None:
     """Run `worker(config)` on `workers` Ray Train workers and wait for them.
 
     `name` must belong to this attempt alone: Ray Train resumes silently under a name it knows.
+    Workers that go away are started again, from the last checkpoint, `max_restarts` times; for room
+    they wait `placement_seconds` at a time, and the caller decides how often.
     """
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{placement_seconds:.0f}"
     train = _ray_train()
     per_worker: dict[str, float] = {"CPU": CPU_SHARE * threads}
     if use_gpu:
@@ -54,7 +59,9 @@ def fit(
         run_config=train.RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=train.FailureConfig(max_failures=1, controller_failure_limit=1),
+            failure_config=train.FailureConfig(
+                max_failures=max_restarts, controller_failure_limit=-1
+            ),
         ),
     )
     trainer.fit()

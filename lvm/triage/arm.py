@@ -182,8 +182,12 @@ def stage_baseline(spec: ArmSpec) -> Path | None:
     A cosine in a space that was learned with the model (behind its head, or moved by a document
     tower) is high for anything that shrinks angles, so it decides nothing.
     """
-    learned = spec.recipe.search_space != "raw" or spec.recipe.model.name in LEARNS_THE_SPACE
-    return spec.baseline if learned else None
+    return spec.baseline if learns_its_space(spec) else None
+
+
+def learns_its_space(spec: ArmSpec) -> bool:
+    """Whether an arm is searched in a space of its own, learned with the model."""
+    return spec.recipe.search_space != "raw" or spec.recipe.model.name in LEARNS_THE_SPACE
 
 
 def _evaluate_test_once(spec: ArmSpec, dataset: Dataset) -> None:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lvm.config import ScheduleConfig
 from lvm.data.windows import Dataset
 from lvm.records import ABSENT, StopReason, Verdict
-from lvm.triage.arm import ArmSpec
-from lvm.triage.rungs import Ending, RungDecision, Rungs
+from lvm.triage.arm import ArmSpec, learns_its_space
+from lvm.triage.asha import AsyncRungs
+from lvm.triage.rungs import Ending, Rule, RungDecision, Rungs, rung_epochs
 from lvm.triage.step import Role
 
 BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)
@@ -35,17 +37,27 @@ class Lane:
         return float(sum(record.get("seconds") or 0.0 for record in self.records.values()))
 
 
+RULES: dict[str, Callable[..., Rule]] = {"synchronous": Rungs, "asynchronous": AsyncRungs}
+
+
 class Race:
     """The arms of one step, compared at shared rungs."""
 
     def __init__(
-        self, step: str, specs: Sequence[ArmSpec], note: Note, *, epochs: Sequence[int], factor: int
-    ) -> None:
+        self, step: str, specs: Sequence[ArmSpec], note: Note, *, epochs: Sequence[int],
+        schedule: ScheduleConfig,
+    ) -> None:  # fmt: skip
         self.step, self._note = step, note
         self.lanes = {spec.id: Lane(spec) for spec in specs}
         trained = [spec for spec in specs if spec.source is None]
-        exempt = [s.id for s in trained if s.role is not Role.ARM]
-        self._rungs = Rungs([s.id for s in trained], exempt=exempt, epochs=epochs, factor=factor)
+        judged = [spec for spec in trained if spec.role is Role.ARM]
+        self.metric = rung_metric(judged, schedule)
+        self._rungs = RULES[schedule.rule](
+            [s.id for s in trained],
+            exempt=[s.id for s in trained if s.role is not Role.ARM],
+            epochs=epochs,
+            factor=schedule.reduction_factor,
+        )
 
     @property
     def waiting(self) -> list[ArmSpec]:
@@ -71,6 +83,19 @@ class Race:
         last = 0 if spec.source is not None else spec.recipe.training.epochs
         return last in self.lanes[arm].records
 
+    def may_train(self, arm: str) -> bool:
+        """Whether the arm may train its next epoch now, or wait for what a rung decides."""
+        lane = self.lanes[arm]
+        if lane.ending is not None or self.complete(arm):
+            return False
+        if lane.spec.source is not None:
+            return True
+        return max(lane.records, default=0) < self._rungs.limit(arm)
+
+    def known_epochs(self, arm: str) -> int:
+        """Return how many epochs of an arm are recorded."""
+        return max(self.lanes[arm].records, default=0)
+
     def record(self, arm: str, record: dict[str, Any]) -> None:
         """Take the record of one epoch of one arm (again after a resume: the same numbers)."""
         lane, epoch = self.lanes[arm], int(record["epoch"])
@@ -82,7 +107,7 @@ class Race:
         if lane.spec.source is not None:
             self._end(lane, Ending(reason=StopReason.FINISHED, epoch=epoch))
             return
-        value, holds = float(record["eval_cosine"]), record["stage"] == Verdict.PASS
+        value, holds = float(record[self.metric]), record["stage"] == Verdict.PASS
         self._apply(self._rungs.report(arm, epoch, value, holds=holds))
 
     def failed(self, arm: str, reason: StopReason, detail: str) -> None:
@@ -96,9 +121,21 @@ class Race:
             return
         self._apply(self._rungs.end(arm, reason))
 
+    def restarted(self, arm: str, detail: str, *, attempt: int) -> None:
+        """Take note that an arm whose process or node went away goes on in another one."""
+        lane = self.lanes[arm]
+        self._note(
+            "arm_restarted", arm=arm, step=self.step, name=lane.spec.name, attempt=attempt,
+            epoch=self.known_epochs(arm), detail=detail,
+        )  # fmt: skip
+
+    def waits(self, detail: str) -> None:
+        """Take note that arms wait for room that the cluster does not have now."""
+        self._note("waiting", step=self.step, detail=detail)
+
     def _apply(self, decisions: Iterable[RungDecision]) -> None:
         for decision in decisions:
-            self._note("rung", step=self.step, **vars(decision))
+            self._note("rung", step=self.step, metric=self.metric, **vars(decision))
         for arm, ending in self._rungs.endings.items():
             lane = self.lanes[arm]
             if lane.ending is None:
@@ -117,6 +154,28 @@ class Race:
             epoch=ending.epoch,
             detail=lane.detail,
         )
+
+
+def rung_metric(judged: Sequence[ArmSpec], schedule: ScheduleConfig) -> str:
+    """Return the metric by which the arms of a step are ranked at its rungs.
+
+    A cosine in a space that was learned says nothing beside one in another space: there a retrieval
+    metric decides, which means the same everywhere.
+    """
+    if any(learns_its_space(spec) for spec in judged):
+        return schedule.metric_across_spaces
+    return schedule.rung_metric
+
+
+def race_of(
+    step: str, specs: Sequence[ArmSpec], note: Note, *, budget: int, schedule: ScheduleConfig,
+    to_the_end: bool = False,
+) -> Race:  # fmt: skip
+    """Return the race of one step; `to_the_end` leaves out the rungs: no arm is stopped early."""
+    epochs = rung_epochs(schedule.first_rung, budget, schedule.reduction_factor)
+    if to_the_end or all(spec.role is not Role.ARM for spec in specs):
+        epochs = [budget]
+    return Race(step, specs, note, epochs=epochs, schedule=schedule)
 
 
 class Executor(Protocol):

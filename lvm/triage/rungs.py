@@ -2,8 +2,9 @@
 
 The rule is ASHA's (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning",
 Algorithm 2): at rung r keep the best 1/eta. A rung is decided once every arm of the step has
-reached it or ended, so the same seed prunes the same arms whatever arrives first. An arm that ran
-ahead meanwhile is judged by its value at the rung, not by where it got to.
+reached it or ended, so the same seed prunes the same arms whatever arrives first. Until then an arm
+that has reached it waits, and its slot serves another. `lvm.triage.asha` holds the paper's own
+asynchronous rule, for steps so wide that waiting for the last arm would cost too much.
 
 The control is never pruned: without it at the same budget no arm could be said to have helped.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from lvm.records import StopReason
 
@@ -30,10 +32,12 @@ class RungDecision:
     """What was decided at one rung, with the numbers it was decided on."""
 
     epoch: int
-    values: Mapping[str, float]  # arm id -> dev eval_cosine at the rung
-    cutoff: float | None  # lowest value that goes on; None when nothing was pruned
+    values: Mapping[str, float]  # arm id -> its value at the rung, of the arms decided on
+    cutoff: float | None  # lowest value that goes on; None when nothing was compared
     pruned: Sequence[str]
     held: Sequence[str]  # arms that hold the stage gate here; one is enough to end the step
+    seen: int  # arms with a value at the rung when it was decided
+    arrived: str | None = None  # the arm whose arrival decided this; None: the whole rung
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,21 @@ class Ending:
 
     reason: StopReason
     epoch: int
+
+
+class Rule(Protocol):
+    """Which arms of a step go on, from what they report."""
+
+    endings: dict[str, Ending]
+
+    def report(self, arm: str, epoch: int, value: float, *, holds: bool) -> list[RungDecision]:
+        """Take the value of one arm at one epoch; return what this decided."""
+
+    def end(self, arm: str, reason: StopReason) -> list[RungDecision]:
+        """Take note that an arm ended by itself; return what this decided."""
+
+    def limit(self, arm: str) -> int:
+        """Return the last epoch that an arm may train before something is decided."""
 
 
 class Rungs:
@@ -81,6 +100,12 @@ class Rungs:
         self._gone.setdefault(arm, Ending(reason=reason, epoch=epoch))
         return self._decide()
 
+    def limit(self, arm: str) -> int:
+        """Return the epoch of the next undecided rung; 0 for an arm that has ended."""
+        if arm in self.endings or self._next == len(self._epochs):
+            return 0
+        return self._epochs[self._next]
+
     def _decide(self) -> list[RungDecision]:
         decisions: list[RungDecision] = []
         while self._next < len(self._epochs):
@@ -115,4 +140,6 @@ class Rungs:
             cutoff, pruned = values[ranked[keep - 1]], ranked[keep:]
             for arm in pruned:
                 self.endings[arm] = Ending(reason=StopReason.PRUNED, epoch=epoch)
-        return RungDecision(epoch=epoch, values=values, cutoff=cutoff, pruned=pruned, held=held)
+        return RungDecision(
+            epoch=epoch, values=values, cutoff=cutoff, pruned=pruned, held=held, seen=len(live)
+        )

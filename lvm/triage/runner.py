@@ -22,9 +22,8 @@ from lvm.triage.judge import (
     judge_stage,
     training_of,
 )
-from lvm.triage.race import Executor, Note, Race
+from lvm.triage.race import Executor, Note, Race, race_of
 from lvm.triage.request import Request
-from lvm.triage.rungs import rung_epochs
 from lvm.triage.step import Arm, Role
 
 AR_ONLY = "AR-only"
@@ -119,13 +118,10 @@ class Runner:
 
         `to_the_end` leaves out the rungs: no arm is pruned, and none ends the step.
         """
-        schedule = self.request.config.schedule
-        epochs = rung_epochs(schedule.first_rung, budget, schedule.reduction_factor)
-        if to_the_end or all(spec.role is not Role.ARM for spec in specs):
-            epochs = [budget]
-        race = Race(
-            step, specs, self._note_progress, epochs=epochs, factor=schedule.reduction_factor
-        )
+        race = race_of(
+            step, specs, self._note_progress, budget=budget,
+            schedule=self.request.config.schedule, to_the_end=to_the_end,
+        )  # fmt: skip
         self._replay(race)
         if race.waiting:
             self._executor.run(race, self.dataset if dataset is None else dataset)
@@ -190,10 +186,17 @@ class Runner:
 
     def _note_progress(self, event: str, **values: Any) -> None:
         """Write an event of a race once; epochs of an arm count once over all steps."""
-        keys = {"epoch": ("arm", "epoch"), "rung": ("step", "epoch"), "arm_ended": ("arm", "step")}
-        self.once(event, keys[event], **values)
+        if event in ONCE:
+            self.once(event, ONCE[event], **values)
+        else:  # it happened again
+            self.note(event, **values)
 
 
+ONCE = {
+    "epoch": ("arm", "epoch"),
+    "rung": ("step", "epoch", "arrived"),
+    "arm_ended": ("arm", "step"),
+}
 _EPOCH_ENVELOPE = {"event", "at", "arm", "step", "name"}
 
 

@@ -11,7 +11,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from lvm.data.files import write_bank
 from lvm.tracking import EXPERIMENT
 from lvm.triage.journal import Event, read_journal
 from lvm.triage.on_ray import RayExecutor
-from lvm.triage.on_ray.quiet import noticing_ctrl_c
 
 pytestmark = [
     pytest.mark.integration,
@@ -162,37 +160,6 @@ def test_ctrl_c_answers_with_the_command_that_goes_on(stopped: Life):
 
 def test_ctrl_c_leaves_no_mlflow_run_open(stopped: Life):
     assert stopped.statuses == ["KILLED"]
-
-
-@pytest.fixture
-def heeds_ctrl_c() -> Iterator[None]:
-    """As at a terminal; a process started in the background is told to ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeds_ctrl_c")
-def test_ctrl_c_is_an_event_first_and_an_exception_when_it_is_safe():
-    """Raised at once, it was lost when it hit a destructor, and the triage went on."""
-    pressed = threading.Event()
-    usual = signal.getsignal(signal.SIGINT)
-
-    def press_twice() -> None:
-        with noticing_ctrl_c(pressed):
-            signal.raise_signal(signal.SIGINT)
-            seen.append(pressed.is_set())  # and nothing was raised
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)  # the second one is not to be argued with
-            seen.append(True)
-
-    seen: list[bool] = []
-    with pytest.raises(KeyboardInterrupt):
-        press_twice()
-    assert seen == [True, True]
-    assert signal.getsignal(signal.SIGINT) is usual
-    with noticing_ctrl_c(threading.Event()):
-        pass
 
 
 # --- kill -9 --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ import torch
 
 import tune_jobs.train
 from lvm.command import run_command
-from lvm.config import GateConfig, Recipe
+from lvm.config import GateConfig, Recipe, ScheduleConfig
 from lvm.data.load import DataRequest, load_dataset
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.inference import predict
 from lvm.training.loop import EpochRecord, read_epochs, train
 from lvm.triage.arm import ArmSpec
-from lvm.triage.on_ray.trial import _from_workers
 from lvm.triage.step import Role
 from tune_jobs.presets import load_config
 
@@ -128,8 +127,12 @@ def test_the_job_says_how_it_goes_and_what_came_out(two: Trained):
     assert list((two.folder / "ray_train").iterdir())  # it went through Ray Train
 
 
-def test_what_is_written_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp_path: Path):
+def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp_path: Path):
     """Ray's own queue from Train to Tune lost the last record when the workers ended right then."""
+    import ray
+
+    from lvm.triage.on_ray.workers import from_workers
+
     spec = ArmSpec(
         id="arm", step="step", name="name", role=Role.CONFIRM, recipe=Recipe(), folder=tmp_path,
         gates=GateConfig(), workers=2,
@@ -137,18 +140,19 @@ def test_what_is_written_right_before_the_end_is_not_lost(cluster, monkeypatch, 
     written = [{"epoch": epoch, "eval_cosine": 0.1 * epoch} for epoch in (1, 2, 3)]
 
     def fit(worker: Any, config: dict[str, Any], **_: Any) -> None:
-        with open(config["records"], "a") as file:
-            for record in written:
-                file.write(json.dumps(record) + "\n")
-            file.write('{"epoch": 4, "eval_')  # cut short: not a record
+        ray.get(config["mailbox"].put.remote({"placed": 0}))
+        for record in written:
+            ray.get(config["mailbox"].wait_for.remote(record["epoch"]))
+            ray.get(config["mailbox"].put.remote(record))
         if spec.folder.name == "broken":
             raise RuntimeError("a worker died")
 
     monkeypatch.setattr("lvm.training.distributed.fit", fit)
-    assert list(_from_workers(spec, {})) == written
+    signs = [{"waits": True}, {"waits": False, "placed": 0}]
+    assert list(from_workers(spec, None, asdict(ScheduleConfig()))) == [*signs, *written]
     spec = dataclasses.replace(spec, folder=tmp_path / "broken")
-    records = _from_workers(spec, {})
-    assert [next(records) for _ in written] == written
+    records = from_workers(spec, None, asdict(ScheduleConfig()))
+    assert [next(records) for _ in (*signs, *written)] == [*signs, *written]
     with pytest.raises(RuntimeError, match="a worker died"):
         next(records)
 

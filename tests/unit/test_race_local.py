@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 
-from lvm.config import GateConfig
+from lvm.config import GateConfig, ScheduleConfig
 from lvm.errors import CheckpointError, NonFiniteLossError
 from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.records import Pool, RunVerdict, StopReason, Verdict
@@ -280,7 +280,7 @@ def test_an_arm_whose_folder_holds_something_else_is_not_evaluable(tiny_dataset,
     other = tiny.recipe(**{"training.epochs": 1})
     for _ in loop.train(other, tiny_dataset, specs[1].folder, validate=lambda p, e: {}):
         pass
-    race = Race("s", specs, journal.append, epochs=[3], factor=2)
+    race = Race("s", specs, journal.append, epochs=[3], schedule=ScheduleConfig())
     LocalExecutor().run(race, tiny_dataset)
     reasons = [race.lanes[spec.id].ending.reason for spec in specs]
     assert reasons == [StopReason.FINISHED, StopReason.NOT_EVALUABLE]

@@ -1,22 +1,29 @@
-"""The door to ray.tune: the arms of a step as Tune trials, stopped at the rungs."""
+"""The door to ray.tune: the arms of every step as trials of one Tune experiment.
+
+    from lvm.triage.on_ray import RayExecutor
+
+The executor is light to import: Ray itself is imported when it starts.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lvm.config import ScheduleConfig
 from lvm.data.windows import Dataset
-from lvm.records import StopReason
-from lvm.triage.on_ray.cluster import check, connect, in_words, trial_resources
-from lvm.triage.on_ray.quiet import ender, import_ray, noticing_ctrl_c, silenced
-from lvm.triage.on_ray.scheduler import rung_scheduler
-from lvm.triage.on_ray.trial import pack, run_trial
+from lvm.errors import ClusterError
+from lvm.triage.on_ray.cluster import check, connect, count_slots, in_words
+from lvm.triage.on_ray.desk import Desk
+from lvm.triage.on_ray.quiet import import_ray, silenced
 from lvm.triage.race import Race
 
-MAX_FAILURES = 2  # restarts of a trial whose node or process went away; it resumes by itself
+STOP_SECONDS = 20.0
+RECOUNT_SECONDS = 5.0
 
 
 class RayExecutor:
@@ -24,22 +31,32 @@ class RayExecutor:
 
     def __init__(self, storage: Path, *, address: str | None, schedule: ScheduleConfig) -> None:
         self._storage, self._address, self._schedule = storage, address, schedule
+        self._desk = Desk(schedule)
+        self._thread: threading.Thread | None = None
         self._shared: tuple[Dataset, Any] | None = None
         self._started_here = False
+        self._quiet = contextlib.ExitStack()  # until the run is over, whatever Tune's thread does
+        self.nodes: dict[str, dict[str, str]] = {}  # what runs on each node, found at the start
 
     def start(self) -> None:
         """Connect to `address`, or start a local cluster that only this machine can reach.
 
-        Raises ClusterError when there is no cluster, or it is too small and will not grow.
+        Raises ClusterError when there is no cluster, it is too small and will not grow, or some
+        node computes with other code.
         """
         ray = import_ray()
         if not ray.is_initialized():
             connect(ray, self._address, self._schedule)
             self._started_here = True
-        check(ray, self._address, self._storage, self._schedule)
+        self.nodes = check(ray, self._address, self._storage, self._schedule)
 
     def stop(self) -> None:
-        """Disconnect; a cluster that was started here ends."""
+        """End what runs and disconnect; a cluster that was started here ends."""
+        self._desk.close()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+            self._thread = None
+        self._quiet.close()
         if self._started_here:
             import_ray().shutdown()
             self._started_here = False
@@ -49,41 +66,70 @@ class RayExecutor:
         return in_words(import_ray(), self._address)
 
     def run(self, race: Race, dataset: Dataset) -> None:
-        """Run every arm of the race as one Tune experiment."""
+        """Run every arm of the race until it has ended."""
         ray = import_ray()
+        self._share(ray, dataset)
+        workers = max((spec.workers for spec in race.waiting), default=1)
+        self._desk.capacity = count_slots(ray, self._schedule, workers)
+        if self._thread is None:
+            self._quiet.enter_context(silenced())
+            self._thread = threading.Thread(target=self._tune, name="tune", daemon=True)
+            self._thread.start()
+        self._desk.serve(race)
+
+    def _tune(self) -> None:
+        """Serve the desk with one Tune experiment until it closes."""
+        try:
+            self._experiment().fit()
+        except BaseException as error:
+            self._desk.fail(error)
+        self._desk.fail(ClusterError("Ray Tune ended before the run did; go on with --resume."))
+
+    def _experiment(self) -> Any:
         from ray import tune
 
-        specs = race.waiting
-        reference = self._share(ray, dataset)
-        name = f"{race.step}-{uuid.uuid4().hex[:8]}"
-        trainable = tune.with_resources(
-            tune.with_parameters(run_trial, data=reference),
-            trial_resources(ray, specs, self._schedule),
-        )
-        pressed = threading.Event()
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"spec": tune.grid_search([spec.to_plain() for spec in specs])},
+        from lvm.triage.on_ray.nodes import difference, facts
+        from lvm.triage.on_ray.scheduler import ArmSource, DeskScheduler, EndWhenClosed
+        from lvm.triage.on_ray.trainable import ArmTrial
+
+        here = facts()
+
+        def check_code(there: dict[str, str]) -> None:
+            if sentence := difference(here, there, there["host"]):
+                raise ClusterError(sentence)
+
+        return tune.Tuner(
+            ArmTrial,
             tune_config=tune.TuneConfig(
-                scheduler=rung_scheduler(race),
-                max_concurrent_trials=self._schedule.max_concurrent_arms,
+                search_alg=ArmSource(self._desk, self._common),
+                scheduler=DeskScheduler(self._desk, check_code, self._storage / "stacks"),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
-                name=name,
+                name=f"run-{uuid.uuid4().hex[:8]}",
                 storage_path=str(self._storage),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[ender(pressed)],
+                stop=EndWhenClosed(self._desk),
+                failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
-        with silenced(), noticing_ctrl_c(pressed):
-            tuner.fit()
-        for arm, lane in race.lanes.items():
-            if lane.ending is None:
-                race.failed(arm, StopReason.CRASHED, "the trial ended without a last report")
 
-    def _share(self, ray: Any, dataset: Dataset) -> Any:
+    def _common(self) -> dict[str, Any]:
+        """Return what every trial is given beside its arm."""
+        assert self._shared is not None  # a race is served
+        return {"data": self._shared[1], "schedule": asdict(self._schedule)}
+
+    def _share(self, ray: Any, dataset: Dataset) -> None:
         """Put the data into the object store once; trials on one node map the same memory."""
         if self._shared is None or self._shared[0] is not dataset:
+            from lvm.triage.on_ray.trainable import pack
+
             self._shared = (dataset, ray.put(pack(dataset)))
-        return self._shared[1]
+
+
+def _trial_name(trial: Any) -> str:
+    spec = trial.config["spec"]
+    return f"{spec['id']}_{trial.trial_id}"

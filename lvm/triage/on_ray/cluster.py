@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import site
 import socket
+import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import lvm
 from lvm.config import ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.training import distributed
-from lvm.triage.arm import ArmSpec
+from lvm.triage.on_ray.nodes import difference, facts
+from lvm.triage.on_ray.remote import on_node
 
 CONNECT_SECONDS = 10.0
+NODE_SECONDS = 60.0
 
 
 def connect(ray: Any, address: str | None, schedule: ScheduleConfig) -> None:
@@ -26,6 +31,7 @@ def connect(ray: Any, address: str | None, schedule: ScheduleConfig) -> None:
     Raises ClusterError when nothing answers there or Ray does not start.
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options["job_config"] = _own_path()
     if address is None:
         cpus = max(os.cpu_count() or 1, int(np.ceil(_min_cpus(schedule))))
         options |= {"num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
@@ -44,6 +50,23 @@ def connect(ray: Any, address: str | None, schedule: ScheduleConfig) -> None:
         ) from None
 
 
+def _own_path() -> Any:
+    """Return a job whose workers import the driver's packages, and nothing else of the driver's.
+
+    Ray puts the driver's working directory and the folder of its script first on the path of every
+    worker. A checkout called `lvm` in that directory would hide the package.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnPath(JobConfig):  # type: ignore[misc]  # ray is untyped
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True  # what Ray asks before it adds those two folders
+
+    root = Path(lvm.__file__).resolve().parent.parent
+    installed = {Path(p).resolve() for p in (*site.getsitepackages(), site.getusersitepackages())}
+    return OwnPath(_py_driver_sys_path=[] if root in installed else [str(root)])
+
+
 def _require_listener(address: str) -> None:
     """Raise ClusterError when nothing answers at HOST:PORT: Ray itself would try for ever."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
@@ -58,10 +81,13 @@ def _require_listener(address: str) -> None:
         ) from None
 
 
-def check(ray: Any, address: str | None, storage: Path, schedule: ScheduleConfig) -> None:
-    """Raise ClusterError when the cluster is too small and will not grow, or cannot see `storage`.
+def check(
+    ray: Any, address: str | None, storage: Path, schedule: ScheduleConfig
+) -> dict[str, dict[str, str]]:
+    """Return what code and versions each node of a remote cluster runs.
 
-    Tune would wait for resources that never come, and a blind node would lose what it trained.
+    Raises ClusterError when the cluster is too small and will not grow, when a node cannot see
+    `storage` (it would lose what it trained), or when it runs other code than the driver.
     """
     total = ray.cluster_resources()
     needed = {"CPU": _min_cpus(schedule)}
@@ -74,8 +100,7 @@ def check(ray: Any, address: str | None, storage: Path, schedule: ScheduleConfig
                 f"the cluster has {total.get(kind, 0):g} {kind}s, the confirming training "
                 f"needs {number:g}; add nodes, lower schedule.confirm_workers{remedy}."
             )
-    if address is not None:
-        _check_storage(ray, storage)
+    return {} if address is None else _check_nodes(ray, storage)
 
 
 def _min_cpus(schedule: ScheduleConfig) -> float:
@@ -84,25 +109,75 @@ def _min_cpus(schedule: ScheduleConfig) -> float:
     return distributed.CPU_SHARE * workers * schedule.threads_per_worker
 
 
-def _check_storage(ray: Any, storage: Path) -> None:
-    """Refuse a run folder that some node cannot see: its trials would lose their work."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+def _check_nodes(ray: Any, storage: Path) -> dict[str, dict[str, str]]:
+    """Ask one task per node what it sees and runs."""
     storage.mkdir(parents=True, exist_ok=True)
     token = storage / f".seen-{uuid.uuid4().hex}"
     token.touch()
-    seen = ray.remote(num_cpus=0)(lambda path: Path(path).exists())
+    here, there = facts(), {}
     try:
-        for node in (n for n in ray.nodes() if n["Alive"]):
-            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = seen.options(scheduling_strategy=strategy)
-            if not ray.get(task.remote(str(token)), timeout=60):
-                raise ClusterError(
-                    f"the node {node['NodeManagerAddress']} cannot see {storage}; choose "
-                    "an --out on a file system that every node mounts."
-                )
+        asked = {n["NodeManagerAddress"]: on_node(n["NodeID"], _look(), str(token))
+                 for n in ray.nodes() if n["Alive"]}  # fmt: skip
+        for node, task in asked.items():
+            there[node] = _answer(ray, node, task)
+            _require_same(here, there[node], node, storage)
     finally:
         token.unlink(missing_ok=True)
+    return there
+
+
+def _look() -> Any:
+    """Return a function that Ray ships whole: where lvm cannot be imported, it still answers."""
+
+    def look(token: str) -> dict[str, str]:
+        from pathlib import Path
+
+        try:
+            from lvm.triage.on_ray.nodes import facts
+        except ImportError as error:
+            return {"problem": f"{error}"}
+        return {**facts(), "sees": str(Path(token).exists())}
+
+    return look
+
+
+def _answer(ray: Any, node: str, task: Any) -> dict[str, str]:
+    try:
+        answer: dict[str, str] = ray.get(task, timeout=NODE_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        raise ClusterError(
+            f"node {node} did not answer within {NODE_SECONDS:.0f} s; take it out of the cluster "
+            "or restart Ray on it."
+        ) from None
+    return answer
+
+
+def _require_same(
+    here: Mapping[str, str], there: Mapping[str, str], node: str, storage: Path
+) -> None:
+    if "problem" in there:
+        raise ClusterError(
+            f"node {node} cannot import lvm with the interpreter of its Ray ({there['problem']}): "
+            f"install it there, as it is in {sys.prefix}."
+        )
+    if sentence := difference(here, there, node):
+        raise ClusterError(sentence)
+    if there["sees"] != "True":
+        raise ClusterError(
+            f"the node {node} cannot see {storage}; choose an --out on a file system that every "
+            "node mounts."
+        )
+
+
+def count_slots(ray: Any, schedule: ScheduleConfig, workers: int) -> int:
+    """Return how many arms of so many workers the cluster, as it is now, has room for at once."""
+    total = ray.cluster_resources()
+    share = distributed.CPU_SHARE * schedule.threads_per_worker
+    slots = total.get("CPU", 0) / (share * workers)
+    if schedule.use_gpu:
+        gpus = schedule.gpus_per_arm if workers == 1 else workers
+        slots = min(slots, total.get("GPU", 0) / gpus)
+    return max(1, int(slots + 1e-6))
 
 
 def in_words(ray: Any, address: str | None) -> str:
@@ -113,16 +188,9 @@ def in_words(ray: Any, address: str | None) -> str:
     return f"Ray {where}: {resources.get('CPU', 0):g} CPUs{gpus}"
 
 
-def trial_resources(
-    ray: Any, specs: Sequence[ArmSpec], schedule: ScheduleConfig
-) -> dict[str, float]:
-    """Share the machine among the arms of a step, so that they meet at the rungs."""
-    if any(spec.workers > 1 for spec in specs):
-        return {"cpu": 0.01}  # the trial only drives Ray Train workers, which ask for their own
-    threads = max(spec.threads for spec in specs)
-    if any(spec.device != "cpu" for spec in specs):
-        return {"cpu": distributed.CPU_SHARE * threads, "gpu": 1}
-    cpus = ray.cluster_resources().get("CPU", 1)
-    together = min(len(specs), schedule.max_concurrent_arms)
-    share = float(np.floor(100 * cpus / together) / 100)
-    return {"cpu": max(0.01, min(distributed.CPU_SHARE * threads, share))}
+def trial_resources(spec: Mapping[str, Any], gpus_per_arm: float) -> dict[str, float]:
+    """Return what the process of a trial asks for; `spec` is that of its arm, in plain values."""
+    if spec["workers"] > 1 and spec["source"] is None:
+        return {"CPU": 0.01}  # the trial only drives Ray Train workers, which ask for their own
+    cpus = {"CPU": distributed.CPU_SHARE * spec["threads"]}
+    return cpus if spec["device"] == "cpu" else {**cpus, "GPU": gpus_per_arm}

@@ -1,81 +1,192 @@
-"""A Tune scheduler that is a thin shell around a Race.
+"""Tune's side of the desk: what arms become trials, and a scheduler that decides nothing.
 
-Tune starts and stops trials; what to stop is decided by the rungs, in the driver, from the same
-numbers in whatever order they arrive.
+One Tune experiment serves the whole run. The tree proposes its next arms on what came of the
+earlier ones, so to Tune it is a search algorithm; which arms go on is decided by the rungs, in the
+driver, from the same numbers in whatever order they arrive.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lvm.records import StopReason
-from lvm.triage.on_ray.trial import PLACEMENT_GROUP
-from lvm.triage.race import Race
+from ray import cloudpickle
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.tune import Stopper
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from lvm.triage.on_ray.desk import Desk, Move, Place
+from lvm.triage.on_ray.remote import stack_and_kill
+from lvm.triage.on_ray.trainable import PLACEMENT_GROUP
 
 _TUNE_KEYS = {
     "timestamp", "checkpoint_dir_name", "done", "training_iteration", "trial_id", "date",
     "time_this_iter_s", "time_total_s", "pid", "hostname", "node_ip", "config",
     "time_since_restore", "iterations_since_restore", "experiment_tag", "should_checkpoint",
+    "timesteps_total", "episodes_total", "timesteps_since_restore",
 }  # fmt: skip
 
 
-def rung_scheduler(race: Race) -> Any:
-    """Return a Tune scheduler that forwards reports to the race and stops what it has decided."""
-    from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+class ArmSource(Searcher):  # type: ignore[misc]  # ray is untyped
+    """Turns the arms that the tree asks for into trials."""
 
-    groups: dict[str, str] = {}  # arm -> placement group of its workers
+    def __init__(self, desk: Desk, common: Callable[[], dict[str, Any]]) -> None:
+        super().__init__(metric="eval_cosine", mode="max")
+        self._desk, self._common = desk, common
 
-    class RungScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
-        def __reduce__(self) -> tuple[Any, ...]:
-            # Tune pickles its scheduler for its own restore, which is not used: the journal is.
-            return (FIFOScheduler, ())
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Searcher, ())  # Tune pickles it for its own restore; the journal is ours
 
-        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            arm = trial.config["spec"]["id"]
+    def set_search_properties(self, *args: Any, **kwargs: Any) -> bool:
+        """Take what Tune proposes; nothing of it matters here."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the config of the next trial, None when there is none now."""
+        if self._desk.closing:
+            return Searcher.FINISHED
+        found = self._desk.next_arm(trial_id)
+        if found is None:
+            return Searcher.FINISHED if self._desk.closing else None
+        spec, known = found
+        return {"spec": spec.to_plain(), "known": known, **self._common()}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Take note of nothing: the desk has heard it already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: a run is resumed from its journal."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Take nothing up: a run is resumed from its journal."""
+
+
+class EndWhenClosed(Stopper):  # type: ignore[misc]  # ray is untyped
+    """Ends the experiment when the desk closes."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Stopper, ())
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no single trial: the desk does."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the run is over."""
+        return self._desk.closing
+
+
+class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
+    """Forwards what trials report to the desk and carries out what the desk decides."""
+
+    def __init__(self, desk: Desk, check: Callable[[dict[str, Any]], None], stacks: Any) -> None:
+        super().__init__()
+        self._desk, self._check, self._stacks = desk, check, stacks
+        self._groups: dict[str, str] = {}  # trial -> placement group of its Ray Train workers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (FIFOScheduler, ())
+
+    # --- what Tune tells -------------------------------------------------------------------------
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Take one report; the trial trains on, or waits with its process."""
+        goes_on = None
+        with self._desk.guard():
             if PLACEMENT_GROUP in result:
-                groups[arm] = result.pop(PLACEMENT_GROUP)
-            if "ended" in result:
-                race.failed(arm, StopReason(result["ended"]), result["detail"])
-            elif "epoch" in result:
-                race.record(arm, _plain_record(result))
-            for other in list(tune_controller.get_live_trials()):
-                if other is not trial and race.stopped(other.config["spec"]["id"]):
-                    with contextlib.suppress(Exception):  # it may have ended by itself meanwhile
-                        tune_controller.stop_trial(other)
-                    _release(groups.pop(other.config["spec"]["id"], None))
-            # An arm at its budget ends by itself, and Ray Train then clears up after itself.
-            if not race.stopped(arm) or race.complete(arm):
-                return str(TrialScheduler.CONTINUE)
-            _release(groups.pop(arm, None))
-            return str(TrialScheduler.STOP)
+                self._groups[trial.trial_id] = result.pop(PLACEMENT_GROUP)
+            plain = plain_record(result)
+            if trial.trial_id not in self._desk.seats:
+                return str(TrialScheduler.STOP)
+            if facts := plain.pop("facts", None):
+                self._check(facts)
+            if process := plain.get("started"):
+                self._desk.started(trial.trial_id, process["node"], process["pid"])
+            goes_on = self._desk.take(trial.trial_id, plain)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.NOOP)
 
-        def on_trial_complete(self, tune_controller: Any, trial: Any, result: Any) -> None:
-            _release(groups.pop(trial.config["spec"]["id"], None))
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Take note that a trial broke; Tune restarts none, its arm gets a new one."""
+        with self._desk.guard():
+            self._release(trial)
+            detail, gone = what_broke(trial)
+            self._desk.broke(trial.trial_id, detail, gone=gone)
 
-        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-            if trial.status == trial.ERROR or not trial.should_recover():
-                race.failed(trial.config["spec"]["id"], StopReason.CRASHED, _first_line(trial))
+    def choose_trial_to_run(self, tune_controller: Any, **kwargs: Any) -> Any:
+        """Carry out what the desk decides; return a paused trial whose turn it is, if any.
 
-    return RungScheduler()
+        Tune asks at every turn of its loop.
+        """
+        self._desk.rest()
+        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        with self._desk.guard():
+            trials = {trial.trial_id: trial for trial in controller.get_live_trials()}
+            for trial in [t for t in self._desk.seats if t not in trials]:
+                if self._desk.seats[trial].place is not Place.QUEUED:  # else Tune has yet to add it
+                    self._desk.moved(trial, None)
+            for move, name in [*self._desk.watch(), *self._desk.moves()]:
+                if name in trials:
+                    self._carry_out(controller, move, trials[name])
+            chosen = self._desk.resumable()
+            if chosen is not None and chosen in trials:
+                trials[chosen].config["known"] = self._desk.known_epochs(chosen)
+                self._desk.moved(chosen, Place.QUEUED)
+                return trials[chosen]
+        return None
+
+    # --- what the desk decides -------------------------------------------------------------------
+
+    def _carry_out(self, controller: Any, move: Move, trial: Any) -> None:
+        name = trial.trial_id
+        match move:
+            case Move.TRAIN:
+                self._desk.moved(name, Place.TRAINING)
+                controller._schedule_trial_train(trial)
+            case Move.PAUSE:
+                self._desk.moved(name, Place.PAUSED)
+                controller.pause_trial(trial, should_checkpoint=False)
+                self._release(trial)
+            case Move.STOP:
+                self._desk.moved(name, None)
+                controller.stop_trial(trial)
+                self._release(trial)
+            case Move.KILL:
+                seat = self._desk.seats[name]
+                self._desk.moved(name, Place.DYING)
+                seat.stack = stack_and_kill(seat.node, seat.pid, self._stacks, seat.spec.id)
+                actor = trial.temporary_state.ray_actor
+                if actor is not None:
+                    _kill(actor)
+
+    def _release(self, trial: Any) -> None:
+        """Remove the placement group of Ray Train workers whose trial is over.
+
+        Ray's own cleaner asks the dashboard, which cannot tell several Ray clusters on one machine
+        apart: the workers' CPUs then stay reserved, and the next step waits for them for ever.
+        """
+        group = self._groups.pop(trial.trial_id, None)
+        if group is None:
+            return
+        from ray._raylet import PlacementGroupID
+        from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
-def _release(group: str | None) -> None:
-    """Remove the placement group of Ray Train workers whose trial is over.
+def _kill(actor: Any) -> None:
+    import ray
 
-    Ray's own cleaner asks the dashboard, which cannot tell several Ray clusters on one machine
-    apart: the workers' CPUs then stay reserved, and the next step waits for them for ever.
-    """
-    if group is None:
-        return
-    from ray._raylet import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+    with contextlib.suppress(Exception):  # it may be gone already
+        ray.kill(actor)
 
 
-def _plain_record(result: dict[str, Any]) -> dict[str, Any]:
+def plain_record(result: dict[str, Any]) -> dict[str, Any]:
     """Drop what Tune adds to a report, and put back the sections that it flattens."""
     record: dict[str, Any] = {}
     for key, value in result.items():
@@ -89,9 +200,27 @@ def _plain_record(result: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _first_line(trial: Any) -> str:
-    try:
-        text = Path(trial.error_file).read_text(errors="replace").strip()
-    except (OSError, TypeError):
-        return "the trial's process died"
-    return text.splitlines()[-1] if text else "the trial's process died"
+def what_broke(trial: Any) -> tuple[str, bool]:
+    """Return the first line of what broke a trial, and whether its process or node went away."""
+    error = _error_of(trial)
+    if isinstance(error, OutOfMemoryError):
+        return "killed for memory: the node ran out of it", True
+    if isinstance(error, RayTaskError):
+        cause = getattr(error, "cause", None) or error
+        return f"{type(cause).__name__}: {_first_line(cause)}", False
+    if isinstance(error, (RayActorError, WorkerCrashedError)):
+        where = "its node" if "node" in str(error).split("\n")[0].lower() else "its process"
+        return f"{where} went away ({_first_line(error)})", True
+    return "its process went away", True
+
+
+def _error_of(trial: Any) -> Any:
+    """Return what Tune has kept of the exception, in a file of this process's own session."""
+    with contextlib.suppress(Exception):  # never written, or of a type that is not known here
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"

@@ -1,0 +1,344 @@
+"""Which arm gets a slot next. Decides, and knows nothing of Ray: the scheduler carries it out.
+
+A trial is one process that runs an arm. It trains until its arm stands at an undecided rung; then
+it is held, with its process, in case its arm goes on. When another arm wants the room, a held trial
+is paused (its arm goes on later, from its checkpoint) or, if its arm has ended, stopped; Tune hands
+the process to the next arm.
+
+    queued -> training <-> held -> paused -> queued ...
+
+The main thread serves one race after another and waits; all else is called from Tune's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from lvm.config import ScheduleConfig
+from lvm.records import StopReason
+from lvm.triage.arm import ArmSpec
+from lvm.triage.on_ray.watch import Watch
+from lvm.triage.race import Race
+
+POLL_SECONDS = 0.2
+IMPATIENT_SECONDS = 20.0  # a queued arm may take the process of a held one after so long
+
+
+class Place(Enum):
+    """Where a trial stands."""
+
+    QUEUED = auto()  # handed to Tune; it has no process yet
+    TRAINING = auto()  # an epoch is under way
+    HELD = auto()  # it has a process and nothing to do
+    PAUSED = auto()  # it has no process; its arm goes on later
+    DYING = auto()  # it was killed, and Tune has not noticed yet
+
+
+class Move(Enum):
+    """What the scheduler is to do with a trial."""
+
+    TRAIN = auto()
+    PAUSE = auto()
+    STOP = auto()
+    KILL = auto()
+
+
+@dataclass
+class Seat:
+    """One trial."""
+
+    spec: ArmSpec
+    since: float  # when it came to its place, or gave its last sign of life
+    place: Place = Place.QUEUED
+    node: str = ""
+    pid: int = 0
+    waits_for_workers: bool = False
+    stack: str | None = None  # of a trial that was killed as stuck
+    staged: bool = False  # Tune has asked for its process, and takes over one that comes free
+
+    @property
+    def alone(self) -> bool:
+        """Whether the trial trains in its own process."""
+        return self.spec.workers == 1 or self.spec.source is not None
+
+
+@dataclass
+class Breaks:
+    """How often an arm broke since its last new epoch."""
+
+    epoch: int = 0
+    count: int = 0
+    detail: str = ""
+    stuck: int = 0
+
+
+@dataclass
+class Desk:
+    """Hands the arms of a race to trials, one race after another."""
+
+    schedule: ScheduleConfig
+    clock: Callable[[], float] = time.monotonic
+    seats: dict[str, Seat] = field(default_factory=dict)  # by id of the trial
+    capacity: int = 1  # arms that the cluster, as it is now, has room for side by side
+    closing: bool = False
+
+    def __post_init__(self) -> None:
+        self._changed = threading.Condition(threading.RLock())
+        self._race: Race | None = None
+        self._watch = Watch(self.schedule)
+        self._breaks: dict[str, Breaks] = {}
+        self._error: BaseException | None = None
+
+    # --- the main thread -------------------------------------------------------------------------
+
+    def serve(self, race: Race, check: Callable[[], None] = lambda: None) -> None:
+        """Run a race to its end; raise what went wrong on the way. `check` is asked meanwhile."""
+        with self._changed:
+            self._race = race
+            self._breaks.clear()
+            self._watch = Watch(self.schedule)
+            self._wake()
+            try:
+                while not race.over and self._error is None:
+                    self._changed.wait(POLL_SECONDS)
+                    check()
+            finally:
+                self._race = None
+            if self._error is not None:
+                raise self._error
+
+    def close(self) -> None:
+        """Let Tune end; what still trains is stopped."""
+        with self._changed:
+            self.closing = True
+            self._wake()
+
+    # --- Tune's thread ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Hold the lock; what is raised inside reaches the main thread and ends the run."""
+        with self._changed:
+            try:
+                yield
+            except Exception as error:
+                self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with an error, which the main thread raises."""
+        with self._changed:
+            self._error = self._error or error
+            self.closing = True
+            self._wake()
+
+    def next_arm(self, trial: str) -> tuple[ArmSpec, int] | None:
+        """Return an arm for a new trial, and how many of its epochs are known.
+
+        Waits while there is nothing at all to do. None: nothing for now.
+        """
+        with self._changed:
+            while not self.seats and not self.closing and self._fresh() is None:
+                self._changed.wait(POLL_SECONDS)
+            spec = self._fresh()
+            if spec is None or self.closing or self._active() >= self._slots():
+                return None
+            if any(self._may_train(seat) for seat in self._at(Place.PAUSED)):
+                return None  # those that have trained already come first
+            assert self._race is not None  # it has an arm
+            self.seats[trial] = Seat(spec, self.clock())
+            return spec, self._race.known_epochs(spec.id)
+
+    def rest(self) -> None:
+        """Wait a moment when no trial is at work: Tune's loop would otherwise spin."""
+        with self._changed:
+            if not self._at(Place.TRAINING, Place.QUEUED, Place.DYING) and not self.closing:
+                self._changed.wait(POLL_SECONDS / 2)
+
+    def started(self, trial: str, node: str, pid: int) -> None:
+        """Take note of the process of a trial."""
+        seat = self.seats[trial]
+        seat.node, seat.pid = node, pid
+        self._sign(seat, Place.TRAINING)
+
+    def take(self, trial: str, result: Mapping[str, Any]) -> Move | None:
+        """Take what a trial reports; return TRAIN, or None where it is held."""
+        seat, race = self.seats[trial], self._race
+        if "waits" in result:
+            self._workers(seat, waits=bool(result["waits"]))
+            return Move.TRAIN
+        if race is not None and seat.spec.id in race.lanes:
+            if "ended" in result:
+                race.failed(seat.spec.id, StopReason(result["ended"]), str(result["detail"]))
+            elif "epoch" in result:
+                self._watch.epoch(seat.spec.id, self.clock() - seat.since)
+                race.record(seat.spec.id, dict(result))
+            elif "over" in result and self._may_train(seat):
+                race.failed(seat.spec.id, StopReason.CRASHED, "it ended before its last epoch")
+        goes_on = self._may_train(seat)
+        self._sign(seat, Place.TRAINING if goes_on else Place.HELD)
+        self._wake()
+        return Move.TRAIN if goes_on else None
+
+    def broke(self, trial: str, detail: str, *, gone: bool) -> None:
+        """Take note that a trial broke; `gone`: its process or its node went away."""
+        seat = self.seats.pop(trial, None)
+        if seat is None or not self._may_train(seat):
+            return
+        assert self._race is not None  # the arm is one of its
+        race, arm = self._race, seat.spec.id
+        breaks = self._breaks.setdefault(arm, Breaks())
+        if (epoch := race.known_epochs(arm)) > breaks.epoch:
+            breaks.epoch, breaks.count, breaks.detail = epoch, 0, ""
+        if seat.stack is not None:
+            breaks.stuck += 1
+            detail = f"no epoch for too long; its stack is in {seat.stack}"
+        reason = self._verdict_on(breaks, detail, stuck=seat.stack is not None, gone=gone)
+        breaks.count, breaks.detail = breaks.count + 1, detail
+        if reason is not None:
+            race.failed(arm, reason, detail)
+        else:
+            race.restarted(arm, detail, attempt=breaks.count)
+        self._wake()
+
+    def _verdict_on(
+        self, breaks: Breaks, detail: str, *, stuck: bool, gone: bool
+    ) -> StopReason | None:
+        """Return why an arm is given up, or None where it is tried again."""
+        if stuck:
+            return StopReason.STUCK if breaks.stuck > 1 else None
+        if not gone and detail == breaks.detail:  # twice the same, at the same place
+            return StopReason.CRASHED
+        if breaks.count < self.schedule.max_restarts:
+            return None
+        return StopReason.LOST if gone else StopReason.CRASHED
+
+    def moved(self, trial: str, place: Place | None) -> None:
+        """Take note of what the scheduler has done; None: the trial is no more."""
+        if place is None:
+            self.seats.pop(trial, None)
+        elif trial in self.seats:
+            self._sign(self.seats[trial], place)
+
+    def resumable(self) -> str | None:
+        """Return a paused trial whose arm may go on and has a slot."""
+        if self._active() >= self._slots() or self.closing:
+            return None
+        ready = (t for t, s in self.seats.items()
+                 if s.place is Place.PAUSED and self._may_train(s))  # fmt: skip
+        return next(ready, None)
+
+    def known_epochs(self, trial: str) -> int:
+        """Return how many epochs of a trial's arm are recorded."""
+        arm = self.seats[trial].spec.id
+        return self._race.known_epochs(arm) if self._race and arm in self._race.lanes else 0
+
+    def moves(self) -> list[tuple[Move, str]]:
+        """Return what is to be done now."""
+        over = [trial for trial, seat in self.seats.items() if self._is_over(seat)]
+        held = [t for t, s in self.seats.items() if s.place is Place.HELD and t not in over]
+        free = max(0, self._slots() - self._active())
+        ready = [trial for trial in held if self._may_train(self.seats[trial])][:free]
+        idle = [trial for trial in held if trial not in ready]
+        idle.sort(key=lambda trial: self._lives(self.seats[trial]))  # those that have ended first
+        found = [(Move.STOP, trial) for trial in over] + [(Move.TRAIN, trial) for trial in ready]
+        for trial in idle[: self._to_free(len(held), len(ready))]:
+            move = Move.PAUSE if self._lives(self.seats[trial]) else Move.STOP
+            found.append((move, trial))
+        for seat in self._at(Place.QUEUED):
+            seat.staged = True
+        return found
+
+    def watch(self) -> list[tuple[Move, str]]:
+        """Return the trials to kill as stuck; say what waits for room, and end what waits long."""
+        if self._race is None:
+            return []
+        now, race = self.clock(), self._race
+        training = [s for s in self._at(Place.TRAINING) if not s.waits_for_workers]
+        waiting = {t: s for t, s in self.seats.items() if s.place is Place.QUEUED
+                   or (s.place is Place.TRAINING and s.waits_for_workers)}  # fmt: skip
+        if training:  # what waits has no room because this run uses it
+            for seat in waiting.values():
+                seat.since = now
+        for seat in waiting.values():
+            if self._watch.waited_long(now - seat.since):
+                race.failed(seat.spec.id, StopReason.UNPLACED, self._watch.why(seat.spec))
+        late = [(s.spec, now - s.since) for s in waiting.values()]
+        if words := self._watch.waiting(late, now):
+            race.waits(words)
+        self._wake()
+        return [
+            (Move.KILL, trial) for trial, seat in self.seats.items()
+            if seat in training and self._watch.stuck(seat.spec.id, now - seat.since)
+        ]  # fmt: skip
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def _at(self, *places: Place) -> list[Seat]:
+        return [seat for seat in self.seats.values() if seat.place in places]
+
+    def _active(self) -> int:
+        return len(self._at(Place.QUEUED, Place.TRAINING, Place.DYING))
+
+    def _slots(self) -> int:
+        """Return how many arms may be at work: no more than fit, unless nodes can still come."""
+        most = self.schedule.max_concurrent_arms
+        return most if self.schedule.autoscaling else max(1, min(most, self.capacity))
+
+    def _lives(self, seat: Seat) -> bool:
+        """Whether the arm of a trial is in this race and has not ended."""
+        race, arm = self._race, seat.spec.id
+        return race is not None and arm in race.lanes and not race.stopped(arm)
+
+    def _may_train(self, seat: Seat) -> bool:
+        race = self._race
+        return race is not None and self._lives(seat) and race.may_train(seat.spec.id)
+
+    def _ready(self, seat: Seat) -> bool:
+        return self._may_train(seat)
+
+    def _fresh(self) -> ArmSpec | None:
+        """Return the arm that may train, has no trial, and has come least far."""
+        race = self._race
+        if race is None:
+            return None
+        seated = {seat.spec.id for seat in self.seats.values()}
+        free = [s for s in race.waiting if s.id not in seated and race.may_train(s.id)]
+        return min(free, key=lambda spec: race.known_epochs(spec.id), default=None)
+
+    def _is_over(self, seat: Seat) -> bool:
+        """Whether a trial serves nobody: its arm has ended and it holds no process of use."""
+        if self._lives(seat):
+            return False
+        if seat.place is Place.TRAINING:
+            return not seat.alone  # alone, its epoch comes in and its process is kept
+        return seat.place in (Place.QUEUED, Place.PAUSED) or not seat.alone
+
+    def _to_free(self, held: int, ready: int) -> int:
+        """Return how many held trials must give their processes to those that are queued.
+
+        Only to those that Tune has staged: it keeps a free process for nobody else.
+        """
+        queued = [seat for seat in self._at(Place.QUEUED) if seat.staged]
+        if any(not seat.alone for seat in queued):
+            return held  # workers ask for room of their own
+        short = self._active() + held - self.capacity
+        impatient = sum(self.clock() - seat.since > IMPATIENT_SECONDS for seat in queued)
+        return max(0, min(held - ready, max(min(short, len(queued)), impatient)))
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _sign(self, seat: Seat, place: Place) -> None:
+        seat.place, seat.since, seat.staged = place, self.clock(), False
+
+    def _workers(self, seat: Seat, *, waits: bool) -> None:
+        """Take a sign of a trial that drives workers; the clock runs on while nothing changes."""
+        if seat.waits_for_workers != waits:
+            seat.waits_for_workers, seat.since = waits, self.clock()

@@ -1,0 +1,54 @@
+"""What is done on another node: look at a process, end it, tell what code is there."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ANSWER_SECONDS = 30.0
+
+
+def on_node(node: str, function: Any, *arguments: Any) -> Any:
+    """Return a task that runs `function` on the node with this id, whatever its load."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    return task.options(scheduling_strategy=strategy).remote(*arguments)
+
+
+def stack_and_kill(node: str, pid: int, folder: Path, arm: str) -> str:
+    """Keep the stack of a process in `folder`, and end it; return the file, or why there is none.
+
+    A node that does not answer loses the process anyway.
+    """
+    import ray
+
+    path = folder / f"{arm}.txt"
+    text = "its node did not answer"
+    with contextlib.suppress(Exception):
+        text = ray.get(on_node(node, _stack_and_kill, pid), timeout=ANSWER_SECONDS)
+    folder.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+    return str(path)
+
+
+def _stack_and_kill(pid: int) -> str:
+    import os
+    import signal
+
+    dump = Path(sys.executable).with_name("py-spy")
+    command = [str(dump), "dump", "--nonblocking", "--pid", str(pid)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        text = done.stdout or done.stderr
+    except (OSError, subprocess.TimeoutExpired) as error:
+        text = f"no stack could be read ({error})"
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    return text.strip()
