@@ -11,12 +11,13 @@ from typing import Any
 from lvm.config import ScheduleConfig
 from lvm.doctor.machine import MIN_DISK_GIB, MIN_MEMORY_GIB, Finding
 from lvm.triage.on_ray.cluster import connect
+from lvm.triage.on_ray.nodes import difference, facts
 from lvm.triage.on_ray.quiet import import_ray, silenced
+from lvm.triage.on_ray.remote import on_node
 
 NODE_SECONDS = 60.0
 STATE_SECONDS = 20
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
-SAME = ("code", "python", "ray", "torch")  # a run refuses a cluster where these differ
 # Ray keeps these two kinds of actors beyond the jobs that they were started for.
 _OF_RAY = ("SUPERVISOR_ACTOR_RAY_NAMESPACE", "_train_state_actor")
 
@@ -40,81 +41,64 @@ def look(address: str) -> list[Finding]:
 
 
 def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    task = ray.remote(num_cpus=0, max_retries=0)(_task())
-    asked = []
-    for node in nodes:  # all at once, so that one silent node costs its own time alone
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked.append((node, task.options(scheduling_strategy=strategy).remote()))
-    here = _task()()
+    """Ask all nodes at once, so that a silent one costs its own time alone."""
+    asked = [(node, on_node(node["NodeID"], _task())) for node in nodes]
     for node, answer in asked:
         name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
         try:
-            facts = ray.get(answer, timeout=NODE_SECONDS)
+            told = ray.get(answer, timeout=NODE_SECONDS)
         except ray.exceptions.RayError as problem:
             seen = f"no answer ({type(problem).__name__})"
             restart = "restart Ray there, or take the node out of the cluster"
             yield Finding(what=name, seen=seen, ok=False, next=restart)
             continue
-        yield judge_node(name, facts, here, node["Resources"])
+        yield judge_node(name, told, facts(), node["Resources"])
 
 
 def _task() -> Any:
     """Return a function that Ray ships whole: it answers where lvm cannot be imported, too."""
 
-    def facts() -> dict[str, Any]:
-        import importlib.metadata
-        import platform
+    def look_there() -> dict[str, Any]:
         import shutil
         import tempfile
 
         import psutil
 
-        def version(package: str) -> str:
-            try:
-                return importlib.metadata.version(package)
-            except importlib.metadata.PackageNotFoundError:
-                return "missing"
-
-        try:
-            from lvm.provenance import code_version
-
-            code = code_version()
-        except ImportError as problem:
-            code = f"missing ({problem})"
-        return {
+        memory = psutil.virtual_memory()
+        room = {
             "disk": shutil.disk_usage(tempfile.gettempdir()).free / 2**30,
-            "memory": psutil.virtual_memory().total / 2**30,
-            "free": psutil.virtual_memory().available / 2**30,
-            "code": code,
-            "python": platform.python_version(),
-            "ray": version("ray"),
-            "torch": version("torch"),
+            "memory": memory.total / 2**30,
+            "free": memory.available / 2**30,
         }
+        try:
+            from lvm.triage.on_ray.nodes import facts
+        except ImportError as problem:
+            return {**room, "problem": str(problem)}
+        return {**room, **facts()}
 
-    return facts
+    return look_there
 
 
 def judge_node(
-    name: str, facts: Mapping[str, Any], here: Mapping[str, Any], resources: Mapping[str, float]
+    name: str, told: Mapping[str, Any], here: Mapping[str, str], resources: Mapping[str, float]
 ) -> Finding:
     """Return what is seen of a node, and what to do when a run would not work there."""
     gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
     seen = (
-        f"{resources.get('CPU', 0):g} CPUs{gpus}, {facts['free']:.1f} of {facts['memory']:.1f} GiB "
-        f"memory free, {facts['disk']:.1f} GiB disk free, Python {facts['python']}, "
-        f"ray {facts['ray']}, torch {facts['torch']}, lvm {facts['code']}"
+        f"{resources.get('CPU', 0):g} CPUs{gpus}, {told['free']:.1f} of {told['memory']:.1f} GiB "
+        f"of memory and {told['disk']:.1f} GiB of disk free"
     )
-    wrong = [
-        f"{key} is {facts[key]} there and {here[key]} here: install the same on both"
-        for key in SAME
-        if facts[key] != here[key]
-    ]
-    if facts["disk"] < MIN_DISK_GIB:
+    wrong = []
+    if "problem" in told:
+        wrong.append(f"cannot import lvm ({told['problem']}): install it there")
+    else:
+        seen += f", Python {told['python']}, ray {told['ray']}, torch {told['torch']}"
+        seen += f", lvm {told['code']} in {told['package']}"
+        if sentence := difference(here, told, name.removeprefix("node ")):
+            wrong.append(sentence)
+    if told["disk"] < MIN_DISK_GIB:
         wrong.append(f"free {MIN_DISK_GIB:.0f} GiB of disk: Ray spills objects there")
-    takes_arms = resources.get("CPU", 0) > 0
-    if takes_arms and facts["memory"] < MIN_MEMORY_GIB:
+    if resources.get("CPU", 0) > 0 and told["memory"] < MIN_MEMORY_GIB:
         wrong.append(f"arms want {MIN_MEMORY_GIB:.0f} GiB of memory: take the node out")
     return Finding(what=name, seen=seen, ok=not wrong, next="; ".join(wrong))
 

@@ -39,10 +39,13 @@ class TwoRaylets:
 
 
 @contextlib.contextmanager
-def two_raylets(tmp_path: Path) -> Iterator[TwoRaylets]:
+def two_raylets(
+    tmp_path: Path, *, folder: Path | None = None, **variables: str
+) -> Iterator[TwoRaylets]:
     """Start a head and a second node with 1 CPU each; stop exactly these on leaving.
 
-    Logs of both are `tmp_path/head.log` and `tmp_path/worker.log`.
+    Logs of both are `tmp_path/head.log` and `tmp_path/worker.log`. The nodes, and so the drivers of
+    submitted jobs, start in `folder` with these variables in their environment.
 
     Raises:
         RuntimeError: a node ended early or the two were not ready in time; the logs are quoted.
@@ -54,7 +57,7 @@ def two_raylets(tmp_path: Path) -> Iterator[TwoRaylets]:
     cluster = TwoRaylets(
         gcs_address=f"127.0.0.1:{gcs}",
         job_server=f"http://127.0.0.1:{dashboard}",
-        env=client_environment(token),
+        env=client_environment(token) | variables,
     )
     head = [
         "--head",
@@ -66,15 +69,16 @@ def two_raylets(tmp_path: Path) -> Iterator[TwoRaylets]:
     ]
     # The path of a Unix socket is limited to 107 bytes, which pytest's folders alone can fill.
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(
+        scratch = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="ray2-", dir="/tmp", ignore_cleanup_errors=True)
         )
         nodes: list[subprocess.Popen[bytes]] = []
         stack.callback(stop, nodes)
-        nodes.append(start([*head, f"--temp-dir={folder}"], cluster.env, tmp_path / "head.log"))
+        head.append(f"--temp-dir={scratch}")
+        nodes.append(start(head, cluster.env, tmp_path / "head.log", folder))
         await_nodes(cluster, 1, nodes, tmp_path)
         worker = [f"--address={cluster.gcs_address}"]
-        nodes.append(start(worker, cluster.env, tmp_path / "worker.log"))
+        nodes.append(start(worker, cluster.env, tmp_path / "worker.log", folder))
         await_nodes(cluster, 2, nodes, tmp_path)
         yield cluster
 
@@ -101,7 +105,9 @@ def client_environment(token: Path) -> dict[str, str]:
     }
 
 
-def start(role: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def start(
+    role: list[str], env: dict[str, str], log: Path, folder: Path | None = None
+) -> subprocess.Popen[bytes]:
     """Start one node in a session of its own, so that Ctrl-C in pytest does not reach it first."""
     common = [
         "--block",
@@ -118,6 +124,7 @@ def start(role: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[b
         return subprocess.Popen(
             [RAY, "start", *role, *common],
             env=env,
+            cwd=folder,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
