@@ -65,7 +65,7 @@ def laid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laid]:
     python.chmod(0o755)
     (tmp / "site").mkdir()
     (tmp / "site/sitecustomize.py").write_text(INSTALLED.replace("CHECKOUT", str(checkout)))
-    with two_raylets(tmp, folder=home, PYTHONPATH=str(tmp / "site")) as nodes:
+    with two_raylets(tmp, home, PYTHONPATH=str(tmp / "site")) as nodes:
         yield Laid(home=home, checkout=checkout, nodes=nodes)
 
 

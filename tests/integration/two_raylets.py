@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 RAY = str(Path(sys.executable).with_name("ray"))
-READY_SECONDS = 90.0
+READY_SECONDS = 180.0
 STOP_SECONDS = 20.0
 
 
@@ -39,13 +39,12 @@ class TwoRaylets:
 
 
 @contextlib.contextmanager
-def two_raylets(
-    tmp_path: Path, *, folder: Path | None = None, **variables: str
-) -> Iterator[TwoRaylets]:
+def two_raylets(tmp_path: Path, home: Path | None = None, **variables: str) -> Iterator[TwoRaylets]:
     """Start a head and a second node with 1 CPU each; stop exactly these on leaving.
 
-    Logs of both are `tmp_path/head.log` and `tmp_path/worker.log`. The nodes, and so the drivers of
-    submitted jobs, start in `folder` with these variables in their environment.
+    Logs of both are `tmp_path/head.log` and `tmp_path/worker.log`. `home` is the folder that both
+    are started in, which a submitted job has for its working directory; `variables` go into their
+    environment and that of the clients.
 
     Raises:
         RuntimeError: a node ended early or the two were not ready in time; the logs are quoted.
@@ -69,16 +68,16 @@ def two_raylets(
     ]
     # The path of a Unix socket is limited to 107 bytes, which pytest's folders alone can fill.
     with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(
+        folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="ray2-", dir="/tmp", ignore_cleanup_errors=True)
         )
         nodes: list[subprocess.Popen[bytes]] = []
         stack.callback(stop, nodes)
-        head.append(f"--temp-dir={scratch}")
-        nodes.append(start(head, cluster.env, tmp_path / "head.log", folder))
+        command = [*head, f"--temp-dir={folder}"]
+        nodes.append(start(command, cluster.env, tmp_path / "head.log", home))
         await_nodes(cluster, 1, nodes, tmp_path)
         worker = [f"--address={cluster.gcs_address}"]
-        nodes.append(start(worker, cluster.env, tmp_path / "worker.log", folder))
+        nodes.append(start(worker, cluster.env, tmp_path / "worker.log", home))
         await_nodes(cluster, 2, nodes, tmp_path)
         yield cluster
 
@@ -107,7 +106,7 @@ def client_environment(token: Path) -> dict[str, str]:
 
 
 def start(
-    role: list[str], env: dict[str, str], log: Path, folder: Path | None = None
+    role: list[str], env: dict[str, str], log: Path, home: Path | None = None
 ) -> subprocess.Popen[bytes]:
     """Start one node in a session of its own, so that Ctrl-C in pytest does not reach it first."""
     common = [
@@ -125,7 +124,7 @@ def start(
         return subprocess.Popen(
             [RAY, "start", *role, *common],
             env=env,
-            cwd=folder,
+            cwd=home,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -16,9 +16,10 @@ from typing import Any
 
 from lvm.config import ScheduleConfig
 from lvm.data.windows import Dataset
-from lvm.errors import ClusterError
+from lvm.errors import ClusterError, ClusterLostError
 from lvm.triage.on_ray.cluster import check, connect, count_slots, in_words
 from lvm.triage.on_ray.desk import Desk
+from lvm.triage.on_ray.pulse import Pulse, leave_without_ray, pulse_of
 from lvm.triage.on_ray.quiet import import_ray, silenced
 from lvm.triage.race import Race
 
@@ -34,7 +35,8 @@ class RayExecutor:
         self._desk = Desk(schedule)
         self._thread: threading.Thread | None = None
         self._shared: tuple[Dataset, Any] | None = None
-        self._started_here = False
+        self._started_here = self._lost = False
+        self._pulse: Pulse | None = None
         self._quiet = contextlib.ExitStack()  # until the run is over, whatever Tune's thread does
         self.nodes: dict[str, dict[str, str]] = {}  # what runs on each node, found at the start
 
@@ -53,11 +55,11 @@ class RayExecutor:
     def stop(self) -> None:
         """End what runs and disconnect; a cluster that was started here ends."""
         self._desk.close()
-        if self._thread is not None:
+        if self._thread is not None and not self._lost:
             self._thread.join(STOP_SECONDS)
-            self._thread = None
+        self._thread = None
         self._quiet.close()
-        if self._started_here:
+        if self._started_here and not self._lost:
             import_ray().shutdown()
             self._started_here = False
 
@@ -75,7 +77,17 @@ class RayExecutor:
             self._quiet.enter_context(silenced())
             self._thread = threading.Thread(target=self._tune, name="tune", daemon=True)
             self._thread.start()
-        self._desk.serve(race)
+        try:
+            self._desk.serve(race, self._check_pulse)
+        except ClusterLostError:
+            self._lost = True
+            leave_without_ray()
+            raise
+
+    def _check_pulse(self) -> None:
+        if self._pulse is None:
+            self._pulse = pulse_of(import_ray())
+        self._pulse.check()
 
     def _tune(self) -> None:
         """Serve the desk with one Tune experiment until it closes."""
