@@ -6,16 +6,22 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lvm import cli_audit, cli_doctor
-from lvm.command import Parser, lvm_command, python_command, run_command, shown
-from lvm.errors import UsageError
+from lvm.command import Parser, lvm_command, run_program, shown, statuses
+from lvm.errors import ExitStatus, UsageError
+from lvm.printed import eval_command, resume_of, triage_command
+
+ENDS = (
+    ExitStatus.OK, ExitStatus.USAGE, ExitStatus.BLOCKED, ExitStatus.PROGRAM,
+    ExitStatus.INTERRUPTED, ExitStatus.BROKEN_PIPE,
+)  # fmt: skip
 
 
 def parser() -> Parser:
     """Return the commands and their flags."""
-    p = Parser(prog="lvm", description=__doc__)
+    p = Parser(prog="lvm", description=__doc__, epilog=statuses(ENDS, {ExitStatus.OK: "done"}))
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     embed = commands.add_parser("embed", help="turn text into a bank of vectors")
@@ -73,7 +79,7 @@ def _embed(args: Any) -> int:
 
     bank = embed_files(args.files, args.model, args.out)
     print(f"{args.out}: {len(bank):,} vectors of width {bank.width}")
-    print(f"next: {python_command()} tune_jobs/triage.py --data {shown(args.out)}")
+    print(f"next: {triage_command({'data': args.out})}")
     return 0
 
 
@@ -81,27 +87,29 @@ def _train(args: Any) -> int:
     from lvm.config import fingerprint
     from lvm.data.load import DataRequest, load_dataset
     from lvm.triage.arm import ArmSpec, run_arm
+    from lvm.triage.folder import training_folder
     from lvm.triage.step import Role
     from tune_jobs.presets import load_config
 
     config = load_config(args.preset, args.recipe)
     dataset, _ = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
-    spec = ArmSpec(
-        id=fingerprint(config.recipe),
-        step="train",
-        name="train",
-        role=Role.CONFIRM,
-        recipe=config.recipe,
-        folder=args.out.resolve(),
-        gates=config.gates,
-        evaluate_test=True,
-        threads=config.schedule.threads_per_worker,
-        device="cuda" if config.schedule.use_gpu else "cpu",
-    )
-    for record in run_arm(spec, dataset):
-        print(_progress(record, config.recipe.training.epochs), file=sys.stderr)
+    with training_folder(args.out) as folder:
+        spec = ArmSpec(
+            id=fingerprint(config.recipe),
+            step="train",
+            name="train",
+            role=Role.CONFIRM,
+            recipe=config.recipe,
+            folder=folder,
+            gates=config.gates,
+            evaluate_test=True,
+            threads=config.schedule.threads_per_worker,
+            device="cuda" if config.schedule.use_gpu else "cpu",
+        )
+        for record in run_arm(spec, dataset):
+            print(_progress(record, config.recipe.training.epochs), file=sys.stderr)
     _print_test(json.loads((spec.folder / "test.json").read_text()))
-    print(f"next: {lvm_command()} eval {shown(spec.folder / 'checkpoint')}")
+    print(f"next: {eval_command(spec.folder / 'checkpoint', {'data': args.data})}")
     return 0
 
 
@@ -162,8 +170,7 @@ def _report(args: Any) -> int:
     from lvm.triage.verdict import build_verdict
 
     events = read_run(args.run)
-    resume = f"{python_command()} tune_jobs/triage.py --resume {shown(args.run)}"
-    document = build_verdict(events, resume=resume)
+    document = build_verdict(events, resume=resume_of(events, args.run, kept=True))
     path = write_report(events, document, args.run)
     print(document["headline"])
     print(f"report: {shown(path)}")
@@ -175,8 +182,9 @@ def _status(args: Any) -> int:
 
     from lvm.status import screen, status
     from lvm.triage.journal import read_run
+    from lvm.triage.lock import driver_of
 
-    seen = status(read_run(args.run), args.run, time.time())
+    seen = status(read_run(args.run), args.run, time.time(), driver_of(args.run))
     print(json.dumps(seen, indent=1) if args.json else "\n".join(screen(seen)))
     return 0
 
@@ -187,12 +195,11 @@ def _track(args: Any) -> int:
     from lvm.triage.verdict import build_verdict
 
     events = read_run(args.run)
-    resume = f"{python_command()} tune_jobs/triage.py --resume {shown(args.run)}"
-    document = build_verdict(events, resume=resume)
+    document = build_verdict(events, resume=resume_of(events, args.run, kept=True))
     tracker = Tracker(args.run)
     tracker.close(events, document if document["verdict"] else None)
     if tracker.problem:
-        raise UsageError(f"MLflow has not everything: {tracker.problem}")
+        raise UsageError(f"Some results were not uploaded to MLflow: {tracker.problem}")
     print(f"next: {lvm_command()} ui {shown(args.run)}")
     return 0
 
@@ -207,10 +214,10 @@ def _ui(args: Any) -> int:
     return subprocess.run(command, shell=True).returncode  # our own line, quoted by its maker
 
 
-def entry() -> int:
+def entry() -> NoReturn:
     """Entry point of the installed command."""
-    return run_command(main, sys.argv[1:])
+    run_program(main)
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    entry()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from lvm.command import free_folder, lvm_command, make_folder, numbered, shown
+from lvm.command import free_folder, lvm_command, make_folder, next_folder, shown
 from lvm.config import RunConfig
+from lvm.files import write_json
+from lvm.printed import triage_command, typed
 
 AUDITS = Path("audits")
+FLAG_OF = {"bank": "data"}
 
 
 def add_flags(p: Any) -> None:
@@ -25,7 +25,7 @@ def add_flags(p: Any) -> None:
     p.add_argument("--predictions", type=Path, metavar="NPY", help="one row per eval window")
     p.add_argument("--index", type=Path, metavar="I", help="your index: .faiss, or its rows")
     p.add_argument("--recipe", type=Path, metavar="FILE", help="gates and context length")
-    p.add_argument("--preset", default="laptop")
+    p.add_argument("--preset", metavar="NAME", help="of the gates (default: laptop)")
     p.add_argument("--allow", action="append", default=[], metavar="CODE", help="override a code")
     p.add_argument("--repair", type=Path, metavar="OUT", help="write repaired files")
     p.add_argument("--out", type=Path, metavar="DIR", help="new folder (default: audits/N)")
@@ -37,13 +37,15 @@ def audit(args: Any) -> int:
     from lvm.data.load import DataRequest
     from tune_jobs.presets import load_config
 
-    config = load_config(args.preset, args.recipe)
-    out = free_folder(args.out or numbered(AUDITS))
+    config = load_config(args.preset or "laptop", args.recipe)
+    if args.out is not None:
+        free_folder(args.out)
     request = DataRequest(
         bank=args.data, train=args.train, evaluation=args.eval, payload=args.payload
     )
     material, found, document = audited(request, config, args)
     document = with_command(document, _command(args), "repaired")
+    out = make_folder(args.out) if args.out is not None else next_folder(AUDITS)
     _report(document, out)
     if args.repair is None:
         return int(found.verdict.exit_status)
@@ -104,25 +106,12 @@ def _repair(material: Any, config: RunConfig, args: Any, out: Path) -> int:
         setattr(args, name, None)
     _, found, document = audited(request, config, args)
     _report(document, out / "repaired")
-    print(f"next: {_triage_command(files)}")
+    named = {FLAG_OF.get(name, name): path for name, path in files.items()}
+    print(f"next: {triage_command({**named, 'recipe': args.recipe, 'preset': args.preset})}")
     return int(found.verdict.exit_status)
-
-
-def _triage_command(files: dict[str, Path | None]) -> str:
-    flags = {"bank": "--data", "train": "--train", "eval": "--eval", "payload": "--payload"}
-    given = [f"{flags[name]} {shown(path)}" for name, path in files.items() if path is not None]
-    return " ".join(["python tune_jobs/triage.py", *given])
 
 
 def _command(args: Any) -> str:
     """Return the audit as it was asked for, without what a repair adds."""
-    names = ("data", "train", "eval", "payload")
-    given = [part for n in names if (v := getattr(args, n)) for part in (f"--{n}", str(v))]
-    return f"{lvm_command()} audit {shlex.join(given)}".rstrip()
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a document whole or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    os.replace(fresh, path)
+    names = ("data", "train", "eval", "payload", "recipe", "preset")
+    return f"{lvm_command()} audit {typed({name: getattr(args, name) for name in names})}".rstrip()

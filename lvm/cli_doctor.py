@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvm.doctor.defect import Defect, Severity
+from lvm.errors import ExitStatus
 
 if TYPE_CHECKING:  # its module imports torch, which the lint of a file need not wait for
     from lvm.doctor.machine import Finding
 
 PRESET = "cluster"  # what a cluster file is for
-NOT_WELL = 2
 
 
 def add_flags(p: Any) -> None:
@@ -44,7 +44,7 @@ def _cluster_file(path: Path) -> int:
         print(f"{path}:{defect.line}: {defect.severity} {defect.code}: {defect.what}")
         print(f"    fix: {defect.fix}")
     print(f"{path}: {_count(defects)}")
-    return NOT_WELL if any(d.severity is Severity.ERROR for d in defects) else 0
+    return _status(not any(d.severity is Severity.ERROR for d in defects))
 
 
 def _count(defects: Sequence[Defect]) -> str:
@@ -74,4 +74,8 @@ def _findings(findings: Sequence[Finding], bad: str) -> int:
         print(f"{'ok     ' if finding.ok else bad} {finding.what}: {finding.seen}")
         if not finding.ok:
             print(f"        {finding.next}")
-    return 0 if all(f.ok or f.optional for f in findings) else NOT_WELL
+    return _status(all(f.ok or f.optional for f in findings))
+
+
+def _status(well: bool) -> int:
+    return ExitStatus.OK if well else ExitStatus.USAGE

@@ -3,46 +3,74 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lvm.errors import LvmError, UsageError
+from lvm.errors import ExitStatus, LvmError, ProgramError, UsageError
+from lvm.signals import heeding_signals
 
-INTERRUPTED = 130
+ERROR_FILE = "error.txt"
 
 
-def numbered(parent: Path) -> Path:
-    """Return the next free numbered folder in `parent`."""
-    taken = [int(p.name) for p in parent.glob("*") if p.name.isdigit()]
-    return parent / str(max(taken, default=0) + 1)
+# --- folders for what a command writes ------------------------------------------------------------
+
+
+def next_folder(parent: Path) -> Path:
+    """Make the next numbered folder in `parent`: of several processes each has one of its own."""
+    make_folder(parent)
+    while True:
+        taken = [int(p.name) for p in parent.glob("*") if p.name.isascii() and p.name.isdigit()]
+        folder = parent / str(max(taken, default=0) + 1)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue  # another process was faster
+        except OSError as error:
+            raise _not_made(folder, error) from None
+        return folder
 
 
 def free_folder(out: Path) -> Path:
     """Return a folder that can be written to, not made yet; UsageError when it cannot be used."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(
-            f"{out} holds other files, allowed is a new or empty folder; choose another --out."
-        )
+        raise UsageError(f"{out} is not empty; --out must be a new or empty folder.")
+    require_folder_above(out)
+    return out
+
+
+def require_folder_above(out: Path) -> None:
+    """Raise UsageError when a folder would have to be made below a file."""
     if not next(p for p in (out, *out.absolute().parents) if p.exists()).is_dir():
         raise UsageError(
             f"{out} cannot be made (Not a directory); choose an --out that you can write to."
         )
-    return out
 
 
-def make_folder(out: Path) -> None:
-    """Make a folder; UsageError where that is refused."""
+def make_folder(out: Path) -> Path:
+    """Make a folder and return it; UsageError where that is refused."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"{out} cannot be made ({error.strerror}); choose an --out that you can write to."
-        ) from None
+        raise _not_made(out, error) from None
+    return out
+
+
+def _not_made(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{folder} cannot be made ({error.strerror}); choose an --out that you can write to."
+    )
+
+
+# --- commands as a person types them --------------------------------------------------------------
 
 
 def shown(path: Path) -> str:
@@ -71,28 +99,103 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help.")
 
 
+def statuses(
+    ends: Iterable[ExitStatus] = ExitStatus, words: Mapping[ExitStatus, str] | None = None
+) -> str:
+    """Return what the help of a command says of its exit status, in `words` where they differ."""
+    said = words or {}
+    return "exit status: " + ", ".join(f"{s.value} {said.get(s, s.meaning)}" for s in ends)
+
+
+# --- how a command ends ---------------------------------------------------------------------------
+
+
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Run `main(argv)`; print a foreseeable failure in one sentence and return its exit status."""
+    """Run `main(argv)` and return its exit status; every failure is answered in one sentence."""
+    with heeding_signals():
+        try:
+            with answering():
+                return main(argv)
+        except LvmError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return int(error.exit_status)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return ExitStatus.INTERRUPTED
+        except BrokenPipeError:
+            nobody_reads()
+            return ExitStatus.BROKEN_PIPE
+
+
+def run_program(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run `main` with the arguments of this process, and end the process with its status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without a sign must not cost the answer
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run_command(main, sys.argv[1:]))
+
+
+def nobody_reads() -> None:
+    """Send what is still to be printed nowhere: the reader of a pipe, or a terminal, is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextlib.contextmanager
+def answering(
+    place: Callable[[], Path | None] = lambda: None, then: Callable[[], str] = lambda: ""
+) -> Iterator[None]:
+    """Turn what nobody foresaw into an LvmError of one sentence.
+
+    A disk that is full or cannot be written to becomes a UsageError, anything else a ProgramError
+    whose traceback is kept in the folder that `place` returns, or a temporary file. `then` returns
+    what to type afterwards. Both are called only when they are needed.
+    """
     try:
-        return main(argv)
-    except LvmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno in _FULL:
-            place = f" at {error.filename}" if error.filename else ""
-            print(
-                f"error: no space left{place}; free some space or choose another --out.",
-                file=sys.stderr,
-            )
-            return UsageError.exit_status
+        yield
+    except (LvmError, BrokenPipeError):
         raise
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise _program_error(error, place(), then()) from error
+        what, next_ = error.filename or "a file", then()
+        remedy = "free some space" if error.errno in _FULL else "give this user access to it"
+        raise UsageError(
+            f"{what} is refused ({error.strerror}); {remedy} or choose another --out"
+            f"{f', then {next_}' if next_ else '.'}"
+        ) from error
+    except Exception as error:
+        raise _program_error(error, place(), then()) from error
+
+
+def _program_error(error: Exception, folder: Path | None, then: str) -> ProgramError:
+    kept = _keep_traceback(error, folder)
+    said = [*str(error).strip().splitlines(), ""][0]
+    found = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return ProgramError(
+        f"lvm failed: {found}; the traceback is in {kept}; "
+        f"{then or 'try again, or report it with that file.'}"
+    )
+
+
+def _keep_traceback(error: Exception, folder: Path | None) -> Path | str:
+    """Add a traceback to a file and return its path; print it where no file can be written."""
+    text = "".join(traceback.format_exception(error))
+    when = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    places = [folder] if folder is not None else []
+    for place in (*places, Path(tempfile.gettempdir())):
+        own = place == folder
+        path = place / (ERROR_FILE if own else f"lvm-{os.getpid()}-{ERROR_FILE}")
+        with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.write(f"{when}  {shlex.join(sys.argv)}\n{text}\n")
+            return path
+    print(text, file=sys.stderr)
+    return "the lines above"
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}

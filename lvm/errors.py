@@ -10,18 +10,52 @@
     |-- CheckpointError         weights or a manifest that do not fit the model they name
     |-- MissingExtraError       an optional dependency that is not installed
     |-- ResumeError             a run folder that cannot be continued as asked
+    |-- RunBusyError            a run folder that another process drives
+    |-- RunTakenError           a run that another process took over from this one
     |-- ClusterError            a Ray cluster that cannot be reached or lacks what the run needs
     |   `-- ClusterLostError    a cluster that went away during a run, which can be resumed
-    `-- NonFiniteLossError      training stopped before an update that would have spoilt the weights
+    |-- NonFiniteLossError      training stopped before an update that would have spoilt the weights
+    `-- ProgramError            an error of the program itself; its traceback is kept in a file
 
 A message is one sentence in three parts: what was seen, what is allowed, what to do.
 """
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitStatus(IntEnum):
+    """What the status of a command means. 1 is always a verdict of the triage."""
+
+    OK = 0
+    NOT_FIXED = 1
+    USAGE = 2
+    BLOCKED = 3
+    PROGRAM = 70  # EX_SOFTWARE of sysexits.h
+    LOST = 75  # EX_TEMPFAIL of sysexits.h: try again, and it may work
+    INTERRUPTED = 130  # as a shell says it of Ctrl-C
+    BROKEN_PIPE = 141  # as a shell says it of SIGPIPE
+
+    @property
+    def meaning(self) -> str:
+        """What the triage ends with this status for, as its help says it."""
+        return {
+            "OK": "PASSED or FIXED",
+            "NOT_FIXED": "NOT_FIXED or INCONCLUSIVE",
+            "USAGE": "bad usage, unreadable input or no space left",
+            "BLOCKED": "BLOCKED by the audit",
+            "PROGRAM": "an error of the program",
+            "LOST": "the cluster was lost or another process took the run over (resumable)",
+            "INTERRUPTED": "interrupted by Ctrl-C or SIGTERM (resumable)",
+            "BROKEN_PIPE": "nobody reads the output any more",
+        }[self.name]
 
 
 class LvmError(Exception):
     """Base of all foreseeable failures; commands print it without a traceback."""
 
-    exit_status = 2
+    exit_status: int = ExitStatus.USAGE
 
 
 class UsageError(LvmError):
@@ -67,6 +101,16 @@ class ResumeError(LvmError):
     """A run folder holds another run, or its data or configuration changed."""
 
 
+class RunBusyError(LvmError):
+    """Another process drives the run folder."""
+
+
+class RunTakenError(LvmError):
+    """Another process has taken the run over, for this one was silent for too long."""
+
+    exit_status = ExitStatus.LOST
+
+
 class ClusterError(LvmError):
     """The Ray cluster is out of reach or lacks resources."""
 
@@ -74,10 +118,14 @@ class ClusterError(LvmError):
 class ClusterLostError(ClusterError):
     """The cluster went away while the run was going on."""
 
-    exit_status = 75  # EX_TEMPFAIL of sysexits.h: resume, and it may work
+    exit_status = ExitStatus.LOST
 
 
 class NonFiniteLossError(LvmError):
     """The loss or a gradient is NaN or infinite; no update was made from it."""
 
-    exit_status = 1
+
+class ProgramError(LvmError):
+    """The program itself failed; the message says where the traceback is."""
+
+    exit_status = ExitStatus.PROGRAM

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import platform
 import subprocess
 from pathlib import Path
@@ -13,21 +15,58 @@ import psutil
 
 from lvm import __version__
 
-_NUMERIC_SOURCES = (
-    "data/*.py", "evaluation/*.py", "losses/*.py", "models/*.py", "training/*.py",
-    "gates.py", "randomness.py", "statistics.py", "triage/arm.py", "triage/rungs.py",
-)  # fmt: skip
+_OWN_PACKAGES = ("lvm", "tune_jobs")  # found by name: the library does not import its jobs
 _PACKAGES = ("torch", "numpy", "ray", "mlflow", "faiss-cpu", "sentence-transformers")
+_WEIGHTS, _MANIFEST = "model.safetensors", "manifest.json"
 
 
 def code_version() -> str:
-    """Return the version and a hash of every source file that can change a measured number."""
-    root = Path(__file__).parent
+    """Return the version and a hash of every source file of both packages.
+
+    Not of those alone that change a number: what judges, walks the tree or proposes arms decides
+    what a run means, and where a file's influence ends nobody keeps up to date in a list.
+    """
     digest = hashlib.sha256()
-    for pattern in _NUMERIC_SOURCES:
-        for path in sorted(root.glob(pattern)):
-            digest.update(path.read_bytes())
+    for root in filter(None, map(_root_of, _OWN_PACKAGES)):
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{path.relative_to(root.parent).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def _root_of(package: str) -> Path | None:
+    """Return the folder of a package without importing it; None where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return Path(places[0]) if places else None
+
+
+def file_digest(path: Path) -> str:
+    """Return 12 hex digits that name the content of a file; a large one is read in blocks, once."""
+    stat = path.stat()
+    return _digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def checkpoint_digest(path: Path) -> str:
+    """Return 12 hex digits that name a checkpoint: a folder's weights and manifest, or a .pt file.
+
+    Empty where there is none. A folder that a kill left between two renames counts as it was before
+    (`lvm.training.checkpoint` reads it so).
+    """
+    if path.is_file():
+        return file_digest(path)
+    for folder in (path, path.with_name(f".{path.name}.old")):
+        parts = [folder / name for name in (_WEIGHTS, _MANIFEST)]
+        if all(part.is_file() for part in parts):
+            joined = "".join(file_digest(part) for part in parts)
+            return hashlib.sha256(joined.encode()).hexdigest()[:12]
+    return ""
 
 
 def git_commit() -> str | None:

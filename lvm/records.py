@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from lvm.errors import ExitStatus
+
 
 class Verdict(StrEnum):
     """Answer of one gate."""
@@ -35,7 +37,8 @@ class RunVerdict(StrEnum):
     @property
     def exit_status(self) -> int:
         """Exit status of the triage command."""
-        return {"PASSED": 0, "FIXED": 0, "BLOCKED": 3}.get(self.value, 1)
+        ends = {"PASSED": ExitStatus.OK, "FIXED": ExitStatus.OK, "BLOCKED": ExitStatus.BLOCKED}
+        return ends.get(self.value, ExitStatus.NOT_FIXED)
 
 
 class StopReason(StrEnum):

@@ -9,32 +9,36 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lvm.command import lvm_command, python_command, shown
+from lvm.command import lvm_command, shown
+from lvm.printed import eval_command, resume_of
 from lvm.progress import AFTER_A_STEP, arms_of, gate_of, seconds_left, since_start
 from lvm.records import METRICS, RunVerdict
 from lvm.report import counted
 from lvm.report.audit import answer, blocking_codes
 from lvm.terminal import duration
+from lvm.triage.folder import found_at
 from lvm.triage.journal import Event
+from lvm.triage.lock import Driver
 from lvm.triage.verdict import build_verdict
 
 SCHEMA = 1
 WIDTH = 80
-QUIET_SECONDS = 120.0  # no run is called quiet before
-QUIET_GAPS = 3.0  # nor before so many times the longest silence it came back from
 STEPS_SHOWN, ARMS_SHOWN, CODES_SHOWN = 5, 6, 3  # so that all of it fits 24 lines
 LABEL = 8
 
 
-def status(events: Sequence[Event], folder: Path, now: float) -> dict[str, Any]:
+def status(
+    events: Sequence[Event], folder: Path, now: float, driver: Driver | None = None
+) -> dict[str, Any]:
     """Return where the run in `folder` stands at `now` (seconds since 1970).
 
-    `state` is running, quiet (no event for long: its process may be gone), interrupted or finished;
-    `seconds` and `seconds_left` leave out what lay between an interruption and its resumption.
+    `driver` is what the folder's lock says (`lvm.triage.lock.driver_of`), None without one. `state`
+    is running, interrupted or finished; `seconds` and `seconds_left` leave out what lay between an
+    interruption and its resumption.
     """
-    document = build_verdict(events, resume=f"{_triage()} --resume {shown(folder)}")
+    document = build_verdict(events, resume=resume_of(events, folder))
     age = max(0.0, now - events[-1]["at"])
-    state = _state(events, document["verdict"], age)
+    state = _state(document["verdict"], driver)
     audited = _last(events, "audited").get("audit")
     return {
         "schema": SCHEMA,
@@ -46,6 +50,7 @@ def status(events: Sequence[Event], folder: Path, now: float) -> dict[str, Any]:
         "started_at": events[0]["at"],
         "last_event_at": events[-1]["at"],
         "age_seconds": round(age, 1),
+        "driver": _driver(driver),
         "seconds": _spent(events, age if state == "running" else 0.0),
         **{key: document["compute"][key] for key in ("train_seconds", "trials", "saved_seconds")},
         "audit": _audit(audited) if audited else None,
@@ -53,17 +58,26 @@ def status(events: Sequence[Event], folder: Path, now: float) -> dict[str, Any]:
         "step": _running(events, age if state == "running" else 0.0),
         "ended": _ended(events),
         "gains": _gains(document),
-        "next": _next(document, folder, state, events[0].get("command", _triage())),
+        "next": _next(document, folder, state, events),
     }
 
 
-def _state(events: Sequence[Event], verdict: str | None, age: float) -> str:
+def _state(verdict: str | None, driver: Driver | None) -> str:
+    """Return whether a run goes on: its lock says so, and how long it was silent says nothing."""
     if verdict is not None:
         return "finished"
-    if events[-1]["event"] == "interrupted":
-        return "interrupted"
-    gaps = [float(later["at"] - earlier["at"]) for earlier, later in _pairs(events)]
-    return "quiet" if age > max(QUIET_SECONDS, QUIET_GAPS * max(gaps, default=0.0)) else "running"
+    return "interrupted" if driver is None or driver.abandoned else "running"
+
+
+def _driver(driver: Driver | None) -> dict[str, Any] | None:
+    """Return the process that drives the run; None when nobody does."""
+    if driver is None or driver.abandoned or driver.owner is None:
+        return None
+    return {
+        "host": driver.owner.host,
+        "pid": driver.owner.pid,
+        "silent_seconds": round(max(0.0, driver.age), 1),
+    }
 
 
 def _pairs(events: Sequence[Event]) -> list[tuple[Event, Event]]:
@@ -163,19 +177,20 @@ def _gains(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _next(document: Mapping[str, Any], folder: Path, state: str, command: str) -> str:
-    """Return the command to type now; `command` started the run."""
-    if state in ("quiet", "interrupted"):
+def _next(
+    document: Mapping[str, Any], folder: Path, state: str, events: Sequence[Event]
+) -> str:  # fmt: skip
+    """Return the command to type now."""
+    first = events[0]
+    if state == "interrupted":
         return str(document["resume"])
-    if document["arm"] is not None and state == "finished":
-        return f"{lvm_command()} eval {shown(Path(document['arm']['checkpoint']))}"
     if document["verdict"] == RunVerdict.BLOCKED:
-        return command
-    return f"{lvm_command()} report {shown(folder)}"
-
-
-def _triage() -> str:
-    return f"{python_command()} tune_jobs/triage.py"
+        return str(first.get("again") or first["command"])
+    judge = None
+    if document["arm"] is not None and state == "finished":
+        checkpoint = found_at(document["arm"]["checkpoint"], folder)
+        judge = eval_command(checkpoint, first.get("arguments") or {})
+    return judge or f"{lvm_command()} report {shown(folder)}"
 
 
 def _last(events: Sequence[Event], kind: str, **values: Any) -> Event:
@@ -205,13 +220,10 @@ def screen(seen: Mapping[str, Any]) -> list[str]:
 def _headline(seen: Mapping[str, Any]) -> str:
     if seen["state"] == "finished":
         return str(seen["headline"])
-    step, minutes = seen["step"], int(seen["age_seconds"] // 60)
+    step = seen["step"]
     doing = seen["doing"] + (f", {duration(step['seconds'])} in this step" if step else "")
-    match seen["state"]:
-        case "interrupted":
-            return f"INTERRUPTED: {doing}"
-        case "quiet":
-            return f"QUIET: no event for {minutes} minutes: interrupted? The last was at: {doing}"
+    if seen["state"] == "interrupted":
+        return f"INTERRUPTED: {doing}"
     left = step["seconds_left"] if step else None
     return f"RUNNING: {doing}{f', about {duration(left)} left in it' if left else ''}"
 

@@ -1,68 +1,25 @@
-"""What the triage is asked: flags, configuration, run folders, what a resumed run may change."""
+"""What the triage is asked: its configuration, its files, and what a resumed run may change."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.session import complete
-from lvm.command import Parser, free_folder, numbered
-from lvm.config import RunConfig
+from lvm.config import RunConfig, from_dict
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
+from lvm.printed import PATHS, triage_command, typed
 from lvm.triage.journal import Journal
-from lvm.triage.request import Request
-from tune_jobs.presets import PRESETS, load_config
+from tune_jobs.flags import DEFAULT_PRESET
+from tune_jobs.presets import load_config
 
-RUNS = Path("runs")
-DEFAULT_PRESET = "laptop"
-PATHS = ("data", "train", "eval", "payload", "checkpoint", "predictions", "recipe")
-
-
-def parser() -> Parser:
-    """Return the flags of the triage."""
-    p = Parser(
-        prog="python tune_jobs/triage.py",
-        description="Find out why a latent vector model fails its gate, and what fixes it.",
-        epilog="exit status: 0 PASSED or FIXED, 1 NOT_FIXED or INCONCLUSIVE, 2 bad input, "
-        "3 BLOCKED by the audit, 130 interrupted",
-    )
-    p.add_argument("--data", type=Path, metavar="BANK", help="a bank (default: the bundled sample)")
-    p.add_argument("--train", type=Path, metavar="NPZ", help="train windows in the report's format")
-    p.add_argument("--eval", type=Path, metavar="NPZ", help="evaluation windows, likewise")
-    p.add_argument("--payload", type=Path, metavar="P", help="the vectors to be retrieved")
-    p.add_argument("--checkpoint", type=Path, metavar="C", help="triage this trained model")
-    p.add_argument("--predictions", type=Path, metavar="NPY", help="judge these predictions")
-    p.add_argument("--recipe", type=Path, metavar="FILE", help="changes to the preset (TOML, JSON)")
-    names = ", ".join(PRESETS)
-    p.add_argument("--preset", metavar="NAME", help=f"{names} (default: {DEFAULT_PRESET})")
-    p.add_argument("--allow", action="append", metavar="CODE", help="go on though CODE blocks")
-    p.add_argument("--out", type=Path, metavar="DIR", help="new run folder (default: runs/N)")
-    p.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
-    p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
-    p.add_argument("--independent", action="store_true", help="carry nothing from step to step")
-    p.add_argument("--all-steps", action="store_true", help="measure every step, fixed or not")
-    p.add_argument("--extended", action="store_true", help="ask the open questions as well")
-    p.add_argument("--seeds", type=_seeds, metavar="N", help="repeat the verdict's models N times")
-    told = p.add_mutually_exclusive_group()
-    told.add_argument("--show", action="store_true", help="print the tree and run nothing")
-    told.add_argument("--json", action="store_true", help="tell the progress as JSON lines")
-    return p
-
-
-def _seeds(text: str) -> int:
-    """Return a number of seeds, or raise what argparse turns into one sentence."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"it is {text!r}, allowed is a whole number from 1; 3 tell how much a seed changes"
-        )
-    return int(text)
+DATA = ("data", "train", "eval", "payload")
+NOT_ASKED = ("out", "resume", "address", "show", "json")  # of how it is run, not of what is asked
 
 
 def data_request(args: Any) -> DataRequest:
@@ -70,12 +27,22 @@ def data_request(args: Any) -> DataRequest:
     return DataRequest(bank=args.data, train=args.train, evaluation=args.eval, payload=args.payload)
 
 
-def opened(args: Any) -> tuple[RunConfig, Material]:
+def configuration(args: Any, journal: Journal | None = None) -> RunConfig:
+    """Return the preset, changed by the recipe.
+
+    A run that was fetched from another machine may have left its recipe there: its journal holds
+    what came of it.
+    """
+    if journal is not None and args.recipe is not None and not args.recipe.exists():
+        return from_dict(RunConfig, journal.events[0]["config"])
+    return load_config(args.preset or DEFAULT_PRESET, args.recipe)
+
+
+def opened(args: Any, config: RunConfig) -> tuple[RunConfig, Material]:
     """Return the configuration and the material of the audit; nothing large is read.
 
     A checkpoint brings its own recipe.
     """
-    config = load_config(args.preset or DEFAULT_PRESET, args.recipe)
     request = data_request(args)
     material = open_material(request, config)
     material = complete(material, checkpoint=args.checkpoint, predictions=args.predictions)
@@ -89,66 +56,7 @@ def opened(args: Any) -> tuple[RunConfig, Material]:
     )
 
 
-def audit_command(args: Any) -> str:
-    """Return the audit of the same files, as it is typed."""
-    given = [
-        part
-        for name in ("data", "train", "eval", "payload")
-        if (value := getattr(args, name)) is not None
-        for part in (f"--{name}", str(value))
-    ]
-    return shlex.join(["audit", *given])
-
-
-# --- run folders ----------------------------------------------------------------------------------
-
-
-def new_folder(out: Path | None) -> Path:
-    """Return the folder of a new run, not made yet; UsageError when it cannot be used."""
-    out = numbered(RUNS) if out is None else out
-    if (out / "journal.jsonl").exists():
-        raise UsageError(
-            f"{out} holds another run, allowed is a new or empty folder; choose another --out, or "
-            f"go on with --resume {out}."
-        )
-    return free_folder(out).resolve()
-
-
-def resumed(args: Any) -> tuple[Journal, Any]:
-    """Return the journal to go on with, and the arguments it was started with."""
-    folder = args.resume.resolve()
-    if not (folder / "journal.jsonl").exists():
-        raise ResumeError(
-            f"{args.resume} holds no journal.jsonl, so there is no run to go on with; give the "
-            "--out of an interrupted run."
-        )
-    journal = Journal(folder)
-    if not journal.events:
-        raise ResumeError(f"{args.resume} holds an empty journal; start a new run.")
-    known = journal.events[0]["arguments"]
-    for key in ("out", *known):
-        if getattr(args, key) not in (None, False):
-            raise UsageError(
-                f"--{key.replace('_', '-')} cannot be given with --resume, which takes it from the "
-                "journal; leave it out or start a new run."
-            )
-    for key, value in known.items():
-        setattr(args, key, Path(value) if value is not None and key in PATHS else value)
-    return journal, args
-
-
-def refuse_changes(journal: Journal, identity: dict[str, str], request: Request) -> None:
-    """Raise ResumeError when configuration, data or code are not those of the interrupted run."""
-    first = journal.events[0]
-    names = {"request": "the configuration", "data": "the data"}
-    changed = [names[k] for k, v in identity.items() if first["identity"][k] != v]
-    if first["code"] != request.code:
-        changed.append(f"the code ({first['code']}, now {request.code})")
-    if changed:
-        raise ResumeError(
-            f"{journal.folder} cannot go on: {' and '.join(changed)} changed since it started; "
-            "restore it, or start a new run in another --out."
-        )
+# --- what is kept and printed ---------------------------------------------------------------------
 
 
 def arguments(args: Any) -> dict[str, Any]:
@@ -165,6 +73,80 @@ def arguments(args: Any) -> dict[str, Any]:
     }
 
 
-def command(argv: Sequence[str]) -> str:
-    """Return the command line as it was typed."""
-    return shlex.join(["python", "tune_jobs/triage.py", *argv])
+def command(args: Any) -> str:
+    """Return the command line, so that it works in every folder."""
+    return triage_command({k: v for k, v in vars(args).items() if k != "show"}, kept=True)
+
+
+def again(args: Any, *, kept: bool = False, **changes: Any) -> str:
+    """Return the command of a new run that is asked the same, with some flags changed."""
+    asked = {k: v for k, v in vars(args).items() if k not in NOT_ASKED}
+    return triage_command({**asked, "address": args.address, **changes}, kept=kept)
+
+
+def audit_flags(args: Any) -> str:
+    """Return the flags of an audit of the same files by the same gates, as they are typed."""
+    return typed({name: getattr(args, name) for name in (*DATA, "recipe", "preset")})
+
+
+# --- going on -------------------------------------------------------------------------------------
+
+
+def resumed(args: Any, journal: Journal) -> Any:
+    """Return the arguments that the run in a journal was started with.
+
+    A path may be given again: a run that was moved or fetched finds its files elsewhere, and their
+    content decides. Raises UsageError for any other flag, ResumeError for a file that is not there.
+    """
+    if not journal.events:
+        raise ResumeError(f"{journal.folder} holds an empty journal; start a new run.")
+    known = latest_arguments(journal)
+    for key in ("out", *known):
+        moved = key in PATHS and known[key] is not None
+        if getattr(args, key) not in (None, False) and not moved:
+            raise UsageError(
+                f"--{key.replace('_', '-')} cannot be given with --resume, which takes it from the "
+                "journal; leave it out or start a new run."
+            )
+    for key, value in known.items():
+        setattr(args, key, _located(args, journal, key, value) if key in PATHS else value)
+    return args
+
+
+def latest_arguments(journal: Journal) -> Mapping[str, Any]:
+    """Return the arguments of a run, with the paths where they were last found."""
+    known = [event["arguments"] for event in journal.events if event.get("arguments") is not None]
+    arguments: Mapping[str, Any] = known[-1]
+    return arguments
+
+
+def _located(args: Any, journal: Journal, key: str, told: str | None) -> Path | None:
+    """Return where a file of the run lies now."""
+    if told is None:
+        return None
+    path: Path = getattr(args, key) or Path(told)
+    if not path.exists() and key != "recipe":  # the journal holds what came of the recipe
+        raise ResumeError(
+            f"{journal.folder} was started with --{key} {path}, which does not exist here; give "
+            f"--{key} again with where it lies now."
+        )
+    return path
+
+
+def refuse_changes(journal: Journal, identity: Mapping[str, str], code: str, args: Any) -> None:
+    """Raise ResumeError when configuration, data, model or code are not those of the run."""
+    first = journal.events[0]
+    names = {
+        "request": "the configuration",
+        "data": "the data",
+        "checkpoint": f"the checkpoint {args.checkpoint}",
+        "predictions": f"the predictions {args.predictions}",
+    }
+    changed = [names[k] for k, v in identity.items() if first["identity"].get(k, "") != v]
+    if first["code"] != code:
+        changed.append(f"the code ({first['code']}, now {code})")
+    if changed:
+        raise ResumeError(
+            f"{journal.folder} cannot go on: {' and '.join(changed)} changed since it started; "
+            "restore it, or start a new run in another --out."
+        )

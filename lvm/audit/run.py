@@ -12,6 +12,7 @@ from typing import Any
 from lvm.audit.check import CHECKS, Check
 from lvm.audit.finding import CheckResult, Finding, NotEvaluable, Severity, Status
 from lvm.audit.material import Material
+from lvm.errors import ExitStatus
 from lvm.records import to_plain
 
 SCHEMA = 1
@@ -34,8 +35,9 @@ class AuditVerdict(StrEnum):
 
     @property
     def exit_status(self) -> int:
-        """Exit status of `lvm audit`; what could not be looked through is not called clean."""
-        return {"BLOCKED": 3, "UNSURE": 1}.get(self.value, 0)
+        """Exit status of `lvm audit`: a check that broke is an error of the program, not clean."""
+        ends = {"BLOCKED": ExitStatus.BLOCKED, "UNSURE": ExitStatus.PROGRAM}
+        return ends.get(self.value, ExitStatus.OK)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lvm.errors import UsageError
+from lvm.files import write_whole
 from lvm.report import (
     Block,
     Event,
@@ -158,11 +158,9 @@ def plain(text: str) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    fresh = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(text.encode("utf-8", "backslashreplace"))
-        os.replace(fresh, path)
+        write_whole(path, text)
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written ({error.strerror}); free some space or make the folder "

@@ -67,7 +67,8 @@ def checkpoint_of(model: ModelView, run_folder: Path) -> Path | None:
     """Return the folder of a model's checkpoint, also where the run was moved; None without one."""
     told = Path(model.checkpoint)
     moved = run_folder / "arms" / told.parent.name / told.name
-    places = (place for place in (told, moved) if all((place / f).exists() for f in FILES))
+    known = (moved, run_folder / told)
+    places = (place for place in known if all((place / f).exists() for f in FILES))
     return next(places, None)
 
 

@@ -59,11 +59,14 @@ class ArmSpec:
     why: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)  # dotted keys, for the report
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return the spec as JSON values."""
+    def to_plain(self, run: Path | None = None) -> dict[str, Any]:
+        """Return the spec as JSON values.
+
+        Paths below the folder `run` become relative to it: a journal moves with its run.
+        """
         values = {**vars(self), "recipe": to_dict(self.recipe), "gates": to_dict(self.gates)}
         for key in ("folder", "source", "baseline"):
-            values[key] = None if values[key] is None else str(values[key])
+            values[key] = None if values[key] is None else _stored(values[key], run)
         plain: dict[str, Any] = to_plain(values)
         return plain
 
@@ -83,8 +86,16 @@ class ArmSpec:
         )
 
 
+def _stored(path: Path, run: Path | None) -> str:
+    inside = run is not None and path.is_relative_to(run)
+    return path.relative_to(run).as_posix() if run is not None and inside else str(path)
+
+
 def arm_id(recipe: Recipe, *, data: str, code: str, source: str = "", workers: int = 1) -> str:
-    """Return the name of an arm: a hash of all that decides its numbers, and nothing else."""
+    """Return the name of an arm: a hash of all that decides its numbers, and nothing else.
+
+    `source` names the content of the checkpoint that is searched: where it lies decides nothing.
+    """
     return fingerprint(
         {"recipe": to_dict(recipe), "data": data, "code": code, "source": source, "n": workers}
     )

@@ -36,14 +36,16 @@ class Journal:
         """Write one event and wait until it is on disk; UsageError when the disk is full."""
         record: Event = {"event": event, "at": round(time.time(), 3), **to_plain(values)}
         line = json.dumps(record, allow_nan=False) + "\n"
+        end: int | None = None  # of what is there already
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
+                end = file.tell()
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            self._undo()
+            self._undo(end)
             then = f"go on with --resume {self.folder}" if self.events else "start again"
             raise UsageError(
                 f"{self.path} cannot be written ({error.strerror}); free some space or choose "
@@ -64,10 +66,14 @@ class Journal:
         """Return every event of one kind in order."""
         return [record for record in self.events if record["event"] == event]
 
-    def _undo(self) -> None:
-        """Leave no half line, and no folder of a run that never began."""
+    def _undo(self, end: int | None) -> None:
+        """Leave nothing of an event that was refused, and no folder of a run that never began.
+
+        A whole line may be there although the disk did not confirm it: it would come twice.
+        """
         with contextlib.suppress(OSError):
-            self._trim()
+            if end is not None:
+                os.truncate(self.path, end)
             if not self.events:
                 self.path.unlink(missing_ok=True)
                 self.folder.rmdir()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvm.config import RunConfig, fingerprint
+from lvm.provenance import checkpoint_digest, file_digest
 from lvm.triage.step import Step
 
 
@@ -20,6 +21,7 @@ class Request:
     code: str  # version of the code that trains, part of every arm's name
     commit: str | None = None
     checkpoint: Path | None = None  # stands in for the base recipe's phase-1 training
+    given: Path | None = None  # the file or folder that checkpoint was made from
     predictions: Path | None = None  # likewise, one row per test window
     independent: bool = False
     all_steps: bool = False  # measure every step, though an earlier one passed
@@ -34,14 +36,26 @@ class Request:
         return [first + i for i in range(1, self.num_seeds)]
 
 
-def request_fingerprint(request: Request) -> str:
-    """Return a hash of what a resumed run must share with the interrupted one."""
+def identity(request: Request, data: str) -> dict[str, str]:
+    """Return what a resumed run must share with the interrupted one, by content and without paths.
+
+    `data` is the fingerprint of the dataset. What was handed in is named by the content of its
+    files, an empty text where there is none.
+    """
+    given, read = request.given, request.predictions
+    return {
+        "request": _fingerprint(request),
+        "data": data,
+        "checkpoint": checkpoint_digest(given) if given is not None else "",
+        "predictions": file_digest(read) if read is not None else "",
+    }
+
+
+def _fingerprint(request: Request) -> str:
     return fingerprint(
         {
             "config": fingerprint(request.config),
             "steps": sorted(step.name for step in request.steps),
-            "checkpoint": str(request.checkpoint or ""),
-            "predictions": str(request.predictions or ""),
             "independent": request.independent,
             "all_steps": request.all_steps,
             "extended": sorted(step.name for step in request.extended),

@@ -12,6 +12,7 @@ from lvm.config import Recipe
 from lvm.data.windows import Dataset
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.words import in_words
+from lvm.provenance import checkpoint_digest
 from lvm.records import GateResult, StopReason, to_plain
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
 from lvm.triage.journal import Journal
@@ -81,7 +82,7 @@ class Runner:
         workers = workers or (1 if source else schedule.workers_per_arm)
         identity = arm_id(
             recipe, data=(dataset or self.dataset).fingerprint, code=self.request.code,
-            workers=workers, source=str(source or ""),
+            workers=workers, source=checkpoint_digest(source) if source else "",
         )  # fmt: skip
         ar_only = self.phase1.get(AR_ONLY)
         if dataset is not None and dataset is not self.dataset:
@@ -107,7 +108,7 @@ class Runner:
 
     def begin(self, step: str, specs: Sequence[ArmSpec], **about: Any) -> None:
         """Write down that a step starts, with its arms."""
-        arms = [spec.to_plain() for spec in specs]
+        arms = [spec.to_plain(self.request.out.absolute()) for spec in specs]
         self.once("step_started", ("step",), step=step, arms=arms, **about)
 
     def race(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tune_jobs.triage
+import tune_jobs.job
 from lvm.config import ScheduleConfig
 from lvm.data.files import write_bank
 from lvm.data.report_files import dataset_from_report_files, write_report_files
@@ -71,7 +71,7 @@ def runs(folder: Path, world, triage) -> Iterator[dict[str, Any]]:
         "pickled": report_flags(folder / "pickled", "payload.npy"),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune_jobs.triage, "RayExecutor", WithoutRay)
+        patch.setattr(tune_jobs.job, "RayExecutor", WithoutRay)
         recipe = ["--recipe", str(world.recipe)]
         yield {
             name: triage(

@@ -96,4 +96,8 @@ def test_a_full_disk_is_a_usage_error_that_says_how_to_go_on(journal, monkeypatc
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match=r"No space left.*--resume"):
         journal.append("epoch", arm="a", epoch=2)
+    monkeypatch.undo()
     assert len(journal.events) == 3  # what is not on disk did not happen
+    assert list(read_journal(journal.folder)) == journal.events  # nor what may be half there
+    journal.append("epoch", arm="a", epoch=2)
+    assert list(read_journal(journal.folder)) == journal.events

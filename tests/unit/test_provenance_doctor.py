@@ -17,10 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """A copy of the package that provenance believes to lie in."""
-    shutil.copytree(
-        ROOT / "lvm", tmp_path / "lvm", ignore=shutil.ignore_patterns("__pycache__", "sample")
-    )
+    """A copy of both packages that provenance believes to be installed."""
+    leave_out = shutil.ignore_patterns("__pycache__", "sample")
+    for name in ("lvm", "tune_jobs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=leave_out)
+    monkeypatch.setattr(provenance, "_root_of", lambda name: tmp_path / name)
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "lvm" / "provenance.py"))
     return tmp_path
 
@@ -31,27 +32,107 @@ def test_the_version_of_the_code_is_stable_and_names_the_package(copy) -> None:
     assert re.fullmatch(re.escape(lvm.__version__) + r"\+[0-9a-f]{12}", version)
 
 
+def test_the_version_is_that_of_the_installed_packages_wherever_they_lie(copy, monkeypatch) -> None:
+    there = provenance.code_version()
+    monkeypatch.undo()
+    sample = ROOT / "lvm" / "data" / "sample"
+    assert not list(sample.glob("*.py"))  # the copy leaves it out
+    assert provenance.code_version() == there
+
+
 @pytest.mark.parametrize(
     "source",
     [
-        "training/loop.py", "training/negatives.py", "models/mamba2.py", "losses/infonce.py",
-        "evaluation/metrics.py", "data/windows.py", "statistics.py", "gates.py", "randomness.py",
-        "triage/arm.py", "triage/rungs.py",
+        "lvm/training/loop.py", "lvm/gates.py", "lvm/triage/tree.py", "lvm/triage/judge.py",
+        "lvm/triage/confirm.py", "lvm/report/markdown.py", "tune_jobs/steps/temperature.py",
+        "tune_jobs/presets.py",
     ],
 )  # fmt: skip
-def test_code_that_can_change_a_number_changes_the_version(source, copy) -> None:
+def test_any_changed_source_changes_the_version(source, copy) -> None:
     before = provenance.code_version()
-    path = copy / "lvm" / source
+    path = copy / source
     path.write_text(path.read_text() + "\n# changed\n")
     assert provenance.code_version() != before
 
 
-def test_code_that_only_shows_numbers_does_not(copy) -> None:
+def test_a_new_a_renamed_and_a_missing_file_change_the_version(copy) -> None:
+    versions = [provenance.code_version()]
+    mine = copy / "tune_jobs" / "steps" / "mine.py"
+    mine.write_text("# a step of my own\n")
+    versions.append(provenance.code_version())
+    mine.rename(mine.with_name("yours.py"))
+    versions.append(provenance.code_version())
+    shutil.rmtree(copy / "tune_jobs")
+    versions.append(provenance.code_version())
+    assert len(set(versions)) == 4
+
+
+def test_compiled_files_are_no_source(copy) -> None:
     before = provenance.code_version()
-    for source in ("terminal.py", "report/markdown.py", "tracking/__init__.py"):
-        path = copy / "lvm" / source
-        path.write_text(path.read_text() + "\n# changed\n")
+    (copy / "lvm" / "__pycache__").mkdir()
+    (copy / "lvm" / "__pycache__" / "gates.pyc").write_bytes(b"compiled")
     assert provenance.code_version() == before
+
+
+# --- content --------------------------------------------------------------------------------------
+
+
+def test_a_file_is_named_by_its_content_alone(tmp_path) -> None:
+    one, two = tmp_path / "one.npy", tmp_path / "two.npy"
+    one.write_bytes(b"a" * 100_000)
+    two.write_bytes(b"a" * 100_000)
+    assert provenance.file_digest(one) == provenance.file_digest(two)
+    assert re.fullmatch("[0-9a-f]{12}", provenance.file_digest(one))
+    two.write_bytes(b"a" * 99_999 + b"b")
+    assert provenance.file_digest(one) != provenance.file_digest(two)
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch) -> None:
+    path, reads = tmp_path / "large.npy", []
+    path.write_bytes(b"a" * 1000)
+    real = provenance.hashlib.file_digest
+
+    def counted(file, name):
+        reads.append(file.name)
+        return real(file, name)
+
+    monkeypatch.setattr(provenance.hashlib, "file_digest", counted)
+    first = provenance.file_digest(path)
+    assert (provenance.file_digest(path), len(reads)) == (first, 1)
+    path.write_bytes(b"b" * 1001)
+    assert provenance.file_digest(path) != first
+    assert len(reads) == 2
+
+
+def checkpoint(folder, weights=b"weights", manifest=b"{}"):
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "manifest.json").write_bytes(manifest)
+    return folder
+
+
+def test_a_checkpoint_is_named_by_its_weights_and_its_manifest(tmp_path) -> None:
+    one = provenance.checkpoint_digest(checkpoint(tmp_path / "one"))
+    moved = checkpoint(tmp_path / "two")
+    (moved / "state.pt").write_bytes(b"moments of an optimiser decide nothing")
+    assert provenance.checkpoint_digest(moved) == one
+    others = [
+        checkpoint(tmp_path / "three", weights=b"other"),
+        checkpoint(tmp_path / "four", manifest=b'{"epoch": 3}'),
+    ]
+    assert len({one, *map(provenance.checkpoint_digest, others)}) == 3
+    (tmp_path / "old.pt").write_bytes(b"weights")
+    assert provenance.checkpoint_digest(tmp_path / "old.pt")
+    assert provenance.checkpoint_digest(tmp_path / "nowhere") == ""
+
+
+def test_a_checkpoint_that_a_kill_left_between_two_renames_is_still_itself(tmp_path) -> None:
+    whole = provenance.checkpoint_digest(checkpoint(tmp_path / "checkpoint"))
+    (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint.old")
+    assert provenance.checkpoint_digest(tmp_path / "checkpoint") == whole
+
+
+# --- commit and machine ---------------------------------------------------------------------------
 
 
 def test_the_commit_is_none_without_a_checkout_or_without_git(copy, monkeypatch) -> None:

@@ -33,7 +33,7 @@ from lvm.triage.actions import (
 from lvm.triage.repeat import behind_verdict
 from lvm.triage.tree import next_action
 from lvm.triage.verdict import build_verdict
-from tune_jobs.request import parser
+from tune_jobs.flags import parser
 
 PASS, FAIL = Verdict.PASS, Verdict.FAIL
 FIXED_BY_ONE = [
@@ -165,7 +165,7 @@ def test_gains_over_seeds_come_from_the_files_of_the_arms(whole) -> None:
             next(spec for spec in started[step]["arms"] if spec["name"] == name)
             for step in ("phase_1", "seed_1", "seed_2")
         ]
-        return [PerQuery.load(Path(spec["folder"]) / "test.npz") for spec in specs]
+        return [PerQuery.load(whole.journal.folder / spec["folder"] / "test.npz") for spec in specs]
 
     expected = gain_over_seeds(
         results("InfoNCE+AR"), results("AR-only"), "mrr", tiny.config().gates

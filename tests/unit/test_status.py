@@ -14,11 +14,13 @@ from lvm.command import run_command
 from lvm.config import to_dict
 from lvm.errors import ResumeError
 from lvm.progress import JsonLines, line, seconds_left
-from lvm.status import QUIET_SECONDS, screen, status
+from lvm.status import screen, status
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.journal import _needs as needs
-from tune_jobs import request as asked
+from lvm.triage.lock import Driver, Owner
 from tune_jobs import triage
+from tune_jobs.flags import parser
+from tune_jobs.job import Job
 
 CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
 STARTED = {
@@ -162,8 +164,14 @@ def test_an_event_without_what_it_needs_is_named_with_its_line(events, tmp_path)
 # --- what it says ---------------------------------------------------------------------------------
 
 
-def told(events, now, folder="/a/run"):
-    seen = status(events, Path(folder), now)
+def driver(*, age=2.0, lives=True):
+    """What a lock says of a driver of this run."""
+    owner = Owner(host="node-7", boot="b", space="s", pid=4321, started="1", token="t")
+    return Driver(owner=owner, key="t", touched=0.0, age=age, lives=lives)
+
+
+def told(events, now, folder="/a/run", by=None):
+    seen = status(events, Path(folder), now, by)
     return seen, "\n".join(screen(seen))
 
 
@@ -172,7 +180,7 @@ def test_a_running_step_shows_its_arms_against_the_gate_and_what_ended(events) -
         epoch(111.0, "a", 1, cosine=0.321), epoch(112.0, "b", 1), ended(112.1, "b", 1, "crashed",
         "out of memory"),
     ]  # fmt: skip
-    seen, text = told(running(*after), 122.1)
+    seen, text = told(running(*after), 122.1, by=driver())
     assert (seen["state"], seen["verdict"], seen["age_seconds"]) == ("running", None, 10.0)
     assert text.startswith("RUNNING: step 2, Temperature, 0:22 in this step")
     rows = {row.split()[0]: row for row in text.splitlines()}
@@ -182,26 +190,45 @@ def test_a_running_step_shows_its_arms_against_the_gate_and_what_ended(events) -
     assert seen["step"]["arms"][1]["detail"] == "out of memory"
 
 
-def test_a_silent_run_is_asked_whether_it_was_interrupted(events) -> None:
-    journal = running(epoch(101.0, "a", 1), epoch(111.0, "a", 2))
-    assert told(journal, 111.0 + QUIET_SECONDS - 1)[0]["state"] == "running"
-    slow = running(epoch(1101.0, "a", 1))  # its epochs take a thousand seconds
-    assert told(slow, 1101.0 + 2900)[0]["state"] == "running"
-    seen, text = told(journal, 111.0 + 600)
-    assert seen["state"] == "quiet"
-    assert "no event for 10 minutes: interrupted?" in text.replace("\n", " ")
-    assert text.splitlines()[-1].endswith("tune_jobs/triage.py --resume /a/run")
+@pytest.mark.parametrize(
+    ("by", "state"),
+    [
+        (driver(), "running"),
+        (driver(age=59.0), "running"),
+        (driver(lives=None), "running"),  # on another machine, and it stirs
+        (driver(age=61.0), "interrupted"),
+        (driver(age=61.0, lives=None), "interrupted"),
+        (driver(age=1.0, lives=False), "interrupted"),
+        (None, "interrupted"),
+    ],
+)
+def test_the_lock_tells_a_live_run_from_a_dead_one_however_long_it_was_silent(by, state) -> None:
+    journal = running(epoch(101.0, "a", 1))
+    for now in (102.0, 1e6):
+        seen, text = told(journal, now, by=by)
+        assert seen["state"] == state
+        assert text.startswith(state.upper())
+        assert text.splitlines()[-1].endswith("--resume /a/run") == (state == "interrupted")
+    seen, _ = told(journal, 102.0, by=by)
+    alive = {"host": "node-7", "pid": 4321, "silent_seconds": by.age if by else None}
+    assert seen["driver"] == (alive if state == "running" else None)
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_a_resumed_one_runs() -> None:
+def test_what_lay_between_an_interruption_and_its_resumption_is_no_time_spent() -> None:
     journal = running(epoch(101.0, "a", 1), written(105.0, event="interrupted"))
-    seen, text = told(journal, 5000.0)
-    assert seen["state"] == "interrupted"
-    assert text.splitlines()[-1].endswith("--resume /a/run")
+    assert told(journal, 5000.0)[0]["seconds"] == 105.0
     again = [*journal, written(4990.0, event="resumed", command="x")]
-    seen, _ = told(again, 5000.0)
+    seen, _ = told(again, 5000.0, by=driver())
     assert seen["state"] == "running"
-    assert seen["seconds"] == 115.0  # the hour between is not time spent
+    assert seen["seconds"] == 115.0
+
+
+def test_the_command_that_goes_on_names_the_cluster_of_the_last_start() -> None:
+    first, *rest = running(epoch(101.0, "a", 1))
+    journal = [{**first, "address": "old:6379"}, *rest]
+    assert told(journal, 5000.0)[1].endswith("--resume /a/run --address old:6379")
+    moved = [*journal, written(300.0, event="resumed", command="x", address="new:6379")]
+    assert told(moved, 5000.0)[1].endswith("--resume /a/run --address new:6379")
 
 
 def test_a_blocked_run_shows_its_codes_and_their_remedies() -> None:
@@ -367,7 +394,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path, capsys) -> None:
 
 def test_json_and_show_exclude_each_other(capsys) -> None:
     def parse(argv):
-        asked.parser().parse_args(argv)
+        parser().parse_args(argv)
         return 0
 
     assert run_command(parse, ["--json", "--show"]) == 2
@@ -385,7 +412,7 @@ def test_a_blocked_run_in_json_has_lines_on_stdout_and_words_on_stderr(
         "schema": 1, "verdict": "BLOCKED", "findings": [finding], "checks": [], "allowed": [],
         "seconds": 0.1, "route": {"blocked": ["KEYS_WRONG"], "order": [], "reasons": []},
     }  # fmt: skip
-    monkeypatch.setattr(triage, "_audit", lambda *_: audit)
+    monkeypatch.setattr(Job, "_audit", lambda *_: audit)
     out = tmp_path / "run"
     assert triage.main(["--out", str(out), "--json"]) == 3
     captured = capsys.readouterr()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -331,7 +330,8 @@ def test_every_length_of_context_has_the_same_targets_and_the_same_pool(whole) -
     assert "NOT_EVALUABLE" in started["left_out"]["context of 20"]
     lengths = {spec["name"]: spec["recipe"]["context_length"] for spec in started["arms"]}
     assert lengths == {"control": 5, "context of 10": 10}
-    results = [PerQuery.load(Path(spec["folder"]) / "dev_002.npz") for spec in started["arms"]]
+    folders = [journal.folder / spec["folder"] for spec in started["arms"]]
+    results = [PerQuery.load(folder / "dev_002.npz") for folder in folders]
     five, ten = results
     np.testing.assert_array_equal(five.articles, ten.articles)
     assert five.pool == ten.pool

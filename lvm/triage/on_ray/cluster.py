@@ -17,7 +17,9 @@ import numpy as np
 import lvm
 from lvm.config import ScheduleConfig
 from lvm.errors import ClusterError
+from lvm.signals import held_signals
 from lvm.training import distributed
+from lvm.triage.address import not_joined
 from lvm.triage.on_ray.nodes import difference, facts
 from lvm.triage.on_ray.remote import on_node
 
@@ -40,14 +42,10 @@ def connect(ray: Any, address: str | None, schedule: ScheduleConfig) -> None:
         _require_listener(address)
         options["address"] = address
     try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        where = address or "this machine"
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
-        raise ClusterError(
-            f"Ray could not be started at {where} ({first}); check the address with "
-            "ray status --address ADDRESS, or leave --address out to run locally."
-        ) from None
+        with held_signals():
+            ray.init(**options)
+    except Exception as error:  # Ray raises even a bare one, where its dashboard does not start
+        raise not_joined(error, address) from None
 
 
 def _own_path() -> Any:

@@ -1,0 +1,81 @@
+"""Commands that are printed or kept for a person to type: each works as it stands.
+
+What is printed is typed from the folder it was printed in, so its paths are short; what is kept in
+a file (`kept=True`) may be read anywhere, so its paths are whole.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lvm.command import lvm_command, shown
+
+JOBS = "tune_jobs"  # found by its name: the library does not import its jobs
+PATHS = ("data", "train", "eval", "payload", "checkpoint", "predictions", "recipe")
+REPORT_FILES = ("train", "eval", "payload")
+
+
+def job_command(name: str, *, kept: bool = False) -> str:
+    """Return the command of a job, `triage` or `train`, without its flags."""
+    spec = importlib.util.find_spec(JOBS)
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if not places:
+        return f"{_path(Path(sys.executable), kept)} -m {JOBS}.{name}"
+    return f"{_path(Path(sys.executable), kept)} {_path(Path(places[0]) / f'{name}.py', kept)}"
+
+
+def typed(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
+    """Return flags as they are typed, from their values by name; without value they are left out.
+
+    `arguments` are those of a parser or a journal: a path may be a text there.
+    """
+    words: list[str] = []
+    for name, value in arguments.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is None or value is False or value == []:
+            continue
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, list):
+            words += [f"{flag} {shlex.quote(str(item))}" for item in value]
+        elif isinstance(value, Path) or name in PATHS:
+            words.append(f"{flag} {_path(Path(value), kept)}")
+        else:
+            words.append(f"{flag} {shlex.quote(str(value))}")
+    return " ".join(words)
+
+
+def triage_command(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
+    """Return a triage with these flags."""
+    return f"{job_command('triage', kept=kept)} {typed(arguments, kept=kept)}".rstrip()
+
+
+def resume_command(folder: Path, address: str | None, *, kept: bool = False) -> str:
+    """Return the command that goes on with the run in `folder`, on the same cluster."""
+    return triage_command({"resume": folder, "address": address}, kept=kept)
+
+
+def resume_of(events: Sequence[Mapping[str, Any]], folder: Path, *, kept: bool = False) -> str:
+    """Return the command that goes on with the run of a journal, on the cluster it last had."""
+    starts = [event for event in events if event["event"] in ("run_started", "resumed")]
+    return resume_command(folder, starts[-1].get("address") if starts else None, kept=kept)
+
+
+def eval_command(checkpoint: Path, arguments: Mapping[str, Any]) -> str | None:
+    """Return the command that judges a checkpoint on the data of its run.
+
+    None where that was given as the report's files, which `lvm eval` does not read.
+    """
+    if any(arguments.get(name) for name in REPORT_FILES):
+        return None
+    data = typed({"data": arguments.get("data")})
+    return f"{lvm_command()} eval {shown(checkpoint)} {data}".rstrip()
+
+
+def _path(path: Path, kept: bool) -> str:
+    return shlex.quote(str(path.absolute())) if kept else shown(path)

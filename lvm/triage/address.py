@@ -1,0 +1,77 @@
+"""Addresses of a Ray cluster: which ones a triage can use, and why it could not be joined."""
+
+from __future__ import annotations
+
+from lvm.config import ScheduleConfig
+from lvm.errors import ClusterError, UsageError
+
+BY_NAME = ("auto", "local")  # the cluster of this node, and a new one here
+MAX_PORT = 65535
+TOKEN_REFUSED = "AuthenticationError"  # of ray.exceptions: what it was raised in is a text alone
+LOCALLY = "leave --address out to run locally"
+
+
+def check_address(address: str | None) -> None:
+    """Refuse an address that a triage cannot use, before anything is read or started (UsageError).
+
+    A Ray Client (ray://) runs the driver's objects on the head: Tune would lose its scheduler.
+    """
+    if address is None or address in BY_NAME:
+        return
+    scheme, separator, _ = address.partition("://")
+    if separator and scheme == "ray":
+        raise UsageError(
+            f"--address {address} is a Ray Client address, over which no arm could be stopped; "
+            "submit the triage as a job (ray job submit ... --address auto), or give HOST:PORT of "
+            "the cluster's GCS from a machine that reaches all nodes."
+        )
+    if separator:
+        raise UsageError(
+            f"--address {address} is the address of a job server, which runs jobs alone; submit "
+            "the triage there (ray job submit --address ADDRESS -- ... --address auto)."
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) <= MAX_PORT):
+        raise UsageError(
+            f"--address must be HOST:PORT of a cluster's GCS, or auto on one of its nodes (got "
+            f"{address}); {LOCALLY}."
+        )
+
+
+def check_growth(schedule: ScheduleConfig, address: str | None) -> None:
+    """Refuse to wait for nodes that nobody starts (UsageError): only a cluster can grow."""
+    if schedule.autoscaling and address in (None, "local"):
+        raise UsageError(
+            "this preset or recipe waits for nodes that a cluster adds (schedule.autoscaling = "
+            "true), and no cluster was named; give --address, or use --preset gpu or laptop on "
+            "this machine."
+        )
+
+
+def not_joined(error: BaseException, address: str | None) -> ClusterError:
+    """Return why Ray could not be started or joined, from what `ray.init` raised."""
+    where = address or "this machine"
+    texts = _texts(error)
+    if type(error).__name__ == TOKEN_REFUSED or any(TOKEN_REFUSED in text for text in texts):
+        return ClusterError(
+            f"the Ray cluster at {where} refused this user's token; put the cluster's own into "
+            "~/.ray/auth_token (or RAY_AUTH_TOKEN) and set RAY_AUTH_MODE=token."
+        )
+    if address is None:
+        remedy = "see lvm doctor for what this machine lacks"
+    else:
+        remedy = f"check it with ray status --address {address}, or {LOCALLY}"
+    # Ray appends the end of a log, or of a traceback: the cause is the last line of the last text.
+    lines = list(dict.fromkeys((texts[0].splitlines()[0], texts[-1].splitlines()[-1].strip())))
+    cause = " ".join(lines).rstrip(".")
+    return ClusterError(f"Ray could not be started at {where} ({cause}); {remedy}.")
+
+
+def _texts(error: BaseException) -> list[str]:
+    """Return what an error and its causes say, with their types where they say nothing."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:  # Ray raises an error from itself
+        found.append(cause)
+        cause = cause.__cause__
+    return [str(e).strip() or type(e).__name__ for e in found]

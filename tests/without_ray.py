@@ -1,0 +1,80 @@
+"""A triage whose arms run in its own process, started as a process of its own by tests.
+
+    python tests/without_ray.py PHASE COUNT [flags of the triage]
+
+PHASE names a function below; at its COUNT-th call the process sends itself the signals in the
+environment variable SIGNALS, as `15` or `15 15`. `-` as PHASE sends none. Ray, which takes seconds
+to start, is replaced; what it does to signals is tested with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tune_jobs.job
+from lvm.command import run_program
+from lvm.triage.journal import Journal
+from lvm.triage.local import LocalExecutor
+from tune_jobs.triage import main
+
+SECOND_AFTER_SECONDS = 0.3
+
+
+class WithoutRay(LocalExecutor):
+    """Takes the place of Ray's executor."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def start(self) -> None:
+        """Start nothing."""
+
+    def stop(self) -> None:
+        """Stop nothing."""
+
+
+def send() -> None:
+    """Send this process the signals it was told to."""
+    for index, number in enumerate(os.environ["SIGNALS"].split()):
+        if index:
+            time.sleep(SECOND_AFTER_SECONDS)
+        os.kill(os.getpid(), signal.Signals(int(number)))
+
+
+def hit(owner: Any, name: str, count: int) -> None:
+    """Send the signals in the `count`-th call of a function."""
+    real: Callable[..., Any] = getattr(owner, name)
+    calls = [0]
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == count:
+            send()
+        return real(*args, **kwargs)
+
+    setattr(owner, name, called)
+
+
+PHASES = {
+    "audit": (tune_jobs.job, "run_audit"),
+    "data": (tune_jobs.job, "dataset_of"),
+    "start": (WithoutRay, "start"),
+    "event": (Journal, "append"),
+    "arms": (LocalExecutor, "run"),
+    "views": (tune_jobs.job, "write_views"),
+    "words": (tune_jobs.job, "print_verdict"),
+    "stop": (WithoutRay, "stop"),
+}
+
+if __name__ == "__main__":
+    phase, count, *argv = sys.argv[1:]
+    tune_jobs.job.RayExecutor = WithoutRay  # type: ignore[misc, assignment]
+    if phase != "-":
+        hit(*PHASES[phase], int(count))
+    sys.argv[1:] = argv
+    run_program(main)

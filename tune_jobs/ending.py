@@ -1,0 +1,71 @@
+"""How a triage ends for the person who started it: files, one screen, and what to type next."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lvm.command import lvm_command, shown
+from lvm.files import write_json
+from lvm.printed import eval_command
+from lvm.records import METRICS, RunVerdict, to_plain
+from lvm.report.markdown import write_report
+from lvm.report.seeds import over_seeds
+from lvm.terminal import Screen, models_table, print_audit
+from lvm.triage.folder import found_at
+from lvm.triage.journal import Journal
+from tune_jobs import request as asked
+
+
+def write_views(journal: Journal, document: dict[str, Any]) -> Path:
+    """Write verdict.json, audit.json and the report; return the path of the report."""
+    write_json(journal.folder / "verdict.json", to_plain(document))
+    audited = journal.find("audited")
+    if audited is not None:
+        write_json(journal.folder / "audit.json", to_plain(audited["audit"]))
+    return write_report(journal.events, document, journal.folder)
+
+
+def print_blocked(audit: dict[str, Any], report: Path) -> None:
+    """Print what blocks, and that nothing was started."""
+    print_audit(audit, sys.stdout)
+    print("no training was started; exit status 3")
+    print(f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)")
+    print(f"MLflow: {lvm_command()} track {shown(report.parent)} records this run")
+
+
+def print_verdict(document: dict[str, Any], report: Path, args: Any) -> None:
+    """Print the verdict, the table, and what to type next."""
+    screen = Screen(sys.stdout)
+    good = document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
+    screen.say(document["headline"], "bold green" if good else "bold yellow")
+    for warning in document["warnings"]:
+        screen.say(f"but: {warning}", "yellow")
+    screen.console.print(models_table(document))
+    judged = document["arm"] or document["phase1"]
+    for gate in judged["gates"]:
+        if gate["gate"] == "success":
+            title = METRICS[gate["metric"]].title
+            screen.say(f"gain over AR-only in {title}: {gate['verdict']}, {gate['reason']}")
+    if document["seeds"] and (seeds := over_seeds(document["seeds"])):
+        screen.say(f"{seeds[0].lower()}{seeds[1:]}")
+    compute = document["compute"]
+    screen.say(
+        f"cost: {compute['train_seconds']:.0f} s of training in {compute['trials']} trials, "
+        f"{compute['saved_seconds']:.0f} s saved by gates and pruning"
+    )
+    screen.say(f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)")
+    screen.say(f"MLflow: {lvm_command()} ui {shown(report.parent)}")
+    screen.say(f"next: {_next_command(document, report.parent, args)}")
+
+
+def _next_command(document: dict[str, Any], folder: Path, args: Any) -> str:
+    if document["arm"] is not None:
+        checkpoint = found_at(document["arm"]["checkpoint"], folder)
+        judge = eval_command(checkpoint, asked.arguments(args))
+        return judge or f"{lvm_command()} report {shown(folder)}"
+    if document["verdict"] == RunVerdict.PASSED:
+        return f"{lvm_command()} report {shown(folder)}"
+    command = asked.again(args, recipe=None)
+    return f"{command} --recipe FILE (what was not tried: see the report)"

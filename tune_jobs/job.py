@@ -1,0 +1,309 @@
+"""One process that drives one run: from its flags, or from where it was left, to its verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lvm.audit.material import Material
+from lvm.audit.session import run_audit, with_command
+from lvm.command import answering, lvm_command, nobody_reads
+from lvm.config import RunConfig
+from lvm.data.windows import Dataset
+from lvm.errors import (
+    ClusterError,
+    ClusterLostError,
+    ExitStatus,
+    LvmError,
+    RunTakenError,
+    UsageError,
+)
+from lvm.printed import resume_command
+from lvm.progress import JsonLines
+from lvm.provenance import code_version, git_commit
+from lvm.records import RunVerdict
+from lvm.signals import held_signals, whole
+from lvm.terminal import AuditProgress, Screen
+from lvm.tracking import Tracker
+from lvm.triage.address import check_address, check_growth
+from lvm.triage.folder import new_run, run_to_resume
+from lvm.triage.forecast import Forecast, forecast
+from lvm.triage.journal import Journal
+from lvm.triage.lock import Lock
+from lvm.triage.on_ray import RayExecutor
+from lvm.triage.plan import plan_races
+from lvm.triage.preflight import check_config, check_dataset, dataset_of, own_checkpoint
+from lvm.triage.probe import probe, slots_here
+from lvm.triage.request import Request, identity
+from lvm.triage.step import extended_steps, steps_in_order
+from lvm.triage.triage import Triage
+from lvm.triage.verdict import build_verdict
+from tune_jobs import request as asked
+from tune_jobs.ending import print_blocked, print_verdict, write_views
+from tune_jobs.start import data_of, data_seen, show, started
+from tune_jobs.writer import Writer
+
+RUNS = Path("runs")
+
+
+def run(args: Any) -> int:
+    """Start or resume a triage, or show what it would do; return the exit status."""
+    check_address(args.address)
+    if args.show:
+        if args.resume is not None:
+            raise UsageError("--show cannot be given with --resume; use lvm status.")
+        show(args)
+        return ExitStatus.OK
+    with JsonLines(sys.stdout if args.json else None) as lines:
+        return _start(args, lines) if args.resume is None else _resume(args, lines)
+
+
+def _start(args: Any, lines: JsonLines) -> int:
+    config = asked.configuration(args)
+    check_growth(config.schedule, args.address)
+    with new_run(args.out, RUNS) as lock:
+        return Job(args, asked.command(args), config, lock, Journal(lock.folder), lines).run()
+
+
+def _resume(args: Any, lines: JsonLines) -> int:
+    command = asked.command(args)
+    with run_to_resume(args.resume) as lock:
+        journal = Journal(lock.folder)
+        args = asked.resumed(args, journal)
+        config = asked.configuration(args, journal)
+        check_growth(config.schedule, args.address)
+        lines.skip(journal)
+        return Job(args, command, config, lock, journal, lines).run()
+
+
+class Job:
+    """The run of one process; `run` is its main path."""
+
+    def __init__(
+        self, args: Any, command: str, config: RunConfig, lock: Lock, journal: Journal,
+        lines: JsonLines,
+    ) -> None:  # fmt: skip
+        self._args, self._command, self._config = args, command, config
+        self._journal, self._lines = journal, lines
+        self._writer = Writer(journal, lock, lines)
+        self._executor: RayExecutor | None = None
+
+    def run(self) -> int:
+        """Run to the verdict, or to an end that can be resumed; return the exit status."""
+        try:
+            with answering(self._place, self._then):
+                return self._run()
+        except KeyboardInterrupt:
+            self._leave("interrupted")
+            return ExitStatus.INTERRUPTED
+        except ClusterLostError as error:
+            self._leave("the cluster was lost", since=str(error))
+            raise
+        except RunTakenError:  # the views and the MLflow runs belong to another process now
+            raise
+        except ClusterError as error:
+            self._close(None)
+            raise ClusterError(f"{error} Then {self._then()}") from None
+        except BaseException:
+            self._close(None)
+            raise
+        finally:
+            self._stop_ray()
+
+    def _run(self) -> int:
+        config, material = asked.opened(self._args, self._config)
+        check_config(config, material.width or 1)
+        audited = self._journal.find("audited")
+        audit = audited["audit"] if audited is not None else self._audit(material)
+        if audit["route"]["blocked"]:
+            return self._blocked(config, material, audit)
+        dataset, source = dataset_of(material, config.recipe.context_length)
+        check_dataset(config, dataset)
+        request = self._request(config, material, audit)
+        first = self._first_event(request, dataset, source)
+        with Screen(sys.stderr) as screen:
+            self._walk(request, dataset, audit, first, screen)
+        return self._finish()
+
+    # --- before the walk -------------------------------------------------------------------------
+
+    def _audit(self, material: Material) -> dict[str, Any]:
+        allowed = self._args.allow or ()
+        with AuditProgress(sys.stderr) as progress:
+            _, document = run_audit(material, allowed=allowed, progress=progress)
+        command = f"{lvm_command()} audit {asked.audit_flags(self._args)}".rstrip()
+        return with_command(document, command, "repaired")
+
+    def _request(self, config: RunConfig, material: Material, audit: dict[str, Any]) -> Request:
+        args = self._args
+        return Request(
+            config=config,
+            out=self._journal.folder,
+            steps=steps_in_order(audit["route"]["order"]),
+            code=code_version(),
+            commit=git_commit(),
+            checkpoint=own_checkpoint(material, self._journal.folder),
+            given=args.checkpoint,
+            predictions=args.predictions,
+            independent=args.independent,
+            all_steps=args.all_steps,
+            extended=extended_steps() if args.extended else (),
+            num_seeds=args.seeds or 1,
+            from_bank=material.train is None or material.train.file is None,
+        )
+
+    def _first_event(self, request: Request, dataset: Dataset, source: str) -> dict[str, Any]:
+        """Return the content of this process's first event; ResumeError when the run changed."""
+        own = identity(request, dataset.fingerprint)
+        if not self._journal.events:
+            data = data_of(dataset, source)
+            return started(self._args, self._command, request, data, own)
+        asked.refuse_changes(self._journal, own, request.code, self._args)
+        arguments = asked.arguments(self._args)
+        moved = arguments != asked.latest_arguments(self._journal)
+        return {
+            "command": self._command,
+            "address": self._args.address,
+            "arguments": arguments if moved else None,
+        }
+
+    # --- the walk --------------------------------------------------------------------------------
+
+    def _walk(
+        self, request: Request, dataset: Dataset, audit: dict[str, Any], first: dict[str, Any],
+        screen: Screen,
+    ) -> None:  # fmt: skip
+        """Carry out the tree on Ray."""
+        writer, journal = self._writer, self._journal
+        tracker = writer.tracker = Tracker(journal.folder)
+        for event in list(journal.events):
+            screen.event(event)
+        writer.screen = screen
+        writer.note("resumed" if journal.events else "run_started", **first)
+        if journal.find("audited") is None:
+            writer.note("audited", audit=audit)
+        longer = request.all_steps or request.extended or request.more_seeds
+        if longer and journal.find("forecast") is None:
+            expected = _forecast(request, dataset)
+            with _heard():
+                screen.say(expected.in_words(), "bold")
+            writer.note("forecast", **expected.to_plain())
+        threading.Thread(target=tracker.prepare, daemon=True).start()  # beside the start of Ray
+        storage, schedule = journal.folder / "tune", request.config.schedule
+        executor = RayExecutor(storage, address=self._args.address, schedule=schedule)
+        self._executor = executor
+        executor.start()
+        with _heard():
+            screen.say(f"arms run on {executor.describe()}", "dim")
+        Triage(request, dataset, executor, journal, writer.note).run()
+        self._stop_ray()
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def _blocked(self, config: RunConfig, material: Material, audit: dict[str, Any]) -> int:
+        """Write a run that ended before anything was started, and say why."""
+        journal, note = self._journal, self._writer.note
+        if not journal.events:
+            request = Request(
+                config=config, out=journal.folder, steps=steps_in_order(), code=code_version(),
+                commit=git_commit(),
+            )  # fmt: skip
+            data = data_seen(material)
+            note("run_started", **started(self._args, self._command, request, data, {}))
+        if journal.find("audited") is None:
+            note("audited", audit=audit)
+            codes = audit["route"]["blocked"]
+            note(
+                "decision", number=0, action="Stop", verdict=RunVerdict.BLOCKED, cause=codes[:1],
+                since=f"the audit found {', '.join(codes)}",
+            )  # fmt: skip
+        document = self._document()
+        report = write_views(journal, document)
+        self._lines.verdict(document)
+        with _heard():
+            print_blocked(audit, report)
+        return RunVerdict.BLOCKED.exit_status
+
+    def _finish(self) -> int:
+        """Write the verdict, the report and the MLflow runs, print the one screen."""
+        document = self._document()
+        if document["verdict"] is None:
+            raise RuntimeError("the walk has ended, but the journal holds no verdict")
+        report = write_views(self._journal, document)
+        self._lines.verdict(document)
+        with _heard():
+            print_verdict(document, report, self._args)
+        self._close(document)  # last: a model's upload keeps nobody waiting
+        tracker = self._writer.tracker
+        if tracker is not None and tracker.problem:
+            with _heard():
+                told = f"Some results were not uploaded to MLflow: {tracker.problem}"
+                Screen(sys.stdout).say(told, "yellow")
+        return RunVerdict(document["verdict"]).exit_status
+
+    def _leave(self, word: str, **about: Any) -> None:
+        """End this process's part of a run that can be resumed: what matters most comes first."""
+        if not self._journal.events:
+            with _heard():
+                print(f"{word} before the run began; start it with: {asked.again(self._args)}")
+            return
+        with contextlib.suppress(LvmError):  # a disk that is full; the journal needs no such line
+            self._writer.end("interrupted", **about)
+        with _heard():
+            print(f"{word}; {self._then()}")
+        self._close(None)
+        self._stop_ray()
+        with contextlib.suppress(LvmError, OSError):  # both can be written again: lvm report
+            document = self._document()
+            write_views(self._journal, document)
+            self._lines.verdict(document)
+
+    def _document(self) -> dict[str, Any]:
+        resume = resume_command(self._journal.folder, self._args.address, kept=True)
+        return build_verdict(self._journal.events, resume=resume)
+
+    def _close(self, document: dict[str, Any] | None) -> None:
+        if self._writer.tracker is not None:
+            self._writer.tracker.close(self._journal.events, document)
+
+    def _stop_ray(self) -> None:
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            with whole(), held_signals():
+                executor.stop()
+
+    def _place(self) -> Path | None:
+        """Return where the traceback of an error goes."""
+        return self._journal.folder if self._journal.events else None
+
+    def _then(self) -> str:
+        """Return what to type after an end without a verdict."""
+        if not self._journal.events:
+            return f"start again with: {asked.again(self._args)}"
+        return f"go on with: {resume_command(self._journal.folder, self._args.address)}"
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Print to whoever listens; a reader that is gone changes nothing of a run."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError:
+        nobody_reads()
+
+
+def _forecast(request: Request, dataset: Dataset) -> Forecast:
+    """Predict how long all steps or the open questions will take on this machine."""
+    config = request.config
+    races = plan_races(
+        config, request.steps, request.extended, dataset, all_steps=request.all_steps,
+        from_bank=request.from_bank, more_seeds=request.more_seeds,
+        given=request.checkpoint is not None or request.predictions is not None,
+    )  # fmt: skip
+    costs, slots = probe(config, dataset, races), slots_here(config.schedule)
+    return forecast(races, costs, config.schedule, num_windows=len(dataset.train), slots=slots)

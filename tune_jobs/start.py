@@ -1,0 +1,94 @@
+"""What a journal says of the start of its run, and what `--show` prints without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lvm.audit.material import Material
+from lvm.config import RunConfig, to_dict
+from lvm.data.load import load_dataset
+from lvm.data.windows import SPLITS, Dataset
+from lvm.provenance import environment
+from lvm.triage.journal import SCHEMA
+from lvm.triage.request import Request
+from lvm.triage.step import Facts, extended_steps, steps_in_order
+from tune_jobs import request as asked
+
+
+def started(
+    args: Any, command: str, request: Request, data: dict[str, Any], identity: dict[str, str]
+) -> dict[str, Any]:
+    """Return the content of `run_started`."""
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "again": asked.again(args, kept=True),
+        "address": args.address,
+        "arguments": asked.arguments(args),
+        "config": to_dict(request.config),
+        "code": request.code,
+        "commit": request.commit,
+        "environment": environment(),
+        "plan": [step.name for step in (*request.steps, *request.extended)],
+        "data": data,
+        "identity": identity,
+    }
+
+
+def data_of(dataset: Dataset, source: str) -> dict[str, Any]:
+    """Return what the journal says of the data."""
+    return {
+        "source": source,
+        "rows": len(dataset.bank),
+        "width": dataset.bank.width,
+        "fingerprint": dataset.fingerprint,
+        "windows": {name: len(dataset.split(name)) for name in SPLITS},
+        "articles": {name: dataset.split(name).num_articles for name in SPLITS},
+    }
+
+
+def data_seen(material: Material) -> dict[str, Any]:
+    """Return what is known of data that was never loaded."""
+    bank, sides = material.bank, material.sides
+    return {
+        "source": bank.source if bank else ", ".join(side.source for side in sides) or "unreadable",
+        "rows": len(bank) if bank else 0,
+        "width": next((side.width for side in sides), bank.width if bank else 0),
+        "fingerprint": None,
+        "windows": {side.name: len(side) for side in sides},
+        "articles": {},
+    }
+
+
+def show(args: Any) -> None:
+    """Print the tree that would be walked, with its arms for this recipe."""
+    config, _ = asked.opened(args, asked.configuration(args))
+    dataset, _ = load_dataset(asked.data_request(args), config.recipe.context_length)
+    gates, schedule = config.gates, config.schedule
+    print(f"phase 1: AR-only and the base recipe, {config.recipe.training.epochs} epochs")
+    print(
+        f"  success gate on test: R@5 +{gates.success_r_at_5:.2f} or MRR +{gates.success_mrr:.2f} "
+        "over AR-only"
+    )
+    _show_steps(config, dataset, extended=args.extended)
+    print(
+        f"an arm with dev cosine >= {gates.stage_eval_cosine} is trained in full on "
+        f"{schedule.confirm_workers} workers and judged by the success gate"
+    )
+    if args.seeds and args.seeds > 1:
+        more = ", ".join(str(config.recipe.seed + i) for i in range(1, args.seeds))
+        print(f"then AR-only, the base recipe and the arm behind the verdict with seeds {more}")
+
+
+def _show_steps(config: RunConfig, dataset: Dataset, *, extended: bool) -> None:
+    facts = Facts(num_train_windows=len(dataset.train), width=dataset.bank.width)
+    for step in (*steps_in_order(), *(extended_steps() if extended else ())):
+        epochs = step.epochs(config.schedule)
+        base = config.recipe.with_changes({"training.epochs": epochs})
+        proposal = step.propose(base, facts)
+        print(f"step {step.number}, {step.name}: {step.question} ({epochs} epochs and a control)")
+        for arm in proposal.arms:
+            changes = ", ".join(f"{k} = {v}" for k, v in arm.changes.items())
+            print(f"  {arm.name}: {changes}{'' if arm.trains else ' (no training)'}")
+        for name, reason in proposal.left_out.items():
+            print(f"  left out, {name}: {reason}")
