@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lvm import cli_audit
+from lvm import cli_audit, cli_doctor
 from lvm.command import Parser, lvm_command, run_program, shown, statuses
 from lvm.errors import ExitStatus, UsageError
 from lvm.printed import eval_command, resume_of, triage_command
@@ -55,7 +55,8 @@ def parser() -> Parser:
     track = commands.add_parser("track", help="write the MLflow runs of a run again, likewise")
     track.add_argument("run", type=Path, metavar="RUN")
 
-    commands.add_parser("doctor", help="say what this machine can run, and what is missing")
+    doctor = commands.add_parser("doctor", help="find what would stop a run, before it starts")
+    cli_doctor.add_flags(doctor)
     return p
 
 
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     return {
         "embed": _embed, "train": _train, "eval": _evaluate, "report": _report, "track": _track,
         "status": _status, "ui": _ui, "audit": cli_audit.audit,
-        "doctor": _doctor,
+        "doctor": cli_doctor.doctor,
     }[args.command](args)  # fmt: skip
 
 
@@ -213,17 +214,6 @@ def _ui(args: Any) -> int:
     command = Tracker(args.run).ui_command()
     print(command)
     return subprocess.run(command, shell=True).returncode  # our own line, quoted by its maker
-
-
-def _doctor(args: Any) -> int:
-    from lvm.doctor import examine
-
-    findings = examine()
-    for finding in findings:
-        print(f"{'ok     ' if finding.ok else 'MISSING'} {finding.what}: {finding.seen}")
-        if not finding.ok:
-            print(f"        {finding.next}")
-    return 0 if all(f.ok or f.optional for f in findings) else 2
 
 
 def entry() -> NoReturn:

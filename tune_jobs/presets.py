@@ -58,7 +58,12 @@ def gpu() -> RunConfig:
 
 
 def cluster() -> RunConfig:
-    """Return the report's full recipe on a cluster: batch 256 per worker, 4 workers to confirm."""
+    """Return the report's full recipe on a cluster: batch 256 per worker, 4 workers to confirm.
+
+    A spot node takes about ten minutes to boot and install torch, and may be refused or reclaimed
+    on its way: arms wait long enough for a second one. Each that is reclaimed costs its arms an
+    epoch, and many may be in the course of one long training.
+    """
     base = gpu()
     return RunConfig(
         recipe=base.recipe,
@@ -69,6 +74,9 @@ def cluster() -> RunConfig:
             threads_per_worker=2,
             autoscaling=True,
             max_concurrent_arms=16,
+            wait_minutes=30.0,
+            max_restarts=10,
+            stuck_seconds=600.0,  # a shared file system may stand still for minutes and go on
         ),
     )
 

@@ -1,4 +1,4 @@
-"""A whole `ray up cluster.yaml` against a simulated AWS: no credentials, no request, no SSH.
+"""A whole `ray up`, against a simulated AWS or machines that are not there: no request, no SSH.
 
 EC2 and IAM are moto's. The one door through which Ray runs ssh and rsync is replaced by a recorder,
 so that everything between the command line and that door is Ray's own code.
@@ -6,6 +6,7 @@ so that everything between the command line and that door is Ray's own code.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shlex
@@ -30,8 +31,10 @@ from ray.scripts import scripts
 
 pytestmark = [
     pytest.mark.integration,
-    # Ray 2.60 opens the file that it is given and leaves the closing to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed file .*cluster.yaml:ResourceWarning"),
+    # Ray 2.60 opens the file that it is given, its state and what it sends to the head, and leaves
+    # the closing to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed file .*cluster.*(yaml|state)'.*:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:.*ray-bootstrap-.*:ResourceWarning"),
 ]
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +133,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
         ec2 = boto3.client("ec2", "us-west-2")
         yield SimpleNamespace(ec2=ec2, sent=sent, bootstrap=bootstrap, home=home, tmp=tmp_path)
     forget_cached_clients()
+    gc.collect()  # while the warnings of these tests are ignored
 
 
 def fill_in(cloud: SimpleNamespace) -> tuple[Path, str]:
@@ -266,3 +270,63 @@ def test_a_home_without_a_token_sends_nothing(cloud: SimpleNamespace) -> None:
     assert isinstance(result.exception, FileNotFoundError)
     assert result.exception.filename == str(cloud.home / ".ray/auth_token")
     assert cloud.sent == []
+
+
+# --- machines of one's own ------------------------------------------------------------------------
+
+MACHINES = {
+    "FILL_IN_HEAD_IP": "10.0.0.10",
+    "FILL_IN_WORKER_IPS": "10.0.0.11, 10.0.0.12",
+    "FILL_IN_SSH_USER": "ada",
+}
+
+
+@pytest.fixture
+def machines(
+    cloud: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> tuple[SimpleNamespace, Path]:
+    """cluster-local.yaml with its blanks filled in, a key, and a folder of Ray's own."""
+    monkeypatch.setenv("RAY_TMPDIR", str(cloud.tmp / "ray"))
+    (cloud.home / ".ssh").mkdir()
+    (cloud.home / ".ssh/id_ed25519").write_text("a key that opens nothing")
+    text = (ROOT / "cluster-local.yaml").read_text()
+    for blank, value in MACHINES.items():
+        text = text.replace(blank, value)
+    path = cloud.tmp / "cluster-local.yaml"
+    path.write_text(text)
+    return cloud, path
+
+
+def test_ray_up_sets_up_a_head_of_ones_own(machines: tuple[SimpleNamespace, Path]) -> None:
+    cloud, path = machines
+    result = ray_up(path)
+    assert result.exit_code == 0, result.output
+    config = yaml.safe_load(path.read_text())
+    assert {call[-1].partition(":")[0] for call in cloud.sent if call[0] == "rsync"} == {
+        "ada@10.0.0.10"
+    }
+    ran = remote_commands(cloud.sent)
+    own = [c for c in ran if c != "uptime" and not c.startswith("mkdir -p ")]
+    written = [
+        *config["initialization_commands"],
+        *config["setup_commands"],
+        *config["head_start_ray_commands"],
+    ]
+    assert len(own) == len(written)
+    assert all(ours.endswith(theirs) for ours, theirs in zip(own, written, strict=True))
+    assert not any("mountpoint" in command for command in own)  # for workers alone
+    assert "--num-cpus=0 --num-gpus=0" in own[-1]
+    check_token(result, cloud)
+
+
+def test_a_head_of_ones_own_starts_every_worker(machines: tuple[SimpleNamespace, Path]) -> None:
+    cloud, path = machines
+    assert ray_up(path).exit_code == 0
+    (config,) = cloud.bootstrap  # what the autoscaler on the head reads
+    (node_type,) = config["available_node_types"].values()
+    assert (node_type["min_workers"], node_type["max_workers"]) == (2, 2)
+    # Mounted from where they lie on the head; `~` is the home of each machine.
+    assert all(remote == local for remote, local in config["file_mounts"].items())
+    assert "~/lvm-triage/lvm" in config["file_mounts"]
+    assert "mountpoint -q /shared" in " ".join(config["worker_setup_commands"])
+    assert config["auth"]["ssh_private_key"] == "~/ray_bootstrap_key.pem"

@@ -39,11 +39,12 @@ class TwoRaylets:
 
 
 @contextlib.contextmanager
-def two_raylets(tmp_path: Path, home: Path | None = None) -> Iterator[TwoRaylets]:
+def two_raylets(tmp_path: Path, home: Path | None = None, **variables: str) -> Iterator[TwoRaylets]:
     """Start a head and a second node with 1 CPU each; stop exactly these on leaving.
 
     Logs of both are `tmp_path/head.log` and `tmp_path/worker.log`. `home` is the folder that both
-    are started in, which a submitted job has for its working directory.
+    are started in, which a submitted job has for its working directory; `variables` go into their
+    environment and that of the clients.
 
     Raises:
         RuntimeError: a node ended early or the two were not ready in time; the logs are quoted.
@@ -55,7 +56,7 @@ def two_raylets(tmp_path: Path, home: Path | None = None) -> Iterator[TwoRaylets
     cluster = TwoRaylets(
         gcs_address=f"127.0.0.1:{gcs}",
         job_server=f"http://127.0.0.1:{dashboard}",
-        env=client_environment(token),
+        env=client_environment(token) | variables,
     )
     head = [
         "--head",
@@ -97,6 +98,7 @@ def client_environment(token: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "90",  # a node on a busy machine needs more than 30 s
         # A node would wait 30 s for Ray Train's actors, which outlive all jobs, before it ends.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "OMP_NUM_THREADS": "1",

@@ -1,4 +1,4 @@
-"""cluster.yaml, judged without a network: Ray's schema, then what that schema lets through.
+"""cluster.yaml and cluster-local.yaml, judged apart from `lvm doctor`: Ray, EC2's model, bash.
 
 `ray up` merges unknown provider keys in silence, sends node settings to EC2 unread and pays for a
 head before the first bad command fails. Each rule below is also shown to catch its own defect.
@@ -25,6 +25,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster.yaml"
+LOCAL = ROOT / "cluster-local.yaml"
+CHECKOUT = "/home/ubuntu/lvm-triage"  # not lvm: that would hide the package in the home folder
 
 Config = dict[str, Any]
 
@@ -67,7 +69,7 @@ def ec2_run_instances() -> Any:
 
 def commands(config: Config) -> Iterator[str]:
     for key in COMMAND_KEYS:
-        yield from config[key]
+        yield from config.get(key, ())
 
 
 def zones_that_offer(instance_type: str, region: str) -> set[str]:
@@ -156,6 +158,28 @@ def test_ray_accepts_the_file(config: Config) -> None:
     )
 
 
+def test_ray_accepts_the_file_for_machines_of_ones_own() -> None:
+    config = yaml.safe_load(LOCAL.read_text())
+    config["provider"]["worker_ips"] = ["10.0.0.11", "10.0.0.12"]
+    prepared = prepare_config(copy.deepcopy(config))
+    validate_config(prepared)
+    (node_type,) = prepared["available_node_types"].values()
+    assert (node_type["min_workers"], node_type["max_workers"]) == (2, 2)  # all of them, at once
+    assert prepared["head_start_ray_commands"] == config["head_start_ray_commands"]
+
+
+def test_the_file_for_machines_of_ones_own_installs_what_the_other_does(config: Config) -> None:
+    local = yaml.safe_load(LOCAL.read_text())
+    assert list(command_problems(local)) == []
+    assert list(pin_problems(local)) == []
+    mounts = [remote.replace("/home/ubuntu", "~") for remote in config["file_mounts"]]
+    assert list(local["file_mounts"]) == mounts
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = (command for command in local[key] if "ray start" in command)
+        assert "RAY_AUTH_MODE=token " in start
+    assert "--num-cpus=0 --num-gpus=0" in " ".join(local["head_start_ray_commands"])
+
+
 def test_provider_is_spelt_as_ray_reads_it_and_nothing_is_open(config: Config) -> None:
     assert list(provider_problems(config)) == []
 
@@ -193,7 +217,7 @@ def test_every_mounted_file_is_in_the_project(config: Config) -> None:
     assert mounts.pop("/home/ubuntu/.ray/auth_token") == "~/.ray/auth_token"
     for remote, local in mounts.items():
         assert (ROOT / local).exists(), local
-        assert remote == f"/home/ubuntu/lvm/{local}"
+        assert remote == f"{CHECKOUT}/{local}"
     # What pyproject.toml names must be there, or the editable installation fails on the node.
     assert {"pyproject.toml", "README.md", "LICENSE", "lvm", "tune_jobs"} <= set(mounts.values())
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import lvm
-from lvm import doctor, provenance
+from lvm import provenance
+from lvm.doctor import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -166,7 +167,7 @@ def by_name(findings):
 
 
 def test_the_doctor_looks_at_everything_a_run_needs(tmp_path) -> None:
-    found = by_name(doctor.examine(tmp_path))
+    found = by_name(machine.examine(tmp_path))
     assert {"cores", "memory", "disk", "GPU", "ray", "mlflow", "faiss-cpu"} <= set(found)
     assert found["ray"].seen == importlib.metadata.version("ray")
 
@@ -175,8 +176,8 @@ def test_a_missing_package_says_what_to_type(tmp_path, monkeypatch) -> None:
     def absent(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor.importlib.metadata, "version", absent)
-    found = by_name(doctor.examine(tmp_path))
+    monkeypatch.setattr(machine.importlib.metadata, "version", absent)
+    found = by_name(machine.examine(tmp_path))
     assert not found["mlflow"].ok
     assert not found["mlflow"].optional
     assert found["mlflow"].next == "pip install mlflow"
@@ -187,9 +188,9 @@ def test_too_little_memory_or_disk_is_found(tmp_path, monkeypatch) -> None:
     class Little:
         total, free = 2**30, 2**30
 
-    monkeypatch.setattr(doctor.psutil, "virtual_memory", Little)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: Little)
-    found = by_name(doctor.examine(tmp_path))
+    monkeypatch.setattr(machine.psutil, "virtual_memory", Little)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: Little)
+    found = by_name(machine.examine(tmp_path))
     for name in ("memory", "disk"):
         assert not found[name].ok
         assert found[name].seen.startswith("1.0 GiB")

@@ -1,0 +1,81 @@
+"""`lvm doctor`: this machine, a cluster file, a live cluster, the runs in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvm.doctor.defect import Defect, Severity
+from lvm.errors import ExitStatus
+
+if TYPE_CHECKING:  # its module imports torch, which the lint of a file need not wait for
+    from lvm.doctor.machine import Finding
+
+PRESET = "cluster"  # what a cluster file is for
+
+
+def add_flags(p: Any) -> None:
+    """Add the flags of the command; without one it looks at this machine."""
+    looked_at = p.add_mutually_exclusive_group()
+    looked_at.add_argument(
+        "--cluster", type=Path, metavar="FILE", help="lint a cluster file, offline"
+    )
+    looked_at.add_argument("--address", metavar="ADDR", help="look at a running Ray cluster")
+    looked_at.add_argument(
+        "--runs", type=Path, metavar="DIR", help="look for runs that nobody drives any more"
+    )
+
+
+def doctor(args: Any) -> int:
+    """Report what is found and return the exit status: 2 when something has to be fixed."""
+    if args.cluster is not None:
+        return _cluster_file(args.cluster)
+    here = args.address is None and args.runs is None
+    return _findings(_examined(args), "MISSING" if here else "FIX    ")
+
+
+def _cluster_file(path: Path) -> int:
+    from lvm.doctor.cluster_file import lint
+    from tune_jobs.presets import preset
+
+    defects = lint(path, preset(PRESET).schedule)
+    for defect in defects:
+        print(f"{path}:{defect.line}: {defect.severity} {defect.code}: {defect.what}")
+        print(f"    fix: {defect.fix}")
+    print(f"{path}: {_count(defects)}")
+    return _status(not any(d.severity is Severity.ERROR for d in defects))
+
+
+def _count(defects: Sequence[Defect]) -> str:
+    errors = sum(d.severity is Severity.ERROR for d in defects)
+    warnings = len(defects) - errors
+    if not defects:
+        return "nothing to fix"
+    return f"{errors} to fix, {warnings} to know"
+
+
+def _examined(args: Any) -> Sequence[Finding]:
+    if args.address is not None:
+        from lvm.doctor.live import look
+
+        return look(args.address)
+    if args.runs is not None:
+        from lvm.doctor.runs import orphans
+
+        return orphans(args.runs)
+    from lvm.doctor.machine import examine
+
+    return examine()
+
+
+def _findings(findings: Sequence[Finding], bad: str) -> int:
+    for finding in findings:
+        print(f"{'ok     ' if finding.ok else bad} {finding.what}: {finding.seen}")
+        if not finding.ok:
+            print(f"        {finding.next}")
+    return _status(all(f.ok or f.optional for f in findings))
+
+
+def _status(well: bool) -> int:
+    return ExitStatus.OK if well else ExitStatus.USAGE

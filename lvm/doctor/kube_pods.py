@@ -1,0 +1,204 @@
+"""The pods of a RayJob: images, resources, the shared volume, the token, who gets in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from lvm.doctor.defect import Code, Defect, error
+from lvm.doctor.expected import Expected
+from lvm.doctor.kube_file import GPU, Group, KubeFile, quantity
+from lvm.doctor.ray_file import is_blank
+from lvm.doctor.storage import OUT, is_below
+from lvm.doctor.versions import check_image
+from lvm.doctor.yaml_file import Place
+
+MIN_HEAD_BYTES = 8 * 2**30
+_SPOT = re.compile(r"spot|preemptible", re.IGNORECASE)
+
+
+def check_pods(file: KubeFile, expected: Expected) -> Iterator[Defect]:
+    """Find pods that cannot do their part."""
+    for group in file.groups():
+        image = group.container.at("image")
+        if not image.exists:
+            what = f"{group.name} names no image."
+            yield error(Code.IMAGE_TAG, image.line, what, f"image: lvm-triage:{expected.ray}-py311")
+        else:
+            yield from check_image(image, expected)
+        for resource in ("cpu", "memory"):
+            if quantity(group.limit(resource)) is None:
+                yield error(
+                    Code.RESOURCES_MISSING,
+                    group.container.at("resources").line,
+                    f"{group.name} has no limit of {resource}: Ray then counts what the whole "
+                    "machine has.",
+                    f"limits: {{{resource}: {'8' if resource == 'cpu' else '32Gi'}}}",
+                )
+        yield from _check_head(group) if group.is_head else _check_workers(group, expected)
+    yield from _check_capacity(file, expected)
+
+
+def _check_head(group: Group) -> Iterator[Defect]:
+    params = group.place.at("rayStartParams")
+    cpus = params.at("num-cpus")
+    if cpus.text != "0":
+        yield error(
+            Code.HEAD_TAKES_ARMS,
+            cpus.line,
+            "the head takes arms, which may starve the services that hold the cluster together.",
+            'rayStartParams: {num-cpus: "0"}',
+        )
+    memory = quantity(group.limit("memory"))
+    if memory is not None and memory < MIN_HEAD_BYTES:
+        yield error(
+            Code.HEAD_SMALL,
+            group.limit("memory").line,
+            f"the head has {group.limit('memory').text}; driver, data and Ray's services need 8Gi.",
+            "memory: 16Gi",
+        )
+    for place in (group.pod.at("nodeSelector"), group.pod.at("tolerations")):
+        if _SPOT.search(str(place.value)):
+            yield error(
+                Code.HEAD_ON_SPOT,
+                place.line,
+                "the head may run on spot: when it is taken back the whole cluster is lost.",
+                "allow spot in the workers' group alone",
+            )
+
+
+def _check_workers(group: Group, expected: Expected) -> Iterator[Defect]:
+    gpus, params = quantity(group.limit(GPU)), group.place.at("rayStartParams", "num-gpus")
+    if not gpus and expected.schedule.use_gpu:
+        yield error(
+            Code.NO_GPU,
+            group.container.at("resources", "limits").line,
+            f"{group.name} has no GPU, but the arms of the cluster preset ask for one each.",
+            f"limits: {{{GPU}: 1}}",
+        )
+    if params.exists and quantity(params) != gpus:
+        yield error(
+            Code.RESOURCES_WRONG,
+            params.line,
+            f"{group.name} tells Ray of {params.text} GPUs, but its pods have {gpus or 0:g}.",
+            f'num-gpus: "{gpus or 0:g}"',
+        )
+
+
+def _check_capacity(file: KubeFile, expected: Expected) -> Iterator[Defect]:
+    wanted, most, last = expected.schedule.confirm_workers, 0.0, file.cluster
+    grows = file.cluster.at("enableInTreeAutoscaling").value is True
+    for group in file.groups():
+        if not group.is_head:
+            last = group.place.at("maxReplicas" if grows else "replicas")
+            most += (quantity(last) or 0) * (quantity(group.limit(GPU)) or 0)
+    if 0 < most < wanted:
+        yield error(
+            Code.TOO_FEW_WORKERS,
+            last.line,
+            f"the workers have {most:g} GPUs at most, but the cluster preset confirms on {wanted} "
+            "(schedule.confirm_workers).",
+            f"maxReplicas: {wanted}, with enableInTreeAutoscaling: true",
+        )
+
+
+# --- files, token, doors --------------------------------------------------------------------------
+
+
+def check_volumes(file: KubeFile, expected: Expected) -> Iterator[Defect]:
+    """Find a run folder that some pod does not see, or that is gone with its pod."""
+    outs = [(s.line_of(out), out) for s in file.scripts() for out in OUT.findall(s.text)]
+    outs += [(s.line_of(run), run) for s in file.scripts() for run in _run_folder(s)]
+    for group in file.groups():
+        folders = [place.at("mountPath").text for place in _shared_mounts(group)]
+        if not folders:
+            volumes = group.pod.at("volumes")
+            yield error(
+                Code.STORAGE,
+                volumes.line,
+                f"{group.name} mounts no persistentVolumeClaim, so its files end with the pod.",
+                "volumes: [{name: shared, persistentVolumeClaim: {claimName: lvm-triage}}]",
+            )
+        for line, out in outs if folders else ():
+            if not any(is_below(out, folder) for folder in folders):
+                yield error(
+                    Code.STORAGE,
+                    line,
+                    f"the run folder {out} is not below {' or '.join(folders)}, which {group.name} "
+                    "mounts.",
+                    f"--out {folders[0]}/runs/first",
+                )
+    for claim in file.of_kind("PersistentVolumeClaim"):
+        modes = claim.at("spec", "accessModes")
+        if "ReadWriteMany" not in [mode.text for mode in modes.items()]:
+            yield error(
+                Code.STORAGE,
+                modes.line,
+                f"accessModes are {modes.value}: pods on two nodes cannot both write there.",
+                "accessModes: [ReadWriteMany]",
+            )
+
+
+def _run_folder(script: Place) -> list[str]:
+    """Return the values of a shell variable `run` that becomes --out."""
+    return re.findall(r"\brun=(/\S+)", script.text) if "--out" in script.text else []
+
+
+def _shared_mounts(group: Group) -> list[Place]:
+    volumes = group.pod.at("volumes").items()
+    shared = {v.at("name").text for v in volumes if v.at("persistentVolumeClaim").exists}
+    mounts = group.container.at("volumeMounts").items()
+    return [mount for mount in mounts if mount.at("name").text in shared]
+
+
+def check_doors(file: KubeFile, expected: Expected) -> Iterator[Defect]:
+    """Find a cluster without a token, a token in the file, or a door to the outside."""
+    head = file.cluster.at("headGroupSpec")
+    for place in (head.at("serviceType"), head.at("headService", "spec", "type")):
+        if place.text in ("LoadBalancer", "NodePort"):
+            yield error(
+                Code.OPEN_INGRESS,
+                place.line,
+                f"a {place.text} opens the dashboard, which starts jobs, to the outside.",
+                "ClusterIP, and kubectl port-forward",
+            )
+    if head.at("enableIngress").value is True:
+        line = head.at("enableIngress").line
+        what = "the ingress opens the dashboard, which starts jobs, to the outside."
+        yield error(Code.OPEN_INGRESS, line, what, "enableIngress: false")
+    for document in (*file.of_kind("Service"), *file.of_kind("Ingress")):
+        kind = document.at("spec", "type")
+        if kind.text in ("LoadBalancer", "NodePort") or document.at("kind").text == "Ingress":
+            what = "this opens the cluster to the outside."
+            yield error(Code.OPEN_INGRESS, kind.line, what, "remove it; use kubectl port-forward")
+    yield from _check_token(file)
+
+
+def _check_token(file: KubeFile) -> Iterator[Defect]:
+    for document in file.of_kind("Secret"):
+        for key in ("data", "stringData"):
+            for name, place in document.at(key).entries():
+                if place.text and not is_blank(place.text):
+                    what = f"the secret {name} stands in the file, and so in its history."
+                    fix = "remove the Secret; authOptions: {mode: token} lets KubeRay make one"
+                    yield error(Code.TOKEN_EXPOSED, place.line, what, fix)
+    by_kuberay = file.cluster.at("authOptions", "mode")
+    for group in file.groups():
+        names = {entry.at("name").text: entry for entry in group.container.at("env").items()}
+        token, mode = names.get("RAY_AUTH_TOKEN"), names.get("RAY_AUTH_MODE")
+        if token is not None and token.at("value").exists:
+            yield error(
+                Code.TOKEN_EXPOSED,
+                token.at("value").line,
+                f"{group.name} has its token in the file, and so in its history.",
+                "valueFrom: {secretKeyRef: {name: ray-token, key: auth_token}}",
+            )
+        own = token is not None and mode is not None and mode.at("value").text == "token"
+        if by_kuberay.text != "token" and not own:
+            yield error(
+                Code.TOKEN_MISSING,
+                by_kuberay.line,
+                f"{group.name} starts Ray without a token: who reaches the port runs code.",
+                "authOptions: {mode: token}",
+            )
+            return

@@ -1,0 +1,187 @@
+"""Look at a running Ray cluster: its nodes, and what jobs that are over still hold.
+
+Nothing is changed or removed; what is found comes with the command that would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lvm.config import ScheduleConfig
+from lvm.doctor.machine import MIN_DISK_GIB, MIN_MEMORY_GIB, Finding
+from lvm.triage.on_ray.cluster import connect
+from lvm.triage.on_ray.nodes import difference, facts
+from lvm.triage.on_ray.quiet import import_ray, silenced
+from lvm.triage.on_ray.remote import on_node
+
+NODE_SECONDS = 60.0
+STATE_SECONDS = 20
+OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+# Ray keeps these two kinds of actors beyond the jobs that they were started for.
+_OF_RAY = ("SUPERVISOR_ACTOR_RAY_NAMESPACE", "_train_state_actor")
+
+
+def look(address: str) -> list[Finding]:
+    """Return findings on the nodes of a cluster, and on placement groups and actors left behind.
+
+    Raises ClusterError when nothing answers at `address`.
+    """
+    ray = import_ray()
+    with silenced():
+        connect(ray, address, ScheduleConfig())
+        try:
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            return [*_nodes(ray, nodes), *_left_behind(ray)]
+        finally:
+            ray.shutdown()
+
+
+# --- nodes ----------------------------------------------------------------------------------------
+
+
+def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Ask all nodes at once, so that a silent one costs its own time alone."""
+    asked = [(node, on_node(node["NodeID"], _task())) for node in nodes]
+    for node, answer in asked:
+        name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+        try:
+            told = ray.get(answer, timeout=NODE_SECONDS)
+        except ray.exceptions.RayError as problem:
+            seen = f"no answer ({type(problem).__name__})"
+            restart = "restart Ray there, or take the node out of the cluster"
+            yield Finding(what=name, seen=seen, ok=False, next=restart)
+            continue
+        yield judge_node(name, told, facts(), node["Resources"])
+
+
+def _task() -> Any:
+    """Return a function that Ray ships whole: it answers where lvm cannot be imported, too."""
+
+    def look_there() -> dict[str, Any]:
+        import shutil
+        import tempfile
+
+        import psutil
+
+        memory = psutil.virtual_memory()
+        room = {
+            "disk": shutil.disk_usage(tempfile.gettempdir()).free / 2**30,
+            "memory": memory.total / 2**30,
+            "free": memory.available / 2**30,
+        }
+        try:
+            from lvm.triage.on_ray.nodes import facts
+        except ImportError as problem:
+            return {**room, "problem": str(problem)}
+        return {**room, **facts()}
+
+    return look_there
+
+
+def judge_node(
+    name: str, told: Mapping[str, Any], here: Mapping[str, str], resources: Mapping[str, float]
+) -> Finding:
+    """Return what is seen of a node, and what to do when a run would not work there."""
+    gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
+    seen = (
+        f"{resources.get('CPU', 0):g} CPUs{gpus}, {told['free']:.1f} of {told['memory']:.1f} GiB "
+        f"of memory and {told['disk']:.1f} GiB of disk free"
+    )
+    wrong = []
+    if "problem" in told:
+        wrong.append(f"cannot import lvm ({told['problem']}): install it there")
+    else:
+        seen += f", Python {told['python']}, ray {told['ray']}, torch {told['torch']}"
+        seen += f", lvm {told['code']} in {told['package']}"
+        if sentence := difference(here, told, name.removeprefix("node ")):
+            wrong.append(sentence)
+    if told["disk"] < MIN_DISK_GIB:
+        wrong.append(f"free {MIN_DISK_GIB:.0f} GiB of disk: Ray spills objects there")
+    if resources.get("CPU", 0) > 0 and told["memory"] < MIN_MEMORY_GIB:
+        wrong.append(f"arms want {MIN_MEMORY_GIB:.0f} GiB of memory: take the node out")
+    return Finding(what=name, seen=seen, ok=not wrong, next="; ".join(wrong))
+
+
+# --- what jobs left behind ------------------------------------------------------------------------
+
+
+def _left_behind(ray: Any) -> list[Finding]:
+    from ray.util.state import list_actors, list_jobs, list_placement_groups
+
+    asked = {
+        "address": ray.get_runtime_context().gcs_address,
+        "timeout": STATE_SECONDS,
+        "limit": 10_000,
+        "raise_on_missing_output": False,
+    }
+    try:
+        jobs = [_plain(job) for job in list_jobs(**asked)]
+        groups = [_plain(group) for group in list_placement_groups(detail=True, **asked)]
+        actors = [_plain(actor) for actor in list_actors(detail=True, **asked)]
+    except Exception as problem:  # the dashboard's many: it is off, busy, or of another version
+        seen = f"not told by the dashboard ({type(problem).__name__})"
+        enable = "start the head with --include-dashboard=true to have jobs looked at"
+        return [Finding(what="jobs", seen=seen, ok=False, optional=True, next=enable)]
+    return judge_left_behind(jobs, groups, actors)
+
+
+def _plain(state: Any) -> dict[str, Any]:
+    return {key: getattr(state, key, None) for key in _KEYS}
+
+
+_KEYS = (
+    "job_id", "status", "state", "name", "class_name", "ray_namespace", "actor_id",
+    "placement_group_id", "creator_job_id", "bundles",
+)  # fmt: skip
+
+
+def judge_left_behind(
+    jobs: Sequence[Mapping[str, Any]],
+    groups: Sequence[Mapping[str, Any]],
+    actors: Sequence[Mapping[str, Any]],
+) -> list[Finding]:
+    """Return how many jobs run, and the placement groups and actors whose job does not.
+
+    This command is one of the jobs, and not counted.
+    """
+    running = {job["job_id"] for job in jobs if job["status"] not in OVER}
+    found = [
+        _group(group)
+        for group in groups
+        if group["state"] != "REMOVED" and group["creator_job_id"] not in running
+    ]
+    found += [
+        _actor(actor)
+        for actor in actors
+        if actor["state"] != "DEAD"
+        and actor["job_id"] not in running
+        and actor["ray_namespace"] not in _OF_RAY
+    ]
+    summary = (
+        f"{len(running) - 1} running, {len(jobs) - len(running)} over, "
+        f"{len(found)} placement groups and actors left behind"
+    )
+    return [Finding(what="jobs", seen=summary, ok=True), *found]
+
+
+def _group(group: Mapping[str, Any]) -> Finding:
+    holds = ", ".join(str(b["unit_resources"]) for b in group["bundles"] or ())
+    return Finding(
+        what=f"placement group {group['placement_group_id']}",
+        seen=f"{group['name'] or 'without a name'}, holds {holds or 'nothing'} for job "
+        f"{group['creator_job_id']}, which is over",
+        ok=False,
+        next="free what it holds with ray.util.remove_placement_group, or restart the cluster",
+    )
+
+
+def _actor(actor: Mapping[str, Any]) -> Finding:
+    return Finding(
+        what=f"actor {actor['actor_id']}",
+        seen=f"{actor['class_name']} {actor['name'] or ''}, {actor['state']}, of job "
+        f"{actor['job_id']}, which is over",
+        ok=False,
+        next=f"end it with ray.kill(ray.get_actor({actor['name']!r}, "
+        f"{actor['ray_namespace']!r})), or restart the cluster",
+    )

@@ -1,0 +1,66 @@
+"""Runs that an MLflow store calls RUNNING, read and never changed."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lvm.errors import DataError
+from lvm.tracking import EXPERIMENT, Tracker
+from lvm.tracking.store import in_words, sqlite_path
+from lvm.tracking.views import PARENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRun:
+    """A triage that a store calls RUNNING."""
+
+    name: str
+    folder: Path | None  # where its driver wrote it, which another machine may not have
+    host: str
+
+
+def open_runs(run: Path, uri: str | None = None) -> list[OpenRun]:
+    """Return the triages that are RUNNING in the store of the run folder `run`.
+
+    None where there is no store yet. Raises DataError when it does not answer.
+    """
+    tracker = Tracker(run, uri)  # knows the address and the settings, and opens nothing by itself
+    path = sqlite_path(tracker.uri)
+    if path is not None and not path.exists():
+        return []
+    try:
+        return [_open_run(found.data.tags) for found in _search(tracker.uri)]
+    except Exception as error:  # whatever a store throws
+        raise DataError(in_words(error, tracker.uri, run)) from None
+
+
+def _search(uri: str) -> list[Any]:
+    # MLflow warns of types of its own when this part is imported.
+    warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return []
+    wanted = f"attributes.status = 'RUNNING' and tags.`lvm.key` = '{PARENT}'"
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment.experiment_id], wanted, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _open_run(tags: dict[str, str]) -> OpenRun:
+    folder = tags.get("folder")
+    return OpenRun(
+        name=tags.get("mlflow.runName", "?"),
+        folder=Path(folder) if folder else None,
+        host=tags.get("lvm.host", "?"),
+    )

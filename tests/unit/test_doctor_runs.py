@@ -1,0 +1,116 @@
+"""What `lvm doctor --runs` makes of run folders, their locks and their journals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tracked import Writer, whole_journal
+
+from lvm import cli
+from lvm.command import run_command
+from lvm.doctor import runs as doctor
+from lvm.doctor.runs import judge_run, orphans
+from lvm.errors import DataError, UsageError
+from lvm.tracking.left_open import OpenRun
+from lvm.triage.journal import Journal
+from lvm.triage.lock import Driver, Owner, acquire
+
+NOW = 10_000.0
+BEGUN = [{"event": "run_started", "at": NOW - 600}]
+STOPPED = [*BEGUN, {"event": "interrupted", "at": NOW - 60}]
+
+
+def driver(age: float, lives: bool | None) -> Driver:
+    owner = Owner(host="there", boot="b", space="s", pid=7, started="1", token="t")
+    return Driver(owner=owner, key="t", touched=NOW - age, age=age, lives=lives)
+
+
+@pytest.mark.parametrize(
+    ("events", "verdict", "held", "in_mlflow", "well"),
+    [
+        (BEGUN, None, driver(1, None), True, True),  # driven, here or elsewhere
+        (BEGUN, None, driver(1, True), False, True),
+        (BEGUN, None, driver(1, False), False, False),  # its process is gone
+        (BEGUN, None, driver(9999, None), True, False),  # silent for long
+        (BEGUN, None, None, False, False),
+        (STOPPED, None, None, False, True),  # somebody stopped it, and may continue
+        (STOPPED, None, None, True, False),
+        (BEGUN, "FIXED", None, False, True),
+        (BEGUN, "FIXED", None, True, False),  # a view that was never closed
+    ],
+)
+def test_a_run_is_well_when_it_is_driven_finished_or_stopped(
+    events, verdict, held, in_mlflow, well
+) -> None:
+    found = judge_run(
+        "r", events, verdict, held, NOW, in_mlflow=in_mlflow, resume="triage --resume r"
+    )
+    assert found.ok is well
+    assert ("track r" in found.next) is (in_mlflow and not well)
+    unfinished = not verdict and events is BEGUN
+    assert ("triage --resume r" in found.next) is (unfinished and not well)
+
+
+@pytest.fixture
+def no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "open_runs", lambda run: [])
+
+
+def test_each_run_of_a_folder_is_looked_at_and_left_as_it_is(tmp_path: Path, no_store) -> None:
+    writer = Writer(Journal(tmp_path / "1"))
+    writer.start()
+    whole_journal(tmp_path / "2")
+    (tmp_path / "other").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    found = {Path(f.what).name: f for f in orphans(tmp_path)}
+    assert {name: f.ok for name, f in found.items()} == {"1": False, "2": True}
+    lock = acquire(tmp_path / "1")
+    try:
+        assert all(f.ok for f in orphans(tmp_path / "1"))
+    finally:
+        lock.release()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_open_run_without_its_folder_and_a_silent_server_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_journal(tmp_path / "1")
+    gone = OpenRun(name="runs/9", folder=tmp_path / "9", host="there")
+    monkeypatch.setattr(doctor, "open_runs", lambda run: [gone])
+    well, lost = orphans(tmp_path)
+    assert well.ok
+    assert (lost.what, lost.optional) == ("MLflow run runs/9", True)
+
+    def refuse(run: Path) -> None:
+        raise DataError("MLflow does not answer")
+
+    monkeypatch.setattr(doctor, "open_runs", refuse)
+    well, problem = orphans(tmp_path)
+    assert well.ok
+    assert problem.optional
+
+
+def test_a_damaged_journal_is_named_and_the_others_are_still_judged(
+    tmp_path: Path, no_store
+) -> None:
+    whole_journal(tmp_path / "1")
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2/journal.jsonl").write_text("not an event\n{}\n")
+    assert [f.ok for f in orphans(tmp_path)] == [True, False]
+
+
+def test_a_folder_without_runs_is_bad_usage(tmp_path: Path, capsys) -> None:
+    with pytest.raises(UsageError):
+        orphans(tmp_path)
+    assert run_command(cli.main, ["doctor", "--runs", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_command_exits_2_when_a_run_was_left(tmp_path: Path, no_store, capsys) -> None:
+    Writer(Journal(tmp_path / "1")).start()
+    assert run_command(cli.main, ["doctor", "--runs", str(tmp_path)]) == 2
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("FIX     ")
+    assert "--resume" in second
