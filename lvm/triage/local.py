@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lvm.data.windows import Dataset
-from lvm.errors import LvmError, NonFiniteLossError
+from lvm.errors import DeviceError, LvmError, NonFiniteLossError
 from lvm.records import StopReason
 from lvm.triage.arm import run_arm
 from lvm.triage.race import Race
@@ -42,6 +42,9 @@ def _advance(race: Race, arm: str, records: Iterator[dict[str, Any]]) -> bool:
         return False
     except NonFiniteLossError as error:
         race.failed(arm, StopReason.DIVERGED, str(error))
+        return False
+    except DeviceError as error:  # says something about the machine, nothing about the arm
+        race.failed(arm, StopReason.CRASHED, str(error))
         return False
     except LvmError as error:
         race.failed(arm, StopReason.NOT_EVALUABLE, str(error))

@@ -17,7 +17,7 @@ from ray import tune
 
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
-from lvm.errors import LvmError, NonFiniteLossError
+from lvm.errors import DeviceError, LvmError, NonFiniteLossError
 from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.on_ray.cluster import trial_resources
@@ -158,5 +158,7 @@ def records_or_reason(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any
             yield from records
         except NonFiniteLossError as error:
             yield {"ended": str(StopReason.DIVERGED), "detail": str(error)}
+        except DeviceError as error:  # says something about the node, nothing about the arm
+            yield {"ended": str(StopReason.CRASHED), "detail": str(error)}
         except LvmError as error:
             yield {"ended": str(StopReason.NOT_EVALUABLE), "detail": str(error)}
