@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import tiny
 import torch
 
 import tune_jobs.train
 from lvm.command import run_command
 from lvm.config import GateConfig, Recipe, ScheduleConfig
 from lvm.data.load import DataRequest, load_dataset
+from lvm.device import claim
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.inference import predict
+from lvm.records import ABSENT, StopReason
 from lvm.training.loop import EpochRecord, read_epochs, train
 from lvm.triage.arm import ArmSpec
 from lvm.triage.step import Role
@@ -156,6 +159,35 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
     assert [next(records) for _ in (*signs, *written)] == [*signs, *written]
     with pytest.raises(ArmBroke, match="RuntimeError: a worker died"):
         next(records)
+
+
+def test_each_worker_of_a_node_takes_the_gpu_that_ray_train_gave_it(monkeypatch):
+    """All see every GPU of their node: "cuda" alone would be GPU 0 for each of them."""
+    import ray.train.torch
+
+    current = [0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: current.append(getattr(device, "index", device))
+    )
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cuda:3"))
+    with ray.train.torch.TorchConfig().train_func_context():  # around every worker's function
+        assert claim("cuda") == torch.device("cuda:3")
+    assert current == [0, 3, 3]
+
+
+def test_a_gpu_that_a_worker_lacks_says_nothing_of_its_arm(tmp_path: Path):
+    from lvm.triage.on_ray.trainable import records_or_reason
+
+    spec = ArmSpec(
+        id="arm", step="step", name="name", role=Role.ARM, recipe=tiny.recipe(), folder=tmp_path,
+        gates=GateConfig(), device="cuda",
+    )  # fmt: skip
+    (record,) = records_or_reason(spec, tiny.dataset())
+    assert StopReason(record["ended"]) in ABSENT
+    assert "has no cuda for this process" in record["detail"]
 
 
 def test_workers_that_cannot_share_a_batch(world, recipe_file: Path, tmp_path: Path, capsys):

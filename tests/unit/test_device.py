@@ -12,13 +12,16 @@ import tiny
 import torch
 from torch import nn
 
-from lvm.config import GateConfig
+from lvm.config import GateConfig, ScheduleConfig
 from lvm.device import CPU, claim, claim_if_there, ids_on, synchronise
 from lvm.errors import DeviceError, LvmError
 from lvm.evaluation.index import TorchIndex
+from lvm.records import ABSENT
 from lvm.training.loop import time_updates, train
 from lvm.training.world import World
 from lvm.triage.arm import ArmSpec, run_arm
+from lvm.triage.local import LocalExecutor
+from lvm.triage.race import Race
 from lvm.triage.step import Role
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +91,19 @@ def test_every_way_into_a_training_says_that_the_gpu_is_missing(
     assert claim_if_there(True) == CPU  # the driver of a cluster needs none
 
 
+def test_an_arm_without_its_gpu_is_absent_not_judged(no_gpu, tiny_dataset, tmp_path) -> None:
+    """It says something of the machine and nothing of the arm."""
+    spec = ArmSpec(
+        id="x", step="s", name="x", role=Role.ARM, recipe=tiny.recipe(), folder=tmp_path / "arm",
+        gates=GateConfig(), device="cuda",
+    )  # fmt: skip
+    race = Race("s", [spec], lambda event, **values: None, epochs=[1], schedule=ScheduleConfig())
+    LocalExecutor().run(race, tiny_dataset)
+    lane = race.lanes["x"]
+    assert lane.ending.reason in ABSENT
+    assert "has no cuda for this process" in lane.detail
+
+
 def test_row_numbers_are_copied_for_arrays_of_ray_are_read_only() -> None:
     ids = np.arange(6, dtype=np.int32).reshape(2, 3)
     ids.flags.writeable = False
@@ -149,12 +165,15 @@ def test_torch_is_told_which_gpu_to_use(device, ids, monkeypatch) -> None:
 
 def test_collectives_have_one_door() -> None:
     """What does not pass through World cannot be refused by it."""
-    found = set()
+    doors, without_device = set(), set()
     for path in sorted([*(ROOT / "lvm").rglob("*.py"), *(ROOT / "tune_jobs").rglob("*.py")]):
+        place = path.relative_to(ROOT).as_posix()
         for node in ast.walk(ast.parse(path.read_text())):
             named = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Import) else ""
-            module = node.module if isinstance(node, ast.ImportFrom) else ""
-            text = f"{named} {module or ''}"
-            if "torch.distributed" in text or "DistributedDataParallel" in text:
-                found.add(path.relative_to(ROOT).as_posix())
-    assert found == {"lvm/training/world.py"}
+            module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+            if any(x in f"{named} {module}" for x in ("torch.distributed", "DistributedData")):
+                doors.add(place)
+            if named.startswith("World.current().") and named != "World.current().rank":
+                without_device.add(place)  # it would take the training to be on the CPU
+    assert doors == {"lvm/training/world.py"}
+    assert without_device == set()

@@ -559,6 +559,17 @@ def test_captions_keep_their_capitals(fixed):
     assert "Own contexts masked out of the pool; Δ is the difference to AR-only:" in fixed[0]
 
 
+def test_a_draw_of_dev_windows_is_stated(story_events, tmp_path):
+    """Every dev number of the report is of the draw; the reader must know of how much."""
+    whole = section(report(story_events, tmp_path)[0], "Where the numbers come from")
+    assert "dev 410 windows of 18 articles" in whole
+    events = copy.deepcopy(story_events)
+    events[0]["data"]["drawn_from"] = {"dev": {"windows": 61737, "articles": 3000}}
+    origin = section(report(events, tmp_path)[0], "Where the numbers come from")
+    assert "dev 410 of 61,737 windows, 18 of 3,000 articles" in origin
+    assert "test 432 windows of 19 articles" in origin
+
+
 def test_origin_is_complete(fixed):
     origin = section(fixed[0], "Where the numbers come from")
     for word in ("data4567", "0.1.0+abcdef012345", "fedcba987654", "torch 2.13.0", "--out 'a b'",

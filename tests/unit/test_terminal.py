@@ -108,6 +108,8 @@ def test_run_started_tells_what_the_data_is() -> None:
     }  # fmt: skip
     text = shown([event], io.StringIO())
     assert "a bank: 12,345 vectors of width 16, windows train 1,000, dev 2" in text
+    data["drawn_from"] = {"dev": {"windows": 61737, "articles": 3000}}
+    assert "windows train 1,000, dev 2 of 61,737\n" in shown([event], io.StringIO())
 
 
 def test_the_table_holds_models_and_ladder(events) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from lvm.config import ScheduleConfig
+from lvm.device import claim
 from lvm.training import distributed
 from lvm.training.world import World
 from lvm.triage.arm import ArmSpec
@@ -138,19 +139,16 @@ def _fit(spec: ArmSpec, config: dict[str, Any], schedule: ScheduleConfig) -> Non
 
 def _worker(config: dict[str, Any]) -> None:
     """Body of a Ray Train worker: the same arm, in a world of several."""
-    spec, rank, mailbox = (
-        ArmSpec.from_plain(config["spec"]),
-        World.current().rank,
-        config["mailbox"],
-    )
-    letter: dict[str, Any] = {"placed": rank, "facts": facts()}
-    if rank == 0:
+    spec, mailbox = ArmSpec.from_plain(config["spec"]), config["mailbox"]
+    world = World.current(claim(spec.device))
+    letter: dict[str, Any] = {"placed": world.rank, "facts": facts()}
+    if world.rank == 0:
         group = ray.util.get_current_placement_group()
         letter |= {PLACEMENT_GROUP: group.id.hex()} if group is not None else {}
     ray.get(mailbox.put.remote(letter))
     for record in records_or_reason(spec, dataset_of(config["data"])):
-        if rank == 0:
+        if world.rank == 0:
             ray.get(mailbox.put.remote(record))
             if "epoch" in record:
                 ray.get(mailbox.wait_for.remote(record["epoch"] + 1))
-        World.current().barrier()
+        world.barrier()
