@@ -10,7 +10,7 @@ they are first asked for, and kept from then on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 Event = Mapping[str, Any]
@@ -74,6 +74,9 @@ class Events(Sequence[Event]):
 
     def __getitem__(self, place: int | slice) -> Event | list[Event]:
         return self._events[place]
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._events)
 
     def __len__(self) -> int:
         return len(self._events)

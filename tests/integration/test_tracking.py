@@ -23,7 +23,7 @@ import torch
 
 from lvm import tracking
 from lvm.errors import MissingExtraError, UsageError
-from lvm.tracking import ARTIFACTS, EXPERIMENT, Tracker, track
+from lvm.tracking import ARTIFACTS, EXPERIMENT, Tracker, store, track
 from lvm.tracking.arms import arm_views
 from lvm.tracking.ladder import ladder_views
 from lvm.tracking.model import _load_pyfunc
@@ -551,6 +551,20 @@ def test_an_interrupted_triage_goes_on_in_the_same_runs(folder: Path) -> None:
     assert {n: r.info.run_id for n, r in before.items()}.items() <= {
         n: r.info.run_id for n, r in after.items()
     }.items()
+
+
+def test_a_triage_of_more_runs_than_a_page_goes_on_in_the_same_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PAGE", 4)
+    events = whole_journal(folder)
+    track(folder, events)
+    before = stored(Tracker(folder))
+    assert len(before) == 1 + len(CHILDREN) > 2 * store.PAGE
+    (folder / "mlflow.json").unlink()  # what this process wrote, the next one asks the store
+    track(folder, events)
+    after = stored(Tracker(folder))
+    assert {r.info.run_id for r in after.values()} == {r.info.run_id for r in before.values()}
 
 
 def test_a_triage_that_broke_is_failed(folder: Path) -> None:
