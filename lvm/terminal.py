@@ -117,6 +117,15 @@ class Screen:
             f"{shown}{detail}"
         )
 
+    def _on_arm_restarted(self, event: Mapping[str, Any]) -> None:
+        where = f"from epoch {event['epoch']}" if event["epoch"] > 0 else "from the start"
+        self.say(
+            f"{self._clock()}   {event['name']}: {event['detail']}; it goes on {where}", "yellow"
+        )
+
+    def _on_waiting(self, event: Mapping[str, Any]) -> None:
+        self.say(f"{self._clock()}   {event['detail']}", "yellow")
+
     def _on_arm_judged(self, event: Mapping[str, Any]) -> None:
         if event["role"] == "arm":
             stage = event["stage"]

@@ -196,10 +196,15 @@ class Job:
         storage, schedule = journal.folder / "tune", request.config.schedule
         executor = RayExecutor(storage, address=self._args.address, schedule=schedule)
         self._executor = executor
-        executor.start()
+        executor.start_in_background()
+        triage = Triage(request, dataset, executor, journal, writer.note)
+        triage.prepare()
+        executor.ready()
+        if executor.nodes:
+            writer.note("nodes", nodes=executor.nodes)
         with _heard():
             screen.say(f"arms run on {executor.describe()}", "dim")
-        Triage(request, dataset, executor, journal, writer.note).run()
+        triage.run()
         self._stop_ray()
 
     # --- the end ---------------------------------------------------------------------------------

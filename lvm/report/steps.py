@@ -39,6 +39,8 @@ from lvm.report.origin import unreached
 
 DEV = ("eval_cosine", "r_at_5", "mrr")
 
+RESTARTS_SHOWN = 10
+
 
 def steps_section(run: Run) -> Iterator[Block]:
     """Yield phase 1 and every step: asked, tried, measured, decided."""
@@ -63,6 +65,7 @@ def _phase1(run: Run) -> Iterator[Block]:
     yield Figure(
         plots.step_curves(run, run.specs("phase_1")), "Phase 1, per epoch on the dev split."
     )
+    yield from _items("Went on after a break", _restarts(run, "phase_1"))
     yield from _items("Absent, and so no evidence", _absent(run, "phase_1"))
     if verdict is None:
         yield Paragraph("Phase 1 had not been judged when this was written.", "note")
@@ -91,8 +94,19 @@ def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
     yield from _items("Left out", (f"{n}: {reason}" for n, reason in step["left_out"].items()))
     yield from _items("Gate conflicts", _conflicts(step))
     absent = list(_absent(run, step["step"], f"{CONFIRMATION}{step['step']}"))
+    races = (step["step"], f"{CONFIRMATION}{step['step']}")
+    yield from _items("Went on after a break", _restarts(run, *races))
     yield from _items("Absent, and so no evidence", iter(absent))
     yield from _items("Outcome", _outcome(run, step, absent))
+
+
+def _restarts(run: Run, *races: str) -> Iterator[str]:
+    """Yield what broke and was tried again: at most some arms, the rest counted."""
+    events = [event for race in races for event in run.all("arm_restarted", step=race)]
+    for event in events[:RESTARTS_SHOWN]:
+        yield f"{event['name']} at epoch {max(0, event['epoch'])}: {event['detail']}."
+    if len(events) > RESTARTS_SHOWN:
+        yield f"{len(events) - RESTARTS_SHOWN:,} more, in journal.jsonl."
 
 
 def _absent(run: Run, *races: str) -> Iterator[str]:

@@ -36,12 +36,16 @@ class Triage:
         self._repetitions = Repetitions(self._runner)
         self._tidier = Tidier(request.out, request.config.schedule, note)
 
+    def prepare(self) -> None:
+        """Measure what needs no arm; once, so it can be done while arms get their processes."""
+        measure_ladder(self._runner)
+
     def run(self) -> Stop:
         """Walk the tree to its end; a resumed run first tries again what was absent."""
         again = reopening(self._runner.journal.events)
         if again is not None:
             self._runner.note(REOPENED, **again)
-        measure_ladder(self._runner)
+        self.prepare()
         request, history = self._request, list[Outcome]()
         plan = [step.name for step in request.steps]
         while True:

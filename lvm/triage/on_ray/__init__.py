@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from typing import Any
 from lvm.config import ScheduleConfig
 from lvm.data.windows import Dataset
 from lvm.errors import ClusterError, ClusterLostError
-from lvm.triage.on_ray.cluster import check, connect, count_slots, in_words
+from lvm.triage.on_ray.cluster import check, connect, count_slots, in_words, warm
 from lvm.triage.on_ray.desk import Desk
 from lvm.triage.on_ray.pulse import Pulse, leave_without_ray, pulse_of
 from lvm.triage.on_ray.quiet import import_ray, silenced
 from lvm.triage.race import Race
 
 STOP_SECONDS = 20.0
-RECOUNT_SECONDS = 5.0
+MOST_WARM = 4
 
 
 class RayExecutor:
@@ -37,6 +38,8 @@ class RayExecutor:
         self._shared: tuple[Dataset, Any] | None = None
         self._started_here = self._lost = False
         self._pulse: Pulse | None = None
+        self._starting: ThreadPoolExecutor | None = None
+        self._started: Future[None] | None = None
         self._quiet = contextlib.ExitStack()  # until the run is over, whatever Tune's thread does
         self.nodes: dict[str, dict[str, str]] = {}  # what runs on each node, found at the start
 
@@ -52,9 +55,35 @@ class RayExecutor:
             self._started_here = True
         self.nodes = check(ray, self._address, self._storage, self._schedule)
 
+    def start_in_background(self) -> None:
+        """Start while the caller does something else; `ready` waits for it."""
+        self._starting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="start-ray")
+        self._started = self._starting.submit(self._start_warm)
+
+    def ready(self) -> None:
+        """Wait for what `start_in_background` began."""
+        if self._started is not None:
+            self._started.result()
+
+    def _start_warm(self) -> None:
+        self.start()
+        self._open(import_ray())
+
+    def _open(self, ray: Any) -> None:
+        """Start Tune, once; on this machine also processes that have imported what trials do."""
+        if self._thread is not None:
+            return
+        self._quiet.enter_context(silenced())
+        self._thread = threading.Thread(target=self._tune, name="tune", daemon=True)
+        self._thread.start()
+        if self._address is None:
+            warm(ray, min(count_slots(ray, self._schedule, 1), MOST_WARM))
+
     def stop(self) -> None:
         """End what runs and disconnect; a cluster that was started here ends."""
         self._desk.close()
+        if self._starting is not None:
+            self._starting.shutdown(wait=True)
         if self._thread is not None and not self._lost:
             self._thread.join(STOP_SECONDS)
         self._thread = None
@@ -73,10 +102,7 @@ class RayExecutor:
         self._share(ray, dataset)
         workers = max((spec.workers for spec in race.waiting), default=1)
         self._desk.capacity = count_slots(ray, self._schedule, workers)
-        if self._thread is None:
-            self._quiet.enter_context(silenced())
-            self._thread = threading.Thread(target=self._tune, name="tune", daemon=True)
-            self._thread.start()
+        self._open(ray)
         try:
             self._desk.serve(race, self._check_pulse)
         except ClusterLostError:

@@ -178,6 +178,17 @@ def count_slots(ray: Any, schedule: ScheduleConfig, workers: int) -> int:
     return max(1, int(slots + 1e-6))
 
 
+def warm(ray: Any, processes: int) -> None:
+    """Let so many processes import what a trial imports; Ray makes trials of idle ones."""
+    task = ray.remote(num_cpus=0)(_import_trial)
+    for _ in range(processes):
+        task.remote()
+
+
+def _import_trial() -> None:
+    import lvm.triage.on_ray.trainable  # noqa: F401  # the import is the purpose
+
+
 def in_words(ray: Any, address: str | None) -> str:
     """Return one line that says where arms run."""
     resources = ray.cluster_resources()
