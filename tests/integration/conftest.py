@@ -15,21 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import linear_bank
 import pytest
 
 import tune_jobs.triage
 from lvm.command import run_command
 from lvm.config import ScheduleConfig
 from lvm.data.bank import Bank
-from lvm.data.files import write_bank
-from lvm.randomness import numpy_generator
 from lvm.triage.journal import Event, read_journal
 from lvm.triage.on_ray import RayExecutor
 
-ARTICLES, CHUNKS, WIDTH = 40, 25, 32
-NOISE = 0.3  # length of the noise in each move of a point of length 1
-SPLIT = {"train": range(20), "dev": range(20, 30), "test": range(30, 40)}
 RECIPE = """\
 [model]
 hidden = 32
@@ -55,26 +50,6 @@ long_epochs = 2
 first_rung = 1
 confirm_workers = 2
 """
-
-
-def linear_world(articles: int = ARTICLES, chunks: int = CHUNKS) -> Bank:
-    """Return a bank of unit vectors along (fixed direction + moving point)."""
-    generator = numpy_generator(0, "linear world")
-    rotation, _ = np.linalg.qr(generator.normal(size=(WIDTH, WIDTH)))
-    fixed = _unit(generator.normal(size=WIDTH))
-    rows = []
-    for _ in range(articles):
-        point = _unit(generator.normal(size=WIDTH))
-        for _ in range(chunks):
-            rows.append(_unit(point + fixed))
-            noise = generator.normal(size=WIDTH) / np.sqrt(WIDTH)
-            point = _unit(rotation @ point + NOISE * noise)
-    keys = np.array([(a, c) for a in range(articles) for c in range(chunks)], np.int32)
-    return Bank(np.array(rows, np.float32), keys)
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +97,7 @@ def run_triage(folder: Path, argv: Sequence[str]) -> Run:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The linear world on disk."""
     folder = tmp_path_factory.mktemp("world")
-    bank, split = linear_world(), {name: list(ids) for name, ids in SPLIT.items()}
-    write_bank(folder / "bank", bank.vectors, bank.keys, {"split": split})
+    linear_bank.write(folder / "bank")
     (folder / "recipe.toml").write_text(RECIPE)
     (folder / "runs").mkdir()
     return World(bank=folder / "bank", recipe=folder / "recipe.toml", runs=folder / "runs")
@@ -152,7 +126,7 @@ def finished(world: World, cluster: str) -> Run:
 @pytest.fixture(scope="session")
 def make_bank() -> Callable[[int, int], Bank]:
     """`linear_world`, for tests that need one of another size."""
-    return linear_world
+    return linear_bank.linear_world
 
 
 @pytest.fixture(scope="session")

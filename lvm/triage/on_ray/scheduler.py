@@ -18,7 +18,7 @@ from ray.tune import Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from lvm.triage.on_ray.desk import Desk, Move, Place
+from lvm.triage.on_ray.desk import Desk, Move, Place, Seat
 from lvm.triage.on_ray.remote import stack_and_kill
 from lvm.triage.on_ray.trainable import PLACEMENT_GROUP, ArmBroke
 
@@ -149,13 +149,13 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
                 self._desk.moved(name, Place.TRAINING)
                 controller._schedule_trial_train(trial)
             case Move.PAUSE:
+                self._let_go(trial, self._desk.seats[name])
                 self._desk.moved(name, Place.PAUSED)
                 controller.pause_trial(trial, should_checkpoint=False)
-                self._release(trial)
             case Move.STOP:
+                self._let_go(trial, self._desk.seats[name])
                 self._desk.moved(name, None)
                 controller.stop_trial(trial)
-                self._release(trial)
             case Move.KILL:
                 seat = self._desk.seats[name]
                 self._desk.moved(name, Place.DYING)
@@ -163,6 +163,16 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
                 actor = trial.temporary_state.ray_actor
                 if actor is not None:
                     _kill(actor)
+
+    def _let_go(self, trial: Any, seat: Seat) -> None:
+        """End a trial that drives workers at once, with all of them: what it has is on disk.
+
+        Asked to stop, it would wait for Ray Train, which starts its workers again meanwhile.
+        """
+        actor = trial.temporary_state.ray_actor
+        if not seat.alone and actor is not None:
+            _kill(actor)
+        self._release(trial)
 
     def _release(self, trial: Any) -> None:
         """Remove the placement group of Ray Train workers whose trial is over.

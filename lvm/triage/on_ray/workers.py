@@ -140,6 +140,7 @@ def _fit(spec: ArmSpec, config: dict[str, Any], schedule: ScheduleConfig) -> Non
 def _worker(config: dict[str, Any]) -> None:
     """Body of a Ray Train worker: the same arm, in a world of several."""
     spec, mailbox = ArmSpec.from_plain(config["spec"]), config["mailbox"]
+    last = spec.recipe.training.epochs
     world = World.current(claim(spec.device))
     letter: dict[str, Any] = {"placed": world.rank, "facts": facts()}
     if world.rank == 0:
@@ -149,6 +150,6 @@ def _worker(config: dict[str, Any]) -> None:
     for record in records_or_reason(spec, dataset_of(config["data"])):
         if world.rank == 0:
             ray.get(mailbox.put.remote(record))
-            if "epoch" in record:
+            if record.get("epoch", last) < last:  # after the last one there is nothing to wait for
                 ray.get(mailbox.wait_for.remote(record["epoch"] + 1))
         world.barrier()
