@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lvm.errors import ExitStatus, LvmError, ProgramError, UsageError
-from lvm.signals import heeding_signals
+from lvm.signals import end_with, heeding_signals
 
 ERROR_FILE = "error.txt"
 
@@ -132,7 +132,9 @@ def run_program(main: Callable[[Sequence[str]], int]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without a sign must not cost the answer
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(run_command(main, sys.argv[1:]))
+    status = run_command(main, sys.argv[1:])
+    end_with(status)
+    sys.exit(status)
 
 
 def nobody_reads() -> None:
@@ -162,7 +164,8 @@ def answering(
     except OSError as error:
         if error.errno not in _REFUSED:
             raise _program_error(error, place(), then()) from error
-        what, next_ = error.filename or "a file", then()
+        folder, next_ = place(), then()
+        what = error.filename or (f"a file in {folder}" if folder is not None else "a file")
         remedy = "free some space" if error.errno in _FULL else "give this user access to it"
         raise UsageError(
             f"{what} is refused ({error.strerror}); {remedy} or choose another --out"

@@ -122,6 +122,13 @@ def whole() -> Iterator[None]:
     _heeding.raise_waiting()
 
 
+def end_with(status: int) -> None:
+    """Let a signal that comes while the process is ending change nothing of how it ends."""
+    for number in SIGNALS:
+        if _in_main_thread() and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(status))
+
+
 def _raised_again(other: Any) -> Any:
     """Return a hook that raises an interrupt again which Python dropped in a destructor.
 
