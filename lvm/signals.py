@@ -76,6 +76,15 @@ def heeding_signals() -> Iterator[None]:
         sys.unraisablehook, _heeding = dropped, None
 
 
+def end_was_asked_for() -> bool:
+    """Whether a signal has asked this command to end.
+
+    What fails from then on is no error: compiled code turns an interrupt into one of its own, and
+    Ray's processes may have had the same signal.
+    """
+    return _heeding is not None and _heeding.asked_at is not None
+
+
 def heed_signals_again() -> None:
     """Take the signals back from a library that has taken them; nothing outside a command."""
     if _heeding is not None and _in_main_thread():
