@@ -213,7 +213,13 @@ def _ui(args: Any) -> int:
 
     command = Tracker(args.run).ui_command()
     print(command)
-    return subprocess.run(command, shell=True).returncode  # our own line, quoted by its maker
+    server = subprocess.Popen(f"exec {command}", shell=True)  # our own line, quoted by its maker
+    try:
+        return server.wait()
+    except KeyboardInterrupt:  # also SIGTERM, which a terminal does not send to the server as well
+        server.terminate()
+        server.wait()
+        raise
 
 
 def entry() -> NoReturn:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lvm.errors import ExitStatus, LvmError, ProgramError, UsageError
-from lvm.signals import heeding_signals
+from lvm.signals import end_was_asked_for, end_with, heeding_signals
 
 ERROR_FILE = "error.txt"
 
@@ -132,7 +132,9 @@ def run_program(main: Callable[[Sequence[str]], int]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without a sign must not cost the answer
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(run_command(main, sys.argv[1:]))
+    status = run_command(main, sys.argv[1:])
+    end_with(status)
+    sys.exit(status)
 
 
 def nobody_reads() -> None:
@@ -149,7 +151,7 @@ def nobody_reads() -> None:
 def answering(
     place: Callable[[], Path | None] = lambda: None, then: Callable[[], str] = lambda: ""
 ) -> Iterator[None]:
-    """Turn what nobody foresaw into an LvmError of one sentence.
+    """Turn what nobody foresaw into an LvmError of one sentence; after a signal, into its end.
 
     A disk that is full or cannot be written to becomes a UsageError, anything else a ProgramError
     whose traceback is kept in the folder that `place` returns, or a temporary file. `then` returns
@@ -157,19 +159,23 @@ def answering(
     """
     try:
         yield
-    except (LvmError, BrokenPipeError):
-        raise
-    except OSError as error:
-        if error.errno not in _REFUSED:
-            raise _program_error(error, place(), then()) from error
-        what, next_ = error.filename or "a file", then()
-        remedy = "free some space" if error.errno in _FULL else "give this user access to it"
-        raise UsageError(
-            f"{what} is refused ({error.strerror}); {remedy} or choose another --out"
-            f"{f', then {next_}' if next_ else '.'}"
-        ) from error
     except Exception as error:
+        if end_was_asked_for():
+            raise KeyboardInterrupt from error
+        if isinstance(error, LvmError | BrokenPipeError):
+            raise
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            raise _refused(error, place(), then()) from error
         raise _program_error(error, place(), then()) from error
+
+
+def _refused(error: OSError, folder: Path | None, then: str) -> UsageError:
+    what = error.filename or (f"a file in {folder}" if folder is not None else "a file")
+    remedy = "free some space" if error.errno in _FULL else "give this user access to it"
+    return UsageError(
+        f"{what} is refused ({error.strerror}); {remedy} or choose another --out"
+        f"{f', then {then}' if then else '.'}"
+    )
 
 
 def _program_error(error: Exception, folder: Path | None, then: str) -> ProgramError:

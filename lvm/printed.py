@@ -66,6 +66,12 @@ def resume_of(events: Sequence[Mapping[str, Any]], folder: Path, *, kept: bool =
     return resume_command(folder, starts[-1].get("address") if starts else None, kept=kept)
 
 
+def arguments_of(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return what the run of a journal is asked, with the paths where its files were last found."""
+    known = [event["arguments"] for event in events if event.get("arguments")]
+    return known[-1] if known else {}
+
+
 def eval_command(checkpoint: Path, arguments: Mapping[str, Any]) -> str | None:
     """Return the command that judges a checkpoint on the data of its run.
 

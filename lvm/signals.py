@@ -76,6 +76,15 @@ def heeding_signals() -> Iterator[None]:
         sys.unraisablehook, _heeding = dropped, None
 
 
+def end_was_asked_for() -> bool:
+    """Whether a signal has asked this command to end.
+
+    What fails from then on is no error: compiled code turns an interrupt into one of its own, and
+    Ray's processes may have had the same signal.
+    """
+    return _heeding is not None and _heeding.asked_at is not None
+
+
 def heed_signals_again() -> None:
     """Take the signals back from a library that has taken them; nothing outside a command."""
     if _heeding is not None and _in_main_thread():
@@ -120,6 +129,13 @@ def whole() -> Iterator[None]:
     finally:
         _heeding.blocks -= 1
     _heeding.raise_waiting()
+
+
+def end_with(status: int) -> None:
+    """Let a signal that comes while the process is ending change nothing of how it ends."""
+    for number in SIGNALS:
+        if _in_main_thread() and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(status))
 
 
 def _raised_again(other: Any) -> Any:

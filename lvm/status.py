@@ -13,7 +13,7 @@ from lvm.absence import Absence, in_short, sentences
 from lvm.command import lvm_command, shown
 from lvm.events import Event, Events, indexed
 from lvm.pace import AFTER_A_STEP, gate_of
-from lvm.printed import eval_command, resume_of
+from lvm.printed import arguments_of, eval_command, resume_of
 from lvm.progress import arms_of, seconds_left, since_start
 from lvm.records import METRICS, RunVerdict
 from lvm.report import counted
@@ -186,17 +186,16 @@ def _next(
     document: Mapping[str, Any], folder: Path, state: str, events: Sequence[Event]
 ) -> str:  # fmt: skip
     """Return the command to type now."""
-    first = events[0]
     if state == "interrupted":
         return str(document["resume"])
     if document["absent"] and document["verdict"] == RunVerdict.INCONCLUSIVE:
         return str(document["resume"])
     if document["verdict"] == RunVerdict.BLOCKED:
-        return str(first.get("again") or first["command"])
+        return str(events[0].get("again") or events[0]["command"])
     judge = None
     if document["arm"] is not None and state == "finished":
         checkpoint = found_at(document["arm"]["checkpoint"], folder)
-        judge = eval_command(checkpoint, first.get("arguments") or {})
+        judge = eval_command(checkpoint, arguments_of(events))
     return judge or f"{lvm_command()} report {shown(folder)}"
 
 

@@ -31,20 +31,17 @@ from lvm.terminal import AuditProgress, Screen
 from lvm.tracking import Tracker
 from lvm.triage.address import check_address, check_growth
 from lvm.triage.folder import new_run, run_to_resume
-from lvm.triage.forecast import Forecast, forecast
 from lvm.triage.journal import Journal
 from lvm.triage.lock import Lock
 from lvm.triage.on_ray import RayExecutor
-from lvm.triage.plan import plan_races
 from lvm.triage.preflight import check_config, check_dataset, dataset_of, own_checkpoint
-from lvm.triage.probe import probe, slots_here
 from lvm.triage.request import Request, identity
 from lvm.triage.step import extended_steps, steps_in_order
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
 from tune_jobs import request as asked
 from tune_jobs.ending import print_blocked, print_verdict, write_views
-from tune_jobs.start import data_of, data_seen, show, started
+from tune_jobs.start import data_of, data_seen, predicted_time, show, started
 from tune_jobs.writer import Writer
 
 RUNS = Path("runs")
@@ -163,12 +160,10 @@ class Job:
             data = data_of(dataset, source)
             return started(self._args, self._command, request, data, own)
         asked.refuse_changes(self._journal, own, request.code, self._args)
-        arguments = asked.arguments(self._args)
-        moved = arguments != asked.latest_arguments(self._journal)
         return {
             "command": self._command,
             "address": self._args.address,
-            "arguments": arguments if moved else None,
+            "arguments": asked.arguments(self._args),
         }
 
     # --- the walk --------------------------------------------------------------------------------
@@ -188,7 +183,7 @@ class Job:
             writer.note("audited", audit=audit)
         longer = request.all_steps or request.extended or request.more_seeds
         if longer and journal.find("forecast") is None:
-            expected = _forecast(request, dataset)
+            expected = predicted_time(request, dataset)
             with _heard():
                 screen.say(expected.in_words(), "bold")
             writer.note("forecast", **expected.to_plain())
@@ -300,15 +295,3 @@ def _heard() -> Iterator[None]:
         sys.stdout.flush()
     except OSError:
         nobody_reads()
-
-
-def _forecast(request: Request, dataset: Dataset) -> Forecast:
-    """Predict how long all steps or the open questions will take on this machine."""
-    config = request.config
-    races = plan_races(
-        config, request.steps, request.extended, dataset, all_steps=request.all_steps,
-        from_bank=request.from_bank, more_seeds=request.more_seeds,
-        given=request.checkpoint is not None or request.predictions is not None,
-    )  # fmt: skip
-    costs, slots = probe(config, dataset, races), slots_here(config.schedule)
-    return forecast(races, costs, config.schedule, num_windows=len(dataset.train), slots=slots)

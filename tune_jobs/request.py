@@ -13,7 +13,7 @@ from lvm.audit.session import complete
 from lvm.config import RunConfig, from_dict
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
-from lvm.printed import PATHS, triage_command, typed
+from lvm.printed import PATHS, arguments_of, triage_command, typed
 from lvm.triage.journal import Journal
 from tune_jobs.flags import DEFAULT_PRESET
 from tune_jobs.presets import load_config
@@ -100,7 +100,7 @@ def resumed(args: Any, journal: Journal) -> Any:
     """
     if not journal.events:
         raise ResumeError(f"{journal.folder} holds an empty journal; start a new run.")
-    known = latest_arguments(journal)
+    known = arguments_of(journal.events)
     for key in ("out", *known):
         moved = key in PATHS and known[key] is not None
         if getattr(args, key) not in (None, False) and not moved:
@@ -111,13 +111,6 @@ def resumed(args: Any, journal: Journal) -> Any:
     for key, value in known.items():
         setattr(args, key, _located(args, journal, key, value) if key in PATHS else value)
     return args
-
-
-def latest_arguments(journal: Journal) -> Mapping[str, Any]:
-    """Return the arguments of a run, with the paths where they were last found."""
-    known = [event["arguments"] for event in journal.events if event.get("arguments") is not None]
-    arguments: Mapping[str, Any] = known[-1]
-    return arguments
 
 
 def _located(args: Any, journal: Journal, key: str, told: str | None) -> Path | None:

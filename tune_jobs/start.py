@@ -9,7 +9,10 @@ from lvm.config import RunConfig, to_dict
 from lvm.data.load import load_dataset
 from lvm.data.windows import SPLITS, Dataset
 from lvm.provenance import environment
+from lvm.triage.forecast import Forecast, forecast
 from lvm.triage.journal import SCHEMA
+from lvm.triage.plan import plan_races
+from lvm.triage.probe import probe, slots_here
 from lvm.triage.request import Request
 from lvm.triage.step import Facts, extended_steps, steps_in_order
 from tune_jobs import request as asked
@@ -60,6 +63,18 @@ def data_seen(material: Material) -> dict[str, Any]:
         "windows": {side.name: len(side) for side in sides},
         "articles": {},
     }
+
+
+def predicted_time(request: Request, dataset: Dataset) -> Forecast:
+    """Predict how long all steps or the open questions will take on this machine."""
+    config = request.config
+    races = plan_races(
+        config, request.steps, request.extended, dataset, all_steps=request.all_steps,
+        from_bank=request.from_bank, more_seeds=request.more_seeds,
+        given=request.checkpoint is not None or request.predictions is not None,
+    )  # fmt: skip
+    costs, slots = probe(config, dataset, races), slots_here(config.schedule)
+    return forecast(races, costs, config.schedule, num_windows=len(dataset.train), slots=slots)
 
 
 def show(args: Any) -> None:

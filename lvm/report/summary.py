@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lvm.printed import job_command
 from lvm.records import RunVerdict, Verdict
 from lvm.report import (
     Block,
@@ -25,8 +26,6 @@ from lvm.report.gates import independent
 from lvm.report.models import confirmed_name
 from lvm.report.seeds import over_seeds
 
-JOB = "python tune_jobs/triage.py"
-
 
 def stopped_by_audit(run: Run) -> bool:
     """Whether the audit ended the run before anything was tried."""
@@ -38,7 +37,7 @@ def verdict_section(run: Run) -> Iterator[Block]:
     document, audit = run.document, audit_of(run)
     if audit and stopped_by_audit(run):
         yield from first_screen(audit)
-        yield Preformatted(f"# when that is done\n{run.started.get('command', JOB)}")
+        yield Preformatted(f"# when that is done\n{_again(run)}")
         return
     yield Paragraph(document["headline"], "lead")
     said = [*overrides(audit), *broken(audit), *document.get("warnings", [])]
@@ -108,28 +107,29 @@ def _nearest(event: Mapping[str, Any]) -> tuple[int, float]:
 
 def _next(run: Run, changed: bool) -> tuple[str, str]:
     """Return what to do next and the command for it."""
+    job = job_command("triage", kept=True)
     match run.document["verdict"]:
         case RunVerdict.FIXED if changed:
             return (
                 "save the changes below as fix.toml and judge them on data this run has not seen; "
                 f"the checkpoint is {run.document['arm']['checkpoint']}",
-                f"{JOB} --recipe fix.toml --data BANK",
+                f"{job} --recipe fix.toml --data BANK",
             )
         case RunVerdict.PASSED | RunVerdict.FIXED:
-            return "judge the recipe on data this run has not seen", f"{JOB} --data BANK"
+            return "judge the recipe on data this run has not seen", f"{job} --data BANK"
         case RunVerdict.BLOCKED:
-            return "repair what the audit names, then start again", run.started.get("command", JOB)
+            return "repair what the audit names, then start again", _again(run)
         case RunVerdict.INCONCLUSIVE if run.document.get("absent"):
             text = "see why the absent arms ended; when that is settled, have them tried again"
             return text, str(run.document["resume"])
         case RunVerdict.INCONCLUSIVE if not _crosses(run):
             text = "see why no model could be judged; change the recipe accordingly"
-            return text, f"{JOB} --recipe FILE"
+            return text, f"{job} --recipe FILE"
         case RunVerdict.INCONCLUSIVE:
-            return "give a bank with more articles: they narrow the interval", f"{JOB} --data BANK"
+            return "give a bank with more articles: they narrow the interval", f"{job} --data BANK"
         case RunVerdict.NOT_FIXED:
             text = "see what was not tried; change the recipe accordingly and start again"
-            return text, f"{JOB} --recipe FILE"
+            return text, f"{job} --recipe FILE"
         case _:
             return "go on with the run", str(run.document["resume"])
 
@@ -140,6 +140,11 @@ def _crosses(run: Run) -> bool:
     judged += [event["control"] for event in judged if event.get("control")]
     gates = [gate for event in judged for gate in event.get("gates", [])]
     return any(gate["verdict"] == Verdict.INCONCLUSIVE for gate in gates)
+
+
+def _again(run: Run) -> str:
+    """Return the command of a new run that is asked the same; an old journal holds only its own."""
+    return str(run.started.get("again") or run.started.get("command") or job_command("triage"))
 
 
 def _changes(run: Run) -> dict[str, Any]:

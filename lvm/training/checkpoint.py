@@ -10,6 +10,7 @@ A checkpoint is written beside its place and renamed, so a kill leaves the old o
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -62,7 +63,8 @@ def save_checkpoint(
     fresh.mkdir(parents=True)
     width = manifest["width"]
     weights = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
-    safetensors.torch.save_file(weights, fresh / "model.safetensors")
+    # Both through memory: the libraries' own files hide a full disk in an error of their own.
+    (fresh / "model.safetensors").write_bytes(safetensors.torch.save(weights))
     full = {
         "format": 1,
         "lvm": __version__,
@@ -72,7 +74,9 @@ def save_checkpoint(
     }
     (fresh / "manifest.json").write_text(json.dumps(full, indent=1) + "\n")
     if optimizer_state is not None:
-        torch.save(dict(optimizer_state), fresh / "state.pt")
+        moments = io.BytesIO()
+        torch.save(dict(optimizer_state), moments)
+        (fresh / "state.pt").write_bytes(moments.getbuffer())
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():  # else a kill left the older copy as the only one
         shutil.rmtree(old, ignore_errors=True)

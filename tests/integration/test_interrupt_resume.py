@@ -1,6 +1,6 @@
-"""One triage, stopped by Ctrl-C, then by SIGKILL, then resumed: it ends as if nothing had happened.
+"""One triage, ended by Ctrl-C, SIGTERM and SIGKILL, then resumed: it ends as if nothing had been.
 
-The first two lives are processes of their own, connected to the shared Ray cluster; the last one
+The first three lives are processes of their own, connected to the shared Ray cluster; the last one
 runs in this process. All are compared with the uninterrupted run of the same request.
 """
 
@@ -54,6 +54,7 @@ class Life:
     printed: str
     statuses: list[str]  # of the MLflow parents of this run folder
     files: dict[Path, int]  # modification times of the checkpoints, nanoseconds
+    document: dict[str, Any]  # verdict.json; empty where it was not written
 
 
 def live(
@@ -76,9 +77,12 @@ def live(
         process.kill()
         process.wait()
     assert "Traceback" not in complaint, complaint
+    assert "SIGTERM received" not in complaint  # the first words of the stack that Ray prints
+    document = folder / "verdict.json"
     return Life(
         folder=folder, events=journal(folder), status=process.returncode, printed=printed,
         statuses=parents(folder), files=checkpoints(folder),
+        document=json.loads(document.read_text()) if document.exists() else {},
     )  # fmt: skip
 
 
@@ -112,12 +116,28 @@ def stopped(world, cluster, finished) -> Life:
     return live(words, world.runs / "stopped", lambda e: len(trained(e)) == 2, signal.SIGINT)
 
 
+def goes_on(life: Life) -> list[str]:
+    """The command that a process printed when it was interrupted."""
+    return shlex.split(life.printed.strip().removeprefix("interrupted; go on with: "))
+
+
 @pytest.fixture(scope="module")
-def killed(stopped: Life, cluster) -> Life:
-    """The command that Ctrl-C printed, killed while the third arm is running."""
-    command = stopped.printed.strip().removeprefix("interrupted; go on with: ")
-    words = [*shlex.split(command), "--address", cluster]
-    return live(words, stopped.folder, lambda e: len(trained(e)) >= 3, signal.SIGKILL)
+def terminated(stopped: Life) -> Life:
+    """The command that Ctrl-C printed, ended by SIGTERM when arms run again."""
+
+    def runs_again(events: list[Event]) -> bool:
+        kinds = [event["event"] for event in events[len(stopped.events) :]]
+        return "epoch" in kinds or "step_started" in kinds
+
+    return live(goes_on(stopped), stopped.folder, runs_again, signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def killed(terminated: Life) -> Life:
+    """The command that SIGTERM printed, killed while the third arm is running."""
+    return live(
+        goes_on(terminated), terminated.folder, lambda e: len(trained(e)) >= 3, signal.SIGKILL
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,18 +168,29 @@ def resumed(killed: Life, left_behind: float, triage) -> Any:
 # --- Ctrl-C ---------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_answers_with_the_command_that_goes_on(stopped: Life):
+def test_ctrl_c_answers_with_the_command_that_goes_on(stopped: Life, cluster):
     assert stopped.status == 130
     assert stopped.printed.startswith("interrupted; go on with: ")
-    assert f"--resume {stopped.folder}" in stopped.printed
+    python, script, *flags = goes_on(stopped)
+    assert flags == ["--resume", str(stopped.folder), "--address", cluster]
+    assert Path(script).samefile(tune_jobs.triage.__file__)
     assert stopped.events[-1]["event"] == "interrupted"
-    document = json.loads((stopped.folder / "verdict.json").read_text())
-    assert document["verdict"] is None
-    assert document["resume"] in stopped.printed
+    assert stopped.document["verdict"] is None
+    resume = shlex.split(stopped.document["resume"])  # as a file keeps it: with whole paths
+    assert resume[2:] == flags
+    assert all(Path(word).is_absolute() and Path(word).exists() for word in resume[:2])
+    assert Path(resume[0]).resolve() == Path(python).resolve()
 
 
 def test_ctrl_c_leaves_no_mlflow_run_open(stopped: Life):
     assert stopped.statuses == ["KILLED"]
+
+
+def test_sigterm_ends_as_ctrl_c_does(stopped: Life, terminated: Life):
+    assert terminated.status == 130
+    assert goes_on(terminated) == goes_on(stopped)
+    assert terminated.events[-1]["event"] == "interrupted"
+    assert terminated.statuses == ["KILLED"]
 
 
 # --- kill -9 --------------------------------------------------------------------------------------
@@ -170,7 +201,7 @@ def test_the_process_was_killed_amid_the_run(stopped: Life, killed: Life):
     started = [event["step"] for event in killed.events if event["event"] == "step_started"]
     assert started[:2] == ["phase_1", "projection_head"]
     assert killed.events[-1].get("action") != "Stop"
-    assert [e["event"] for e in killed.events].count("resumed") == 1
+    assert [e["event"] for e in killed.events].count("resumed") == 2
     assert killed.statuses == ["RUNNING"]  # nobody could close it
 
 
@@ -189,12 +220,13 @@ def test_finished_arms_are_not_run_again(killed: Life, resumed):
     assert len({path.parts[-3] for path in kept}) >= 2
     now = checkpoints(killed.folder)
     assert {path: now[path] for path in kept} == kept
-    assert len(resumed.of("resumed")) == 2
+    assert len(resumed.of("resumed")) == 3
 
 
-def test_what_was_written_stays_as_it_is(stopped: Life, killed: Life, resumed):
+def test_what_was_written_stays_as_it_is(stopped: Life, terminated: Life, killed: Life, resumed):
     """The journal only grows."""
-    assert killed.events[: len(stopped.events)] == stopped.events
+    assert terminated.events[: len(stopped.events)] == stopped.events
+    assert killed.events[: len(terminated.events)] == terminated.events
     assert resumed.events[: len(killed.events)] == killed.events
 
 
@@ -305,7 +337,14 @@ def test_a_changed_program(copied, refused):
     assert "the code (0.0.0+abc, now " in refused("--resume", copied(code="0.0.0+abc"))
 
 
-@pytest.mark.parametrize("flag", ["--recipe", "--data", "--checkpoint", "--predictions", "--out"])
+def test_data_that_lies_elsewhere_is_asked_for(copied, tmp_path: Path, refused):
+    folder = copied(arguments={"data": str(tmp_path / "gone")})
+    sentence = refused("--resume", folder)
+    for words in (str(tmp_path / "gone"), "does not exist here", "give --data again"):
+        assert words in sentence
+
+
+@pytest.mark.parametrize("flag", ["--train", "--payload", "--checkpoint", "--predictions", "--out"])
 def test_a_flag_that_the_journal_knows(flag: str, copied, tmp_path: Path, refused):
     sentence = refused("--resume", copied(), flag, tmp_path / "other")
     for words in (flag, "cannot be given with --resume", "leave it out or start a new run"):

@@ -210,7 +210,7 @@ def test_workers_that_cannot_share_a_batch(world, recipe_file: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--workers", "0", "--out", "x"], "--workers is 0, allowed is 1 or more"),
+        (["--workers", "0", "--out", "x"], "--workers must be at least 1 (got 0)"),
         (["--workers", "2"], "--out"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -90,6 +91,23 @@ def test_sigterm_ends_any_command_with_130(capsys) -> None:
 
     assert run_command(main, []) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "consequence", [SystemError("returned a result with an exception set"), ClusterLostError("x")]
+)
+def test_what_fails_after_a_signal_is_no_error_of_its_own(consequence, capsys, tmp_path) -> None:
+    """Ray's compiled code turns an interrupt into a SystemError, or its processes had it too."""
+
+    def main(argv: object) -> int:
+        with answering(lambda: tmp_path):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            raise consequence
+
+    assert run_command(main, []) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- tracebacks -----------------------------------------------------------------------------------

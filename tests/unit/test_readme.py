@@ -19,6 +19,7 @@ import tune_jobs.train  # noqa: E402
 import tune_jobs.triage  # noqa: E402
 from lvm.audit.check import CHECKS  # noqa: E402
 from lvm.config import load_run_config  # noqa: E402
+from lvm.errors import ExitStatus  # noqa: E402
 from lvm.models.base import MODELS  # noqa: E402
 from lvm.records import RunVerdict  # noqa: E402
 from lvm.triage.step import STEPS  # noqa: E402
@@ -87,6 +88,18 @@ def test_recipe_example_loads(tmp_path):
     (tmp_path / "recipe.toml").write_text(recipe)
     config = load_run_config(tmp_path / "recipe.toml", preset("laptop"))
     assert (config.recipe.objective.space, config.gates.stage_eval_cosine) == ("raw", 0.4)
+
+
+def test_exit_statuses_are_those_of_the_program():
+    """The table, and what the help of the triage says."""
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", README, flags=re.M)
+    assert [int(status) for status, _ in rows] == sorted(ExitStatus)
+    words = {int(status): meaning for status, meaning in rows}
+    for verdict in RunVerdict:
+        assert verdict.value in words[verdict.exit_status]
+    help_text = " ".join(tune_jobs.triage.parser().format_help().split())
+    for status in ExitStatus:
+        assert f"{status.value} {status.meaning}" in help_text
 
 
 def test_tree_is_the_tree():

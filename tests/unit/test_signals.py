@@ -173,3 +173,13 @@ def test_a_block_in_a_block_leaves_the_outer_one_in_charge() -> None:
             pass
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_comes_while_the_process_ends_changes_no_status(exits) -> None:
+    signals.end_with(3)
+    signal.raise_signal(signal.SIGTERM)
+    assert exits == [3]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.end_with(4)
+    signal.raise_signal(signal.SIGINT)
+    assert exits == [3]

@@ -1,0 +1,114 @@
+"""`train.py` without Ray: its folder, how it goes on, and the status of every end."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from without_ray import WithoutRay
+
+import tune_jobs.train
+import tune_jobs.training
+from lvm.command import run_command
+from lvm.records import StopReason
+from lvm.training import loop
+from lvm.training.epochs import read_epochs
+from lvm.triage.lock import acquire
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tune_jobs.training, "RayExecutor", WithoutRay)
+    monkeypatch.chdir(tmp_path)
+
+
+def train(world, *more: str, out: str = "full") -> int:
+    flags = ["--data", str(world.bank), "--recipe", str(world.recipe), "--out", out, *more]
+    return run_command(tune_jobs.train.main, flags)
+
+
+def test_it_trains_into_a_relative_folder_and_says_how_to_judge_it(world, tmp_path, capsys):
+    assert train(world) == 0
+    assert len(read_epochs(tmp_path / "full")) == 2
+    last = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert last[2:] == ["eval", "full/checkpoint", "--data", str(world.bank)]
+    assert not list((tmp_path / "full").glob("*driver*"))
+
+
+def test_an_interrupted_one_goes_on_by_the_command_it_prints(world, tmp_path, monkeypatch, capsys):
+    real = WithoutRay.run
+
+    def interrupted(executor: WithoutRay, race: Any, dataset: Any) -> None:
+        record = race.record
+
+        def stop(arm: str, values: dict[str, Any]) -> None:
+            record(arm, values)
+            raise KeyboardInterrupt
+
+        race.record = stop
+        real(executor, race, dataset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WithoutRay, "run", interrupted)
+        assert train(world, "--address", "auto") == 130
+    printed = capsys.readouterr().out.strip()
+    words = shlex.split(printed.removeprefix("interrupted; go on with: "))
+    assert Path(words[1]).samefile(tune_jobs.train.__file__)
+    first = read_epochs(tmp_path / "full")
+    assert len(first) == 1
+    assert run_command(tune_jobs.train.main, words[2:]) == 0
+    assert read_epochs(tmp_path / "full")[0] == first[0]
+    assert len(read_epochs(tmp_path / "full")) == 2
+
+
+def test_a_folder_that_another_training_writes_to_is_refused(world, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    lock = acquire(tmp_path / "full")
+    assert train(world) == 2
+    assert "is being driven by process" in capsys.readouterr().err
+    lock.release()
+    assert not (tmp_path / "full" / "epochs.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "words"),
+    [
+        (StopReason.DIVERGED, 2, "lower training.learning_rate"),
+        (StopReason.NOT_EVALUABLE, 2, "start again"),
+        (StopReason.CRASHED, 70, "go on with: "),
+        (StopReason.LOST, 75, "go on with: "),
+        (StopReason.STUCK, 2, "go on with: "),
+        (StopReason.UNPLACED, 2, "go on with: "),
+    ],
+)
+def test_no_early_end_has_the_status_of_a_verdict(
+    reason, status, words, world, monkeypatch, capsys
+):
+    def end(executor: WithoutRay, race: Any, dataset: Any) -> None:
+        (arm,) = race.lanes
+        race.failed(arm, reason, "what happened")
+
+    monkeypatch.setattr(WithoutRay, "run", end)
+    assert train(world) == status
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith(f"error: the training ended early ({reason}: what happened); ")
+    assert words in sentence
+
+
+def test_a_training_that_diverges_says_what_to_change(world, monkeypatch, capsys):
+    real = loop.objective
+
+    def poisoned(*args: Any) -> Any:
+        result = real(*args)
+        result.total.data.fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(loop, "objective", poisoned)
+    assert train(world) == 2
+    said = capsys.readouterr()
+    assert "the training ended early (diverged: " in said.err.splitlines()[-1]
+    assert said.out == ""
