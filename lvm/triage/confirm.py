@@ -66,7 +66,7 @@ class Confirmations:
         self.judged.append((trained, judged))
         spec = trained.result.spec
         self._runner.once(
-            "confirmed", ("spec",), step=trained.step, arm=trained.arm, verdict=judged.verdict,
+            "confirmed", ("step", "spec"), step=trained.step, arm=trained.arm, verdict=judged.verdict,
             gates=judged.gates, spec=spec.id, run_as=spec.step, success=judged.success,
             attribution=judged.attribution, over_control=judged.over_control,
             control={

@@ -286,10 +286,7 @@ def _why_untested(
     events: Sequence[Event], hypothesis: Hypothesis, arms: Sequence[Mapping[str, Any]]
 ) -> str:
     if arms:
-        ends = [
-            f"{arm['arm']}: {arm['detail'] or arm['reason'] or 'has not been judged yet'}"
-            for arm in arms
-        ]
+        ends = [f"{arm['arm']}: {arm['detail'] or _without_gain(arm)}" for arm in arms]
         return "; ".join(ends)
     started = [e for s in hypothesis.steps if (e := _last(events, "step_started", step=s))]
     left_out = [f"{n}: {why}" for event in started for n, why in event["left_out"].items()]
@@ -303,6 +300,13 @@ def _why_untested(
     if stop["verdict"] == RunVerdict.BLOCKED:
         return "the audit stopped the run before any training"
     return f"the run ended {stop['verdict']} before; {hypothesis.remedy} tests it"
+
+
+def _without_gain(arm: Mapping[str, Any]) -> str:
+    if arm["reason"] is None:
+        return "has not been judged yet"
+    lacks = "" if arm["reason"] in ABSENT else ", with no control to compare with"
+    return f"{arm['reason']}{lacks}"
 
 
 def _last(events: Sequence[Event], kind: str, **values: Any) -> Event | None:
