@@ -74,7 +74,8 @@ def in_short(absent: Iterable[Absence]) -> str:
 def _sentence(group: Sequence[Absence]) -> str:
     """Say how one arm, or several arms of one step, came to be absent."""
     verb = VERBS[group[0].reason][len(group) > 1]
-    causes = Counter(one.detail.rstrip(".") for one in group if one.detail).most_common()
+    firsts = [one.detail.splitlines()[0].rstrip(".") for one in group if one.detail]
+    causes = Counter(firsts).most_common()
     text = f"{_subject(group)} {verb}"
     if causes:
         text += f": {causes[0][0]}"

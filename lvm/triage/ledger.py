@@ -298,10 +298,7 @@ def _in_words(arm: Mapping[str, Any]) -> str:
 
 def _why_untested(events: Events, hypothesis: Hypothesis, arms: Sequence[Mapping[str, Any]]) -> str:
     if arms:
-        ends = [
-            f"{arm['arm']}: {arm['detail'] or arm['reason'] or 'has not been judged yet'}"
-            for arm in arms[:NUM_SAID]
-        ]
+        ends = [f"{a['arm']}: {a['detail'] or _without_gain(a)}" for a in arms[:NUM_SAID]]
         return _joined(ends, len(arms))
     started = [e for s in hypothesis.steps if (e := events.last("step_started", step=s))]
     left_out = [f"{n}: {why}" for event in started for n, why in event["left_out"].items()]
@@ -315,3 +312,10 @@ def _why_untested(events: Events, hypothesis: Hypothesis, arms: Sequence[Mapping
     if stop["verdict"] == RunVerdict.BLOCKED:
         return "the audit stopped the run before any training"
     return f"the run ended {stop['verdict']} before; {hypothesis.remedy} tests it"
+
+
+def _without_gain(arm: Mapping[str, Any]) -> str:
+    if arm["reason"] is None:
+        return "has not been judged yet"
+    lacks = "" if arm["reason"] in ABSENT else ", with no control to compare with"
+    return f"{arm['reason']}{lacks}"

@@ -18,6 +18,7 @@ def one(step="negatives", arm="a", role="arm", *, reason=CRASHED, detail="CUDA o
     ("absent", "said"),
     [
         ([one(arm=a) for a in "abc"], ["3 of 4 arms of negatives crashed: CUDA out of memory"]),
+        ([one(detail="first line.\nand more")], ["1 of 4 arms of negatives crashed: first line"]),
         ([one(detail="")], ["1 of 4 arms of negatives crashed"]),
         ([one(reason=LOST, detail="")], ["1 of 4 arms of negatives was lost"]),
         ([one(arm=a, reason=LOST, detail="x.") for a in "ab"],

@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from lvm.config import to_dict
+from lvm.records import ABSENT
 from lvm.report import Run
 from lvm.report.ledger import ledger_sections
 from lvm.report.markdown import render
@@ -125,6 +126,23 @@ def test_an_arm_that_may_still_reach_the_bound_keeps_a_hypothesis_open(story) ->
     status, result = story.status("H3")
     assert status == "inconclusive"
     assert "the whole bank: R@5 +0.050 [-0.020, +0.120]" in result
+
+
+@pytest.mark.parametrize("reason", ABSENT)
+def test_a_claim_is_not_refuted_where_an_arm_that_tests_it_is_absent(story, reason) -> None:
+    arms = {"negatives: random article": TOO_LITTLE, "negatives: the whole bank": TOO_LITTLE}
+    story.step("negatives", arms)
+    assert story.status("H3")[0] == "refuted"
+    *_, judged = (e for e in story.events if e["event"] == "arm_judged")
+    judged.update(reason=str(reason), detail="CUDA out of memory", gains=[], evaluation=None)
+    status, result = story.status("H3")
+    assert status == "inconclusive"
+    assert f"not judged: negatives: the whole bank {reason}" in result
+    story.step("contrastive_weight", {"weights 0.85 / 0.15": HELPS}, reason=str(reason))
+    story.events[-1].update(gains=[], detail="")
+    assert story.status("H2") == ("untested", f"weights 0.85 / 0.15: {reason}")
+    story.events[-1].update(reason="finished")  # without its control
+    assert "no control to compare with" in story.status("H2")[1]
 
 
 def test_a_lower_temperature_says_nothing_on_one_that_is_too_low(story) -> None:

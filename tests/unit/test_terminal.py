@@ -93,6 +93,14 @@ def test_the_screen_survives_any_part_of_a_run_and_unknown_events(events) -> Non
         assert shown([*events[:cut], {"event": "from_the_future"}], Terminal())
 
 
+def test_a_resume_says_what_it_tries_again() -> None:
+    arms = [{"arm": f"arm {i}", "step": "negatives"} for i in range(5)]
+    (line,) = shown([{"event": "reopened", "step": "negatives", "arms": arms}],
+                    io.StringIO()).splitlines()  # fmt: skip
+    assert line.endswith("arm 2 of negatives and 2 more.")
+    assert "Trying again: arm 0 of negatives" in line
+
+
 def test_markup_in_a_name_is_shown_as_it_is() -> None:
     stream = io.StringIO()
     Screen(stream).say("[red]not a colour[/red]")
