@@ -28,7 +28,7 @@ from lvm.progress import JsonLines
 from lvm.report.markdown import write_report
 from lvm.status import screen, status
 from lvm.terminal import Screen
-from lvm.tracking.arms import arm_views
+from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.views import parent_view
 from lvm.triage.journal import Journal
 from lvm.triage.verdict import build_verdict
@@ -58,6 +58,7 @@ def measure(num_arms: int, folder: Path) -> tuple[list[Row], dict[str, int]]:
         Row("write one epoch once", _once(journal), True),
         Row("one line of --json", _line(journal), True),
         Row("one frame of the screen", _frame(events), True),
+        Row("MLflow views that one arm changes", _changed(journal), True),
     ]
     folder_of_all = folder / "report"
     journal = Journal(folder)
@@ -128,6 +129,12 @@ def _frame(events: Sequence[dict[str, Any]]) -> float:
         if event["event"] in ("run_started", "step_started", "epoch"):
             shown.event(event)
     return _repeated(lambda number: shown.console.print(shown._render()))
+
+
+def _changed(journal: Journal) -> float:
+    """Return what the tracker's thread computes of an arm that has been judged."""
+    judged = journal.all("arm_judged")
+    return _repeated(lambda n: changed_views(journal.events, [judged[-1 - n % len(judged)]]))
 
 
 def _views(events: Sequence[dict[str, Any]]) -> None:

@@ -46,8 +46,8 @@ class Stretch:
         return float(own[-1]["at"] - own[0]["at"]) / (len(own) - 1)
 
 
-class Step:
-    """The running step and the epochs that its arms have left."""
+class Pace:
+    """How fast the arms of the running step train, and the epochs that they have left."""
 
     def __init__(self, started: Event, epochs_run: Mapping[str, int]) -> None:
         self.budgets = {spec["id"]: budget(started, spec) for spec in started["arms"]}
@@ -104,7 +104,7 @@ class Progress:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.gate: float | None = None
-        self._step: Step | None = None
+        self._step: Pace | None = None
         self._epochs: dict[str, int] = {}  # arm -> its latest epoch, whatever step it ran in
         for event in events:
             self.take(event)
@@ -117,7 +117,7 @@ class Progress:
         elif kind in AFTER_A_STEP:
             self._step = None
         elif kind == "step_started":
-            self._step = Step(event, self._epochs)
+            self._step = Pace(event, self._epochs)
         elif kind == "resumed" and self._step is not None:
             self._step.resume()
         elif kind == "epoch":

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvm.few import foremost, tally
+from lvm.records import StopReason
 from lvm.report import Event, Run, counted
 
 ARMS = 30  # rows of a table about one step, and leaves of its place in the tree
@@ -20,12 +21,15 @@ Arm = Mapping[str, Any]  # of such a step
 
 
 def shown_arms(run: Run, step: Step, room: int = ARMS) -> list[Arm]:
-    """Return the arms of a step to show: its control and what it chose, then the best by MRR."""
-    chosen = {step["candidate"], step["kept"]}
+    """Return the arms of a step to show: its control and what it chose, then the best by MRR.
 
-    def rank(arm: Arm) -> tuple[bool, bool, float]:
-        told = arm["role"] != "arm" or arm["name"] in chosen
-        return told, arm["name"] in step["conflicts"], _mrr(run, arm)
+    Arms that hold the stage gate, or only look as if they fail it, come before the best.
+    """
+    chosen, conflicts = {step["candidate"], step["kept"]}, set(step["conflicts"])
+
+    def rank(arm: Arm) -> tuple[bool, bool, bool, float]:
+        first, held = arm["role"] != "arm", arm["reason"] == StopReason.GATE_HELD
+        return first or arm["name"] in chosen, held, arm["name"] in conflicts, _mrr(run, arm)
 
     return foremost(step["arms"], room, rank)
 
