@@ -24,21 +24,29 @@ SPREAD_OVER = 32  # articles that a draw holds where there are as many
 def drawn(dataset: Dataset, num_windows: int, seed: int) -> Dataset:
     """Return the dataset with at most `num_windows` dev windows, of articles drawn from `seed`.
 
-    Only an article that would leave no room for 32 of them (or for all, where there are fewer) is
-    cut: it keeps its first windows. Two articles are kept in any case, since one has no interval.
-    A dev split that is small enough stays as it is.
+    Only an article that would leave no room for 31 others (or for all others, where these are few
+    or short) is cut: it keeps its first windows. Two articles are kept in any case, since one has
+    no interval. A dev split that is small enough stays as it is.
     """
     dev = dataset.dev
     if len(dev) <= num_windows:
         return dataset
     articles, sizes = np.unique(dev.articles, return_counts=True)
-    sizes = np.minimum(sizes, max(1, num_windows // min(len(articles), SPREAD_OVER)))
+    sizes = np.minimum(sizes, max(1, num_windows // SPREAD_OVER, _level(sizes, num_windows)))
     order = numpy_generator(seed, "dev_windows").permutation(len(articles))
     fitting = int(np.searchsorted(np.cumsum(sizes[order]), num_windows, side="right"))
     kept = order[: max(fitting, MIN_ARTICLES["dev"])]
     counts = dict(zip(articles[kept].tolist(), sizes[kept].tolist(), strict=True))
     whole = Size(windows=len(dev), articles=len(articles))
     return replace(dataset, dev=leading(dev, counts), dev_drawn_from=whole)
+
+
+def _level(sizes: Int[np.ndarray, " A"], num_windows: int) -> int:
+    """Return the length at which cut articles leave room for all; they hold more windows whole."""
+    rising = np.sort(sizes)
+    left = num_windows - np.concatenate([[0], np.cumsum(rising)[:-1]])
+    levels = left // np.arange(len(sizes), 0, -1)  # where the shorter ones stay whole
+    return int(levels[np.argmax(levels < rising)])
 
 
 def leading(windows: Windows, counts: Mapping[int, int]) -> Windows:

@@ -28,8 +28,8 @@ from lvm.device import ids_on
 from lvm.errors import DataError
 from lvm.records import Pool
 
-# Scores held at once: with their masks 200 MiB, on whichever device, whatever M and N. A pool of
-# more rows than that is ranked one query at a time.
+# Scores held at once: 128 MiB, and below 300 MiB with what is made from them, on whichever device
+# and whatever M and N. A pool of more rows than that is ranked one query at a time.
 _BLOCK_SCORES = 2**25
 _BLOCK_QUERIES = 512  # more queries at once bring nothing: the product is at full rate
 

@@ -113,6 +113,52 @@ def test_a_training_that_goes_on_in_another_process_is_bit_for_bit(tmp_path) -> 
     assert one == two
 
 
+ON_A_GPU = """
+import json, sys
+from pathlib import Path
+from unittest import mock
+import pretend, tiny, torch
+from lvm.config import GateConfig
+from lvm.triage import arm
+from lvm.triage.arm import ArmSpec, run_arm
+from lvm.triage.step import Role
+torch.set_num_threads(1)
+pretend.device()
+def run(device, epochs):
+    recipe = tiny.recipe(**{"training.epochs": 2, "search_space": "projected"})
+    spec = ArmSpec(id=device, step="s", name=device, role=Role.PHASE1, recipe=recipe,
+                   folder=Path(sys.argv[1]) / device, gates=GateConfig(resamples=200),
+                   device=device, evaluate_test=True)
+    records = run_arm(spec, tiny.dataset())
+    return [next(records) for _ in range(epochs)]
+with mock.patch.object(arm, "MAX_LATENCY_QUERIES", 2):
+    on_cpu = run("cpu", 2)
+    with pretend.gpu():
+        run("pretend", 1)  # and goes on from its checkpoint
+        on_gpu = run("pretend", 2)
+print(json.dumps([on_cpu, on_gpu]))
+"""
+
+
+def test_an_arm_on_a_gpu_is_the_arm_on_a_cpu(tmp_path) -> None:
+    """From its first update over a resume to its look at test, on a GPU that is pretended."""
+    on_cpu, on_gpu = json.loads(answer(start(ON_A_GPU, tmp_path)))
+    keys = ("epoch", "loss", "contrastive", "ar", "gradient_norm", "eval_cosine", "r_at_5", "mrr")
+    for alone, there in zip(on_cpu, on_gpu, strict=True):
+        assert {k: there[k] for k in keys} == pytest.approx({k: alone[k] for k in keys}, abs=1e-5)
+        assert there["health"] == pytest.approx(alone["health"], rel=1e-3, abs=1e-5)
+    ours, theirs = (
+        json.loads((tmp_path / device / "test.json").read_text()) for device in ("pretend", "cpu")
+    )
+    for space, found in theirs["evidence"]["spaces"].items():
+        assert ours["evidence"]["spaces"][space]["closer"] == found["closer"]
+    for mask in ("masked", "raw"):
+        found = theirs["evaluation"][mask]
+        assert ours["evaluation"][mask] == pytest.approx(found, abs=1e-5)
+    assert ours["ann"] == pytest.approx(theirs["ann"], abs=1e-5)
+    assert set(ours["evaluation"]["latency"]) == {"p50_ms", "p95_ms"}
+
+
 # --- two workers ---------------------------------------------------------------------------------
 
 SHARED = {
