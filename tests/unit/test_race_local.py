@@ -445,7 +445,7 @@ def test_a_gain_in_cosine_is_shown_and_keeps_nothing() -> None:
 
 def test_sections_that_tune_flattens_are_put_back() -> None:
     """Flat, what a training measured of itself was lost on Ray: none was ever judged too early."""
-    from lvm.triage.on_ray.scheduler import _plain_record
+    from lvm.triage.on_ray.scheduler import plain_record
 
     told = {
         "epoch": 2,
@@ -454,7 +454,7 @@ def test_sections_that_tune_flattens_are_put_back() -> None:
         "config/spec": {},
         "pid": 1,
     }
-    assert _plain_record(told) == {
+    assert plain_record(told) == {
         "epoch": 2, "health": {"updates": 58.0}, "negatives": {"random": 0.5},
     }  # fmt: skip
 
