@@ -75,8 +75,10 @@ class Ended:
         own, stopped = self.folder / CHECKPOINTS[0], self.folder / STOPPED
         if not self.finished and own.exists():
             _remove(stopped)
-            with contextlib.suppress(OSError):
+            try:
                 os.replace(own, stopped)
+            except OSError:
+                return  # a checkpoint without its state could not even begin anew
             _remove(self.folder / OLD)
         for place in self.states:
             _remove(place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -238,15 +239,16 @@ def test_what_a_kill_left_half_done_is_done_by_the_next_session(world: World) ->
 
 
 def test_what_cannot_be_removed_stays_and_the_run_goes_on(world: World, monkeypatch) -> None:
-    world.step("s", {"arm a": ("finished", 8)})
+    world.step("s", {"arm a": ("finished", 8), "arm b": ("pruned", 2)})
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    before = world.files("arm a")
+    monkeypatch.setattr(os, "replace", refuse)
+    before = world.files("arm a"), world.files("arm b")
     world.tidy()
-    assert world.files("arm a") == before
+    assert (world.files("arm a"), world.files("arm b")) == before
 
 
 # --- real arms ------------------------------------------------------------------------------------
