@@ -8,7 +8,7 @@ driver, from the same numbers in whatever order they arrive.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,9 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
         controller = getattr(tune_controller, "_tune_controller", tune_controller)
         with self._desk.guard():
             trials = {trial.trial_id: trial for trial in controller.get_live_trials()}
+            if self._desk.closing:
+                self._let_all_go(trials.values())
+                return None
             for trial in [t for t in self._desk.seats if t not in trials]:
                 if self._desk.seats[trial].place is not Place.QUEUED:  # else Tune has yet to add it
                     self._desk.moved(trial, None)
@@ -163,6 +166,13 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
                 actor = trial.temporary_state.ray_actor
                 if actor is not None:
                     _kill(actor)
+
+    def _let_all_go(self, trials: Iterable[Any]) -> None:
+        """End every process at once: what an arm has is on disk, and Tune would wait for each."""
+        for trial in trials:
+            if trial.temporary_state.ray_actor is not None:
+                _kill(trial.temporary_state.ray_actor)
+            self._release(trial)
 
     def _let_go(self, trial: Any, seat: Seat) -> None:
         """End a trial that drives workers at once, with all of them: what it has is on disk.
