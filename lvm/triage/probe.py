@@ -22,6 +22,7 @@ import torch
 
 from lvm.config import Recipe, RunConfig, ScheduleConfig, fingerprint
 from lvm.data.windows import Dataset, recut
+from lvm.device import claim_if_there
 from lvm.errors import LvmError
 from lvm.models.predictor import Predictor
 from lvm.training.loop import time_updates
@@ -83,12 +84,13 @@ def _probe(
 ) -> Costs:
     began, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(config.schedule.threads_per_worker)
-    device = "cuda" if config.schedule.use_gpu and torch.cuda.is_available() else "cpu"
+    device = claim_if_there(config.schedule.use_gpu)
     try:
-        dev, test = _evaluations(config, dataset, device)
-        update, epoch = _updates(config, dataset, races, device, began + limit)
+        dev, test = _evaluations(config, dataset, str(device))
+        update, epoch = _updates(config, dataset, races, str(device), began + limit)
     finally:
         torch.set_num_threads(threads)
+        dataset.bank.leave(device)  # the arms need the room
     start = _start_seconds()
     return Costs(
         update=update, epoch=epoch, dev=dev, test=test, start=start,

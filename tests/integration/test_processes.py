@@ -119,7 +119,8 @@ from pathlib import Path
 from unittest import mock
 import pretend, tiny, torch
 from lvm.config import GateConfig
-from lvm.triage import arm
+from lvm.device import claim
+from lvm.triage import arm, probe
 from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.step import Role
 torch.set_num_threads(1)
@@ -136,13 +137,17 @@ with mock.patch.object(arm, "MAX_LATENCY_QUERIES", 2):
     with pretend.gpu():
         run("pretend", 1)  # and goes on from its checkpoint
         on_gpu = run("pretend", 2)
-print(json.dumps([on_cpu, on_gpu]))
+        data, place = tiny.dataset(), lambda wanted: claim("pretend")
+        with mock.patch.multiple(probe, claim_if_there=place, _start_seconds=lambda: 1.0):
+            costs = probe._probe(tiny.config(), data, [], 1.0)
+least = min(costs.dev, costs.test, costs.update[""])
+print(json.dumps([on_cpu, on_gpu, least, len(data.bank._on_gpu)]))
 """
 
 
 def test_an_arm_on_a_gpu_is_the_arm_on_a_cpu(tmp_path) -> None:
     """From its first update over a resume to its look at test, on a GPU that is pretended."""
-    on_cpu, on_gpu = json.loads(answer(start(ON_A_GPU, tmp_path)))
+    on_cpu, on_gpu, probed, banks_left = json.loads(answer(start(ON_A_GPU, tmp_path)))
     keys = ("epoch", "loss", "contrastive", "ar", "gradient_norm", "eval_cosine", "r_at_5", "mrr")
     for alone, there in zip(on_cpu, on_gpu, strict=True):
         assert {k: there[k] for k in keys} == pytest.approx({k: alone[k] for k in keys}, abs=1e-5)
@@ -157,6 +162,8 @@ def test_an_arm_on_a_gpu_is_the_arm_on_a_cpu(tmp_path) -> None:
         assert ours["evaluation"][mask] == pytest.approx(found, abs=1e-5)
     assert ours["ann"] == pytest.approx(theirs["ann"], abs=1e-5)
     assert set(ours["evaluation"]["latency"]) == {"p50_ms", "p95_ms"}
+    assert probed > 0
+    assert banks_left == 0  # a driver that timed the GPU leaves its room to the arms
 
 
 # --- two workers ---------------------------------------------------------------------------------
