@@ -42,7 +42,7 @@ STOPPED = "stopped"  # takes the place of "checkpoint" once an unfinished arm ca
 CHECKPOINTS = ("checkpoint", STOPPED)
 WEIGHTS, STATE = "model.safetensors", "state.pt"  # of a checkpoint; the state is the optimiser's
 OLD = ".checkpoint.old"  # the copy that a kill between two renames leaves
-SCRATCH = (".checkpoint.new", "ray_train")  # what a kill or Ray Train leaves and nothing reads
+NEW = ".checkpoint.new"  # the part of a copy that a kill amid its writing leaves
 LOSERS = (Role.ARM, Role.REPEAT)  # roles whose arms nothing starts from, unless they were chosen
 
 
@@ -65,10 +65,10 @@ class Ended:
     @property
     def unread(self) -> list[Path]:
         """What is in its folder beside checkpoints and will not be read."""
-        scratch = [self.folder / name for name in SCRATCH if (self.folder / name).exists()]
+        partial = list(self.folder.glob(NEW))
         if self.wanted:
-            return scratch
-        return scratch + [f for f in self.folder.glob("dev_*") if _epoch(f) not in self.dev_epochs]
+            return partial
+        return partial + [f for f in self.folder.glob("dev_*") if _epoch(f) not in self.dev_epochs]
 
     def stop(self) -> None:
         """Remove the optimiser states; an unfinished training begins anew from here on."""
