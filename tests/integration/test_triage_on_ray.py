@@ -74,7 +74,7 @@ def test_the_verdict_file_has_the_promised_keys(finished, document):
     assert document["compute"]["trials"] == len({event["arm"] for event in finished.of("epoch")})
     assert [step["step"] for step in document["steps"]] == STEPS[1:3]
     assert document["arm"]["name"] == "temperature 0.05"
-    assert (Path(document["arm"]["checkpoint"]) / "model.safetensors").is_file()
+    assert (finished.folder / document["arm"]["checkpoint"] / "model.safetensors").is_file()
     for rung in document["ladder"].values():
         assert rung["masked"].keys() <= METRICS.keys()
 
@@ -136,7 +136,7 @@ def test_the_fix_is_confirmed_by_two_workers(finished, config):
     assert confirmation["workers"] == config.schedule.confirm_workers == 2
     assert confirmation["recipe"]["objective"]["space"] == "raw"  # carried from step 1
     assert confirmation["recipe"]["objective"]["temperature"] == 0.05
-    assert list(Path(confirmation["folder"], "ray_train").iterdir())  # Ray Train's own state
+    assert list((finished.folder / confirmation["folder"] / "ray_train").iterdir())  # Ray Train's own state
 
 
 def test_without_ray_every_number_is_the_same(finished, local: Journal):
