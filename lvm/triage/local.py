@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lvm.data.windows import Dataset
@@ -13,6 +14,21 @@ from lvm.triage.race import Race
 
 class LocalExecutor:
     """Takes an epoch of every arm in turn, so that arms meet at the rungs and none runs ahead."""
+
+    nodes: Mapping[str, Mapping[str, str]] = MappingProxyType({})  # no other node has a part in it
+
+    def start(self) -> None:
+        """Start nothing."""
+
+    def start_in_background(self) -> None:
+        """Start nothing, at once."""
+        self.start()
+
+    def ready(self) -> None:
+        """Wait for nothing."""
+
+    def stop(self) -> None:
+        """Stop nothing."""
 
     def run(self, race: Race, dataset: Dataset) -> None:
         """Run every arm of the race until it has ended."""

@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 
+import tune_jobs.job
 import tune_jobs.triage
 from lvm.report import Run as Reported
 from lvm.report.markdown import render, report_sections
@@ -58,7 +59,7 @@ def failing(monkeypatch):
             yield record
 
     monkeypatch.setattr(local, "run_arm", run_arm)
-    monkeypatch.setattr(tune_jobs.triage, "RayExecutor", WithoutRay)
+    monkeypatch.setattr(tune_jobs.job, "RayExecutor", WithoutRay)
     return faults
 
 

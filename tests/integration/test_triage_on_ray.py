@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,7 +135,8 @@ def test_the_fix_is_confirmed_by_two_workers(finished, config):
     assert confirmation["workers"] == config.schedule.confirm_workers == 2
     assert confirmation["recipe"]["objective"]["space"] == "raw"  # carried from step 1
     assert confirmation["recipe"]["objective"]["temperature"] == 0.05
-    assert list((finished.folder / confirmation["folder"] / "ray_train").iterdir())  # Ray Train's own state
+    own = finished.folder / confirmation["folder"] / "ray_train"
+    assert list(own.iterdir())  # Ray Train keeps its state there
 
 
 def test_without_ray_every_number_is_the_same(finished, local: Journal):
