@@ -22,7 +22,6 @@ from lvm.data.load import DataRequest, load_dataset
 from lvm.device import claim
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.inference import predict
-from lvm.records import ABSENT, StopReason
 from lvm.training.loop import EpochRecord, read_epochs, train
 from lvm.triage.arm import ArmSpec
 from lvm.triage.step import Role
@@ -179,15 +178,14 @@ def test_each_worker_of_a_node_takes_the_gpu_that_ray_train_gave_it(monkeypatch)
 
 
 def test_a_gpu_that_a_worker_lacks_says_nothing_of_its_arm(tmp_path: Path):
-    from lvm.triage.on_ray.trainable import records_or_reason
+    from lvm.triage.on_ray.trainable import ArmBroke, records_or_reason
 
     spec = ArmSpec(
         id="arm", step="step", name="name", role=Role.ARM, recipe=tiny.recipe(), folder=tmp_path,
         gates=GateConfig(), device="cuda",
     )  # fmt: skip
-    (record,) = records_or_reason(spec, tiny.dataset())
-    assert StopReason(record["ended"]) in ABSENT
-    assert "has no cuda for this process" in record["detail"]
+    with pytest.raises(ArmBroke, match="has no cuda for this process"):
+        list(records_or_reason(spec, tiny.dataset()))
 
 
 def test_workers_that_cannot_share_a_batch(world, recipe_file: Path, tmp_path: Path, capsys):
