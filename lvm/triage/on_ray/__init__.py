@@ -15,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from lvm.config import ScheduleConfig
 from lvm.data.windows import Dataset
 from lvm.errors import ClusterError, ClusterLostError
@@ -56,9 +58,17 @@ class RayExecutor:
         self.nodes = check(ray, self._address, self._storage, self._schedule)
 
     def start_in_background(self) -> None:
-        """Start while the caller does something else; `ready` waits for it."""
+        """Start while the caller does something else; `ready` waits for it.
+
+        A local cluster is started by forks, before each of which OpenBLAS ends its threads: a
+        product of the caller that waits for one of them waits for ever. Until Ray stands, it
+        therefore computes with the caller's own thread. (torch has another pool.)
+        """
+        limits = threadpool_limits(1, user_api="blas") if self._address is None else None
         self._starting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="start-ray")
         self._started = self._starting.submit(self._start_warm)
+        if limits is not None:
+            self._started.add_done_callback(lambda _: limits.restore_original_limits())
 
     def ready(self) -> None:
         """Wait for what `start_in_background` began."""
