@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from lvm.config import ScheduleConfig
 from lvm.data.windows import Dataset
 from lvm.errors import ClusterError, ClusterLostError
+from lvm.signals import heed_signals_again
 from lvm.triage.on_ray.cluster import check, connect, count_slots, in_words, warm
 from lvm.triage.on_ray.desk import Desk
 from lvm.triage.on_ray.pulse import Pulse, leave_without_ray, pulse_of
@@ -74,6 +75,7 @@ class RayExecutor:
         """Wait for what `start_in_background` began."""
         if self._started is not None:
             self._started.result()
+            heed_signals_again()  # another thread cannot take them back from Ray
 
     def _start_warm(self) -> None:
         self.start()
@@ -92,8 +94,8 @@ class RayExecutor:
     def stop(self) -> None:
         """End what runs and disconnect; a cluster that was started here ends."""
         self._desk.close()
-        if self._starting is not None:
-            self._starting.shutdown(wait=True)
+        if self._started is not None:
+            wait([self._started])
         if self._thread is not None and not self._lost:
             self._thread.join(STOP_SECONDS)
         self._thread = None
@@ -101,6 +103,8 @@ class RayExecutor:
         if self._started_here and not self._lost:
             import_ray().shutdown()
             self._started_here = False
+        if self._starting is not None:  # last: Linux ends Ray's processes with this thread
+            self._starting.shutdown(wait=True)
 
     def describe(self) -> str:
         """Return one line that says where arms run."""
