@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,18 +46,34 @@ def import_ray() -> Any:
     return ray
 
 
+class _OfMainThread:
+    """A stream to which only the main thread's words go: what a person is to read is said there."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the main thread's words, drop those of all others."""
+        if threading.current_thread() is threading.main_thread():
+            self._stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Keep off the terminal what Ray logs and prints of trials; its files keep it, and so do we.
 
-    Ray's listener prints the death of a process to standard output, which belongs to the answer.
+    Ray's threads print the death of a process to standard output, which belongs to the answer.
     """
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        with contextlib.redirect_stdout(_OfMainThread(sys.stdout)):
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
