@@ -42,7 +42,7 @@ def next_folder(parent: Path) -> Path:
 def free_folder(out: Path) -> Path:
     """Return a folder that can be written to, not made yet; UsageError when it cannot be used."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty; --out must be a new or empty folder.")
+        raise UsageError(f"{out} is not empty; choose a new or empty folder for --out.")
     require_folder_above(out)
     return out
 

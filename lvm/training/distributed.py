@@ -15,6 +15,9 @@ from lvm.errors import MissingExtraError
 CPU_SHARE = 0.9  # of a core per thread: leaves a sliver for the trial that drives the workers
 
 
+_SPARED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+
 def _ray_train() -> Any:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -24,6 +27,23 @@ def _ray_train() -> Any:
     except ImportError:
         raise MissingExtraError("ray[train]", "dev", "training on several workers") from None
     return ray.train
+
+
+def _spare_trainer() -> Any:
+    """Return a TorchTrainer without the processes that serve nobody here.
+
+    One feeds Ray datasets, of which there are none. One asks the dashboard who is alive, which
+    cannot tell two Ray clusters on one machine apart and need not run; whoever calls `fit` removes
+    the placement group of a training that was killed.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class SpareTrainer(TorchTrainer):  # type: ignore[misc]  # ray is untyped
+        def _create_default_callbacks(self) -> list[Any]:
+            wanted: list[Any] = super()._create_default_callbacks()
+            return [c for c in wanted if type(c).__name__ not in _SPARED]
+
+    return SpareTrainer
 
 
 def fit(
@@ -49,7 +69,7 @@ def fit(
     per_worker: dict[str, float] = {"CPU": CPU_SHARE * threads}
     if use_gpu:
         per_worker["GPU"] = 1
-    trainer = train.torch.TorchTrainer(
+    trainer = _spare_trainer()(
         worker,
         train_loop_config=dict(config),
         torch_config=train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),

@@ -89,8 +89,10 @@ def _refuse_content(out: Path) -> None:
         raise UsageError(
             f"{out} holds another run; choose another --out, or go on with --resume {out}."
         )
-    if out.exists() and (not out.is_dir() or any(not _is_of_a_lock(p) for p in out.iterdir())):
-        raise UsageError(f"{out} holds other files; --out must be a new or empty folder.")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; choose a new or empty folder for --out.")
+    if out.exists() and any(not _is_of_a_lock(p) for p in out.iterdir()):
+        raise UsageError(f"{out} holds other files; choose a new or empty folder for --out.")
     require_folder_above(out)
 
 

@@ -33,35 +33,40 @@ SIGN_SECONDS = 5.0  # how often a trial gives a sign of life while its workers s
 POLL_SECONDS = 0.1
 
 
-class Mailbox:
-    """What workers have said, and how many epochs they may train."""
+def _mailbox() -> Any:
+    """Return the class of a mailbox, which Ray ships whole: its process imports nothing of ours."""
 
-    def __init__(self) -> None:
-        self._letters: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._allowed = asyncio.Condition()
-        self._epochs = 0
+    class Mailbox:
+        """What workers have said, and how many epochs they may train."""
 
-    async def put(self, letter: dict[str, Any]) -> None:
-        """Leave a letter for the trial."""
-        self._letters.put_nowait(letter)
+        def __init__(self) -> None:
+            self._letters: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+            self._allowed = asyncio.Condition()
+            self._epochs = 0
 
-    async def get(self, seconds: float) -> dict[str, Any] | None:
-        """Return the next letter, None when there is none for so long."""
-        try:
-            return await asyncio.wait_for(self._letters.get(), seconds)
-        except TimeoutError:
-            return None
+        async def put(self, letter: dict[str, Any]) -> None:
+            """Leave a letter for the trial."""
+            self._letters.put_nowait(letter)
 
-    async def allow(self, epochs: int) -> None:
-        """Let the workers train so many epochs in all."""
-        async with self._allowed:
-            self._epochs = max(self._epochs, epochs)
-            self._allowed.notify_all()
+        async def get(self, seconds: float) -> dict[str, Any] | None:
+            """Return the next letter, None when there is none for so long."""
+            try:
+                return await asyncio.wait_for(self._letters.get(), seconds)
+            except TimeoutError:
+                return None
 
-    async def wait_for(self, epoch: int) -> None:
-        """Return when an epoch may be trained."""
-        async with self._allowed:
-            await self._allowed.wait_for(lambda: self._epochs >= epoch)
+        async def allow(self, epochs: int) -> None:
+            """Let the workers train so many epochs in all."""
+            async with self._allowed:
+                self._epochs = max(self._epochs, epochs)
+                self._allowed.notify_all()
+
+        async def wait_for(self, epoch: int) -> None:
+            """Return when an epoch may be trained."""
+            async with self._allowed:
+                await self._allowed.wait_for(lambda: self._epochs >= epoch)
+
+    return Mailbox
 
 
 def from_workers(spec: ArmSpec, data: Any, schedule: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -69,7 +74,7 @@ def from_workers(spec: ArmSpec, data: Any, schedule: dict[str, Any]) -> Iterator
 
     Raises what broke the training, as one line.
     """
-    mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
+    mailbox = ray.remote(_mailbox()).options(num_cpus=0).remote()
     pool = ThreadPoolExecutor(max_workers=1)
     config = {"spec": spec.to_plain(), "data": data, "mailbox": mailbox}
     try:
