@@ -153,8 +153,9 @@ def mlflow(folder: Path) -> str:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Locks, and files that were not finished."""
-    found = [path for path in folder.rglob("*") if path.name.startswith((".", lock.FILE))]
+    """Locks, and files that were not finished; what Tune keeps of its own is its affair."""
+    found = [path for path in folder.rglob("*") if path.name.startswith((".", lock.FILE))
+             and "tune" not in path.relative_to(folder).parts]  # fmt: skip
     return sorted(str(path.relative_to(folder)) for path in found)
 
 
@@ -291,9 +292,11 @@ def test_a_disk_that_fills_up_during_a_run_costs_no_event(
 ):
     """A limit on the size of files stands for a full disk: a write is cut short, then refused."""
     folder = small.folder / "full"
-    checkpoint = next((uninterrupted / "arms").glob("*/checkpoint/state.pt"))
+    weights = next((uninterrupted / "arms").glob("*/checkpoint/model.safetensors"))
     path = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
-    limit = checkpoint.stat().st_size // 2  # the journal is shorter until then
+    # The state of a training, which holds the optimiser's moments, is longer than its weights; the
+    # journal is shorter until then.
+    limit = weights.stat().st_size
     words = [sys.executable, "-c", LIMITED, str(limit), WITHOUT_RAY, "-", "1", *small.new("full")]
     done = subprocess.run(
         list(map(str, words)), cwd=small.folder, capture_output=True, text=True,
@@ -302,14 +305,17 @@ def test_a_disk_that_fills_up_during_a_run_costs_no_event(
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     sentence = done.stderr.splitlines()[-1]
-    for part in ("error: ", f"in {folder} is refused (File too large)", "go on with: ", "--resume"):
-        assert part in sentence
+    assert sentence.startswith(f"error: {folder / 'report.html'} cannot be written (File too large")
     assert (folder / "journal.jsonl").read_bytes().endswith(b"\n")
-    assert kinds(folder)[-1] == "step_started"  # no epoch without its checkpoint
+    assert "epoch" not in kinds(folder)  # none without its checkpoint
+    stopped = json.loads((folder / "verdict.json").read_text())
+    assert stopped["verdict"] == "INCONCLUSIVE"
+    assert {lost["detail"].rpartition(" ")[0] for lost in stopped["absent"]} == {"no space left on"}
     assert small.here("--resume", folder) == 0
     assert verdict(folder) == verdict(uninterrupted)
-    assert [kind for kind in kinds(folder) if kind != "resumed"] == kinds(uninterrupted)
-    assert not list(folder.rglob(".*"))
+    trained = [(e["arm"], e["epoch"]) for e in events(folder) if e["event"] == "epoch"]
+    assert len(trained) == len(set(trained)) == 4
+    assert left_over(folder) == []
 
 
 def test_a_folder_that_becomes_read_only_is_one_sentence(
@@ -520,8 +526,10 @@ from tune_jobs.triage import main
 
 real = ray.init
 
+after = float(sys.argv.pop(1))  # before the flags are read; Ray starts in another thread
+
 def init(**options):
-    kill = threading.Timer(float(sys.argv.pop(1)), os.kill, (os.getpid(), signal.SIGTERM))
+    kill = threading.Timer(after, os.kill, (os.getpid(), signal.SIGTERM))
     kill.daemon = True
     kill.start()
     return real(**options)
@@ -565,7 +573,7 @@ def by_python(program: str, *argv: str | Path) -> tuple[int, str, str]:
 
 def test_sigterm_while_ray_starts(small: Small):
     folder = small.folder / "ray_starts"
-    status, out, err = by_python(WHILE_RAY_STARTS, "1.0", *small.new("ray_starts"))
+    status, out, err = by_python(WHILE_RAY_STARTS, "4", *small.new("ray_starts"))
     assert status == 130, err
     assert "SIGTERM received" not in err  # the first words of the stack that Ray prints
     assert out.startswith("interrupted; go on with: ")
