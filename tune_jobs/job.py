@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lvm.audit.material import Material
 from lvm.audit.session import run_audit, with_command
+from lvm.beside import beside, while_forking
 from lvm.command import answering, lvm_command, nobody_reads
 from lvm.config import RunConfig
 from lvm.data.windows import Dataset
@@ -187,14 +187,14 @@ class Job:
             with _heard():
                 screen.say(expected.in_words(), "bold")
             writer.note("forecast", **expected.to_plain())
-        threading.Thread(target=tracker.prepare, daemon=True).start()  # beside the start of Ray
         storage, schedule = journal.folder / "tune", request.config.schedule
         executor = RayExecutor(storage, address=self._args.address, schedule=schedule)
         self._executor = executor
-        executor.start_in_background()
         triage = Triage(request, dataset, executor, journal, writer.note)
-        triage.prepare()
-        executor.ready()
+        with while_forking():
+            triage.prepare()
+            executor.start()
+        beside(tracker.prepare, "mlflow")
         if executor.nodes:
             writer.note("nodes", nodes=executor.nodes)
         with _heard():

@@ -15,17 +15,11 @@ from lvm.triage.race import Race
 class LocalExecutor:
     """Takes an epoch of every arm in turn, so that arms meet at the rungs and none runs ahead."""
 
+    elsewhere = False
     nodes: Mapping[str, Mapping[str, str]] = MappingProxyType({})  # no other node has a part in it
 
     def start(self) -> None:
         """Start nothing."""
-
-    def start_in_background(self) -> None:
-        """Start nothing, at once."""
-        self.start()
-
-    def ready(self) -> None:
-        """Wait for nothing."""
 
     def stop(self) -> None:
         """Stop nothing."""

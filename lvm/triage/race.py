@@ -181,6 +181,8 @@ def race_of(
 class Executor(Protocol):
     """Where the arms of a race run."""
 
+    elsewhere: bool  # in other processes, so that this one has time for other work
+
     def run(self, race: Race, dataset: Dataset) -> None:
         """Run every arm of the race until it has ended."""
 

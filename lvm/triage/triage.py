@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
+from lvm.beside import beside
 from lvm.data.windows import Dataset
 from lvm.device import claim_if_there
 from lvm.evaluation.ladder import judge_ladder
@@ -29,7 +31,8 @@ class Triage:
     def __init__(
         self, request: Request, dataset: Dataset, executor: Executor, journal: Journal, note: Note
     ) -> None:
-        self._request = request
+        self._request, self._executor = request, executor
+        self._ladder: Future[None] | None = None
         self._runner = Runner(request, dataset, executor, journal, note)
         self._questions = Questions(self._runner)
         self._confirmations = Confirmations(self._runner)
@@ -37,8 +40,18 @@ class Triage:
         self._tidier = Tidier(request.out, request.config.schedule, note)
 
     def prepare(self) -> None:
-        """Measure what needs no arm; once, so it can be done while arms get their processes."""
-        measure_ladder(self._runner)
+        """Begin to measure what needs no arm, beside the arms where they run elsewhere.
+
+        On a GPU it comes before them: they need the room.
+        """
+        if not self._executor.elsewhere or not on_cpu(self._request):
+            measure_ladder(self._runner)
+        elif self._ladder is None:
+            self._ladder = beside(lambda: measure_ladder(self._runner), "ladder")
+
+    def _ladder_measured(self) -> None:
+        if self._ladder is not None:
+            self._ladder.result()
 
     def run(self) -> Stop:
         """Walk the tree to its end; a resumed run first tries again what was absent."""
@@ -54,6 +67,7 @@ class Triage:
                 extended=[step.name for step in request.extended], more_seeds=request.more_seeds,
             )  # fmt: skip
             if isinstance(action, Stop):
+                self._ladder_measured()
                 self._tidier.at_the_end(self._runner.journal.events)
             if not isinstance(action, Settle):  # it decides nothing and is told by its result
                 about = _describe(action)
@@ -63,6 +77,7 @@ class Triage:
             history.append(self._perform(action))
             self._tidier.after(self._runner.journal.events)
             if isinstance(action, RunPhase1):
+                self._ladder_measured()  # the model is compared with it
                 plan = routed(self._runner, plan)
 
     def _perform(self, action: Action) -> Outcome:
@@ -78,6 +93,11 @@ class Triage:
             case Repeat():
                 return self._repetitions.repeat(action, self._confirmations.judged)
         raise AssertionError(action)  # Stop never gets here
+
+
+def on_cpu(request: Request) -> bool:
+    """Whether this process computes on its CPU."""
+    return claim_if_there(request.config.schedule.use_gpu).type == "cpu"
 
 
 def measure_ladder(runner: Runner) -> None:

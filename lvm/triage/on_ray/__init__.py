@@ -10,29 +10,26 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from lvm.config import ScheduleConfig
 from lvm.data.windows import Dataset
 from lvm.errors import ClusterError, ClusterLostError
-from lvm.signals import heed_signals_again
-from lvm.triage.on_ray.cluster import check, connect, count_slots, in_words, warm
+from lvm.triage.on_ray.cluster import check, connect, count_slots, in_words
 from lvm.triage.on_ray.desk import Desk
 from lvm.triage.on_ray.pulse import Pulse, leave_without_ray, pulse_of
 from lvm.triage.on_ray.quiet import import_ray, silenced
 from lvm.triage.race import Race
 
 STOP_SECONDS = 20.0
-MOST_WARM = 4
 
 
 class RayExecutor:
     """Runs arms as Ray Tune trials on a local or remote cluster."""
+
+    elsewhere = True
 
     def __init__(self, storage: Path, *, address: str | None, schedule: ScheduleConfig) -> None:
         self._storage, self._address, self._schedule = storage, address, schedule
@@ -41,13 +38,14 @@ class RayExecutor:
         self._shared: tuple[Dataset, Any] | None = None
         self._started_here = self._lost = False
         self._pulse: Pulse | None = None
-        self._starting: ThreadPoolExecutor | None = None
-        self._started: Future[None] | None = None
         self._quiet = contextlib.ExitStack()  # until the run is over, whatever Tune's thread does
         self.nodes: dict[str, dict[str, str]] = {}  # what runs on each node, found at the start
 
     def start(self) -> None:
         """Connect to `address`, or start a local cluster that only this machine can reach.
+
+        Belongs in the main thread: Linux ends Ray's processes with the thread that started them.
+        Other threads may compute meanwhile inside `lvm.beside.while_forking`.
 
         Raises ClusterError when there is no cluster, it is too small and will not grow, or some
         node computes with other code.
@@ -57,45 +55,17 @@ class RayExecutor:
             connect(ray, self._address, self._schedule)
             self._started_here = True
         self.nodes = check(ray, self._address, self._storage, self._schedule)
+        self._open()
 
-    def start_in_background(self) -> None:
-        """Start while the caller does something else; `ready` waits for it.
-
-        A local cluster is started by forks, before each of which OpenBLAS ends its threads: a
-        product of the caller that waits for one of them waits for ever. Until Ray stands, it
-        therefore computes with the caller's own thread. (torch has another pool.)
-        """
-        limits = threadpool_limits(1, user_api="blas") if self._address is None else None
-        self._starting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="start-ray")
-        self._started = self._starting.submit(self._start_warm)
-        if limits is not None:
-            self._started.add_done_callback(lambda _: limits.restore_original_limits())
-
-    def ready(self) -> None:
-        """Wait for what `start_in_background` began."""
-        if self._started is not None:
-            self._started.result()
-            heed_signals_again()  # another thread cannot take them back from Ray
-
-    def _start_warm(self) -> None:
-        self.start()
-        self._open(import_ray())
-
-    def _open(self, ray: Any) -> None:
-        """Start Tune, once; on this machine also processes that have imported what trials do."""
-        if self._thread is not None:
-            return
+    def _open(self) -> None:
+        """Start Tune."""
         self._quiet.enter_context(silenced())
         self._thread = threading.Thread(target=self._tune, name="tune", daemon=True)
         self._thread.start()
-        if self._address is None:
-            warm(ray, min(count_slots(ray, self._schedule, 1), MOST_WARM))
 
     def stop(self) -> None:
         """End what runs and disconnect; a cluster that was started here ends."""
         self._desk.close()
-        if self._started is not None:
-            wait([self._started])
         if self._thread is not None and not self._lost:
             self._thread.join(STOP_SECONDS)
         self._thread = None
@@ -103,8 +73,6 @@ class RayExecutor:
         if self._started_here and not self._lost:
             import_ray().shutdown()
             self._started_here = False
-        if self._starting is not None:  # last: Linux ends Ray's processes with this thread
-            self._starting.shutdown(wait=True)
 
     def describe(self) -> str:
         """Return one line that says where arms run."""
@@ -116,7 +84,6 @@ class RayExecutor:
         self._share(ray, dataset)
         workers = max((spec.workers for spec in race.waiting), default=1)
         self._desk.capacity = count_slots(ray, self._schedule, workers)
-        self._open(ray)
         try:
             self._desk.serve(race, self._check_pulse)
         except ClusterLostError:

@@ -36,7 +36,7 @@ def connect(ray: Any, address: str | None, schedule: ScheduleConfig) -> None:
     options["job_config"] = _own_path()
     if address is None:
         cpus = max(os.cpu_count() or 1, int(np.ceil(_min_cpus(schedule))))
-        options |= {"num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        options |= {"num_cpus": cpus, "include_dashboard": False}
         options |= {"address": "local"}
     else:
         _require_listener(address)
@@ -176,17 +176,6 @@ def count_slots(ray: Any, schedule: ScheduleConfig, workers: int) -> int:
         gpus = schedule.gpus_per_arm if workers == 1 else workers
         slots = min(slots, total.get("GPU", 0) / gpus)
     return max(1, int(slots + 1e-6))
-
-
-def warm(ray: Any, processes: int) -> None:
-    """Let so many processes import what a trial imports; Ray makes trials of idle ones."""
-    task = ray.remote(num_cpus=0)(_import_trial)
-    for _ in range(processes):
-        task.remote()
-
-
-def _import_trial() -> None:
-    import lvm.triage.on_ray.trainable  # noqa: F401  # the import is the purpose
 
 
 def in_words(ray: Any, address: str | None) -> str:

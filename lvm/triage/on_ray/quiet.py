@@ -21,6 +21,7 @@ ENVIRONMENT = {  # applied where the person has not chosen otherwise
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more, for a cloud's notice in advance
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",  # a lost head is our own affair (pulse.py)
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
