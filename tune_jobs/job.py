@@ -10,7 +10,7 @@ from typing import Any
 
 from lvm.audit.material import Material
 from lvm.audit.session import run_audit, with_command
-from lvm.beside import beside, while_forking
+from lvm.beside import while_forking
 from lvm.command import answering, lvm_command, nobody_reads
 from lvm.config import RunConfig
 from lvm.data.windows import Dataset
@@ -194,7 +194,6 @@ class Job:
         with while_forking():
             triage.prepare()
             executor.start()
-        beside(tracker.prepare, "mlflow")
         if executor.nodes:
             writer.note("nodes", nodes=executor.nodes)
         with _heard():

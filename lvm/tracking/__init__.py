@@ -15,9 +15,11 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
+from lvm.beside import beside
 from lvm.errors import MissingExtraError
 from lvm.events import Event, Events, indexed
 from lvm.tracking.arms import arm_views, changed_views
@@ -74,7 +76,7 @@ class Tracker:
         self.problem: str | None = None
         self._inbox = Inbox()
         self._waiting = False  # whether something was handed over and not yet taken up
-        self._writer: threading.Thread | None = None
+        self._writer: futures.Future[None] | None = None
         self._hand = threading.Lock()  # of these two
         self._lock = threading.Lock()  # of all below
         self._runs: Writer | None = None
@@ -101,15 +103,14 @@ class Tracker:
         with self._hand:
             self._waiting = True
             if self._writer is None:
-                self._writer = threading.Thread(target=self._write_waiting, daemon=True)
-                self._writer.start()
+                self._writer = beside(self._write_waiting, "mlflow")
 
     def wait(self) -> None:
         """Return when what was handed over has been written, or refused."""
         with self._hand:
             writer = self._writer
         if writer is not None:
-            writer.join()
+            futures.wait([writer])
 
     def close(self, events: Sequence[Event], verdict: Mapping[str, Any] | None = None) -> None:
         """Write all, keep the files of the run as artifacts, and end every run.
