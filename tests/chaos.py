@@ -40,17 +40,17 @@ width = 16
 [objective]
 temperature = 0.02
 [training]
-epochs = 24
+epochs = 12
 batch_size = 32
-learning_rate = 0.003
+learning_rate = 0.0015
 [gates]
 stage_eval_cosine = 0.6
-success_r_at_5 = 0.2
-success_mrr = 0.2
+success_r_at_5 = 0.45
+success_mrr = 0.3
 [schedule]
-short_epochs = 16
-long_epochs = 16
-first_rung = 8
+short_epochs = 8
+long_epochs = 8
+first_rung = 4
 confirm_workers = 2
 stuck_seconds = 15.0
 wait_minutes = 3.0
