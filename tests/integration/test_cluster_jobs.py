@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -99,23 +100,79 @@ def test_as_a_submitted_job(world, nodes: TwoRaylets, tmp_path: Path):
     assert measured(list(read_journal(out))) == measured(here.events)
     assert of("decision", out)[-1]["verdict"] == "FIXED"
     told = json.loads((out / "verdict.json").read_text())
-    (job,) = submitted_jobs(nodes)
-    assert (told["verdict"], job["driver_exit_code"]) == ("FIXED", 0)
-    assert str(out) in job["entrypoint"]
+    (sent,) = submitted_jobs(nodes)
+    assert (told["verdict"], sent["driver_exit_code"]) == ("FIXED", 0)
+    assert str(out) in sent["entrypoint"]
 
 
 def test_the_exit_code_of_a_job_is_that_of_the_triage(nodes: TwoRaylets):
     """So a scheduler can act on it."""
     done = submit(nodes, ["lvm/tune_jobs/triage.py", "--preset", "none", "--address", "auto"])
     assert done.returncode != 0
-    assert sorted(job["driver_exit_code"] for job in submitted_jobs(nodes))[-1] == 2
+    assert sorted(sent["driver_exit_code"] for sent in submitted_jobs(nodes))[-1] == 2
+
+
+@pytest.mark.parametrize("step", ["phase_1", "confirm_projection_head"])
+def test_a_stopped_job_goes_on_where_it_was(step: str, world, nodes: TwoRaylets, tmp_path: Path):
+    """`ray job stop` sends SIGTERM: the run is closed, its workers' room is free, no epoch lost."""
+    flags = changed_recipe(world, tmp_path / "recipe.toml", FIXED_IN_STEP_1)
+    out = world.runs / f"stopped_job_{step}"
+    triage = ["lvm/tune_jobs/triage.py", *flags, "--out", str(out), "--address", "auto"]
+    sent = job(
+        nodes, "submit", "--no-wait", f"--submission-id={step}", "--", sys.executable, *triage
+    )
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    deadline = time.monotonic() + JOB_SECONDS
+    while not any(e["step"] == step for e in trained(out)):
+        assert time.monotonic() < deadline, job(nodes, "logs", step).stdout
+        time.sleep(0.1)
+    assert job(nodes, "stop", step).returncode == 0
+    assert last(out)["event"] == "interrupted"
+    told = json.loads((out / "verdict.json").read_text())
+    assert told["resume"].endswith("--address auto")
+    assert groups_alive(nodes) == 0
+    resume = [sys.executable, TRIAGE, "--resume", str(out), "--address", nodes.gcs_address]
+    done = subprocess.run(
+        resume, env=nodes.env, cwd=tmp_path, capture_output=True, text=True, timeout=JOB_SECONDS
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("FIXED by projection_head: InfoNCE in the raw space")
+    here = alone(world, tmp_path / "recipe.toml", tmp_path / "alone")
+    assert measured(list(read_journal(out))) == measured(here.events)
+    epochs = [(e["arm"], e["epoch"]) for e in trained(out)]
+    assert len(epochs) == len(set(epochs))
+    assert groups_alive(nodes) == 0
+
+
+def trained(folder: Path) -> list[Event]:
+    return of("epoch", folder) if (folder / "journal.jsonl").exists() else []
+
+
+def last(folder: Path) -> Event:
+    return list(read_journal(folder))[-1]
+
+
+def groups_alive(nodes: TwoRaylets) -> int:
+    """How many placement groups hold room on the cluster."""
+    program = (
+        "import sys, ray; from ray.util import placement_group_table; "
+        "ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); "
+        "print(sum(g['state'] != 'REMOVED' for g in placement_group_table().values()))"
+    )
+    command = [sys.executable, "-c", program, nodes.gcs_address]
+    done = subprocess.run(command, env=nodes.env, capture_output=True, text=True, timeout=60)
+    return int(done.stdout)
+
+
+def job(nodes: TwoRaylets, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RAY, "job", verb, "--address", nodes.job_server, *words],
+        env=nodes.env, capture_output=True, text=True, timeout=JOB_SECONDS,
+    )  # fmt: skip
 
 
 def submit(nodes: TwoRaylets, triage: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [RAY, "job", "submit", "--address", nodes.job_server, "--", sys.executable, *triage],
-        env=nodes.env, capture_output=True, text=True, timeout=JOB_SECONDS,
-    )  # fmt: skip
+    return job(nodes, "submit", "--", sys.executable, *triage)
 
 
 def alone(world, recipe: Path, folder: Path) -> Journal:
