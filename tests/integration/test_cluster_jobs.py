@@ -8,26 +8,20 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alone import alone, measured
 from two_raylets import RAY, TwoRaylets, free_ports, two_raylets
 
 import tune_jobs.triage
 from lvm.command import run_command
 from lvm.config import ScheduleConfig
-from lvm.data.load import DataRequest, load_dataset
 from lvm.errors import ClusterError
-from lvm.provenance import code_version
-from lvm.triage.journal import Event, Journal, read_journal
-from lvm.triage.local import LocalExecutor
+from lvm.triage.journal import Event, read_journal
 from lvm.triage.on_ray import RayExecutor
-from lvm.triage.request import Request
-from lvm.triage.step import steps_in_order
-from lvm.triage.triage import Triage
-from tune_jobs.presets import load_config
 
 pytestmark = [
     pytest.mark.integration,
@@ -96,8 +90,8 @@ def test_as_a_submitted_job(world, nodes: TwoRaylets, tmp_path: Path):
     done = submit(nodes, triage)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FIXED by projection_head: InfoNCE in the raw space" in done.stdout
-    here = alone(world, tmp_path / "recipe.toml", tmp_path / "alone")
-    assert measured(list(read_journal(out))) == measured(here.events)
+    here = alone(world.bank, tmp_path / "recipe.toml", tmp_path / "alone")
+    assert measured(list(read_journal(out))) == measured(here)
     assert of("decision", out)[-1]["verdict"] == "FIXED"
     told = json.loads((out / "verdict.json").read_text())
     (sent,) = submitted_jobs(nodes)
@@ -137,8 +131,8 @@ def test_a_stopped_job_goes_on_where_it_was(step: str, world, nodes: TwoRaylets,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("FIXED by projection_head: InfoNCE in the raw space")
-    here = alone(world, tmp_path / "recipe.toml", tmp_path / "alone")
-    assert measured(list(read_journal(out))) == measured(here.events)
+    here = alone(world.bank, tmp_path / "recipe.toml", tmp_path / "alone")
+    assert measured(list(read_journal(out))) == measured(here)
     epochs = [(e["arm"], e["epoch"]) for e in trained(out)]
     assert len(epochs) == len(set(epochs))
     assert groups_alive(nodes) == 0
@@ -173,27 +167,6 @@ def job(nodes: TwoRaylets, verb: str, *words: str) -> subprocess.CompletedProces
 
 def submit(nodes: TwoRaylets, triage: list[str]) -> subprocess.CompletedProcess[str]:
     return job(nodes, "submit", "--", sys.executable, *triage)
-
-
-def alone(world, recipe: Path, folder: Path) -> Journal:
-    """The journal of the same triage without Ray, in this process."""
-    config = load_config("laptop", recipe)
-    dataset, _ = load_dataset(DataRequest(bank=world.bank), config.recipe.context_length)
-    request = Request(config=config, out=folder, steps=steps_in_order(), code=code_version())
-    journal = Journal(folder)
-    Triage(request, dataset, LocalExecutor(), journal, journal.append).run()
-    return journal
-
-
-def measured(events: Sequence[Event]) -> dict[tuple[str, str], Any]:
-    """Verdicts and metrics by step and arm; two workers add in another order than one."""
-    return {
-        (e["step"], e["name"]): (
-            e["reason"], e["epoch"], e["stage"]["verdict"],
-            {k: pytest.approx(v, abs=1e-3) for k, v in e["evaluation"]["masked"].items()},
-        )
-        for e in events if e["event"] == "arm_judged"
-    }  # fmt: skip
 
 
 def submitted_jobs(nodes: TwoRaylets) -> list[dict[str, Any]]:

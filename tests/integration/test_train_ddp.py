@@ -160,6 +160,21 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
         next(records)
 
 
+@pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")
+def test_no_process_is_started_that_serves_nobody():
+    """The names are Ray's own: where they change, a start would silently cost seconds again."""
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from lvm.training.distributed import _SPARED, _spare_trainer
+
+    def names(trainer: type) -> set[str]:
+        made = trainer(print, scaling_config=ScalingConfig(num_workers=1))
+        return {type(callback).__name__ for callback in made._create_default_callbacks()}
+
+    assert names(TorchTrainer) - names(_spare_trainer()) == set(_SPARED)
+
+
 def test_each_worker_of_a_node_takes_the_gpu_that_ray_train_gave_it(monkeypatch):
     """All see every GPU of their node: "cuda" alone would be GPU 0 for each of them."""
     import ray.train.torch

@@ -36,11 +36,28 @@ class TwoRaylets:
     gcs_address: str
     job_server: str
     env: dict[str, str]
+    logs: Path
+    home: Path | None
+    nodes: list[subprocess.Popen[bytes]]
+
+    def join(self) -> None:
+        """Let one more node of 1 CPU join; return at once."""
+        worker = [f"--address={self.gcs_address}"]
+        self.nodes.append(start(worker, self.env, self.logs / "worker.log", self.home))
 
 
 @contextlib.contextmanager
 def two_raylets(tmp_path: Path, home: Path | None = None, **variables: str) -> Iterator[TwoRaylets]:
-    """Start a head and a second node with 1 CPU each; stop exactly these on leaving.
+    """Start a head and a second node with 1 CPU each; stop exactly these on leaving."""
+    with one_raylet(tmp_path, home, **variables) as cluster:
+        cluster.join()
+        await_nodes(cluster, 2, cluster.nodes, tmp_path)
+        yield cluster
+
+
+@contextlib.contextmanager
+def one_raylet(tmp_path: Path, home: Path | None = None, **variables: str) -> Iterator[TwoRaylets]:
+    """Start a head with 1 CPU, which other nodes can join; stop exactly these on leaving.
 
     Logs of both are `tmp_path/head.log` and `tmp_path/worker.log`. `home` is the folder that both
     are started in, which a submitted job has for its working directory; `variables` go into their
@@ -57,6 +74,9 @@ def two_raylets(tmp_path: Path, home: Path | None = None, **variables: str) -> I
         gcs_address=f"127.0.0.1:{gcs}",
         job_server=f"http://127.0.0.1:{dashboard}",
         env=client_environment(token) | variables,
+        logs=tmp_path,
+        home=home,
+        nodes=[],
     )
     head = [
         "--head",
@@ -71,14 +91,10 @@ def two_raylets(tmp_path: Path, home: Path | None = None, **variables: str) -> I
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="ray2-", dir="/tmp", ignore_cleanup_errors=True)
         )
-        nodes: list[subprocess.Popen[bytes]] = []
-        stack.callback(stop, nodes)
+        stack.callback(stop, cluster.nodes)
         command = [*head, f"--temp-dir={folder}"]
-        nodes.append(start(command, cluster.env, tmp_path / "head.log", home))
-        await_nodes(cluster, 1, nodes, tmp_path)
-        worker = [f"--address={cluster.gcs_address}"]
-        nodes.append(start(worker, cluster.env, tmp_path / "worker.log", home))
-        await_nodes(cluster, 2, nodes, tmp_path)
+        cluster.nodes.append(start(command, cluster.env, tmp_path / "head.log", home))
+        await_nodes(cluster, 1, cluster.nodes, tmp_path)
         yield cluster
 
 
