@@ -11,7 +11,10 @@ from lvm.triage.on_ray.pulse import LOST_SECONDS, NODES_SECONDS, PROBE_SECONDS, 
 class Cluster:
     def __init__(self) -> None:
         self.now, self.answers, self.node, self.probes = 0.0, True, True, 0
-        self.pulse = Pulse(self.probe, lambda: self.node, clock=lambda: self.now)
+        self.raylet = True
+        self.pulse = Pulse(
+            self.probe, lambda: self.raylet, lambda: self.node, clock=lambda: self.now
+        )
 
     def probe(self) -> bool:
         self.probes += 1
@@ -46,6 +49,15 @@ def test_a_long_silence_is_a_lost_cluster() -> None:
         cluster.wait(60)
     assert caught.value.exit_status == 75
     assert cluster.now <= LOST_SECONDS + 2 * PROBE_SECONDS
+
+
+def test_a_raylet_that_nobody_hears_is_a_lost_cluster_at_once() -> None:
+    """The head takes ten seconds to notice; Ray then ends this process, with status 1."""
+    cluster = Cluster()
+    cluster.raylet = False
+    with pytest.raises(ClusterLostError, match="raylet died"):
+        cluster.wait(60)
+    assert cluster.now <= 2 * PROBE_SECONDS
 
 
 def test_a_node_that_is_out_is_a_lost_cluster() -> None:

@@ -19,16 +19,22 @@ from lvm.errors import ClusterLostError
 LOST_SECONDS = 15.0  # without an answer of the head
 PROBE_SECONDS = 2.0
 NODES_SECONDS = 5.0
+NODE_LOST = (
+    "Ray lost the node that this process runs on (its raylet died); start Ray again there and "
+    "resume the run."
+)
 
 
 class Pulse:
     """Feels the cluster's pulse, as often as it is asked to and not more often than needed."""
 
     def __init__(
-        self, answers: Callable[[], bool], has_node: Callable[[], bool],
-        clock: Callable[[], float] = time.monotonic,
+        self, answers: Callable[[], bool], listens: Callable[[], bool],
+        has_node: Callable[[], bool], clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._answers, self._has_node, self._clock = answers, has_node, clock
+        self._answers, self._listens, self._has_node, self._clock = (
+            answers, listens, has_node, clock
+        )  # fmt: skip
         self._heard = self._probed = self._counted = clock()
 
     def check(self) -> None:
@@ -37,6 +43,8 @@ class Pulse:
         if now - self._probed < PROBE_SECONDS:
             return
         self._probed = now
+        if not self._listens():  # the head says so 10 s later, and then Ray ends this process
+            raise ClusterLostError(NODE_LOST)
         if self._answers():
             self._heard = now
         elif now - self._heard > LOST_SECONDS:
@@ -47,10 +55,7 @@ class Pulse:
         if self._heard == now and now - self._counted > NODES_SECONDS:
             self._counted = now
             if not self._has_node():
-                raise ClusterLostError(
-                    "Ray lost the node that this process runs on (its raylet died); start Ray "
-                    "again there and resume the run."
-                )
+                raise ClusterLostError(NODE_LOST)
 
 
 def pulse_of(ray: Any) -> Pulse:
@@ -60,6 +65,7 @@ def pulse_of(ray: Any) -> Pulse:
     node = context.get_node_id()
     return Pulse(
         lambda: _answers(host, int(port)),
+        _raylet_listens,
         lambda: any(n["NodeID"] == node and n["Alive"] for n in ray.nodes()),
     )
 
@@ -69,6 +75,25 @@ def _answers(host: str, port: int) -> bool:
         socket.create_connection((host, port), timeout=1.0).close()
     except OSError:
         return False
+    return True
+
+
+def _raylet_listens() -> bool:
+    """Whether somebody listens at the socket of this node's raylet."""
+    import ray
+
+    node = getattr(ray._private.worker, "_global_node", None)
+    path = getattr(node, "raylet_socket_name", None)
+    if path is None:  # Ray keeps it somewhere else by now; the head will tell
+        return True
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:  # it is busy
+            return True
     return True
 
 
