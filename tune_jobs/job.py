@@ -174,7 +174,7 @@ class Job:
     ) -> None:  # fmt: skip
         """Carry out the tree on Ray."""
         writer, journal = self._writer, self._journal
-        tracker = writer.tracker = Tracker(journal.folder)
+        writer.tracker = Tracker(journal.folder)
         for event in list(journal.events):
             screen.event(event)
         writer.screen = screen

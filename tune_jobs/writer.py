@@ -29,7 +29,7 @@ class Writer:
         self.screen: Screen | None = None
         self.tracker: Tracker | None = None
         self.refused: LvmError | None = None
-        self._over = False
+        self._over = self._trains = False
         self._hand = threading.Lock()
 
     def note(self, event: str, **values: Any) -> None:
@@ -70,5 +70,7 @@ class Writer:
             self._lines.tell(self.journal)
         except OSError:  # hours of training are worth more than who reads of them
             nobody_reads()
-        if record["event"] in TRACKED and self.tracker is not None:
+        first = record["event"] == "epoch" and not self._trains  # until then Ray starts
+        self._trains |= first
+        if self.tracker is not None and (first or record["event"] in TRACKED):
             self.tracker.sync(self.journal.events)

@@ -84,20 +84,12 @@ class Tracker:
         self._num_written = 0  # of these, with all that the views say of them
         self._retry_at = 0.0
 
-    def prepare(self) -> None:
-        """Import mlflow, make the store, close runs of dead processes: seconds, once.
-
-        Meant for a thread beside the start of Ray, after the import of ray: two threads that import
-        packages with parts in common can trip over each other.
-        """
-        with self._lock:
-            self._attempt(self._connect)
-
     def sync(self, events: Sequence[Event]) -> None:
         """Hand over the journal and return at once; a thread writes what is new in it.
 
-        Children appear when their arm has ended. A slow or silent server costs the triage nothing,
-        and a call costs what has happened since the last one.
+        The first call imports mlflow, makes the store and closes runs of dead processes: seconds,
+        in that thread. Children appear when their arm has ended. A slow or silent server costs the
+        triage nothing, and a call costs what has happened since the last one.
         """
         self._inbox.put(events)
         with self._hand:
@@ -170,7 +162,7 @@ class Tracker:
         if self._runs is None:
             # MLflow warns of types of its own when this part is imported.
             warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)
-            import mlflow.pyfunc  # here, in the thread beside the start of Ray: it takes a while
+            import mlflow.pyfunc  # here, in the writer's thread: it takes a while
             from mlflow import MlflowClient
 
             path = sqlite_path(self.uri)

@@ -604,7 +604,7 @@ def test_the_sweep_ends_runs_of_dead_processes_alone(folder: Path) -> None:
         tags = {"lvm.pid": str(pid), "lvm.pid_started": str(started), "lvm.host": host}
         client.create_run(experiment, run_name=name, tags=tags)
     client.create_run(experiment, run_name="somebody's own")
-    tracker.prepare()
+    tracker._attempt(tracker._connect)
     assert tracker.problem is None
     assert {name: run.info.status for name, run in stored(tracker).items()} == {
         "dead": "KILLED",
@@ -635,7 +635,7 @@ def test_a_store_is_made_whole_or_not_at_all(
 
     tracker = Tracker(folder)
     with mock.patch.object(mlflow, "MlflowClient", cut_short):
-        tracker.prepare()
+        tracker._attempt(tracker._connect)
     assert "killed" in str(tracker.problem)
     assert [path.name for path in folder.parent.iterdir()] == ["1"]
 
@@ -646,7 +646,7 @@ def test_a_store_is_made_whole_or_not_at_all(
         return real(tracking_uri=tracking_uri, **others)
 
     with mock.patch.object(mlflow, "MlflowClient", quick):
-        tracker.prepare()
+        tracker._attempt(tracker._connect)
     assert tracker.problem is None
     assert sorted(path.name for path in folder.parent.iterdir()) == ["1", "mlflow.db"]
 
@@ -669,7 +669,7 @@ def test_a_store_that_another_process_makes_meanwhile_is_kept(
 
     tracker = Tracker(folder)
     with mock.patch.object(mlflow, "MlflowClient", slower):
-        tracker.prepare()
+        tracker._attempt(tracker._connect)
     assert tracker.problem is None
     names = {e.name for e in client_of(tracker).search_experiments()}
     assert names == {"Default", EXPERIMENT, "of the other process"}
@@ -682,7 +682,7 @@ def test_an_unreachable_server_is_a_problem_in_words(folder: Path, capfd: Any) -
     events = whole_journal(folder)
     tracker = Tracker(folder, "http://me:secret@127.0.0.1:9")
     started = time.monotonic()
-    tracker.prepare()
+    tracker._attempt(tracker._connect)
     synced(tracker, events)
     tracker.close(events, write_documents(folder))
     assert time.monotonic() - started < 15
@@ -695,7 +695,7 @@ def test_an_unreachable_server_is_a_problem_in_words(folder: Path, capfd: Any) -
 
 def test_a_failure_is_not_tried_again_at_once(folder: Path) -> None:
     tracker = Tracker(folder, "http://127.0.0.1:9")
-    tracker.prepare()
+    tracker._attempt(tracker._connect)
     with mock.patch.object(tracker, "_connect", side_effect=AssertionError("tried")) as connect:
         synced(tracker, whole_journal(folder))
         assert connect.call_count == 0

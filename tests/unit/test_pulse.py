@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from lvm.errors import ClusterLostError
-from lvm.triage.on_ray.pulse import LOST_SECONDS, NODES_SECONDS, PROBE_SECONDS, Pulse
+from lvm.triage.on_ray.pulse import LOST_SECONDS, NODES_SECONDS, PROBE_SECONDS, Pulse, _listens
 
 
 class Cluster:
@@ -58,6 +60,17 @@ def test_a_raylet_that_nobody_hears_is_a_lost_cluster_at_once() -> None:
     with pytest.raises(ClusterLostError, match="raylet died"):
         cluster.wait(60)
     assert cluster.now <= 2 * PROBE_SECONDS
+
+
+def test_whether_somebody_listens_at_a_socket(tmp_path) -> None:
+    path = str(tmp_path / "socket")
+    assert not _listens(path)
+    with socket.socket(socket.AF_UNIX) as raylet:
+        raylet.bind(path)
+        raylet.listen()
+        assert _listens(path)
+    assert not _listens(path)  # its process is gone, the file is still there
+    assert _listens(None)
 
 
 def test_a_node_that_is_out_is_a_lost_cluster() -> None:

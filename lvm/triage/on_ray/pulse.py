@@ -65,7 +65,7 @@ def pulse_of(ray: Any) -> Pulse:
     node = context.get_node_id()
     return Pulse(
         lambda: _answers(host, int(port)),
-        _raylet_listens,
+        lambda: _listens(_raylet_socket(ray)),
         lambda: any(n["NodeID"] == node and n["Alive"] for n in ray.nodes()),
     )
 
@@ -78,13 +78,16 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _raylet_listens() -> bool:
-    """Whether somebody listens at the socket of this node's raylet."""
-    import ray
-
+def _raylet_socket(ray: Any) -> str | None:
+    """Return the path at which this node's raylet listens, None where Ray keeps it elsewhere."""
     node = getattr(ray._private.worker, "_global_node", None)
-    path = getattr(node, "raylet_socket_name", None)
-    if path is None:  # Ray keeps it somewhere else by now; the head will tell
+    path: str | None = getattr(node, "raylet_socket_name", None)
+    return path
+
+
+def _listens(path: str | None) -> bool:
+    """Whether somebody listens at a Unix socket; true where it is busy, or not known."""
+    if path is None:
         return True
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
@@ -92,7 +95,7 @@ def _raylet_listens() -> bool:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
             return False
-        except OSError:  # it is busy
+        except OSError:
             return True
     return True
 
