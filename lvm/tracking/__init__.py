@@ -66,8 +66,8 @@ class Tracker:
         """
         if importlib.util.find_spec("mlflow") is None:
             raise MissingExtraError("mlflow", None, "tracking runs in MLflow")
-        # Here and not in `prepare`: a change of the environment from a second thread can break the
-        # start of a process in the first.
+        # Here and not in the writer's thread: a change of the environment from a second thread can
+        # break the start of a process in the first.
         for key, value in SETTINGS.items():
             os.environ.setdefault(key, value)
         self.folder = folder.absolute()

@@ -17,7 +17,7 @@ from typing import Any
 from lvm.config import ScheduleConfig
 from lvm.data.windows import Dataset
 from lvm.errors import ClusterError, ClusterLostError
-from lvm.triage.on_ray.cluster import check, connect, count_slots, in_words
+from lvm.triage.on_ray.cluster import check, connect, count_slots, in_words, spare_cpus
 from lvm.triage.on_ray.desk import Desk
 from lvm.triage.on_ray.pulse import Pulse, leave_without_ray, pulse_of
 from lvm.triage.on_ray.quiet import import_ray, silenced
@@ -37,6 +37,7 @@ class RayExecutor:
         self._thread: threading.Thread | None = None
         self._shared: tuple[Dataset, Any] | None = None
         self._started_here = self._lost = False
+        self._spare = 0  # CPUs that a cluster started here counts and does not have
         self._pulse: Pulse | None = None
         self._quiet = contextlib.ExitStack()  # until the run is over, whatever Tune's thread does
         self.nodes: dict[str, dict[str, str]] = {}  # what runs on each node, found at the start
@@ -54,6 +55,7 @@ class RayExecutor:
         if not ray.is_initialized():
             connect(ray, self._address, self._schedule)
             self._started_here = True
+            self._spare = spare_cpus(self._schedule) if self._address is None else 0
         self.nodes = check(ray, self._address, self._storage, self._schedule)
         self._open()
 
@@ -76,14 +78,14 @@ class RayExecutor:
 
     def describe(self) -> str:
         """Return one line that says where arms run."""
-        return in_words(import_ray(), self._address)
+        return in_words(import_ray(), self._address, self._spare)
 
     def run(self, race: Race, dataset: Dataset) -> None:
         """Run every arm of the race until it has ended."""
         ray = import_ray()
         self._share(ray, dataset)
         workers = max((spec.workers for spec in race.waiting), default=1)
-        self._desk.capacity = count_slots(ray, self._schedule, workers)
+        self._desk.capacity = count_slots(ray, self._schedule, workers, self._spare)
         try:
             self._desk.serve(race, self._check_pulse)
         except ClusterLostError:
@@ -139,7 +141,7 @@ class RayExecutor:
     def _common(self) -> dict[str, Any]:
         """Return what every trial is given beside its arm."""
         assert self._shared is not None  # a race is served
-        return {"data": self._shared[1], "schedule": asdict(self._schedule)}
+        return {"data": self._shared[1], "schedule": asdict(self._schedule), "spare": self._spare}
 
     def _share(self, ray: Any, dataset: Dataset) -> None:
         """Put the data into the object store once; trials on one node map the same memory."""

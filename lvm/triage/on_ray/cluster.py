@@ -35,7 +35,7 @@ def connect(ray: Any, address: str | None, schedule: ScheduleConfig) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     options["job_config"] = _own_path()
     if address is None:
-        cpus = max(os.cpu_count() or 1, int(np.ceil(_min_cpus(schedule))))
+        cpus = _own_cpus(schedule) + spare_cpus(schedule)
         options |= {"num_cpus": cpus, "include_dashboard": False}
         options |= {"address": "local"}
     else:
@@ -46,6 +46,22 @@ def connect(ray: Any, address: str | None, schedule: ScheduleConfig) -> None:
             ray.init(**options)
     except Exception as error:  # Ray raises even a bare one, where its dashboard does not start
         raise not_joined(error, address) from None
+
+
+def spare_cpus(schedule: ScheduleConfig) -> int:
+    """Return the CPUs that a cluster on this machine counts beyond those it has.
+
+    The trials that drive full trainings hardly compute. With a share like an arm's each takes over
+    the process of an arm, which has imported everything, and saves the start of one.
+    """
+    share = distributed.CPU_SHARE * schedule.threads_per_worker
+    at_once = max(1, int(_own_cpus(schedule) / (share * schedule.confirm_workers)))
+    return int(np.ceil(share * at_once))
+
+
+def _own_cpus(schedule: ScheduleConfig) -> int:
+    """Return the CPUs of this machine, or more where one full training would not fit."""
+    return max(os.cpu_count() or 1, int(np.ceil(_min_cpus(schedule))))
 
 
 def _own_path() -> Any:
@@ -167,28 +183,29 @@ def _require_same(
         )
 
 
-def count_slots(ray: Any, schedule: ScheduleConfig, workers: int) -> int:
+def count_slots(ray: Any, schedule: ScheduleConfig, workers: int, spare: int) -> int:
     """Return how many arms of so many workers the cluster, as it is now, has room for at once."""
     total = ray.cluster_resources()
     share = distributed.CPU_SHARE * schedule.threads_per_worker
-    slots = total.get("CPU", 0) / (share * workers)
+    slots = (total.get("CPU", 0) - spare) / (share * workers)
     if schedule.use_gpu:
         gpus = schedule.gpus_per_arm if workers == 1 else workers
         slots = min(slots, total.get("GPU", 0) / gpus)
     return max(1, int(slots + 1e-6))
 
 
-def in_words(ray: Any, address: str | None) -> str:
+def in_words(ray: Any, address: str | None, spare: int) -> str:
     """Return one line that says where arms run."""
     resources = ray.cluster_resources()
     where = address or f"local on {socket.gethostname()}"
     gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
-    return f"Ray {where}: {resources.get('CPU', 0):g} CPUs{gpus}"
+    return f"Ray {where}: {resources.get('CPU', 0) - spare:g} CPUs{gpus}"
 
 
-def trial_resources(spec: Mapping[str, Any], gpus_per_arm: float) -> dict[str, float]:
+def trial_resources(spec: Mapping[str, Any], gpus_per_arm: float, spare: int) -> dict[str, float]:
     """Return what the process of a trial asks for; `spec` is that of its arm, in plain values."""
-    if spec["workers"] > 1 and spec["source"] is None:
-        return {"CPU": 0.01}  # the trial only drives Ray Train workers, which ask for their own
     cpus = {"CPU": distributed.CPU_SHARE * spec["threads"]}
+    if spec["workers"] > 1 and spec["source"] is None:
+        # It only drives Ray Train workers, which ask for their own.
+        return cpus if spare and spec["device"] == "cpu" else {"CPU": 0.01}
     return cpus if spec["device"] == "cpu" else {**cpus, "GPU": gpus_per_arm}

@@ -38,7 +38,7 @@ class ArmTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Return what the process of a trial asks for."""
         spec, gpus = config["spec"], config["schedule"]["gpus_per_arm"]
-        return tune.PlacementGroupFactory([trial_resources(spec, gpus)])
+        return tune.PlacementGroupFactory([trial_resources(spec, gpus, config["spare"])])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take the first arm."""
