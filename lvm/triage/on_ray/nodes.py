@@ -9,6 +9,8 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 import lvm
 from lvm.provenance import code_version
 
@@ -25,20 +27,29 @@ def facts() -> dict[str, str]:
         "code": code_version(),
         "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "numpy", "ray")},
+        "cuda": str(torch.version.cuda or ""),
         "driver": _nvidia_driver(),
     }
 
 
 def difference(driver: Mapping[str, str], other: Mapping[str, str], node: str) -> str | None:
-    """Return in one sentence how a process differs from the driver in what must be equal."""
+    """Return in one sentence how a process differs from the driver in what must be equal.
+
+    Builds of one version may differ (2.13.0+cpu on a head, 2.13.0+cu130 on its workers).
+    """
     for name in SAME:
-        if driver[name] != other.get(name):
+        if _public(name, driver[name]) != _public(name, str(other.get(name))):
             remedy = _REMEDY.get(name, f"install {name} {driver[name]} there")
             return (
                 f"node {node} runs {name} {other.get(name)} ({other.get('package')}), the driver "
                 f"runs {driver[name]} ({driver['package']}): {remedy}, or start the run from there."
             )
     return None
+
+
+def _public(name: str, version: str) -> str:
+    """Return a version without its build; of code the build is all that counts."""
+    return version if name == "code" else version.partition("+")[0]
 
 
 def gpu_drivers(nodes: Mapping[str, Mapping[str, str]]) -> list[str]:
