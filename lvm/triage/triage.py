@@ -40,13 +40,8 @@ class Triage:
         self._tidier = Tidier(request.out, request.config.schedule, note)
 
     def prepare(self) -> None:
-        """Begin to measure what needs no arm, beside the arms where they run elsewhere.
-
-        On a GPU it comes before them: they need the room.
-        """
-        if not self._executor.elsewhere or not on_cpu(self._request):
-            measure_ladder(self._runner)
-        elif self._ladder is None:
+        """Begin to measure what needs no arm, where arms run elsewhere and this has the time."""
+        if self._ladder is None and self._executor.elsewhere and on_cpu(self._request):
             self._ladder = beside(lambda: measure_ladder(self._runner), "ladder")
 
     def _ladder_measured(self) -> None:
@@ -59,6 +54,8 @@ class Triage:
         if again is not None:
             self._runner.note(REOPENED, **again)
         self.prepare()
+        if self._ladder is None:  # on a GPU before the arms, which need its room
+            measure_ladder(self._runner)
         request, history = self._request, list[Outcome]()
         plan = [step.name for step in request.steps]
         while True:
