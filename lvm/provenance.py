@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from lvm import __version__
+from lvm.cores import usable_cores
 
 _OWN_PACKAGES = ("lvm", "tune_jobs")  # found by name: the library does not import its jobs
 _PACKAGES = ("torch", "numpy", "ray", "mlflow", "faiss-cpu", "sentence-transformers")
@@ -100,6 +101,6 @@ def environment() -> dict[str, Any]:
     return {
         "versions": versions,
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpus": psutil.cpu_count(),
+        "cpus": usable_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
+
+from lvm.cores import usable_cores
 
 MIN_MEMORY_GIB = 8.0
 MIN_DISK_GIB = 2.0
@@ -27,13 +28,18 @@ class Finding:
     next: str = ""  # what to do when it is not ok
 
 
+def _cores() -> str:
+    usable, has = usable_cores(), psutil.cpu_count() or 1
+    return f"{usable}" if usable == has else f"{usable} of the {has} that this machine has"
+
+
 def examine(folder: Path = Path()) -> list[Finding]:
     """Return findings on memory, disk, accelerators and packages."""
     memory = psutil.virtual_memory().total / 2**30
     disk = shutil.disk_usage(folder).free / 2**30
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found = [
-        Finding(what="cores", seen=str(os.cpu_count()), ok=True),
+        Finding(what="cores", seen=_cores(), ok=True),
         Finding(
             what="memory",
             seen=f"{memory:.1f} GiB",

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from lvm.config import Recipe, RunConfig, ScheduleConfig, fingerprint
+from lvm.cores import usable_cores
 from lvm.data.windows import Dataset, recut
 from lvm.device import claim_if_there
 from lvm.errors import LvmError
@@ -145,4 +146,4 @@ def slots_here(schedule: ScheduleConfig) -> int:
     """Return how many arms this machine runs at full speed side by side."""
     if schedule.use_gpu and torch.cuda.is_available():
         return max(1, torch.cuda.device_count())
-    return max(1, (os.cpu_count() or 1) // schedule.threads_per_worker)
+    return max(1, usable_cores() // schedule.threads_per_worker)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import site
 import socket
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 
 import lvm
 from lvm.config import ScheduleConfig
+from lvm.cores import usable_cores
 from lvm.errors import ClusterError
 from lvm.signals import held_signals
 from lvm.training import distributed
@@ -61,7 +61,7 @@ def spare_cpus(schedule: ScheduleConfig) -> int:
 
 def _own_cpus(schedule: ScheduleConfig) -> int:
     """Return the CPUs of this machine, or more where one full training would not fit."""
-    return max(os.cpu_count() or 1, int(np.ceil(_min_cpus(schedule))))
+    return max(usable_cores(), int(np.ceil(_min_cpus(schedule))))
 
 
 def _own_path() -> Any:
