@@ -140,10 +140,9 @@ def _hit(
     run = chaos.Run(place, folder / "run")
     stack.callback(lambda: [process.kill() for process in run.marked()])
     run.start(place.flags(run.out), **env)
-    wanted_worker = hit == "kill -9 of a Train worker"
-    reached = run.wait_for(
-        lambda events: _confirming(events) if wanted_worker else len(events) >= at, PATIENCE
-    )
+    moments = {"kill -9 of a Train worker": _confirming, "SIGSTOP of a trial that starts": _begun}
+    moment = moments.get(hit, lambda events: len(events) >= at)
+    reached = run.wait_for(moment, PATIENCE)
     if reached:
         _strike(run, hit, folder, trigger, server)
     result.status = run.end(PATIENCE)
@@ -187,6 +186,11 @@ def end_server(server: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()
+
+
+def _begun(events: list[dict]) -> bool:
+    """Whether the first arms were asked for, whose processes start now."""
+    return any(e["event"] == "step_started" for e in events)
 
 
 def _confirming(events: list[dict]) -> bool:

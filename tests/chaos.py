@@ -249,6 +249,11 @@ def stop_trial(run: Run) -> None:
     _one(run, "ray::ArmTrial").send_signal(signal.SIGSTOP)
 
 
+def stop_start(run: Run) -> None:
+    """SIGSTOP of a process that is starting: it never says who it is, and holds its room."""
+    _one(run, "ray::ArmTrial.__init__").send_signal(signal.SIGSTOP)
+
+
 def kill_worker(run: Run) -> None:
     """kill -9 of a Ray Train worker."""
     _one(run, "ray::RayTrainWorker").kill()
@@ -283,6 +288,7 @@ HITS: dict[str, Callable[[Run], None]] = {
     "kill -9 of the head": kill_head,
     "SIGTERM of the driver": term_driver,
     "SIGSTOP of a trial": stop_trial,
+    "SIGSTOP of a trial that starts": stop_start,
 }
 
 

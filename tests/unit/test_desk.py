@@ -288,6 +288,17 @@ def test_arms_without_room_are_told_within_a_minute_and_given_up_in_the_end() ->
     assert {move for move, _ in tune.desk.moves()} == {Move.STOP}
 
 
+def test_what_waits_long_has_hung_starts_swept_away_now_and_then() -> None:
+    """A process that is stopped before it says who it is holds the room of others."""
+    tune = Tune(arms(2), slots=2)
+    tune.desk.next_arm("x")
+    sweeps = 0
+    for _ in range(100):
+        tune.now += SCHEDULE.stuck_seconds / 10
+        sweeps += (Move.SWEEP, "") in tune.desk.watch()
+    assert 8 <= sweeps <= 9  # from the first multiple of stuck_seconds on
+
+
 def test_an_arm_that_waits_for_its_own_kind_is_not_given_up() -> None:
     tune = Tune(arms(2), slots=2)
     tune.desk.capacity = 1  # say another job took the rest

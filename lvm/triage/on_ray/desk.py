@@ -47,6 +47,7 @@ class Move(Enum):
     PAUSE = auto()
     STOP = auto()
     KILL = auto()
+    SWEEP = auto()  # of no trial: end the processes that hang in their start
 
 
 @dataclass
@@ -255,7 +256,10 @@ class Desk:
         return found
 
     def watch(self) -> list[tuple[Move, str]]:
-        """Return the trials to kill as stuck; say what waits for room, and end what waits long."""
+        """Return the trials to kill as stuck; say what waits for room, and end what waits long.
+
+        What waits may wait for a process that hangs before it could say who it is.
+        """
         if self._race is None:
             return []
         now, race = self.clock(), self._race
@@ -272,10 +276,13 @@ class Desk:
         if words := self._watch.waiting(late, now):
             race.waits(words)
         self._wake()
-        return [
+        found = [
             (Move.KILL, trial) for trial, seat in self.seats.items()
             if seat in training and self._watch.stuck(seat.spec.id, now - seat.since)
         ]  # fmt: skip
+        if self._watch.sweeps([seconds for _, seconds in late], now):
+            found.append((Move.SWEEP, ""))
+        return found
 
     # --- looking ---------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ANSWER_SECONDS = 30.0
+STARTING = "ray::ArmTrial.__init__"  # title of a process until its trial is set up
 
 
 def on_node(node: str, function: Any, *arguments: Any) -> Any:
@@ -36,6 +37,38 @@ def stack_and_kill(node: str, pid: int, folder: Path, arm: str) -> str:
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{text}\n")
     return str(path)
+
+
+def end_hung_starts(seconds: float) -> int:
+    """End this run's processes that have been starting a trial for so long; return how many.
+
+    They have not said who they are, so Ray cannot be asked to end them: a process that is stopped,
+    or hangs in an import from a file system that does not answer, does not hear it.
+    """
+    import ray
+
+    job = ray.get_runtime_context().get_job_id()
+    ended = 0
+    for node in [node["NodeID"] for node in ray.nodes() if node["Alive"]]:
+        with contextlib.suppress(Exception):
+            ended += ray.get(on_node(node, _end_hung_starts, job, seconds), timeout=ANSWER_SECONDS)
+    return ended
+
+
+def _end_hung_starts(job: str, seconds: float) -> int:
+    import time
+
+    import psutil
+
+    ended = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            title = " ".join(process.cmdline())
+            ours = STARTING in title and process.environ().get("RAY_JOB_ID") == job
+            if ours and time.time() - process.create_time() > seconds:
+                process.kill()
+                ended += 1
+    return ended
 
 
 def _stack_and_kill(pid: int) -> str:

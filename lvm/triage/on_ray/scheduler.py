@@ -19,7 +19,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lvm.triage.on_ray.desk import Desk, Move, Place, Seat
-from lvm.triage.on_ray.remote import stack_and_kill
+from lvm.triage.on_ray.remote import end_hung_starts, stack_and_kill
 from lvm.triage.on_ray.trainable import PLACEMENT_GROUP, ArmBroke
 
 _TUNE_KEYS = {
@@ -134,7 +134,9 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
                 if self._desk.seats[trial].place is not Place.QUEUED:  # else Tune has yet to add it
                     self._desk.moved(trial, None)
             for move, name in [*self._desk.watch(), *self._desk.moves()]:
-                if name in trials:
+                if move is Move.SWEEP:
+                    end_hung_starts(self._desk.schedule.stuck_seconds)
+                elif name in trials:
                     self._carry_out(controller, move, trials[name])
             chosen = self._desk.resumable()
             if chosen is not None and chosen in trials:

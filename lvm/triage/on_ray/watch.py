@@ -21,6 +21,7 @@ class Watch:
         self._schedule = schedule
         self._usual: dict[str, float] = {}  # arm -> its longest epoch, with evaluation
         self._told_at: float | None = None
+        self._swept_at: float | None = None
 
     def epoch(self, arm: str, seconds: float) -> None:
         """Take how long one epoch of an arm took."""
@@ -54,6 +55,16 @@ class Watch:
             f"{len(late)} arm{'s' if len(late) > 1 else ''} waiting {longest:.0f} s for room: "
             f"{what}; given up in {max(0.0, left / 60):.0f} min (schedule.wait_minutes)"
         )
+
+    def sweeps(self, waited: Sequence[float], now: float) -> bool:
+        """Whether it is time to look for processes that hang in their start and hold the room."""
+        least = self._schedule.stuck_seconds
+        if max(waited, default=0.0) <= least:
+            return False
+        if self._swept_at is not None and now - self._swept_at <= least:
+            return False
+        self._swept_at = now
+        return True
 
     def why(self, spec: ArmSpec) -> str:
         """Return why an arm was given up that found no room."""
