@@ -16,7 +16,8 @@ from lvm.config import GateConfig, ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec
-from lvm.triage.on_ray.desk import IMPATIENT_SECONDS, Desk, Move, Place
+from lvm.triage.on_ray.desk import IMPATIENT_SECONDS, Desk
+from lvm.triage.on_ray.seats import Move, Place
 from lvm.triage.race import race_of
 from lvm.triage.step import Role
 

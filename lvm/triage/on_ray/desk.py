@@ -17,66 +17,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any
 
 from lvm.config import ScheduleConfig
 from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec
+from lvm.triage.on_ray.seats import Breaks, Move, Place, Seat
 from lvm.triage.on_ray.watch import Watch
 from lvm.triage.race import Race
 
 POLL_SECONDS = 0.2
 IMPATIENT_SECONDS = 20.0  # a queued arm may take the process of a held one after so long
-
-
-class Place(Enum):
-    """Where a trial stands."""
-
-    QUEUED = auto()  # handed to Tune; it has no process yet
-    TRAINING = auto()  # an epoch is under way
-    HELD = auto()  # it has a process and nothing to do
-    PAUSED = auto()  # it has no process; its arm goes on later
-    DYING = auto()  # it was killed, and Tune has not noticed yet
-
-
-class Move(Enum):
-    """What the scheduler is to do with a trial."""
-
-    TRAIN = auto()
-    PAUSE = auto()
-    STOP = auto()
-    KILL = auto()
-    SWEEP = auto()  # of no trial: end the processes that hang in their start
-
-
-@dataclass
-class Seat:
-    """One trial."""
-
-    spec: ArmSpec
-    since: float  # when it came to its place, or gave its last sign of life
-    place: Place = Place.QUEUED
-    node: str = ""
-    pid: int = 0
-    waits_for_workers: bool = False
-    stack: str | None = None  # of a trial that was killed as stuck
-    staged: bool = False  # Tune has asked for its process, and takes over one that comes free
-
-    @property
-    def alone(self) -> bool:
-        """Whether the trial trains in its own process."""
-        return self.spec.workers == 1 or self.spec.source is not None
-
-
-@dataclass
-class Breaks:
-    """How often an arm broke since its last new epoch."""
-
-    epoch: int = 0
-    count: int = 0
-    detail: str = ""
-    stuck: int = 0
 
 
 @dataclass
@@ -305,9 +256,6 @@ class Desk:
     def _may_train(self, seat: Seat) -> bool:
         race = self._race
         return race is not None and self._lives(seat) and race.may_train(seat.spec.id)
-
-    def _ready(self, seat: Seat) -> bool:
-        return self._may_train(seat)
 
     def _fresh(self) -> ArmSpec | None:
         """Return the arm that may train, has no trial, and has come least far."""

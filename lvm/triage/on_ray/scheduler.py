@@ -18,8 +18,9 @@ from ray.tune import Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from lvm.triage.on_ray.desk import Desk, Move, Place, Seat
+from lvm.triage.on_ray.desk import Desk
 from lvm.triage.on_ray.remote import end_hung_starts, stack_and_kill
+from lvm.triage.on_ray.seats import Move, Place, Seat
 from lvm.triage.on_ray.trainable import PLACEMENT_GROUP, ArmBroke
 
 _TUNE_KEYS = {
