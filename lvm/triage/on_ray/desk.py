@@ -45,6 +45,7 @@ class Desk:
         self._race: Race | None = None
         self._watch = Watch(self.schedule)
         self._breaks: dict[str, Breaks] = {}
+        self._processes: set[tuple[str, int]] = set()  # that have said who they are: node, pid
         self._error: BaseException | None = None
 
     # --- the main thread -------------------------------------------------------------------------
@@ -116,6 +117,7 @@ class Desk:
         """Take note of the process of a trial."""
         seat = self.seats[trial]
         seat.node, seat.pid = node, pid
+        self._processes.add((node, pid))
         self._sign(seat, Place.TRAINING)
 
     def take(self, trial: str, result: Mapping[str, Any]) -> Move | None:
@@ -169,6 +171,17 @@ class Desk:
         if breaks.count < self.schedule.max_restarts:
             return None
         return StopReason.LOST if gone else StopReason.CRASHED
+
+    def idle_processes(self) -> dict[str, list[int]]:
+        """Return the processes that train nothing now, by node: held, or handed on to an arm.
+
+        One that hangs when it is handed on says nothing, and holds its room.
+        """
+        at_work = {(seat.node, seat.pid) for seat in self._at(Place.TRAINING)}
+        found: dict[str, list[int]] = {}
+        for node, pid in self._processes - at_work:
+            found.setdefault(node, []).append(pid)
+        return found
 
     def moved(self, trial: str, place: Place | None) -> None:
         """Take note of what the scheduler has done; None: the trial is no more."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ANSWER_SECONDS = 30.0
+TRIAL = "ray::ArmTrial"  # title of a process that serves trials
 STARTING = "ray::ArmTrial.__init__"  # title of a process until its trial is set up
 
 
@@ -39,11 +41,11 @@ def stack_and_kill(node: str, pid: int, folder: Path, arm: str) -> str:
     return str(path)
 
 
-def end_hung_starts(seconds: float) -> int:
-    """End this run's processes that have been starting a trial for so long; return how many.
+def end_hung(seconds: float, idle: Mapping[str, Sequence[int]]) -> int:
+    """End this run's processes that may hang without a trial that says so; return how many.
 
-    They have not said who they are, so Ray cannot be asked to end them: a process that is stopped,
-    or hangs in an import from a file system that does not answer, does not hear it.
+    Those are the idle ones, by node, and those that have been starting for so long. They do not
+    hear Ray when they are stopped, or hang in an import from a file system that does not answer.
     """
     import ray
 
@@ -51,11 +53,12 @@ def end_hung_starts(seconds: float) -> int:
     ended = 0
     for node in [node["NodeID"] for node in ray.nodes() if node["Alive"]]:
         with contextlib.suppress(Exception):
-            ended += ray.get(on_node(node, _end_hung_starts, job, seconds), timeout=ANSWER_SECONDS)
+            task = on_node(node, _end_hung, job, seconds, list(idle.get(node, ())))
+            ended += ray.get(task, timeout=ANSWER_SECONDS)
     return ended
 
 
-def _end_hung_starts(job: str, seconds: float) -> int:
+def _end_hung(job: str, seconds: float, idle: list[int]) -> int:
     import time
 
     import psutil
@@ -64,8 +67,10 @@ def _end_hung_starts(job: str, seconds: float) -> int:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             title = " ".join(process.cmdline())
-            ours = STARTING in title and process.environ().get("RAY_JOB_ID") == job
-            if ours and time.time() - process.create_time() > seconds:
+            if TRIAL not in title or process.environ().get("RAY_JOB_ID") != job:
+                continue
+            starting = STARTING in title and time.time() - process.create_time() > seconds
+            if starting or process.pid in idle:
                 process.kill()
                 ended += 1
     return ended

@@ -19,7 +19,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lvm.triage.on_ray.desk import Desk
-from lvm.triage.on_ray.remote import end_hung_starts, stack_and_kill
+from lvm.triage.on_ray.remote import end_hung, stack_and_kill
 from lvm.triage.on_ray.seats import Move, Place, Seat
 from lvm.triage.on_ray.trainable import PLACEMENT_GROUP, ArmBroke
 
@@ -136,7 +136,8 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
                     self._desk.moved(trial, None)
             for move, name in [*self._desk.watch(), *self._desk.moves()]:
                 if move is Move.SWEEP:
-                    end_hung_starts(self._desk.schedule.stuck_seconds)
+                    idle = self._desk.idle_processes()
+                    end_hung(self._desk.schedule.stuck_seconds, idle)
                 elif name in trials:
                     self._carry_out(controller, move, trials[name])
             chosen = self._desk.resumable()
