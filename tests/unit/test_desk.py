@@ -336,6 +336,18 @@ def test_workers_get_the_room_of_processes_that_have_nothing_to_do() -> None:
     assert [move for move, _ in tune.desk.moves()] == [Move.STOP, Move.STOP]
 
 
+def test_workers_that_have_finished_end_by_themselves() -> None:
+    """Killed as they end, they would be started again by Ray Train, and hold their room."""
+    tune = Tune([arm(0, workers=2)], slots=1)
+    tune.run()  # to the end of the race
+    (trial,) = tune.desk.seats
+    assert tune.desk.seats[trial].place is Place.TRAINING
+    assert tune.desk.moves() == []
+    assert tune.desk.take(trial, {"waits": False}) is Move.TRAIN
+    assert tune.desk.take(trial, {"over": True}) is None
+    assert tune.desk.moves() == [(Move.STOP, trial)]
+
+
 def test_a_sign_of_life_of_workers_is_no_epoch() -> None:
     tune = Tune([arm(0, workers=2)], slots=1)
     tune.turn()

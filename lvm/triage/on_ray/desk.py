@@ -132,9 +132,12 @@ class Desk:
             elif "epoch" in result:
                 self._watch.epoch(seat.spec.id, self.clock() - seat.since)
                 race.record(seat.spec.id, dict(result))
+                ending = race.lanes[seat.spec.id].ending
+                finished = ending is not None and ending.reason is StopReason.FINISHED
+                seat.ends_itself = finished and not seat.alone
             elif "over" in result and self._may_train(seat):
                 race.failed(seat.spec.id, StopReason.CRASHED, "it ended before its last epoch")
-        goes_on = self._may_train(seat)
+        goes_on = self._may_train(seat) or (seat.ends_itself and "over" not in result)
         self._sign(seat, Place.TRAINING if goes_on else Place.HELD)
         self._wake()
         return Move.TRAIN if goes_on else None
@@ -284,7 +287,9 @@ class Desk:
         if self._lives(seat):
             return False
         if seat.place is Place.TRAINING:
-            return not seat.alone  # alone, its epoch comes in and its process is kept
+            # Alone, its epoch comes in and its process is kept. Workers that are killed as they end
+            # are started again by Ray Train, which then holds their room for ever.
+            return not seat.alone and not seat.ends_itself
         return seat.place in (Place.QUEUED, Place.PAUSED) or not seat.alone
 
     def _to_free(self, held: int, ready: int) -> int:

@@ -28,6 +28,7 @@ ENVIRONMENT = {  # applied where the person has not chosen otherwise
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else Ctrl-C ends a step as if its arms crashed
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "20",  # else what hangs at its end keeps its room for 600 s
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # a run is resumed from its journal
     "TUNE_MAX_PENDING_TRIALS_PG": "64",
     "TUNE_RESULT_BUFFER_LENGTH": "1",

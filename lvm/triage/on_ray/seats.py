@@ -39,6 +39,7 @@ class Seat:
     pid: int = 0
     waits_for_workers: bool = False
     stack: str | None = None  # of a trial that was killed as stuck
+    ends_itself: bool = False  # its workers have finished, and give their room back
     staged: bool = False  # Tune has asked for its process, and takes over one that comes free
 
     @property
