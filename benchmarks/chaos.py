@@ -115,7 +115,7 @@ def one(place: chaos.Place, number: int, hit: str, at: int, wanted: tuple) -> Re
     try:
         with contextlib.ExitStack() as stack:
             _hit(place, number, hit, at, wanted, result, stack)
-    except (TimeoutError, LookupError, PermissionError) as error:
+    except (TimeoutError, LookupError, PermissionError, subprocess.CalledProcessError) as error:
         result.faults.append(str(error))
     result.seconds = time.monotonic() - started
     return result
@@ -130,6 +130,8 @@ def _hit(
     trigger = None
     if hit in DISKS:
         stack.enter_context(chaos.small_disk(folder))
+        # A database that is open keeps its disk from being made read-only.
+        env = {"MLFLOW_TRACKING_URI": f"sqlite:///{place.folder / f'mlflow{number}.db'}"}
     if hit == "clock jump":
         env, trigger = chaos.jumping_clock(place.folder / f"clock{number}")
     server = None
@@ -151,7 +153,7 @@ def _hit(
     if result.status not in (0, 1):
         if result.status not in chaos.RESUMABLE:
             result.faults.append(f"status {result.status}")
-        run.start(["--resume", str(run.out)])
+        run.start(["--resume", str(run.out)], **(env if hit in DISKS else {}))
         result.resumed = run.end(PATIENCE)
         result.faults += _after(run)
     if chaos.outcome(run.events()) != wanted:

@@ -80,10 +80,14 @@ class Run:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     process: subprocess.Popen[str] | None = None
 
+    @property
+    def log(self) -> Path:
+        """Where the process prints: on no disk that is ever filled or made read-only."""
+        return self.place.folder / f"{self.out.parent.name}-{self.out.name}.log"
+
     def start(self, flags: list[str], **env: str) -> None:
         """Start the process."""
-        log = self.out.with_suffix(".log")
-        with log.open("a") as stream:
+        with self.log.open("a") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, TRIAGE, *flags], stdout=stream, stderr=subprocess.STDOUT,
                 env={**self.place.env, MARK: self.mark, **env}, cwd=self.place.folder, text=True,

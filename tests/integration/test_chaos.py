@@ -37,11 +37,11 @@ def test_a_hit_costs_no_verdict_and_leaves_nothing_behind(
         run.start(place.flags(run.out))
         assert run.wait_for(lambda events: epochs(events, step) >= 3, PATIENCE)
         chaos.HITS[hit](run)
-        assert run.end(PATIENCE) == status, run.out.with_suffix(".log").read_text()
+        assert run.end(PATIENCE) == status, run.log.read_text()
         if status != 0:
             assert run.left_behind() == []
             run.start(["--resume", str(run.out)])
-            assert run.end(PATIENCE) == 0, run.out.with_suffix(".log").read_text()
+            assert run.end(PATIENCE) == 0, run.log.read_text()
         assert run.left_behind() == []
     finally:
         for process in run.marked():
