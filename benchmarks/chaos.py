@@ -130,7 +130,7 @@ def _hit(
     trigger = None
     if hit in DISKS:
         stack.enter_context(chaos.small_disk(folder))
-        # A database that is open keeps its disk from being made read-only.
+        # MLflow's database is no part of the run folder, and may lie anywhere.
         env = {"MLFLOW_TRACKING_URI": f"sqlite:///{place.folder / f'mlflow{number}.db'}"}
     if hit == "clock jump":
         env, trigger = chaos.jumping_clock(place.folder / f"clock{number}")
@@ -209,7 +209,7 @@ def _strike(
     elif hit == "full disk":
         chaos.fill(folder)
     elif hit == "read-only folder":
-        chaos.remount(folder, "ro")
+        chaos.make_read_only(folder)
     elif trigger is not None:
         trigger.touch()
     elif server is not None:
@@ -220,7 +220,7 @@ def _mend(hit: str, folder: Path) -> None:
     if hit == "full disk":
         (folder / "filler").unlink(missing_ok=True)
     elif hit == "read-only folder":
-        chaos.remount(folder, "rw")
+        chaos.make_writable(folder)
 
 
 def _after(run: chaos.Run) -> list[str]:

@@ -322,10 +322,18 @@ def fill(folder: Path) -> Path:
     return path
 
 
-def remount(folder: Path, mode: str) -> None:
-    """Make the disk of a folder read-only ("ro") or writable again ("rw")."""
-    command = ["mount", "-o", f"remount,{mode}", str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
+def make_read_only(folder: Path) -> None:
+    """Let everything that is opened below a folder from now on be opened on a read-only disk.
+
+    A mount of the folder onto itself: the disk below it stays in use, and cannot be changed.
+    """
+    for options in (["--bind", str(folder), str(folder)], ["-o", "remount,bind,ro", str(folder)]):
+        subprocess.run(["mount", *options], check=True, capture_output=True)
+
+
+def make_writable(folder: Path) -> None:
+    """Take back what `make_read_only` did."""
+    subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
 
 
 JUMP = """\
