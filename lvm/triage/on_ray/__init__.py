@@ -8,8 +8,10 @@ The executor is light to import: Ray itself is imported when it starts.
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,9 @@ class RayExecutor:
         self._thread = None
         self._quiet.close()
         if self._started_here and not self._lost:
-            import_ray().shutdown()
+            self._shared = self._pulse = None
+            with _no_collection():
+                import_ray().shutdown()
             self._started_here = False
 
     def describe(self) -> str:
@@ -149,6 +153,21 @@ class RayExecutor:
             from lvm.triage.on_ray.trainable import pack
 
             self._shared = (dataset, ray.put(pack(dataset)))
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Free now what Tune leaves behind, and nothing while Ray ends.
+
+    It leaves cycles that hold actors. Freed during Ray's end, by whichever thread is collecting,
+    they ask a core that is gone, which ends this process on the spot, with status 1.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _trial_name(trial: Any) -> str:
