@@ -144,16 +144,15 @@ def killed(terminated: Life) -> Life:
 def left_behind(killed: Life, cluster) -> float:
     """Seconds until the trials of the killed driver, and their processes, were gone."""
     import ray
-    from ray.util.state import list_actors
 
     ours = ray.get_runtime_context().get_job_id()
     started = time.monotonic()
     while True:
         # Ray Train keeps an actor of its own that outlives all jobs on purpose: a detached one.
-        actors = list_actors(address=cluster, detail=True)
-        trials = [a for a in actors if a.job_id != ours and not a.is_detached]
+        actors = ray._private.state.actors().values()
+        trials = [a for a in actors if a["JobID"] != ours and not a["IsDetached"]]
         assert trials
-        if not any(trial.state == "ALIVE" or psutil.pid_exists(trial.pid) for trial in trials):
+        if not any(a["State"] == "ALIVE" or psutil.pid_exists(a["Pid"]) for a in trials):
             return time.monotonic() - started
         assert time.monotonic() < started + PATIENCE_SECONDS, "trials outlive their driver"
         time.sleep(0.2)
