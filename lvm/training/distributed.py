@@ -13,9 +13,7 @@ from typing import Any
 from lvm.errors import MissingExtraError
 
 CPU_SHARE = 0.9  # of a core per thread: leaves a sliver for the trial that drives the workers
-
-
-_SPARED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+_UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
 def _ray_train() -> Any:
@@ -29,7 +27,7 @@ def _ray_train() -> Any:
     return ray.train
 
 
-def _spare_trainer() -> Any:
+def _lean_trainer() -> Any:
     """Return a TorchTrainer without the processes that serve nobody here.
 
     One feeds Ray datasets, of which there are none. One asks the dashboard who is alive, which
@@ -38,12 +36,12 @@ def _spare_trainer() -> Any:
     """
     from ray.train.torch import TorchTrainer
 
-    class SpareTrainer(TorchTrainer):  # type: ignore[misc]  # ray is untyped
+    class LeanTrainer(TorchTrainer):  # type: ignore[misc]  # ray is untyped
         def _create_default_callbacks(self) -> list[Any]:
             wanted: list[Any] = super()._create_default_callbacks()
-            return [c for c in wanted if type(c).__name__ not in _SPARED]
+            return [c for c in wanted if type(c).__name__ not in _UNUSED]
 
-    return SpareTrainer
+    return LeanTrainer
 
 
 def fit(
@@ -69,7 +67,7 @@ def fit(
     per_worker: dict[str, float] = {"CPU": CPU_SHARE * threads}
     if use_gpu:
         per_worker["GPU"] = 1
-    trainer = _spare_trainer()(
+    trainer = _lean_trainer()(
         worker,
         train_loop_config=dict(config),
         torch_config=train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),

@@ -166,13 +166,13 @@ def test_no_process_is_started_that_serves_nobody():
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from lvm.training.distributed import _SPARED, _spare_trainer
+    from lvm.training.distributed import _UNUSED, _lean_trainer
 
     def names(trainer: type) -> set[str]:
         made = trainer(print, scaling_config=ScalingConfig(num_workers=1))
         return {type(callback).__name__ for callback in made._create_default_callbacks()}
 
-    assert names(TorchTrainer) - names(_spare_trainer()) == set(_SPARED)
+    assert names(TorchTrainer) - names(_lean_trainer()) == set(_UNUSED)
 
 
 def test_each_worker_of_a_node_takes_the_gpu_that_ray_train_gave_it(monkeypatch):

@@ -162,12 +162,14 @@ def _no_collection() -> Iterator[None]:
     It leaves cycles that hold actors. Freed during Ray's end, by whichever thread is collecting,
     they ask a core that is gone, which ends this process on the spot, with status 1.
     """
+    collects = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def _trial_name(trial: Any) -> str:

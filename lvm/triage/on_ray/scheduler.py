@@ -191,8 +191,9 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
     def _release(self, trial: Any) -> None:
         """Remove the placement group of Ray Train workers whose trial is over.
 
-        Ray's own cleaner asks the dashboard, which cannot tell several Ray clusters on one machine
-        apart: the workers' CPUs then stay reserved, and the next step waits for them for ever.
+        Ray itself does that only when this whole run has ended: until then the workers' CPUs stay
+        reserved, and the next step waits for them for ever. Its cleaner is not started (lvm.training.
+        distributed): it asks the dashboard, which cannot tell two clusters on one machine apart.
         """
         group = self._groups.pop(trial.trial_id, None)
         if group is None:
