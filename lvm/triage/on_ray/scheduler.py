@@ -192,8 +192,8 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
         """Remove the placement group of Ray Train workers whose trial is over.
 
         Ray itself does that only when this whole run has ended: until then the workers' CPUs stay
-        reserved, and the next step waits for them for ever. Its cleaner is not started (lvm.training.
-        distributed): it asks the dashboard, which cannot tell two clusters on one machine apart.
+        reserved, and the next step waits for them for ever. Its cleaner is not started
+        (lvm.training.distributed): it asks the dashboard, which mixes up two clusters.
         """
         group = self._groups.pop(trial.trial_id, None)
         if group is None:
