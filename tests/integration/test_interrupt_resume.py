@@ -135,9 +135,11 @@ def terminated(stopped: Life) -> Life:
 @pytest.fixture(scope="module")
 def killed(terminated: Life) -> Life:
     """The command that SIGTERM printed, killed while the third arm is running."""
-    return live(
-        goes_on(terminated), terminated.folder, lambda e: len(trained(e)) >= 3, signal.SIGKILL
-    )
+
+    def open_in_mlflow(events: list[Event]) -> bool:  # which hears of the run a little later
+        return len(trained(events)) >= 3 and parents(terminated.folder) == ["RUNNING"]
+
+    return live(goes_on(terminated), terminated.folder, open_in_mlflow, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
