@@ -36,11 +36,11 @@ def beside(work: Callable[[], Result], name: str) -> Future[Result]:
 
 
 @contextlib.contextmanager
-def while_forking() -> Iterator[None]:
-    """Let numpy's products use the thread that asks for them alone, while another one forks.
+def products_alone() -> Iterator[None]:
+    """Let numpy's products use the thread that asks for them alone.
 
-    OpenBLAS ends its threads before a fork, and a product that waits for one of them then waits for
-    ever. Ray starts its processes by forks. (torch has threads of its own kind.)
+    OpenBLAS' other threads belong to the process: they are as urgent as its first one, whoever asks
+    for their work.
     """
     with threadpool_limits(1, user_api="blas"):
         yield

@@ -10,7 +10,6 @@ from typing import Any
 
 from lvm.audit.material import Material
 from lvm.audit.session import run_audit, with_command
-from lvm.beside import while_forking
 from lvm.command import answering, lvm_command, nobody_reads
 from lvm.config import RunConfig
 from lvm.data.windows import Dataset
@@ -32,6 +31,7 @@ from lvm.tracking import Tracker
 from lvm.triage.address import check_address, check_growth
 from lvm.triage.folder import new_run, run_to_resume
 from lvm.triage.journal import Journal
+from lvm.triage.local_head import LocalHead
 from lvm.triage.lock import Lock
 from lvm.triage.on_ray import RayExecutor
 from lvm.triage.preflight import check_config, check_dataset, dataset_of, own_checkpoint
@@ -47,7 +47,7 @@ from tune_jobs.writer import Writer
 RUNS = Path("runs")
 
 
-def run(args: Any) -> int:
+def run(args: Any, head: LocalHead | None = None) -> int:
     """Start or resume a triage, or show what it would do; return the exit status."""
     check_address(args.address)
     if args.show:
@@ -56,17 +56,17 @@ def run(args: Any) -> int:
         show(args)
         return ExitStatus.OK
     with JsonLines(sys.stdout if args.json else None) as lines:
-        return _start(args, lines) if args.resume is None else _resume(args, lines)
+        return (_start if args.resume is None else _resume)(args, head, lines)
 
 
-def _start(args: Any, lines: JsonLines) -> int:
+def _start(args: Any, head: LocalHead | None, lines: JsonLines) -> int:
     config = asked.configuration(args)
     check_growth(config.schedule, args.address)
     with new_run(args.out, RUNS) as lock:
-        return Job(args, asked.command(args), config, lock, Journal(lock.folder), lines).run()
+        return Job(args, asked.command(args), config, lock, Journal(lock.folder), lines, head).run()
 
 
-def _resume(args: Any, lines: JsonLines) -> int:
+def _resume(args: Any, head: LocalHead | None, lines: JsonLines) -> int:
     command = asked.command(args)
     with run_to_resume(args.resume) as lock:
         journal = Journal(lock.folder)
@@ -74,7 +74,7 @@ def _resume(args: Any, lines: JsonLines) -> int:
         config = asked.configuration(args, journal)
         check_growth(config.schedule, args.address)
         lines.skip(journal)
-        return Job(args, command, config, lock, journal, lines).run()
+        return Job(args, command, config, lock, journal, lines, head).run()
 
 
 class Job:
@@ -82,12 +82,13 @@ class Job:
 
     def __init__(
         self, args: Any, command: str, config: RunConfig, lock: Lock, journal: Journal,
-        lines: JsonLines,
+        lines: JsonLines, head: LocalHead | None = None,
     ) -> None:  # fmt: skip
         self._args, self._command, self._config = args, command, config
         self._journal, self._lines = journal, lines
         self._writer = Writer(journal, lock, lines)
-        self._executor: RayExecutor | None = None
+        storage, schedule = journal.folder / "tune", config.schedule
+        self._executor = RayExecutor(storage, address=args.address, schedule=schedule, head=head)
 
     def run(self) -> int:
         """Run to the verdict, or to an end that can be resumed; return the exit status."""
@@ -114,6 +115,7 @@ class Job:
     def _run(self) -> int:
         config, material = asked.opened(self._args, self._config)
         check_config(config, material.width or 1)
+        self._executor.begin()  # it takes as long as the audit
         audited = self._journal.find("audited")
         audit = audited["audit"] if audited is not None else self._audit(material)
         if audit["route"]["blocked"]:
@@ -173,7 +175,7 @@ class Job:
         screen: Screen,
     ) -> None:  # fmt: skip
         """Carry out the tree on Ray."""
-        writer, journal = self._writer, self._journal
+        writer, journal, executor = self._writer, self._journal, self._executor
         writer.tracker = Tracker(journal.folder)
         for event in list(journal.events):
             screen.event(event)
@@ -187,13 +189,8 @@ class Job:
             with _heard():
                 screen.say(expected.in_words(), "bold")
             writer.note("forecast", **expected.to_plain())
-        storage, schedule = journal.folder / "tune", request.config.schedule
-        executor = RayExecutor(storage, address=self._args.address, schedule=schedule)
-        self._executor = executor
         triage = Triage(request, dataset, executor, journal, writer.note)
-        with while_forking():
-            triage.prepare()
-            executor.start()
+        executor.start()
         if executor.nodes:
             writer.note("nodes", nodes=executor.nodes)
         with _heard():
@@ -254,12 +251,16 @@ class Job:
             self._writer.end("interrupted", **about)
         with _heard():
             print(f"{word}; {self._then()}")
-        self._close(None)
-        self._stop_ray()
         with contextlib.suppress(LvmError, OSError):  # both can be written again: lvm report
             document = self._document()
             write_views(self._journal, document)
             self._lines.verdict(document)
+        # Some give a process three seconds to end. MLflow alone takes them where it was not there.
+        tracker = self._writer.tracker
+        if tracker is not None and not tracker.connected:
+            self._stop_ray()
+        self._close(None)
+        self._stop_ray()
 
     def _document(self) -> dict[str, Any]:
         resume = resume_command(self._journal.folder, self._args.address, kept=True)
@@ -270,10 +271,8 @@ class Job:
             self._writer.tracker.close(self._journal.events, document)
 
     def _stop_ray(self) -> None:
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            with whole(), held_signals():
-                executor.stop()
+        with whole(), held_signals():
+            self._executor.stop()
 
     def _place(self) -> Path | None:
         """Return where the traceback of an error goes."""

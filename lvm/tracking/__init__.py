@@ -97,6 +97,11 @@ class Tracker:
             if self._writer is None:
                 self._writer = beside(self._write_waiting, "mlflow")
 
+    @property
+    def connected(self) -> bool:
+        """Whether this process has opened the store, and so may have left a run open in it."""
+        return self._runs is not None
+
     def wait(self) -> None:
         """Return when what was handed over has been written, or refused."""
         with self._hand:

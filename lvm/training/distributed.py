@@ -5,6 +5,7 @@ Ray Train starts the process group (gloo on CPU, nccl on GPU); the loop finds it
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,16 +33,41 @@ def _lean_trainer() -> Any:
 
     One feeds Ray datasets, of which there are none. One asks the dashboard who is alive, which
     cannot tell two Ray clusters on one machine apart and need not run; whoever calls `fit` removes
-    the placement group of a training that was killed.
+    the placement group of a training that was killed. One tells an autoscaler what the placement
+    group asks for, which an autoscaler sees. And the controller runs in the actor that calls `fit`,
+    which has nothing else to do: its own process would import all of this again, and two processes
+    would have to live for one training to go on.
     """
+    import ray
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.execution.controller import TrainController
 
     class LeanTrainer(TorchTrainer):  # type: ignore[misc]  # ray is untyped
         def _create_default_callbacks(self) -> list[Any]:
             wanted: list[Any] = super()._create_default_callbacks()
             return [c for c in wanted if type(c).__name__ not in _UNUSED]
 
+        def _initialize_and_run_controller(self, **about: Any) -> Any:
+            if ray.get_runtime_context().get_actor_id() is None:  # workers ask for a handle of it
+                return super()._initialize_and_run_controller(**about)
+            about["scaling_policy"] = _asking_nobody(about["scaling_policy"])
+            controller = TrainController(**about)
+            asyncio.run(controller.run())
+            return controller.get_result()
+
     return LeanTrainer
+
+
+def _asking_nobody(policy: Any) -> Any:
+    """Return a scaling policy that leaves the coordinator of Ray Data and Ray Train alone."""
+
+    def nothing(*_: Any) -> None:
+        """Register no resources."""
+
+    for name in ("after_controller_start", "_maybe_send_resource_request",
+                 "_send_resource_request", "_cancel_resource_request"):  # fmt: skip
+        setattr(policy, name, nothing)
+    return policy
 
 
 def fit(

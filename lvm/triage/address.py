@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lvm.config import ScheduleConfig
 from lvm.errors import ClusterError, UsageError
 
@@ -49,10 +51,18 @@ def check_growth(schedule: ScheduleConfig, address: str | None) -> None:
 
 
 def not_joined(error: BaseException, address: str | None) -> ClusterError:
-    """Return why Ray could not be started or joined, from what `ray.init` raised."""
+    """Return why a cluster could not be joined, from what `ray.init` raised."""
+    return _not_reached(type(error).__name__, _texts(error), address)
+
+
+def not_started(kind: str, texts: Sequence[str]) -> ClusterError:
+    """Return why no cluster could be started here, from the type and texts of an error."""
+    return _not_reached(kind, texts, None)
+
+
+def _not_reached(kind: str, texts: Sequence[str], address: str | None) -> ClusterError:
     where = address or "this machine"
-    texts = _texts(error)
-    if type(error).__name__ == TOKEN_REFUSED or any(TOKEN_REFUSED in text for text in texts):
+    if kind == TOKEN_REFUSED or any(TOKEN_REFUSED in text for text in texts):
         return ClusterError(
             f"the Ray cluster at {where} refused this user's token; put the cluster's own into "
             "~/.ray/auth_token (or RAY_AUTH_TOKEN) and set RAY_AUTH_MODE=token."

@@ -18,6 +18,9 @@ class LocalExecutor:
     elsewhere = False
     nodes: Mapping[str, Mapping[str, str]] = MappingProxyType({})  # no other node has a part in it
 
+    def begin(self) -> None:
+        """Begin nothing."""
+
     def start(self) -> None:
         """Start nothing."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from lvm.beside import beside
+from lvm.beside import beside, products_alone
 from lvm.data.windows import Dataset
 from lvm.device import claim_if_there
 from lvm.evaluation.ladder import judge_ladder
@@ -33,18 +33,35 @@ class Triage:
     ) -> None:
         self._request, self._executor = request, executor
         self._ladder: Future[None] | None = None
-        self._runner = Runner(request, dataset, executor, journal, note)
+        self._note = note
+        self._runner = Runner(request, dataset, executor, journal, self._noted)
         self._questions = Questions(self._runner)
         self._confirmations = Confirmations(self._runner)
         self._repetitions = Repetitions(self._runner)
         self._tidier = Tidier(request.out, request.config.schedule, note)
 
-    def prepare(self) -> None:
-        """Begin to measure what needs no arm, where arms run elsewhere and this has the time."""
-        if self._ladder is None and self._executor.elsewhere and on_cpu(self._request):
-            self._ladder = beside(lambda: measure_ladder(self._runner), "ladder")
+    def _noted(self, event: str, **about: Any) -> None:
+        """Note an event; with the first epoch all processes stand, and there is time for others."""
+        self._note(event, **about)
+        if event == "epoch" and self._ladder is None and self._beside:
+            self._begin_ladder()
+
+    @property
+    def _beside(self) -> bool:
+        """Whether the ladder is measured while arms train, which they do elsewhere."""
+        return self._executor.elsewhere and on_cpu(self._request)
+
+    def _begin_ladder(self) -> None:
+        if self._ladder is None:
+            self._ladder = beside(self._measure_alone, "ladder")
+
+    def _measure_alone(self) -> None:
+        with products_alone():
+            measure_ladder(self._runner)
 
     def _ladder_measured(self) -> None:
+        if self._beside:
+            self._begin_ladder()
         if self._ladder is not None:
             self._ladder.result()
 
@@ -53,8 +70,7 @@ class Triage:
         again = reopening(self._runner.journal.events)
         if again is not None:
             self._runner.note(REOPENED, **again)
-        self.prepare()
-        if self._ladder is None:  # on a GPU before the arms, which need its room
+        if not self._beside:  # on a GPU before the arms, which need its room
             measure_ladder(self._runner)
         request, history = self._request, list[Outcome]()
         plan = [step.name for step in request.steps]

@@ -526,7 +526,7 @@ from tune_jobs.triage import main
 
 real = ray.init
 
-after = float(sys.argv.pop(1))  # before the flags are read; Ray starts in another thread
+after = float(sys.argv.pop(1))  # before the flags are read; the address is waited for in between
 
 def init(**options):
     kill = threading.Timer(after, os.kill, (os.getpid(), signal.SIGTERM))

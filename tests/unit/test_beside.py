@@ -1,15 +1,14 @@
-"""Work in a thread that gives way, and products that outlive a fork."""
+"""Work in a thread that gives way."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 
 import pytest
 
-from lvm.beside import LEAST_URGENT, beside
+from lvm.beside import LEAST_URGENT, beside, products_alone
 
 
 def test_what_it_returns_or_raises_is_the_futures() -> None:
@@ -32,31 +31,13 @@ def test_its_thread_gives_way_and_no_other_does() -> None:
     assert urgency() == before
 
 
-FORKS = """
-import subprocess
-import numpy as np
-from lvm.beside import beside, while_forking
+def test_products_alone_use_one_thread_of_numpys() -> None:
+    from threadpoolctl import threadpool_info
 
-over = []
-def products():
-    square = np.ones((600, 600))
-    while not over:
-        square @ square
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
-with while_forking():
-    ladder = beside(products, "ladder")
-    for _ in range(30):
-        subprocess.Popen(["true"], preexec_fn=lambda: None).wait()
-over.append(True)
-ladder.result()
-print("ended")
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="that is how Ray starts there")
-def test_products_go_on_while_another_thread_forks() -> None:
-    """Without it they wait for ever for a thread that OpenBLAS has ended, nearly each time."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKS], capture_output=True, text=True, timeout=60
-    )
-    assert done.stdout == "ended\n", done.stderr
+    before = threads()
+    with products_alone():
+        assert threads() == {1}
+    assert threads() == before

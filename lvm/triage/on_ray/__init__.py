@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -19,7 +20,15 @@ from typing import Any
 from lvm.config import ScheduleConfig
 from lvm.data.windows import Dataset
 from lvm.errors import ClusterError, ClusterLostError
-from lvm.triage.on_ray.cluster import check, connect, count_slots, in_words, spare_cpus
+from lvm.triage.local_head import LocalHead
+from lvm.triage.on_ray.cluster import (
+    check,
+    connect,
+    count_slots,
+    in_words,
+    local_resources,
+    spare_cpus,
+)
 from lvm.triage.on_ray.desk import Desk
 from lvm.triage.on_ray.pulse import Pulse, leave_without_ray, pulse_of
 from lvm.triage.on_ray.quiet import import_ray, silenced
@@ -33,30 +42,40 @@ class RayExecutor:
 
     elsewhere = True
 
-    def __init__(self, storage: Path, *, address: str | None, schedule: ScheduleConfig) -> None:
+    def __init__(
+        self, storage: Path, *, address: str | None, schedule: ScheduleConfig,
+        head: LocalHead | None = None,
+    ) -> None:  # fmt: skip
         self._storage, self._address, self._schedule = storage, address, schedule
+        self._head, self._own_head = head, False
         self._desk = Desk(schedule)
         self._thread: threading.Thread | None = None
         self._shared: tuple[Dataset, Any] | None = None
-        self._started_here = self._lost = False
+        self._connected = self._lost = False
         self._spare = 0  # CPUs that a cluster started here counts and does not have
         self._pulse: Pulse | None = None
         self._quiet = contextlib.ExitStack()  # until the run is over, whatever Tune's thread does
         self.nodes: dict[str, dict[str, str]] = {}  # what runs on each node, found at the start
 
-    def start(self) -> None:
-        """Connect to `address`, or start a local cluster that only this machine can reach.
+    def begin(self) -> None:
+        """Let a cluster on this machine start, if one is needed, and go on meanwhile."""
+        ray = sys.modules.get("ray")
+        if self._address is None and (ray is None or not ray.is_initialized()):
+            if self._head is None:
+                self._head, self._own_head = LocalHead(), True
+            self._head.ask(*local_resources(self._schedule))
 
-        Belongs in the main thread: Linux ends Ray's processes with the thread that started them.
-        Other threads may compute meanwhile inside `lvm.beside.while_forking`.
+    def start(self) -> None:
+        """Connect to `address`, or to a local cluster that only this machine can reach.
 
         Raises ClusterError when there is no cluster, it is too small and will not grow, or some
         node computes with other code.
         """
+        self.begin()
         ray = import_ray()
         if not ray.is_initialized():
-            connect(ray, self._address, self._schedule)
-            self._started_here = True
+            connect(ray, self._address, self._schedule, self._head)
+            self._connected = True
             self._spare = spare_cpus(self._schedule) if self._address is None else 0
         self.nodes = check(ray, self._address, self._storage, self._schedule)
         self._open()
@@ -74,11 +93,14 @@ class RayExecutor:
             self._thread.join(STOP_SECONDS)
         self._thread = None
         self._quiet.close()
-        if self._started_here and not self._lost:
+        if self._connected and not self._lost:
             self._shared = self._pulse = None
             with _no_collection():
                 import_ray().shutdown()
-            self._started_here = False
+            self._connected = False
+        if self._head is not None:
+            (self._head.close if self._own_head else self._head.leave)()
+            self._head = None
 
     def describe(self) -> str:
         """Return one line that says where arms run."""

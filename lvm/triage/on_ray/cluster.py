@@ -19,33 +19,61 @@ from lvm.cores import usable_cores
 from lvm.errors import ClusterError
 from lvm.signals import held_signals
 from lvm.training import distributed
-from lvm.triage.address import not_joined
+from lvm.triage.address import not_joined, not_started
+from lvm.triage.local_head import LocalHead
 from lvm.triage.on_ray.nodes import difference, facts
 from lvm.triage.on_ray.remote import on_node
 
 CONNECT_SECONDS = 10.0
 NODE_SECONDS = 60.0
+TRIAL = "lvm_trial"  # what a cluster started here counts its trials by
 
 
-def connect(ray: Any, address: str | None, schedule: ScheduleConfig) -> None:
-    """Join the cluster at `address`, or start one that only this machine can reach.
+def connect(
+    ray: Any, address: str | None, schedule: ScheduleConfig, head: LocalHead | None = None
+) -> None:
+    """Join the cluster at `address`, or that of `head`.
 
-    Raises ClusterError when nothing answers there or Ray does not start.
+    Raises ClusterError when nothing answers there or Ray did not start.
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     options["job_config"] = _own_path()
-    if address is None:
-        cpus = _own_cpus(schedule) + spare_cpus(schedule)
-        options |= {"num_cpus": cpus, "include_dashboard": False}
-        options |= {"address": "local"}
+    if head is not None:
+        options["address"] = _started(head)
     else:
+        assert address is not None
         _require_listener(address)
         options["address"] = address
     try:
         with held_signals():
             ray.init(**options)
-    except Exception as error:  # Ray raises even a bare one, where its dashboard does not start
+    except Exception as error:  # Ray raises even a bare one
         raise not_joined(error, address) from None
+
+
+def _started(head: LocalHead) -> str:
+    """Wait for a cluster on this machine; return its address, which this process may use then."""
+    answer = head.address()
+    if "problem" in answer:
+        raise not_started(answer["problem"], answer["texts"])
+    from ray._private.authentication.authentication_token_setup import (
+        enable_token_auth_by_default,
+    )
+
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of what is wanted
+    enable_token_auth_by_default()  # as the head did: Ray itself does so for "local" alone
+    return str(answer["address"])
+
+
+def local_resources(schedule: ScheduleConfig) -> tuple[int, dict[str, float]]:
+    """Return the CPUs that a cluster on this machine counts, and how many trials it lets live.
+
+    Tune asks for the process of an arm before it knows that another arm's comes free. Where the
+    spare CPUs had room for it, it would be started for nothing: seconds of imports.
+    """
+    share = distributed.CPU_SHARE * schedule.threads_per_worker
+    trials = max(1, int(_own_cpus(schedule) / share))
+    return _own_cpus(schedule) + spare_cpus(schedule), {TRIAL: trials}
 
 
 def spare_cpus(schedule: ScheduleConfig) -> int:
@@ -204,8 +232,8 @@ def in_words(ray: Any, address: str | None, spare: int) -> str:
 
 def trial_resources(spec: Mapping[str, Any], gpus_per_arm: float, spare: int) -> dict[str, float]:
     """Return what the process of a trial asks for; `spec` is that of its arm, in plain values."""
-    cpus = {"CPU": distributed.CPU_SHARE * spec["threads"]}
+    cpus = {"CPU": distributed.CPU_SHARE * spec["threads"]} | ({TRIAL: 1.0} if spare else {})
     if spec["workers"] > 1 and spec["source"] is None:
         # It only drives Ray Train workers, which ask for their own.
-        return cpus if spare and spec["device"] == "cpu" else {"CPU": 0.01}
+        return cpus if spare and spec["device"] == "cpu" else {**cpus, "CPU": 0.01}
     return cpus if spec["device"] == "cpu" else {**cpus, "GPU": gpus_per_arm}

@@ -1,4 +1,4 @@
-"""Silence Ray's output, and set the environment that it reads at its import.
+"""Silence Ray's output, and import it in the environment that it reads then.
 
 The terminal belongs to the triage and standard output to its answer. Ray, Tune and Train write to
 both unless they are told otherwise before their import.
@@ -15,31 +15,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from lvm.errors import MissingExtraError
-
-ENVIRONMENT = {  # applied where the person has not chosen otherwise
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_DEDUP_LOGS": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more, for a cloud's notice in advance
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",  # a lost head is our own affair (pulse.py)
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else Ctrl-C ends a step as if its arms crashed
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "20",  # else what hangs at its end keeps its room for 600 s
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # a run is resumed from its journal
-    "TUNE_MAX_PENDING_TRIALS_PG": "64",
-    "TUNE_RESULT_BUFFER_LENGTH": "1",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
+from lvm.triage.local_head import ray_environment
 
 
 def import_ray() -> Any:
     """Return ray with ray.tune, imported in the environment above: they read it at their import."""
-    os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()})
+    os.environ.update(ray_environment())
     try:
         import ray
         import ray.tune

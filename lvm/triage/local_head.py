@@ -1,0 +1,138 @@
+"""A Ray cluster on this machine, started in a process beside this one.
+
+The process imports Ray while this one imports the program, and starts the cluster while this one
+audits. That is no luxury: Ray's start takes as long as all the rest before the first arm. It ends
+with this process, however that ends. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lvm.errors import ClusterError
+
+PROGRAM = Path(__file__).parent / "on_ray" / "head.py"
+START_SECONDS = 180.0
+END_SECONDS = 20.0
+ENVIRONMENT = {  # applied where the person has not chosen otherwise
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more, for a cloud's notice in advance
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",  # a lost head is our own affair (pulse.py)
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else Ctrl-C ends a step as if its arms crashed
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "20",  # else what hangs at its end keeps its room for 600 s
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # a run is resumed from its journal
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def ray_environment() -> dict[str, str]:
+    """Return the environment of Ray's processes, and of every process before it imports Ray."""
+    return {**ENVIRONMENT, **os.environ}
+
+
+class LocalHead:
+    """The process that holds a cluster: made early, asked to start, waited for, closed."""
+
+    def __init__(self) -> None:
+        self._complaint = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
+        self._asked = False
+        self._process = subprocess.Popen(
+            [sys.executable, str(PROGRAM)], env=ray_environment(), start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaint,
+        )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """The process that holds the cluster, and ends with it."""
+        return self._process.pid
+
+    def ask(self, num_cpus: int, resources: Mapping[str, float]) -> None:
+        """Let the cluster start with what it is to count; a second call changes nothing."""
+        assert self._process.stdin is not None
+        if not self._asked:
+            self._asked = True
+            with contextlib.suppress(BrokenPipeError):  # told by `address`
+                wanted = {"num_cpus": num_cpus, "resources": dict(resources)}
+                self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
+                self._process.stdin.flush()
+
+    def address(self) -> dict[str, Any]:
+        """Wait for the cluster; return its `address`.
+
+        Where Ray did not start, what it said: `problem`, a type, and `texts`.
+        """
+        out = self._process.stdout
+        assert out is not None
+        if not select.select([out], [], [], START_SECONDS)[0]:
+            raise ClusterError(
+                f"Ray did not start on this machine within {START_SECONDS:.0f} s; see lvm doctor "
+                "for what it lacks."
+            )
+        line = out.readline()
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        self._complaint.seek(0)
+        said = self._complaint.read().decode(errors="replace").strip().splitlines()
+        status = f"its process ended with status {self._process.wait()}"
+        return {"problem": "", "texts": [said[-1] if said else status]}
+
+    def leave(self) -> None:
+        """Let the cluster end, without waiting for it."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def close(self) -> None:
+        """End the cluster and wait for it."""
+        if not self._asked:
+            self._process.kill()
+        self.leave()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.returncode:  # it was killed, and what it held is in its process group
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._complaint.close()
+
+
+@contextlib.contextmanager
+def local_head(wanted: bool) -> Iterator[LocalHead | None]:
+    """Keep a process ready that can start a cluster; it and its cluster end with the block.
+
+    A process that belongs to a cluster already needs no other.
+    """
+    ray = sys.modules.get("ray")
+    if not wanted or (ray is not None and ray.is_initialized()):
+        yield None
+        return
+    head = LocalHead()
+    try:
+        yield head
+    finally:
+        head.close()
