@@ -37,6 +37,11 @@ def parser() -> Parser:
 
     evaluate = commands.add_parser("eval", help="judge a checkpoint on the test split")
     _add_data(evaluate)
+    for name in ("train", "eval", "payload"):
+        evaluate.add_argument(f"--{name}", type=Path, metavar="FILE", help="the report's format")
+    evaluate.add_argument(
+        "--other-data", action="store_true", help="judge on data that it was not trained with"
+    )
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
 
     audit = commands.add_parser("audit", help="find what no training can fix, and repair it")
@@ -133,11 +138,20 @@ def _evaluate(args: Any) -> int:
     from lvm.triage.step import Role
 
     predictor, recipe, manifest = load_checkpoint(args.checkpoint)
-    dataset, _ = load_dataset(DataRequest(bank=args.data), recipe.context_length)
+    asked = DataRequest(
+        bank=args.data, train=args.train, evaluation=args.eval, payload=args.payload
+    )
+    dataset, source = load_dataset(asked, recipe.context_length)
     if dataset.bank.width != manifest["width"]:
         raise UsageError(
-            f"the bank has width {dataset.bank.width}, the checkpoint {manifest['width']}; use the "
+            f"{source} has width {dataset.bank.width}, the checkpoint {manifest['width']}; use the "
             "bank it was trained on, or one from the same encoder."
+        )
+    own = _own_data(dataset, manifest)
+    if not own and not args.other_data:
+        raise UsageError(
+            f"{args.checkpoint} was not trained on {source}; name its own data with --data BANK, "
+            "or add --other-data to judge it here all the same."
         )
     with tempfile.TemporaryDirectory() as folder:
         spec = ArmSpec(
@@ -145,8 +159,18 @@ def _evaluate(args: Any) -> int:
             folder=Path(folder), gates=GateConfig(), evaluate_test=True,
         )  # fmt: skip
         evaluate_test(spec, dataset, predictor)
+        print(f"{args.checkpoint} on {source}{'' if own else ', which it was not trained on'}")
         _print_test(json.loads((spec.folder / "test.json").read_text()))
     return 0
+
+
+def _own_data(dataset: Any, manifest: dict[str, Any]) -> bool:
+    """Whether a checkpoint names this data as what it was trained on."""
+    from lvm.audit.loaded import as_trained
+
+    if "bank" in manifest:  # its windows may have been cut for the sake of a longer context
+        return bool(manifest["bank"] == dataset.bank.fingerprint)
+    return bool(manifest.get("data") == as_trained(dataset, manifest).fingerprint)
 
 
 def _print_test(stored: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lvm.errors import ExitStatus, LvmError, ProgramError, UsageError
+from lvm.outside import printable, quoted
 from lvm.signals import end_was_asked_for, end_with, heeding_signals
 
 ERROR_FILE = "error.txt"
@@ -77,7 +78,7 @@ def shown(path: Path) -> str:
     """Return a path as a person would type it from here: relative where it lies below."""
     path = path.absolute()
     here = Path.cwd()
-    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+    return quoted(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def python_command() -> str:
@@ -117,7 +118,7 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
             with answering():
                 return main(argv)
         except LvmError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return int(error.exit_status)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lvm.errors import ConfigError
+from lvm.outside import parse_json
 from lvm.registry import closest
 
 Section = TypeVar("Section")
@@ -349,12 +350,12 @@ def load_run_config(path: Path, base: RunConfig) -> RunConfig:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        values = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(
             f"the recipe {path} does not exist; give the path of a .toml or .json file."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"the recipe {path} cannot be read ({error}); write it as TOML or JSON."
         ) from None

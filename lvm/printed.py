@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lvm.command import lvm_command, shown
+from lvm.outside import quoted
 
 JOBS = "tune_jobs"  # found by its name: the library does not import its jobs
 PATHS = ("data", "train", "eval", "payload", "checkpoint", "predictions", "recipe")
@@ -72,16 +73,11 @@ def arguments_of(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return known[-1] if known else {}
 
 
-def eval_command(checkpoint: Path, arguments: Mapping[str, Any]) -> str | None:
-    """Return the command that judges a checkpoint on the data of its run.
-
-    None where that was given as the report's files, which `lvm eval` does not read.
-    """
-    if any(arguments.get(name) for name in REPORT_FILES):
-        return None
-    data = typed({"data": arguments.get("data")})
+def eval_command(checkpoint: Path, arguments: Mapping[str, Any]) -> str:
+    """Return the command that judges a checkpoint on the data of its run."""
+    data = typed({name: arguments.get(name) for name in ("data", *REPORT_FILES)})
     return f"{lvm_command()} eval {shown(checkpoint)} {data}".rstrip()
 
 
 def _path(path: Path, kept: bool) -> str:
-    return shlex.quote(str(path.absolute())) if kept else shown(path)
+    return quoted(str(path.absolute())) if kept else shown(path)

@@ -192,11 +192,10 @@ def _next(
         return str(document["resume"])
     if document["verdict"] == RunVerdict.BLOCKED:
         return str(events[0].get("again") or events[0]["command"])
-    judge = None
     if document["arm"] is not None and state == "finished":
         checkpoint = found_at(document["arm"]["checkpoint"], folder)
-        judge = eval_command(checkpoint, arguments_of(events))
-    return judge or f"{lvm_command()} report {shown(folder)}"
+        return eval_command(checkpoint, arguments_of(events))
+    return f"{lvm_command()} report {shown(folder)}"
 
 
 # --- one screen -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lvm.few import foremost, tally
+from lvm.outside import printable
 from lvm.records import METRICS
 from lvm.report.audit import answer, broken, not_looked_at, overrides, severity_of, where_in_words
 
@@ -54,7 +55,7 @@ class Screen:
 
     def say(self, line: str, style: str = "") -> None:
         """Print one line above the live part."""
-        self.console.print(Text(line, style=style), soft_wrap=True)
+        self.console.print(Text(printable(line), style=style), soft_wrap=True)
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Take one journal event."""

@@ -63,8 +63,7 @@ def print_verdict(document: dict[str, Any], report: Path, args: Any) -> None:
 def _next_command(document: dict[str, Any], folder: Path, args: Any) -> str:
     if document["arm"] is not None:
         checkpoint = found_at(document["arm"]["checkpoint"], folder)
-        judge = eval_command(checkpoint, asked.arguments(args))
-        return judge or f"{lvm_command()} report {shown(folder)}"
+        return eval_command(checkpoint, asked.arguments(args))
     if document["verdict"] == RunVerdict.PASSED:
         return f"{lvm_command()} report {shown(folder)}"
     if document["absent"]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from lvm.outside import printable
+
 # What repairs a file; the commands put in their own files before they print it.
 REPAIR = "lvm audit ... --repair OUT"
 
@@ -52,6 +54,11 @@ class Finding:
     next: str  # a command or an edit, concrete
     values: Mapping[str, float] = field(default_factory=dict)  # the numbers behind `seen`
 
+    def __post_init__(self) -> None:
+        _print_safely(self, "seen", "allowed", "meaning", "next")
+        where = {k: printable(v) if isinstance(v, str) else v for k, v in self.where.items()}
+        object.__setattr__(self, "where", where)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
@@ -63,6 +70,15 @@ class CheckResult:
     reason: str = ""  # why it could not look, or how it broke
     next: str = ""  # what to supply
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        _print_safely(self, "reason", "next")
+
+
+def _print_safely(record: Any, *names: str) -> None:
+    """Escape in fields what a terminal would obey: they name what is in files of others."""
+    for name in names:
+        object.__setattr__(record, name, printable(getattr(record, name)))
 
 
 class NotEvaluable(Exception):  # not an error: an answer

@@ -8,7 +8,6 @@ from __future__ import annotations
 import bz2
 import functools
 import html
-import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from typing import IO
 from xml.etree import ElementTree
 
 from lvm.errors import DataError
+from lvm.outside import parse_json
 
 MIN_CHARACTERS = 150
 MAX_SENTENCES = 3
@@ -140,8 +140,8 @@ def _read_json_lines(path: Path) -> Iterator[Document]:
 
 def _document_of_line(line: str, path: Path, number: int) -> Document:
     try:
-        entry = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+        entry = parse_json(line)
+    except ValueError as error:
         raise DataError(
             f"{path}:{number}: not JSON ({error}), allowed is one object per line; fix the line."
         ) from error

@@ -27,6 +27,7 @@ from lvm.data.corpus import Document, read_documents
 from lvm.data.files import read_bank, write_bank
 from lvm.data.npz import sync
 from lvm.errors import DataError, MissingExtraError, ResumeError, UsageError
+from lvm.outside import parse_json
 
 # Two encoders with the same name may still differ (another revision, pooling or precision). Their
 # vectors of these sentences tell.
@@ -301,7 +302,7 @@ def _replace(path: Path, write: Callable[[Any], object]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
         value = None
     if not isinstance(value, dict):

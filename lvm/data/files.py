@@ -20,8 +20,11 @@ from typing import Any
 import numpy as np
 
 from lvm.data.bank import Bank, check_rows
+from lvm.data.keys import as_keys
+from lvm.data.manifest import check_manifest, json_object
 from lvm.data.npz import check_exists, map_npy, open_npz, sibling, sync
 from lvm.errors import DataError, SchemaError
+from lvm.outside import parse_json
 
 TEXT_FILES = ("texts.jsonl", "texts.jsonl.gz")
 
@@ -82,22 +85,6 @@ def write_bank(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def as_keys(keys: np.ndarray, source: str) -> np.ndarray:
-    """Return integer keys as int32; DataError when a number does not fit."""
-    limits = np.iinfo(np.int32)
-    if keys.dtype.kind not in "iu":
-        raise SchemaError(
-            f"{source}: keys have type {keys.dtype}, allowed are whole numbers, one "
-            "(article, chunk) per vector; write the keys again."
-        )
-    if keys.size and not limits.min <= int(keys.min()) <= int(keys.max()) <= limits.max:
-        raise SchemaError(
-            f"{source}: keys reach from {keys.min()} to {keys.max()}, allowed is the range of "
-            "int32; number the articles and chunks from 0."
-        )
-    return keys.astype(np.int32, copy=False)
-
-
 def read_provenance(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
     """Return the JSON object in the member `provenance` of a `.npz`, empty when there is none."""
     if "provenance" not in arrays:
@@ -110,17 +97,7 @@ def read_provenance(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, 
         text = item.decode(errors="replace") if isinstance(item, bytes) else str(item)
     else:
         text = ""
-    return _json_object(text, f"{source}, member provenance")
-
-
-def _json_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON ({error}); write it again.") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{where} holds a JSON {type(value).__name__}, allowed is an object.")
-    return value
+    return json_object(text, f"{source}, member provenance")
 
 
 def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
@@ -135,6 +112,7 @@ def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
     if vectors.dtype == np.float64:  # NumPy's default type; no embedder has that precision
         vectors = vectors.astype(np.float32)
     provenance = read_provenance(arrays, str(path))
+    check_manifest(provenance, f"{path}, member provenance")
     if check_counts:
         _check_manifest(provenance, vectors, str(path))
     return Bank(vectors, keys, provenance, source=str(path))
@@ -145,7 +123,13 @@ def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     check_exists(path)
-    return _json_object(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give a bank.") from None
+    manifest = json_object(text, str(path))
+    check_manifest(manifest, str(path))
+    return manifest
 
 
 def _check_manifest(manifest: Mapping[str, Any], vectors: np.ndarray, source: str) -> None:
@@ -223,7 +207,7 @@ def _load_texts(folder: Path, count: int) -> list[str] | None:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as handle:
-            texts = [str(json.loads(line)["text"]) for line in handle]
+            texts = [str(parse_json(line)["text"]) for line in handle]
     except (OSError, EOFError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is not one JSON object with a text per line ({error!r}); write it again."

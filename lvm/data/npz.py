@@ -7,6 +7,9 @@ place. Object arrays are pickles and are never read here.
 
 from __future__ import annotations
 
+import errno
+import lzma
+import math
 import os
 import secrets
 import shutil
@@ -88,10 +91,21 @@ class _Npz(Mapping[str, np.ndarray]):
                     return _map_npy(handle, info.file_size, where)
             with zipfile.ZipFile(self._path) as archive, archive.open(info) as stream:
                 return _unpack_npy(stream, info.file_size, where)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
+        except _DAMAGED as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise DataError(
+                    f"{where} could not be unpacked, since there is no space left in "
+                    f"{tempfile.gettempdir()}; free some there, or set TMPDIR to another folder."
+                ) from None
             raise DataError(
                 f"{where} is damaged ({error}); copy or write the file again."
             ) from None
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError,
+)  # fmt: skip
 
 
 def _seek_to_data(handle: IO[bytes], info: zipfile.ZipInfo, where: str) -> None:
@@ -111,8 +125,9 @@ def read_npy_header(handle: IO[bytes], where: str) -> tuple[tuple[int, ...], boo
             return np.lib.format.read_array_header_1_0(handle)
         if version == (2, 0):
             return np.lib.format.read_array_header_2_0(handle)
-    except ValueError as error:
-        raise DataError(f"{where} is not a .npy array ({error}); write it again.") from None
+    except Exception as error:  # NumPy parses it as Python, which may fail in any way
+        told = str(error).splitlines() or [type(error).__name__]
+        raise DataError(f"{where} is not a .npy array ({told[0]}); write it again.") from None
     raise DataError(f"{where} has .npy version {version}, allowed are 1.0 and 2.0; write it again.")
 
 
@@ -127,6 +142,8 @@ def _plain_header(
             f"{where} holds Python objects (a pickle), allowed are numbers and text; "
             "write it again as a plain array."
         )
+    if dtype.itemsize == 0:
+        raise DataError(f"{where} has elements without content ({dtype}); write it again.")
     present = size - (handle.tell() - begin)
     wanted = dtype.itemsize
     for n in shape:  # Python integers: a forged shape must not wrap around
@@ -144,8 +161,8 @@ def _map_npy(handle: BinaryIO, size: int, where: str) -> np.ndarray:
         raise DataError(f"{where} is truncated; copy or write the file again.")
     shape, order, dtype = _plain_header(handle, size, where)
     offset = handle.tell()
-    if dtype.itemsize == 0 or 0 in shape:  # an empty range cannot be mapped
-        return np.empty(shape, dtype)
+    if 0 in shape:  # an empty range cannot be mapped
+        return _empty(shape, dtype, where)
     return np.memmap(handle, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)
 
 
@@ -156,7 +173,19 @@ def _unpack_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
             spool.seek(0)
             return _map_npy(spool, size, where)
     shape, order, dtype = _plain_header(stream, size, where)
-    return np.frombuffer(bytearray(stream.read()), dtype).reshape(shape, order=order)
+    if 0 in shape:
+        return _empty(shape, dtype, where)
+    data = bytearray(stream.read())
+    if len(data) != math.prod(shape) * dtype.itemsize:  # the directory of a zip can be forged
+        raise DataError(f"{where} is truncated; copy or write the file again.")
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> np.ndarray:
+    try:
+        return np.empty(shape, dtype)
+    except ValueError:
+        raise DataError(f"{where} has the shape {shape}, which no array has.") from None
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -19,7 +19,8 @@ import numpy as np
 from lvm.data.bank import Bank
 from lvm.data.matching import RowFinder, prefer_matching_keys
 from lvm.data.npz import sibling, write_npz
-from lvm.data.payload import KEY_NAMES, read_payload
+from lvm.data.payload import read_payload
+from lvm.data.pickled import KEY_NAMES
 from lvm.data.window_files import WindowFile, read_window_file, write_window_file
 from lvm.data.windows import MIN_ARTICLES, Dataset, Windows, ranked_articles
 from lvm.errors import DataError

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from lvm.data.bank import check_vectors
-from lvm.data.files import as_keys, read_provenance
+from lvm.data.files import read_provenance
+from lvm.data.keys import as_keys
 from lvm.data.npz import open_npz, write_npz
 from lvm.errors import SchemaError
 

@@ -188,7 +188,7 @@ def dataset_from_bank(
     parts: dict[str, Windows] = {}
     seen: dict[int, str] = {}
     for name in SPLITS:
-        ids = [int(a) for a in chosen.get(name, [])]
+        ids = list(dict.fromkeys(int(a) for a in chosen.get(name, [])))
         for article in ids:
             if article in seen:
                 raise SplitError(

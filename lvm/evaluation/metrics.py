@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lvm.device import ids_on
 from lvm.errors import DataError
+from lvm.outside import parse_json
 from lvm.records import Pool
 
 # Scores held at once: 128 MiB, and below 300 MiB with what is made from them, on whichever device
@@ -126,7 +127,7 @@ class PerQuery:
         """Read what `save` wrote; DataError when the file is missing or something else."""
         try:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                stated = json.loads(str(file["stated"]))
+                stated = parse_json(str(file["stated"]))
                 return cls(
                     cosine=file["cosine"],
                     masked=Ranks(*file["masked"]),

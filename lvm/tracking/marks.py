@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lvm.outside import parse_json
+
 STATE_FILE = "mlflow.json"
 SHARE_UNSAVED = 0.1  # of all marks: what a kill may cost in runs that are written once more
 
@@ -24,7 +26,7 @@ class Marks:
     def load(self, runs: Mapping[str, str]) -> None:
         """Read the marks of the runs (key -> id) that the store still holds."""
         try:
-            state = json.loads(self._path.read_text(encoding="utf-8"))
+            state = parse_json(self._path.read_text(encoding="utf-8"))
             same = {key for key, run in state["runs"].items() if runs.get(key) == run}
             self._done = {k: v for k, v in state["done"].items() if k in same}
             self._kept = {k: v for k, v in state.get("models", {}).items() if k in same}

@@ -29,6 +29,7 @@ from lvm import __version__
 from lvm.config import Recipe, from_dict, to_dict
 from lvm.errors import CheckpointError, ConfigError
 from lvm.models.predictor import Predictor
+from lvm.outside import parse_json
 from lvm.randomness import torch_generator
 
 NUM_PROBES = 8
@@ -99,7 +100,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if place is None:
         return None
     try:
-        manifest = json.loads((place / "manifest.json").read_text())
+        manifest = parse_json((place / "manifest.json").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{place}/manifest.json cannot be read ({error}); train the model again."

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lvm.config import TrainingConfig
+from lvm.outside import parse_json
 
 FILE = "epochs.jsonl"
 
@@ -37,7 +38,7 @@ def read_epochs(folder: Path) -> list[EpochRecord]:
     if path.exists():
         for line in path.read_text().splitlines():
             try:
-                records.append(EpochRecord(**json.loads(line)))
+                records.append(EpochRecord(**parse_json(line)))
             except (ValueError, TypeError):
                 break
     return records

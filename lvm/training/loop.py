@@ -172,6 +172,7 @@ class _State:
                 "epoch": record.epoch,
                 "recipe_id": fingerprint(self.recipe),
                 "data": self.dataset.fingerprint,
+                "bank": self.dataset.bank.fingerprint,
                 "articles_seen": np.unique(self.dataset.train.articles).tolist(),
                 "parents": self.lineage.get("parents", []),
                 "commit": self.lineage.get("commit"),

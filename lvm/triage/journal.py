@@ -17,6 +17,7 @@ from typing import Any
 from lvm.errors import ResumeError, UsageError
 from lvm.events import Event as Event
 from lvm.events import Events
+from lvm.outside import parse_json
 from lvm.records import to_plain
 from lvm.triage.reopen import REOPENED, effective
 
@@ -166,7 +167,7 @@ def read_journal(folder: Path) -> Iterator[Event]:
         if number == len(lines):  # what follows the last newline: nothing, or a cut line
             break
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             known = isinstance(record, dict) and "event" in record and "at" in record
         except ValueError:
             known = False

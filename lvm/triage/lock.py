@@ -29,6 +29,7 @@ from pathlib import Path
 import psutil
 
 from lvm.errors import RunBusyError, RunTakenError, UsageError
+from lvm.outside import parse_json
 
 FILE = "driver.json"
 SCRATCH = ".driver-"  # claims, new locks and clocks: gone in an instant
@@ -104,7 +105,7 @@ def driver_of(folder: Path) -> Driver | None:
     except OSError:
         return None
     try:
-        owner = Owner(**json.loads(text))
+        owner = Owner(**parse_json(text))
     except (ValueError, TypeError):
         owner = None
     return Driver(

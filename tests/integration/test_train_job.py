@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 from without_ray import WithoutRay
 
+import lvm.cli
 import tune_jobs.train
 import tune_jobs.training
 from lvm.command import run_command
+from lvm.data.files import read_bank, write_bank
 from lvm.records import StopReason
 from lvm.training import loop
 from lvm.training.epochs import read_epochs
@@ -37,6 +40,31 @@ def test_it_trains_into_a_relative_folder_and_says_how_to_judge_it(world, tmp_pa
     last = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert last[2:] == ["eval", "full/checkpoint", "--data", str(world.bank)]
     assert not list((tmp_path / "full").glob("*driver*"))
+
+
+def test_a_checkpoint_is_judged_on_its_own_data_or_on_what_is_said_to_be_other(
+    world, tmp_path, capsys
+):
+    assert train(world) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])[2:]
+    assert run_command(lvm.cli.main, command) == 0
+    judged = capsys.readouterr().out.splitlines()
+    assert judged[0] == f"full/checkpoint on {world.bank}"
+    stored = json.loads((tmp_path / "full" / "test.json").read_text())["evaluation"]
+    shown = {words[0]: words[1:] for words in map(str.split, judged)}
+    assert shown["r_at_5"][0] == f"{stored['masked']['r_at_5']:.4f}"
+
+    bank = read_bank(world.bank)
+    write_bank(tmp_path / "other", bank.vectors[::-1].copy(), bank.keys, {})
+    other = [*command[:-1], str(tmp_path / "other")]
+    assert run_command(lvm.cli.main, other) == 2
+    refused = capsys.readouterr()
+    assert "full/checkpoint was not trained on" in refused.err
+    assert refused.out == ""
+    assert run_command(lvm.cli.main, [*other, "--other-data"]) == 0
+    assert "which it was not trained on" in capsys.readouterr().out.splitlines()[0]
+    assert run_command(lvm.cli.main, command[:2]) == 2  # the bundled sample has another width
+    assert "bundled sample" in capsys.readouterr().err
 
 
 def test_an_interrupted_one_goes_on_by_the_command_it_prints(world, tmp_path, monkeypatch, capsys):

@@ -195,7 +195,7 @@ def test_bank_npz_whose_provenance_disagrees(tmp_path):
     ("array", "words"),
     [
         (np.array("not json"), "not JSON"),
-        (np.array("[1]"), "JSON list"),
+        (np.array("[1]"), "must hold a JSON object"),
         (np.array([1.0, 2.0]), "not JSON"),
         (np.array({"a": 1}, dtype=object), "Python objects"),
     ],

@@ -22,6 +22,7 @@ DOORS = {
             for name in (
                 "__init__",
                 "cluster",
+                "head",
                 "quiet",
                 "remote",
                 "scheduler",
@@ -124,7 +125,7 @@ FLAGS = {
 COMMANDS = {
     "embed": {"files", "--model", "--out"},
     "train": {"--data", "--recipe", "--preset", "--out"},
-    "eval": {"--data", "checkpoint"},
+    "eval": {"--data", "--train", "--eval", "--payload", "--other-data", "checkpoint"},
     "audit": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--index",
         "--recipe", "--preset", "--allow", "--repair", "--out",

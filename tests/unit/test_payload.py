@@ -2,6 +2,7 @@
 
 import builtins
 import collections
+import functools
 import io
 import os
 import pickle
@@ -10,14 +11,35 @@ import struct
 import numpy as np
 import pytest
 
+from lvm.data import payload
+from lvm.data.bank import Bank
 from lvm.data.files import write_bank
-from lvm.data.payload import ADMITTED_GLOBALS, read_payload
+from lvm.data.payload import read_payload
+from lvm.data.pickled import ADMITTED_GLOBALS, read_pickled
 from lvm.errors import DataError, UnsafePayloadError
 
 N, D = 7, 6
 VECTORS = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
 KEYS = np.array([(10 + i // 3, i % 3) for i in range(N)], np.int32)
 TEXTS = [f"text {i} é" for i in range(N)]
+
+
+@pytest.fixture
+def apart():
+    """Read pickles in another process, as users do."""
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(request, monkeypatch):
+    """Read pickles here: a process for each of these tests would take a minute."""
+    if "apart" in request.fixturenames:
+        return
+
+    def read(path, _size):
+        vectors, keys, texts = read_pickled(path)
+        return Bank(vectors, keys, {}, functools.partial(list, texts), str(path))
+
+    monkeypatch.setattr(payload, "_read_apart", read)
 
 
 def entries(vectors=VECTORS, number=int, container=dict):
@@ -292,3 +314,61 @@ def test_other_npy_files(tmp_path, array):
 def test_missing_payload(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read_payload(tmp_path / "p.npy")
+
+
+# --- in a process of its own ----------------------------------------------------------------------
+
+
+def memo(number):
+    """A pickle of nine bytes, for which Python makes room for so many objects."""
+    return b"\x80\x02}r" + struct.pack("<I", number) + b"."
+
+
+def nested_key(depth):
+    """A pickle whose one id is a tuple of ten tuples of ten tuples: hashing it takes 10^depth."""
+    raw = b"\x80\x02X\x01\x00\x00\x00xq\x000"
+    for level in range(depth):
+        raw += b"(" + (b"h" + bytes([level])) * 10 + b"tq" + bytes([level + 1]) + b"0"
+    return raw + b"}h" + bytes([depth]) + b"K\x01s."
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_pickle_is_read_in_another_process(tmp_path):
+    save_npy(tmp_path / "p.npy", entries())
+    bank = read_payload(tmp_path / "p.npy")
+    same(bank)
+    assert bank.load_texts() is not bank.load_texts()
+    same(pickle.loads(pickle.dumps(bank)))
+    (tmp_path / "q.pkl").write_bytes(b"cos\nsystem\n.")
+    with pytest.raises(UnsafePayloadError, match=r"q.pkl is a pickle that names os.system"):
+        read_payload(tmp_path / "q.pkl")
+
+
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [(memo(200_000_000), "MemoryError"), (nested_key(12), "takes more than 1 s")],
+    ids=["memory", "time"],
+)
+def test_a_small_pickle_takes_neither_all_memory_nor_all_time(tmp_path, raw, words, monkeypatch):
+    monkeypatch.setattr(payload, "CPU_SECONDS", 1)
+    (tmp_path / "p.pkl").write_bytes(raw)
+    with pytest.raises(DataError, match=words):
+        read_payload(tmp_path / "p.pkl")
+
+
+def test_a_text_that_is_a_container_is_refused_and_never_written_out(tmp_path):
+    text = "x"
+    for _ in range(9):
+        text = [text] * 10  # of ten billion letters, where it is written out
+    payload_ = entries()
+    payload_[3] = (text, *payload_[3][1:])
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps(payload_))
+    with pytest.raises(DataError, match="the text of entry 3 is a list"):
+        read_payload(tmp_path / "p.pkl")
+
+
+def test_an_array_without_content_is_refused(tmp_path):
+    (tmp_path / "p.pkl").write_bytes(b"\x80\x02cnumpy\nndarray\n)\x81.")
+    with pytest.raises(DataError, match="p.pkl holds a"):
+        read_payload(tmp_path / "p.pkl")

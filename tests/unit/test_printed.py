@@ -97,8 +97,7 @@ def test_the_last_start_of_a_journal_says_where_its_cluster_is(tmp_path) -> None
 
 
 def test_a_checkpoint_is_judged_on_the_data_of_its_run() -> None:
-    def words(command: str | None) -> dict[str, object]:
-        assert command is not None
+    def words(command: str) -> dict[str, object]:
         _, *argv = shlex.split(command)
         return vars(lvm_parser().parse_args(argv))
 
@@ -106,4 +105,6 @@ def test_a_checkpoint_is_judged_on_the_data_of_its_run() -> None:
     assert (found["command"], found["checkpoint"]) == ("eval", Path("/run/arms/a/checkpoint"))
     assert found["data"] == Path("/bank")
     assert words(eval_command(Path("/c"), {"data": None}))["data"] is None  # the bundled sample
-    assert eval_command(Path("/c"), {"train": "/t.npz", "eval": "/e.npz"}) is None
+    files = {"train": "/t.npz", "eval": "/e.npz", "payload": "/p.npz"}
+    found = words(eval_command(Path("/c"), files))
+    assert {name: str(found[name]) for name in files} == files

@@ -1,0 +1,91 @@
+"""The manifest of a bank: which of its keys this program reads, and what they must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from lvm.errors import DataError
+from lvm.outside import parse_json
+
+SPLITS = ("train", "dev", "test")
+REMEDY = "write the manifest again, or take the key out"
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """Return the JSON object in a text that begins with a byte order mark or not."""
+    try:
+        value = parse_json(text.removeprefix("\ufeff"))
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON ({error}); write it again.") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where} must hold a JSON object (got {_kind(value)}); write it again.")
+    return value
+
+
+def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
+    """Refuse a manifest whose known keys hold something else than they should (DataError)."""
+    for key in ("count", "width"):
+        if key in manifest and not _is_whole(manifest[key]):
+            raise _wrong(where, key, "a whole number", manifest[key])
+    if "titles" in manifest:
+        check_titles(manifest, where)
+    if "split" in manifest:
+        _check_split(manifest["split"], where)
+    if "sha256" in manifest:
+        _check_hashes(manifest["sha256"], where)
+
+
+def check_titles(manifest: Mapping[str, Any], where: str) -> None:
+    """Refuse titles that are not one per article id."""
+    titles = manifest["titles"]
+    if not isinstance(titles, Mapping):
+        raise _wrong(where, "titles", "an object of article id and title", titles)
+    for article in titles:
+        if not article.removeprefix("-").isdecimal():
+            raise _wrong(where, "titles", "an object whose keys are article ids", article)
+
+
+def _check_split(split: Any, where: str) -> None:
+    if not isinstance(split, Mapping) or not set(split) <= set(SPLITS):
+        wanted = f"an object with {', '.join(SPLITS)}"
+        raise _wrong(where, "split", wanted, split)
+    for name, ids in split.items():
+        if not isinstance(ids, list):
+            raise _wrong(where, f"split.{name}", "a list of article ids", ids)
+        for article in ids:
+            if not _is_whole(article) or isinstance(article, float):
+                raise _wrong(where, f"split.{name}", "a list of article ids", article)
+
+
+def _check_hashes(hashes: Any, where: str) -> None:
+    if not isinstance(hashes, Mapping):
+        raise _wrong(where, "sha256", "an object of file name and hash", hashes)
+    for name, value in hashes.items():
+        if PurePath(name).name != name or not isinstance(value, str):
+            raise _wrong(
+                where, "sha256", "an object of names in this folder and their hashes", name
+            )
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _wrong(where: str, key: str, wanted: str, value: Any) -> DataError:
+    return DataError(f"{where}: {key} must be {wanted} (got {_kind(value)}); {REMEDY}.")
+
+
+def _kind(value: Any) -> str:
+    """Return a value as it is named in a sentence: short, whatever it holds."""
+    match value:
+        case None:
+            return "null"
+        case list():
+            return f"a list of {len(value)}"
+        case Mapping():
+            return f"an object with {', '.join(map(repr, list(value)[:3])) or 'no keys'}"
+    return repr(value)[:60]
