@@ -40,6 +40,7 @@ from lvm.training.report_recipe import accumulated_negatives as accumulated_nega
 
 COSINE_TOLERANCE = 0.01
 DROP = 0.1  # of a cosine whose windows are not known: far beyond what other text of one kind costs
+NUM_NAMED = 5  # classes that a finding names
 SAMPLE = 4096  # dev windows that are predicted
 RETRAIN = "lvm train --data BANK --recipe RECIPE.toml makes a checkpoint that can be trusted"
 
@@ -62,6 +63,7 @@ def loader(material: Material) -> Iterator[Finding]:
         lambda: _stored_cosine(part, material),
         lambda: _context_length(part, material),
         lambda: _unread_parents(part),
+        lambda: _left_out(part),
     )
     silent, found = [], False
     for look in looks:
@@ -73,6 +75,21 @@ def loader(material: Material) -> Iterator[Finding]:
             silent.append(reason)
     if silent and not found:
         raise NotEvaluable("; ".join(map(str, silent)), silent[0].next)
+
+
+def _left_out(part: CheckpointPart) -> Iterator[Finding]:
+    names = part.manifest.get("left_out", ())
+    if names:
+        yield _finding(
+            part,
+            f"objects of other classes were left out: {', '.join(names[:NUM_NAMED])}"
+            f"{f' and {len(names) - NUM_NAMED} more' if len(names) > NUM_NAMED else ''}",
+            "tensors, numbers, text, containers and paths",
+            "The weights were read, and nothing of these classes was imported or run; what such an "
+            "object says of the model is not known.",
+            "nothing, if the model needs none of it",
+            severity=Severity.INFO,
+        )
 
 
 def _misfit(part: CheckpointPart) -> Finding:

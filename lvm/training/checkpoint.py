@@ -152,6 +152,7 @@ def fit_parts(
     """
     try:
         recipe = from_dict(Recipe, manifest["recipe"])
+        _require_size(recipe, manifest["width"], weights, source)
         predictor = Predictor(recipe, manifest["width"])
     except ConfigError as error:
         raise CheckpointError(f"{source}: {error}") from None
@@ -196,7 +197,30 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         ) from None
 
 
+def _require_size(recipe: Recipe, width: int, weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse a manifest whose model is larger than its weights, before memory is asked for."""
+    if recipe.model.num_layers > len(weights) or width < 1:
+        raise CheckpointError(
+            f"{source}: the manifest says {recipe.model.num_layers} layers and width {width}, the "
+            f"file holds {len(weights)} weights; use the recipe it was trained with."
+        )
+    try:
+        with torch.device("meta"):  # shapes without memory
+            sketch = Predictor(recipe, width)
+    except RuntimeError as error:  # a product of sizes that no tensor has
+        raise CheckpointError(
+            f"{source}: no model has the sizes of the manifest ({str(error).splitlines()[0]}); use "
+            "the recipe it was trained with."
+        ) from None
+    _require_same(sketch, weights, source)
+
+
 def _fill(predictor: Predictor, weights: Mapping[str, Tensor], source: str) -> None:
+    _require_same(predictor, weights, source)
+    predictor.load_state_dict(weights)
+
+
+def _require_same(predictor: Predictor, weights: Mapping[str, Tensor], source: str) -> None:
     own = predictor.state_dict()
     differing = sorted(
         (set(own) ^ set(weights))
@@ -208,7 +232,6 @@ def _fill(predictor: Predictor, weights: Mapping[str, Tensor], source: str) -> N
             f"{type(predictor.model).__name__} (first: {differing[0]}); use the recipe it was "
             "trained with, or train it again."
         )
-    predictor.load_state_dict(weights)
 
 
 def load_optimizer_state(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The report's own checkpoints: a .pt file that torch.save wrote, read without running anything.
 
-    model_state_dict             weights by name
+    model_state_dict             weights by name (also: state_dict, model, or the whole file)
     projection_head_state_dict   optional: net.0, net.2 and net.3 of the head D -> hidden -> width
     args                         optional: a dictionary or argparse.Namespace, may hold paths
     val_cosine, epoch, history   optional
@@ -11,15 +11,15 @@ its weights fit a registered model strictly, the forward pass is taken to be tha
 
 from __future__ import annotations
 
-import argparse
-import math
-import pathlib
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
@@ -27,6 +27,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from lvm.config import Recipe, to_dict
 from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.predictor import Predictor
+from lvm.training import foreign
 from lvm.training.checkpoint import load_checkpoint
 from lvm.training.report_recipe import (
     OWN_NAMES,
@@ -38,20 +39,10 @@ from lvm.training.report_recipe import (
     shapes_of,
 )
 
-# What may be named beside torch's own tensors and plain containers, and what stands for it. The
-# pure paths hold text and never touch a disk.
-ADMITTED: list[Any] = [
-    argparse.Namespace,
-    *(
-        (passive, f"{module}.{name}")
-        for module in ("pathlib", "pathlib._local")  # Python 3.13 wrote the second
-        for passive, names in (
-            (pathlib.PurePosixPath, ("PosixPath", "PurePosixPath")),
-            (pathlib.PureWindowsPath, ("WindowsPath", "PureWindowsPath")),
-        )
-        for name in names
-    ),
-]
+MODEL_NAMES = ("model_state_dict", "state_dict", "model", "ema_state_dict", "weights")
+ARGS_NAMES = ("args", "hyper_parameters", "hparams", "config")
+COUNTERS = ("n_averaged", "module.n_averaged")  # of torch.optim.swa_utils.AveragedModel
+HEAD = re.compile(r"(?:(?:module|_orig_mod|model)\.)*(?:projection_head|proj_head|head)\.")
 VAL_NAMES = ("val_cosine", "best_val_cosine")
 PARENT_NAMES = ("resume", "resume_from", "init_from", "pretrained")
 SAVE_AGAIN = (
@@ -96,52 +87,79 @@ class ReportCheckpoint:
 
 
 def read_report_checkpoint(path: Path) -> ReportCheckpoint:
-    """Read a .pt file; weights stay on disk until they are used.
+    """Read a .pt or .safetensors file; weights stay on disk until they are used.
 
-    Raises UnsafePayloadError when it names anything but tensors, plain containers, paths and
-    argparse.Namespace, and CheckpointError when it is not such a file.
+    What is beside the weights and is neither number, text, container nor path is left out, and
+    named. Raises UnsafePayloadError when a file names what could run something, and CheckpointError
+    when it is no such file or holds no weights.
     """
-    content = _load(path)
-    model = _weights(path, content, "model_state_dict")
-    if not model:
-        found = ", ".join(map(str, list(content)[:NUM_NAMED])) or "nothing"
-        raise CheckpointError(
-            f"{path} holds {found}, needed is model_state_dict, tensors by name; {SAVE_AGAIN}."
-        )
+    content, unread = _load(path)
+    model, head = _parts(path, content)
     try:
-        plain = {key: _plain(content.get(key)) for key in ("args", *VAL_NAMES, "epoch", "history")}
-        more = {k: _plain(content[k]) for k in ("articles_seen", "parents") if k in content}
+        plain = {
+            key: foreign.plain(content.get(key))
+            for key in (*ARGS_NAMES, *VAL_NAMES, "epoch", "history")
+        }
+        more = {k: foreign.plain(content[k]) for k in ("articles_seen", "parents") if k in content}
     except RecursionError:
         raise CheckpointError(
             f"{path} holds values nested without end, allowed are plain ones; {SAVE_AGAIN}."
         ) from None
-    args = plain["args"] if isinstance(plain["args"], dict) else {}
+    args: dict[str, Any] = next(
+        (plain[name] for name in ARGS_NAMES if isinstance(plain[name], dict)), {}
+    )
+    stored = (foreign.number(plain[name]) for name in VAL_NAMES)
     return ReportCheckpoint(
         path=path,
         model=model,
-        head=_weights(path, content, "projection_head_state_dict") or None,
+        head=head or None,
         args={key.replace("-", "_"): value for key, value in args.items()},
-        val_cosine=next((v for n in VAL_NAMES if (v := _number(plain[n])) is not None), None),
+        val_cosine=next((value for value in stored if value is not None), None),
         epoch=plain["epoch"],
         history=plain["history"],
-        more=more,
+        more=more | ({"left_out": unread} if unread else {}),
     )
 
 
-def _load(path: Path) -> dict[Any, Any]:
+def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
+    """Return the content of a file, and the names of the classes whose objects were left out."""
+    if _is_safetensors(path):
+        try:
+            return dict(safetensors.torch.load_file(path)), []
+        except (OSError, safetensors.SafetensorError) as error:
+            raise _unreadable(path, error) from None
     _require_zip(path)
-    with safe_globals(ADMITTED):
-        _refuse_foreign(path)
+    try:
+        named = sorted(get_unsafe_globals_in_checkpoint(path))
+    except Exception as error:  # a damaged or hostile file can raise anything at all
+        raise _unreadable(path, error) from None
+    if running := foreign.running(named):
+        raise UnsafePayloadError(
+            f"{path} names {', '.join(running[:NUM_NAMED])}, allowed are tensors, plain "
+            f"containers, paths and argparse.Namespace; nothing was run, {SAVE_AGAIN}."
+        )
+    with safe_globals(foreign.stand_ins(named)):
         try:
             content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        except Exception as error:  # a damaged or hostile file can raise anything at all
+        except Exception as error:  # as above
             raise _unreadable(path, error) from None
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, needed is a dictionary with "
             f"model_state_dict; {SAVE_AGAIN}."
         )
-    return content
+    return content, foreign.left_out(named)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins with the length of a header and the header's first sign."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        size = path.stat().st_size
+    except OSError:
+        return False  # told by whoever reads it
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < size
 
 
 def _require_zip(path: Path) -> None:
@@ -160,21 +178,36 @@ def _require_zip(path: Path) -> None:
         )
 
 
-def _refuse_foreign(path: Path) -> None:
-    try:
-        foreign = sorted(get_unsafe_globals_in_checkpoint(path))
-    except Exception as error:  # see _load
-        raise _unreadable(path, error) from None
-    if foreign:
-        raise UnsafePayloadError(
-            f"{path} names {', '.join(foreign[:NUM_NAMED])}, allowed are tensors, plain "
-            f"containers, paths and argparse.Namespace; nothing was run, {SAVE_AGAIN}."
-        )
-
-
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     what = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return CheckpointError(f"{path} cannot be read as a file of torch.save ({what}); {SAVE_AGAIN}.")
+
+
+def _parts(path: Path, content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the weights of the model and of its head (empty without one).
+
+    They lie under a key of the report's, of others' or of Lightning's, or are the whole content;
+    the head has a key of its own or a prefix among the model's.
+    """
+    whole = not any(name in content for name in MODEL_NAMES)
+    if content and whole and all(isinstance(value, Tensor) for value in content.values()):
+        model = _weights(path, {"weights": content}, "weights")
+    else:
+        key = next(
+            (n for n in MODEL_NAMES if content.get(n) is not None and content[n] != {}), None
+        )
+        model = _weights(path, content, key) if key is not None else {}
+    if not model:
+        found = ", ".join(map(str, list(content)[:NUM_NAMED])) or "nothing"
+        raise CheckpointError(
+            f"{path} holds {found}, needed is model_state_dict, tensors by name; {SAVE_AGAIN}."
+        )
+    model = {name: weight for name, weight in model.items() if name not in COUNTERS}
+    head = _weights(path, content, "projection_head_state_dict")
+    if not head:
+        head = {n: w for n, w in model.items() if HEAD.match(n)}
+        model = {n: w for n, w in model.items() if n not in head}
+    return model, {HEAD.sub("", name): weight for name, weight in head.items()}
 
 
 def _weights(path: Path, content: Mapping[Any, Any], key: str) -> dict[str, Tensor]:
@@ -194,27 +227,6 @@ def _weights(path: Path, content: Mapping[Any, Any], key: str) -> dict[str, Tens
             f"size of the file; {SAVE_AGAIN}."
         )
     return dict(given)
-
-
-def _plain(value: object) -> Any:
-    """Return a value as JSON knows it; what has no such form becomes the name of its type."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, pathlib.PurePath):
-        return str(value)
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value.item()
-    if isinstance(value, argparse.Namespace):
-        return _plain(vars(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    return f"<{type(value).__name__}>"
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
 
 
 # --- fitting --------------------------------------------------------------------------------------

@@ -223,3 +223,23 @@ def test_a_recipe_of_another_version_is_a_checkpoint_error(tmp_path) -> None:
     path.write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="novelty"):
         load_checkpoint(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("width",), 10**12), (("width",), 0), (("width",), -5),
+        (("recipe", "model", "hidden"), 10**9), (("recipe", "model", "num_layers"), 10**7),
+    ],
+)  # fmt: skip
+def test_sizes_that_are_not_those_of_the_weights_ask_for_no_memory(path, value, tmp_path) -> None:
+    save(tmp_path / "c")
+    file = tmp_path / "c" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    part = manifest
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = value
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="use the recipe it was trained with"):
+        load_checkpoint(tmp_path / "c")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -237,9 +238,16 @@ def test_a_pt_file_with_other_names_blocks(folder, data, tmp_path) -> None:
     assert "fits no registered model" in finding.seen
 
 
-def test_a_pt_file_with_a_foreign_class_is_an_error(folder, tmp_path) -> None:
+def test_a_pt_file_with_a_foreign_class_says_what_was_left_out(folder, data, tmp_path) -> None:
     path = as_pt(folder, tmp_path / "m.pt", args={"gate": Severity.WARN})
-    with pytest.raises(UnsafePayloadError, match=r"lvm\.audit\.finding\.Severity"):
+    (finding,) = [f for f in look(path, data) if "left out" in f.seen]
+    assert finding.severity is Severity.INFO
+    assert "lvm.audit.finding.Severity" in finding.seen
+
+
+def test_a_pt_file_that_names_what_runs_is_an_error(folder, tmp_path) -> None:
+    path = as_pt(folder, tmp_path / "m.pt", args={"run": os.system})
+    with pytest.raises(UnsafePayloadError, match=r"names (posix|nt)\.system"):
         open_checkpoint(path, W, T)
 
 

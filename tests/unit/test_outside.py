@@ -95,8 +95,8 @@ ODD = {
 
 
 @pytest.fixture
-def folder(tmp_path, rng=np.random.default_rng(0)):
-    vectors = rng.standard_normal((20, 8)).astype(np.float32)
+def folder(tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     keys = np.array([(i // 5, i % 5) for i in range(20)])
     write_bank(tmp_path / "bank", vectors, keys, {"titles": {"0": "a"}})

@@ -370,5 +370,5 @@ def test_a_text_that_is_a_container_is_refused_and_never_written_out(tmp_path):
 
 def test_an_array_without_content_is_refused(tmp_path):
     (tmp_path / "p.pkl").write_bytes(b"\x80\x02cnumpy\nndarray\n)\x81.")
-    with pytest.raises(DataError, match="p.pkl holds a"):
+    with pytest.raises(DataError, match=r"p.pkl holds a"):
         read_payload(tmp_path / "p.pkl")

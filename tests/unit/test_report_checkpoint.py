@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import datetime
 import os
 import pathlib
 import pickle
+import random
+import types
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
 import tiny
 import torch
 
@@ -258,16 +263,103 @@ def test_a_bare_pickle_with_a_zip_behind_it_is_not_read(tmp_path) -> None:
     assert not trace.exists()
 
 
-@pytest.mark.parametrize(
-    "value", [datetime.date(2025, 10, 27), collections.deque([1]), slice(1), Path]
-)
-def test_other_classes_are_refused(value, tmp_path) -> None:
+@pytest.mark.parametrize("value", [datetime.date(2025, 10, 27), slice(1), Path])
+def test_other_classes_are_left_out_by_name(value, tmp_path) -> None:
     kind = value if isinstance(value, type) else type(value)
-    path = write(tmp_path / "m.pt", built(), args={"value": value})
-    with pytest.raises((UnsafePayloadError, CheckpointError)) as caught:
-        read_report_checkpoint(path)
-    assert kind.__name__ in str(caught.value)
-    assert "torch.save" in str(caught.value)
+    path = write(tmp_path / "m.pt", built(), args={"value": value, "temperature": 0.2})
+    checkpoint = read_report_checkpoint(path)
+    assert [name.rpartition(".")[2] for name in checkpoint.more["left_out"]] == [kind.__name__]
+    assert checkpoint.args["temperature"] == 0.2
+    assert fit_report_checkpoint(checkpoint, W, 5)[1].objective.temperature == 0.2
+
+
+@dataclasses.dataclass
+class Settings:
+    """A class that nobody else can import."""
+
+    hidden: int = 1
+
+
+BESIDE = {
+    "NumPy numbers": {"val_cosine": np.mean([0.25, 0.75]), "loss": np.float32(1)},
+    "NumPy arrays": {"history": np.zeros(3), "np_rng": np.random.RandomState(0).get_state()},
+    "random states": {"rng": torch.get_rng_state(), "py_rng": random.Random(0).getstate()},
+    "containers": {
+        "history": collections.defaultdict(list, loss=[1.0]), "seen": collections.Counter("aab"),
+        "sets": [{1}, frozenset([2])],
+    },
+    "namespaces": {"config": types.SimpleNamespace(a=1), "args": argparse.Namespace(b=2)},
+    "a dataclass": {"config": Settings()},
+    "an optimiser": {"optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("beside", BESIDE.values(), ids=BESIDE)
+def test_what_lies_beside_the_weights_does_not_keep_them_out(beside, tmp_path) -> None:
+    predictor = built()
+    torch.save({"model_state_dict": predictor.model.state_dict(), **beside}, tmp_path / "m.pt")
+    checkpoint = read_report_checkpoint(tmp_path / "m.pt")
+    found, _ = fit_report_checkpoint(checkpoint, W, 5)
+    for name, weight in predictor.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], weight)
+    if "val_cosine" in beside:
+        assert checkpoint.val_cosine == 0.5
+    if "sets" in beside:
+        assert checkpoint.history == {"loss": [1.0]}
+
+
+def lightning(predictor: Predictor) -> dict[str, object]:
+    weights = {f"model.{n}": w for n, w in predictor.model.state_dict().items()}
+    return {
+        "epoch": 3, "pytorch-lightning_version": "2.4.0", "state_dict": weights, "loops": {},
+        "hyper_parameters": ARGS,
+    }  # fmt: skip
+
+
+LAYOUTS = {
+    "the weights alone": lambda p: p.model.state_dict(),
+    "the predictor's weights": lambda p: p.state_dict(),
+    "model": lambda p: {"model": p.model.state_dict(), "projection_head_state_dict": None},
+    "Lightning": lightning,
+    "an average's counter": lambda p: {
+        "model_state_dict": {
+            "n_averaged": torch.tensor(3),
+            **{f"module.{n}": w for n, w in p.model.state_dict().items()},
+        }
+    },
+    "the head among the model's": lambda p: {
+        "model_state_dict": {
+            **p.model.state_dict(),
+            **{f"projection_head.{n}": w for n, w in p.head.state_dict().items()},
+        }
+    },
+}
+WITH_HEAD = ("the predictor's weights", "the head among the model's")
+
+
+TENSORS_ALONE = ("the weights alone", "the predictor's weights")
+
+
+@pytest.mark.parametrize(
+    ("layout", "suffix"),
+    [*((name, "pt") for name in LAYOUTS), *((name, "safetensors") for name in TENSORS_ALONE)],
+)
+def test_every_usual_layout_gives_the_same_model(layout, suffix, tmp_path) -> None:
+    predictor, path = built(), tmp_path / f"m.{suffix}"
+    content = LAYOUTS[layout](predictor)
+    if suffix == "pt":
+        torch.save(content, path)
+    else:
+        safetensors.torch.save_file(content, path)
+    found, recipe = fit_report_checkpoint(read_report_checkpoint(path), W, 5)
+    x = contexts()
+    spaces = ("raw", "projected") if layout in WITH_HEAD else ("raw",)
+    for space in spaces:
+        with torch.inference_mode():
+            assert torch.equal(found.queries(x, space), predictor.queries(x, space))
+    assert (found.head is not None) == (layout in WITH_HEAD)
+    if layout == "Lightning":
+        assert recipe.objective.temperature == ARGS["temperature"]
 
 
 class PathOf:
