@@ -29,7 +29,7 @@ class BlockIndex(Index):
     """Exact search that reads a mapped bank block by block, in the space of the search."""
 
     def __init__(self, bank: Bank, given: Queries) -> None:
-        super().__init__(len(bank.pool_rows))
+        super().__init__(len(bank.pool_rows), bank.width)
         self._vectors, self._given = bank.vectors[: self.size], given
 
     def _nearest(self, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,10 +82,11 @@ def _approximate(material: Material, given: Queries) -> tuple[Index, str]:
     bank, index = material.pool, material.index
     size = len(bank.pool_rows)
     if index is not None:
-        if index.size != size:
+        if not index.is_trained or (index.size, index.width) != (size, bank.width):
             raise NotEvaluable(
-                f"the index has {index.size} rows, the pool {size}",
-                "mend what INDEX_MISMATCH names",
+                f"the index has {index.size} rows of width {index.width}, the pool {size} of "
+                f"{bank.width}",
+                "fix what INDEX_MISMATCH names",
             )
         return index, "the given index"
     if size > BUILT:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -15,7 +16,9 @@ from lvm.audit.keys import ALLOWED_SHARE, NUM_WORST, where_rows
 from lvm.audit.location import SAME, SEARCHED, best_by_key, find_rows, nearest, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.space import another_space
+from lvm.data.bank import Bank
 from lvm.data.rows import key_codes
+from lvm.evaluation.index import Index
 
 DUPLICATES_WARN, DUPLICATES_BLOCK = 0.01, 0.05  # share of rows that repeat another; under its key
 REPEATED_BLOCK = 0.25  # share of rows that repeat another, whatever their keys
@@ -170,6 +173,12 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
             "give --index I.faiss or --index I.npy to have yours checked",
         )
     pool = len(bank.pool_rows)
+    if unusable := _unusable(index, bank.width):
+        yield _mismatch(
+            bank, f"the index {unusable}; the bank holds {pool} rows of width {bank.width}",
+            {"rows": float(index.size), "width": float(index.width)}, count=pool, of=pool,
+        )  # fmt: skip
+        return
     ids = np.unique(np.linspace(0, min(pool, index.size) - 1, INDEX_QUERIES).astype(int))
     queries = unit(bank.rows(ids))
     good = np.isfinite(queries).all(axis=1)
@@ -184,16 +193,34 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
     shift = np.unique(found[inside & ~hit, 0] - ids[inside & ~hit], return_counts=True)
     often = int(shift[0][shift[1].argmax()]) if len(shift[0]) else 0
     rolled = len(shift[1]) > 0 and shift[1].max() > 0.9 * max(1, int((~hit).sum()))
-    yield Finding(
+    yield _mismatch(
+        bank,
+        f"{share:.1%} of bank rows find themselves; the index holds {index.size} rows, the bank "
+        f"{pool}" + (f"; ids are off by {often:+d}" if rolled else ""),
+        {"share": share, "shift": float(often)},
+        count=int((~hit).sum()), of=len(ids), rows=ids[~hit][:NUM_WORST].tolist(),
+    )  # fmt: skip
+
+
+def _unusable(index: Index, width: int) -> str:
+    """Return why an index cannot be searched for rows of a width at all."""
+    if not index.is_trained:
+        return "is not trained"
+    if index.size == 0:
+        return "is empty"
+    return f"has width {index.width}" if index.width != width else ""
+
+
+def _mismatch(bank: Bank, seen: str, values: Mapping[str, float], **where: Any) -> Finding:
+    return Finding(
         code="INDEX_MISMATCH",
         severity=Severity.BLOCK,
-        seen=f"{share:.1%} of bank rows find themselves; the index holds {index.size} rows, the "
-        f"bank {pool}" + (f"; ids are off by {often:+d}" if rolled else ""),
-        allowed=f"{ALLOWED_SHARE:.0%}, and as many rows as the bank",
-        where={"input": "index", "count": int((~hit).sum()), "of": len(ids),
-               "rows": ids[~hit][:NUM_WORST].tolist()},
+        seen=seen,
+        allowed=f"{ALLOWED_SHARE:.0%} of bank rows that find themselves, and as many rows as the "
+        "bank",
+        where={"input": "index", **where},
         meaning="The id that a search returns is not the row that was meant, so every hit counts "
         "as a miss and the other way round.",
         next=f"build the index again from {bank.source}, in the order of its rows",
-        values={"share": share, "shift": float(often)},
-    )  # fmt: skip
+        values=values,
+    )

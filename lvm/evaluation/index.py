@@ -25,8 +25,10 @@ _ROWS_PER_LIST = 39  # FAISS asks for this many training rows per centroid
 class Index(ABC):
     """N rows of a pool that can be searched."""
 
-    def __init__(self, size: int, device: torch.device = CPU) -> None:
-        self.size = size  # N
+    is_trained = True  # one that is not cannot be searched
+
+    def __init__(self, size: int, width: int, device: torch.device = CPU) -> None:
+        self.size, self.width = size, width  # N, W
         self.device = device  # where the search runs
 
     @abstractmethod
@@ -59,7 +61,7 @@ class TorchIndex(Index):
     """Exact search by matrix product, on the device of the vectors."""
 
     def __init__(self, vectors: Float[Tensor, "N W"]) -> None:
-        super().__init__(len(vectors), vectors.device)
+        super().__init__(len(vectors), vectors.shape[1], vectors.device)
         self._vectors = vectors.detach().float()
 
     def _nearest(self, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +73,8 @@ class FaissIndex(Index):
     """An index of FAISS."""
 
     def __init__(self, index: Any) -> None:
-        super().__init__(int(index.ntotal))
+        super().__init__(int(index.ntotal), int(index.d))
+        self.is_trained = bool(index.is_trained)
         self._index = index
 
     def _nearest(self, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +121,7 @@ def read_index(path: Path) -> Index:
     """
     try:
         index = _faiss().read_index(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise DataError(
             f"{path} is not an index of FAISS ({str(error).splitlines()[-1][:120]}); write it with "
             "faiss.write_index, or give the rows as .npy."

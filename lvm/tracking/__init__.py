@@ -26,11 +26,16 @@ from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.inbox import Inbox
 from lvm.tracking.ladder import ladder_views
 from lvm.tracking.store import (
+    Refused,
     absolute,
     artifacts,
     in_words,
     make_store,
+    no_stray_folder,
+    require_openable,
+    restoring,
     sqlite_path,
+    sqlite_uri,
     sweep,
     ui_command,
 )
@@ -71,7 +76,7 @@ class Tracker:
         for key, value in SETTINGS.items():
             os.environ.setdefault(key, value)
         self.folder = folder.absolute()
-        own = f"sqlite:///{self.folder.parent / 'mlflow.db'}"
+        own = sqlite_uri(self.folder.parent / "mlflow.db")
         self.uri = absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or own)
         self.problem: str | None = None
         self._inbox = Inbox()
@@ -171,10 +176,15 @@ class Tracker:
             from mlflow import MlflowClient
 
             path = sqlite_path(self.uri)
-            if path is not None and not path.exists():
-                make_store(MlflowClient, path)
-            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            found = client.get_experiment_by_name(EXPERIMENT)
+            if path is not None:
+                require_openable(path)
+                if not path.exists():
+                    make_store(MlflowClient, path)
+            with no_stray_folder(self.uri):
+                client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                found = client.get_experiment_by_name(EXPERIMENT)
+            if found is not None and found.lifecycle_stage == "deleted":
+                raise Refused(restoring(found.experiment_id, self.uri))
             place = artifacts(self.uri, self.folder)
             experiment = (
                 found.experiment_id

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import socket
+import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import psutil
 
 PAGE = 1000  # runs in one answer of a store
+BUSY_SECONDS = 5.0  # that another process may hold a store
 CLOCK_SECONDS = 10.0  # by which two readings of the start of one process may differ
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
@@ -37,19 +40,67 @@ def ui_command(uri: str) -> str:
 def absolute(uri: str) -> str:
     """Return a SQLite URI with an absolute path, so that it means the same from every folder."""
     path = sqlite_path(uri)
-    return uri if path is None else f"sqlite:///{path.absolute()}"
+    return uri if path is None else sqlite_uri(path)
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of a SQLite file; what means something in a URI is quoted."""
+    return "sqlite:///" + str(path.absolute()).replace("%", "%25").replace("?", "%3F")
 
 
 def sqlite_path(uri: str) -> Path | None:
     """Return the file of a SQLite URI; None for every other address."""
     path = uri.removeprefix("sqlite:///")
-    return None if path == uri or path in ("", ":memory:") else Path(path)
+    return None if path == uri or path in ("", ":memory:") else Path(unquote(path.split("?")[0]))
 
 
 def without_password(uri: str) -> str:
-    """Return the address as it may be shown."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
+    """Return the address as it may be shown: a token may stand where a user's name is expected."""
+    user, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return uri.replace(f"{user}@", "***@", 1) if at else uri
+
+
+class Refused(Exception):
+    """A store that will not take results until a person has done something; says what."""
+
+
+def restoring(experiment: str, uri: str) -> str:
+    """Return what to do about an experiment that a person has deleted."""
+    command = shlex.join([sys.executable, "-m", "mlflow", "experiments", "restore", "-x"])
+    store = '"$MLFLOW_TRACKING_URI"' if without_password(uri) != uri else shlex.quote(uri)
+    return (
+        "the MLflow experiment of lvm was deleted; restore it with: env MLFLOW_TRACKING_URI="
+        f"{store} {command} {experiment}"
+    )
+
+
+def require_openable(path: Path) -> None:
+    """Raise Refused where a SQLite file cannot be opened: MLflow would try for two minutes."""
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as database:
+            database.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        raise Refused(
+            f"{path} is no MLflow store that this user can open ({error}); move it away, or set "
+            "MLFLOW_TRACKING_URI to another one"
+        ) from None
+
+
+@contextlib.contextmanager
+def no_stray_folder(uri: str) -> Iterator[None]:
+    """Remove the empty folder that MLflow makes for a quoted path, beside the real one."""
+    path = uri.removeprefix("sqlite:///")
+    stray = Path(path).parent
+    made = sqlite_path(uri) is not None and "%" in path and not stray.exists()
+    above = [p for p in (stray, *stray.parents) if not p.exists()] if made else []
+    try:
+        yield
+    finally:
+        for folder in above:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def artifacts(uri: str, folder: Path) -> str | None:
@@ -63,11 +114,14 @@ def artifacts(uri: str, folder: Path) -> str | None:
 def in_words(error: Exception, uri: str, folder: Path) -> str:
     """Return in one sentence what a store refused, without passwords."""
     shown = without_password(uri)
+    track = f"lvm track {shlex.quote(str(folder))}"
+    if isinstance(error, Refused):
+        return f"{error}; then {track} writes them from the journal in {folder}."
     said = [*str(error).strip().splitlines(), ""][0].replace(uri, shown)
     found = f"{type(error).__name__}: {said}"[:300]
     return (
         f"MLflow at {shown} did not take the results ({found}); the journal in {folder} holds them "
-        f"all, and lvm track {shlex.quote(str(folder))} writes them when it answers."
+        f"all, and {track} writes them when it answers."
     )
 
 
@@ -79,7 +133,9 @@ def make_store(open_store: Callable[..., object], path: Path) -> None:
     """
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as scratch:
         made, whole = Path(scratch, "made.db"), Path(scratch, "whole.db")
-        open_store(tracking_uri=f"sqlite:///{made}", registry_uri=f"sqlite:///{made}")
+        uri = sqlite_uri(made)
+        with no_stray_folder(uri):
+            open_store(tracking_uri=uri, registry_uri=uri)
         shutil.copyfile(made, whole)  # the first one stays open in this process
         try:
             os.link(whole, path)  # unlike a rename, it replaces nothing

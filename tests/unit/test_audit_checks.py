@@ -20,7 +20,7 @@ from lvm.audit.material import Material, Side
 from lvm.audit.run import AuditVerdict, audit_document, run_checks
 from lvm.data.bank import Bank
 from lvm.errors import ConfigError
-from lvm.evaluation.index import TorchIndex
+from lvm.evaluation.index import FaissIndex, Index, TorchIndex
 
 CATALOGUE = (
     *DATA_CODES,
@@ -235,6 +235,30 @@ def test_an_honest_index_over_copies_passes() -> None:
     parts = plant("duplicates", 0)
     index = TorchIndex(torch.from_numpy(parts.bank.vectors))
     assert result("INDEX_MISMATCH", parts.material(index=index)).status is Status.PASS
+
+
+def _untrained(width: int) -> Index:
+    faiss = pytest.importorskip("faiss")
+    flat = faiss.IndexFlatIP(width)
+    return FaissIndex(faiss.IndexIVFFlat(flat, width, 4, faiss.METRIC_INNER_PRODUCT))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda v: TorchIndex(v[:0]), "is empty"),
+        (lambda v: TorchIndex(v[:, :16].contiguous()), "has width 16"),
+        (lambda v: _untrained(v.shape[1]), "is not trained"),
+    ],
+    ids=["empty", "narrow", "untrained"],
+)
+def test_an_index_that_cannot_be_searched_is_a_finding(make, words: str) -> None:
+    parts = clean(0)
+    material = parts.material(index=make(torch.from_numpy(np.array(parts.bank.vectors))))
+    (finding,) = result("INDEX_MISMATCH", material).findings
+    assert finding.severity is Severity.BLOCK
+    assert words in finding.seen
+    assert result("ANN_LOSS", material).status is Status.NOT_EVALUABLE
 
 
 # --- files as people have them --------------------------------------------------------------------
