@@ -28,6 +28,9 @@ def parser() -> Parser:
     embed.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".txt, .jsonl, .xml.bz2")
     embed.add_argument("--model", required=True, help="a sentence-transformers name or folder")
     embed.add_argument("--out", required=True, type=Path, metavar="BANK")
+    embed.add_argument(
+        "--skip", action="store_true", help="leave out documents that cannot be embedded"
+    )
 
     train = commands.add_parser("train", help="train one recipe in this process")
     _add_data(train)
@@ -82,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
 def _embed(args: Any) -> int:
     from lvm.data.embed import embed_files
 
-    bank = embed_files(args.files, args.model, args.out)
+    bank = embed_files(args.files, args.model, args.out, skip=args.skip)
     print(f"{args.out}: {len(bank):,} vectors of width {bank.width}")
     print(f"next: {triage_command({'data': args.out})}")
     return 0

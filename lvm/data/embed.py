@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float
 
+from lvm.command import free_folder
 from lvm.data.bank import Bank
 from lvm.data.corpus import Document, read_documents
 from lvm.data.files import read_bank, write_bank
+from lvm.data.fit import Chunked, Count, fit
 from lvm.data.npz import sync
 from lvm.errors import DataError, MissingExtraError, ResumeError, UsageError
 from lvm.outside import parse_json
@@ -54,6 +57,13 @@ class Encoder(Protocol):
     def encode(self, texts: Sequence[str], batch_size: int) -> Float[np.ndarray, "N D"]:
         """Return one float32 unit vector per text."""
 
+    @property
+    def limit(self) -> int | None:
+        """Tokens that are read of a text, without special ones; None where that is not known."""
+
+    def count(self, texts: Sequence[str]) -> Sequence[int] | None:
+        """Return the number of tokens of each text, without special ones, or None likewise."""
+
 
 @dataclass(frozen=True)
 class SentenceEncoder:
@@ -72,6 +82,25 @@ class SentenceEncoder:
             show_progress_bar=False,
         )
         return np.asarray(vectors, dtype=np.float32)
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens that are read of a text, without special ones; None where that is not known."""
+        length = getattr(self.model, "max_seq_length", None)
+        return max(1, int(length) - len(self._ids([""])[0])) if length else None
+
+    def count(self, texts: Sequence[str]) -> Sequence[int] | None:
+        """Return the number of tokens of each text, without special ones, or None likewise."""
+        try:
+            return [len(ids) for ids in self._ids(texts, special=False)]
+        except (AttributeError, TypeError, ValueError):  # a tokenizer of another kind
+            return None
+
+    def _ids(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        ids: list[list[int]] = self.model.tokenizer(
+            list(texts), add_special_tokens=special, truncation=False, verbose=False
+        )["input_ids"]
+        return ids
 
 
 def load_encoder(model: str | Path, *, name: str | None = None) -> SentenceEncoder:
@@ -117,6 +146,7 @@ def embed_files(
     *,
     batch_size: int = 64,
     dtype: str = "float32",
+    skip: bool = False,
     progress: bool = True,
 ) -> Bank:
     """Chunk the files, embed every chunk with `model` and write the bank folder `out`.
@@ -124,6 +154,7 @@ def embed_files(
     Article ids count the documents that have a chunk, from 0. Run it again after an interruption:
     it goes on. Raises what `read_documents`, `load_encoder` and `embed_documents` raise.
     """
+    _require_free(out)
     documents = list(read_documents(files))
     manifest = {
         "source": [Path(file).name for file in files],
@@ -136,6 +167,7 @@ def embed_files(
         manifest=manifest,
         batch_size=batch_size,
         dtype=dtype,
+        skip=skip,
         progress=progress,
     )
 
@@ -150,24 +182,31 @@ def embed_documents(
     part_size: int = 512,
     dtype: str = "float32",
     compress_texts: bool = False,
+    skip: bool = False,
     progress: bool = True,
 ) -> Bank:
     """Embed the chunks of `documents` into the bank folder `out`, in parts of `part_size` chunks.
 
-    An `out` that already holds this bank is returned as it is. Raises ResumeError when `out` or its
-    parts come from another encoder or other text, DataError without chunks, UsageError for a dtype
-    other than float32 and float16.
+    An `out` that already holds this bank is returned as it is. What was left out or split is said
+    on standard error and in the manifest; a document that cannot be embedded is left out where
+    `skip` says so. Raises ResumeError when `out` or its parts come from another encoder or other
+    text, DataError without chunks or for such a document, UsageError for a dtype other than float32
+    and float16 or an `out` that holds something else.
     """
+    _require_free(out)
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype {dtype!r}, allowed are float32 and float16; choose one.")
-    documents = [document for document in documents if document.chunks]
-    chunks = [chunk for document in documents for chunk in document.chunks]
+    fitted = fit(documents, _counter(encoder), encoder.limit, skip=skip)
+    articles = fitted.documents
+    for sentence in fitted.in_words():
+        print(sentence, file=sys.stderr)
+    chunks = [chunk for article in articles for chunk in article.chunks]
     if not chunks:
         raise DataError("no chunk in the files, allowed is 1 or more; give longer documents.")
     job = {
         "embedder": encoder.name,
         "probes": _probe(encoder),
-        "text_sha256": _hash_texts(documents),
+        "text_sha256": _hash_texts(articles),
         "batching": {"batch_size": batch_size, "part_size": part_size},
         "dtype": dtype,
     }
@@ -181,8 +220,17 @@ def embed_documents(
     write_bank(
         out,
         _gather(parts, order, job),
-        _keys(documents),
-        {**(manifest or {}), **job, "titles": {str(i): d.title for i, d in enumerate(documents)}},
+        _keys(articles),
+        {
+            **(manifest or {}),
+            **job,
+            "titles": {str(i): d.title for i, d in enumerate(articles)},
+            "left_out": {
+                "short": len(fitted.short),
+                "unreadable": len(fitted.unreadable),
+                "split_chunks": fitted.split,
+            },
+        },
         chunks,
         compress_texts=compress_texts,
     )
@@ -190,12 +238,25 @@ def embed_documents(
     return read_bank(out)
 
 
-def _keys(documents: Sequence[Document]) -> np.ndarray:
+def _require_free(out: Path) -> None:
+    """Refuse an `out` that holds something else than a bank, before any work (UsageError)."""
+    if not (out / "manifest.json").exists():
+        free_folder(out)
+
+
+def _counter(encoder: Encoder) -> Count | None:
+    """Return what counts tokens, None for an encoder that does not say."""
+    if encoder.count(PROBES) is None:
+        return None
+    return lambda texts: encoder.count(texts) or ()
+
+
+def _keys(documents: Sequence[Chunked]) -> np.ndarray:
     keys = [(a, c) for a, document in enumerate(documents) for c in range(len(document.chunks))]
     return np.array(keys, dtype=np.int32)
 
 
-def _hash_texts(documents: Sequence[Document]) -> str:
+def _hash_texts(documents: Sequence[Chunked]) -> str:
     content = [[document.title, document.chunks] for document in documents]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

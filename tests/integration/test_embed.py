@@ -68,7 +68,7 @@ def _tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _save_tiny_t5(folder: Path, seed: int) -> None:
+def _save_tiny_t5(folder: Path, seed: int, reads: int = 1024) -> None:
     """Save a random T5 encoder with the modules of GTR: mean pooling, dense, normalise."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules as parts
@@ -88,7 +88,7 @@ def _save_tiny_t5(folder: Path, seed: int) -> None:
     with torch.no_grad():
         dense.linear.weight.copy_(torch.randn(24, 16, generator=generator))
     modules = [
-        parts.Transformer(str(folder / "t5"), max_seq_length=64),
+        parts.Transformer(str(folder / "t5"), max_seq_length=reads),
         parts.Pooling(16, pooling_mode="mean"),
         dense,
         parts.Normalize(),
@@ -113,6 +113,13 @@ class Interrupted:
     @property
     def name(self) -> str:
         return self.inner.name
+
+    @property
+    def limit(self) -> int | None:
+        return self.inner.limit
+
+    def count(self, texts: Sequence[str]) -> Sequence[int] | None:
+        return self.inner.count(texts)
 
     def encode(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
         if self.calls_left == 0:
@@ -164,6 +171,34 @@ def test_the_vectors_are_those_of_mean_pooling_and_dense(gtr: Path) -> None:
     dense = load_file(next(gtr.glob("*_Dense/model.safetensors")))["linear.weight"]
     expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1) @ dense.T)
     np.testing.assert_allclose(load_encoder(gtr).encode(texts, 2), expected, atol=1e-5)
+
+
+def test_a_chunk_holds_no_more_tokens_than_the_encoder_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _save_tiny_t5(tmp_path, seed=0, reads=64)
+    encoder = load_encoder(tmp_path / "gtr-tiny")
+    assert encoder.limit == 63  # T5 ends a text with a token of its own
+    bank = _embed(encoder, tmp_path / "bank", [Document("Short", "Too short."), *_documents()])
+    texts = bank.load_texts()
+    assert texts is not None
+    assert max(encoder.count(texts) or [64]) <= 63
+    told = json.loads((tmp_path / "bank" / "manifest.json").read_text())["left_out"]
+    assert told["short"] == 1
+    assert told["split_chunks"] > 0
+    said = capsys.readouterr().err
+    assert "1 of" in said
+    assert f"{told['split_chunks']} chunks were longer than the encoder reads" in said
+
+
+def test_a_folder_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "used", tmp_path / "file", tmp_path / "file" / "x"):
+        with pytest.raises(UsageError, match="--out"):  # neither files nor model are there
+            embed_files([tmp_path / "none.txt"], tmp_path / "no model", out)
+    assert (tmp_path / "used" / "notes.txt").read_text() == "mine"
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(gtr: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ FLAGS = {
     "tune_jobs.train": {"--data", "--recipe", "--preset", "--workers", "--out", "--address"},
 }  # fmt: skip
 COMMANDS = {
-    "embed": {"files", "--model", "--out"},
+    "embed": {"files", "--model", "--out", "--skip"},
     "train": {"--data", "--recipe", "--preset", "--out"},
     "eval": {"--data", "--train", "--eval", "--payload", "--other-data", "checkpoint"},
     "audit": {
