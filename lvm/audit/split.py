@@ -13,13 +13,16 @@ from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.keys import counted_off
 from lvm.audit.lineage import lineage_articles
 from lvm.audit.loaded import CheckpointPart
-from lvm.audit.location import find_rows
+from lvm.audit.location import RoughIndex, find_rows
 from lvm.audit.material import Material, Side
 from lvm.data.rows import digests, key_codes
 
 SAME_CONTENT = 0.05  # share of eval targets that are train targets too, where keys say nothing
 MEMORISER_GAP = 0.1
 NUM_WORST = 10
+COPIED_SHARE, MIN_COPIED = 0.5, 3  # of an article's windows, and their number
+COPIED_WINDOWS = 0.01  # of all eval windows, from which copies block
+QUICK_TRAIN = 100_000  # train windows that a quick audit compares
 
 
 @check("SPLIT_LEAK", "has nothing of the eval side been trained on?")
@@ -31,6 +34,7 @@ def split_leak(material: Material) -> Iterator[Finding]:
     theirs, mine = target_keys(material, train), target_keys(material, eval_)
     if theirs is not None and mine is not None:
         yield from _by_key(eval_, theirs, mine)
+        yield from _by_likeness(material, eval_, theirs, mine)
     else:
         yield from _by_content(material, eval_, train)
     yield from _by_memory(material, eval_)
@@ -122,6 +126,64 @@ def _within(
     for step in range(-distance, distance + 1):
         near |= np.isin(codes + step, taken)
     return near
+
+
+def _by_likeness(
+    material: Material, eval_: Side, theirs: Places, mine: Places
+) -> Iterator[Finding]:
+    """Report articles under ids of their own whose text is a train article's."""
+    copied, rows = copies_of_train(material)
+    own = np.setdiff1d(copied, theirs[0][theirs[1], 0])  # others are shared by their id already
+    if len(own) == 0:
+        return
+    keys, known = mine
+    rows = rows[np.isin(keys[rows, 0], own)]
+    share = len(rows) / len(eval_)
+    total = len(np.unique(keys[known, 0]))
+    yield Finding(
+        code="SPLIT_LEAK",
+        severity=Severity.BLOCK if share > COPIED_WINDOWS else Severity.WARN,
+        seen=f"{len(own)} of {total} eval articles are copies of train articles under another id "
+        f"({len(rows)} windows, {share:.1%})",
+        allowed=f"{COPIED_WINDOWS:.0%} of the windows",
+        where={"input": "eval", "source": eval_.source, "count": len(rows), "of": len(eval_),
+               "rows": rows[:NUM_WORST].tolist(), "articles": own[:NUM_WORST].tolist()},
+        meaning="The same text was embedded twice, and the model has read one copy: a score on the "
+        "other says nothing about text that it has not read.",
+        next=REPAIR,
+        values={"articles": float(len(own)), "windows": float(len(rows)), "share": share},
+    )  # fmt: skip
+
+
+def copies_of_train(
+    material: Material,
+) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " m"]]:
+    """Return the eval articles that are copies of train text, and the eval windows that are.
+
+    By their vectors, up to rounding: the same text in another batch, or on another machine, has
+    other bits. An article is a copy when half its windows are; a heading that many articles share
+    makes none. Nothing is looked for in a quick audit of many train windows, or where articles are
+    not known.
+    """
+    cached: tuple[np.ndarray, np.ndarray] | None = material.__dict__.get("_copies_of_train")
+    if cached is not None:
+        return cached
+    nothing = np.empty(0, np.int64), np.empty(0, np.int64)
+    train, eval_ = material.train, material.eval
+    if train is None or eval_ is None or train.width != eval_.width:
+        return nothing
+    mine = target_keys(material, eval_)
+    if mine is None or (material.quick and len(train) > QUICK_TRAIN):
+        return nothing
+    keys, known = mine
+    last = eval_.contexts(np.arange(len(eval_)))[:, -1]  # a target may have been overwritten
+    found = RoughIndex(train.stored_targets).find(last) >= 0
+    articles, place = np.unique(keys[known, 0], return_inverse=True)
+    whole, copied = np.bincount(place), np.bincount(place, weights=found[known])
+    copies = articles[(copied >= COPIED_SHARE * whole) & (copied >= np.minimum(whole, MIN_COPIED))]
+    result = copies, np.flatnonzero(found & known & np.isin(keys[:, 0], copies))
+    material.__dict__["_copies_of_train"] = result
+    return result
 
 
 def _by_content(material: Material, eval_: Side, train: Side) -> Iterator[Finding]:

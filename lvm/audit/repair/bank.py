@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,16 +25,20 @@ class BankPlan:
 
     rows: Int[np.ndarray, " n"]
     scale: bool
+    split: Mapping[str, Sequence[int]] | None = None  # to be stated, where articles were taken out
     steps: tuple[str, ...] = ()
     dropped: tuple[tuple[str, int], ...] = ()
 
 
-def plan_bank(material: Material, used: Int[np.ndarray, " a"]) -> BankPlan | None:
+def plan_bank(
+    material: Material, used: Int[np.ndarray, " a"], copied: Int[np.ndarray, " c"]
+) -> BankPlan | None:
     """Say which rows of the bank stay; None without a bank.
 
     `used` are the articles that windows of the given files lie in. Of equal vectors the first
     stays; so do those of used articles under keys of their own, because a window points there:
-    without them it would no longer be a run of one article.
+    without them it would no longer be a run of one article. `copied` are held-out articles that
+    repeat train articles: they go.
     """
     if material.bank is None:
         return None
@@ -49,11 +54,33 @@ def plan_bank(material: Material, used: Int[np.ndarray, " a"]) -> BankPlan | Non
     steps = [f"{merged} bank rows that repeat another one merged with it"] if merged else []
     if merged and kept:
         steps.append(f"{kept} repeated rows kept, because windows point to them by their keys")
+    leaked = stays & np.isin(bank.articles[:size], copied)
+    if leaked.any():
+        stays &= ~leaked
+        steps.append(
+            f"{len(copied)} held-out articles that are copies of train articles taken out "
+            f"({leaked.sum()} rows)"
+        )
     scale = is_off(material, "bank")
     if scale:
         steps.append("bank rows scaled to length 1")
     dropped = (("bank rows that are zero or not finite", num_blind),) if num_blind else ()
-    return BankPlan(rows=np.flatnonzero(stays), scale=scale, steps=tuple(steps), dropped=dropped)
+    return BankPlan(
+        rows=np.flatnonzero(stays), scale=scale, steps=tuple(steps), dropped=dropped,
+        split=_split_without(material, copied) if leaked.any() else None,
+    )  # fmt: skip
+
+
+def _split_without(
+    material: Material, copied: Int[np.ndarray, " c"]
+) -> Mapping[str, Sequence[int]] | None:
+    """Return the split but for some articles: a new one by hash could part other copies."""
+    if material.dataset is None:
+        return None
+    return {
+        name: np.setdiff1d(material.dataset.split(name).articles, copied).tolist()
+        for name in ("train", "dev", "test")
+    }
 
 
 def is_off(material: Material, name: str) -> bool:

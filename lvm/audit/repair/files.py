@@ -173,6 +173,8 @@ def write_bank(plans: Plans, folder: Path) -> None:
     try:
         write_streams(vectors, {"vectors": selected(bank.vectors, plan.rows, scale=plan.scale)})
         manifest = _noted(plans, "bank", bank.source, bank.manifest, 0, len(plan.rows))
+        if plan.split is not None:
+            manifest["split"] = plan.split
         write_bank_folder(folder, open_npz(vectors)["vectors"], bank.keys[plan.rows], manifest,
                    _texts(bank, plan.rows))  # fmt: skip
     finally:

@@ -21,6 +21,7 @@ from lvm.audit.repair.files import Plans, write_bank, write_eval, write_payload,
 from lvm.audit.repair.split import plan_split
 from lvm.audit.repair.streams import Write, refuse_taken, write_all
 from lvm.audit.repair.windows import plan_windows
+from lvm.audit.split import copies_of_train
 from lvm.errors import UsageError
 
 CACHED = ("content", "by_key", "_keyed")  # what holds for a quick and a full audit alike
@@ -77,7 +78,9 @@ def _plan(material: Material) -> Plans:
         used.append(windows.keys[:, 0])
     elif material.eval is not None and material.eval.keys is not None:
         used.append(material.eval.keys[:, 0])  # the test split of a bank
-    bank = plan_bank(material, np.concatenate([np.empty(0, np.int64), *used]))
+    own = material.eval is not None and material.eval.file is None
+    copied = copies_of_train(material)[0] if own else np.empty(0, np.int64)
+    bank = plan_bank(material, np.concatenate([np.empty(0, np.int64), *used]), copied)
     scale = {s.name: is_off(material, s.name) for s in material.sides if s.file is not None}
     return Plans(material=material, windows=windows, split=split, bank=bank, scale=scale)
 

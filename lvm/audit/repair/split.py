@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from lvm.audit.inputs import scans
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side
-from lvm.audit.split import target_keys
+from lvm.audit.split import copies_of_train, target_keys
 from lvm.data.rows import blocks
 from lvm.data.windows import MIN_ARTICLES, ranked_articles
 
@@ -51,7 +51,9 @@ def plan_split(material: Material, eval_keys: Int[np.ndarray, "k 2"] | None) -> 
     if places is None or eval_keys is None:
         return whole
     (theirs, known), mine = places, eval_keys[:, 0]
-    shared = np.intersect1d(theirs[known, 0], mine)
+    shared = np.union1d(
+        np.intersect1d(theirs[known, 0], mine), np.intersect1d(copies_of_train(material)[0], mine)
+    )
     if len(shared) == 0:
         return whole
     chosen = _eval_articles(theirs[:, 0], mine, shared)
