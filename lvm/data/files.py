@@ -21,8 +21,10 @@ import numpy as np
 
 from lvm.data.bank import Bank, check_rows
 from lvm.data.keys import as_keys
+from lvm.data.magic import MAGIC, kind_of
 from lvm.data.manifest import check_manifest, json_object
 from lvm.data.npz import check_exists, map_npy, open_npz, sibling, sync
+from lvm.data.other_banks import read_other_bank
 from lvm.errors import DataError, SchemaError
 from lvm.outside import parse_json
 
@@ -38,7 +40,7 @@ def read_bank(path: Path, *, check_sha256: bool = False, check_counts: bool = Tr
     """
     check_exists(path)
     if not path.is_dir():
-        return _read_npz_bank(path, check_counts)
+        return read_other_bank(path) or _read_npz_bank(path, check_counts)
     manifest = _read_manifest(path / "manifest.json")
     vectors, keys = map_npy(path / "vectors.npy"), np.array(map_npy(path / "keys.npy"))
     if check_counts:
@@ -101,6 +103,12 @@ def read_provenance(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, 
 
 
 def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
+    kind = kind_of(path)
+    if kind not in (None, MAGIC[b"PK"]):
+        raise DataError(
+            f"{path} is {kind}; a bank is a folder of lvm embed, a .npz with vectors and keys, a "
+            "Parquet file, or vectors.npy with keys.npy beside it."
+        )
     arrays = open_npz(path)
     for name in ("vectors", "keys"):
         if name not in arrays:

@@ -22,6 +22,7 @@ from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
 
+from lvm.data.magic import MAGIC, kind_of
 from lvm.errors import DataError
 
 LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's own header (APPNOTE.TXT, section 4.3.7)
@@ -61,6 +62,9 @@ def open_npz(path: Path) -> Mapping[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             return _Npz(path, {info.filename: info for info in archive.infolist()})
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        kind = kind_of(path)
+        if kind not in (None, MAGIC[b"PK"]):
+            raise DataError(f"{path} is {kind}, needed is a .npz; write it as one.") from None
         raise DataError(
             f"{path} is not a complete .npz file ({error}); copy or write it again."
         ) from None

@@ -314,7 +314,7 @@ def test_members_that_are_no_arrays(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"hello" * 99])
 def test_not_a_zip(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.npz is not a complete \.npz"):
+    with pytest.raises(DataError, match=r"a\.npz is (not a complete \.npz|a single array)"):
         open_npz(tmp_path / "a.npz")
 
 

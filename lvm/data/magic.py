@@ -1,0 +1,30 @@
+"""What a file is by its first bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MAGIC = {
+    b"PK": "a .npz or another zip file",
+    b"PAR1": "a Parquet file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a single array (.npy)",
+    b"IxF": "an index of FAISS",
+    b"Iw": "an index of FAISS",
+    b"SQLite": "a SQLite database",
+    b"\x1f\x8b": "a file packed by gzip",
+    b"%PDF": "a PDF",
+}
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what a file is, in words; None for what is not known by its first bytes."""
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(9)
+        size = path.stat().st_size
+    except OSError:
+        return None
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < size:
+        return "a safetensors file"
+    return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
