@@ -14,7 +14,7 @@ from lvm.errors import ExitStatus, UsageError
 from lvm.printed import eval_command, resume_of, triage_command
 
 ENDS = (
-    ExitStatus.OK, ExitStatus.USAGE, ExitStatus.BLOCKED, ExitStatus.PROGRAM,
+    ExitStatus.OK, ExitStatus.USAGE, ExitStatus.BLOCKED, ExitStatus.TOO_LITTLE, ExitStatus.PROGRAM,
     ExitStatus.INTERRUPTED, ExitStatus.BROKEN_PIPE,
 )  # fmt: skip
 

@@ -33,6 +33,7 @@ class ExitStatus(IntEnum):
     NOT_FIXED = 1
     USAGE = 2
     BLOCKED = 3
+    TOO_LITTLE = 4
     PROGRAM = 70  # EX_SOFTWARE of sysexits.h
     LOST = 75  # EX_TEMPFAIL of sysexits.h: try again, and it may work
     INTERRUPTED = 130  # as a shell says it of Ctrl-C
@@ -46,6 +47,7 @@ class ExitStatus(IntEnum):
             "NOT_FIXED": "NOT_FIXED or INCONCLUSIVE",
             "USAGE": "bad usage, unreadable input or no space left",
             "BLOCKED": "BLOCKED by the audit",
+            "TOO_LITTLE": "too little to look at (lvm audit)",
             "PROGRAM": "an error of the program",
             "LOST": "the cluster was lost or another process took the run over (resumable)",
             "INTERRUPTED": "interrupted by Ctrl-C or SIGTERM (resumable)",

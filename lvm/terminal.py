@@ -20,7 +20,7 @@ from lvm.report.audit import answer, broken, not_looked_at, overrides, severity_
 
 COLUMNS = ("eval_cosine", "r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
 STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_EVALUABLE": "dim"}
-AUDIT_STYLES = {"BLOCKED": "bold red", "WARNINGS": "bold yellow", "UNSURE": "bold yellow"}
+AUDIT_STYLES = {"BLOCKED": "bold red", "CLEAN": "bold green"}
 SEVERITY_STYLES = {"block": "red", "warn": "yellow"}
 ROWS, OTHER_LINES = 24, 6  # arms in a frame, and lines of a terminal that these leave alone
 NAMED = 3  # rows or articles of a finding, or arms, that are named on a terminal
@@ -236,7 +236,7 @@ def print_audit(document: Mapping[str, Any], stream: TextIO) -> None:
     def say(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
-    style = AUDIT_STYLES.get(document["verdict"], "bold green")
+    style = AUDIT_STYLES.get(document["verdict"], "bold yellow")
     say(answer(document), style)
     for sentence in [*overrides(document), *broken(document)]:
         console.print(Text(sentence, style="yellow"))

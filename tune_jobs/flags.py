@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lvm.command import Parser, statuses
+from lvm.errors import ExitStatus
 from tune_jobs.presets import PRESETS
 
 DEFAULT_PRESET = "laptop"
@@ -16,7 +17,7 @@ def parser() -> Parser:
     p = Parser(
         prog="python tune_jobs/triage.py",
         description="Find out why a latent vector model fails its gate, and what fixes it.",
-        epilog=statuses(),
+        epilog=statuses(status for status in ExitStatus if status is not ExitStatus.TOO_LITTLE),
     )
     p.add_argument("--data", type=Path, metavar="BANK", help="a bank (default: the bundled sample)")
     p.add_argument("--train", type=Path, metavar="NPZ", help="train windows in the report's format")

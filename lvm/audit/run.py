@@ -16,6 +16,7 @@ from lvm.errors import ExitStatus
 from lvm.records import to_plain
 
 SCHEMA = 1
+MIN_CHECKS = 10  # that have looked at something, before anything is called clean
 # Causes before what follows from them, in the order of the catalogue's routing.
 CAUSES_FIRST = (
     "SCHEMA", "NONFINITE", "ZERO_ROWS", "KEYS_WRONG", "KEYS_DEGENERATE", "TARGET_NOT_IN_BANK",
@@ -32,11 +33,15 @@ class AuditVerdict(StrEnum):
     UNSURE = "UNSURE"  # a check broke: the data is not called clean
     WARNINGS = "WARNINGS"
     CLEAN = "CLEAN"
+    NOT_EVALUABLE = "NOT_EVALUABLE"  # too little was looked at to call anything clean
 
     @property
     def exit_status(self) -> int:
         """Exit status of `lvm audit`: a check that broke is an error of the program, not clean."""
-        ends = {"BLOCKED": ExitStatus.BLOCKED, "UNSURE": ExitStatus.PROGRAM}
+        ends = {
+            "BLOCKED": ExitStatus.BLOCKED, "UNSURE": ExitStatus.PROGRAM,
+            "NOT_EVALUABLE": ExitStatus.TOO_LITTLE,
+        }  # fmt: skip
         return ends.get(self.value, ExitStatus.OK)
 
 
@@ -67,7 +72,12 @@ class Audit:
             return AuditVerdict.BLOCKED
         if any(result.status is Status.FAILED for result in self.results):
             return AuditVerdict.UNSURE
-        return AuditVerdict.WARNINGS if self.findings else AuditVerdict.CLEAN
+        if self.findings:
+            return AuditVerdict.WARNINGS
+        looked = sum(result.status is Status.PASS for result in self.results)
+        if looked < min(MIN_CHECKS, len(self.results)):
+            return AuditVerdict.NOT_EVALUABLE
+        return AuditVerdict.CLEAN
 
 
 def _place(code: str) -> int:

@@ -241,7 +241,7 @@ def tone(verdict: str) -> str:
     return {
         "PASS": "pass", "PASSED": "pass", "FIXED": "pass", "FAIL": "fail", "NOT_FIXED": "fail",
         "BLOCKED": "fail", "INCONCLUSIVE": "unsure", "CLEAN": "pass", "WARNINGS": "unsure",
-        "UNSURE": "unsure",
+        "UNSURE": "unsure", "NOT_EVALUABLE": "none",
     }.get(verdict, "none")  # fmt: skip
 
 

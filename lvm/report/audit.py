@@ -46,6 +46,8 @@ def answer(document: Document) -> str:
             found = ", ".join(_codes(document, "block", "warn"))
             rest = f"; found: {found}" if found else ""
             return f"not sure: {broke or 'a check'} broke{rest}; {_counts(document)}"
+        case "NOT_EVALUABLE":
+            return f"not evaluable: too little to look at; {_counts(document)}"
         case "WARNINGS":
             return f"warnings: {', '.join(_codes(document, 'block', 'warn'))}; {_counts(document)}"
         case _:

@@ -64,7 +64,7 @@ def test_the_verdicts_of_triage_and_audit_have_statuses_of_their_own() -> None:
         "PASSED": 0, "FIXED": 0, "NOT_FIXED": 1, "INCONCLUSIVE": 1, "BLOCKED": 3,
     }  # fmt: skip
     audit = {verdict.value: verdict.exit_status for verdict in AuditVerdict}
-    assert audit == {"CLEAN": 0, "WARNINGS": 0, "BLOCKED": 3, "UNSURE": 70}
+    assert audit == {"CLEAN": 0, "WARNINGS": 0, "BLOCKED": 3, "UNSURE": 70, "NOT_EVALUABLE": 4}
 
 
 def classes(root: type[LvmError]) -> list[type[LvmError]]:
