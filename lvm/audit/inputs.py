@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from lvm.audit.check import check
 from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.material import Material, Side
+from lvm.data.bank import Bank
+from lvm.data.integrity import changed_files
 from lvm.data.rows import blocks, take
 
 NORM_TOLERANCE = 0.01  # of the mean from 1, and of the spread beside the mean
@@ -85,6 +88,37 @@ def schema(material: Material) -> Iterator[Finding]:
             "cut both files with one context length",
         )
     yield from _missing_keys(material)
+    yield from _changed_files(material)
+
+
+def _changed_files(material: Material) -> Iterator[Finding]:
+    """Compare the files of a bank folder with the hashes and the count of its manifest."""
+    bank = material.bank
+    if bank is None or not Path(bank.source).is_dir():
+        return
+    for name, seen, stated in changed_files(Path(bank.source), bank.manifest):
+        yield _of_bank(
+            bank, f"{name} has sha256 {seen[:12]}, the manifest states {stated[:12]}",
+            "the files that the manifest was written for",
+        )  # fmt: skip
+    count = bank.manifest.get("count", len(bank))
+    if count < len(bank):  # more than there are is ROWS_DROPPED's to say
+        yield _of_bank(
+            bank, f"{len(bank)} rows, the manifest states {count:.0f}", "as many rows as it states"
+        )
+
+
+def _of_bank(bank: Bank, seen: str, allowed: str) -> Finding:
+    return Finding(
+        code="SCHEMA",
+        severity=Severity.BLOCK,
+        seen=seen,
+        allowed=allowed,
+        where={"input": "bank", "source": bank.source},
+        meaning="The vectors, the keys or the manifest were changed or damaged after the bank was "
+        "written, so what the manifest says may be of other rows.",
+        next="copy the bank again, or write it anew with lvm embed",
+    )
 
 
 def _odd_one(material: Material) -> Side:

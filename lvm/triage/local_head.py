@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -22,6 +23,8 @@ from typing import Any
 from lvm.errors import ClusterError
 
 PROGRAM = Path(__file__).parent / "on_ray" / "head.py"
+TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+SHORT, MAX_TMPDIR = "/tmp", 40
 START_SECONDS = 180.0
 END_SECONDS = 20.0
 ENVIRONMENT = {  # applied where the person has not chosen otherwise
@@ -50,10 +53,30 @@ def ray_environment() -> dict[str, str]:
     return {**ENVIRONMENT, **os.environ}
 
 
+def of_its_own() -> dict[str, str]:
+    """Return what a cluster here needs besides: a token, and a path short enough for its sockets.
+
+    Ray keeps a token in the home folder, which a container's user may not have; one that is known
+    to these processes alone will do. The name of a Unix socket has 107 signs at most, of which Ray
+    takes more than half.
+    """
+    own: dict[str, str] = {}
+    home = Path(os.path.expanduser("~/.ray/auth_token"))
+    with contextlib.suppress(OSError):
+        known = home.is_absolute() and home.is_file()
+        if not known and not any(name in os.environ for name in TOKENS):
+            own["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    folder = tempfile.gettempdir()
+    if "RAY_TMPDIR" not in os.environ and len(folder) > MAX_TMPDIR and os.access(SHORT, os.W_OK):
+        own["RAY_TMPDIR"] = SHORT
+    return own
+
+
 class LocalHead:
     """The process that holds a cluster: made early, asked to start, waited for, closed."""
 
     def __init__(self) -> None:
+        os.environ.update(of_its_own())  # this process joins the cluster and needs both
         self._complaint = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         self._asked = False
         self._process = subprocess.Popen(

@@ -88,3 +88,29 @@ def test_what_a_person_set_for_ray_stays(monkeypatch):
     assert ray_environment().items() >= ENVIRONMENT.items()
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     assert ray_environment()["RAY_USAGE_STATS_ENABLED"] == "1"
+
+
+def test_a_user_without_a_token_gets_one_that_nobody_else_knows(tmp_path, monkeypatch):
+    for name in local_head.TOKENS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first, second = (local_head.of_its_own()["RAY_AUTH_TOKEN"] for _ in range(2))
+    assert first != second
+    assert len(first) == 64
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("mine")
+    assert "RAY_AUTH_TOKEN" not in local_head.of_its_own()
+    (tmp_path / ".ray" / "auth_token").unlink()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
+    assert "RAY_AUTH_TOKEN" not in local_head.of_its_own()
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(local_head.tempfile, "gettempdir", lambda: "/scratch/" + "long" * 20)
+    assert local_head.of_its_own()["RAY_TMPDIR"] == "/tmp"
+    monkeypatch.setattr(local_head.tempfile, "gettempdir", lambda: "/tmp")
+    assert "RAY_TMPDIR" not in local_head.of_its_own()
+    monkeypatch.setenv("RAY_TMPDIR", "/mine")
+    monkeypatch.setattr(local_head.tempfile, "gettempdir", lambda: "/scratch/" + "long" * 20)
+    assert "RAY_TMPDIR" not in local_head.of_its_own()
