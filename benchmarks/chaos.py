@@ -4,10 +4,11 @@
 
 A small triage runs once undisturbed, then once per run with one hit: kill -9 of driver, trial,
 Train worker, raylet, head; SIGTERM; SIGSTOP of a trial; a full disk; a read-only folder; an MLflow
-server that goes away; a clock that falls back two hours; SIGTERM of a submitted job. Every run must
-end, after at most one --resume, in the undisturbed verdict with the same numbers; no epoch stands
-twice in its journal, none that it holds is lost, no MLflow run stays RUNNING, no process and no
-placement group is left behind. Full disk and read-only folder need the right to mount a tmpfs.
+server that goes away; a clock that falls back two hours. (The SIGTERM of a submitted job is a test,
+tests/integration/test_cluster_jobs.py.) Every run must end, after at most one --resume, in the
+undisturbed verdict with the same numbers; no epoch stands twice in its journal, none that it holds
+is lost, no MLflow run stays RUNNING, no process and no placement group is left behind. Full disk
+and read-only folder need the right to mount a tmpfs.
 `--write` keeps the table in reports/chaos/. About a minute per run.
 """
 

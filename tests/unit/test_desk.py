@@ -8,6 +8,7 @@ import random
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -17,7 +18,7 @@ from lvm.errors import ClusterError
 from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec
 from lvm.triage.on_ray.desk import IMPATIENT_SECONDS, Desk
-from lvm.triage.on_ray.seats import Move, Place
+from lvm.triage.on_ray.seats import Move, Place, Seat
 from lvm.triage.race import race_of
 from lvm.triage.step import Role
 
@@ -380,3 +381,25 @@ def test_what_goes_wrong_in_tunes_thread_is_raised_where_the_race_is_served() ->
     thread.join()
     assert tune.desk.closing
     assert tune.desk.next_arm("x") is None
+
+
+# --- processes that drive workers -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("workers", "finished", "killed"), [(1, False, False), (2, True, False), (2, False, True)]
+)
+def test_a_process_that_is_killed_is_never_handed_on(workers, finished, killed, monkeypatch):
+    """Tune keeps the process of a trial that stops for the next one, dead or alive."""
+    from lvm.triage.on_ray import scheduler
+
+    ended: list[str] = []
+    monkeypatch.setattr(scheduler, "_kill", ended.append)
+    trial = SimpleNamespace(trial_id="1", temporary_state=SimpleNamespace(ray_actor="actor"))
+    controller = SimpleNamespace(_reuse_actors=True)
+    seat = Seat(arm(0, workers=workers), since=0.0, ends_itself=finished)
+    keeper = scheduler.DeskScheduler(Desk(SCHEDULE), lambda facts: None, "stacks")
+    with keeper._let_go(controller, trial, seat):
+        assert controller._reuse_actors is not killed
+    assert controller._reuse_actors
+    assert ended == (["actor"] if killed else [])

@@ -8,7 +8,7 @@ driver, from the same numbers in whatever order they arrive.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +156,13 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
                 self._desk.moved(name, Place.TRAINING)
                 controller._schedule_trial_train(trial)
             case Move.PAUSE:
-                self._let_go(trial, self._desk.seats[name])
-                self._desk.moved(name, Place.PAUSED)
-                controller.pause_trial(trial, should_checkpoint=False)
+                with self._let_go(controller, trial, self._desk.seats[name]):
+                    self._desk.moved(name, Place.PAUSED)
+                    controller.pause_trial(trial, should_checkpoint=False)
             case Move.STOP:
-                self._let_go(trial, self._desk.seats[name])
-                self._desk.moved(name, None)
-                controller.stop_trial(trial)
+                with self._let_go(controller, trial, self._desk.seats[name]):
+                    self._desk.moved(name, None)
+                    controller.stop_trial(trial)
             case Move.KILL:
                 seat = self._desk.seats[name]
                 self._desk.moved(name, Place.DYING)
@@ -178,15 +178,25 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
                 _kill(trial.temporary_state.ray_actor)
             self._release(trial)
 
-    def _let_go(self, trial: Any, seat: Seat) -> None:
+    @contextlib.contextmanager
+    def _let_go(self, controller: Any, trial: Any, seat: Seat) -> Iterator[None]:
         """End a trial that drives workers at once, with all of them: what it has is on disk.
 
-        Asked to stop, it would wait for Ray Train, which starts its workers again meanwhile.
+        Asked to stop, it would wait for Ray Train, which starts its workers again meanwhile. One
+        whose workers have finished has nothing to wait for, and its process serves the next arm;
+        that of one which was killed must not be handed on.
         """
         actor = trial.temporary_state.ray_actor
-        if not seat.alone and actor is not None:
+        killed = not seat.alone and not seat.ends_itself and actor is not None
+        if killed:
             _kill(actor)
         self._release(trial)
+        reuses = controller._reuse_actors
+        controller._reuse_actors = reuses and not killed
+        try:
+            yield
+        finally:
+            controller._reuse_actors = reuses
 
     def _release(self, trial: Any) -> None:
         """Remove the placement group of Ray Train workers whose trial is over.
