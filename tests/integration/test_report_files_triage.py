@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import tune_jobs.job
-from lvm.config import ScheduleConfig
 from lvm.data.files import write_bank
 from lvm.data.report_files import dataset_from_report_files, write_report_files
 from lvm.data.windows import SPLITS, dataset_from_bank
@@ -31,7 +30,7 @@ JUDGED = ("name", "reason", "epoch", "evaluation", "stage", "gains")
 class WithoutRay(LocalExecutor):
     """Takes the place of Ray: the data is what is tested here."""
 
-    def __init__(self, storage: Path, *, address: str | None, schedule: ScheduleConfig) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def start(self) -> None:

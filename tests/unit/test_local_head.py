@@ -47,7 +47,8 @@ def test_it_starts_when_asked_and_ends_when_closed(program):
     assert gone(head.pid)
 
 
-def test_what_was_not_asked_to_start_is_ended_at_once(program):
+def test_what_was_not_asked_to_start_is_ended_at_once(program, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ray", raising=False)  # which another test may have joined
     program("import time; time.sleep(60)")
     began = time.monotonic()
     with local_head.local_head(wanted=True) as head:
