@@ -25,6 +25,8 @@ sys.stdin.read()
 def program(tmp_path: Path, monkeypatch):
     """Let another program take the place of the head's; return how."""
 
+    monkeypatch.setattr(local_head, "of_its_own", dict)  # a token here would outlive this test
+
     def put(text: str) -> None:
         path = tmp_path / "program.py"
         path.write_text(text)
