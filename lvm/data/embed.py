@@ -62,7 +62,7 @@ class Encoder(Protocol):
         """Tokens that are read of a text, without special ones; None where that is not known."""
 
     def count(self, texts: Sequence[str]) -> Sequence[int] | None:
-        """Return the number of tokens of each text, without special ones, or None likewise."""
+        """Return each text's number of tokens, without special ones; None where unknown."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class SentenceEncoder:
         return max(1, int(length) - len(self._ids([""])[0])) if length else None
 
     def count(self, texts: Sequence[str]) -> Sequence[int] | None:
-        """Return the number of tokens of each text, without special ones, or None likewise."""
+        """Return each text's number of tokens, without special ones; None where unknown."""
         try:
             return [len(ids) for ids in self._ids(texts, special=False)]
         except (AttributeError, TypeError, ValueError):  # a tokenizer of another kind
@@ -221,16 +221,7 @@ def embed_documents(
         out,
         _gather(parts, order, job),
         _keys(articles),
-        {
-            **(manifest or {}),
-            **job,
-            "titles": {str(i): d.title for i, d in enumerate(articles)},
-            "left_out": {
-                "short": len(fitted.short),
-                "unreadable": len(fitted.unreadable),
-                "split_chunks": fitted.split,
-            },
-        },
+        {**(manifest or {}), **job, **fitted.for_manifest()},
         chunks,
         compress_texts=compress_texts,
     )

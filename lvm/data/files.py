@@ -107,7 +107,7 @@ def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
     if kind not in (None, MAGIC[b"PK"]):
         raise DataError(
             f"{path} is {kind}; a bank is a folder of lvm embed, a .npz with vectors and keys, a "
-            "Parquet file, or vectors.npy with keys.npy beside it."
+            "Parquet file, or vectors.npy with keys.npy in the same folder."
         )
     arrays = open_npz(path)
     for name in ("vectors", "keys"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lvm.data.corpus import Document
 from lvm.errors import DataError
@@ -35,6 +36,16 @@ class Fitted:
     short: tuple[str, ...] = ()  # titles: no chunk in them
     unreadable: tuple[str, ...] = ()  # titles: a chunk without any token, or text that is none
     split: int = 0  # chunks that held more tokens than the encoder reads
+
+    def for_manifest(self) -> dict[str, Any]:
+        """Return the titles by article id, and the counts of what was left out or split."""
+        return {
+            "titles": {str(i): document.title for i, document in enumerate(self.documents)},
+            "left_out": {
+                "short": len(self.short), "unreadable": len(self.unreadable),
+                "split_chunks": self.split,
+            },
+        }  # fmt: skip
 
     def in_words(self) -> Iterator[str]:
         """Yield a sentence for each thing that a person should know."""

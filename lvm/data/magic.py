@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+PARQUET, ARRAY, SAFETENSORS = "a Parquet file", "a single array (.npy)", "a safetensors file"
 MAGIC = {
     b"PK": "a .npz or another zip file",
-    b"PAR1": "a Parquet file",
+    b"PAR1": PARQUET,
     b"\x89HDF": "an HDF5 file",
-    b"\x93NUMPY": "a single array (.npy)",
+    b"\x93NUMPY": ARRAY,
     b"IxF": "an index of FAISS",
     b"Iw": "an index of FAISS",
     b"SQLite": "a SQLite database",
@@ -26,5 +27,5 @@ def kind_of(path: Path) -> str | None:
     except OSError:
         return None
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") < size:
-        return "a safetensors file"
+        return SAFETENSORS
     return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)

@@ -1,7 +1,7 @@
 """Banks that other programs write.
 
 bank.parquet    columns `vector` (lists of one length), `article` and `chunk`, optional `text`
-vectors.npy     [N, D], with [N, 2] whole numbers in keys.npy or vectors.keys.npy beside it
+vectors.npy     [N, D]; the same folder holds keys.npy or vectors.keys.npy, [N, 2] integers
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from lvm.data.bank import Bank
 from lvm.data.keys import as_keys
-from lvm.data.magic import kind_of
+from lvm.data.magic import ARRAY, PARQUET, kind_of
 from lvm.data.npz import map_npy
 from lvm.errors import DataError, MissingExtraError, SchemaError
 
@@ -27,12 +27,9 @@ TEXTS = ("text", "texts")
 
 def read_other_bank(path: Path) -> Bank | None:
     """Return the bank in a Parquet file or a pair of arrays; None for any other file."""
-    match kind_of(path):
-        case "a Parquet file":
-            return _read_parquet(path)
-        case "a single array (.npy)":
-            return _read_pair(path)
-    return None
+    readers = {PARQUET: _read_parquet, ARRAY: _read_pair}
+    read = readers.get(kind_of(path) or "")
+    return None if read is None else read(path)
 
 
 def _read_pair(path: Path) -> Bank:
@@ -41,8 +38,8 @@ def _read_pair(path: Path) -> Bank:
     keys = next((place for place in beside if place.exists() and place != path), None)
     if keys is None:
         raise DataError(
-            f"{path} is a single array, and a bank needs keys [N, 2] beside it: (article, chunk) "
-            f"of each row, in {beside[0].name} or keys.npy."
+            f"{path} is a single array without keys. Put (article, chunk) of each row, [N, 2], "
+            f"into {beside[0].name} or keys.npy in the same folder."
         )
     narrow = vectors.astype(np.float32) if vectors.dtype == np.float64 else vectors
     return Bank(narrow, as_keys(np.array(map_npy(keys)), str(keys)), source=str(path))
@@ -98,6 +95,6 @@ def _whole(column: Any, source: str) -> np.ndarray:
     numbers = column.to_numpy()
     if numbers.dtype.kind not in "iu":
         raise SchemaError(
-            f"{source}: keys have type {numbers.dtype}, allowed are whole numbers; write it again."
+            f"{source}: article and chunk must be whole numbers (got {numbers.dtype})."
         )
     return np.asarray(numbers, dtype=np.int64)

@@ -23,7 +23,7 @@ import numpy as np
 import lvm
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank
-from lvm.data.magic import MAGIC, kind_of
+from lvm.data.magic import ARRAY, kind_of
 from lvm.data.npz import check_exists, map_npy
 from lvm.data.pickled import FILES
 from lvm.errors import DataError, UnsafePayloadError
@@ -51,7 +51,7 @@ def read_payload(path: Path, *, check_counts: bool = True) -> Bank:
         raise DataError(
             f"{path} cannot be read ({error}); check the file and its rights."
         ) from None
-    if packed or kind_of(path) not in (None, MAGIC[b"\x93NUMPY"]):
+    if packed or kind_of(path) not in (None, ARRAY):
         return read_bank(path, check_counts=check_counts)
     return _read_apart(path, size)
 

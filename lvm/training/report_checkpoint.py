@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from lvm.config import Recipe, to_dict
+from lvm.data.magic import SAFETENSORS, kind_of
 from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.predictor import Predictor
 from lvm.training import foreign
@@ -123,7 +124,7 @@ def read_report_checkpoint(path: Path) -> ReportCheckpoint:
 
 def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
     """Return the content of a file, and the names of the classes whose objects were left out."""
-    if _is_safetensors(path):
+    if kind_of(path) == SAFETENSORS:
         try:
             return dict(safetensors.torch.load_file(path)), []
         except (OSError, safetensors.SafetensorError) as error:
@@ -149,17 +150,6 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
             f"model_state_dict; {SAVE_AGAIN}."
         )
     return content, foreign.left_out(named)
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins with the length of a header and the header's first sign."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-        size = path.stat().st_size
-    except OSError:
-        return False  # told by whoever reads it
-    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < size
 
 
 def _require_zip(path: Path) -> None:

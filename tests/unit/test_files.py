@@ -1,5 +1,6 @@
 """Bank folders, mapped .npz files, window files."""
 
+import errno
 import json
 import pickle
 import zipfile
@@ -309,6 +310,19 @@ def test_members_that_are_no_arrays(tmp_path):
             open_npz(path)[name]
     with pytest.raises(KeyError):
         open_npz(path)["absent"]
+
+
+def test_a_full_temporary_folder_is_named_and_not_the_file(tmp_path, monkeypatch):
+    """What is too large for memory is unpacked to disk."""
+    np.savez_compressed(tmp_path / "a.npz", vectors=np.zeros((100, 8), np.float32))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(npz, "SPOOL_BYTES", 10)
+    monkeypatch.setattr(npz.shutil, "copyfileobj", full)
+    with pytest.raises(DataError, match=r"no space left in .*TMPDIR"):
+        open_npz(tmp_path / "a.npz")["vectors"]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"hello" * 99])

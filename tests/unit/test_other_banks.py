@@ -54,7 +54,7 @@ def test_a_parquet_file_is_a_bank(tmp_path: Path, read, size: int):
         ({"article": None, "chunk": None}, "rename or add article and chunk"),
         ({"vector": [*VECTORS[:-1], VECTORS[-1][:3]]}, "differ in length"),
         ({"vector": TEXTS}, "are not lists of numbers"),
-        ({"article": KEYS[:, 0] + 0.5}, "allowed are whole numbers"),
+        ({"article": KEYS[:, 0] + 0.5}, "must be whole numbers"),
     ],
 )
 def test_a_parquet_file_that_is_no_bank_says_what_is_missing(tmp_path, changes, words: str):
@@ -66,7 +66,7 @@ def test_a_parquet_file_that_is_no_bank_says_what_is_missing(tmp_path, changes, 
 @pytest.mark.parametrize("keys", ["keys.npy", "v.keys.npy"])
 def test_a_pair_of_arrays_is_a_bank(tmp_path: Path, keys: str):
     np.save(tmp_path / "v.npy", VECTORS.astype(np.float64))
-    with pytest.raises(DataError, match=r"in v\.keys\.npy or keys\.npy"):
+    with pytest.raises(DataError, match=r"into v\.keys\.npy or keys\.npy"):
         read_bank(tmp_path / "v.npy")
     np.save(tmp_path / keys, KEYS)
     bank = read_bank(tmp_path / "v.npy")
