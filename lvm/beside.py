@@ -1,4 +1,4 @@
-"""Work in a thread of its own that gives way to whatever else wants the processor."""
+"""Work in a thread of its own, which gives way to whatever else wants the processor."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ Result = TypeVar("Result")
 LEAST_URGENT = 19  # Ray's own workers run at 15
 
 
-def beside(work: Callable[[], Result], name: str) -> Future[Result]:
+def beside(work: Callable[[], Result], name: str, *, gives_way: bool = True) -> Future[Result]:
     """Start `work` in a thread; what it returns or raises is the future's.
 
     The process does not wait for it at its end. Where threads cannot be told apart by urgency
-    (anywhere but on Linux) it is as urgent as all others.
+    (anywhere but on Linux), and without `gives_way`, it is as urgent as all others.
     """
     future: Future[Result] = Future()
 
     def run() -> None:
         with contextlib.suppress(AttributeError, OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_URGENT)
+            if gives_way:
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_URGENT)
         try:
             future.set_result(work())
         except BaseException as error:

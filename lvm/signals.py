@@ -6,13 +6,14 @@ to Ray, which takes it for itself when it starts and drops it when it ends, with
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 from lvm.errors import ExitStatus
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TAKE_BACK = signal.SIGURG  # what another thread asks the main one by; the system ignores it
+TAKE_BACK_SECONDS = 0.005  # between two such requests
 ONE_REQUEST_SECONDS = 0.1  # `timeout` and others signal a process and then its group: twice
 AGAIN_SECONDS = 0.05  # after which an interrupt that Python dropped is raised once more
 
@@ -67,10 +70,12 @@ def heeding_signals() -> Iterator[None]:
     taken = tuple(number for number in SIGNALS if before[number] is not signal.SIG_IGN)
     dropped, _heeding = sys.unraisablehook, _Heeding(taken)
     sys.unraisablehook = _raised_again(dropped)
+    asked = signal.signal(TAKE_BACK, lambda *_: heed_signals_again())
     heed_signals_again()
     try:
         yield
     finally:
+        signal.signal(TAKE_BACK, asked or signal.SIG_DFL)
         for number in taken:
             signal.signal(number, before[number] or signal.SIG_DFL)
         sys.unraisablehook, _heeding = dropped, None
@@ -98,23 +103,37 @@ def held_signals() -> Iterator[None]:
 
     Ray takes SIGTERM in the middle of its start, and sets it to end the process in the middle of
     its end, a second before that is done. Both happen in compiled code, so the signals are taken
-    back whenever the main thread calls a function: 0.2 s in a start of ten.
+    back whenever this thread calls a function: 0.2 s in a start of ten. Python lets the main thread
+    alone take a signal; another one asks it to.
     """
-    if _heeding is None or not _in_main_thread():
+    if _heeding is None:
         yield
         return
-    before = sys.getprofile()
+    before, again = sys.getprofile(), heed_signals_again if _in_main_thread() else _asking_main()
 
     def take_back(frame: FrameType, event: str, arg: Any) -> None:
         if event == "call":
-            heed_signals_again()
+            again()
 
     sys.setprofile(take_back)
     try:
         yield
     finally:
         sys.setprofile(before)
-        heed_signals_again()
+        heed_signals_again() if _in_main_thread() else _thread.interrupt_main(TAKE_BACK)
+
+
+def _asking_main() -> Callable[[], None]:
+    """Return what asks the main thread to take the signals back, now and then."""
+    last = 0.0
+
+    def ask() -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= TAKE_BACK_SECONDS:
+            last = now
+            _thread.interrupt_main(TAKE_BACK)
+
+    return ask
 
 
 @contextlib.contextmanager

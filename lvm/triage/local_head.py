@@ -25,9 +25,14 @@ from lvm.errors import ClusterError
 PROGRAM = Path(__file__).parent / "on_ray" / "head.py"
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 SHORT, MAX_TMPDIR = "/tmp", 40
+AHEAD = {  # the processes that Ray starts for a driver, before there is an arm to train
+    "RAY_preload_python_modules": "torch,ray.tune",  # of ours none: the driver says which they are
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",  # else ended while Tune starts
+}
 START_SECONDS = 180.0
 END_SECONDS = 20.0
 ENVIRONMENT = {  # applied where the person has not chosen otherwise
+    "PL_DISABLE_FORK": "1",  # as Tune sets it for its trials
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -79,8 +84,9 @@ class LocalHead:
         os.environ.update(of_its_own())  # this process joins the cluster and needs both
         self._complaint = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         self._asked = False
+        environment = {**AHEAD, **ray_environment()}
         self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAM)], env=ray_environment(), start_new_session=True,
+            [sys.executable, str(PROGRAM)], env=environment, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaint,
         )  # fmt: skip
 

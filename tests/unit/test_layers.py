@@ -22,6 +22,7 @@ DOORS = {
             for name in (
                 "__init__",
                 "cluster",
+                "early",
                 "head",
                 "quiet",
                 "remote",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from lvm import signals
 from lvm.signals import heed_signals_again, heeding_signals, held_signals, whole
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
+IGNORED = 1  # SIG_IGN, to C
 
 
 @pytest.fixture(autouse=True)
@@ -183,3 +185,21 @@ def test_a_signal_that_comes_while_the_process_ends_changes_no_status(exits) -> 
     signals.end_with(4)
     signal.raise_signal(signal.SIGINT)
     assert exits == [3]
+
+
+def test_a_thread_that_starts_ray_has_the_main_one_take_the_signals_back() -> None:
+    """Compiled code takes SIGTERM in whichever thread Ray starts in."""
+    libc, done = ctypes.CDLL(None), threading.Event()
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+
+    def start() -> None:
+        with held_signals():
+            libc.signal(signal.SIGTERM, IGNORED)
+        done.set()
+
+    with heeding_signals():
+        threading.Thread(target=start, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            assert done.wait(10)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)

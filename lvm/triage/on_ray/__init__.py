@@ -30,6 +30,7 @@ from lvm.triage.on_ray.cluster import (
     spare_cpus,
 )
 from lvm.triage.on_ray.desk import Desk
+from lvm.triage.on_ray.early import EarlyJoin, plain_processes
 from lvm.triage.on_ray.pulse import Pulse, leave_without_ray, pulse_of
 from lvm.triage.on_ray.quiet import import_ray, silenced
 from lvm.triage.race import Race
@@ -54,16 +55,20 @@ class RayExecutor:
         self._connected = self._lost = False
         self._spare = 0  # CPUs that a cluster started here counts and does not have
         self._pulse: Pulse | None = None
+        self._early: EarlyJoin | None = None
         self._quiet = contextlib.ExitStack()  # until the run is over, whatever Tune's thread does
         self.nodes: dict[str, dict[str, str]] = {}  # what runs on each node, found at the start
 
     def begin(self) -> None:
         """Let a cluster on this machine start, if one is needed, and go on meanwhile."""
         ray = sys.modules.get("ray")
-        if self._address is None and (ray is None or not ray.is_initialized()):
+        if self._early is not None or self._address is not None:
+            return
+        if ray is None or not ray.is_initialized():
             if self._head is None:
                 self._head, self._own_head = LocalHead(), True
             self._head.ask(*local_resources(self._schedule))
+            self._early = EarlyJoin(self._head, self._schedule)
 
     def start(self) -> None:
         """Connect to `address`, or to a local cluster that only this machine can reach.
@@ -73,16 +78,21 @@ class RayExecutor:
         """
         self.begin()
         ray = import_ray()
-        if not ray.is_initialized():
-            connect(ray, self._address, self._schedule, self._head)
+        if self._early is not None:
+            self._early.wait()
+            self._early = None
+            self._connected, self._spare = True, spare_cpus(self._schedule)
+        elif not ray.is_initialized():
+            connect(ray, self._address, self._schedule, None)
             self._connected = True
-            self._spare = spare_cpus(self._schedule) if self._address is None else 0
         self.nodes = check(ray, self._address, self._storage, self._schedule)
         self._open()
 
     def _open(self) -> None:
         """Start Tune."""
         self._quiet.enter_context(silenced())
+        if self._head is not None:
+            self._quiet.enter_context(plain_processes())
         self._thread = threading.Thread(target=self._tune, name="tune", daemon=True)
         self._thread.start()
 
@@ -93,6 +103,9 @@ class RayExecutor:
             self._thread.join(STOP_SECONDS)
         self._thread = None
         self._quiet.close()
+        if self._early is not None:
+            self._connected |= self._early.end()
+            self._early = None
         if self._connected and not self._lost:
             self._shared = self._pulse = None
             with _no_collection():

@@ -20,7 +20,6 @@ from lvm.errors import ClusterError
 from lvm.signals import held_signals
 from lvm.training import distributed
 from lvm.triage.address import not_joined, not_started
-from lvm.triage.local_head import LocalHead
 from lvm.triage.on_ray.nodes import difference, facts
 from lvm.triage.on_ray.remote import on_node
 
@@ -30,16 +29,19 @@ TRIAL = "lvm_trial"  # what a cluster started here counts its trials by
 
 
 def connect(
-    ray: Any, address: str | None, schedule: ScheduleConfig, head: LocalHead | None = None
+    ray: Any,
+    address: str | None,
+    schedule: ScheduleConfig,
+    started: Mapping[str, Any] | None = None,
 ) -> None:
-    """Join the cluster at `address`, or that of `head`.
+    """Join the cluster at `address`, or the one of which a local head says that it `started`.
 
     Raises ClusterError when nothing answers there or Ray did not start.
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     options["job_config"] = _own_path()
-    if head is not None:
-        options["address"] = _started(head)
+    if started is not None:
+        options["address"] = _started(started)
     else:
         assert address is not None
         _require_listener(address)
@@ -51,9 +53,8 @@ def connect(
         raise not_joined(error, address) from None
 
 
-def _started(head: LocalHead) -> str:
-    """Wait for a cluster on this machine; return its address, which this process may use then."""
-    answer = head.address()
+def _started(answer: Mapping[str, Any]) -> str:
+    """Return the address of a cluster on this machine, which this process may use then."""
     if "problem" in answer:
         raise not_started(answer["problem"], answer["texts"])
     from ray._private.authentication.authentication_token_setup import (

@@ -18,12 +18,14 @@ from lvm.errors import MissingExtraError
 from lvm.triage.local_head import ray_environment
 
 
-def import_ray() -> Any:
-    """Return ray with ray.tune, imported in the environment above: they read it at their import."""
+def import_ray(*, tune: bool = True) -> Any:
+    """Return ray with ray.tune, imported in its environment: they read it at their import."""
     os.environ.update(ray_environment())
     try:
         import ray
-        import ray.tune
+
+        if tune:
+            import ray.tune
     except ImportError:
         raise MissingExtraError("ray[default,tune,train]", "dev", "a triage on Ray") from None
     return ray

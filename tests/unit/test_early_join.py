@@ -1,0 +1,78 @@
+"""Joining a cluster while the audit runs: what is waited for, and what an early end leaves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lvm.config import ScheduleConfig
+from lvm.errors import ClusterError
+from lvm.triage.on_ray import early
+from lvm.triage.on_ray.early import EarlyJoin
+
+
+class Head:
+    """A head that answers when told to, or hears that nobody wants it."""
+
+    def __init__(self, answer: Mapping[str, Any] | None) -> None:
+        self.answer, self.told, self.left = answer, threading.Event(), False
+        if answer is not None:
+            self.told.set()
+
+    def address(self) -> Mapping[str, Any]:
+        assert self.told.wait(20)
+        return self.answer or {"problem": "", "texts": ["its process ended with status 0"]}
+
+    def leave(self) -> None:
+        self.left = True
+        self.told.set()
+
+
+@pytest.fixture
+def joined(monkeypatch) -> list[Any]:
+    """The answers that were joined with."""
+    found: list[Any] = []
+
+    def connect(ray: Any, address: Any, schedule: Any, answer: Mapping[str, Any]) -> None:
+        if "problem" in answer:
+            raise ClusterError("Ray did not start")
+        found.append(answer["address"])
+
+    monkeypatch.setattr(early, "import_ray", lambda **_: SimpleNamespace())
+    monkeypatch.setattr(early, "connect", connect)
+    return found
+
+
+def join(head: Head) -> EarlyJoin:
+    return EarlyJoin(head, ScheduleConfig())  # type: ignore[arg-type]  # a stand-in
+
+
+def test_it_is_joined_once_waited_for(joined) -> None:
+    head = Head({"address": "here:1"})
+    join(head).wait()
+    assert joined == ["here:1"]
+    assert not head.left
+
+
+def test_what_went_wrong_is_raised_where_it_is_waited_for(joined) -> None:
+    with pytest.raises(ClusterError, match="did not start"):
+        join(Head({"problem": "Exception", "texts": ["no disk"]})).wait()
+
+
+def test_a_run_that_ends_before_joins_nothing_and_waits_for_no_cluster(joined) -> None:
+    head = Head(None)
+    assert join(head).end() is False
+    assert head.left
+    assert joined == []
+
+
+def test_a_run_that_ends_after_the_join_has_something_to_leave(joined) -> None:
+    head = Head({"address": "here:1"})
+    one = join(head)
+    one.wait()
+    assert one.end() is True
+    assert not head.left  # not before this process has left it
