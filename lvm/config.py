@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lvm.errors import ConfigError
-from lvm.outside import parse_json
+from lvm.outside import brief, parse_json, read_text
 from lvm.registry import closest
 
 Section = TypeVar("Section")
@@ -27,7 +27,7 @@ Section = TypeVar("Section")
 
 def _require(condition: bool, key: str, seen: object, allowed: str) -> None:
     if not condition:
-        raise ConfigError(f"{key} is {seen!r}, allowed is {allowed}; change it in the recipe.")
+        raise ConfigError(f"{key} is {brief(seen)}, allowed is {allowed}; change it in the recipe.")
 
 
 def _one_of(key: str, seen: str, allowed: tuple[str, ...]) -> None:
@@ -303,14 +303,15 @@ def from_dict(
             known = sorted(hints)
             where = f" in section [{prefix[:-1]}]" if prefix else ""
             raise ConfigError(
-                f"unknown key {dotted!r}{where}{closest(key, known)}; allowed: {', '.join(known)}."
+                f"unknown key {brief(dotted)}{where}{closest(key, known)}; allowed: "
+                f"{', '.join(known)}."
             )
         if dataclasses.is_dataclass(hints[key]):
             if dataclasses.is_dataclass(value):
                 changed[key] = value
                 continue
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{dotted} is {value!r}, allowed is a section of keys.")
+                raise ConfigError(f"{dotted} is {brief(value)}, allowed is a section of keys.")
             inner = getattr(base, key) if base is not None else None
             changed[key] = from_dict(hints[key], value, base=inner, prefix=f"{dotted}.")
         else:
@@ -328,7 +329,7 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
         if type(value) is option:
             return value
     names = " or ".join("none" if o is types.NoneType else o.__name__ for o in options)
-    raise ConfigError(f"{key} is {value!r}, allowed is a value of type {names}.")
+    raise ConfigError(f"{key} is {brief(value)}, allowed is a value of type {names}.")
 
 
 def with_changes(config: Section, changes: Mapping[str, object]) -> Section:
@@ -349,7 +350,7 @@ def load_run_config(path: Path, base: RunConfig) -> RunConfig:
     The sections [gates] and [schedule] change those of the run; every other key is the recipe's.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         values = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(

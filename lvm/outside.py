@@ -1,12 +1,47 @@
-"""What comes from outside: JSON of any depth and size, and text that a terminal would obey."""
+"""What comes from outside: files that are none, JSON of any depth, text that a terminal obeys."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import resource
 import shlex
+import stat
+from pathlib import Path
 from typing import Any
 
 MAX_DIGITS = 19  # of a whole number that 64 bits hold
+MOST_SHOWN = 120  # signs of a value in a sentence
+MAX_TEXT_BYTES = 256 << 20  # of a manifest, a recipe or a journal
+
+
+def regular(path: Path) -> Path:
+    """Return a path that names a regular file; OSError for a folder, a pipe or a device.
+
+    A pipe would be waited for, and a device may never end.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return the UTF-8 text of a regular file of bounded size; OSError or ValueError without it."""
+    size = regular(path).stat().st_size
+    if size > MAX_TEXT_BYTES:
+        raise OSError(errno.EFBIG, f"{size / 2**20:.0f} MiB of text", str(path))
+    return path.read_text(encoding="utf-8", errors=errors)
+
+
+def lower_limit(kind: int, amount: int) -> None:
+    """Lower a limit of this process, as `resource` names it; one that is lower already stays."""
+    hard = resource.getrlimit(kind)[1]
+    lowest = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+    resource.setrlimit(kind, (lowest, hard))
 
 
 def parse_json(text: str) -> Any:
@@ -24,6 +59,12 @@ def _whole_number(digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_DIGITS:
         raise ValueError(f"a number of {len(digits.lstrip('-'))} digits")
     return int(digits)
+
+
+def brief(value: object) -> str:
+    """Return a value from outside as a sentence names it: whatever it holds, it stays short."""
+    shown = repr(value)
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[: MOST_SHOWN - 3]}..."
 
 
 def printable(text: str) -> str:

@@ -17,7 +17,7 @@ from lvm.audit.retrieval import QUERIES, search
 from lvm.data.bank import Bank
 from lvm.data.rows import blocks, take
 from lvm.data.windows import Windows
-from lvm.errors import MissingExtraError
+from lvm.errors import DataError, MissingExtraError
 from lvm.evaluation.evaluate import ann_loss
 from lvm.evaluation.index import Index, build_index
 
@@ -59,7 +59,11 @@ def index_loss(material: Material) -> Iterator[Finding]:
         np.where(found.windows.contexts >= 0, found.rows[found.windows.contexts], -1),
         found.rows[found.windows.targets], found.windows.articles,
     )  # fmt: skip
-    lost = ann_loss(found.asked(given.space), BlockIndex(bank, given), approximate, windows)
+    exact = BlockIndex(bank, given)
+    try:
+        lost = ann_loss(found.asked(given.space), exact, approximate, windows)
+    except DataError as error:  # an index whose process ended over a search
+        raise NotEvaluable(str(error), "fix what INDEX_MISMATCH names") from None
     difference = lost["difference"]
     if difference <= LOST or difference * len(windows) < LOST_QUERIES:
         return

@@ -18,6 +18,7 @@ from lvm.audit.material import Material, Side
 from lvm.audit.space import another_space
 from lvm.data.bank import Bank
 from lvm.data.rows import key_codes
+from lvm.errors import DataError
 from lvm.evaluation.index import Index
 
 DUPLICATES_WARN, DUPLICATES_BLOCK = 0.01, 0.05  # share of rows that repeat another; under its key
@@ -183,7 +184,11 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
     queries = unit(bank.rows(ids))
     good = np.isfinite(queries).all(axis=1)
     ids, queries = ids[good], queries[good]
-    found, _ = index.search(torch.from_numpy(queries), 1)
+    try:
+        found, _ = index.search(torch.from_numpy(queries), 1)
+    except DataError as error:  # its process ended over it
+        yield _mismatch(bank, f"a search fails: {error}", {}, count=len(ids), of=len(ids))
+        return
     group = material.content.group
     inside = (found[:, 0] >= 0) & (found[:, 0] < len(bank))
     hit = inside & (group[np.where(inside, found[:, 0], 0)] == group[ids])

@@ -97,7 +97,8 @@ def _index(material: Material, path: Path) -> Any:
     import torch
 
     from lvm.data.npz import map_npy
-    from lvm.evaluation.index import TorchIndex, read_index
+    from lvm.evaluation.foreign_index import read_index
+    from lvm.evaluation.index import TorchIndex
 
     if path.suffix != ".npy":
         return read_index(path)

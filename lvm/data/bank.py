@@ -20,6 +20,8 @@ from jaxtyping import Float, Int
 from lvm.data.rows import ContentIndex, blocks, take
 from lvm.errors import DataError, SchemaError
 
+MOST_AT_ONCE = 256 << 20  # bytes of rows that are looked at together
+
 
 @dataclass(frozen=True, eq=False)
 class Bank:
@@ -142,6 +144,7 @@ def check_rows(bank: Bank) -> None:
 def check_vectors(vectors: np.ndarray, source: str, *, block: int = 16384) -> None:
     """Refuse NaN, infinite and zero rows of an array [N, D], reading it block by block."""
     bad: dict[str, list[int]] = {"NaN or infinite": [], "zero": []}
+    block = max(1, min(block, MOST_AT_ONCE // (4 * max(1, vectors.shape[1]))))
     for start in range(0, len(vectors), block):
         with np.errstate(over="ignore", invalid="ignore"):
             chunk = np.asarray(vectors[start : start + block], dtype=np.float32)

@@ -13,9 +13,10 @@ import gzip
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -26,9 +27,10 @@ from lvm.data.manifest import check_manifest, json_object
 from lvm.data.npz import check_exists, map_npy, open_npz, sibling, sync
 from lvm.data.other_banks import read_other_bank
 from lvm.errors import DataError, SchemaError
-from lvm.outside import parse_json
+from lvm.outside import MAX_TEXT_BYTES, parse_json, read_text, regular
 
 TEXT_FILES = ("texts.jsonl", "texts.jsonl.gz")
+MOST_SIGNS = 100_000  # of a line of texts, on average
 
 
 def read_bank(path: Path, *, check_sha256: bool = False, check_counts: bool = True) -> Bank:
@@ -92,6 +94,11 @@ def read_provenance(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, 
     if "provenance" not in arrays:
         return {}
     array = arrays["provenance"]
+    if array.nbytes > MAX_TEXT_BYTES:
+        raise DataError(
+            f"{source}, member provenance has {array.nbytes / 2**20:.0f} MiB, at most "
+            f"{MAX_TEXT_BYTES >> 20} are read; write it again."
+        )
     if array.dtype == np.uint8:  # text as raw bytes
         text = array.tobytes().decode(errors="replace")
     elif array.size == 1 and array.dtype.kind in "US":
@@ -132,7 +139,7 @@ def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
 def _read_manifest(path: Path) -> dict[str, Any]:
     check_exists(path)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, errors="replace")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); give a bank.") from None
     manifest = json_object(text, str(path))
@@ -213,13 +220,32 @@ def _load_texts(folder: Path, count: int) -> list[str] | None:
     if path is None:
         return None
     opener = gzip.open if path.suffix == ".gz" else open
+    texts: list[str] = []
     try:
-        with opener(path, "rt", encoding="utf-8") as handle:
-            texts = [str(parse_json(line)["text"]) for line in handle]
-    except (OSError, EOFError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        with opener(regular(path), "rt", encoding="utf-8") as handle:
+            for line in _lines(handle, count):
+                texts.append(str(parse_json(line)["text"]))
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} is not one JSON object with a text per line ({error!r}); write it again."
+            f"{path} line {len(texts) + 1} is not a JSON object with a text "
+            f"({type(error).__name__}: {error}); write it again."
         ) from None
     if len(texts) != count:
         raise DataError(f"{path} has {len(texts)} texts for {count} vectors; write it again.")
     return texts
+
+
+def _lines(handle: IO[str], count: int) -> Iterator[str]:
+    """Yield at most one line more than there should be; a packed file may hold any number of signs.
+
+    Raises ValueError where they are more than texts have.
+    """
+    left = MOST_SIGNS * (count + 16)
+    for _ in range(count + 1):
+        line = handle.readline(left + 1)
+        left -= len(line)
+        if left < 0:
+            raise ValueError(f"more than {MOST_SIGNS:,} signs for each text")
+        if not line:
+            return
+        yield line

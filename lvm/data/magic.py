@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lvm.outside import regular
+
 PARQUET, ARRAY, SAFETENSORS = "a Parquet file", "a single array (.npy)", "a safetensors file"
 MAGIC = {
     b"PK": "a .npz or another zip file",
@@ -21,7 +23,7 @@ MAGIC = {
 def kind_of(path: Path) -> str | None:
     """Return what a file is, in words; None for what is not known by its first bytes."""
     try:
-        with path.open("rb") as handle:
+        with regular(path).open("rb") as handle:
             start = handle.read(9)
         size = path.stat().st_size
     except OSError:

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ import numpy as np
 
 from lvm.data.magic import MAGIC, kind_of
 from lvm.errors import DataError
+from lvm.outside import brief, regular
 
 LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's own header (APPNOTE.TXT, section 4.3.7)
 SPOOL_BYTES = 256 << 20  # a larger compressed member is unpacked to a temporary file, not to memory
@@ -42,7 +44,7 @@ def map_npy(path: Path) -> np.ndarray:
     """
     check_exists(path)
     try:
-        with path.open("rb") as handle:
+        with regular(path).open("rb") as handle:
             return _map_npy(handle, os.fstat(handle.fileno()).st_size, str(path))
     except OSError as error:
         raise DataError(
@@ -59,9 +61,9 @@ def open_npz(path: Path) -> Mapping[str, np.ndarray]:
     """
     check_exists(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(regular(path)) as archive:
             return _Npz(path, {info.filename: info for info in archive.infolist()})
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+    except (*_DAMAGED, ValueError) as error:
         kind = kind_of(path)
         if kind not in (None, MAGIC[b"PK"]):
             raise DataError(f"{path} is {kind}, needed is a .npz; write it as one.") from None
@@ -124,14 +126,16 @@ def _seek_to_data(handle: IO[bytes], info: zipfile.ZipInfo, where: str) -> None:
 def read_npy_header(handle: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Read a `.npy` header and return (shape, whether the order is Fortran's, dtype)."""
     try:
-        version = np.lib.format.read_magic(handle)
-        if version == (1, 0):
-            return np.lib.format.read_array_header_1_0(handle)
-        if version == (2, 0):
-            return np.lib.format.read_array_header_2_0(handle)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's parser, on odd text
+            version = np.lib.format.read_magic(handle)
+            if version == (1, 0):
+                return np.lib.format.read_array_header_1_0(handle)
+            if version == (2, 0):
+                return np.lib.format.read_array_header_2_0(handle)
     except Exception as error:  # NumPy parses it as Python, which may fail in any way
         told = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"{where} is not a .npy array ({told[0]}); write it again.") from None
+        raise DataError(f"{where} is not a .npy array ({told[0][:200]}); write it again.") from None
     raise DataError(f"{where} has .npy version {version}, allowed are 1.0 and 2.0; write it again.")
 
 
@@ -147,15 +151,15 @@ def _plain_header(
             "write it again as a plain array."
         )
     if dtype.itemsize == 0:
-        raise DataError(f"{where} has elements without content ({dtype}); write it again.")
+        raise DataError(f"{where} has elements without content ({brief(dtype)}); write it again.")
     present = size - (handle.tell() - begin)
     wanted = dtype.itemsize
     for n in shape:  # Python integers: a forged shape must not wrap around
         wanted *= n
     if min(shape, default=0) < 0 or wanted != present:
         raise DataError(
-            f"{where} holds {present} bytes of data but shape {shape} of {dtype} needs {wanted}; "
-            "the file is damaged, copy or write it again."
+            f"{where} holds {present} bytes of data but shape {shape} of {brief(dtype)} "
+            f"needs {wanted}; the file is damaged, copy or write it again."
         )
     return shape, "F" if fortran else "C", dtype
 

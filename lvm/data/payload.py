@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from lvm.data.magic import ARRAY, kind_of
 from lvm.data.npz import check_exists, map_npy
 from lvm.data.pickled import FILES
 from lvm.errors import DataError, UnsafePayloadError
+from lvm.outside import regular
 
 GIB = 1 << 30
 CPU_SECONDS, BYTES_PER_SECOND = 10, 4 << 20  # of reading a pickle: at least, and by its size
@@ -44,7 +46,7 @@ def read_payload(path: Path, *, check_counts: bool = True) -> Bank:
     if path.is_dir():
         return read_bank(path, check_counts=check_counts)
     try:
-        with path.open("rb") as handle:
+        with regular(path).open("rb") as handle:
             packed = handle.read(2) == b"PK"
         size = path.stat().st_size
     except OSError as error:
@@ -96,8 +98,10 @@ def _unread(
 ) -> DataError:
     """Return why the other process ended without an answer."""
     last = [*done.stderr.strip().splitlines(), ""][-1]
-    if done.returncode < 0:
+    if done.returncode == -signal.SIGXCPU:
         why = f"it takes more than {seconds} s"
+    elif done.returncode < 0:
+        why = f"its reader ended with {signal.Signals(-done.returncode).name}"
     elif "MemoryError" in done.stderr:
         why = f"it takes more than {memory / GIB:.1f} GiB of memory"
     elif "No space left" in last:

@@ -27,6 +27,7 @@ import numpy as np
 from lvm.data.keys import as_keys
 from lvm.data.npz import read_npy_header
 from lvm.errors import DataError, UnsafePayloadError
+from lvm.outside import lower_limit
 
 ADMITTED_DTYPE = re.compile(r"[fiu][1248]|b1|O8?|[SU]\d{1,9}")
 KEY_NAMES = ("article_index", "chunk_index")
@@ -37,9 +38,9 @@ def main() -> None:
     """Read a payload and write its arrays and texts; print what is wrong with it as JSON."""
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     seconds, memory = int(sys.argv[3]), int(sys.argv[4])
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    lower_limit(resource.RLIMIT_CPU, seconds)
+    lower_limit(resource.RLIMIT_AS, memory)
+    lower_limit(resource.RLIMIT_CORE, 0)
     try:
         vectors, keys, texts = read_pickled(source)
     except DataError as error:

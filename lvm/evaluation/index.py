@@ -1,4 +1,4 @@
-"""Nearest rows of a pool by inner product: exact, or approximate by FAISS (this is its only door).
+"""Nearest rows of a pool by inner product: exact, or approximate by FAISS.
 
 The exact index is the default truth. It runs without FAISS, in torch, with the same answers.
 """
@@ -6,7 +6,6 @@ The exact index is the default truth. It runs without FAISS, in torch, with the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lvm.device import CPU
-from lvm.errors import ConfigError, DataError, MissingExtraError
+from lvm.errors import ConfigError, MissingExtraError
+from lvm.evaluation.faiss_apart import faiss_module
 from lvm.randomness import derive_seed
 
 _BLOCK_SCORES = 2**25
@@ -78,7 +78,7 @@ class FaissIndex(Index):
         self._index = index
 
     def _nearest(self, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-        _faiss().omp_set_num_threads(torch.get_num_threads())
+        faiss_module().omp_set_num_threads(torch.get_num_threads())
         scores, ids = self._index.search(_array(queries), k)
         return ids, scores
 
@@ -114,26 +114,11 @@ def build_index(
     raise ConfigError(f"the index kind is {kind!r}, allowed is exact or ivf; choose one of them.")
 
 
-def read_index(path: Path) -> Index:
-    """Read an index that FAISS wrote; DataError for anything else.
-
-    FAISS files hold numbers, no programs. Raises MissingExtraError without FAISS.
-    """
-    try:
-        index = _faiss().read_index(str(path))
-    except (RuntimeError, MemoryError) as error:
-        raise DataError(
-            f"{path} is not an index of FAISS ({str(error).splitlines()[-1][:120]}); write it with "
-            "faiss.write_index, or give the rows as .npy."
-        ) from None
-    return FaissIndex(index)
-
-
 def _exact(vectors: Tensor) -> Index:
     if vectors.device.type != "cpu":
         return TorchIndex(vectors)
     try:
-        faiss = _faiss()
+        faiss = faiss_module()
     except MissingExtraError:
         return TorchIndex(vectors)
     index = faiss.IndexFlatIP(vectors.shape[1])
@@ -142,7 +127,7 @@ def _exact(vectors: Tensor) -> Index:
 
 
 def _ivf(vectors: Tensor, nprobe: int, seed: int) -> Index:
-    faiss = _faiss()
+    faiss = faiss_module()
     faiss.omp_set_num_threads(torch.get_num_threads())
     num_rows, width = vectors.shape
     num_lists = max(1, min(int(4 * num_rows**0.5), num_rows // _ROWS_PER_LIST))
@@ -160,11 +145,3 @@ def _ivf(vectors: Tensor, nprobe: int, seed: int) -> Index:
 
 def _array(rows: Tensor) -> np.ndarray:
     return np.ascontiguousarray(rows.detach().cpu().numpy(), dtype=np.float32)
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtraError("faiss-cpu", None, "approximate search") from error
-    return faiss

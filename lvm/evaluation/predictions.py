@@ -9,22 +9,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lvm.data.npz import map_npy
 from lvm.errors import DataError
 
 
 def read_predictions(path: Path, rows: int, width: int) -> Float[Tensor, "M D"]:
     """Return unit predictions from a .npy file [rows, width]; DataError on anything else."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = map_npy(path)
+    except DataError as error:
         raise DataError(
-            f"the predictions {path} cannot be read ({error}); save them with numpy.save."
+            f"the predictions cannot be read: {error} Save them with numpy.save."
         ) from None
-    shape = getattr(array, "shape", "no single array")
-    if not isinstance(array, np.ndarray) or shape != (rows, width) or array.dtype.kind != "f":
+    if array.shape != (rows, width) or array.dtype.kind != "f":
         raise DataError(
-            f"the predictions {path} have shape {shape}, allowed is ({rows}, {width}) floats, one "
-            "row per evaluation window in order; predict for exactly these windows."
+            f"the predictions {path} have shape {array.shape}, allowed is ({rows}, {width}) "
+            "floats, one row per evaluation window in order; predict for exactly these windows."
         )
     tensor = torch.from_numpy(np.array(array, dtype=np.float32))
     norms = tensor.norm(dim=1)

@@ -13,7 +13,6 @@ import contextlib
 import io
 import json
 import os
-import pickle
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -29,11 +28,14 @@ from lvm import __version__
 from lvm.config import Recipe, from_dict, to_dict
 from lvm.errors import CheckpointError, ConfigError
 from lvm.models.predictor import Predictor
-from lvm.outside import parse_json
+from lvm.outside import parse_json, read_text, regular
 from lvm.randomness import torch_generator
+from lvm.training.extent import check_pickles
 
 NUM_PROBES = 8
 PROBE_TOLERANCE = 1e-4
+# Of safetensors: the last two for types of numbers that torch or its reader does not know.
+UNREADABLE = (OSError, safetensors.SafetensorError, AttributeError, KeyError)
 
 
 def probe_outputs(predictor: Predictor, context_length: int, width: int) -> list[list[float]]:
@@ -100,7 +102,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if place is None:
         return None
     try:
-        manifest = parse_json((place / "manifest.json").read_text())
+        manifest = parse_json(read_text(place / "manifest.json"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{place}/manifest.json cannot be read ({error}); train the model again."
@@ -190,8 +192,8 @@ def load_weights(predictor: Predictor, folder: Path) -> None:
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     place = _complete(folder) or folder
     try:
-        return safetensors.torch.load_file(place / "model.safetensors")
-    except (OSError, safetensors.SafetensorError) as error:
+        return safetensors.torch.load_file(regular(place / "model.safetensors"))
+    except UNREADABLE as error:
         raise CheckpointError(
             f"{folder}/model.safetensors cannot be read ({error}); train the model again."
         ) from None
@@ -238,8 +240,9 @@ def load_optimizer_state(folder: Path) -> dict[str, Any]:
     """Return the saved optimiser state; nothing but tensors and plain values is ever unpickled."""
     place = _complete(folder) or folder
     # torch.save writes a zip; anything else would be taken for a bare pickle, so it is not read.
-    if zipfile.is_zipfile(place / "state.pt"):
-        with contextlib.suppress(OSError, RuntimeError, pickle.UnpicklingError, EOFError):
+    if (place / "state.pt").is_file() and zipfile.is_zipfile(place / "state.pt"):
+        with contextlib.suppress(Exception):  # a damaged file can raise anything at all
+            check_pickles(place / "state.pt")
             state = torch.load(place / "state.pt", weights_only=True, map_location="cpu")
             if isinstance(state, dict):
                 return state

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -28,8 +27,10 @@ from lvm.config import Recipe, to_dict
 from lvm.data.magic import SAFETENSORS, kind_of
 from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.predictor import Predictor
+from lvm.outside import regular
 from lvm.training import foreign
-from lvm.training.checkpoint import load_checkpoint
+from lvm.training.checkpoint import UNREADABLE, load_checkpoint
+from lvm.training.extent import check_pickles
 from lvm.training.report_recipe import (
     OWN_NAMES,
     Candidate,
@@ -127,10 +128,11 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
     if kind_of(path) == SAFETENSORS:
         try:
             return dict(safetensors.torch.load_file(path)), []
-        except (OSError, safetensors.SafetensorError) as error:
+        except UNREADABLE as error:
             raise _unreadable(path, error) from None
     _require_zip(path)
     try:
+        check_pickles(path)
         named = sorted(get_unsafe_globals_in_checkpoint(path))
     except Exception as error:  # a damaged or hostile file can raise anything at all
         raise _unreadable(path, error) from None
@@ -154,7 +156,7 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
 
 def _require_zip(path: Path) -> None:
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             start = file.read(4)
     except OSError as error:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 Everything else in the run folder (verdict, report, MLflow) is a view that can be rebuilt from it.
 A line cut short by a kill is dropped on reading; a foreign or damaged line in the middle is named.
+Each line ends with a checksum of what it says: a view need not doubt what it reads.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ from typing import Any
 from lvm.errors import ResumeError, UsageError
 from lvm.events import Event as Event
 from lvm.events import Events
-from lvm.outside import parse_json
+from lvm.outside import parse_json, read_text
 from lvm.records import to_plain
 from lvm.triage.reopen import REOPENED, effective
 
 SCHEMA = 1
 FILE_NAME = "journal.jsonl"
+SEAL = ', "sum": "'
+LATEST_SECONDS = 1e11  # since 1970: the year 5138
 
 
 class Journal:
@@ -37,7 +41,7 @@ class Journal:
     def append(self, event: str, **values: Any) -> Event:
         """Write one event and wait until it is on disk; UsageError when the disk is full."""
         record: dict[str, Any] = {"event": event, "at": round(time.time(), 3), **to_plain(values)}
-        line = json.dumps(record, allow_nan=False) + "\n"
+        line = _sealed(json.dumps(record, allow_nan=False)) + "\n"
         end: int | None = None  # of what is there already
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -153,11 +157,38 @@ def read_run(folder: Path) -> Events:
     return Events(effective(events))
 
 
+def _is_event(record: Mapping[str, Any]) -> bool:
+    at = record.get("at")
+    return (
+        isinstance(record.get("event"), str)
+        and isinstance(at, int | float)
+        and abs(at) < LATEST_SECONDS
+    )
+
+
+def _sealed(line: str) -> str:
+    """Return a JSON object with its checksum as its last key."""
+    return f'{line[:-1]}{SEAL}{zlib.crc32(line.encode()):08x}"}}'
+
+
+def _unsealed(line: str) -> str:
+    """Return a line without its checksum; ValueError where that is of another line.
+
+    A line without one was written by an earlier version.
+    """
+    body, mark, seal = line.rpartition(SEAL)
+    if not mark:
+        return line
+    if seal != f'{zlib.crc32(f"{body}}}".encode()):08x}"}}':
+        raise ValueError("it is not what was written")
+    return f"{body}}}"
+
+
 def read_journal(folder: Path) -> Iterator[Event]:
     """Yield the events in `folder`; ResumeError when it is not a journal of this program."""
     path = folder / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ResumeError(
             f"{path} cannot be read ({error}); give the folder of a run (--out of an earlier one)."
@@ -167,8 +198,8 @@ def read_journal(folder: Path) -> Iterator[Event]:
         if number == len(lines):  # what follows the last newline: nothing, or a cut line
             break
         try:
-            record = parse_json(line)
-            known = isinstance(record, dict) and "event" in record and "at" in record
+            record = parse_json(_unsealed(line))
+            known = isinstance(record, dict) and _is_event(record)
         except ValueError:
             known = False
         if not known or (number == 1 and record.get("event") != "run_started"):
