@@ -8,11 +8,12 @@ import os
 import resource
 import shlex
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 MAX_DIGITS = 19  # of a whole number that 64 bits hold
-MOST_SHOWN = 120  # signs of a value in a sentence
+MOST_SHOWN, MOST_NAMED, MOST_SIGNS = 120, 10, 60  # signs of a value; names, and signs of each
 MAX_TEXT_BYTES = 256 << 20  # of a manifest, a recipe or a journal
 
 
@@ -63,8 +64,20 @@ def _whole_number(digits: str) -> int:
 
 def brief(value: object) -> str:
     """Return a value from outside as a sentence names it: whatever it holds, it stays short."""
-    shown = repr(value)
-    return shown if len(shown) <= MOST_SHOWN else f"{shown[: MOST_SHOWN - 3]}..."
+    return shortened(repr(value))
+
+
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """Return text that is cut where it is longer than a sentence bears."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def listed(names: Iterable[object]) -> str:
+    """Return names from outside as a sentence lists them: ten at most, each of them short."""
+    every = list(names)
+    few = [shortened(str(name), MOST_SIGNS) for name in every[:MOST_NAMED]]
+    more = [f"and {len(every) - MOST_NAMED:,} more"] if len(every) > MOST_NAMED else []
+    return ", ".join(few + more)
 
 
 def printable(text: str) -> str:

@@ -27,7 +27,7 @@ from lvm.data.manifest import check_manifest, json_object
 from lvm.data.npz import check_exists, map_npy, open_npz, sibling, sync
 from lvm.data.other_banks import read_other_bank
 from lvm.errors import DataError, SchemaError
-from lvm.outside import MAX_TEXT_BYTES, parse_json, read_text, regular
+from lvm.outside import MAX_TEXT_BYTES, listed, parse_json, read_text, regular
 
 TEXT_FILES = ("texts.jsonl", "texts.jsonl.gz")
 MOST_SIGNS = 100_000  # of a line of texts, on average
@@ -120,7 +120,7 @@ def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
     for name in ("vectors", "keys"):
         if name not in arrays:
             raise SchemaError(
-                f"{path} has the members {', '.join(sorted(arrays)) or 'none'}, a bank needs "
+                f"{path} has the members {listed(sorted(arrays)) or 'none'}, a bank needs "
                 "vectors and keys; give a bank (windows go to --train and --eval)."
             )
     vectors, keys = arrays["vectors"], as_keys(np.array(arrays["keys"]), str(path))

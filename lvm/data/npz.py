@@ -156,7 +156,8 @@ def _plain_header(
     wanted = dtype.itemsize
     for n in shape:  # Python integers: a forged shape must not wrap around
         wanted *= n
-    if min(shape, default=0) < 0 or wanted != present:
+    sizes = all(type(n) is int for n in shape)  # True is a number for Python, and no length
+    if not sizes or min(shape, default=0) < 0 or wanted != present:
         raise DataError(
             f"{where} holds {present} bytes of data but shape {shape} of {brief(dtype)} "
             f"needs {wanted}; the file is damaged, copy or write it again."

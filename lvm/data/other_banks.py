@@ -18,6 +18,7 @@ from lvm.data.keys import as_keys
 from lvm.data.magic import ARRAY, PARQUET, kind_of
 from lvm.data.npz import map_npy
 from lvm.errors import DataError, MissingExtraError, SchemaError
+from lvm.outside import listed
 
 VECTORS = ("vector", "vectors", "embedding", "embeddings")
 ARTICLES = ("article", "article_index", "article_id")
@@ -63,7 +64,7 @@ def _read_parquet(path: Path) -> Bank:
     missing = [what for what in ("vector", "article", "chunk") if named[what] is None]
     if missing:
         raise SchemaError(
-            f"{path} has the columns {', '.join(table.column_names[:10])}, a bank needs vector, "
+            f"{path} has the columns {listed(table.column_names)}, a bank needs vector, "
             f"article and chunk; rename or add {' and '.join(missing)}."
         )
     vectors = _vectors(table[named["vector"]], str(path))

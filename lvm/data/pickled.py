@@ -27,7 +27,7 @@ import numpy as np
 from lvm.data.keys import as_keys
 from lvm.data.npz import read_npy_header
 from lvm.errors import DataError, UnsafePayloadError
-from lvm.outside import lower_limit
+from lvm.outside import listed, lower_limit, shortened
 
 ADMITTED_DTYPE = re.compile(r"[fiu][1248]|b1|O8?|[SU]\d{1,9}")
 KEY_NAMES = ("article_index", "chunk_index")
@@ -181,10 +181,10 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type:
         admitted = ADMITTED_GLOBALS.get((module, name))
         if admitted is None:
+            named = shortened(f"{module}.{name}")
             raise UnsafePayloadError(
-                f"{self._source} is a pickle that names {module}.{name}, allowed are plain "
-                "containers and numpy arrays; nothing was run, write it as .npz with vectors and "
-                "keys."
+                f"{self._source} is a pickle that names {named}, allowed are plain containers and "
+                "numpy arrays; nothing was run, write it as .npz with vectors and keys."
             )
         return admitted
 
@@ -196,8 +196,8 @@ def _unpickle(handle: IO[bytes], source: str) -> object:
         raise
     except Exception as error:  # a damaged or hostile pickle can raise anything at all
         raise DataError(
-            f"{source} is not a readable payload ({type(error).__name__}: {error}); write it as "
-            ".npz with vectors and keys."
+            f"{source} is not a readable payload ({type(error).__name__}: "
+            f"{shortened(str(error))}); write it as .npz with vectors and keys."
         ) from None
     root = _plain(root)
     return root[0] if isinstance(root, list) and len(root) == 1 else root
@@ -250,7 +250,7 @@ def _entry(i: object, entry: object, source: str) -> tuple[str, tuple[int, int],
     if not all(isinstance(part, int | np.integer) for part in key):
         raise DataError(
             f"{source}: entry {reprlib.repr(i)} has the metadata "
-            f"{', '.join(map(_named, metadata)) or 'nothing'}, needed are whole numbers "
+            f"{listed(map(_named, metadata)) or 'nothing'}, needed are whole numbers "
             f"{' and '.join(KEY_NAMES)}; write the payload again."
         )
     if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind != "f":

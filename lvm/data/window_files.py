@@ -23,6 +23,7 @@ from lvm.data.files import read_provenance
 from lvm.data.keys import as_keys
 from lvm.data.npz import open_npz, write_npz
 from lvm.errors import SchemaError
+from lvm.outside import listed
 
 CONTEXT_NAMES = ("context_sequences", "contexts")
 TARGET_NAMES = ("target_vectors", "targets")
@@ -134,6 +135,6 @@ def _member(arrays: Mapping[str, np.ndarray], names: tuple[str, str], path: Path
         if name in arrays:
             return arrays[name]
     raise SchemaError(
-        f"{path} has the members {', '.join(sorted(arrays)) or 'none'}, windows need {names[0]} "
+        f"{path} has the members {listed(sorted(arrays)) or 'none'}, windows need {names[0]} "
         f"(or {names[1]}); check that this is a file of windows."
     )

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lvm.errors import DataError
+from lvm.outside import read_text
 
 Key = str | int
 MERGE = "tag:yaml.org,2002:merge"
+MOST_PLACES = 200_000  # an anchor is one value for every alias: a few lines can name a billion
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def read_yaml(path: Path) -> YamlFile:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise DataError(
@@ -114,11 +116,15 @@ class _Reader:
 
         self.lines = lines
         self.duplicates: list[tuple[str, int]] = []
+        self._places = 0
         self._loader = yaml.SafeLoader("")
         self._mapping, self._sequence = yaml.MappingNode, yaml.SequenceNode
 
     def place(self, node: Any, line: int) -> Place:
         """Return a node as a place whose key stands on `line`."""
+        self._places += 1
+        if self._places > MOST_PLACES:
+            raise YamlSyntaxError(min(line, len(self.lines)), "its anchors come to too many values")
         if isinstance(node, self._mapping):
             children: dict[Key, Place] = self._entries(node)
         elif isinstance(node, self._sequence):

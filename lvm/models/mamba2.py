@@ -115,9 +115,12 @@ class Mamba2Block(nn.Module):
         # Holds the weights under the name and with the initialisation of the package; never called.
         self.conv1d = nn.Conv1d(mixed, mixed, config.conv_kernel, groups=mixed)
         low, high = (math.log(bound) for bound in DT_RANGE)
-        dt = torch.empty(heads).uniform_(low, high).exp()
-        self.dt_bias = no_weight_decay(nn.Parameter(dt + torch.log(-torch.expm1(-dt))))
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(heads).uniform_(*A_RANGE).log()))
+        dt_bias, a_log = torch.empty(heads), torch.empty(heads)
+        if not dt_bias.is_meta:  # for shapes alone torch would import its compiler to take exp
+            dt = dt_bias.uniform_(low, high).exp()
+            dt_bias, a_log = dt + torch.log(-torch.expm1(-dt)), a_log.uniform_(*A_RANGE).log()
+        self.dt_bias = no_weight_decay(nn.Parameter(dt_bias))
+        self.A_log = no_weight_decay(nn.Parameter(a_log))
         self.D = no_weight_decay(nn.Parameter(torch.ones(heads)))
         self.norm = GatedRMSNorm(self.inner)
         self.out_proj = nn.Linear(self.inner, config.hidden, bias=False)

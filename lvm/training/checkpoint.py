@@ -240,8 +240,8 @@ def load_optimizer_state(folder: Path) -> dict[str, Any]:
     """Return the saved optimiser state; nothing but tensors and plain values is ever unpickled."""
     place = _complete(folder) or folder
     # torch.save writes a zip; anything else would be taken for a bare pickle, so it is not read.
-    if (place / "state.pt").is_file() and zipfile.is_zipfile(place / "state.pt"):
-        with contextlib.suppress(Exception):  # a damaged file can raise anything at all
+    with contextlib.suppress(Exception):  # a damaged file can raise anything at all
+        if zipfile.is_zipfile(regular(place / "state.pt")):
             check_pickles(place / "state.pt")
             state = torch.load(place / "state.pt", weights_only=True, map_location="cpu")
             if isinstance(state, dict):

@@ -27,7 +27,7 @@ from lvm.config import Recipe, to_dict
 from lvm.data.magic import SAFETENSORS, kind_of
 from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.predictor import Predictor
-from lvm.outside import regular
+from lvm.outside import listed, regular
 from lvm.training import foreign
 from lvm.training.checkpoint import UNREADABLE, load_checkpoint
 from lvm.training.extent import check_pickles
@@ -138,7 +138,7 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
         raise _unreadable(path, error) from None
     if running := foreign.running(named):
         raise UnsafePayloadError(
-            f"{path} names {', '.join(running[:NUM_NAMED])}, allowed are tensors, plain "
+            f"{path} names {listed(running[:NUM_NAMED])}, allowed are tensors, plain "
             f"containers, paths and argparse.Namespace; nothing was run, {SAVE_AGAIN}."
         )
     with safe_globals(foreign.stand_ins(named)):
@@ -158,12 +158,15 @@ def _require_zip(path: Path) -> None:
     try:
         with regular(path).open("rb") as file:
             start = file.read(4)
+        whole = zipfile.is_zipfile(path)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read ({error.strerror}); give a .pt file or a checkpoint folder."
         ) from None
+    except zipfile.BadZipFile as error:  # of one that spans several disks
+        raise _unreadable(path, error) from None
     # torch looks at the start, zipfile at the end; a bare pickle may pass for a zip in one of them.
-    if start != b"PK\x03\x04" or not zipfile.is_zipfile(path):
+    if start != b"PK\x03\x04" or not whole:
         raise CheckpointError(
             f"{path} is no zip file such as torch.save writes (a bare pickle is never read); "
             f"{SAVE_AGAIN}."
@@ -190,7 +193,7 @@ def _parts(path: Path, content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], d
         )
         model = _weights(path, content, key) if key is not None else {}
     if not model:
-        found = ", ".join(map(str, list(content)[:NUM_NAMED])) or "nothing"
+        found = listed(list(content)[:NUM_NAMED]) or "nothing"
         raise CheckpointError(
             f"{path} holds {found}, needed is model_state_dict, tensors by name; {SAVE_AGAIN}."
         )
