@@ -50,7 +50,7 @@ def _walk(pickled: bytes) -> Node:
     """Return a node for the value of a pickle; ValueError for one that is damaged."""
     stack: list[Node] = []
     marks: list[int] = []  # heights of the stack
-    memo: dict[int, Node] = {}
+    memo: dict[Any, Node] = {}
     try:
         for opcode, arg, _ in pickletools.genops(pickled):
             name = opcode.name
@@ -61,9 +61,9 @@ def _walk(pickled: bytes) -> Node:
             if name == "MARK":
                 marks.append(len(stack))
             elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-                memo[len(memo) if name == "MEMOIZE" else int(arg)] = stack[-1]
+                memo[len(memo) if name == "MEMOIZE" else arg] = stack[-1]
             elif name in ("GET", "BINGET", "LONG_BINGET"):
-                stack.append(memo[int(arg)])
+                stack.append(memo[arg])
             elif name == "DUP":
                 stack.append(stack[-1])
             else:

@@ -303,6 +303,7 @@ def copied(finished, tmp_path: Path) -> Iterator[Any]:
     def copy(**changes: Any) -> Path:
         first, *rest = (finished.folder / "journal.jsonl").read_text().splitlines(keepends=True)
         event = json.loads(first)
+        del event["sum"]  # as an earlier version wrote it
         arguments = event["arguments"] | changes.pop("arguments", {})
         changed = json.dumps({**event, **changes, "arguments": arguments}) + "\n"
         (folder / "journal.jsonl").write_text(changed + "".join(rest))

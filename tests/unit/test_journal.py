@@ -63,6 +63,17 @@ def test_a_damaged_line_in_the_middle_is_named(journal, damaged) -> None:
         list(read_journal(journal.folder))
 
 
+def test_a_line_that_was_changed_is_named_and_one_of_an_earlier_version_is_read(journal) -> None:
+    written = journal.path.read_text()
+    journal.path.write_text(written.replace('"loss": 0.5', '"loss": 0.4'))
+    with pytest.raises(ResumeError, match="line 2 is not an event"):
+        list(read_journal(journal.folder))
+    lines = [json.loads(line) for line in written.splitlines()]
+    earlier = [{key: value for key, value in line.items() if key != "sum"} for line in lines]
+    journal.path.write_text("".join(json.dumps(line) + "\n" for line in earlier))
+    assert list(read_journal(journal.folder)) == earlier == journal.events
+
+
 @pytest.mark.parametrize("content", ["hello\n", '{"event": "epoch", "at": 1.0}\n', '{"a": 1}\n'])
 def test_a_foreign_file_is_refused_and_left_alone(tmp_path, content) -> None:
     (tmp_path / FILE_NAME).write_text(content)
