@@ -210,21 +210,23 @@ _APPENDIX = re.compile(
     r"Footnotes|Bibliography|Citations|Sources)\s*==",
     re.I | re.M,
 )
-_REFERENCE = re.compile(r"<ref\b[^<>]*/>|<ref\b[^<>]*>.*?</ref\s*>", re.I | re.S)
-_DROPPED_TAG = re.compile(
-    r"<(math|gallery|timeline|imagemap|source|syntaxhighlight|score|hiero|chem|table)\b[^<>]*>"
-    r".*?</\1\s*>",
-    re.I | re.S,
-)
+# Possessive quantifiers (*+) below: what they take is never tried again in shorter pieces, so that
+# the time stays proportional to the text, whatever it is.
+_EMPTY_REFERENCE = re.compile(r"<ref\b[^<>]*/>", re.I)
+_TAGS_WITHOUT_TEXT = (
+    "math", "gallery", "timeline", "imagemap", "source", "syntaxhighlight", "score", "hiero",
+    "chem", "table",
+)  # fmt: skip
+MOST_NESTED_LINKS = 20  # a link in the caption of a picture is the second level
 _BREAKING_TAG = re.compile(r"</?(?:br|hr|p|div|center|blockquote|[uod]l|li|d[dt])\b[^<>]*>", re.I)
-_CONVERT = re.compile(r"\{\{\s*(?:convert|cvt)\s*\|([^{}|]*)\|([^{}|]*)[^{}]*\}\}", re.I)
+_CONVERT = re.compile(r"\{\{\s*(?:convert|cvt)\s*\|([^{}|]*+)\|([^{}|]*+)[^{}]*+\}\}", re.I)
 _SHOWN_TEXT = re.compile(
-    r"\{\{\s*(?:lang\s*\|[^{}|]*|transl\s*\|[^{}|]*|nowrap|small|nobold)\s*\|([^{}|]*)\}\}", re.I
+    r"\{\{\s*(?:lang\s*\|[^{}|]*+|transl\s*\|[^{}|]*+|nowrap|small|nobold)\s*\|([^{}|]*)\}\}", re.I
 )
-_WEB_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:)?//?[^\s\]]*\s*([^\[\]]*)\]")
+_WEB_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:)?//?[^\s\[\]]*+\s*+([^\[\]]*+)\]")
 _INNER_LINK = re.compile(r"\[\[((?:[^\[\]]|\[(?!\[)|\](?!\]))*)\]\]")
 _NO_TEXT_LINK = re.compile(r"\s*(?:File|Image|Media|Category|[a-z]{2,3}(?:-[a-z]+)*)\s*:", re.I)
-_EMPTY_BRACKETS = re.compile(r"\(\s*[,;:/\s]*\)")
+_EMPTY_BRACKETS = re.compile(r"\([,;:/\s]*+\)")
 _SENTENCE_END = re.compile(r"[.!?。！？][\"')\]”’»]*$")
 
 
@@ -236,8 +238,10 @@ def clean_wikitext(markup: str) -> str:
     (heading, caption, item of a plain list) is dropped.
     """
     text = re.sub(r"<!--.*?(?:-->|\Z)", "", markup, flags=re.S)
-    text = html.unescape(_REFERENCE.sub("", text))
-    text = _REFERENCE.sub("", _DROPPED_TAG.sub("", text))
+    text = html.unescape(_without_references(text))
+    for name in _TAGS_WITHOUT_TEXT:
+        text = _without_tag(text, name)
+    text = _without_references(text)
     if appendix := _APPENDIX.search(text):
         text = text[: appendix.start()]
     text = _SHOWN_TEXT.sub(r"\1", _CONVERT.sub(r"\1 \2", text))
@@ -250,6 +254,23 @@ def clean_wikitext(markup: str) -> str:
     return "\n\n".join(
         line for line in lines if _SENTENCE_END.search(line) and line[0] not in "=|!{"
     )
+
+
+def _without_references(text: str) -> str:
+    return _EMPTY_REFERENCE.sub("", _without_tag(text, "ref"))
+
+
+def _without_tag(text: str, name: str) -> str:
+    """Remove every <name ...> with what follows up to its </name>; one that stays open stays.
+
+    After the last </name> nothing is looked for: each opening would be followed to the end.
+    """
+    end = 0
+    for closing in re.finditer(rf"</{name}\s*+>", text, re.I):
+        end = closing.end()
+    # <ref name="x"/> opens nothing.
+    whole = rf"<{name}\b[^<>]*(?<!/)>.*?</{name}\s*+>"
+    return re.sub(whole, "", text[:end], flags=re.I | re.S) + text[end:]
 
 
 def _drop_nested(text: str, opening: str, closing: str) -> str:
@@ -275,7 +296,8 @@ def _replace_links(text: str) -> str:
     def shown(link: re.Match[str]) -> str:
         return "" if _NO_TEXT_LINK.match(link[1]) else link[1].rsplit("|", 1)[-1]
 
-    replaced = 1
-    while replaced:
+    for _ in range(MOST_NESTED_LINKS):
         text, replaced = _INNER_LINK.subn(shown, text)
+        if not replaced:
+            break
     return text

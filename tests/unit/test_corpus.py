@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import bz2
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,28 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes | None, s
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder"):
         list(read_documents([tmp_path]))
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["[http://", "<ref>", "<math>", "<table>", "[[", "{{lang|", "{{convert|", "<!--", "( ,", "== ",
+     "[[x|", "</ref", "<ref name=x", "]]", "{{convert|1|a "],
+)  # fmt: skip
+def test_markup_that_is_never_closed_takes_time_in_proportion(piece: str) -> None:
+    """Twice the text took four times as long and more: 64 kB of "[http://" took minutes."""
+    for text in (piece * 20_000 + "x.", piece + "a " * 100_000, piece + " " * 100_000):
+        began = time.process_time()
+        clean_wikitext(text)
+        assert time.process_time() - began < 3
+
+
+def test_links_many_levels_deep_take_time_in_proportion() -> None:
+    began = time.process_time()
+    clean_wikitext("[[" * 40_000 + "x" + "]]" * 40_000 + ".")
+    assert time.process_time() - began < 3
+
+
+def test_a_reference_that_stays_open_or_is_empty_takes_no_text_with_it() -> None:
+    markup = 'One<ref name="a"/> two<ref>gone</ref> three<ref name=b>gone too</ref > four.'
+    assert clean_wikitext(markup) == "One two three four."
+    assert clean_wikitext("A <math>x</math> b <table>t</table> c<ref> d.") == "A b c d."
