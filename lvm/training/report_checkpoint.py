@@ -12,6 +12,7 @@ its weights fit a registered model strictly, the forward pass is taken to be tha
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -141,7 +142,8 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
             f"{path} names {listed(running[:NUM_NAMED])}, allowed are tensors, plain "
             f"containers, paths and argparse.Namespace; nothing was run, {SAVE_AGAIN}."
         )
-    with safe_globals(foreign.stand_ins(named)):
+    with safe_globals(foreign.stand_ins(named)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of kinds of tensors that are on their way out
         try:
             content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         except Exception as error:  # as above
@@ -297,6 +299,11 @@ def _fill(path: Path, module: torch.nn.Module, weights: Mapping[str, Tensor]) ->
         raise CheckpointError(
             f"{path}: in the {type(module).__name__} {_listed(differing)}, allowed is no "
             f"difference; {RETRAIN}."
+        )
+    if odd := [name for name, weight in weights.items() if not weight.is_floating_point()]:
+        raise CheckpointError(
+            f"{path}: {len(odd)} weights are no real numbers (first: {listed(odd[:1])}, "
+            f"{weights[odd[0]].dtype}); {RETRAIN}."
         )
     try:
         spoilt = [name for name, weight in weights.items() if not weight.isfinite().all()]
