@@ -156,11 +156,12 @@ def _schema(side: Side, seen: str, allowed: str, meaning: str, next: str) -> Fin
 
 @check("NONFINITE", "is every number finite?")
 def nonfinite(material: Material) -> Iterator[Finding]:
-    """Report rows with NaN or infinite numbers."""
+    """Report rows with NaN or infinite numbers, or with a length that float32 cannot square."""
     for scan in scans(material):
         if len(scan.nonfinite):
             yield _bad_rows(
-                "NONFINITE", scan, scan.nonfinite, "NaN or infinite",
+                "NONFINITE", scan, scan.nonfinite,
+                "not finite (NaN, infinite, or too long to be squared in float32)",
                 "One such row turns every loss and every mean that it touches into NaN.",
             )  # fmt: skip
 
@@ -270,16 +271,15 @@ def _scan(input: str, source: str, part: str, array: np.ndarray, chosen: np.ndar
 
 
 def _norms(block: np.ndarray) -> Float[np.ndarray, "n k"]:
-    """Return the lengths of all vectors of [n, ..., D]; NaN where a number is not finite."""
+    """Return the lengths of all vectors of [n, ..., D].
+
+    Not finite where a number is not, or where the sum of squares overflows float32: losses,
+    cosines and searches all take that sum, whatever the numbers themselves are.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         flat = np.asarray(block, dtype=np.float32).reshape(-1, block.shape[-1])
         squares = np.einsum("nd,nd->n", flat, flat)
-        lengths: np.ndarray = np.sqrt(squares).reshape(len(block), -1)
-    # A sum of squares overflows for numbers that are finite: look again, in double precision.
-    for i in np.flatnonzero(~np.isfinite(lengths).all(axis=1)):
-        rows = np.asarray(block[i], dtype=np.float64).reshape(-1, block.shape[-1])
-        lengths[i] = np.where(np.isfinite(rows).all(axis=1), np.linalg.norm(rows, axis=1), np.nan)
-    return lengths
+        return np.asarray(np.sqrt(squares).reshape(len(block), -1))
 
 
 # --- counts ---------------------------------------------------------------------------------------

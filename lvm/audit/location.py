@@ -202,9 +202,7 @@ def nearest(
     queries = torch.from_numpy(unit(vectors).T.copy())
     best, row = torch.full((len(vectors),), -2.0), torch.zeros(len(vectors), dtype=torch.int64)
     for start, part in blocks(bank.vectors):
-        table = np.asarray(part, dtype=np.float32)
-        norms = np.linalg.norm(table, axis=1, keepdims=True)
-        scores = torch.from_numpy(table / np.maximum(norms, 1e-12)) @ queries
+        scores = torch.from_numpy(unit(np.asarray(part, dtype=np.float32))) @ queries
         value, place = scores.nan_to_num(-2.0).max(dim=0)
         better = value > best
         best, row = torch.where(better, value, best), torch.where(better, place + start, row)
@@ -212,7 +210,8 @@ def nearest(
 
 
 def unit(rows: Float[np.ndarray, "*rows D"]) -> Float[np.ndarray, "*rows D"]:
-    """Return rows of length 1 in float32; a row that is zero or not finite becomes NaN."""
+    """Return rows of length 1 in float32; one that is zero, too long or not finite becomes NaN."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
-        return np.asarray(rows / np.where(lengths > 1e-6, lengths, np.nan), dtype=np.float32)
+        usable = (lengths > 1e-6) & (lengths < np.inf)
+        return np.asarray(rows / np.where(usable, lengths, np.nan), dtype=np.float32)

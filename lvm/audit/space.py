@@ -165,6 +165,8 @@ def _bank_rows(material: Material) -> Float[np.ndarray, "m D"]:
         rows = np.sort(generator.choice(rows, SAMPLE, replace=False))
     vectors = unit(take(bank.vectors, rows))
     good: Float[np.ndarray, "m D"] = vectors[np.isfinite(vectors).all(axis=1)]
+    if len(good) == 0:
+        raise NotEvaluable("no bank row has a direction", "mend NONFINITE or ZERO_ROWS first")
     return good
 
 

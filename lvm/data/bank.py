@@ -21,6 +21,7 @@ from lvm.data.rows import ContentIndex, blocks, take
 from lvm.errors import DataError, SchemaError
 
 MOST_AT_ONCE = 256 << 20  # bytes of rows that are looked at together
+NOT_FINITE, TOO_LONG = "NaN or infinite", "too long to be squared in float32"
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +143,11 @@ def check_rows(bank: Bank) -> None:
 
 
 def check_vectors(vectors: np.ndarray, source: str, *, block: int = 16384) -> None:
-    """Refuse NaN, infinite and zero rows of an array [N, D], reading it block by block."""
-    bad: dict[str, list[int]] = {"NaN or infinite": [], "zero": []}
+    """Refuse rows of an array [N, D] that are not finite, too long or zero, block by block.
+
+    A row is too long when its squared length overflows float32: no loss and no search can use it.
+    """
+    bad: dict[str, list[int]] = {NOT_FINITE: [], TOO_LONG: [], "zero": []}
     block = max(1, min(block, MOST_AT_ONCE // (4 * max(1, vectors.shape[1]))))
     for start in range(0, len(vectors), block):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -151,10 +155,10 @@ def check_vectors(vectors: np.ndarray, source: str, *, block: int = 16384) -> No
             squares = np.einsum("nd,nd->n", chunk, chunk)
         # One cheap number per row; only rows where it is odd are looked at closely.
         for i in np.flatnonzero(~(np.isfinite(squares) & (squares >= 1e-12))).tolist():
-            if not np.isfinite(chunk[i]).all():
-                bad["NaN or infinite"].append(start + i)
-            elif squares[i] < 1e-12:
+            if np.isfinite(squares[i]):
                 bad["zero"].append(start + i)
+            else:
+                bad[TOO_LONG if np.isfinite(chunk[i]).all() else NOT_FINITE].append(start + i)
     for what, rows in bad.items():
         if rows:
             raise DataError(

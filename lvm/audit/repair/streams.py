@@ -60,12 +60,16 @@ def row_blocks(rows: Int[np.ndarray, " n"], array: np.ndarray) -> Iterator[Int[n
 
 
 def scaled(block: Float[np.ndarray, "n *more D"]) -> Float[np.ndarray, "n *more D"]:
-    """Return vectors of length 1 in their own type; those that have it keep their bits."""
+    """Return vectors of length 1 in their own type; those that have it keep their bits.
+
+    So does one that no length 1 can be given to: zero, not finite, or too long to be squared.
+    """
     values = np.asarray(block, dtype=np.float32)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         lengths = np.linalg.norm(values, axis=-1, keepdims=True)
         unit = (values / lengths).astype(block.dtype)
-    return np.where(np.abs(lengths - 1) > LENGTH_TOLERANCE, unit, block)
+    usable = (lengths > 0) & (lengths < np.inf)
+    return np.where(usable & (np.abs(lengths - 1) > LENGTH_TOLERANCE), unit, block)
 
 
 def write_streams(path: Path, members: Mapping[str, Stream]) -> None:
