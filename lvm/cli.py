@@ -134,6 +134,7 @@ def _progress(record: dict[str, Any], epochs: int) -> str:
 def _evaluate(args: Any) -> int:
     import tempfile
 
+    from lvm.audit.loaded import names_data
     from lvm.config import GateConfig
     from lvm.data.load import DataRequest, load_dataset
     from lvm.training.checkpoint import load_checkpoint
@@ -150,7 +151,7 @@ def _evaluate(args: Any) -> int:
             f"{source} has width {dataset.bank.width}, the checkpoint {manifest['width']}; use the "
             "bank it was trained on, or one from the same encoder."
         )
-    own = _own_data(dataset, manifest)
+    own = names_data(manifest, dataset.bank, dataset)
     if not own and not args.other_data:
         raise UsageError(
             f"{args.checkpoint} was not trained on {source}; name its own data with --data BANK, "
@@ -163,17 +164,25 @@ def _evaluate(args: Any) -> int:
         )  # fmt: skip
         evaluate_test(spec, dataset, predictor)
         print(f"{args.checkpoint} on {source}{'' if own else ', which it was not trained on'}")
+        _print_seen(args.checkpoint, manifest, dataset)
         _print_test(json.loads((spec.folder / "test.json").read_text()))
     return 0
 
 
-def _own_data(dataset: Any, manifest: dict[str, Any]) -> bool:
-    """Whether a checkpoint names this data as what it was trained on."""
-    from lvm.audit.loaded import as_trained
+def _print_seen(path: Path, manifest: dict[str, Any], dataset: Any) -> None:
+    """Say which test articles a checkpoint was trained on, or that nobody can tell."""
+    from lvm.audit.lineage import read_lineage, seen_articles
 
-    if "bank" in manifest:  # its windows may have been cut for the sake of a longer context
-        return bool(manifest["bank"] == dataset.bank.fingerprint)
-    return bool(manifest.get("data") == as_trained(dataset, manifest).fingerprint)
+    bank, test = dataset.bank, dataset.test
+    lineage = read_lineage(manifest, path)
+    seen = seen_articles(lineage, bank, dataset, bank.rows(test.contexts[:, -1]), test.articles)
+    if len(seen.articles):
+        print(
+            f"warning: {len(seen.articles)} of {test.num_articles} test articles were trained on, "
+            "so these numbers say little of text it has not read"
+        )
+    for name, why in seen.unknown.items():
+        print(f"warning: whether {name} has read the test text is not known: {why}")
 
 
 def _print_test(stored: dict[str, Any]) -> None:

@@ -19,7 +19,6 @@ from jaxtyping import Float
 
 from lvm.audit.check import check
 from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.lineage import lineage_articles as lineage_articles
 from lvm.audit.lineage import read_lineage
 from lvm.audit.loaded import CheckpointPart as CheckpointPart
 from lvm.audit.loaded import as_trained
@@ -267,7 +266,7 @@ def _unread_parents(part: CheckpointPart) -> Iterator[Finding]:
         yield _finding(
             part,
             f"{len(unread)} parents of the checkpoint tell nothing ({named})",
-            "every parent readable, with articles_seen",
+            "every parent readable, with articles_seen or text_seen",
             "What the model was started from may have seen the text it is judged on, and nobody "
             "can tell.",
             "put the parents' folders where manifest.json names them, or train from scratch",

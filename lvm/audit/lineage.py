@@ -1,4 +1,8 @@
-"""Which articles a checkpoint and everything that it was started from have been trained on."""
+"""What a checkpoint and everything that it was started from have been trained on.
+
+Ids of articles count where a manifest names the bank that is looked at. Elsewhere the text itself
+does, by the sketches that a checkpoint keeps of it (lvm/data/sketch.py).
+"""
 
 from __future__ import annotations
 
@@ -9,31 +13,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from lvm.audit.loaded import names_data
+from lvm.data.bank import Bank
+from lvm.data.sketch import Sketches, articles_again
+from lvm.data.windows import Dataset
 from lvm.errors import LvmError
 from lvm.training.checkpoint import read_manifest
 from lvm.training.report_checkpoint import read_report_checkpoint
 
+ITSELF = "the checkpoint"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """What a checkpoint and its parents state that they saw."""
+    """The manifests of a checkpoint and of its parents, and the parents that tell nothing."""
 
-    articles: frozenset[int] = frozenset()
+    manifests: tuple[tuple[str, Mapping[str, Any]], ...]  # (name, content), the checkpoint first
     unread: Mapping[str, str] = field(default_factory=dict)  # parent -> why it says nothing
 
 
-def lineage_articles(manifest: Mapping[str, Any], folder: Path) -> set[int]:
-    """Return the ids of all articles that the checkpoint or one of its parents was trained on.
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Which of some articles a lineage was trained on, and who could not be asked."""
 
-    Parents that cannot be read add nothing here; LOADER names them.
-    """
-    return set(read_lineage(manifest, folder).articles)
+    articles: Int[np.ndarray, " a"]
+    by_text: bool = False  # known by their text: some of the ids are of another bank
+    unknown: Mapping[str, str] = field(default_factory=dict)  # name -> why
 
 
 def read_lineage(manifest: Mapping[str, Any], folder: Path) -> Lineage:
     """Follow `parents`: paths (relative to the checkpoint or the working folder) or manifests."""
-    articles = set(_stated_articles(manifest) or ())
+    manifests: list[tuple[str, Mapping[str, Any]]] = [(ITSELF, manifest)]
     unread: dict[str, str] = {}
     waiting = [(parent, folder) for parent in _parents(manifest)]
     visited = {folder.resolve()}
@@ -52,12 +64,41 @@ def read_lineage(manifest: Mapping[str, Any], folder: Path) -> Lineage:
         except LvmError as error:
             unread[str(parent)] = str(error)
             continue
-        seen = _stated_articles(stated)
-        if seen is None:
+        if _stated_articles(stated) is None and _sketches(stated) is None:
             unread[_name(parent)] = "it does not say which articles it saw"
-        articles |= seen or set()
+        else:
+            manifests.append((_name(parent), stated))
         waiting += [(grandparent, place) for grandparent in _parents(stated)]
-    return Lineage(articles=frozenset(articles), unread=unread)
+    return Lineage(manifests=tuple(manifests), unread=unread)
+
+
+def seen_articles(
+    lineage: Lineage, bank: Bank | None, dataset: Dataset | None,
+    vectors: Float[np.ndarray, "m D"], articles: Int[np.ndarray, " m"],
+) -> Seen:  # fmt: skip
+    """Return which of the articles of some chunks a checkpoint or one of its parents saw.
+
+    `articles` are ids of `bank`. Where a manifest names another bank, or none, the sketches of its
+    text are looked for among `vectors`.
+    """
+    seen, by_text, unknown = [np.empty(0, np.int64)], False, dict(lineage.unread)
+    for name, manifest in lineage.manifests:
+        ids, sketches = _stated_articles(manifest), _sketches(manifest)
+        if ids is not None and names_data(manifest, bank, dataset):
+            seen.append(np.intersect1d(articles, np.fromiter(ids, np.int64)))
+        elif sketches is not None:
+            found = articles_again(sketches, vectors, articles)
+            seen.append(found)
+            by_text |= len(found) > 0
+        elif ids is not None:
+            unknown[name] = "its article ids are of another bank, and it keeps nothing of the text"
+        else:
+            unknown[name] = "it does not say which articles it was trained on"
+    return Seen(articles=np.unique(np.concatenate(seen)), by_text=by_text, unknown=unknown)
+
+
+def _sketches(manifest: Mapping[str, Any]) -> Sketches | None:
+    return Sketches.from_plain(manifest.get("text_seen"))
 
 
 def _parents(manifest: Mapping[str, Any]) -> list[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lvm.config import Recipe
+from lvm.data.bank import Bank
 from lvm.data.draw import leading
 from lvm.data.windows import Dataset
 from lvm.errors import LvmError
@@ -58,6 +59,15 @@ def open_checkpoint(path: Path, width: int | None, context_length: int) -> Check
         except LvmError as misfit:
             return CheckpointPart(path=path, manifest=manifest, problem=str(misfit))
     return CheckpointPart(path=path, predictor=predictor, recipe=recipe, manifest=manifest)
+
+
+def names_data(manifest: Mapping[str, Any], bank: Bank | None, dataset: Dataset | None) -> bool:
+    """Say whether a checkpoint names this bank, or these windows, as what it was trained on."""
+    if "bank" in manifest:  # its windows may have been cut for the sake of a longer context
+        return bank is not None and bool(manifest["bank"] == bank.fingerprint)
+    if dataset is None or "data" not in manifest:
+        return False
+    return bool(manifest["data"] == as_trained(dataset, manifest).fingerprint)
 
 
 def as_trained(dataset: Dataset, manifest: Mapping[str, Any]) -> Dataset:

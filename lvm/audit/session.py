@@ -67,12 +67,11 @@ def own_data(material: Material, checkpoint: Path) -> Material:
 
     A checkpoint that is audited alone must not be held against text that it has nothing to do with.
     """
-    from lvm.audit.loaded import as_trained
+    from lvm.audit.loaded import names_data
     from lvm.training.checkpoint import read_manifest
 
     manifest = (read_manifest(checkpoint) if checkpoint.is_dir() else None) or {}
-    data = manifest.get("data")
-    if material.dataset is not None and data == as_trained(material.dataset, manifest).fingerprint:
+    if names_data(manifest, material.bank, material.dataset):
         return material
     return Material(recipe=material.recipe, gates=material.gates, seed=material.seed)
 

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
+from lvm.audit.ancestors import Places, require_known, seen_before, seen_findings
 from lvm.audit.check import check
 from lvm.audit.coherence import Coherence, Level, coherence, level, sample_rows
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.finding import REPAIR, Finding, Severity
 from lvm.audit.keys import counted_off
-from lvm.audit.lineage import lineage_articles
-from lvm.audit.loaded import CheckpointPart
 from lvm.audit.location import RoughIndex, find_rows
 from lvm.audit.material import Material, Side
 from lvm.data.rows import digests, key_codes
@@ -29,23 +28,18 @@ QUICK_TRAIN = 100_000  # train windows that a quick audit compares
 def split_leak(material: Material) -> Iterator[Finding]:
     """Report shared articles, overlapping windows, shared content, a seen lineage."""
     yield from (f for f in material.problems if f.code == "SPLIT_LEAK")
-    yield from _lineage(material)
+    mine = None if material.eval is None else target_keys(material, material.eval)
+    seen = seen_before(material, mine)
+    yield from seen_findings(material, mine, seen)
     eval_, train = material.side("eval"), material.side("train")
-    theirs, mine = target_keys(material, train), target_keys(material, eval_)
+    theirs = target_keys(material, train)
     if theirs is not None and mine is not None:
         yield from _by_key(eval_, theirs, mine)
         yield from _by_likeness(material, eval_, theirs, mine)
     else:
         yield from _by_content(material, eval_, train)
     yield from _by_memory(material, eval_)
-    if material.checkpoint is not None and not _seen_before(material.checkpoint):
-        raise NotEvaluable(
-            "the checkpoint does not say which articles it and its parents have seen",
-            "give a checkpoint folder that lvm wrote, or judge it on text newer than it",
-        )
-
-
-Places = tuple[Int[np.ndarray, "m 2"], Bool[np.ndarray, " m"]]  # keys, and where they are known
+    require_known(seen)
 
 
 def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Finding]:
@@ -248,35 +242,3 @@ def memoriser_gap(eval_: Coherence, train: Coherence) -> Level | None:
     unseen = level(score(train, np.flatnonzero(~kept)), train.clusters[~kept])
     error = float(np.hypot(mine.error, unseen.error))
     return Level(value=mine.value - unseen.value, error=error, clusters=mine.clusters)
-
-
-def _lineage(material: Material) -> Iterator[Finding]:
-    """Compare the articles that the checkpoint and its parents saw with those of the eval side."""
-    part = material.checkpoint
-    if part is None or material.eval is None:
-        return
-    seen = _seen_before(part)
-    keys = target_keys(material, material.eval)
-    if keys is None or not seen:
-        return
-    mine = keys[0][keys[1], 0]
-    shared = np.isin(mine, np.fromiter(seen, dtype=np.int64))
-    if not shared.any():
-        return
-    articles = np.unique(mine[shared])
-    yield Finding(
-        code="SPLIT_LEAK",
-        severity=Severity.BLOCK,
-        seen=f"{len(articles)} eval articles were seen by the checkpoint or one of its parents",
-        allowed="0",
-        where={"input": "checkpoint", "source": str(part.path), "count": int(shared.sum()),
-               "of": len(mine), "articles": articles[:NUM_WORST].tolist()},
-        meaning="The checkpoint, or one it was started from, has been trained on this eval text.",
-        next="judge it on articles that no ancestor has seen, or train again without the parents",
-        values={"articles": float(len(articles))},
-    )  # fmt: skip
-
-
-def _seen_before(part: CheckpointPart) -> set[int]:
-    """Return the articles that a checkpoint and its parents state; empty means unknown."""
-    return lineage_articles(part.manifest, part.path)

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors weights, a JSON manifest, and the optimiser state to go on from.
 
     DIR/model.safetensors   weights of the model and the head
-    DIR/manifest.json       recipe, width, data fingerprint, articles seen, epoch, probe outputs
+    DIR/manifest.json       recipe, width, bank and data, articles and text seen, epoch, probes
     DIR/state.pt            optimiser moments (tensors and numbers only; read with weights_only)
 
 A checkpoint is written beside its place and renamed, so a kill leaves the old or the new one.

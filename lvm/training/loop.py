@@ -9,6 +9,7 @@ the default process group decides the world). It knows nothing of gates, arms or
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import time
@@ -22,6 +23,7 @@ from torch import nn
 
 from lvm.config import Recipe, fingerprint
 from lvm.data.draw import count_by_article
+from lvm.data.sketch import sketch
 from lvm.data.windows import Dataset
 from lvm.device import claim
 from lvm.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
@@ -157,6 +159,11 @@ class _State:
         load_weights(self.predictor, checkpoint)
         return read_epochs(self.folder)[: self.epochs_done]
 
+    @functools.cached_property
+    def text_seen(self) -> dict[str, Any]:
+        """Sketches of the train text, by which it is known where ids are of another bank."""
+        return sketch(self.dataset.bank, self.dataset.train).to_plain()
+
     def save(self, record: EpochRecord) -> None:
         """Append the record, then replace the checkpoint: a record may be ahead, never behind."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -174,6 +181,7 @@ class _State:
                 "data": self.dataset.fingerprint,
                 "bank": self.dataset.bank.fingerprint,
                 "articles_seen": np.unique(self.dataset.train.articles).tolist(),
+                "text_seen": self.text_seen,
                 "parents": self.lineage.get("parents", []),
                 "commit": self.lineage.get("commit"),
                 "seed": self.recipe.seed,

@@ -47,6 +47,7 @@ ARGS_NAMES = ("args", "hyper_parameters", "hparams", "config")
 COUNTERS = ("n_averaged", "module.n_averaged")  # of torch.optim.swa_utils.AveragedModel
 HEAD = re.compile(r"(?:(?:module|_orig_mod|model)\.)*(?:projection_head|proj_head|head)\.")
 VAL_NAMES = ("val_cosine", "best_val_cosine")
+STATED = ("articles_seen", "text_seen", "bank", "data", "parents")  # of what a model saw
 PARENT_NAMES = ("resume", "resume_from", "init_from", "pretrained")
 SAVE_AGAIN = (
     'save it again with torch.save({"model_state_dict": model.state_dict(), '
@@ -71,7 +72,7 @@ class ReportCheckpoint:
     val_cosine: float | None = None
     epoch: Any = None
     history: Any = None
-    more: Mapping[str, Any] = field(default_factory=dict)  # articles_seen and parents, if stated
+    more: Mapping[str, Any] = field(default_factory=dict)  # what it states of what it saw
 
     def manifest(self) -> dict[str, Any]:
         """Return what a manifest of lvm would say, as far as the file says it."""
@@ -103,7 +104,7 @@ def read_report_checkpoint(path: Path) -> ReportCheckpoint:
             key: foreign.plain(content.get(key))
             for key in (*ARGS_NAMES, *VAL_NAMES, "epoch", "history")
         }
-        more = {k: foreign.plain(content[k]) for k in ("articles_seen", "parents") if k in content}
+        more = {k: foreign.plain(content[k]) for k in STATED if k in content}
     except RecursionError:
         raise CheckpointError(
             f"{path} holds values nested without end, allowed are plain ones; {SAVE_AGAIN}."

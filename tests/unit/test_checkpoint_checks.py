@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from lvm.audit.check import CHECKS
-from lvm.audit.checkpoint import lineage_articles, open_checkpoint
+from lvm.audit.checkpoint import open_checkpoint
 from lvm.audit.finding import NotEvaluable, Severity
 from lvm.audit.lineage import read_lineage
 from lvm.audit.material import Material, Side
@@ -258,6 +258,12 @@ def child_of(*parents, articles=(1,)):
     return {"articles_seen": list(articles), "parents": list(parents)}
 
 
+def stated(manifest, folder) -> set[int]:
+    """The articles that all manifests of a line name."""
+    line = read_lineage(manifest, folder).manifests
+    return {article for _, one in line for article in one["articles_seen"]}
+
+
 def write_manifest(folder, **manifest):
     folder.mkdir()
     recipe = {"recipe": {}, "width": W}
@@ -269,13 +275,13 @@ def test_the_articles_of_all_ancestors_are_gathered(tmp_path) -> None:
     write_manifest(tmp_path / "grand", **child_of(articles=[7]))
     parent = write_manifest(tmp_path / "parent", **child_of("../grand", articles=[5, 6]))
     manifest = child_of(str(parent), child_of(articles=[9]), articles=[1])
-    assert lineage_articles(manifest, tmp_path / "me") == {1, 5, 6, 7, 9}
+    assert stated(manifest, tmp_path / "me") == {1, 5, 6, 7, 9}
 
 
 def test_parents_in_a_circle_end(tmp_path) -> None:
     write_manifest(tmp_path / "a", **child_of("b", articles=[1]))
     write_manifest(tmp_path / "b", **child_of("a", articles=[2]))
-    assert lineage_articles(child_of("b"), tmp_path / "a") == {1, 2}
+    assert stated(child_of("b"), tmp_path / "a") == {1, 2}
 
 
 def test_a_parent_without_words_is_named(tmp_path) -> None:
@@ -283,7 +289,7 @@ def test_a_parent_without_words_is_named(tmp_path) -> None:
     (tmp_path / "junk.pt").write_bytes(b"junk")
     manifest = child_of("gone", "mute", "junk.pt", "x" * 5000)
     lineage = read_lineage(manifest, tmp_path / "me")
-    assert lineage.articles == {1}
+    assert [name for name, _ in lineage.manifests] == ["the checkpoint"]
     assert lineage.unread["gone"] == "there is no such file"
     assert "does not say" in lineage.unread["mute"]
     assert "no zip file" in lineage.unread["junk.pt"]
@@ -302,7 +308,7 @@ def test_training_states_what_it_saw(data, tmp_path) -> None:
     list(train(recipe, data, tmp_path, validate=lambda p, e: {"eval_cosine": 0.0}))
     part = open_checkpoint(tmp_path / "checkpoint", W, T)
     expected = set(np.unique(data.train.articles).tolist())
-    assert lineage_articles(part.manifest, part.path) == expected
+    assert stated(part.manifest, part.path) == expected
 
 
 def test_a_pt_file_alone_is_looked_at_in_its_own_width(tmp_path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 
+from lvm.data.sketch import Sketches
 from lvm.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from lvm.randomness import numpy_generator
 from lvm.training import loop
@@ -285,6 +286,9 @@ def test_the_manifest_says_what_the_model_has_seen(tiny_dataset, tmp_path) -> No
     manifest = json.loads((tmp_path / "checkpoint" / "manifest.json").read_text())
     assert set(manifest["articles_seen"]) == set(tiny_dataset.train.articles.tolist())
     assert set(manifest["articles_seen"]).isdisjoint(tiny_dataset.test.articles.tolist())
+    kept = Sketches.from_plain(manifest["text_seen"])
+    assert kept is not None
+    assert set(kept.articles.tolist()) <= set(manifest["articles_seen"])
     assert (manifest["commit"], manifest["parents"], manifest["epoch"]) == ("c", ["p"], 1)
     assert manifest["data"] == tiny_dataset.fingerprint
     assert manifest["val_cosine"] == 1.0

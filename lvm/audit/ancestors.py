@@ -1,0 +1,73 @@
+"""Has the checkpoint, or one that it was started from, been trained on the eval text?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.lineage import Seen, read_lineage, seen_articles
+from lvm.audit.material import Material
+
+FEW_WINDOWS = 0.01  # of the eval windows: text that few of them share with other articles
+NUM_WORST = 10
+
+Places = tuple[Int[np.ndarray, "m 2"], Bool[np.ndarray, " m"]]  # keys, and where they are known
+
+
+def seen_before(material: Material, places: Places | None) -> Seen | None:
+    """Return which eval articles were trained on; None without a checkpoint or eval side.
+
+    `places` are the keys of the eval windows; without them no article is known.
+    """
+    part, side = material.checkpoint, material.eval
+    if part is None or side is None:
+        return None
+    if places is None:
+        return Seen(
+            articles=np.empty(0, np.int64),
+            unknown={"the checkpoint": "the articles of the eval windows are not known"},
+        )
+    keys, known = places
+    rows = np.flatnonzero(known)
+    return seen_articles(
+        read_lineage(part.manifest, part.path), material.bank, material.dataset,
+        side.contexts(rows)[:, -1], keys[rows, 0],
+    )  # fmt: skip
+
+
+def seen_findings(
+    material: Material, places: Places | None, seen: Seen | None
+) -> Iterator[Finding]:
+    """Report eval articles that were trained on."""
+    part = material.checkpoint
+    if part is None or seen is None or places is None or len(seen.articles) == 0:
+        return
+    keys, known = places
+    shared = known & np.isin(keys[:, 0], seen.articles)
+    few = seen.by_text and shared.mean() <= FEW_WINDOWS
+    total = len(np.unique(keys[known, 0]))
+    yield Finding(
+        code="SPLIT_LEAK",
+        severity=Severity.WARN if few else Severity.BLOCK,
+        seen=f"{len(seen.articles)} of {total} eval articles were seen by the checkpoint or one of "
+        "its parents" + (", known by their text (other ids)" if seen.by_text else ""),
+        allowed=f"{FEW_WINDOWS:.0%} of the windows" if seen.by_text else "0",
+        where={"input": "checkpoint", "source": str(part.path), "count": int(shared.sum()),
+               "of": len(shared), "articles": seen.articles[:NUM_WORST].tolist()},
+        meaning="The checkpoint, or one it was started from, has been trained on this eval text.",
+        next="judge it on articles that no ancestor has seen, or train again without the parents",
+        values={"articles": float(len(seen.articles)), "by_text": float(seen.by_text)},
+    )  # fmt: skip
+
+
+def require_known(seen: Seen | None) -> None:
+    """Raise NotEvaluable where what the checkpoint or a parent saw cannot be compared."""
+    if seen is not None and seen.unknown:
+        name, why = next(iter(seen.unknown.items()))
+        raise NotEvaluable(
+            f"whether {name} has seen the eval text is not known: {why}",
+            "give a checkpoint folder that lvm wrote, or judge it on text newer than it",
+        )
