@@ -25,7 +25,7 @@ from lvm.printed import resume_command
 from lvm.progress import JsonLines
 from lvm.provenance import code_version, git_commit
 from lvm.records import RunVerdict
-from lvm.signals import held_signals, whole
+from lvm.signals import end_was_asked_for, held_signals, whole
 from lvm.terminal import AuditProgress, Screen
 from lvm.tracking import Tracker
 from lvm.triage.address import check_address, check_growth
@@ -176,6 +176,7 @@ class Job:
     ) -> None:  # fmt: skip
         """Carry out the tree on Ray."""
         writer, journal, executor = self._writer, self._journal, self._executor
+        is_new = not journal.events
         writer.tracker = Tracker(journal.folder)
         for event in list(journal.events):
             screen.event(event)
@@ -190,13 +191,28 @@ class Job:
                 screen.say(expected.in_words(), "bold")
             writer.note("forecast", **expected.to_plain())
         triage = Triage(request, dataset, executor, journal, writer.note)
-        executor.start()
+        with self._forgotten_without_ray(is_new):
+            executor.start()
         if executor.nodes:
             writer.note("nodes", nodes=executor.nodes)
         with _heard():
             screen.say(f"arms run on {executor.describe()}", "dim")
         triage.run()
         self._stop_ray()
+
+    @contextlib.contextmanager
+    def _forgotten_without_ray(self, is_new: bool) -> Iterator[None]:
+        """Take back a new run whose cluster does not start: its folder holds nothing to go on with.
+
+        An interruption is not a failure: such a run can be resumed.
+        """
+        try:
+            yield
+        except Exception:
+            if is_new and not end_was_asked_for():
+                self._writer.tracker = None
+                self._journal.discard()
+            raise
 
     # --- the end ---------------------------------------------------------------------------------
 

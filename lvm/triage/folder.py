@@ -13,7 +13,8 @@ from lvm.triage.journal import FILE_NAME as JOURNAL
 from lvm.triage.lock import FILE as LOCK
 from lvm.triage.lock import SCRATCH, Lock, acquire, driver_of
 
-OURS = ("given_checkpoint", ".given_checkpoint.new")  # what may be there before a run begins
+# What may be there before a run begins; the folder was empty when it was claimed.
+OURS = ("given_checkpoint", ".given_checkpoint.new", "tune")
 
 
 @contextlib.contextmanager

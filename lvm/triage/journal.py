@@ -38,6 +38,11 @@ class Journal:
         self.events = Events(effective(read_journal(folder)) if self.path.exists() else ())
         self._trim()
 
+    def discard(self) -> None:
+        """Remove the file, and forget its events: the run did not begin after all."""
+        self.path.unlink(missing_ok=True)
+        self.events = Events()
+
     def append(self, event: str, **values: Any) -> Event:
         """Write one event and wait until it is on disk; UsageError when the disk is full."""
         record: dict[str, Any] = {"event": event, "at": round(time.time(), 3), **to_plain(values)}

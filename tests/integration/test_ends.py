@@ -32,7 +32,7 @@ from lvm.cli import main as lvm_main
 from lvm.command import run_command
 from lvm.data.files import read_bank
 from lvm.data.windows import dataset_from_bank
-from lvm.errors import ClusterLostError
+from lvm.errors import ClusterError, ClusterLostError
 from lvm.tracking import EXPERIMENT
 from lvm.triage import lock
 from lvm.triage.journal import Event, Journal, read_journal
@@ -515,7 +515,67 @@ def test_a_cluster_that_cannot_be_used_is_refused_before_anything_runs(
         assert not out.exists()
 
 
+@pytest.mark.parametrize("error", [ClusterError("no raylet."), OSError("no such program")])
+def test_a_run_whose_ray_does_not_start_leaves_nothing_and_its_out_is_free(
+    error: Exception, small: Small, no_ray, capsys, monkeypatch
+):
+    """Named folders and numbered ones, new and empty ones, are as they were."""
+    (small.folder / "empty").mkdir(exist_ok=True)
+    before = sorted(small.folder.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(WithoutRay, "start", raising(error))
+        for out in ("a/b/run", "empty"):
+            assert small.here(*small.new(out)) == (2 if isinstance(error, ClusterError) else 70)
+            sentence = capsys.readouterr().err.splitlines()[-1]
+            assert "start again with: " in sentence
+            assert sorted(small.folder.rglob("*")) == before
+    assert small.here(*small.new("empty")) == 0
+    shutil.rmtree(small.folder / "empty")
+
+
+def test_a_resumed_run_whose_ray_does_not_start_is_kept(small: Small, no_ray, monkeypatch):
+    folder = small.folder / "kept"
+    with monkeypatch.context() as patch:
+        patch.setattr(WithoutRay, "run", raising(TypeError("broken")))
+        assert small.here(*small.new("kept")) == 70
+    with monkeypatch.context() as patch:
+        patch.setattr(WithoutRay, "start", raising(ClusterError("no raylet.")))
+        assert small.here("--resume", folder) == 2
+    assert kinds(folder)[:2] == ["run_started", "audited"]
+    assert small.here("--resume", folder) == 0
+
+
 # --- with Ray -------------------------------------------------------------------------------------
+
+WITHOUT_A_HEAD = """
+import sys
+from pathlib import Path
+from lvm.command import run_program
+from lvm.triage import local_head
+from tune_jobs.triage import main
+
+local_head.PROGRAM = Path(sys.argv.pop(1))
+run_program(main)
+"""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "raise SystemExit('no raylet here')",
+        "import sys\nsys.stdin.readline()\n"
+        'print(\'{"problem": "OSError", "texts": ["no raylet here"]}\')',
+    ],
+)
+def test_a_head_that_does_not_start_leaves_nothing(head: str, small: Small, tmp_path: Path):
+    (tmp_path / "head.py").write_text(head)
+    out = small.folder / "headless"
+    for _ in range(2):  # the same --out is free again
+        status, _, err = by_python(WITHOUT_A_HEAD, tmp_path / "head.py", *small.new(out.name))
+        assert status == 2, err
+        assert "Ray could not be started at this machine (no raylet here)" in err
+        assert not out.exists()
+
 
 WHILE_RAY_STARTS = """
 import os, signal, sys, threading, time

@@ -112,3 +112,11 @@ def test_a_full_disk_is_a_usage_error_that_says_how_to_go_on(journal, monkeypatc
     assert list(read_journal(journal.folder)) == journal.events  # nor what may be half there
     journal.append("epoch", arm="a", epoch=2)
     assert list(read_journal(journal.folder)) == journal.events
+
+
+def test_a_discarded_journal_leaves_no_file_and_no_events(tmp_path) -> None:
+    journal = Journal(tmp_path)
+    journal.append("run_started", schema=SCHEMA)
+    journal.discard()
+    assert list(journal.events) == []
+    assert not journal.path.exists()
