@@ -471,3 +471,87 @@ def _index_rolled(parts: Parts, rng: np.random.Generator, share: float) -> Parts
     vectors[:count] = np.roll(vectors[:count], 1, axis=0)
     index = TorchIndex(torch.from_numpy(vectors))
     return dataclasses.replace(parts, more={**parts.more, "index": index})
+
+
+# --- text in other words, in two parts, shifted, overlapping --------------------------------------
+
+
+def _eval_articles(parts: Parts, share: float, rng: np.random.Generator) -> np.ndarray:
+    articles = np.unique(_keys(parts)[:, 0])
+    return articles[some(len(articles), share, rng)]
+
+
+def _reworded(rows: np.ndarray, rng: np.random.Generator, apart: float = 0.2) -> np.ndarray:
+    """Return vectors at a cosine of .98: what a revision or a translation comes to."""
+    noise = rng.standard_normal(rows.shape) / rows.shape[1] ** 0.5
+    return _unit(rows + apart * noise).astype(rows.dtype)
+
+
+def recut(parts: Parts, vectors: np.ndarray, keys: np.ndarray) -> Parts:
+    """Cut a changed corpus into windows; eval articles are those that the parts had."""
+    windows = article_windows(keys, T)
+    mine = np.isin(windows.articles, np.unique(_keys(parts)[:, 0]))
+    files = {}
+    for name, index in (("train", ~mine), ("eval", mine)):
+        part = windows.select(index)
+        files[name] = WindowFile(
+            vectors[part.contexts], vectors[part.targets], keys[part.targets],
+            {"num_windows": len(part)}, f"{name}.npz",
+        )  # fmt: skip
+    bank = Bank(vectors, keys, {"count": len(vectors)}, source=parts.bank.source)
+    return Parts(train=files["train"], eval=files["eval"], bank=bank)
+
+
+@_plant("reworded_in_bank", "DUPLICATES")
+def _reworded_in_bank(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
+    """The bank holds articles again, in other words and under other ids."""
+    bank, articles = parts.bank, np.unique(parts.bank.articles)
+    again = np.isin(bank.articles, articles[some(len(articles), share, rng)])
+    vectors = np.concatenate([bank.vectors, _reworded(bank.vectors[again], rng)])
+    keys = np.concatenate([bank.keys, bank.keys[again] + [1 + articles.max(), 0]])
+    more = Bank(vectors, keys.astype(np.int32), {"count": len(vectors)}, source=bank.source)
+    return dataclasses.replace(parts, bank=more)
+
+
+@_plant("reworded_across", "SPLIT_LEAK")
+def _reworded_across(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
+    """Eval articles say what train articles say, in other words."""
+    bank, chosen = parts.bank, _eval_articles(parts, share, rng)
+    trained = np.setdiff1d(np.unique(bank.articles), np.unique(_keys(parts)[:, 0]))
+    keep = ~np.isin(bank.articles, chosen)
+    vectors, keys = [bank.vectors[keep]], [bank.keys[keep]]
+    for article, source in zip(chosen, rng.choice(trained, len(chosen), False), strict=True):
+        rows = bank.articles == source
+        vectors.append(_reworded(bank.vectors[rows], rng))
+        keys.append(np.column_stack([np.full(rows.sum(), article), bank.keys[rows, 1]]))
+    return recut(parts, np.concatenate(vectors), np.concatenate(keys).astype(np.int32))
+
+
+@_plant("articles_cut_in_two", "SPLIT_LEAK")
+def _articles_cut_in_two(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
+    """The second half of eval articles stands in train under another id."""
+    keys = parts.bank.keys.copy()
+    for article in _eval_articles(parts, share, rng):
+        rows = np.flatnonzero(parts.bank.articles == article)
+        later = rows[len(rows) // 2 :]
+        keys[later] += [1 + parts.bank.articles.max(), -keys[later[0], 1]]
+    return recut(parts, parts.bank.vectors, keys)
+
+
+@_plant("eval_partly_centred", "SPACE_MISMATCH")
+def _eval_partly_centred(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
+    """The mean is subtracted from half the eval articles, in the bank as well."""
+    vectors = parts.bank.vectors.copy()
+    mine = np.isin(parts.bank.articles, _eval_articles(parts, 0.5 * share, rng))
+    vectors[mine] = _unit(vectors[mine] - vectors.mean(axis=0)).astype(vectors.dtype)
+    return recut(parts, vectors, parts.bank.keys)
+
+
+@_plant("chunks_overlap", "DUPLICATES")
+def _chunks_overlap(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
+    """Each chunk holds, at share 1, as much of the one before it as of its own."""
+    vectors, keys = parts.bank.vectors, parts.bank.keys
+    later = 1 + np.flatnonzero(keys[1:, 0] == keys[:-1, 0])
+    mixed = vectors.copy()
+    mixed[later] = _unit(vectors[later] + share * vectors[later - 1]).astype(vectors.dtype)
+    return recut(parts, mixed, keys)

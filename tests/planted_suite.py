@@ -68,13 +68,14 @@ def blocking(found: Audit) -> set[str]:
 # itself, the cut into windows, what stands in them, their keys, their space, their values.
 LAYERS = (
     "order_shuffled", "order_interleaved", "easy_region",
+    "reworded_across", "chunks_overlap", "eval_partly_centred", "articles_cut_in_two",
     "split_leak", "windows_across_articles",
     "target_two_ahead", "target_is_last", "eval_order_shuffled", "order_reversed",
     "eval_not_in_bank", "unpaired_targets", "unpaired_keys_kept",
     "keys_made_up", "keys_next_article", "keys_next_chunk", "keys_collapsed",
     "eval_and_its_rows_rotated", "eval_rotated", "eval_through_a_layer", "eval_mean_flipped",
-    "duplicates", "rows_dropped", "unnormalised", "zero_rows", "nan_in_bank", "nan",
-    "keys_missing", "index_rolled",
+    "reworded_in_bank", "duplicates", "rows_dropped", "unnormalised", "zero_rows", "nan_in_bank",
+    "nan", "keys_missing", "index_rolled",
 )  # fmt: skip
 
 ANOTHER_SPACE = ("eval_rotated", "eval_through_a_layer", "eval_mean_flipped")

@@ -15,6 +15,8 @@ from lvm.audit.inputs import scans
 from lvm.audit.keys import ALLOWED_SHARE, NUM_WORST, where_rows
 from lvm.audit.location import SAME, SEARCHED, best_by_key, find_rows, nearest, unit
 from lvm.audit.material import Material, Side
+from lvm.audit.overlap import overlapping
+from lvm.audit.paraphrase import bank_twins
 from lvm.audit.space import another_space
 from lvm.data.bank import Bank
 from lvm.data.rows import key_codes
@@ -53,6 +55,8 @@ def duplicates(material: Material) -> Iterator[Finding]:
             values={"share": share, "same_key": twice},
         )
     yield from _near_copies(material)
+    yield from bank_twins(material)
+    yield from overlapping(material)
 
 
 def _stored_twice(group: Int[np.ndarray, " N"], keys: Int[np.ndarray, "N 2"]) -> float:

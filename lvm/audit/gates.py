@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lvm.audit.check import check
+from lvm.audit.coverage import easy_pool
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
 from lvm.audit.selftest import BLIND, TRIVIAL, Bench, GateUnderTest, bench
@@ -36,7 +37,8 @@ def gate_below_trivial(material: Material) -> Iterator[Finding]:
 
 @check("POOL", "does the pool hold the contexts of the query?")
 def pool(material: Material) -> Iterator[Finding]:
-    """Report own contexts at rank 1, under the mask that the run uses."""
+    """Report a pool of few articles, and own contexts at rank 1 under the mask of the run."""
+    yield from easy_pool(material)
     tried = bench(material)
     names = [name for name in QUERIES if name in tried.ranked]
     shares = {name: float(tried.ranked[name][1].context_first.mean()) for name in names}

@@ -110,7 +110,8 @@ def _stated_articles(manifest: Mapping[str, Any]) -> set[int] | None:
     stated = manifest.get("articles_seen")
     if not isinstance(stated, list | tuple | set | frozenset):
         return None
-    return {int(a) for a in stated if isinstance(a, int | np.integer)}
+    whole = {int(a) for a in stated if isinstance(a, int | np.integer)}
+    return {article for article in whole if abs(article) < 2**31}  # as wide as a key
 
 
 def _find(parent: str, child: Path) -> Path | None:

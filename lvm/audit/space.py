@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import expit  # type: ignore[import-untyped]  # scipy has no stubs
 
+from lvm.audit.centring import shifted_articles
 from lvm.audit.check import check
 from lvm.audit.coherence import Coherence, coherence
 from lvm.audit.finding import Finding, NotEvaluable, Severity
@@ -204,6 +205,7 @@ def space_mismatch(material: Material) -> Iterator[Finding]:
         elif name == "eval":
             yield from _random_pairs(material)
             yield from _told_apart(material)
+            yield from shifted_articles(material)
 
 
 def _finding(material: Material, name: str, like: Likeness, severity: Severity) -> Finding:

@@ -11,9 +11,11 @@ from lvm.audit.ancestors import Places, require_known, seen_before, seen_finding
 from lvm.audit.check import check
 from lvm.audit.coherence import Coherence, Level, coherence, level, sample_rows
 from lvm.audit.finding import REPAIR, Finding, Severity
+from lvm.audit.halves import halves
 from lvm.audit.keys import counted_off
 from lvm.audit.location import RoughIndex, find_rows
 from lvm.audit.material import Material, Side
+from lvm.audit.paraphrase import paraphrases
 from lvm.data.rows import digests, key_codes
 
 SAME_CONTENT = 0.05  # share of eval targets that are train targets too, where keys say nothing
@@ -34,8 +36,11 @@ def split_leak(material: Material) -> Iterator[Finding]:
     eval_, train = material.side("eval"), material.side("train")
     theirs = target_keys(material, train)
     if theirs is not None and mine is not None:
-        yield from _by_key(eval_, theirs, mine)
-        yield from _by_likeness(material, eval_, theirs, mine)
+        shared = [*_by_key(eval_, theirs, mine), *_by_likeness(material, eval_, theirs, mine)]
+        yield from shared
+        if not shared:  # else the same text would be counted again
+            said_again = [*paraphrases(material, mine, theirs)]
+            yield from said_again or halves(material, mine, theirs)
     else:
         yield from _by_content(material, eval_, train)
     yield from _by_memory(material, eval_)

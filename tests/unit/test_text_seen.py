@@ -108,7 +108,8 @@ def test_numbers_count_in_the_bank_they_are_of(texts, tmp_path) -> None:
     """Another split of the same bank: what was trained on is held out now."""
     dataset = dataset_of(texts["own"])
     held_out = np.unique(dataset.test.articles).tolist()
-    manifest = stated(texts["own"], "text_seen", articles_seen=held_out)
+    odd = [2**40, -(2**40), 1.5, "1", None]  # what no key can be
+    manifest = stated(texts["own"], "text_seen", articles_seen=held_out + odd)
     (finding,) = look(texts["own"], manifest, tmp_path / "c")
     assert finding.values == {"articles": float(len(held_out)), "by_text": 0.0}
 

@@ -1,0 +1,114 @@
+"""Parts of one article under two ids, one on each side of the split.
+
+An article's chunks share a subject. Halves of a train article say how alike parts of one article
+are, its most similar other article how alike others are. Where these lie apart, eval articles that
+are as like a train article as its halves are like each other are parts of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.stats import binom  # type: ignore[import-untyped]  # scipy has no stubs
+
+from lvm.audit.finding import Finding, Severity
+from lvm.audit.location import unit
+from lvm.audit.material import Material, Side
+
+MIN_CHUNKS = 6  # of an article that is compared, half of which make a mean
+MIN_ARTICLES = 12  # of the train side
+MAX_ARTICLES, MAX_CHUNKS = 10_000, 32  # of a side, and of an article
+MAX_ASKED = 2000  # articles that are looked for among the others
+APART = 0.5  # of halves more than of others lie above the limit that parts them best
+CHANCE = 1e-4  # that as many articles are so like train by chance
+PARTS_BLOCK = 0.5  # of the eval articles, estimated
+NUM_WORST = 10
+
+Keys = tuple[np.ndarray, np.ndarray]  # [M, 2] keys of windows, and where they are known
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """The mean of all chunks of an article, and of its first and second half."""
+
+    articles: Int[np.ndarray, " A"]
+    whole: Float[np.ndarray, "A D"]
+    first: Float[np.ndarray, "A D"]
+    second: Float[np.ndarray, "A D"]
+
+
+def halves(material: Material, mine: Keys, theirs: Keys) -> Iterator[Finding]:
+    """Report eval articles that are as like a train article as its own other half."""
+    eval_, train = material.side("eval"), material.side("train")
+    if material.quick or eval_.width != train.width or len(theirs[0]) != len(train):
+        return
+    known, asked = article_means(train, *theirs), article_means(eval_, *mine)
+    if len(known.articles) < MIN_ARTICLES or len(asked.articles) < 3:
+        return
+    centre = known.whole.mean(axis=0)
+    first, second = _directions(known.first, centre), _directions(known.second, centre)
+    whole, same = _directions(known.whole, centre), np.einsum("ad,ad->a", first, second)
+    some = np.unique(np.linspace(0, len(first) - 1, min(len(first), MAX_ASKED)).astype(int))
+    among = whole[some] @ whole.T
+    among[np.arange(len(some)), some] = -1
+    other = among.max(axis=1)
+    limit = _limit(same, other)
+    likeness = (_directions(asked.whole, centre) @ whole.T).max(axis=1)
+    odd, usual = likeness >= limit, float((other >= limit).mean())
+    apart = float((same >= limit).mean()) - usual
+    doubt = usual + 2 * ((usual + 1 / len(other)) / len(other)) ** 0.5
+    by_chance = float(binom.sf(int(odd.sum()) - 1, len(odd), min(1.0, doubt)))
+    if apart < APART or by_chance > CHANCE:
+        return
+    share = min(1.0, (float(odd.mean()) - usual) / apart)
+    yield Finding(
+        code="SPLIT_LEAK",
+        severity=Severity.BLOCK if share >= PARTS_BLOCK else Severity.WARN,
+        seen=f"{int(odd.sum())} of {len(odd)} eval articles are as like one train article "
+        f"(cosine {limit:.2f} or more of their means) as halves of one article are; of train "
+        f"articles {usual:.0%} are so like another",
+        allowed=f"{doubt:.0%} of the articles, as in train ({PARTS_BLOCK:.0%} blocks)",
+        where={"input": "eval", "source": eval_.source, "count": int(odd.sum()), "of": len(odd),
+               "articles": asked.articles[np.argsort(-likeness)][:NUM_WORST].tolist()},
+        meaning="Parts of one document stand on both sides under two ids, so the model has read "
+        "the rest of the text that it is judged on.",
+        next="give all parts of a document one id, split by document, and cut the windows again",
+        values={"articles": float(odd.sum()), "share": share, "limit": limit},
+    )  # fmt: skip
+
+
+def _limit(same: Float[np.ndarray, " A"], other: Float[np.ndarray, " B"]) -> float:
+    """Return the likeness above which most halves of one article lie, and fewest others."""
+    tried = np.sort(np.concatenate([same, other]))
+    above = [1 - np.searchsorted(np.sort(part), tried) / len(part) for part in (same, other)]
+    return float(tried[np.argmax(above[0] - above[1])])
+
+
+def _directions(means: Float[np.ndarray, "A D"], centre: Float[np.ndarray, " D"]) -> np.ndarray:
+    return np.asarray(np.nan_to_num(unit(means - centre)))
+
+
+def article_means(side: Side, keys: np.ndarray, known: np.ndarray) -> Means:
+    """Return the means of the articles of a side by the last contexts of their windows."""
+    rows = np.flatnonzero(known)
+    order = rows[np.lexsort((keys[rows, 1], keys[rows, 0]))]
+    articles, start, count = np.unique(keys[order, 0], return_index=True, return_counts=True)
+    long = np.flatnonzero(count >= MIN_CHUNKS)
+    long = long[np.unique(np.linspace(0, len(long) - 1, min(len(long), MAX_ARTICLES)).astype(int))]
+    parts = []
+    for article in long:
+        chosen = order[start[article] : start[article] + count[article]]
+        chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), MAX_CHUNKS)).astype(int)]
+        # Targets of the eval side may have been overwritten.
+        one = side.targets(chosen) if side.name == "train" else side.contexts(chosen)[:, -1]
+        vectors = unit(one)
+        vectors = vectors[np.isfinite(vectors).all(axis=1)]
+        if len(vectors) < MIN_CHUNKS:
+            vectors = np.zeros((MIN_CHUNKS, side.width), np.float32)
+        half = len(vectors) // 2
+        parts.append([part.mean(axis=0) for part in (vectors, vectors[:half], vectors[half:])])
+    means = np.array(parts, dtype=np.float32).reshape(-1, 3, side.width)
+    return Means(articles[long], means[:, 0], means[:, 1], means[:, 2])

@@ -1,0 +1,181 @@
+"""Text that stands twice in other words, or is split under two ids: likeness beyond what is usual.
+
+No cosine is a copy by itself: in some spaces all text lies at .98. The text that is searched is
+taken in parts, each with its nearest chunk. A twin lies at half the distance, or less, of the fifth
+nearest of these: among unrelated text, nearest neighbours of any space are about equally far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from lvm.audit.coherence import level
+from lvm.audit.finding import Finding, Severity
+from lvm.audit.location import unit
+from lvm.audit.material import Material
+from lvm.data.rows import BLOCK_BYTES, blocks, take
+from lvm.randomness import numpy_generator
+
+NUM_QUERIES = 256
+PER_ARTICLE = {"bank": 2, "eval": 8}  # queries: a bank is looked at widely, an article as a whole
+MIN_PARTS, REFERENCE = 16, 5  # of the text that is searched; the part that says what is usual
+TWIN = 0.5  # of the distance of the reference
+TWINS_WARN = 0.05  # of the chunks
+PARAPHRASED_WARN, PARAPHRASED_BLOCK = 0.01, 0.25  # of the eval windows
+MIN_ARTICLES = MIN_PARTS  # of the text that is searched
+NUM_WORST = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Twins:
+    """Queries, and the nearest chunk of another article where that is a twin."""
+
+    rows: Int[np.ndarray, " q"]  # of what was asked
+    articles: Int[np.ndarray, " q"]
+    is_twin: Bool[np.ndarray, " q"]
+    partner: Int[np.ndarray, " q"]  # article of the nearest chunk
+
+
+def bank_twins(material: Material) -> Iterator[Finding]:
+    """Report chunks of the bank that another article says again in other words."""
+    bank = material.pool
+    if material.quick:
+        return
+    size = len(bank.pool_rows)
+    rows = _drawn(bank.articles[:size], PER_ARTICLE["bank"], material.seed)
+    found = find_twins(bank.vectors[:size], bank.articles[:size], bank.vectors, bank.articles, rows)
+    if found is None:
+        return
+    rows = found.rows
+    exact = material.content.copies[rows] > 1  # those are counted as what they are
+    share = level((found.is_twin & ~exact).astype(float), found.articles)
+    if share.below() <= TWINS_WARN:
+        return
+    mine = np.flatnonzero(found.is_twin & ~exact)
+    yield Finding(
+        code="DUPLICATES",
+        severity=Severity.WARN,
+        seen=f"{share.value:.1%} of {len(rows)} chunks looked at have a twin in another article, "
+        f"at less than half the distance of other text",
+        allowed=f"at most {TWINS_WARN:.0%}",
+        where={"input": "bank", "source": bank.source, "count": len(mine), "of": len(rows),
+               "rows": rows[mine][:NUM_WORST].tolist(),
+               "articles": np.unique(found.articles[mine])[:NUM_WORST].tolist()},
+        meaning="The same text stands in the bank twice in other words (a revision, a translation, "
+        "a second embedding): no prediction can tell a target from its twin, so R@1 is bounded, "
+        "and twins are negatives of each other.",
+        next="keep one of the articles that say the same, and embed the bank again",
+        values={"twins": share.value, "error": share.error},
+    )  # fmt: skip
+
+
+def paraphrases(
+    material: Material, mine: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]
+) -> Iterator[Finding]:
+    """Report eval articles that say what a train article says, chunk by chunk, in other words.
+
+    `mine` and `theirs` are the keys of the windows of both sides, and where they are known.
+    """
+    eval_, train = material.side("eval"), material.side("train")
+    if material.quick or eval_.width != train.width or len(theirs[0]) != len(train):
+        return
+    known = np.flatnonzero(mine[1])
+    rows = known[_drawn(mine[0][known, 0], PER_ARTICLE["eval"], material.seed)]
+    vectors = eval_.contexts(rows)[:, -1]
+    articles = np.where(theirs[1], theirs[0][:, 0], -1)
+    found = find_twins(vectors, mine[0][rows, 0], train.stored_targets, articles)
+    if found is None:
+        return
+    rows = rows[found.rows]
+    copied = _in_one_article(found)
+    windows = np.isin(found.articles, copied)
+    share = float(windows.mean())
+    if share <= PARAPHRASED_WARN or len(copied) < 2:
+        return
+    yield Finding(
+        code="SPLIT_LEAK",
+        severity=Severity.BLOCK if share > PARAPHRASED_BLOCK else Severity.WARN,
+        seen=f"{len(copied)} of {len(np.unique(found.articles))} eval articles looked at say what "
+        f"one train article says, chunk by chunk ({share:.1%} of the windows)",
+        allowed=f"{PARAPHRASED_WARN:.0%} of the windows ({PARAPHRASED_BLOCK:.0%} blocks)",
+        where={"input": "eval", "source": eval_.source, "count": int(windows.sum()),
+               "of": len(windows), "rows": rows[windows][:NUM_WORST].tolist(),
+               "articles": copied[:NUM_WORST].tolist()},
+        meaning="The model has read this text in other words (a revision, a translation, a second "
+        "embedding), so a score on it says little of text that it has not read.",
+        next="put all versions of a document on one side of the split, and cut the windows again",
+        values={"share": share, "articles": float(len(copied))},
+    )  # fmt: skip
+
+
+def _in_one_article(found: Twins) -> Int[np.ndarray, " a"]:
+    """Return the articles half of whose chunks have their twins in one other article, two or more.
+
+    A heading or a quotation has twins in many articles, or one alone.
+    """
+    articles, place, sizes = np.unique(found.articles, return_inverse=True, return_counts=True)
+    pairs = np.column_stack([place, found.partner])[found.is_twin]
+    pairs, held = np.unique(pairs, axis=0, return_counts=True)
+    size = sizes[pairs[:, 0]]
+    return np.asarray(articles[np.unique(pairs[(held >= 2) & (2 * held >= size), 0])])
+
+
+def _drawn(articles: Int[np.ndarray, " n"], each: int, seed: int) -> Int[np.ndarray, " q"]:
+    """Return rows of some articles, up to so many of each."""
+    generator = numpy_generator(seed, "audit", "twins")
+    order = generator.permutation(len(articles))
+    ids, place = np.unique(articles, return_inverse=True)
+    chosen = generator.permutation(len(ids))[: max(1, NUM_QUERIES // each)]
+    rows = [order[place[order] == article][:each] for article in chosen]
+    return np.sort(np.concatenate(rows))
+
+
+def find_twins(
+    vectors: Float[np.ndarray, "n D"], owner: Int[np.ndarray, " n"],
+    table: Float[np.ndarray, "N D"], articles: Int[np.ndarray, " N"],
+    rows: Int[np.ndarray, " q"] | None = None,
+) -> Twins | None:  # fmt: skip
+    """Look for twins of some `vectors` in the `table`, outside their own article.
+
+    None where too few articles are searched to say what is usual.
+    """
+    rows = np.arange(len(vectors)) if rows is None else rows
+    if len(np.unique(articles)) < MIN_ARTICLES:
+        return None
+    asked, owner = unit(take(vectors, rows)), owner[rows]
+    good = np.isfinite(asked).all(axis=1)
+    if not good.any():
+        return None
+    asked, owner, rows = asked[good], owner[good], rows[good]
+    near, cosine = _nearest_by_part(asked, owner, table, articles)
+    order = np.argsort(-cosine, axis=0, kind="stable")
+    best, usual = (np.take_along_axis(cosine, order[[i]], axis=0)[0] for i in (0, REFERENCE - 1))
+    partner = articles[np.take_along_axis(near, order[[0]], axis=0)[0]]
+    return Twins(rows, owner, 1 - best < TWIN**2 * (1 - usual), partner)
+
+
+def _nearest_by_part(
+    asked: Float[np.ndarray, "q D"], owner: Int[np.ndarray, " q"],
+    table: Float[np.ndarray, "N D"], articles: Int[np.ndarray, " N"],
+) -> tuple[Int[np.ndarray, "P q"], Float[np.ndarray, "P q"]]:  # fmt: skip
+    """Return the nearest row outside the own article in each part of the table, and its cosine.
+
+    The rows of an article lie together, so parts hold different articles; at least MIN_PARTS.
+    """
+    queries, own = torch.from_numpy(asked.T.copy()), torch.from_numpy(owner.astype(np.int64))
+    size = len(table) * table.dtype.itemsize * table.shape[1]
+    found = []
+    for start, part in blocks(table, num_bytes=min(BLOCK_BYTES, max(1, size // MIN_PARTS))):
+        values = np.asarray(part, dtype=np.float32)
+        of = torch.from_numpy(articles[start : start + len(part)].astype(np.int64))
+        scores = torch.from_numpy(unit(values)) @ queries
+        scores = scores.nan_to_num_(-2.0).masked_fill_(of[:, None] == own, -2.0)
+        value, row = scores.max(dim=0)
+        found.append((row + start, value))
+    near, cosine = (torch.stack(list(part)).numpy() for part in zip(*found, strict=True))
+    return near, cosine
