@@ -2,7 +2,9 @@
 
 Text hands on what it is about: chunks two places apart are at least as alike as a chain without
 memory would have them, r2 >= r1^2, where r1 and r2 are the cosines at lags 1 and 2 beyond those of
-random pairs. Chunks that overlap break this. What they share is shared by neighbours alone.
+random pairs. Chunks that overlap break this: what they share is shared by neighbours alone, so
+likeness falls steeply from lag 1 to 2 and slowly from there. (Text that changes smoothly breaks it
+too, but falls evenly.)
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from lvm.audit.material import Material
 
 CLEAR = 4.0  # standard errors
 LEAST = 0.03  # of a partial correlation: less is no shared text
+STEEP = 2.0  # the fall from lag 1 to 2 beside that from 2 to 3
 
 
 def overlapping(material: Material) -> Iterator[Finding]:
@@ -26,12 +29,13 @@ def overlapping(material: Material) -> Iterator[Finding]:
         side = coherence(material, name)
     except NotEvaluable:
         return
-    if side.contexts.shape[1] < 2:
+    if side.contexts.shape[1] < 3:
         return
     memory = partial_memory(side)
-    if memory.above(CLEAR) >= -LEAST:
+    lags = [float(side.lag(k).mean()) for k in (1, 2, 3)]
+    steep = lags[0] - lags[1] > STEEP * (lags[1] - lags[2])
+    if memory.above(CLEAR) >= -LEAST or not steep:
         return
-    lags = [float(side.lag(k).mean()) for k in (1, 2)]
     yield Finding(
         code="DUPLICATES",
         severity=Severity.WARN,

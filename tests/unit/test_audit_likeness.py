@@ -161,6 +161,19 @@ def test_a_chain_without_memory_is_the_edge_and_stays_quiet(fade: float) -> None
     assert list(overlapping(parts.material())) == []
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8, 0.9])
+def test_text_that_changes_smoothly_is_no_overlap(share: float) -> None:
+    """Each chunk goes on from the one before it, and hands on what it got."""
+    vectors, keys = corpus(0, QUICK)
+    smooth = vectors.astype(np.float64)
+    for row in range(1, len(keys)):
+        if keys[row, 0] == keys[row - 1, 0]:
+            smooth[row] = share * smooth[row - 1] + (1 - share**2) ** 0.5 * vectors[row]
+    smooth /= np.linalg.norm(smooth, axis=1, keepdims=True)
+    material = parts_of(smooth.astype(np.float32), keys).material()
+    assert list(overlapping(material)) == []
+
+
 def test_speakers_who_take_turns_are_no_overlap() -> None:
     vectors, keys = corpus(0, QUICK)
     rng = np.random.default_rng(0)
