@@ -96,7 +96,9 @@ def test_the_gravest_defects_are_found_in_centred_and_in_anisotropic_spaces(name
     ("name", "share"),
     [("keys_next_chunk", 0.05), ("eval_order_shuffled", 0.05), ("target_is_last", 0.05),
      ("windows_across_articles", 0.05), ("split_leak", 0.05), ("nan", 0.05),
-     ("unpaired_targets", 0.05), ("order_interleaved", 0.2), ("index_rolled", 0.05)],
+     ("unpaired_targets", 0.05), ("order_interleaved", 0.2), ("index_rolled", 0.05),
+     ("reworded_in_bank", 0.2), ("reworded_across", 0.2), ("articles_cut_in_two", 0.5),
+     ("eval_partly_centred", 0.5), ("chunks_overlap", 0.5)],
 )  # fmt: skip
 def test_what_can_be_counted_is_found_in_a_small_part_of_the_rows(name: str, share: float) -> None:
     assert PLANTS[name].code in codes(audit(plant(name, 0, share)))
