@@ -13,7 +13,7 @@ from lvm.audit.coherence import coherence
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.inputs import scans
 from lvm.audit.keys import ALLOWED_SHARE, NUM_WORST, where_rows
-from lvm.audit.location import SAME, SEARCHED, best_by_key, find_rows, nearest, unit
+from lvm.audit.location import SEARCHED, best_by_key, find_rows, nearest, same_from, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.overlap import overlapping
 from lvm.audit.paraphrase import bank_twins
@@ -110,7 +110,7 @@ def target_not_in_bank(material: Material) -> Iterator[Finding]:
             raise NotEvaluable("no target has a direction", "mend NONFINITE or ZERO_ROWS first")
         if float(inside.mean()) < ALLOWED_SHARE and (mismatch := another_space(material)):
             raise NotEvaluable(f"the vectors cannot be compared: {mismatch}", "mend SPACE_MISMATCH")
-    share = float(inside.mean())
+    share, limit = float(inside.mean()), same_from(material)
     # Rows of the bank that are NaN or zero were somebody's: NONFINITE and ZERO_ROWS speak of them.
     if share >= ALLOWED_SHARE - 2 * _spoilt_share(material):
         return
@@ -118,7 +118,7 @@ def target_not_in_bank(material: Material) -> Iterator[Finding]:
     yield Finding(
         code="TARGET_NOT_IN_BANK",
         severity=Severity.BLOCK,
-        seen=f"{share:.1%} of {len(rows)} targets have a bank row with cosine {SAME} or more",
+        seen=f"{share:.1%} of {len(rows)} targets have a bank row with cosine {limit:.4g} or more",
         allowed=f"{ALLOWED_SHARE:.0%}",
         where=where_rows("eval", side.source, rows[~inside], len(rows), articles),
         meaning="A target that is not in the bank can never be retrieved, by any model.",
@@ -150,14 +150,14 @@ def locate_targets(
         row, cosine = best_by_key(
             material.pool, material.by_key, side.keys[rows[lost]], vectors[lost]
         )
-        inside[lost] = cosine >= SAME
+        inside[lost] = cosine >= same_from(material)
         spoilt[lost] |= (row >= 0) & np.isnan(cosine)
     lost = np.flatnonzero(~inside & ~spoilt)
     if len(lost) == 0:
         return inside, spoilt
     some = lost[np.linspace(0, len(lost) - 1, min(4 * SEARCHED, len(lost))).astype(int)]
     _, cosine = nearest(material.pool, vectors[some])
-    near = cosine >= SAME
+    near = cosine >= same_from(material)
     if len(some) == len(lost):
         inside[some] = near
     elif near.mean() >= 0.5:  # stored with other bits: what few say holds for all

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from lvm.audit.check import check
 from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
-from lvm.audit.location import SAME, SEARCHED, best_by_key, find_rows, nearest
+from lvm.audit.location import SEARCHED, find_rows, in_run, nearest, same_from
 from lvm.audit.material import Material, Side
 
 ALLOWED_SHARE = 0.99  # of rows whose vector is at its key, and of targets that are in the bank
@@ -103,12 +103,9 @@ def _follow(material: Material, side: Side) -> Keyed:
     vectors = np.concatenate([side.contexts(rows), side.targets(rows)[:, None]], axis=1)
     keys = stated[rows].astype(np.int64)
     steps = range(1 - vectors.shape[1], 1)
-    found = [
-        best_by_key(bank, material.by_key, keys + np.array([0, step]), vectors[:, slot])
-        for slot, step in enumerate(steps)
-    ]
-    cosine = np.column_stack([c for _, c in found])
-    right = cosine >= SAME
+    right = np.column_stack(
+        [in_run(material, keys, step, vectors[:, slot])[1] for slot, step in enumerate(steps)]
+    )
     elsewhere = _is_elsewhere(material, vectors, right)
     return Keyed(side, rows, right, ~right & elsewhere, vectors)
 
@@ -134,7 +131,7 @@ def _is_elsewhere(
         unknown = np.flatnonzero(~there)
         some = unknown[np.linspace(0, len(unknown) - 1, min(SEARCHED, len(unknown))).astype(int)]
         _, cosine = nearest(material.pool, vectors[lost[some, 0], lost[some, 1]])
-        if float((cosine >= SAME).mean()) >= 0.5:
+        if float((cosine >= same_from(material)).mean()) >= 0.5:
             there[unknown] = True
     found[lost[:, 0], lost[:, 1]] = there
     return found
@@ -233,7 +230,7 @@ def _best_offset(material: Material, found: Keyed) -> tuple[tuple[int, int], flo
     best, share = (0, 0), 0.0
     for offset in OFFSETS:
         hits = [
-            _at_key(material, keys + np.array([offset[0], offset[1] + step]), found.vectors[bad, s])
+            _at_key(material, keys + np.array([offset[0], 0]), offset[1] + step, found.vectors[bad, s])
             for s, step in enumerate(steps)
         ]
         value = float(np.mean(hits)) if len(bad) else 0.0
@@ -243,9 +240,9 @@ def _best_offset(material: Material, found: Keyed) -> tuple[tuple[int, int], flo
 
 
 def _at_key(
-    material: Material, keys: Int[np.ndarray, "m 2"], vectors: Float[np.ndarray, "m D"]
+    material: Material, keys: Int[np.ndarray, "m 2"], step: int, vectors: Float[np.ndarray, "m D"]
 ) -> Bool[np.ndarray, " m"]:
-    return np.asarray(best_by_key(material.pool, material.by_key, keys, vectors)[1] >= SAME)
+    return in_run(material, keys, step, vectors)[1]
 
 
 def counted_off(keys: Int[np.ndarray, "M 2"] | None) -> str:

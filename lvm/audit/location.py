@@ -9,14 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.material import Material, Side
 from lvm.data.bank import Bank
 from lvm.data.rows import KeyIndex, blocks, take
 
-SAME = 0.999  # cosine from which two vectors are the same one, stored with other precision
+# Two vectors are one, stored with other precision, when 1 - cosine is at most this share of what it
+# is between any two: where all vectors are alike, two texts may have a cosine of .999.
+SAME, ROUNDING = 1e-3, 2e-6  # the second: what bfloat16 can do to a vector
+SPREAD_ROWS = 4096
 NUM_COPIES = 4  # rows of one key that are tried
 SEARCHED = 128  # vectors whose nearest row is searched when no bit-equal one exists
 ROUGH_FROM = 0.005  # share of vectors without a bit-equal row from which rough places are tried
@@ -35,6 +38,8 @@ class Located:
     rows: Int[np.ndarray, " m"]
     places: Int[np.ndarray, "m S"]  # S = T + 1
     keys: Int[np.ndarray, "m S 2"]  # of these places; undefined where -1
+    ranks: Int[np.ndarray, "m S"]  # of these keys: chunks that follow each other differ by 1
+    unit: int  # the step that chunks are numbered in
 
     @property
     def found(self) -> np.ndarray:
@@ -58,7 +63,7 @@ def locate(material: Material, side: Side, rows: Int[np.ndarray, " m"]) -> Locat
     bank = material.pool
     if side.windows is not None:
         places = np.column_stack([side.windows.contexts[rows], side.windows.targets[rows]])
-        return Located(rows, places, bank.keys[places])
+        return _located(material, rows, places)
     if side.width != bank.width:
         raise NotEvaluable(
             f"the {side.name} vectors have width {side.width}, the bank {bank.width}",
@@ -69,7 +74,15 @@ def locate(material: Material, side: Side, rows: Int[np.ndarray, " m"]) -> Locat
     places = find_rows(material, flat).reshape(len(rows), -1)
     places = _choose_copies(material, places)
     places = _by_key(material, side, rows, sequences, places)
-    return Located(rows, places, bank.keys[places])
+    return _located(material, rows, places)
+
+
+def _located(
+    material: Material, rows: Int[np.ndarray, " m"], places: Int[np.ndarray, "m S"]
+) -> Located:
+    keys = material.pool.keys[places]
+    ranks = material.by_key.ranks(keys.reshape(-1, 2)).reshape(places.shape)
+    return Located(rows, places, keys, ranks, material.by_key.unit)
 
 
 def _choose_copies(material: Material, places: Int[np.ndarray, "m S"]) -> Int[np.ndarray, "m S"]:
@@ -90,8 +103,7 @@ def _choose_copies(material: Material, places: Int[np.ndarray, "m S"]) -> Int[np
             continue
         key = bank.keys[places[usable, anchor]].astype(np.int64)
         for slot in np.flatnonzero(several[usable].any(axis=0)):
-            wanted = key + np.array([0, int(steps[slot] - anchor)])
-            row = index.find(wanted)
+            row = index.step(key, int(steps[slot] - anchor))
             same = (row >= 0) & (places[usable, slot] >= 0)
             same &= content.group[np.maximum(row, 0)] == content.group[places[usable, slot]]
             chosen[usable[same], slot] = row[same]
@@ -111,10 +123,8 @@ def _by_key(
     filled, steps = places.copy(), np.arange(1 - places.shape[1], 1)
     for slot, step in enumerate(steps):
         lost = np.flatnonzero(places[:, slot] < 0)
-        row, cosine = best_by_key(
-            material.pool, material.by_key, side.keys[rows[lost]] + [0, step], sequences[lost, slot]
-        )
-        filled[lost, slot] = np.where(cosine >= SAME, row, -1)
+        row, same = in_run(material, side.keys[rows[lost]], int(step), sequences[lost, slot])
+        filled[lost, slot] = np.where(same, row, -1)
     return filled
 
 
@@ -148,6 +158,8 @@ class RoughIndex:
     def __init__(self, table: Float[np.ndarray, "N D"]) -> None:
         rng = np.random.default_rng(_ROUGH_SEED)
         self._table = table
+        self._centre, self._spread = centre_and_spread(table)
+        self._same = same_limit(self._spread)
         self._axes = rng.standard_normal((table.shape[1], ROUGH_AXES)).astype(np.float32)
         self._factors = rng.integers(2**63, size=ROUGH_AXES, dtype=np.int64) | 1
         codes = [self._codes(np.asarray(rows)) for _, rows in blocks(table)]
@@ -164,26 +176,51 @@ class RoughIndex:
             at = np.searchsorted(grid, code).clip(max=len(grid) - 1)
             hit = np.flatnonzero((found < 0) & (grid[at] == code))
             rows = order[at[hit]]
-            same = np.einsum("md,md->m", unit(take(self._table, rows)), wanted[hit]) >= SAME
+            same = np.einsum("md,md->m", unit(take(self._table, rows)), wanted[hit]) >= self._same
             found[hit[same]] = rows[same]
         return found
 
     def _codes(self, vectors: Float[np.ndarray, "n D"]) -> Int[np.ndarray, "n 2"]:
         """Return the cell of each vector in both grids; a row without direction gets any cell."""
-        steps = np.nan_to_num(unit(vectors.astype(np.float32)) @ self._axes) / ROUGH_STEP
+        beside = (unit(vectors.astype(np.float32)) - self._centre) / max(self._spread, 1e-6) ** 0.5
+        steps = np.nan_to_num(beside @ self._axes) / ROUGH_STEP
         cells = np.stack([np.floor(steps), np.floor(steps + 0.5)], axis=1).astype(np.int64)
         with np.errstate(over="ignore"):
             return np.asarray((cells * self._factors).sum(axis=2))
 
 
+def in_run(
+    material: Material, keys: Int[np.ndarray, "m 2"], step: int, vectors: Float[np.ndarray, "m D"]
+) -> tuple[Int[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
+    """Return the row `step` chunks from each key, and whether the vector is that row's.
+
+    Counted by number, since the bank may lack a chunk that the window has; else in the order of
+    the bank's chunks, since numbers may have gaps.
+    """
+    bank, index, limit = material.pool, material.by_key, same_from(material)
+    keys = keys.astype(np.int64)
+    row, cosine = best_by_key(bank, index, keys + [0, step * index.unit], vectors)
+    same = cosine >= limit
+    other = np.flatnonzero(~same)
+    if step and len(other):
+        found, cosine = best_by_key(bank, index, keys[other], vectors[other], step)
+        hit = (cosine >= limit) | (row[other] < 0)
+        row[other[hit]], same[other] = found[hit], cosine >= limit
+    return row, same
+
+
 def best_by_key(
-    bank: Bank, index: KeyIndex, keys: Int[np.ndarray, "m 2"], vectors: Float[np.ndarray, "m D"]
-) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Return for each key its row nearest to the vector, and the cosine; -1 and NaN without one."""
+    bank: Bank, index: KeyIndex, keys: Int[np.ndarray, "m 2"], vectors: Float[np.ndarray, "m D"],
+    step: int = 0,
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:  # fmt: skip
+    """Return for each key its row nearest to the vector, and the cosine; -1 and NaN without one.
+
+    With a step, the rows so many chunks on in the order of the article.
+    """
     best, cosine = np.full(len(keys), -1), np.full(len(keys), np.nan)
     wanted = unit(vectors)
     for copy in range(min(NUM_COPIES, index.most_copies)):
-        row = index.find(keys, copy)
+        row = index.step(keys, step, copy) if step else index.find(keys, copy)
         there = np.flatnonzero(row >= 0)
         if len(there) == 0:
             break
@@ -191,6 +228,34 @@ def best_by_key(
         better = ~(found <= cosine[there])  # NaN: nothing before
         best[there[better]], cosine[there[better]] = row[there[better]], found[better]
     return best, cosine
+
+
+def centre_and_spread(table: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, " D"], float]:
+    """Return the mean of the unit rows of a table, and 1 - the mean cosine of two of them."""
+    some = np.unique(np.linspace(0, len(table) - 1, min(SPREAD_ROWS, len(table))).astype(int))
+    rows = unit(take(table, some))
+    rows = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
+    n = len(rows)
+    if n < 2:
+        return np.zeros(table.shape[1], dtype=np.float32), 1.0
+    centre = rows.mean(axis=0)
+    random = (n * float(centre @ centre) - 1) / (n - 1)
+    return centre.astype(np.float32), float(np.clip(1 - random, 0, 1))
+
+
+def same_limit(spread: float) -> float:
+    """Return the cosine from which two vectors are one, where two of them have 1 - `spread`."""
+    return 1 - max(SAME * spread, ROUNDING)
+
+
+def same_from(material: Material) -> float:
+    """Return the cosine from which two vectors of this bank are one."""
+    kept: float | None = material.__dict__.get("_same_from")
+    if kept is None:
+        kept = material.__dict__["_same_from"] = same_limit(
+            centre_and_spread(material.pool.vectors)[1]
+        )
+    return kept
 
 
 def nearest(

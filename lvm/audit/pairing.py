@@ -16,7 +16,7 @@ PAIRED_BLOCK, PAIRED_WARN = 0.5, 0.75  # eval over train, of what neighbours sha
 CLEAR = 5.0  # standard errors from which a relation is beyond doubt
 SHIFTED_WARN, SHIFTED_BLOCK = 0.02, 0.2  # of windows whose target is one and the same step away
 ELSEWHERE_WARN, ELSEWHERE_BLOCK = 0.02, 0.2  # of windows whose target is of another article
-LAST_IS_TARGET = 0.99  # cosine of the last context with the target
+LAST_IS_TARGET = 0.99  # of the way from any two chunks to one: cosine of last context and target
 OFFSETS = range(-4, 5)  # of the target in the bank, in chunks
 NUM_WORST = 10
 
@@ -212,8 +212,11 @@ def target_shifted(material: Material) -> Iterator[Finding]:
 
 def _side_shifted(material: Material, side: Coherence) -> Iterator[Finding]:
     name = "train" if side is coherence_or_none(material, "train") else "eval"
-    if side.copy_last.value > LAST_IS_TARGET:
-        share = float((side.to_target[:, -1] > LAST_IS_TARGET).mean())
+    # Where all vectors are alike, any two have a cosine of .99.
+    random = max(0.0, side.of(side.random_pairs).value)
+    limit = random + LAST_IS_TARGET * (1 - random)
+    if side.copy_last.value > limit:
+        share = float((side.to_target[:, -1] > limit).mean())
         yield _shifted(material, name, side, 0, share)
         return
     steps, share = place_of_target(side)
@@ -239,16 +242,15 @@ def place_of_target(side: Coherence) -> tuple[int, float]:
     located = side.located
     if located is None:
         raise NotEvaluable("there is no bank to find the windows in", "give --payload")
-    keys = located.keys.astype(np.int64)
-    contexts, target = np.sort(keys[:, :-1], axis=1), keys[:, -1]  # articles and chunks apart
-    last = contexts[:, -1]
-    both = located.found.all(axis=1) & (np.diff(contexts, axis=1) == [0, 1]).all(axis=(1, 2))
+    articles, contexts = located.keys[..., 0], np.sort(located.ranks[:, :-1], axis=1)
+    one = (articles[:, :-1] == articles[:, :1]).all(axis=1)
+    both = located.found.all(axis=1) & one & (np.diff(contexts, axis=1) == 1).all(axis=1)
     if float(both.mean()) < 0.05:
         raise NotEvaluable(
             "next to no window is a run of the bank", "mend what the other findings name first"
         )
-    same = both & (last[:, 0] == target[:, 0])
-    ahead: Int[np.ndarray, " m"] = (target[:, 1] - last[:, 1])[same]
+    same = both & (articles[:, -1] == articles[:, 0])
+    ahead: Int[np.ndarray, " m"] = (located.ranks[:, -1] - contexts[:, -1])[same]
     values, counts = np.unique(ahead[ahead != 1], return_counts=True)
     if len(values) == 0:
         return 1, 0.0

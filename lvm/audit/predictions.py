@@ -94,7 +94,7 @@ def _sweep(material: Material, given: Queries) -> Mapping[str, float]:
     known = np.flatnonzero(located.found[:, -1])
     found = {0: 0.0}
     for offset in OFFSETS:
-        rows = material.by_key.find(located.keys[known, -1] + [0, offset])
+        rows = material.by_key.step(located.keys[known, -1], offset)
         there = known[rows >= 0]
         if offset == 0 or len(there) < MIN_WINDOWS:
             continue

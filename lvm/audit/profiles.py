@@ -98,7 +98,7 @@ def _offset_sweep(material: Material, side: Coherence) -> dict[str, Any]:
     for offset in OFFSETS:
         rows = located.places[known, -1]
         if offset:  # a target itself lies where its content was found, not where a key leads
-            rows = material.by_key.find(located.keys[known, -1] + [0, offset])
+            rows = material.by_key.step(located.keys[known, -1], offset)
         levels.append(_to_rows(material, last, rows, side.clusters[known]))
     return _profile(OFFSETS, levels, len(known))
 

@@ -165,6 +165,7 @@ class KeyIndex:
         codes = key_codes(keys)
         self._order = np.argsort(codes, kind="stable")
         self.codes = codes[self._order]  # sorted
+        self._keys, self._articles = keys, keys[:, 0]
 
     def find(self, keys: Int[np.ndarray, "M 2"], copy: int = 0) -> Int[np.ndarray, " M"]:
         """Return the row of each key, the `copy`-th of several, -1 where there is none."""
@@ -176,11 +177,58 @@ class KeyIndex:
             return np.full(len(wanted), -1)
         return np.where(inside & (self.codes[at] == wanted), self._order[at], -1)
 
+    def step(self, keys: Int[np.ndarray, "M 2"], by: int, copy: int = 0) -> Int[np.ndarray, " M"]:
+        """Return the row `by` chunks on in the order of each key's article, -1 where there is none.
+
+        Chunk numbers may have gaps: the next chunk is the one that comes next. From a key that the
+        table does not hold, counting starts at the place where it would be.
+        """
+        if len(self.codes) == 0:
+            return np.full(len(keys), -1)
+        wanted, distinct = key_codes(keys), self._distinct
+        at = np.searchsorted(distinct, wanted)
+        known = distinct[at.clip(max=len(distinct) - 1)] == wanted
+        at = at + by - (~known & (by > 0))
+        inside = (at >= 0) & (at < len(distinct)) & (known | (by != 0))
+        place = np.searchsorted(self.codes, distinct[np.where(inside, at, 0)]) + copy
+        inside &= place < len(self.codes)
+        place = np.where(inside, place, 0)
+        inside &= self.codes[place] == distinct[np.where(inside, at, 0)]
+        row = self._order[place]
+        return np.where(inside & (self._articles[row] == keys[:, 0]), row, -1)
+
+    def ranks(self, keys: Int[np.ndarray, "M 2"]) -> Int[np.ndarray, " M"]:
+        """Return the place of each key among all distinct ones in their order.
+
+        Chunks that follow each other in an article differ by 1, whatever their numbers.
+        """
+        return np.searchsorted(self._distinct, key_codes(keys))
+
+    @functools.cached_property
+    def _distinct(self) -> Int[np.ndarray, " n"]:
+        return np.unique(self.codes)
+
+    @functools.cached_property
+    def unit(self) -> int:
+        """The step that chunks are numbered in: 10 for 0, 10, 20."""
+        return chunk_unit(self._keys)
+
     @functools.cached_property
     def most_copies(self) -> int:
         """How many rows the most frequent key has."""
         _, counts = np.unique(self.codes, return_counts=True)
         return int(counts.max(initial=0))
+
+
+def chunk_unit(keys: Int[np.ndarray, "N 2"]) -> int:
+    """Return the greatest number that divides every distance of two chunks of one article.
+
+    It is 1 for chunks numbered 0, 1, 2, with or without gaps, and 10 for 0, 10, 20.
+    """
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    article, chunk = keys[order, 0].astype(np.int64), keys[order, 1].astype(np.int64)
+    steps = np.diff(chunk)[np.diff(article) == 0]
+    return max(1, int(np.gcd.reduce(steps))) if len(steps) else 1
 
 
 def key_codes(keys: Int[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lvm.data.bank import Bank
+from lvm.data.rows import chunk_unit
 from lvm.errors import DataError, SplitError
 
 SPLITS = ("train", "dev", "test")
@@ -120,8 +121,8 @@ def recut(dataset: Dataset, context_length: int) -> Dataset:
 def article_windows(keys: np.ndarray, context_length: int) -> Windows:
     """Return all windows of T consecutive chunks and the next, within articles.
 
-    `keys` [N, 2]; rows may lie in any order, chunks of an article are consecutive when their chunk
-    numbers differ by 1.
+    `keys` [N, 2]; rows may lie in any order. Chunks of an article are consecutive when their numbers
+    differ by 1, or by 10 where all are counted by ten: a window never reaches across a gap.
     """
     order = np.lexsort((keys[:, 1], keys[:, 0])).astype(np.int64)
     article, chunk = keys[order, 0].astype(np.int64), keys[order, 1].astype(np.int64)
@@ -132,7 +133,7 @@ def article_windows(keys: np.ndarray, context_length: int) -> Windows:
         last = len(order) - span + 1
         same = article[:last] == article[span - 1 :]
         # Equal end-to-end distance could hide a repeated and a missing chunk: ask for every step.
-        step_ok = (np.diff(chunk) == 1) & (np.diff(article) == 0)
+        step_ok = (np.diff(chunk) == chunk_unit(keys)) & (np.diff(article) == 0)
         run = np.concatenate([[0], np.cumsum(step_ok)])
         starts = np.flatnonzero(same & (run[span - 1 :] - run[:last] == span - 1))
     contexts = order[starts[:, None] + np.arange(context_length)]

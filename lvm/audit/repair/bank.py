@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from lvm.audit.bank import DUPLICATES_WARN
 from lvm.audit.inputs import NORM_TOLERANCE, scans
 from lvm.audit.keys import UNIQUE_SHARE
-from lvm.audit.location import SAME, unit
+from lvm.audit.location import same_from, unit
 from lvm.audit.material import Material
 from lvm.audit.repair.places import blind_rows
 from lvm.data.rows import key_codes, take
@@ -130,5 +130,5 @@ def _embedded_again(
     for start in range(0, len(again), PAIRS):
         part = slice(start, start + PAIRS)
         one, other = (unit(take(bank.vectors, which[part])) for which in (again, first))
-        found[again[part]] = np.einsum("nd,nd->n", one, other) >= SAME
+        found[again[part]] = np.einsum("nd,nd->n", one, other) >= same_from(material)
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.inputs import UNITS, WINDOW_UNITS, declared_counts
-from lvm.audit.location import SAME, unit
+from lvm.audit.location import in_run, unit
 from lvm.audit.material import Material
 from lvm.audit.repair.bank import BankPlan
 from lvm.audit.repair.places import rows_at
@@ -125,10 +125,8 @@ def _rescaled(
     if bank is not None and bank.width == sequence.shape[-1] and plan.keys is not None:
         steps = np.arange(1 - sequence.shape[1], 1)
         for slot, step in enumerate(steps):
-            row = rows_at(plans.material, plan.keys[part] + [0, step])
+            row, same = in_run(plans.material, plan.keys[part], int(step), sequence[:, slot])
             mine = bank.rows(np.maximum(row, 0))
-            cosine = np.einsum("bd,bd->b", unit(mine), unit(sequence[:, slot]))
-            same = (row >= 0) & (cosine >= SAME)
             new[same, slot] = (scaled(mine) if plans.bank and plans.bank.scale else mine)[same]
     return new[:, :-1], new[:, -1]
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lvm.audit.inputs import scans
-from lvm.audit.location import NUM_COPIES, SAME, SEARCHED, locate, nearest, unit
+from lvm.audit.location import NUM_COPIES, SEARCHED, locate, nearest, same_from, unit
 from lvm.audit.material import Material, Side
 
 NEAR_ENOUGH = 0.5  # of the probed vectors, from which the rest is searched too
@@ -47,7 +47,7 @@ def _guess(
         return None
     probe = usable[np.linspace(0, len(usable) - 1, min(SEARCHED, len(usable))).astype(int)]
     found, cosine = nearest(material.pool, last[probe])
-    near = np.asarray(cosine >= SAME)
+    near = np.asarray(cosine >= same_from(material))
     if near.mean() < NEAR_ENOUGH:
         return None
     if side.keys is not None:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.keys import ALLOWED_SHARE, keyed
-from lvm.audit.location import SAME, best_by_key, unit
+from lvm.audit.location import best_by_key, same_from, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.repair.places import NEAR_ENOUGH, find_contexts, rows_at
 
@@ -176,7 +176,8 @@ def _with_target(material: Material, side: Side, rows: Int[np.ndarray, " n"], ru
     _, cosine = best_by_key(material.pool, material.by_key, runs.keys, side.targets(rows))
     why = runs.why.copy()
     why[(why == "") & (rows_at(material, runs.keys) < 0)] = NO_NEXT
-    return dataclasses.replace(runs, answered=(why == "") & ~(cosine >= SAME), why=why)
+    other = ~(cosine >= same_from(material))
+    return dataclasses.replace(runs, answered=(why == "") & other, why=why)
 
 
 def _by_target(
