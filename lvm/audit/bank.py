@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from lvm.audit.blame import bank_overwritten
 from lvm.audit.check import check
 from lvm.audit.coherence import coherence
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.followed import counted_off, keyed
 from lvm.audit.inputs import scans
 from lvm.audit.keys import ALLOWED_SHARE, NUM_WORST, where_rows
 from lvm.audit.location import SEARCHED, best_by_key, find_rows, nearest, same_from, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.overlap import overlapping
 from lvm.audit.paraphrase import bank_twins
+from lvm.audit.repeated import repeated_windows
 from lvm.audit.space import another_space
 from lvm.data.bank import Bank
 from lvm.data.rows import key_codes
@@ -33,6 +36,7 @@ INDEX_QUERIES = 256
 @check("DUPLICATES", "does the bank hold the same chunk again and again?")
 def duplicates(material: Material) -> Iterator[Finding]:
     """Report exact copies in the bank, and neighbours that nearly repeat each other."""
+    yield from repeated_windows(material)
     bank = material.pool
     group = material.content.group
     first = group != np.arange(len(bank))
@@ -114,17 +118,54 @@ def target_not_in_bank(material: Material) -> Iterator[Finding]:
     # Rows of the bank that are NaN or zero were somebody's: NONFINITE and ZERO_ROWS speak of them.
     if share >= ALLOWED_SHARE - 2 * _spoilt_share(material):
         return
-    articles = side.keys[:, 0] if side.keys is not None else None
-    yield Finding(
+    seen = f"{share:.1%} of {len(rows)} targets have a bank row with cosine {limit:.4g} or more"
+    yield _not_in_bank(material, side, rows[~inside], len(rows), seen, share)
+
+
+def _not_in_bank(
+    material: Material, side: Side, lost: Int[np.ndarray, " n"], of: int, seen: str, share: float
+) -> Finding:
+    """Name the part: a bank that lacks the chunks, or targets that are none of its chunks."""
+    bank = material.pool
+    at_key = inside = 1.0  # share of lost targets with a key, and with contexts, in the bank
+    articles = None if side.keys is None else side.keys[:, 0]
+    if side.file is not None:
+        inside = float((find_rows(material, side.stored(side.contexts(lost)[:, -1])) >= 0).mean())
+        if side.keys is not None and not counted_off(side.keys):
+            at_key = float((material.by_key.find(side.keys[lost]) >= 0).mean())
+    lacking = False
+    if side.file is not None:
+        # Vectors of another run have no row at all, be they contexts or targets.
+        odd = inside < 0.5 and not _train_fits(material)
+        lacking = at_key < 0.5 or odd or (inside >= 0.5 and bank_overwritten(material, side, lost))
+    name, source = ("bank", bank.source) if lacking else ("eval", side.source)
+    where = where_rows(name, source, lost, of, articles)
+    if lacking:
+        where |= {"rows": [], "count": min(len(lost), len(bank)), "of": min(of, len(bank))}
+    return Finding(
         code="TARGET_NOT_IN_BANK",
         severity=Severity.BLOCK,
-        seen=f"{share:.1%} of {len(rows)} targets have a bank row with cosine {limit:.4g} or more",
+        seen=f"{seen}; of the others {inside:.0%} have their last context in the bank, and "
+        f"{at_key:.0%} their key",
         allowed=f"{ALLOWED_SHARE:.0%}",
-        where=where_rows("eval", side.source, rows[~inside], len(rows), articles),
+        where=where,
         meaning="A target that is not in the bank can never be retrieved, by any model.",
-        next=f"add the chunks of the eval articles to {bank.source} (lvm embed), then audit again",
-        values={"share": share},
+        next=REPAIR
+        if side.file is not None and (not lacking or at_key >= 0.5)
+        else f"add the chunks of the eval articles to {bank.source} (lvm embed), then audit again",
+        values={"share": share, "contexts_inside": inside, "keys_inside": at_key},
     )
+
+
+def _train_fits(material: Material) -> bool:
+    """Say whether the train windows are in the bank, at their keys: then eval is the odd one."""
+    if material.train is None or material.train.file is None:
+        return False
+    try:
+        found = keyed(material, material.train)
+    except NotEvaluable:
+        return False
+    return float(found.right.mean()) >= ALLOWED_SHARE
 
 
 def _spoilt_share(material: Material) -> float:

@@ -165,6 +165,14 @@ def coherence(material: Material, name: str) -> Coherence:
     return found
 
 
+def coherence_or_none(material: Material, name: str) -> Coherence | None:
+    """Return the coherence of a side, or None."""
+    try:
+        return coherence(material, name)
+    except NotEvaluable:
+        return None
+
+
 def sample_rows(material: Material, side: Side, count: int = 0) -> Int[np.ndarray, " m"]:
     """Return up to `count` windows of a side, drawn from the seed, in the order of the file.
 

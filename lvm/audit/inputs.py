@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from lvm.audit.check import check
 from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.gaps import is_padding, windows_across_gaps
 from lvm.audit.material import Material, Side
 from lvm.data.bank import Bank
 from lvm.data.integrity import changed_files
@@ -170,11 +171,28 @@ def nonfinite(material: Material) -> Iterator[Finding]:
 def zero_rows(material: Material) -> Iterator[Finding]:
     """Report zero vectors."""
     for scan in scans(material):
-        if len(scan.zero):
+        if scan.part == "contexts" and is_padding(material, material.side(scan.input), scan.zero):
+            yield _padded(scan)
+        elif len(scan.zero):
             yield _bad_rows(
                 "ZERO_ROWS", scan, scan.zero, "zero",
                 "An encoder that fails often writes zeros; they have no direction to be found by.",
             )  # fmt: skip
+
+
+def _padded(scan: Scan) -> Finding:
+    return Finding(
+        code="ZERO_ROWS",
+        severity=Severity.WARN,
+        seen=f"{len(scan.zero)} of {scan.num_rows} windows have zero vectors before the first "
+        "chunk of their article",
+        allowed="0",
+        where=_where(scan, scan.zero, len(scan.zero)),
+        meaning="These windows are padding: fewer chunks come before their target than a context "
+        "has places. A zero vector has no direction, so their scores mean something else.",
+        next=REPAIR,
+        values={"count": float(len(scan.zero)), "share": len(scan.zero) / scan.num_rows},
+    )
 
 
 def _bad_rows(code: str, scan: Scan, rows: np.ndarray, what: str, meaning: str) -> Finding:
@@ -247,17 +265,17 @@ def _scan(input: str, source: str, part: str, array: np.ndarray, chosen: np.ndar
     """Scan the rows of [N, ..., D]; a row with several vectors is as bad as its worst."""
     data = array if chosen is None else take(array, chosen)
     longest, shortest = np.empty(len(data)), np.empty(len(data))
-    total = squares = 0.0
+    total = squares = count = 0.0
     for start, block in blocks(data):
         norms = _norms(block)
         longest[start : start + len(block)] = norms.max(axis=1)
         shortest[start : start + len(block)] = norms.min(axis=1)
         finite = norms[np.isfinite(norms) & (norms > ZERO_LENGTH)].astype(np.float64)  # summed up
         total, squares = total + finite.sum(), squares + (finite**2).sum()
+        count += len(finite)
     bad = ~np.isfinite(longest)
     zero = np.flatnonzero(~bad & (shortest <= ZERO_LENGTH))
-    per_row = int(np.prod(data.shape[1:-1], dtype=np.int64))
-    count = max(1, (len(data) - int(bad.sum()) - len(zero)) * per_row)
+    count = max(1.0, count)
     mean = total / count
     spread = math.sqrt(max(0.0, squares / count - mean**2)) / mean if mean > 0 else 0.0
     off = np.where(bad, 0, np.maximum(np.abs(longest - mean), np.abs(shortest - mean)))
@@ -288,6 +306,7 @@ def _norms(block: np.ndarray) -> Float[np.ndarray, "n k"]:
 @check("ROWS_DROPPED", "are there as many rows as the file says it was made from?")
 def rows_dropped(material: Material) -> Iterator[Finding]:
     """Compare the counts that a provenance declares with the rows that are there."""
+    yield from windows_across_gaps(material)
     stated = {
         side.name: (side.source, side.provenance, len(side))
         for side in material.sides

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
+from lvm.audit.blame import WrongBank, wrong_bank
 from lvm.audit.check import check
-from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
-from lvm.audit.location import SEARCHED, find_rows, in_run, nearest, same_from
+from lvm.audit.followed import Keyed, counted_off, keyed
+from lvm.audit.location import in_run
 from lvm.audit.material import Material, Side
+from lvm.audit.repeated import repeated, suspects, whole_keys
+from lvm.data.rows import key_codes
 
 ALLOWED_SHARE = 0.99  # of rows whose vector is at its key, and of targets that are in the bank
 UNIQUE_SHARE, TOP_SHARE = 0.95, 0.01  # of keys, of the most frequent key
-AFFINE_SHARE = 0.98  # of rows whose key is the row number, divided
 OFFSETS = [(a, c) for a in (-1, 0, 1) for c in (-1, 0, 1) if (a, c) != (0, 0)]
 NUM_WORST = 10
 COUNTED_OFF = "The keys were counted off from row numbers; they do not say where a window is from."
-CHECKED = {False: 100_000, True: 1024}  # windows of a side whose keys are followed; True: quick
 
 
 @check("KEYS_DEGENERATE", "does every row have a key of its own?")
@@ -37,6 +36,8 @@ def keys_degenerate(material: Material) -> Iterator[Finding]:
         share, top = len(counts) / len(keys), int(counts.max())
         if share >= UNIQUE_SHARE and (top / len(keys) <= TOP_SHARE or top <= 2):
             continue
+        if name != "bank" and _only_repeated(material, material.side(name)):
+            continue  # DUPLICATES says so: each window has its key, and stands several times
         worst = np.flatnonzero(counts[place.ravel()] == top)
         yield Finding(
             code="KEYS_DEGENERATE",
@@ -53,6 +54,15 @@ def keys_degenerate(material: Material) -> Iterator[Finding]:
         raise NotEvaluable("there are no keys", "give truth_keys, or a payload with keys")
 
 
+def _only_repeated(material: Material, side: Side) -> bool:
+    """Say whether windows share a key only because they are the same window."""
+    rows = suspects(side)
+    if material.quick and side.name == "train":
+        rows = whole_keys(side, rows)
+    again, keys = repeated(side, rows), key_codes(side.keys[rows])  # type: ignore[index]
+    return len(np.unique(keys)) >= UNIQUE_SHARE * int((~again).sum())
+
+
 def _key_tables(material: Material) -> Iterator[tuple[str, str, np.ndarray]]:
     for side in material.sides:
         if side.file is not None and side.keys is not None:
@@ -64,82 +74,12 @@ def _key_tables(material: Material) -> Iterator[tuple[str, str, np.ndarray]]:
 # --- keys against vectors -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Keyed:
-    """For each looked-at window and each place of its sequence: is the vector at its key?
-
-    `right` where the bank has it there; `wrong` where it does not, although the bank holds this
-    vector elsewhere. Neither: the vector is not in the bank, which is another defect.
-    """
-
-    side: Side
-    rows: Int[np.ndarray, " m"]
-    right: Bool[np.ndarray, "m S"]
-    wrong: Bool[np.ndarray, "m S"]
-    vectors: Float[np.ndarray, "m S D"]
-
-    @property
-    def share_right(self) -> Float[np.ndarray, " S"]:
-        """Share of right ones among those that the bank can speak of, per place; NaN for none."""
-        told = (self.right | self.wrong).sum(axis=0)
-        return np.where(told > 0, self.right.sum(axis=0) / np.maximum(told, 1), np.nan)
-
-
-def keyed(material: Material, side: Side) -> Keyed:
-    """Follow the keys of a side into the bank, once per material."""
-    kept: dict[str, Keyed] = material.__dict__.setdefault("_keyed", {})
-    if side.name not in kept:
-        kept[side.name] = _follow(material, side)
-    return kept[side.name]
-
-
-def _follow(material: Material, side: Side) -> Keyed:
-    bank, stated = material.pool, side.keys
-    if stated is None:
-        raise NotEvaluable(f"{side.source} has no truth_keys", "give truth_keys [M, 2]")
-    if side.width != bank.width:
-        raise NotEvaluable(f"widths {side.width} and {bank.width} differ", "mend what SCHEMA names")
-    rows = sample_rows(material, side, _num_followed(material, side))
-    vectors = np.concatenate([side.contexts(rows), side.targets(rows)[:, None]], axis=1)
-    keys = stated[rows].astype(np.int64)
-    steps = range(1 - vectors.shape[1], 1)
-    right = np.column_stack(
-        [in_run(material, keys, step, vectors[:, slot])[1] for slot, step in enumerate(steps)]
-    )
-    elsewhere = _is_elsewhere(material, vectors, right)
-    return Keyed(side, rows, right, ~right & elsewhere, vectors)
-
-
-def _num_followed(material: Material, side: Side) -> int:
-    if side.name == "eval":
-        return len(side)
-    per_window = (side.context_length + 1) * side.width * 4
-    return min(CHECKED[material.quick], max(1000, (1 << 30) // per_window))
-
-
-def _is_elsewhere(
-    material: Material, vectors: Float[np.ndarray, "m S D"], right: Bool[np.ndarray, "m S"]
-) -> Bool[np.ndarray, "m S"]:
-    """Say for each vector that is not at its key whether the bank holds it at all."""
-    lost = np.argwhere(~right)
-    found = np.zeros(right.shape, dtype=bool)
-    if len(lost) == 0:
-        return found
-    there = find_rows(material, vectors[lost[:, 0], lost[:, 1]]) >= 0
-    if not there.all():
-        # Stored with other bits? The nearest rows of a few say it for all of them.
-        unknown = np.flatnonzero(~there)
-        some = unknown[np.linspace(0, len(unknown) - 1, min(SEARCHED, len(unknown))).astype(int)]
-        _, cosine = nearest(material.pool, vectors[lost[some, 0], lost[some, 1]])
-        if float((cosine >= same_from(material)).mean()) >= 0.5:
-            there[unknown] = True
-    found[lost[:, 0], lost[:, 1]] = there
-    return found
-
-
 @check("KEYS_WRONG", "does every key lead to its own vector?")
 def keys_wrong(material: Material) -> Iterator[Finding]:
     """Follow every key of the eval side, and those of a sample of the train side."""
+    if (wrong := wrong_bank(material)) is not None:
+        yield _bank_keys(material, wrong)
+        return
     reasons = []
     for side in material.sides:
         if side.file is None:
@@ -194,6 +134,27 @@ def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def _bank_keys(material: Material, wrong: WrongBank) -> Finding:
+    bank, by = material.pool, wrong.rows_off
+    rolled = (
+        f"; each vector is {abs(by)} rows {'after' if by > 0 else 'before'} its key" if by else ""
+    )
+    return Finding(
+        code="KEYS_WRONG",
+        severity=Severity.BLOCK,
+        seen=f"the vector at its key: {wrong.eval_share:.1%} of eval, {wrong.train_share:.1%} of "
+        f"train windows; in both files {wrong.steady:.0%} of the vectors that are not have one "
+        f"and the same key in all their windows{rolled}",
+        allowed=f"{ALLOWED_SHARE:.0%} of rows",
+        where=where_rows("bank", bank.source, wrong.rows, len(bank), None),
+        meaning="Two files that were cut apart from each other agree with themselves, and both "
+        "disagree with the bank: its keys do not belong to its vectors.",
+        next=REPAIR if by else f"write {bank.source} again, keys and vectors in one order",
+        values={"eval_share": wrong.eval_share, "train_share": wrong.train_share,
+                "steady": wrong.steady, "rows_off": float(by)},
+    )  # fmt: skip
+
+
 def _meaning(offset: tuple[int, int], repaired: float, made_up: str, share: np.ndarray) -> str:
     if made_up:
         text = COUNTED_OFF
@@ -229,35 +190,15 @@ def _best_offset(material: Material, found: Keyed) -> tuple[tuple[int, int], flo
     steps = np.arange(1 - found.vectors.shape[1], 1)
     best, share = (0, 0), 0.0
     for offset in OFFSETS:
+        moved = keys + np.array([offset[0], 0])
         hits = [
-            _at_key(material, keys + np.array([offset[0], 0]), offset[1] + step, found.vectors[bad, s])
+            in_run(material, moved, offset[1] + int(step), found.vectors[bad, s])[1]
             for s, step in enumerate(steps)
         ]
         value = float(np.mean(hits)) if len(bad) else 0.0
         if value > share:
             best, share = offset, value
     return best, share
-
-
-def _at_key(
-    material: Material, keys: Int[np.ndarray, "m 2"], step: int, vectors: Float[np.ndarray, "m D"]
-) -> Bool[np.ndarray, " m"]:
-    return in_run(material, keys, step, vectors)[1]
-
-
-def counted_off(keys: Int[np.ndarray, "M 2"] | None) -> str:
-    """Say so when the keys are the row number, divided: article = row // n, chunk = row % n."""
-    if keys is None or len(keys) < 100:
-        return ""
-    row, article, chunk = np.arange(len(keys)), keys[:, 0].astype(np.int64), keys[:, 1]
-    sizes = np.diff(np.flatnonzero(np.concatenate([[True], np.diff(article) != 0, [True]])))
-    size = int(np.median(sizes))
-    if len(sizes) < 2 or size < 2:
-        return ""
-    counted = (article - article[0] == row // size) & (chunk - chunk.min() == row % size)
-    if float(counted.mean()) < AFFINE_SHARE:
-        return ""
-    return f"article = row // {size} and chunk = row % {size}"
 
 
 def where_rows(

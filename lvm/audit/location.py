@@ -41,6 +41,11 @@ class Located:
     ranks: Int[np.ndarray, "m S"]  # of these keys: chunks that follow each other differ by 1
     unit: int  # the step that chunks are numbered in
 
+    def select(self, index: Int[np.ndarray, " k"]) -> Located:
+        """Return some of the windows."""
+        return Located(self.rows[index], self.places[index], self.keys[index], self.ranks[index],
+                       self.unit)  # fmt: skip
+
     @property
     def found(self) -> np.ndarray:
         """Which vectors have a place, [m, S]."""
@@ -199,7 +204,7 @@ def in_run(
     """
     bank, index, limit = material.pool, material.by_key, same_from(material)
     keys = keys.astype(np.int64)
-    row, cosine = best_by_key(bank, index, keys + [0, step * index.unit], vectors)
+    row, cosine = best_by_key(bank, index, keys + np.array([0, step * index.unit]), vectors)
     same = cosine >= limit
     other = np.flatnonzero(~same)
     if step and len(other):

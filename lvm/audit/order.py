@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
+from lvm.audit.blame import wrong_bank
 from lvm.audit.check import check
-from lvm.audit.coherence import Coherence, Level, coherence, level
+from lvm.audit.coherence import Coherence, Level, coherence, coherence_or_none, level
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
@@ -17,6 +18,7 @@ from lvm.randomness import numpy_generator
 
 CLEAR = 5.0  # standard errors from which a difference is beyond doubt
 ORDER_BLOCK, ORDER_WARN = 0.5, 0.65  # eval over train, of direction beside lift
+OWN_LAG = 0.5  # of the lift: how far the target's lag 1 may lie from that of contexts
 FLAT = 0.1  # of the lift: text with less direction than this has no order
 ZIGZAG = 0.4  # of what lag 2 shares beyond chance: how far it may lie above lag 1
 TURNS = 3.0  # standard errors from which neighbours are of one text after all
@@ -61,8 +63,9 @@ def _no_lift() -> NotEvaluable:
 
 
 def _side_order(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
-    yield from _crossings(material, name, side)
-    disordered = list(_out_of_order(material, name, side))
+    wrong = wrong_bank(material) is not None  # then its keys tell nothing of an order
+    disordered = [] if wrong else list(_out_of_order(material, name, side))
+    yield from [] if wrong else _crossings(material, name, side)
     yield from disordered
     if disordered:
         return
@@ -71,7 +74,7 @@ def _side_order(material: Material, name: str, side: Coherence) -> Iterator[Find
         zigzag = side.of(side.lag(2) - side.lag(1))
         shared = side.of(side.lag(2) - side.random_pairs).value
         if zigzag.z >= CLEAR and zigzag.value > ZIGZAG * shared > 0:
-            if _takes_turns(side):
+            if _takes_turns(side) or (name == "eval" and _train_takes_turns(material)):
                 return
             yield _broken(
                 material, name, side, "interleaved",
@@ -125,6 +128,12 @@ def _takes_turns(side: Coherence, which: np.ndarray | None = None) -> bool:
     if shared.z >= TURNS and shared.value > SHARED * float((two - chance[chosen]).mean()):
         return True
     return abs(changes.z) >= TURNS and abs(changes.value) > CHANGES * float((two - one).mean())
+
+
+def _train_takes_turns(material: Material) -> bool:
+    """Say so of the train side: the eval side may have too few articles to tell."""
+    train = coherence_or_none(material, "train")
+    return train is not None and train.contexts.shape[1] >= 3 and _takes_turns(train)
 
 
 def _opposite_phase(side: Coherence) -> Float[np.ndarray, " m"]:
@@ -194,7 +203,7 @@ def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
         train = coherence(material, "train")
     except NotEvaluable:
         return
-    if min(train.direction.z, train.lift.z) < CLEAR:
+    if min(train.direction.z, train.lift.z) < CLEAR or not _fits_itself(train):
         return
     ratio = eval_.direction.over(eval_.lift).over(train.direction.over(train.lift))
     if ratio.above() >= ORDER_WARN:
@@ -205,6 +214,16 @@ def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
         f"{_profile(eval_)}; direction beside lift is {ratio.value:.0%} of train's",
         "Part of the eval windows has its chunks in another order than the text.", ratio, severity,
     )  # fmt: skip
+
+
+def _fits_itself(side: Coherence) -> bool:
+    """Say whether the target is as near to the last context as contexts are to each other."""
+    return abs(side.copy_last.value - _neighbours(side)) <= OWN_LAG * side.lift.value
+
+
+def _neighbours(side: Coherence) -> float:
+    first, second = side.contexts[:, :-1], side.contexts[:, 1:]
+    return float(np.einsum("msd,msd->ms", first, second).mean())
 
 
 def _profile(side: Coherence) -> str:

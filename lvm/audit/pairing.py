@@ -7,8 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
+from lvm.audit.blame import wrong_bank
 from lvm.audit.check import check
-from lvm.audit.coherence import MIN_CLUSTERS, Coherence, Level, coherence, level
+from lvm.audit.coherence import (
+    MIN_CLUSTERS,
+    Coherence,
+    Level,
+    coherence,
+    coherence_or_none,
+    level,
+)
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
 
@@ -29,6 +37,9 @@ def eval_unpaired(material: Material) -> Iterator[Finding]:
     if train is None and eval_ is None:
         material.side("eval")
     if train is not None and train.lift.z >= CLEAR:
+        # Means of a file whose own targets are in part of other text are no measure for the other.
+        odd = list(_from_elsewhere(material, "train", train, _best_lift(train, eval_)))
+        yield from odd
         if eval_ is not None:
             yield from _against_train(material, eval_, train)
         return
@@ -43,7 +54,7 @@ def _against_train(material: Material, eval_: Coherence, train: Coherence) -> It
     if worst.above() < PAIRED_BLOCK:
         yield _unpaired(material, "eval", eval_, worst, Severity.BLOCK, train)
         return
-    counted = list(_from_elsewhere(material, eval_, train))
+    counted = list(_from_elsewhere(material, "eval", eval_, train.lift))
     yield from counted
     if counted:
         return
@@ -57,39 +68,48 @@ def _against_train(material: Material, eval_: Coherence, train: Coherence) -> It
         )
 
 
-def _from_elsewhere(material: Material, eval_: Coherence, train: Coherence) -> Iterator[Finding]:
+def _best_lift(side: Coherence, other: Coherence | None) -> Level:
+    """Return the greater lift of two sides: overwritten targets lower that of one of them."""
+    return max([side.lift, *([other.lift] if other else [])], key=lambda lift: lift.value)
+
+
+def _from_elsewhere(
+    material: Material, name: str, side: Coherence, usual: Level
+) -> Iterator[Finding]:
     """Count windows whose target lies in another article of the bank than their contexts.
 
     Means see unrelated targets when they are the half of all; counting sees one in fifty. The text
     must agree: where such targets fit their contexts, it is the bank's keys that are wrong. A
     target in the row after the last context reaches across articles: ORDER_BROKEN says that.
     """
-    if eval_.located is None:
+    if side.located is None or wrong_bank(material) is not None:
         return
-    keys, places = eval_.located.keys[..., 0], eval_.located.places
+    keys, places = side.located.keys[..., 0], side.located.places
     single = material.content.copies[np.maximum(places, 0)] == 1
-    known = (eval_.located.found & single).all(axis=1)
+    known = (side.located.found & single).all(axis=1)
     known &= (keys[:, :-1] == keys[:, :1]).all(axis=1)
     odd = known & (keys[:, -1] != keys[:, 0]) & (places[:, -1] != places[:, -2] + 1)
     share = float(odd.sum() / max(1, known.sum()))
     if share < ELSEWHERE_WARN or int(odd.sum()) < MIN_CLUSTERS:
         return
-    lift = level((eval_.paired - eval_.shuffled)[odd], keys[odd, 0])
-    if lift.above() >= PAIRED_WARN * train.lift.value:
+    lift = level((side.paired - side.shuffled)[odd], keys[odd, 0])
+    if lift.above() >= PAIRED_WARN * usual.value:
         return
-    rows = eval_.rows[odd]
+    rows = side.rows[odd]
     articles, counts = np.unique(keys[odd, 0], return_counts=True)
     yield Finding(
         code="EVAL_UNPAIRED",
         severity=Severity.BLOCK if share >= ELSEWHERE_BLOCK else Severity.WARN,
         seen=f"{int(odd.sum())} of {int(known.sum())} targets come from another article than their "
-        f"contexts ({share:.1%}); these share {lift.value:.3f} beyond chance, those of train "
-        f"{train.lift.value:.3f}",
+        f"contexts ({share:.1%}); these share {lift.value:.3f} beyond chance, all of a sound file "
+        f"{usual.value:.3f}",
         allowed=f"at most {ELSEWHERE_WARN:.0%} ({ELSEWHERE_BLOCK:.0%} blocks)",
-        where={"input": "eval", "source": material.side("eval").source, "count": len(rows),
+        where={"input": name, "source": material.side(name).source, "count": len(rows),
                "of": int(known.sum()), "rows": rows[:NUM_WORST].tolist(),
                "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist()},
-        meaning="These windows ask for unrelated text: a part of every score is that of a guess.",
+        meaning="These windows ask for unrelated text: a part of every score is that of a guess."
+        if name == "eval" else
+        "The model is taught to answer these contexts with unrelated text.",
         next=REPAIR,
         values={"share": share, "lift": lift.value},
     )  # fmt: skip
@@ -219,17 +239,11 @@ def _side_shifted(material: Material, side: Coherence) -> Iterator[Finding]:
         share = float((side.to_target[:, -1] > limit).mean())
         yield _shifted(material, name, side, 0, share)
         return
+    if wrong_bank(material) is not None:
+        raise NotEvaluable("the keys of the bank are wrong", "mend KEYS_WRONG first")
     steps, share = place_of_target(side)
     if share >= SHIFTED_WARN:
         yield _shifted(material, name, side, steps, share)
-
-
-def coherence_or_none(material: Material, name: str) -> Coherence | None:
-    """Return the coherence of a side, or None."""
-    try:
-        return coherence(material, name)
-    except NotEvaluable:
-        return None
 
 
 def place_of_target(side: Coherence) -> tuple[int, float]:

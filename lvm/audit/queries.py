@@ -137,9 +137,7 @@ def _given(material: Material, windows: Coherence) -> Float[np.ndarray, "m D"]:
 
 def part(windows: Coherence, index: Int[np.ndarray, " k"]) -> Coherence:
     """Return some of the windows."""
-    located = windows.located
-    if located is not None:
-        located = Located(located.rows[index], located.places[index], located.keys[index])
+    located = windows.located.select(index) if windows.located is not None else None
     return Coherence(
         windows.rows[index], windows.contexts[index], windows.targets[index],
         windows.clusters[index], windows.by_article, located,

@@ -8,18 +8,20 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lvm.audit.ancestors import Places, require_known, seen_before, seen_findings
+from lvm.audit.blame import wrong_bank
 from lvm.audit.check import check
 from lvm.audit.coherence import Coherence, Level, coherence, level, sample_rows
 from lvm.audit.finding import REPAIR, Finding, Severity
+from lvm.audit.followed import counted_off
 from lvm.audit.halves import halves
-from lvm.audit.keys import counted_off
-from lvm.audit.location import RoughIndex, find_rows
+from lvm.audit.location import RoughIndex, centre_and_spread, find_rows, same_limit, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.paraphrase import paraphrases
-from lvm.data.rows import digests, key_codes
+from lvm.data.rows import digests, key_codes, take
 
 SAME_CONTENT = 0.05  # share of eval targets that are train targets too, where keys say nothing
 MEMORISER_GAP = 0.1
+PAIRED = 0.9  # of eval's lift: below, train targets are in part of other text
 NUM_WORST = 10
 COPIED_SHARE, MIN_COPIED = 0.5, 3  # of an article's windows, and their number
 COPIED_WINDOWS = 0.01  # of all eval windows, from which copies block
@@ -92,15 +94,44 @@ def target_keys(material: Material, side: Side) -> Places | None:
     stated = side.keys
     keys = np.zeros((len(rows), 2), np.int64) if stated is None else stated[rows].astype(np.int64)
     known = np.full(len(rows), stated is not None and not counted_off(side.keys))
-    if material.bank is not None and side.width == material.bank.width:
+    if _speaks(material, side):
         places = find_rows(
             material, side.stored(side.targets(rows)) if quick else side.stored_targets
         )
         once = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
-        keys[once] = material.bank.keys[places[once]]
+        keys[once] = material.pool.keys[places[once]]
         if once.mean() > 0.5:  # content speaks: stated keys of the rest could be as wrong
             known = once
+        known &= ~_foreign(material, side, rows, keys, known)
     return (keys, known) if known.any() else None
+
+
+def _speaks(material: Material, side: Side) -> bool:
+    """Say whether the bank's keys tell where the vectors of a side are from."""
+    if material.bank is None or side.width != material.bank.width:
+        return False
+    return wrong_bank(material) is None
+
+
+def _foreign(
+    material: Material, train: Side, rows: Int[np.ndarray, " m"], keys: Int[np.ndarray, "m 2"],
+    known: Bool[np.ndarray, " m"],
+) -> Bool[np.ndarray, " m"]:  # fmt: skip
+    """Which train targets seem to be of an eval article, while their contexts are of another one.
+
+    Such a target was overwritten: EVAL_UNPAIRED says so, and no eval text was trained on in order.
+    """
+    foreign = np.zeros(len(rows), dtype=bool)
+    mine = _keys_by_context(material, material.eval) if material.eval is not None else None
+    if mine is None or train.file is None:
+        return foreign
+    shared = np.flatnonzero(known & np.isin(keys[:, 0], mine[0][mine[1], 0]))
+    last = train.stored(take(train.file.contexts, rows[shared])[:, -1])
+    places = find_rows(material, last) if len(shared) else np.empty(0, np.int64)
+    there = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
+    other = material.pool.keys[np.maximum(places, 0), 0] != keys[shared, 0]
+    foreign[shared[there & other]] = True
+    return foreign
 
 
 def _keys_by_context(material: Material, side: Side) -> Places | None:
@@ -108,10 +139,10 @@ def _keys_by_context(material: Material, side: Side) -> Places | None:
     rows, stated = np.arange(len(side)), side.keys
     keys = np.zeros((len(rows), 2), np.int64) if stated is None else stated.astype(np.int64)
     known = np.full(len(rows), stated is not None and not counted_off(side.keys))
-    if material.bank is not None and side.width == material.bank.width:
+    if _speaks(material, side):
         places = find_rows(material, side.stored(side.contexts(rows)[:, -1]))
         once = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
-        keys[once] = material.bank.keys[places[once]] + [0, 1]
+        keys[once] = material.pool.keys[places[once]] + [0, 1]
         if once.mean() > 0.5:
             known = once
     return (keys, known) if known.any() else None
@@ -176,13 +207,30 @@ def copies_of_train(
         return nothing
     keys, known = mine
     last = eval_.contexts(np.arange(len(eval_)))[:, -1]  # a target may have been overwritten
-    found = RoughIndex(train.stored_targets).find(last) >= 0
+    rows = RoughIndex(train.stored_targets).find(last)
+    found = (rows >= 0) & _same_before(train, eval_, rows)
     articles, place = np.unique(keys[known, 0], return_inverse=True)
     whole, copied = np.bincount(place), np.bincount(place, weights=found[known])
     copies = articles[(copied >= COPIED_SHARE * whole) & (copied >= np.minimum(whole, MIN_COPIED))]
     result = copies, np.flatnonzero(found & known & np.isin(keys[:, 0], copies))
     material.__dict__["_copies_of_train"] = result
     return result
+
+
+def _same_before(train: Side, eval_: Side, rows: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
+    """Say where the train window of each row has the same chunk before its target as eval has.
+
+    A train target that was overwritten with a chunk of an eval article is no copy of that article.
+    """
+    same = np.ones(len(rows), dtype=bool)
+    if min(train.context_length, eval_.context_length) < 2:
+        return same
+    found = np.flatnonzero(rows >= 0)
+    theirs = unit(train.contexts(rows[found])[:, -1])
+    mine = unit(eval_.contexts(found)[:, -2])
+    limit = same_limit(centre_and_spread(train.stored_targets)[1])
+    same[found] = np.einsum("md,md->m", theirs, mine) >= limit
+    return same
 
 
 def _by_content(material: Material, eval_: Side, train: Side) -> Iterator[Finding]:
@@ -200,7 +248,10 @@ def _by_content(material: Material, eval_: Side, train: Side) -> Iterator[Findin
 
 
 def _by_memory(material: Material, eval_: Side) -> Iterator[Finding]:
-    gap = memoriser_gap(coherence(material, "eval"), coherence(material, "train"))
+    mine, theirs = coherence(material, "eval"), coherence(material, "train")
+    if theirs.lift.over(mine.lift).above() < PAIRED:  # EVAL_UNPAIRED speaks of the train side
+        return
+    gap = memoriser_gap(mine, theirs)
     if gap is not None and gap.value > MEMORISER_GAP and gap.below() > MEMORISER_GAP / 3:
         yield _content(
             eval_, "answering with what followed the most similar train context scores "

@@ -121,8 +121,8 @@ def recut(dataset: Dataset, context_length: int) -> Dataset:
 def article_windows(keys: np.ndarray, context_length: int) -> Windows:
     """Return all windows of T consecutive chunks and the next, within articles.
 
-    `keys` [N, 2]; rows may lie in any order. Chunks of an article are consecutive when their numbers
-    differ by 1, or by 10 where all are counted by ten: a window never reaches across a gap.
+    `keys` [N, 2]; rows may lie in any order. Chunks of an article are consecutive when their
+    numbers differ by 1, or by 10 where all are counted by ten. No window reaches across a gap.
     """
     order = np.lexsort((keys[:, 1], keys[:, 0])).astype(np.int64)
     article, chunk = keys[order, 0].astype(np.int64), keys[order, 1].astype(np.int64)

@@ -279,18 +279,28 @@ def test_copies_under_other_keys_go_only_where_no_window_needs_them(tmp_path):
     assert audit.blocking == [], audit.findings
 
 
+@pytest.mark.parametrize("name", ["nan_in_bank", "zero_rows"])
+def test_spoilt_bank_rows_are_taken_from_windows_that_hold_them(tmp_path, name):
+    clean = planted.clean(0, SMALL)
+    done = repair(planted.plant(name, 0, family=SMALL).material(), tmp_path / name)
+    assert list(done.files) == ["payload"]
+    bank = read_payload(done.files["payload"])
+    np.testing.assert_array_equal(bank.vectors, clean.bank.vectors)
+    np.testing.assert_array_equal(bank.keys, clean.bank.keys)
+
+
 def test_spoilt_bank_rows_go_and_windows_that_ask_for_them_with_them(tmp_path):
+    """The windows were cut after the damage, so that no file holds the vectors any more."""
     for name in ("nan_in_bank", "zero_rows"):
-        parts = planted.plant(name, 0, family=SMALL)
+        bank = planted.plant(name, 0, family=SMALL).bank
+        parts = planted.parts_of(bank.vectors, bank.keys)
         done = repair(parts.material(), tmp_path / name)
         bank = read_payload(done.files["payload"])
         assert dict(done.dropped)["bank rows that are zero or not finite"] == len(parts.bank) - len(
             bank
         )
-        file = parts.eval
-        if "eval" in done.files:
-            file = open_window_file(done.files["eval"])
-        audit = run_checks(dataclasses.replace(parts, eval=file, bank=bank).material(), codes=CODES)
+        files = {side: open_window_file(done.files[side]) for side in ("train", "eval")}
+        audit = run_checks(dataclasses.replace(parts, bank=bank, **files).material(), codes=CODES)
         assert audit.blocking == [], audit.findings
 
 

@@ -26,6 +26,7 @@ class BankPlan:
     rows: Int[np.ndarray, " n"]
     scale: bool
     split: Mapping[str, Sequence[int]] | None = None  # to be stated, where articles were taken out
+    note: str = ""  # what could not be done at all
     steps: tuple[str, ...] = ()
     dropped: tuple[tuple[str, int], ...] = ()
 

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.inputs import UNITS, WINDOW_UNITS, declared_counts
-from lvm.audit.location import in_run, unit
-from lvm.audit.material import Material
+from lvm.audit.location import in_run
+from lvm.audit.material import Material, Side
 from lvm.audit.repair.bank import BankPlan
 from lvm.audit.repair.places import rows_at
 from lvm.audit.repair.split import SplitPlan
@@ -22,7 +22,7 @@ from lvm.audit.repair.windows import WindowPlan, composed
 from lvm.data.bank import Bank
 from lvm.data.files import write_bank as write_bank_folder
 from lvm.data.npz import open_npz
-from lvm.data.window_files import CONTEXT_NAMES, TARGET_NAMES, WindowFile
+from lvm.data.window_files import CONTEXT_NAMES, TARGET_NAMES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +30,8 @@ class Plans:
     """What is to become of each part of the material."""
 
     material: Material
-    windows: WindowPlan | None
+    windows: WindowPlan | None  # eval
+    train: WindowPlan | None  # None: the windows stay as they are
     split: SplitPlan | None
     bank: BankPlan | None
     scale: Mapping[str, bool]  # which sides are scaled to length 1
@@ -38,7 +39,7 @@ class Plans:
     @property
     def dropped(self) -> list[tuple[str, int]]:
         """Why rows are left out because nothing could be done for them, and how many."""
-        return [pair for plan in (self.windows, self.split, self.bank) if plan
+        return [pair for plan in (self.windows, self.train, self.split, self.bank) if plan
                 for pair in plan.dropped]  # fmt: skip
 
     @property
@@ -46,6 +47,7 @@ class Plans:
         """What is done, in words."""
         said = [step for plan in (self.bank, self.windows, self.split) if plan
                 for step in plan.steps]  # fmt: skip
+        said += [f"train: {step}" for step in (self.train.steps if self.train else ())]
         return said + [
             f"{side} vectors scaled to length 1" for side, on in self.scale.items() if on
         ]
@@ -53,7 +55,8 @@ class Plans:
     @property
     def notes(self) -> list[str]:
         """What could not be done at all."""
-        return [plan.note for plan in (self.windows, self.split) if plan and plan.note]
+        parts = (self.windows, self.train, self.split, self.bank)
+        return [plan.note for plan in parts if plan and plan.note]
 
     def changes(self, name: str) -> bool:
         """Say whether a file has to be written anew."""
@@ -62,7 +65,8 @@ class Plans:
             return plan is not None and bool(plan.steps or plan.dropped)
         if name == "train":
             dropped = self.split is not None and self.split.train_rows is not None
-            return dropped or self.scale.get("train", False)
+            planned = self.train is not None and bool(self.train.steps or self.train.dropped)
+            return dropped or planned or self.scale.get("train", False)
         windows = self.windows
         return windows is not None and (
             bool(windows.steps or windows.dropped)
@@ -81,25 +85,31 @@ def write_eval(plans: Plans, path: Path) -> None:
         return
     if plans.split is not None and plan.keys is not None:
         plan = plan.select(plans.split.eval_stays)
+    _write_planned(plans, side, plan, path)
+
+
+def _write_planned(plans: Plans, side: Side, plan: WindowPlan, path: Path) -> None:
     file = side.file
+    assert file is not None
     members = {
         name: Stream(shape=(len(plan.rows), *array.shape[1:]), dtype=array.dtype, blocks=blocks)
         for name, array, blocks in (
-            (CONTEXT_NAMES[0], file.contexts, lambda: (c for c, _ in _blocks(plans, file, plan))),
-            (TARGET_NAMES[0], file.targets, lambda: (t for _, t in _blocks(plans, file, plan))),
+            (CONTEXT_NAMES[0], file.contexts, lambda: (c for c, _ in _blocks(plans, side, plan))),
+            (TARGET_NAMES[0], file.targets, lambda: (t for _, t in _blocks(plans, side, plan))),
         )
     }
     if plan.keys is not None:
         members["truth_keys"] = whole(plan.keys.astype(np.int32))
-    write_streams(path, members | _provenance(plans, "eval", side.source, file.provenance,
+    write_streams(path, members | _provenance(plans, side.name, side.source, file.provenance,
                                               len(file), len(plan.rows)))  # fmt: skip
 
 
 def _blocks(
-    plans: Plans, file: WindowFile, plan: WindowPlan
+    plans: Plans, side: Side, plan: WindowPlan
 ) -> Iterator[tuple[Float[np.ndarray, "b T D"], Float[np.ndarray, "b D"]]]:
-    """Yield contexts and targets of the repaired eval file."""
-    material, scale, start = plans.material, plans.scale["eval"], 0
+    """Yield contexts and targets of a repaired window file."""
+    material, scale, start, file = plans.material, plans.scale[side.name], 0, side.file
+    assert file is not None
     bank_scaled = plans.bank is not None and plans.bank.scale
     for rows in row_blocks(plan.rows, file.contexts):
         part = slice(start, start + len(rows))
@@ -135,6 +145,11 @@ def write_train(plans: Plans, path: Path) -> None:
     """Write the train windows, block by block."""
     side = plans.material.train
     if side is None or side.file is None:
+        return
+    if plans.train is not None:
+        stay = plans.split.train_rows if plans.split is not None else None
+        plan = plans.train if stay is None else plans.train.select(np.isin(plans.train.rows, stay))
+        _write_planned(plans, side, plan, path)
         return
     file, rows = side.file, np.arange(len(side))
     if plans.split is not None and plans.split.train_rows is not None:

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lvm.audit.material import Material
-from lvm.audit.repair.bank import is_off, plan_bank
+from lvm.audit.blame import WrongBank, wrong_bank
+from lvm.audit.material import Material, Side
+from lvm.audit.repair.bank import BankPlan, is_off, plan_bank
 from lvm.audit.repair.files import Plans, write_bank, write_eval, write_payload, write_train
+from lvm.audit.repair.healthy import with_keys_moved, with_lost_vectors
 from lvm.audit.repair.split import plan_split
 from lvm.audit.repair.streams import Write, refuse_taken, write_all
-from lvm.audit.repair.windows import plan_windows
+from lvm.audit.repair.windows import WindowPlan, as_they_are, plan_train, plan_windows
+from lvm.audit.repeated import REPEATED_WARN, repeated, suspects
 from lvm.audit.split import copies_of_train
 from lvm.errors import UsageError
 
@@ -70,9 +73,16 @@ def _every_row(material: Material) -> Material:
 
 def _plan(material: Material) -> Plans:
     """Decide in the order in which things depend on each other: windows, split, bank."""
+    wrong = wrong_bank(material)
+    if wrong is not None:
+        return _keys_of_bank(material, wrong)
+    material, filled = with_lost_vectors(material)
     eval_ = material.eval if material.eval is not None and material.eval.file else None
     windows = plan_windows(material, eval_) if eval_ is not None else None
-    split = plan_split(material, windows.keys if windows else None)
+    windows = _once(windows, eval_)
+    side = material.train if material.train is not None and material.train.file else None
+    train = _once(plan_train(material, side), side) if side is not None else None
+    split = plan_split(material, windows.keys if windows else None, train)
     used = [split.train_articles] if split else []
     if windows and windows.keys is not None:
         used.append(windows.keys[:, 0])
@@ -81,11 +91,54 @@ def _plan(material: Material) -> Plans:
     own = material.eval is not None and material.eval.file is None
     copied = copies_of_train(material)[0] if own else np.empty(0, np.int64)
     bank = plan_bank(material, np.concatenate([np.empty(0, np.int64), *used]), copied)
+    if bank is not None and len(filled):
+        step = f"{len(filled)} bank rows without their vector taken from windows that hold it"
+        bank = dataclasses.replace(bank, steps=(step, *bank.steps))
     scale = {s.name: is_off(material, s.name) for s in material.sides if s.file is not None}
-    return Plans(material=material, windows=windows, split=split, bank=bank, scale=scale)
+    return Plans(
+        material=material, windows=windows, train=train, split=split, bank=bank, scale=scale
+    )
+
+
+def _keys_of_bank(material: Material, wrong: WrongBank) -> Plans:
+    """Move the keys of the bank where that sets them right; touch nothing else, or nothing at all.
+
+    Windows are right then, whatever the bank's keys say of them.
+    """
+    moved = with_keys_moved(material, wrong)
+    steps: tuple[str, ...] = ()
+    note = ""
+    if moved is None:
+        note = (
+            f"the keys of {material.pool.source} do not belong to its vectors, and nothing says "
+            "which do; write it again"
+        )
+    else:
+        steps = (f"bank keys moved by {wrong.rows_off:+d} rows",)
+    now = moved or material
+    rows = np.arange(len(now.pool.pool_rows))
+    bank = BankPlan(rows=rows, scale=False, steps=steps, note=note)
+    scale = dict.fromkeys(("train", "eval"), False)
+    return Plans(material=now, windows=None, train=None, split=None, bank=bank, scale=scale)
+
+
+def _once(plan: WindowPlan | None, side: Side | None) -> WindowPlan | None:
+    """Return a plan that keeps every window once; where there was none, only if it has to."""
+    if side is None or side.file is None:
+        return plan
+    rows = suspects(side) if side.keys is not None else np.empty(0, np.int64)
+    again = rows[repeated(side, rows)]
+    if len(again) <= REPEATED_WARN * len(side):
+        return plan
+    plan = plan or as_they_are(side)
+    stays = ~np.isin(plan.rows, again)
+    step = f"{int((~stays).sum())} {side.name} windows that repeat another one left out"
+    return dataclasses.replace(plan.select(stays), steps=(*plan.steps, step))
 
 
 def _num_kept(plans: Plans) -> int:
+    if plans.windows is None and plans.material.eval is not None and plans.material.eval.file:
+        return len(plans.material.eval)
     if plans.windows is None:
         return len(plans.bank.rows) if plans.bank else 0
     stays = plans.split.eval_stays if plans.split and plans.windows.keys is not None else None

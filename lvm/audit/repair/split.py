@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from lvm.audit.inputs import scans
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side
+from lvm.audit.repair.windows import WindowPlan
 from lvm.audit.split import copies_of_train, target_keys
 from lvm.data.rows import blocks
 from lvm.data.windows import MIN_ARTICLES, ranked_articles
@@ -31,17 +32,25 @@ class SplitPlan:
     note: str = ""
 
 
-def plan_split(material: Material, eval_keys: Int[np.ndarray, "k 2"] | None) -> SplitPlan | None:
+def plan_split(
+    material: Material, eval_keys: Int[np.ndarray, "k 2"] | None, repaired: WindowPlan | None = None
+) -> SplitPlan | None:
     """Part the articles of both sides; None where there is no train file.
 
     The eval file gives way unless too little of it would be left, then the train file does; where
     all articles are on both sides, each file keeps the windows of its own articles of a new split.
+    `repaired` is what becomes of the train windows.
     """
     train = material.train
     if train is None or train.file is None:
         return None
     rows, cleaned = _clean_train_rows(material, train)
     places = target_keys(material, train)
+    if repaired is not None and repaired.keys is not None:
+        rows = np.intersect1d(rows, repaired.rows)
+        keys, known = np.zeros((len(train), 2), np.int64), np.zeros(len(train), dtype=bool)
+        keys[repaired.rows], known[repaired.rows] = repaired.keys, True
+        places = keys, known
     stays = np.ones(0 if eval_keys is None else len(eval_keys), dtype=bool)
     dropped = (("train windows with a zero or not finite vector", cleaned),) if cleaned else ()
     whole = SplitPlan(

@@ -15,11 +15,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.finding import NotEvaluable
-from lvm.audit.keys import ALLOWED_SHARE, keyed
+from lvm.audit.followed import follow, keyed
+from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.location import best_by_key, same_from, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.repair.places import NEAR_ENOUGH, find_contexts, rows_at
 
+MOST = 0.5  # of the windows of a file, from which nothing of it is repaired
+TRAIN_BLOCK = 16_384  # train windows that are placed at a time
 NOT_IN_BANK = "contexts are not in the bank"
 NOT_A_RUN = "contexts are not consecutive chunks of one article"
 NO_NEXT = "the chunk that follows the contexts is not in the bank"
@@ -48,12 +51,13 @@ class WindowPlan:
         )  # fmt: skip
 
 
-def plan_windows(material: Material, side: Side) -> WindowPlan:
-    """Say for every window of the eval file what becomes of it.
+def plan_windows(material: Material, side: Side, *, part: bool = False) -> WindowPlan:
+    """Say for every window of a file what becomes of it.
 
-    Files with at most 1 % of misplaced windows are left as they are: the audit allows as many.
+    Files with at most 1 % of misplaced windows are left as they are: the audit allows as many. A
+    `part` of a file is judged with the whole of it, by the caller.
     """
-    kept = _as_they_are(side)
+    kept = as_they_are(side)
     spoilt = _without_direction(side)
     if material.bank is None or material.bank.width != side.width:
         return _without_bank(kept, spoilt)
@@ -66,13 +70,14 @@ def plan_windows(material: Material, side: Side) -> WindowPlan:
     if trusted:  # the bank says nothing about these: their keys stand as well as the others'
         untold = (found.why == NOT_IN_BANK) & ~spoilt[todo].any(axis=1) & ~told[todo]
         todo, found = todo[~untold], found.select(~untold)
-    misplaced = len(todo) > (1 - ALLOWED_SHARE) * len(side) or spoilt.any()
+    misplaced = part or len(todo) > (1 - ALLOWED_SHARE) * len(side) or spoilt.any()
     if len(todo) == 0 or not (misplaced or side.keys is None):
         return kept
     return _merged(material, side, kept, todo, found)
 
 
-def _as_they_are(side: Side) -> WindowPlan:
+def as_they_are(side: Side) -> WindowPlan:
+    """Return the plan that changes nothing."""
     m, t = len(side), side.context_length
     return WindowPlan(
         rows=np.arange(m), keys=None if side.keys is None else side.keys.astype(np.int64),
@@ -100,7 +105,9 @@ def _settled(
 ) -> tuple[Bool[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
     """Return which windows are where their keys say, and of which the bank can say anything."""
     try:
-        found = keyed(material, side)
+        found = keyed(material, side) if side is material.eval else follow(
+            material, side, np.arange(len(side))
+        )  # fmt: skip
     except NotEvaluable:  # no keys
         return np.zeros(len(side), dtype=bool), np.zeros(len(side), dtype=bool)
     good = found.right[:, -1] & ~found.wrong.any(axis=1) & ~spoilt.any(axis=1)
@@ -129,13 +136,14 @@ def _resolve(
 ) -> _Runs:
     """Place windows by their contexts, else by their target."""
     keys, found = find_contexts(material, side, rows)
-    runs = _runs(keys, found)
+    found &= ~spoilt[:, :-1]  # a NaN row has the bits of the bank's NaN row, and no place
+    runs = _by_order(material, keys, found, _runs(keys, found, material.by_key.unit))
     runs = _fill(material, runs, found, spoilt)
     runs = _with_target(material, side, rows, runs)
     return _by_target(material, side, rows, runs, found, spoilt)
 
 
-def _runs(keys: Int[np.ndarray, "n T 2"], found: Bool[np.ndarray, "n T"]) -> _Runs:
+def _runs(keys: Int[np.ndarray, "n T 2"], found: Bool[np.ndarray, "n T"], unit: int) -> _Runs:
     """Find windows whose contexts are consecutive chunks of one article, in whatever order."""
     n, t = found.shape
     in_file = np.tile(np.arange(t), (n, 1))
@@ -143,16 +151,36 @@ def _runs(keys: Int[np.ndarray, "n T 2"], found: Bool[np.ndarray, "n T"]) -> _Ru
     order = np.where(found.all(axis=1, keepdims=True), by_chunk, in_file)
     sorted_found = np.take_along_axis(found, order, axis=1)
     article = np.take_along_axis(keys[:, :, 0], order, axis=1)
-    start = np.take_along_axis(keys[:, :, 1], order, axis=1) - np.arange(t)
+    start = np.take_along_axis(keys[:, :, 1], order, axis=1) - unit * np.arange(t)
     anchor = t - 1 - sorted_found[:, ::-1].argmax(axis=1)
     at = (np.arange(n), anchor)
     agree = ~sorted_found | ((article == article[at][:, None]) & (start == start[at][:, None]))
     why = np.where(2 * found.sum(axis=1) >= t, "", NOT_IN_BANK).astype(object)
     why[found.any(axis=1) & ~agree.all(axis=1)] = NOT_A_RUN
     return _Runs(
-        keys=np.column_stack([article[at], start[at] + t]), order=order,
+        keys=np.column_stack([article[at], start[at] + unit * t]), order=order,
         answered=np.zeros(n, dtype=bool), refilled=np.zeros((n, t), dtype=bool), why=why,
     )  # fmt: skip
+
+
+def _by_order(
+    material: Material, keys: Int[np.ndarray, "n T 2"], found: Bool[np.ndarray, "n T"], runs: _Runs
+) -> _Runs:
+    """Accept contexts that follow each other in the bank, with numbers missing between them.
+
+    They show that the windows were cut after those chunks had been left out.
+    """
+    index, t = material.by_key, found.shape[1]
+    gaps = np.flatnonzero(found.all(axis=1) & (runs.why == NOT_A_RUN))
+    ranks = np.sort(index.ranks(keys[gaps].reshape(-1, 2)).reshape(-1, t), axis=1)
+    one = (keys[gaps, :, 0] == keys[gaps, :1, 0]).all(axis=1)
+    gaps = gaps[one & (np.diff(ranks, axis=1) == 1).all(axis=1)]
+    newest = keys[gaps, runs.order[gaps, -1]]
+    row = index.step(newest, 1)
+    chosen, why = runs.keys.copy(), runs.why.copy()
+    chosen[gaps[row >= 0]], why[gaps[row >= 0]] = material.pool.keys[row[row >= 0]], ""
+    why[gaps[row < 0]] = NO_NEXT
+    return dataclasses.replace(runs, keys=chosen, why=why)
 
 
 def _fill(
@@ -163,7 +191,7 @@ def _fill(
     t = found.shape[1]
     for slot in range(t):
         lost = np.flatnonzero(~found[:, slot] & (why == ""))
-        there = rows_at(material, runs.keys[lost] + [0, slot - t])
+        there = rows_at(material, runs.keys[lost] + [0, (slot - t) * material.by_key.unit])
         empty = spoilt[lost, slot]
         refilled[lost[empty & (there >= 0)], slot] = True
         why[lost[empty & (there < 0)]] = NO_DIRECTION
@@ -205,11 +233,12 @@ def _merged(
     """Put what was found for some windows among those that stay as they are."""
     good = runs.why == ""
     dropped = Counter(runs.why[~good].tolist())
-    if good.sum() + len(side) - len(todo) == 0:
+    # With most contexts in no row of the bank, the file is of another run: what to keep of it is
+    # not for a repair to say.
+    strange = dropped[NOT_IN_BANK] > MOST * len(side)
+    if strange or good.sum() + len(side) - len(todo) == 0:
         reasons = "; ".join(f"{count} windows: {why}" for why, count in dropped.most_common())
-        return dataclasses.replace(
-            kept, note=f"no window of {side.source} could be kept ({reasons})"
-        )
+        return dataclasses.replace(kept, note=f"{side.source} could not be repaired ({reasons})")
     stated = np.zeros((len(side), 2), np.int64) if kept.keys is None else kept.keys
     keys, order = stated.copy(), kept.order.copy()
     answered, refilled = kept.answered.copy(), kept.refilled.copy()
@@ -256,6 +285,49 @@ def composed(
     window, slot = np.nonzero(plan.refilled[part])
     if len(window) and plan.keys is not None:
         wanted = plan.keys[part][window].copy()
-        wanted[:, 1] += slot - order.shape[1]
+        wanted[:, 1] += (slot - order.shape[1]) * material.by_key.unit
         contexts[window, slot] = material.pool.rows(rows_at(material, wanted))
     return contexts
+
+
+# --- train ----------------------------------------------------------------------------------------
+
+
+def plan_train(material: Material, side: Side) -> WindowPlan | None:
+    """Say what becomes of every train window, block by block; None where the file is sound.
+
+    The file has no keys to be held to, or they lead to their vectors: then nothing is touched.
+    """
+    try:
+        share = keyed(material, side).share_right
+    except NotEvaluable:
+        return None
+    if not np.isfinite(share).any() or np.nanmin(share) >= ALLOWED_SHARE or side.file is None:
+        return None
+    plans = []
+    for start in range(0, len(side), TRAIN_BLOCK):
+        part = slice(start, start + TRAIN_BLOCK)
+        file = dataclasses.replace(
+            side.file, contexts=side.file.contexts[part], targets=side.file.targets[part],
+            truth_keys=side.keys[part] if side.keys is not None else None,
+        )  # fmt: skip
+        plan = plan_windows(material, dataclasses.replace(side, file=file), part=True)
+        plans.append(dataclasses.replace(plan, rows=plan.rows + start))
+    return _joined(plans, side)
+
+
+def _joined(plans: list[WindowPlan], side: Side) -> WindowPlan:
+    assert side.keys is not None
+    dropped: Counter[str] = Counter()
+    for plan in plans:
+        dropped.update(dict(plan.dropped))
+    joined = dataclasses.replace(
+        plans[0],
+        rows=np.concatenate([plan.rows for plan in plans]),
+        keys=np.concatenate([plan.keys for plan in plans if plan.keys is not None]),
+        order=np.concatenate([plan.order for plan in plans]),
+        answered=np.concatenate([plan.answered for plan in plans]),
+        refilled=np.concatenate([plan.refilled for plan in plans]),
+        dropped=tuple(dropped.most_common()),
+    )
+    return dataclasses.replace(joined, steps=_words(joined, side.keys[joined.rows]))

@@ -1,0 +1,179 @@
+"""Which part is broken where two disagree: the one that the others speak against.
+
+The windows of a file overlap, so a vector stands in up to T + 1 of them, and each states a key for
+it. Keys that were made up, or targets that were overwritten, contradict each other within the file.
+Keys that all windows of both files agree on, and that lead to other vectors in the bank, are right:
+then it is the bank whose keys and vectors are out of step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from lvm.audit.finding import NotEvaluable
+from lvm.audit.followed import Keyed, counted_off, keyed
+from lvm.audit.location import find_rows, in_run, same_from, unit
+from lvm.audit.material import Material, Side
+from lvm.data.rows import KeyIndex, digests, key_codes
+
+RIGHT = 0.99  # of the vectors of a side that are at their keys
+STEADY = 0.5  # of the vectors that are not, which have one key in all their windows
+LOOKED_AT = 4096  # windows
+ONE_STEP = 0.9  # of the wrong vectors that are off by one and the same number of rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WrongBank:
+    """What speaks against the keys of the bank."""
+
+    eval_share: float  # of vectors that are at their keys
+    train_share: float
+    steady: float  # of those that are not, which have one key in all windows of their file
+    rows: Int[np.ndarray, " n"]  # of the bank, whose keys are wrong
+    rows_off: int  # how far after its key every vector stands; 0: not one and the same way
+
+
+def wrong_bank(material: Material) -> WrongBank | None:
+    """Return why the bank's keys are the broken part; None where nothing says so. Found once."""
+    if "_wrong_bank" not in material.__dict__:
+        material.__dict__["_wrong_bank"] = _wrong_bank(material)
+    found: WrongBank | None = material.__dict__["_wrong_bank"]
+    return found
+
+
+def _wrong_bank(material: Material) -> WrongBank | None:
+    sides = [material.eval, material.train]
+    if material.bank is None or any(s is None or s.file is None or s.keys is None for s in sides):
+        return None
+    shares, steady, rows, stated = [], [], [], []
+    for side in sides:
+        assert side is not None
+        try:
+            found = keyed(material, side)
+        except NotEvaluable:
+            return None
+        share = _share(found)
+        if not share < RIGHT or counted_off(side.keys):
+            return None
+        mine = _steady(material, side, found)
+        if mine is None or mine[0] < STEADY:
+            return None
+        shares.append(share)
+        steady.append(mine[0])
+        rows.append(mine[1])
+        stated.append(mine[2])
+    places, keys = np.concatenate(rows), np.concatenate(stated)
+    return WrongBank(
+        eval_share=shares[0], train_share=shares[1], steady=min(steady),
+        rows=np.unique(places), rows_off=_rows_off(material, places, keys),
+    )  # fmt: skip
+
+
+def _share(found: Keyed) -> float:
+    """Return the share of vectors at their keys, at the worst place; NaN where nothing is known."""
+    share = found.share_right
+    return float(np.nanmin(share)) if np.isfinite(share).any() else float("nan")
+
+
+def _steady(
+    material: Material, side: Side, found: Keyed
+) -> tuple[float, Int[np.ndarray, " n"], Int[np.ndarray, "n 2"]] | None:
+    """Return how many misplaced vectors have one key in all windows, their rows and those keys.
+
+    All windows of a few articles are looked at, so that they overlap. None where no vector that is
+    not at its key stands in two of them.
+    """
+    assert side.keys is not None
+    rows = _whole_articles(side, found)
+    sequences = np.concatenate([side.contexts(rows), side.targets(rows)[:, None]], axis=1)
+    span, width = sequences.shape[1:]
+    keys, by = side.keys[rows].astype(np.int64), material.by_key.unit
+    wrong = np.column_stack([
+        ~in_run(material, keys, slot - span + 1, sequences[:, slot])[1] for slot in range(span)
+    ]).ravel()  # fmt: skip
+    stated = (keys[:, None] + np.column_stack([np.zeros(span), np.arange(1 - span, 1) * by])
+              ).astype(np.int64).reshape(-1, 2)  # fmt: skip
+    vectors = sequences.reshape(-1, width)
+    _, vector = np.unique(digests(vectors, np.dtype(np.float32)), return_inverse=True)
+    judged, one_key = _judged(vector.ravel(), key_codes(stated), wrong)
+    if not judged.any():
+        return None
+    share = float(one_key[judged].mean())
+    some = np.flatnonzero(judged & one_key)
+    first = np.unique(vector.ravel(), return_index=True)[1][some]
+    places = find_rows(material, side.stored(vectors[first]))
+    there = places >= 0
+    # A vector that the bank does not hold is another defect: its key says nothing of the bank's.
+    share *= float(there.mean()) if len(there) else 0.0
+    return share, places[there], stated[first[there]]
+
+
+def _whole_articles(side: Side, found: Keyed) -> Int[np.ndarray, " m"]:
+    """Return all windows of some articles, as stated, in which a vector is not at its key."""
+    assert side.keys is not None
+    stated = side.keys[:, 0]
+    odd = np.unique(stated[found.rows[found.wrong.any(axis=1)]])
+    sizes = np.array([np.count_nonzero(stated == a) for a in odd[: LOOKED_AT // 8]])
+    some = odd[: max(1, int((np.cumsum(sizes) <= LOOKED_AT).sum()))]
+    return np.flatnonzero(np.isin(stated, some))[:LOOKED_AT]
+
+
+def _judged(
+    vector: Int[np.ndarray, " n"], codes: Int[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]
+) -> tuple[Bool[np.ndarray, " v"], Bool[np.ndarray, " v"]]:
+    """Say which vectors stand twice and not at their key, and which have one key all the time."""
+    times = np.bincount(vector)
+    judged = (times >= 2) & (np.bincount(vector, weights=wrong) > 0)
+    order = np.lexsort((codes, vector))
+    changes = (np.diff(vector[order]) == 0) & (np.diff(codes[order]) != 0)
+    other = np.bincount(vector[order][1:], weights=changes, minlength=len(times))
+    return judged, other == 0
+
+
+def _rows_off(
+    material: Material, places: Int[np.ndarray, " n"], keys: Int[np.ndarray, "n 2"]
+) -> int:
+    """Return by how many rows vectors stand after their keys, 0 where not all by the same."""
+    at = material.by_key.find(keys)
+    off = (places - at)[at >= 0]
+    values, counts = np.unique(off, return_counts=True)
+    if len(values) == 0 or counts.max() < ONE_STEP * len(off):
+        return 0
+    return int(values[counts.argmax()])
+
+
+def confirmed(
+    material: Material, side: Side, rows: Int[np.ndarray, " m"]
+) -> Float[np.ndarray, " m"]:
+    """Say whether the next window of the file has the target of each window as its last context.
+
+    1 or 0, NaN where there is no next window. A target that was overwritten is not confirmed.
+    """
+    assert side.keys is not None
+    one_on = np.array([0, material.by_key.unit])
+    after = KeyIndex(side.keys).find(side.keys[rows].astype(np.int64) + one_on)
+    there = np.flatnonzero(after >= 0)
+    said = np.full(len(rows), np.nan)
+    mine = unit(side.targets(rows[there]))
+    theirs = unit(side.contexts(after[there])[:, -1])
+    said[there] = np.einsum("md,md->m", mine, theirs) >= same_from(material)
+    return said
+
+
+def bank_overwritten(material: Material, side: Side, lost: Int[np.ndarray, " m"]) -> bool:
+    """Say whether targets that are not in the bank are right, and the rows at their keys are not.
+
+    So it is when the file's other windows agree with these targets, and its contexts are in the
+    bank: only some rows of the bank are others than they were.
+    """
+    if side.file is None or side.keys is None or len(lost) == 0 or counted_off(side.keys):
+        return False
+    lost = lost[np.linspace(0, len(lost) - 1, min(LOOKED_AT, len(lost))).astype(int)]
+    if float((material.by_key.find(side.keys[lost]) >= 0).mean()) < STEADY:
+        return False
+    said = confirmed(material, side, lost)
+    said = said[np.isfinite(said)]
+    return len(said) > 0 and float(said.mean()) >= STEADY
