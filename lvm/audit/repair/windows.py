@@ -200,12 +200,19 @@ def _fill(
 
 
 def _with_target(material: Material, side: Side, rows: Int[np.ndarray, " n"], runs: _Runs) -> _Runs:
-    """Say where the bank's next chunk replaces the target, and where there is none."""
-    _, cosine = best_by_key(material.pool, material.by_key, runs.keys, side.targets(rows))
-    why = runs.why.copy()
-    why[(why == "") & (rows_at(material, runs.keys) < 0)] = NO_NEXT
-    other = ~(cosine >= same_from(material))
-    return dataclasses.replace(runs, answered=(why == "") & other, why=why)
+    """Say where the bank's next chunk replaces the target, and where there is none.
+
+    Where its number is missing, a target that is the chunk after the gap is right.
+    """
+    bank, index, limit = material.pool, material.by_key, same_from(material)
+    keys, why, targets = runs.keys.copy(), runs.why.copy(), side.targets(rows)
+    gone = np.flatnonzero((why == "") & (rows_at(material, keys) < 0))
+    row, cosine = best_by_key(bank, index, keys[gone], targets[gone], 1)
+    after = cosine >= limit
+    keys[gone[after]], why[gone[~after]] = bank.keys[row[after]], NO_NEXT
+    _, cosine = best_by_key(bank, index, keys, targets)
+    other = ~(cosine >= limit)
+    return dataclasses.replace(runs, keys=keys, answered=(why == "") & other, why=why)
 
 
 def _by_target(
