@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
 
 from lvm.audit.blame import wrong_bank
 from lvm.audit.check import check
-from lvm.audit.coherence import Coherence, Level, coherence, coherence_or_none, level
+from lvm.audit.coherence import Coherence, Level, coherence, level
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
+from lvm.audit.turns import (
+    FLAT,
+    fits_itself,
+    is_flat,
+    reads_backwards,
+    takes_turns,
+    train_takes_turns,
+)
 from lvm.data.rows import take
 from lvm.randomness import numpy_generator
 
 CLEAR = 5.0  # standard errors from which a difference is beyond doubt
 ORDER_BLOCK, ORDER_WARN = 0.5, 0.65  # eval over train, of direction beside lift
-OWN_LAG = 0.5  # of the lift: how far the target's lag 1 may lie from that of contexts
-FLAT = 0.1  # of the lift: text with less direction than this has no order
 ZIGZAG = 0.4  # of what lag 2 shares beyond chance: how far it may lie above lag 1
-TURNS = 3.0  # standard errors from which neighbours are of one text after all
-SHARED, CHANGES = 0.05, 0.2  # of what lag 2 shares beyond chance; of its distance to lag 1
 MERGED_ZIGZAG = 0.5  # of the lift, in one article: neighbours are then of two documents
 MIN_MERGED, MERGED_BLOCK = 2, 0.1  # articles, and their share
 MERGED = "Two documents were merged chunk by chunk, as ingestion in parallel does."
@@ -74,7 +77,7 @@ def _side_order(material: Material, name: str, side: Coherence) -> Iterator[Find
         zigzag = side.of(side.lag(2) - side.lag(1))
         shared = side.of(side.lag(2) - side.random_pairs).value
         if zigzag.z >= CLEAR and zigzag.value > ZIGZAG * shared > 0:
-            if _takes_turns(side) or (name == "eval" and _train_takes_turns(material)):
+            if takes_turns(side) or (name == "eval" and train_takes_turns(material)):
                 return
             yield _broken(
                 material, name, side, "interleaved",
@@ -86,14 +89,14 @@ def _side_order(material: Material, name: str, side: Coherence) -> Iterator[Find
         yield from _some_interleaved(material, name, side)
     if lift.z < CLEAR:
         return
-    if direction.z <= -CLEAR and _reads_backwards(side):
+    if direction.z <= -CLEAR and reads_backwards(side):
         yield _broken(
             material, name, side, "reversed", _profile(side),
             "Contexts stand newest first, so the model reads the text backwards.", direction,
         )  # fmt: skip
         return
     flat = direction.z < 3 and direction.above() < FLAT * lift.value
-    if flat and _is_flat(side):
+    if flat and is_flat(side):
         yield _broken(
             material, name, side, "shuffled", _profile(side),
             "Every context is as near to the target as any other: chunks were shuffled within "
@@ -102,74 +105,6 @@ def _side_order(material: Material, name: str, side: Coherence) -> Iterator[Find
         return
     if name == "eval" and material.train is not None:
         yield from _beside_train(material, side)
-
-
-def _takes_turns(side: Coherence, which: np.ndarray | None = None) -> bool:
-    """Say whether chunks two apart are more alike than neighbours because the text takes turns.
-
-    Neighbours of two documents merged chunk by chunk are as unlike as any two chunks, and so are
-    those three apart. Where two speakers alternate, neighbours are still of one text; in records
-    of five fields chunks three apart are as alike as those two apart. What is left of the longer
-    document is plain text: windows that do not zigzag, by other lags, are left out.
-    """
-    length = side.contexts.shape[1]
-    if length < 3:
-        return False
-    chosen = np.ones(len(side.rows), dtype=bool) if which is None else which
-    if length >= 5:
-        zigzag = side.lag(2) + side.lag(4) - 2 * side.lag(5)
-        usual = float(np.quantile(zigzag[chosen], 0.9))
-        if usual <= 0:
-            return True
-        chosen = chosen & (zigzag > usual / 2)
-    chance, clusters = _opposite_phase(side), side.clusters[chosen]
-    one, two, three = (side.lag(k)[chosen] for k in (1, 2, 3))
-    shared, changes = level(one - chance[chosen], clusters), level(one - three, clusters)
-    if shared.z >= TURNS and shared.value > SHARED * float((two - chance[chosen]).mean()):
-        return True
-    return abs(changes.z) >= TURNS and abs(changes.value) > CHANGES * float((two - one).mean())
-
-
-def _train_takes_turns(material: Material) -> bool:
-    """Say so of the train side: the eval side may have too few articles to tell."""
-    train = coherence_or_none(material, "train")
-    return train is not None and train.contexts.shape[1] >= 3 and _takes_turns(train)
-
-
-def _opposite_phase(side: Coherence) -> Float[np.ndarray, " m"]:
-    """Return the cosine of each target with a chunk of another article, an odd number of chunks on.
-
-    Where the same speakers take turns in every article, any two chunks are alike in half the cases.
-    """
-    other = side.targets[side.partner]
-    if side.located is not None:
-        ranks = side.located.keys[:, -1, 1] // side.located.unit
-        even = (ranks - ranks[side.partner]) % 2 == 0
-        other = np.where(even[:, None], side.contexts[side.partner, -1], other)
-    return np.asarray(np.einsum("md,md->m", side.targets, other))
-
-
-def _reads_backwards(side: Coherence) -> bool:
-    """Say whether the profile of the target fits the lags of contexts better from the other end.
-
-    Contexts alone have the same lags in either direction. In records of five fields the first of
-    five contexts is nearest to the target, and still stands where it should.
-    """
-    length = side.contexts.shape[1]
-    lags = [
-        np.einsum("msd,msd->ms", side.contexts[:, k:], side.contexts[:, :-k]).mean()
-        for k in range(1, length)
-    ]
-    profile = side.to_target.mean(axis=0)
-    forward = np.abs(profile[:0:-1] - lags).sum()
-    return bool(np.abs(profile[:-1] - lags).sum() < forward)
-
-
-def _is_flat(side: Coherence) -> bool:
-    """Say whether no context is clearly nearer to the target than all of them are."""
-    beside = side.to_target - side.to_target.mean(axis=1, keepdims=True)
-    levels = [side.of(column) for column in beside.T]
-    return all(abs(one.value) - 3 * one.error < FLAT * side.lift.value for one in levels)
 
 
 def _some_interleaved(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
@@ -184,7 +119,7 @@ def _some_interleaved(material: Material, name: str, side: Coherence) -> Iterato
     errors = spread / np.sqrt(np.maximum(1.0, sizes / per_window))
     judged = (sizes >= 2 * per_window) & (ids >= 0)
     merged = judged & (means > MERGED_ZIGZAG * side.lift.value) & (means > CLEAR * errors)
-    if int(merged.sum()) < MIN_MERGED or _takes_turns(side, merged[place]):
+    if int(merged.sum()) < MIN_MERGED or takes_turns(side, merged[place]):
         return
     share = float(merged.sum() / judged.sum())
     found = level(values[merged[place]], side.clusters[merged[place]])
@@ -203,7 +138,7 @@ def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
         train = coherence(material, "train")
     except NotEvaluable:
         return
-    if min(train.direction.z, train.lift.z) < CLEAR or not _fits_itself(train):
+    if min(train.direction.z, train.lift.z) < CLEAR or not fits_itself(train):
         return
     ratio = eval_.direction.over(eval_.lift).over(train.direction.over(train.lift))
     if ratio.above() >= ORDER_WARN:
@@ -214,16 +149,6 @@ def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
         f"{_profile(eval_)}; direction beside lift is {ratio.value:.0%} of train's",
         "Part of the eval windows has its chunks in another order than the text.", ratio, severity,
     )  # fmt: skip
-
-
-def _fits_itself(side: Coherence) -> bool:
-    """Say whether the target is as near to the last context as contexts are to each other."""
-    return abs(side.copy_last.value - _neighbours(side)) <= OWN_LAG * side.lift.value
-
-
-def _neighbours(side: Coherence) -> float:
-    first, second = side.contexts[:, :-1], side.contexts[:, 1:]
-    return float(np.einsum("msd,msd->ms", first, second).mean())
 
 
 def _profile(side: Coherence) -> str:

@@ -1,4 +1,4 @@
-"""Chunk numbers with gaps, counted by ten, windows that repeat, padding: what is no defect of keys."""
+"""Gaps in chunk numbers, text in turns, repeated and padded windows, and whose fault it is."""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ def test_ranks_of_neighbours_differ_by_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chunks", "unit"), [([0, 1, 2], 1), ([0, 10, 20], 10), ([3, 13, 43], 10), ([0, 4, 10], 2), ([7], 1)]
-)  # fmt: skip
+    ("chunks", "unit"),
+    [([0, 1, 2], 1), ([0, 10, 20], 10), ([3, 13, 43], 10), ([0, 4, 10], 2), ([7], 1)],
+)
 def test_the_unit_of_numbers_divides_every_distance(chunks: list[int], unit: int) -> None:
     keys = np.column_stack([np.zeros(len(chunks), int), chunks])
     assert chunk_unit(keys) == unit

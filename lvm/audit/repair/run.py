@@ -22,7 +22,8 @@ from lvm.audit.repair.files import Plans, write_bank, write_eval, write_payload,
 from lvm.audit.repair.healthy import with_keys_moved, with_lost_vectors
 from lvm.audit.repair.split import plan_split
 from lvm.audit.repair.streams import Write, refuse_taken, write_all
-from lvm.audit.repair.windows import WindowPlan, as_they_are, plan_train, plan_windows
+from lvm.audit.repair.train import plan_train
+from lvm.audit.repair.windows import WindowPlan, as_they_are, plan_windows
 from lvm.audit.repeated import REPEATED_WARN, repeated, suspects
 from lvm.audit.split import copies_of_train
 from lvm.errors import UsageError

@@ -22,7 +22,6 @@ from lvm.audit.material import Material, Side
 from lvm.audit.repair.places import NEAR_ENOUGH, find_contexts, rows_at
 
 MOST = 0.5  # of the windows of a file, from which nothing of it is repaired
-TRAIN_BLOCK = 16_384  # train windows that are placed at a time
 NOT_IN_BANK = "contexts are not in the bank"
 NOT_A_RUN = "contexts are not consecutive chunks of one article"
 NO_NEXT = "the chunk that follows the contexts is not in the bank"
@@ -258,11 +257,12 @@ def _merged(
         dropped=tuple(dropped.most_common()),
     ).select(stays)  # fmt: skip
     return dataclasses.replace(
-        plan, steps=_words(plan, None if kept.keys is None else stated[stays])
+        plan, steps=in_words(plan, None if kept.keys is None else stated[stays])
     )
 
 
-def _words(plan: WindowPlan, stated: Int[np.ndarray, "k 2"] | None) -> tuple[str, ...]:
+def in_words(plan: WindowPlan, stated: Int[np.ndarray, "k 2"] | None) -> tuple[str, ...]:
+    """Return what a plan does, in words."""
     steps = []
     if stated is None:
         steps.append(f"keys of {len(plan.rows)} windows written from where their vectors lie")
@@ -295,46 +295,3 @@ def composed(
         wanted[:, 1] += (slot - order.shape[1]) * material.by_key.unit
         contexts[window, slot] = material.pool.rows(rows_at(material, wanted))
     return contexts
-
-
-# --- train ----------------------------------------------------------------------------------------
-
-
-def plan_train(material: Material, side: Side) -> WindowPlan | None:
-    """Say what becomes of every train window, block by block; None where the file is sound.
-
-    The file has no keys to be held to, or they lead to their vectors: then nothing is touched.
-    """
-    try:
-        share = keyed(material, side).share_right
-    except NotEvaluable:
-        return None
-    if not np.isfinite(share).any() or np.nanmin(share) >= ALLOWED_SHARE or side.file is None:
-        return None
-    plans = []
-    for start in range(0, len(side), TRAIN_BLOCK):
-        part = slice(start, start + TRAIN_BLOCK)
-        file = dataclasses.replace(
-            side.file, contexts=side.file.contexts[part], targets=side.file.targets[part],
-            truth_keys=side.keys[part] if side.keys is not None else None,
-        )  # fmt: skip
-        plan = plan_windows(material, dataclasses.replace(side, file=file), part=True)
-        plans.append(dataclasses.replace(plan, rows=plan.rows + start))
-    return _joined(plans, side)
-
-
-def _joined(plans: list[WindowPlan], side: Side) -> WindowPlan:
-    assert side.keys is not None
-    dropped: Counter[str] = Counter()
-    for plan in plans:
-        dropped.update(dict(plan.dropped))
-    joined = dataclasses.replace(
-        plans[0],
-        rows=np.concatenate([plan.rows for plan in plans]),
-        keys=np.concatenate([plan.keys for plan in plans if plan.keys is not None]),
-        order=np.concatenate([plan.order for plan in plans]),
-        answered=np.concatenate([plan.answered for plan in plans]),
-        refilled=np.concatenate([plan.refilled for plan in plans]),
-        dropped=tuple(dropped.most_common()),
-    )
-    return dataclasses.replace(joined, steps=_words(joined, side.keys[joined.rows]))
