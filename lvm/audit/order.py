@@ -12,6 +12,7 @@ from lvm.audit.coherence import Coherence, Level, coherence, level
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
+from lvm.audit.stored_order import stored_order
 from lvm.audit.turns import (
     FLAT,
     fits_itself,
@@ -40,7 +41,7 @@ def order_broken(material: Material) -> Iterator[Finding]:
     """Report text without direction, newest first, interleaved, or windows across articles."""
     if not material.sides:
         material.side("eval")
-    told, reasons = False, []
+    told, blocked, reasons = False, False, []
     for side in material.sides:
         try:
             found = coherence(material, side.name)
@@ -53,7 +54,11 @@ def order_broken(material: Material) -> Iterator[Finding]:
             )
             continue
         told |= found.lift.z >= CLEAR
-        yield from _side_order(material, side.name, found)
+        for finding in _side_order(material, side.name, found):
+            blocked |= finding.severity is Severity.BLOCK
+            yield finding
+    if not blocked:
+        yield from stored_order(material)
     if not told:
         raise (reasons or [_no_lift()])[0]
 

@@ -22,6 +22,8 @@ from lvm.audit.coherence import Coherence, coherence
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
+from lvm.audit.mixed import mixed_spaces
+from lvm.audit.own_rows import contexts_elsewhere
 from lvm.data.rows import take
 from lvm.randomness import numpy_generator
 
@@ -186,9 +188,16 @@ def _differs(material: Material, name: str) -> bool:
 
 @check("SPACE_MISMATCH", "are all vectors from one encoder and one pooling?")
 def space_mismatch(material: Material) -> Iterator[Finding]:
-    """Hold the eval side and the bank against the train side."""
+    """Hold the eval side and the bank against train, articles and contexts against their own."""
     if material.eval is None and material.bank is None:
         material.side("eval")
+    within = [*mixed_spaces(material), *contexts_elsewhere(material)]
+    yield from within
+    if not any(finding.severity is Severity.BLOCK for finding in within):
+        yield from _between(material)
+
+
+def _between(material: Material) -> Iterator[Finding]:
     found = {}
     for name in ("eval", "bank"):
         if (material.eval if name == "eval" else material.bank) is not None:

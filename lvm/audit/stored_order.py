@@ -1,0 +1,91 @@
+"""Is the order of the stored chunks the order of the text, as the text itself says?
+
+This looks within the bank (or a side that lies in no bank), so damage that train and eval share is
+seen as well. Each article is read in the order of its keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lvm.audit.articles import Article, Part, counted_by_side, draw, parts, shared
+from lvm.audit.batches import Break, find_break
+from lvm.audit.finding import Finding, Severity
+from lvm.audit.material import Material
+from lvm.audit.other_orders import MIN_ARTICLES, Reading, best_reading
+
+LEAST, CHUNKS, ROWS = 8, 256, 6144  # chunks of an article, chunks taken of it, rows in all
+BLOCK_SHARE = 0.1  # of articles whose chunks are in another order
+NUM_WORST = 10
+
+
+def stored_order(material: Material) -> Iterator[Finding]:
+    """Report articles that read better in another order, or break at every b-th chunk."""
+    for part in parts(material):
+        articles = draw(material, part, least=LEAST, chunks=CHUNKS, spread=False, rows=ROWS)
+        if len(articles) < MIN_ARTICLES:
+            continue
+        reading = best_reading(articles)
+        if reading is not None:
+            yield _of_reading(material, part, reading)
+        elif (found := find_break(articles)) is not None:
+            yield _of_break(material, part, articles, found)
+
+
+def _of_reading(material: Material, part: Part, reading: Reading) -> Finding:
+    ids, judged = np.sort(reading.ids[reading.hit]).tolist(), reading.ids.tolist()
+    counts = counted_by_side(material, judged, ids)
+    share = len(ids) / len(judged)
+    return _finding(
+        part, counts, ids, len(judged),
+        Severity.BLOCK if share >= BLOCK_SHARE else Severity.WARN,
+        seen=f"{reading.mistake.name}: in {len(ids)} of {len(judged)} articles of the {part.name} "
+        f"that were looked at{shared(counts)} neighbours become more alike, by {reading.gain:.3f} "
+        f"(standard error {reading.error:.3f}), when this is undone",
+        meaning=reading.mistake.meaning,
+        values={"gain": reading.gain, "error": reading.error, "share": share},
+    )  # fmt: skip
+
+
+def _of_break(material: Material, part: Part, articles: list[Article], found: Break) -> Finding:
+    ids = [article.id for article in articles]
+    counts = counted_by_side(material, ids, ids)
+    start = "the file" if found.of_file else "each article"
+    where = f"batches of {found.size}, counted from the beginning of {start}"
+    sure = found.in_turn if found.shuffled else found.of_file and found.unrelated
+    meaning = (
+        "Chunks were shuffled within batches, so the next one cannot be predicted inside a batch."
+        if found.shuffled else
+        "Batches of chunks stand in another order than the text, which breaks off at their ends."
+    )  # fmt: skip
+    return _finding(
+        part, counts, sorted(ids), len(ids), Severity.BLOCK if sure else Severity.WARN,
+        seen=f"{'shuffled within' if found.shuffled else 'another order of'} {where}: neighbours "
+        f"within a batch are more alike than across its end, by {found.drop.value:.3f} (standard "
+        f"error {found.drop.error:.3f}){shared(counts)}",
+        meaning=meaning + ("" if sure else " Sections of equal length would look the same."),
+        values={"drop": found.drop.value, "z": found.drop.z, "batch": float(found.size)},
+    )  # fmt: skip
+
+
+def _finding(
+    part: Part, counts: dict[str, tuple[int, int]], ids: list[int], judged: int,
+    severity: Severity, *, seen: str, meaning: str, values: dict[str, float],
+) -> Finding:  # fmt: skip
+    damaged = [name for name, (odd, _) in counts.items() if odd]
+    if part.name == "bank" and len(damaged) > 1:
+        meaning += " Train and eval windows share the damage."
+    return Finding(
+        code="ORDER_BROKEN",
+        severity=severity,
+        seen=seen,
+        allowed="text that runs on from chunk to chunk in the order of its keys",
+        where={"input": part.name, "source": part.source, "count": len(ids), "of": judged,
+               "articles": ids[:NUM_WORST]},
+        meaning=meaning,
+        next=f"sort the chunks of every article of {part.source} by their place in the text (as "
+        "numbers), then cut the windows again (lvm embed keeps the order)",
+        values=values,
+    )  # fmt: skip
