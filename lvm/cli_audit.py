@@ -24,6 +24,11 @@ def add_flags(p: Any) -> None:
     p.add_argument("--checkpoint", type=Path, metavar="C", help="a checkpoint folder or .pt file")
     p.add_argument("--predictions", type=Path, metavar="NPY", help="one row per eval window")
     p.add_argument("--index", type=Path, metavar="I", help="your index: .faiss, or its rows")
+    p.add_argument(
+        "--encoder", nargs="?", const="", metavar="NAME",
+        help="embed a few texts again (default NAME: the manifest's)",
+    )  # fmt: skip
+    p.add_argument("--texts", type=Path, metavar="FILE", help="the documents, for --encoder")
     p.add_argument("--recipe", type=Path, metavar="FILE", help="gates and context length")
     p.add_argument("--preset", metavar="NAME", help="of the gates (default: laptop)")
     p.add_argument("--allow", action="append", default=[], metavar="CODE", help="override a code")
@@ -63,8 +68,9 @@ def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, dict[
     if request == DataRequest() and args.checkpoint is not None:
         material = own_data(material, args.checkpoint)
     material = complete(
-        material, checkpoint=args.checkpoint, predictions=args.predictions, index=args.index
-    )
+        material, checkpoint=args.checkpoint, predictions=args.predictions, index=args.index,
+        encoder=args.encoder, texts=args.texts,
+    )  # fmt: skip
     with AuditProgress(sys.stderr) as progress:
         found, document = run_audit(material, allowed=args.allow, progress=progress, thorough=True)
     return material, found, document

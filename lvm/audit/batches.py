@@ -57,6 +57,8 @@ def find_break(articles: list[Article]) -> Break | None:
         clear = [one for one in drops if one[0].z >= CLEAR and one[0].value > BREAK * near]
         # A batch of 5 breaks at every tenth chunk as well, but less clearly so.
         for drop, size in sorted(clear, key=lambda one: -one[0].z):
+            if _has_fields(texts, size, drop):
+                return None
             found = _explained(articles, texts, size, of_file, drop)
             if found is not None:
                 return found
@@ -93,11 +95,10 @@ def _drop(texts: list[_Text], size: int) -> Level | None:
 def _explained(
     articles: list[Article], texts: list[_Text], size: int, of_file: bool, drop: Level
 ) -> Break | None:
-    """Return the break unless the text has fields of its own, or runs on across edges."""
+    """Return the break unless the text runs on across it, batch by batch."""
     inside = _level([_inside(text, size) for text in texts])
-    fields = _level([_fields(text, size) for text in texts])
     further = _level([_further(text, size) for text in texts])
-    if inside is None or (fields is not None and fields.value > FIELD * drop.value):
+    if inside is None:
         return None
     shuffled = inside.value < FLAT * drop.value
     if not shuffled and (further is None or further.below(0) > FIELD * drop.value):
@@ -110,6 +111,12 @@ def _explained(
         in_turn=further is not None and further.z >= IN_TURN,
         unrelated=lift < UNRELATED * neighbours,
     )  # fmt: skip
+
+
+def _has_fields(texts: list[_Text], size: int, drop: Level) -> bool:
+    """Say whether the text consists of records of `size` fields."""
+    fields = _level([_fields(text, size) for text in texts])
+    return fields is not None and fields.value > FIELD * drop.value
 
 
 def _inside(text: _Text, size: int) -> float:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lvm.audit.loaded import CheckpointPart
+    from lvm.audit.reembed import EncoderRequest
     from lvm.audit.training_log import TrainingLog
     from lvm.evaluation.index import Index
 
@@ -112,6 +113,7 @@ class Material:
     predictions: Tensor | None = None  # [M, D] unit rows, one per eval window
     index: Index | None = None  # a person's own index, to be held against the bank
     training: TrainingLog | None = None
+    encoder: EncoderRequest | None = None  # to embed a few texts again
     mask: str = "own contexts"  # what the evaluation leaves out of the pool
     problems: Sequence[Finding] = ()  # found while opening the files
     missing: Mapping[str, str] = field(default_factory=dict)  # part -> why it could not be opened

@@ -36,7 +36,7 @@ CLEAR_ARTICLE = 4.0  # standard errors of the gain within an article
 CLEAR = 6.0  # standard errors of the mean gain over articles
 MIN_ARTICLES = 3
 SHARE_OF_GAIN = 0.5  # that `other` and `kept` must have where they exist
-ALONE = 0.25  # of the lift of new neighbours: parted ones with less are of two documents
+ALONE = 0.25  # of the lift of new neighbours: nearer places with less are of two documents
 
 Order = Callable[[int], Int[np.ndarray, " n"]]  # number of chunks -> places in the order to read
 
@@ -197,17 +197,20 @@ def _gain(chosen: Pairs, gram: Float[np.ndarray, "n n"]) -> tuple[float, float]:
 def _beside(
     chosen: Pairs, gram: np.ndarray, sums: np.ndarray, mine: np.ndarray, other: np.ndarray
 ) -> tuple[float, float, float, float]:
-    """Return `other` and `kept` (NaN without such pairs), and the lifts of parted and made."""
+    """Return `other` and `kept` (NaN without such pairs), the lifts of nearer and made places."""
     made, parted, kept = (gram[p[:, 0], p[:, 1]] for p in (chosen.made, chosen.parted, chosen.kept))
     apart = chosen.made[:, 1] - chosen.made[:, 0]
     count, summed = (np.bincount(apart, weights=w, minlength=len(gram)) for w in (None, made))
     left = len(gram) - np.arange(len(gram)) - count  # other pairs as far apart
     usual = (sums - summed) / np.where(left > 0, left, np.nan)
     beside = (made - usual[apart])[left[apart] > 0]
+    # Of documents merged chunk by chunk, no two places nearer than a whole turn are of one.
+    turn = int(np.bincount(apart).argmax())
+    nearer = max(sums[k] / (len(gram) - k) for k in range(1, max(2, turn)))
     return (
         float(beside.mean()) if len(beside) > len(made) / 2 else np.nan,
         float(kept.mean() - parted.mean()) if len(kept) else np.nan,
-        float(parted.mean()) - _chance(chosen.parted, mine, other),
+        float(nearer) - _chance(chosen.parted, mine, other),
         float(made.mean()) - _chance(chosen.made, mine, other),
     )
 

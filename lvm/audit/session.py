@@ -42,8 +42,12 @@ def complete(
     checkpoint: Path | None = None,
     predictions: Path | None = None,
     index: Path | None = None,
+    encoder: str | None = None,
+    texts: Path | None = None,
 ) -> Material:
-    """Return the material with a model, its predictions or an index beside the data.
+    """Return the material with a model, its predictions, an index or an encoder for the data.
+
+    `encoder` is a name or folder, empty for the one of the manifest; `texts` are the documents.
 
     Raises DataError, CheckpointError or UsageError for what cannot be read or does not fit.
     """
@@ -59,6 +63,8 @@ def complete(
         changes["predictions"] = _predictions(material, predictions)
     if index is not None:
         changes["index"] = _index(material, index)
+    if encoder is not None or texts is not None:
+        changes["encoder"] = _encoder(encoder, texts)
     return dataclasses.replace(material, **changes)
 
 
@@ -90,6 +96,15 @@ def _predictions(material: Material, path: Path) -> Any:
     if material.eval is None:
         raise UsageError("--predictions needs the eval windows it predicts; give --eval or --data.")
     return read_predictions(path, len(material.eval), material.eval.width)
+
+
+def _encoder(name: str | None, texts: Path | None) -> Any:
+    from lvm.audit.reembed import EncoderRequest
+    from lvm.data.corpus import read_documents
+
+    if name is None:
+        raise UsageError("--texts is read to embed it again; name the encoder with --encoder.")
+    return EncoderRequest(name=name, documents=list(read_documents([texts])) if texts else None)
 
 
 def _index(material: Material, path: Path) -> Any:

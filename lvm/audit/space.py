@@ -23,7 +23,9 @@ from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.mixed import mixed_spaces
+from lvm.audit.number_code import number_code
 from lvm.audit.own_rows import contexts_elsewhere
+from lvm.audit.reembed import reembedded
 from lvm.data.rows import take
 from lvm.randomness import numpy_generator
 
@@ -191,10 +193,11 @@ def space_mismatch(material: Material) -> Iterator[Finding]:
     """Hold the eval side and the bank against train, articles and contexts against their own."""
     if material.eval is None and material.bank is None:
         material.side("eval")
-    within = [*mixed_spaces(material), *contexts_elsewhere(material)]
+    within = [*number_code(material)] or [*mixed_spaces(material), *contexts_elsewhere(material)]
     yield from within
     if not any(finding.severity is Severity.BLOCK for finding in within):
         yield from _between(material)
+    yield from reembedded(material)
 
 
 def _between(material: Material) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
 from lvm.audit.other_orders import MIN_ARTICLES, Reading, best_reading
 
-LEAST, CHUNKS, ROWS = 8, 256, 6144  # chunks of an article, chunks taken of it, rows in all
+LEAST, CHUNKS, ROWS = 8, 256, 4096  # chunks of an article, chunks taken of it, rows in all
 BLOCK_SHARE = 0.1  # of articles whose chunks are in another order
 NUM_WORST = 10
 

@@ -196,7 +196,7 @@ def embed_documents(
     _require_free(out)
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype {dtype!r}, allowed are float32 and float16; choose one.")
-    fitted = fit(documents, _counter(encoder), encoder.limit, skip=skip)
+    fitted = fit(documents, token_counter(encoder), encoder.limit, skip=skip)
     articles = fitted.documents
     for sentence in fitted.in_words():
         print(sentence, file=sys.stderr)
@@ -235,8 +235,8 @@ def _require_free(out: Path) -> None:
         free_folder(out)
 
 
-def _counter(encoder: Encoder) -> Count | None:
-    """Return what counts tokens, None for an encoder that does not say."""
+def token_counter(encoder: Encoder) -> Count | None:
+    """Return what counts the tokens of texts; None for an encoder that does not say."""
     if encoder.count(PROBES) is None:
         return None
     return lambda texts: encoder.count(texts) or ()

@@ -129,7 +129,7 @@ COMMANDS = {
     "eval": {"--data", "--train", "--eval", "--payload", "--other-data", "checkpoint"},
     "audit": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--index",
-        "--recipe", "--preset", "--allow", "--repair", "--out",
+        "--encoder", "--texts", "--recipe", "--preset", "--allow", "--repair", "--out",
     },
     "report": {"run"},
     "status": {"run", "--json"},

@@ -1,0 +1,153 @@
+"""Does the encoder that is said to have made the vectors give them again?
+
+A few chunk texts are embedded anew and compared with their stored vectors. This is the one look
+that sees a damage which leaves train, eval and bank alike in every statistic: all of them made by
+another encoder than the one that is named, or from other text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lvm.audit.articles import Part, parts
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.location import unit
+from lvm.audit.material import Material
+from lvm.data.corpus import Document
+from lvm.data.embed import Encoder, load_encoder, token_counter
+from lvm.data.fit import fit
+from lvm.data.rows import KeyIndex
+from lvm.errors import LvmError
+from lvm.randomness import numpy_generator
+
+NUM_TEXTS = 64
+MIN_TEXTS = 8
+SAME = 0.99  # cosine of one text embedded twice: half precision and other batches cost .001
+BLOCK_SHARE = 0.05  # of texts whose vector is another
+NUM_WORST = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRequest:
+    """The encoder that a person names, and the documents that the vectors were made from."""
+
+    name: str  # empty: the one that the manifest of the bank names
+    documents: Sequence[Document] | None = None  # None: the texts stored with the bank
+
+
+def reembedded(material: Material) -> Iterator[Finding]:
+    """Compare stored vectors with new ones of the same texts; NotEvaluable without either."""
+    request = material.encoder
+    if request is None:
+        return
+    if not (found := parts(material)):
+        raise NotEvaluable("no part of the data has keys", "give --data or --payload")
+    part, encoder = found[0], _load(material, request)
+    rows, texts = _texts(material, part, request, encoder)
+    new, stored = encoder.encode(texts, 16), part.fetch(rows)
+    if new.shape[1] != stored.shape[1]:
+        yield _finding(
+            part, Severity.BLOCK, f"{encoder.name} gives vectors of width {new.shape[1]}, the "
+            f"{part.name} holds width {stored.shape[1]}", rows, len(rows), {}, every=True,
+        )  # fmt: skip
+        return
+    cosine = np.nan_to_num(np.einsum("md,md->m", unit(new), unit(stored)))
+    other = cosine < SAME
+    if not other.any():
+        return
+    share = float(other.mean())
+    yield _finding(
+        part, Severity.BLOCK if share >= BLOCK_SHARE else Severity.WARN,
+        f"{int(other.sum())} of {len(rows)} chunks have another vector in the {part.name} than "
+        f"{encoder.name} gives their text (median cosine {np.median(cosine[other]):.3f})",
+        rows[other], len(rows), _values(cosine), every=bool(other.all()),
+    )  # fmt: skip
+
+
+def _values(cosine: Float[np.ndarray, " m"]) -> dict[str, float]:
+    return {
+        "lowest": float(cosine.min()), "median": float(np.median(cosine)),
+        "share": float((cosine < SAME).mean()),
+    }  # fmt: skip
+
+
+def _load(material: Material, request: EncoderRequest) -> Encoder:
+    name = request.name or str(
+        (material.bank.manifest if material.bank else {}).get("embedder", "")
+    )
+    if not name:
+        raise NotEvaluable("no manifest names an encoder", "name it: --encoder NAME")
+    try:
+        return load_encoder(name)
+    except LvmError as error:
+        raise NotEvaluable(
+            f"the stored texts were not embedded again: {error}",
+            "name a folder with the model: --encoder FOLDER",
+        ) from None
+
+
+def _texts(
+    material: Material, part: Part, request: EncoderRequest, encoder: Encoder
+) -> tuple[Int[np.ndarray, " m"], list[str]]:
+    """Return rows of the part, over as many articles as there are, and the text of each."""
+    if request.documents is not None:
+        rows, texts = _of_documents(part, request.documents, encoder)
+    else:
+        stored = material.bank.load_texts() if material.bank is not None else None
+        if stored is None:
+            raise NotEvaluable(
+                "no texts are stored with the vectors", "give the documents: --texts FILE.jsonl"
+            )
+        rows, texts = np.arange(len(part.keys)), stored
+    if len(rows) < MIN_TEXTS:
+        raise NotEvaluable(
+            f"{len(rows)} chunks of the documents have a row of the {part.name} with their key, "
+            f"needed are {MIN_TEXTS}",
+            "give the documents that were embedded, in the same order",
+        )
+    order = numpy_generator(material.seed, "audit", "encoder").permutation(len(rows))
+    _, first = np.unique(part.keys[rows[order], 0], return_index=True)
+    rest = np.setdiff1d(np.arange(len(order)), first)
+    chosen = order[np.concatenate([np.sort(first), rest])[:NUM_TEXTS]]
+    return rows[chosen], [texts[i] for i in chosen]
+
+
+def _of_documents(
+    part: Part, documents: Sequence[Document], encoder: Encoder
+) -> tuple[Int[np.ndarray, " m"], list[str]]:
+    """Return the rows of chunks by their keys, as `lvm embed` numbers them, and the chunks."""
+    fitted = fit(documents, token_counter(encoder), encoder.limit, skip=True)
+    numbered = [
+        (article, chunk, text)
+        for article, document in enumerate(fitted.documents)
+        for chunk, text in enumerate(document.chunks)
+    ]
+    keys = np.array([(a, c) for a, c, _ in numbered], dtype=np.int64).reshape(-1, 2)
+    rows = KeyIndex(part.keys).find(keys)
+    return rows[rows >= 0], [numbered[i][2] for i in np.flatnonzero(rows >= 0)]
+
+
+def _finding(
+    part: Part, severity: Severity, seen: str, rows: Int[np.ndarray, " m"], looked_at: int,
+    values: dict[str, float], *, every: bool,
+) -> Finding:  # fmt: skip
+    articles = np.unique(part.keys[rows, 0])[:NUM_WORST].tolist()
+    return Finding(
+        code="SPACE_MISMATCH",
+        severity=severity,
+        seen=seen,
+        allowed=f"a cosine of {SAME} or more with the stored vector, for every chunk",
+        where={"input": part.name, "source": part.source, "count": len(rows), "of": looked_at,
+               "rows": [int(r) for r in rows[:NUM_WORST]], "articles": articles},
+        meaning="The vectors were not made by this encoder, or with another pooling, prefix or "
+        "precision, or not from these texts; all files cut from them share that." if every else
+        "These chunks come from another encoder than the rest, or their text is not the one that "
+        "was embedded.",
+        next=f"embed the texts of {part.source} again in one run (lvm embed --model NAME), or name "
+        "the encoder that made the vectors",
+        values=values,
+    )  # fmt: skip
