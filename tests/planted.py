@@ -142,7 +142,7 @@ class Plant:
 PLANTS: dict[str, Plant] = {}
 
 
-def _plant(name: str, code: str, *related: str) -> Callable[[Any], Any]:
+def plants(name: str, code: str, *related: str) -> Callable[[Any], Any]:
     def register(apply: Any) -> Any:
         PLANTS[name] = Plant(name=name, code=code, related=frozenset(related), apply=apply)
         return apply
@@ -166,19 +166,19 @@ def change(file: WindowFile, **changes: Any) -> WindowFile:
     return dataclasses.replace(file, **changes)
 
 
-@_plant("nan", "NONFINITE")
+@plants("nan", "NONFINITE")
 def _nan(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     targets = parts.eval.targets.copy()
     targets[some(len(targets), 0.01 * share, rng), 3] = np.nan
     return dataclasses.replace(parts, eval=change(parts.eval, targets=targets))
 
 
-@_plant("nan_in_bank", "NONFINITE")
+@plants("nan_in_bank", "NONFINITE")
 def _nan_in_bank(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     return _with_rows(parts, rng, 0.01 * share, lambda rows: rows * np.nan)
 
 
-@_plant("zero_rows", "ZERO_ROWS")
+@plants("zero_rows", "ZERO_ROWS")
 def _zero_rows(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     return _with_rows(parts, rng, 0.01 * share, lambda rows: rows * 0)
 
@@ -192,7 +192,7 @@ def _with_rows(
     return dataclasses.replace(parts, bank=dataclasses.replace(parts.bank, vectors=vectors))
 
 
-@_plant("unnormalised", "UNNORMALISED")
+@plants("unnormalised", "UNNORMALISED")
 def _unnormalised(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     targets, contexts = parts.eval.targets.copy(), parts.eval.contexts.copy()
     rows = some(len(targets), share, rng)
@@ -201,7 +201,7 @@ def _unnormalised(parts: Parts, rng: np.random.Generator, share: float) -> Parts
     return dataclasses.replace(parts, eval=change(parts.eval, targets=targets, contexts=contexts))
 
 
-@_plant("duplicates", "DUPLICATES")
+@plants("duplicates", "DUPLICATES")
 def _duplicates(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     bank, n = parts.bank, len(parts.bank)
     rows = some(n, 0.03 * share, rng)
@@ -211,7 +211,7 @@ def _duplicates(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     return dataclasses.replace(parts, bank=Bank(vectors, keys, manifest, source=bank.source))
 
 
-@_plant("keys_collapsed", "KEYS_DEGENERATE", "KEYS_WRONG")
+@plants("keys_collapsed", "KEYS_DEGENERATE", "KEYS_WRONG")
 def _keys_collapsed(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     keys = _keys(parts)
     rows = some(len(keys), share, rng)
@@ -219,7 +219,7 @@ def _keys_collapsed(parts: Parts, rng: np.random.Generator, share: float) -> Par
     return _with_keys(parts, keys)
 
 
-@_plant("keys_made_up", "KEYS_WRONG")
+@plants("keys_made_up", "KEYS_WRONG")
 def _keys_made_up(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     keys = _keys(parts)
     rows = some(len(keys), share, rng)
@@ -227,14 +227,14 @@ def _keys_made_up(parts: Parts, rng: np.random.Generator, share: float) -> Parts
     return _with_keys(parts, keys)
 
 
-@_plant("keys_next_article", "KEYS_WRONG")
+@plants("keys_next_article", "KEYS_WRONG")
 def _keys_next_article(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     keys = _keys(parts)
     keys[some(len(keys), share, rng), 0] += 1
     return _with_keys(parts, keys)
 
 
-@_plant("keys_next_chunk", "KEYS_WRONG")
+@plants("keys_next_chunk", "KEYS_WRONG")
 def _keys_next_chunk(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     keys = _keys(parts)
     keys[some(len(keys), share, rng), 1] += 1
@@ -250,7 +250,7 @@ def _with_keys(parts: Parts, keys: np.ndarray) -> Parts:
     return dataclasses.replace(parts, eval=change(parts.eval, truth_keys=keys))
 
 
-@_plant("eval_not_in_bank", "TARGET_NOT_IN_BANK")
+@plants("eval_not_in_bank", "TARGET_NOT_IN_BANK")
 def _eval_not_in_bank(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     articles = np.unique(_keys(parts)[:, 0])
     gone = rng.choice(articles, max(1, round(share * len(articles))), replace=False)
@@ -262,7 +262,7 @@ def _eval_not_in_bank(parts: Parts, rng: np.random.Generator, share: float) -> P
     return dataclasses.replace(parts, bank=bank)
 
 
-@_plant("rows_dropped", "ROWS_DROPPED")
+@plants("rows_dropped", "ROWS_DROPPED")
 def _rows_dropped(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     file, n = parts.eval, len(parts.eval)
     keep = np.setdiff1d(np.arange(n), some(n, 0.27 * share, rng))
@@ -273,7 +273,7 @@ def _rows_dropped(parts: Parts, rng: np.random.Generator, share: float) -> Parts
     return dataclasses.replace(parts, eval=dropped)
 
 
-@_plant("unpaired_targets", "EVAL_UNPAIRED", "KEYS_WRONG")
+@plants("unpaired_targets", "EVAL_UNPAIRED", "KEYS_WRONG")
 def _unpaired_targets(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """Targets of other articles; the keys say where they really come from."""
     targets, keys = parts.eval.targets.copy(), _keys(parts)
@@ -283,7 +283,7 @@ def _unpaired_targets(parts: Parts, rng: np.random.Generator, share: float) -> P
     return dataclasses.replace(parts, eval=change(parts.eval, targets=targets, truth_keys=keys))
 
 
-@_plant("unpaired_keys_kept", "EVAL_UNPAIRED", "KEYS_WRONG")
+@plants("unpaired_keys_kept", "EVAL_UNPAIRED", "KEYS_WRONG")
 def _unpaired_keys_kept(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     targets = parts.eval.targets.copy()
     rows = some(len(targets), share, rng)
@@ -291,27 +291,27 @@ def _unpaired_keys_kept(parts: Parts, rng: np.random.Generator, share: float) ->
     return dataclasses.replace(parts, eval=change(parts.eval, targets=targets))
 
 
-@_plant("eval_rotated", "SPACE_MISMATCH")
+@plants("eval_rotated", "SPACE_MISMATCH")
 def _eval_rotated(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     turn = np.linalg.qr(rng.standard_normal((parts.bank.width,) * 2))[0]
     return _mapped(parts, share, rng, lambda x: x @ turn)
 
 
-@_plant("eval_through_a_layer", "SPACE_MISMATCH")
+@plants("eval_through_a_layer", "SPACE_MISMATCH")
 def _eval_through_a_layer(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     d = parts.bank.width
     weights = rng.standard_normal((d, d)) / d**0.5
     return _mapped(parts, share, rng, lambda x: np.tanh(x @ weights))
 
 
-@_plant("eval_mean_flipped", "SPACE_MISMATCH")
+@plants("eval_mean_flipped", "SPACE_MISMATCH")
 def _eval_mean_flipped(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     mean = parts.bank.vectors.mean(axis=0)
     axis = mean / np.linalg.norm(mean)
     return _mapped(parts, share, rng, lambda x: x - 2 * (x @ axis)[..., None] * axis)
 
 
-@_plant("eval_and_its_rows_rotated", "SPACE_MISMATCH")
+@plants("eval_and_its_rows_rotated", "SPACE_MISMATCH")
 def _eval_and_its_rows_rotated(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """The eval articles were embedded by another encoder, in the bank as well."""
     turn = np.linalg.qr(rng.standard_normal((parts.bank.width,) * 2))[0]
@@ -334,7 +334,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True))
 
 
-@_plant("order_shuffled", "ORDER_BROKEN")
+@plants("order_shuffled", "ORDER_BROKEN")
 def _order_shuffled(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """Chunks of every article in random order, before windows were cut: both sides are broken."""
     vectors = parts.bank.vectors.copy()
@@ -345,7 +345,7 @@ def _order_shuffled(parts: Parts, rng: np.random.Generator, share: float) -> Par
     return parts_of(vectors, parts.bank.keys)
 
 
-@_plant("eval_order_shuffled", "ORDER_BROKEN", "KEYS_WRONG")
+@plants("eval_order_shuffled", "ORDER_BROKEN", "KEYS_WRONG")
 def _eval_order_shuffled(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """Contexts of the eval windows in random order."""
     contexts = parts.eval.contexts.copy()
@@ -354,7 +354,7 @@ def _eval_order_shuffled(parts: Parts, rng: np.random.Generator, share: float) -
     return dataclasses.replace(parts, eval=change(parts.eval, contexts=contexts))
 
 
-@_plant("order_reversed", "ORDER_BROKEN", "KEYS_WRONG", "TARGET_SHIFTED")
+@plants("order_reversed", "ORDER_BROKEN", "KEYS_WRONG", "TARGET_SHIFTED")
 def _order_reversed(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """Contexts newest first."""
     contexts = parts.eval.contexts.copy()
@@ -363,7 +363,7 @@ def _order_reversed(parts: Parts, rng: np.random.Generator, share: float) -> Par
     return dataclasses.replace(parts, eval=change(parts.eval, contexts=contexts))
 
 
-@_plant("order_interleaved", "ORDER_BROKEN")
+@plants("order_interleaved", "ORDER_BROKEN")
 def _order_interleaved(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """Two articles merged round-robin, as parallel ingestion does."""
     order, keys = [], []
@@ -383,7 +383,7 @@ def _order_interleaved(parts: Parts, rng: np.random.Generator, share: float) -> 
     return parts_of(parts.bank.vectors[rows], np.concatenate(keys).astype(np.int32))
 
 
-@_plant("windows_across_articles", "ORDER_BROKEN", "KEYS_WRONG")
+@plants("windows_across_articles", "ORDER_BROKEN", "KEYS_WRONG")
 def _windows_across_articles(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """Windows cut from the eval articles as if they were one document."""
     mine = np.isin(parts.bank.articles, np.unique(_keys(parts)[:, 0]))
@@ -398,7 +398,7 @@ def _windows_across_articles(parts: Parts, rng: np.random.Generator, share: floa
     return dataclasses.replace(parts, eval=file)
 
 
-@_plant("target_is_last", "TARGET_SHIFTED", "KEYS_WRONG")
+@plants("target_is_last", "TARGET_SHIFTED", "KEYS_WRONG")
 def _target_is_last(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     targets = parts.eval.targets.copy()
     rows = some(len(targets), share, rng)
@@ -406,7 +406,7 @@ def _target_is_last(parts: Parts, rng: np.random.Generator, share: float) -> Par
     return dataclasses.replace(parts, eval=change(parts.eval, targets=targets))
 
 
-@_plant("target_two_ahead", "TARGET_SHIFTED", "KEYS_WRONG")
+@plants("target_two_ahead", "TARGET_SHIFTED", "KEYS_WRONG")
 def _target_two_ahead(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """The target is the chunk after the next one, and its key says so."""
     keys = _keys(parts)
@@ -426,7 +426,7 @@ def _target_two_ahead(parts: Parts, rng: np.random.Generator, share: float) -> P
     return dataclasses.replace(parts, eval=shifted)
 
 
-@_plant("easy_region", "EASY_REGION")
+@plants("easy_region", "EASY_REGION")
 def _easy_region(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """Articles of the eval side cohere far more than those of the train side."""
     vectors = parts.bank.vectors.astype(np.float64)
@@ -439,7 +439,7 @@ def _easy_region(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     return parts_of(_unit(vectors).astype(np.float32), parts.bank.keys)
 
 
-@_plant("split_leak", "SPLIT_LEAK")
+@plants("split_leak", "SPLIT_LEAK")
 def _split_leak(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """A random split of overlapping windows."""
     windows = article_windows(parts.bank.keys, T)
@@ -458,12 +458,12 @@ def _split_leak(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     return Parts(train=files["train"], eval=files["eval"], bank=parts.bank)
 
 
-@_plant("keys_missing", "SCHEMA")
+@plants("keys_missing", "SCHEMA")
 def _keys_missing(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     return dataclasses.replace(parts, eval=change(parts.eval, truth_keys=None))
 
 
-@_plant("index_rolled", "INDEX_MISMATCH")
+@plants("index_rolled", "INDEX_MISMATCH")
 def _index_rolled(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """The ids of the first rows of a person's own index are off by one."""
     vectors = parts.bank.vectors.astype(np.float32)

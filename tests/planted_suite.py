@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable
 
 import numpy as np
+import planted_within  # noqa: F401  # registers its plants
 from planted import PLANTS, Family, Parts, clean, plant
 
 from lvm.audit.finding import Severity
@@ -67,13 +68,16 @@ def blocking(found: Audit) -> set[str]:
 # The order in which plants go on top of each other, so that none undoes what another did: the text
 # itself, the cut into windows, what stands in them, their keys, their space, their values.
 LAYERS = (
-    "order_shuffled", "order_interleaved", "easy_region",
+    "order_shuffled", "order_interleaved", "order_as_text", "order_pairs_swapped",
+    "order_batches_shuffled", "order_merged_in_runs", "easy_region", "mixed_encoders",
     "reworded_across", "chunks_overlap", "eval_partly_centred", "articles_cut_in_two",
+    "eval_signs_alone", "eval_cut_and_padded",
     "split_leak", "windows_across_articles",
     "target_two_ahead", "target_is_last", "eval_order_shuffled", "order_reversed",
     "eval_not_in_bank", "unpaired_targets", "unpaired_keys_kept",
     "keys_made_up", "keys_next_article", "keys_next_chunk", "keys_collapsed",
     "eval_and_its_rows_rotated", "eval_rotated", "eval_through_a_layer", "eval_mean_flipped",
+    "contexts_in_another_space",
     "reworded_in_bank", "duplicates", "rows_dropped", "unnormalised", "zero_rows", "nan_in_bank",
     "nan", "keys_missing", "index_rolled",
 )  # fmt: skip

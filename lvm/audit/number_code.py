@@ -24,6 +24,7 @@ ROWS = 1024  # of each part
 MIN_ROWS = 20
 LEVELS, LEVELS_OF_WIDTH = 16, 0.25  # magnitudes of a coarse row: at most these, of its width
 STEPS = 4096  # to which magnitudes are rounded, of the largest
+SPARSE = 0.5  # share of zeros from which few magnitudes are those of few words
 ZEROS = 0.05  # share of a cut row that is zero
 APART = 0.5  # between the shares of two parts: they are written in two codes
 MIXED_WARN, MIXED_BLOCK = 0.02, 0.05  # share of rows in another code than the rest of their part
@@ -53,12 +54,12 @@ def number_code(material: Material) -> Iterator[Finding]:
         if odd:
             yield _finding(material, kind, odd, shares, Severity.BLOCK)
             continue
-        mixed = {n: min(s, 1 - s) for n, s in shares.items()}
-        sides = {n: s for n, s in mixed.items() if n != "bank"} or mixed
-        least = min(sides.values(), default=0.0)
-        if least >= MIXED_WARN:
-            part = "bank" if "bank" in shares else min(sides)
-            severity = Severity.BLOCK if least >= MIXED_BLOCK else Severity.WARN
+        mixed = {n: min(s, 1 - s) for n, s in shares.items() if min(s, 1 - s) >= MIXED_WARN}
+        if mixed:
+            sides = [name for name in mixed if name != "bank"]
+            part = sides[0] if len(sides) == 1 or "bank" not in shares else "bank"
+            most = max(mixed.values())
+            severity = Severity.BLOCK if most >= MIXED_BLOCK else Severity.WARN
             yield _finding(material, kind, part, shares, severity)
 
 
@@ -88,7 +89,8 @@ def _codes(material: Material) -> dict[str, Coded]:
     samples = {name: rows for name, rows in samples.items() if len(rows) >= MIN_ROWS}
     if len({rows.shape[1] for rows in samples.values()}) != 1:
         return {}  # nothing to look at, or what SCHEMA says
-    usual = _usual_zeros(np.concatenate(list(samples.values())) == 0)
+    # Each vector once: copies of a sparse one have their zeros in common as well.
+    usual = _usual_zeros(np.unique(np.concatenate(list(samples.values())), axis=0) == 0)
     return {
         name: Coded({"coarse": _coarse(rows), "cut": (np.equal(rows, 0) == usual).all(axis=1)
                      if usual is not None else np.zeros(len(rows), dtype=bool)})
@@ -102,19 +104,21 @@ def _with_direction(rows: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "m D"]:
 
 
 def _coarse(rows: Float[np.ndarray, "m D"]) -> Bool[np.ndarray, " m"]:
-    """Say which rows have few magnitudes."""
+    """Say which rows have few magnitudes, though most of their numbers are not zero."""
     sizes = np.abs(rows)
     steps = np.sort(np.round(sizes / sizes.max(axis=1, keepdims=True) * STEPS), axis=1)
     levels = 1 + (np.diff(steps, axis=1) > 0).sum(axis=1)
-    return np.asarray(levels <= min(LEVELS, LEVELS_OF_WIDTH * rows.shape[1]))
+    few = levels <= min(LEVELS, LEVELS_OF_WIDTH * rows.shape[1])
+    return np.asarray(few & ((rows == 0).mean(axis=1) < SPARSE))
 
 
 def _usual_zeros(zeros: Bool[np.ndarray, "m D"]) -> Bool[np.ndarray, " D"] | None:
     """Return the places of zeros that most rows with many zeros share; None without such rows."""
-    many = zeros[zeros.mean(axis=1) >= ZEROS]
-    if len(many) == 0:
+    patterns, counts = np.unique(
+        np.packbits(zeros[zeros.mean(axis=1) >= ZEROS], axis=1), axis=0, return_counts=True
+    )
+    if len(counts) == 0:
         return None
-    patterns, counts = np.unique(np.packbits(many, axis=1), axis=0, return_counts=True)
     pattern = np.unpackbits(patterns[counts.argmax()], count=zeros.shape[1])
     return np.asarray(pattern.astype(bool))
 

@@ -31,12 +31,14 @@ from lvm.audit.articles import Article
 
 MAX_BATCH, MAX_RUN, MAX_WAYS = 10, 10, 4
 MAX_TURNS = 8  # documents merged chunk by chunk
-MIN_PAIRS = 3  # of a kind, in an article that is judged
-CLEAR_ARTICLE = 4.0  # standard errors of the gain within an article
+MIN_PAIRS = 3  # of a kind, in an article that is looked at
+ALONE_PAIRS = 6  # of a kind, in one that is judged alone
+CLEAR_ARTICLE = 3.0  # standard errors of the gain within an article
+MIN_SHARE = 0.05  # of articles: chance makes one in a hundred look so where text has no order
 CLEAR = 6.0  # standard errors of the mean gain over articles
 MIN_ARTICLES = 3
 SHARE_OF_GAIN = 0.5  # that `other` and `kept` must have where they exist
-ALONE = 0.25  # of the lift of new neighbours: nearer places with less are of two documents
+OWN = 0.25  # of the lift of new neighbours: nearer places with less are of two documents
 
 Order = Callable[[int], Int[np.ndarray, " n"]]  # number of chunks -> places in the order to read
 
@@ -169,10 +171,11 @@ def _read(
     if len(judged) < MIN_ARTICLES:
         return None
     gain, error = np.array([_gain(chosen, grams[i]) for i, chosen in judged]).T
-    hit = gain > CLEAR_ARTICLE * error
+    alone = [min(len(chosen.made), len(chosen.parted)) >= ALONE_PAIRS for _, chosen in judged]
+    hit = (gain > CLEAR_ARTICLE * error) & np.array(alone)
     if gain.mean() > CLEAR * gain.std(ddof=1) / len(gain) ** 0.5:
         hit[:] = True  # short articles: all together say what none says alone
-    if hit.sum() < MIN_ARTICLES:
+    if hit.sum() < max(MIN_ARTICLES, MIN_SHARE * len(hit)):
         return None
     told = [
         _beside(chosen, grams[i], sums[i], articles[i].vectors, articles[i - 1].vectors)
@@ -227,5 +230,5 @@ def _specific(gain: float, told: Float[np.ndarray, "J 4"]) -> bool:
     """Say whether nothing but the mistake explains the gain."""
     columns = [values[np.isfinite(values)] for values in told[:, :2].T]
     if not any(len(values) for values in columns):
-        return float(told[:, 2].mean()) < ALONE * float(told[:, 3].mean())
+        return float(told[:, 2].mean()) < OWN * float(told[:, 3].mean())
     return all(float(v.mean()) >= SHARE_OF_GAIN * gain for v in columns if len(v))

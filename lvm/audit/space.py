@@ -195,9 +195,15 @@ def space_mismatch(material: Material) -> Iterator[Finding]:
         material.side("eval")
     within = [*number_code(material)] or [*mixed_spaces(material), *contexts_elsewhere(material)]
     yield from within
-    if not any(finding.severity is Severity.BLOCK for finding in within):
-        yield from _between(material)
-    yield from reembedded(material)
+    blocked = any(finding.severity is Severity.BLOCK for finding in within)
+    reasons = []
+    for look in (reembedded,) if blocked else (_between, reembedded):
+        try:
+            yield from look(material)
+        except NotEvaluable as reason:
+            reasons.append(reason)
+    if reasons:
+        raise reasons[-1]
 
 
 def _between(material: Material) -> Iterator[Finding]:
