@@ -21,7 +21,8 @@ MIN_CHECKS = 10  # that have looked at something, before anything is called clea
 CAUSES_FIRST = (
     "SCHEMA", "NONFINITE", "ZERO_ROWS", "KEYS_WRONG", "KEYS_DEGENERATE", "TARGET_NOT_IN_BANK",
     "INDEX_MISMATCH", "EVAL_UNPAIRED", "SPACE_MISMATCH", "ORDER_BROKEN", "TARGET_SHIFTED",
-    "SPLIT_LEAK", "GATE_INVALID", "LOADER", "IGNORES_INPUT",
+    "SPLIT_LEAK", "GATE_INVALID", "LOADER", "PREDICTIONS_LEAKED", "PREDICTIONS_REPEATED",
+    "PREDICTIONS_MISALIGNED", "IGNORES_INPUT",
 )  # fmt: skip
 Progress = Callable[[str, int, int], None]  # code of the check that starts, its number, of how many
 

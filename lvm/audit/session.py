@@ -32,6 +32,7 @@ THOROUGH = frozenset(
         "HUBNESS",
         "SPLIT_SPACE",
         "ANN_LOSS",
+        "PREDICTIONS_MISALIGNED",
     ]
 )
 

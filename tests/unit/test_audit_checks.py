@@ -26,7 +26,8 @@ CATALOGUE = (
     *DATA_CODES,
     "GATE_INVALID", "GATE_BELOW_TRIVIAL", "POOL", "UNDERPOWERED", "LOADER", "IGNORES_INPUT",
     "COLLAPSE", "LOW_RANK", "HUBNESS", "SPLIT_SPACE", "ANN_LOSS", "NEGATIVES_FEWER", "UNDERTRAINED",
-    "LOSS_SCALE", "DEAD_PARAMETERS", "OVERFIT", "DIVERGED",
+    "LOSS_SCALE", "DEAD_PARAMETERS", "OVERFIT", "DIVERGED", "PREDICTIONS_LEAKED",
+    "PREDICTIONS_REPEATED", "PREDICTIONS_MISALIGNED",
 )  # fmt: skip
 
 # Which data checks cannot answer at all without a part.
@@ -46,7 +47,7 @@ def result(code: str, material: Material) -> CheckResult:
 
 def test_every_code_of_the_catalogue_is_a_check_and_no_other() -> None:
     assert CHECKS.names() == sorted(CATALOGUE)
-    assert len(CATALOGUE) == 33
+    assert len(CATALOGUE) == 36
 
 
 @pytest.mark.parametrize("code", CATALOGUE)

@@ -1,0 +1,265 @@
+"""Does every prediction stand in the row of its window?
+
+A mean over all rows hides a part that is broken: a model of which half the rows are mixed up looks
+like a model half as good. So rows are looked at in their places. Whether the model is good is not
+asked, and one that is merely bad, or bad on some articles, is not accused: its rows fit no other
+window better than those of a sound part of the file do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from lvm.audit.check import check
+from lvm.audit.coherence import Level
+from lvm.audit.finding import Finding, Severity
+from lvm.audit.material import Material
+from lvm.audit.orders import Fit, Order, best_order, known_orders, rolled
+from lvm.audit.rows_given import GivenRows, given_rows, runs
+from lvm.audit.shifts import Shift, find_shift
+
+ASKED = 2048  # rows that are held against every window
+FOREIGN, AT_HOME = 0.25, 0.1  # share of other articles' windows that fit better than the own one
+MIN_STRAY = 5  # rows
+ERRORS = 5.0
+AS_WELL = 0.5  # of what sound rows have with their own window, above the best of the others
+BLOCKS = 64  # of the file, in which a row of stray predictions is looked for elsewhere
+NUM_NAMED = 10
+REMEDY = "write the predictions again, row i for window i of the eval side: "
+
+
+@check("PREDICTIONS_MISALIGNED", "does every prediction stand in the row of its window?")
+def predictions_misaligned(material: Material) -> Iterator[Finding]:
+    """Report rows that belong to other windows: a shift, a known order, or rows mixed up."""
+    given = given_rows(material)
+    if given is None:  # a model that was run here
+        return
+    shift = find_shift(given)
+    if shift is None or not shift.whole:  # in part: rows mixed up may look like a shift
+        finding = _reordered_or_mixed(given)
+        if finding is not None:
+            yield finding
+            return
+    if shift is not None:
+        yield _shifted(given, shift)
+
+
+def _reordered_or_mixed(given: GivenRows) -> Finding | None:
+    stray = find_stray(given)
+    if stray is None:
+        return None
+    # An order that has a name before those that were read off the rows themselves.
+    candidates = (known_orders(given.total), *([order] for order in stray.orders))
+    fit = next((fit for orders in candidates if (fit := best_order(given, orders))), None)
+    if fit is not None:
+        return _reordered(given, fit)
+    return _mixed(given, stray) if stray.found else None
+
+
+# --- rows that fit the windows of others ----------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Stray:
+    """Rows that fit windows of other articles better than their own, as a sound row fits its own.
+
+    `gap` is how much better the best of other articles fits a stray row than a sound one, and
+    `full` what it would be if every stray row were at home there.
+    """
+
+    asked: Int[np.ndarray, " q"]  # places that were looked at
+    stray: Bool[np.ndarray, " q"]
+    gap: Level | None
+    full: float
+    orders: list[Order]
+    blocks: list[tuple[int, int, int]]  # first and last row, and the window of the first
+
+    @property
+    def found(self) -> bool:
+        """Whether the stray rows are at home elsewhere; a bad model's are at home nowhere."""
+        gap = self.gap
+        return gap is not None and gap.below(ERRORS) > 0 and gap.value >= AS_WELL * self.full > 0
+
+
+def find_stray(given: GivenRows) -> Stray | None:
+    """Hold up to 2,048 rows against all windows; None where all but a few are at home."""
+    size = len(given.rows)
+    asked = np.linspace(0, size - 1, min(ASKED, size)).astype(int)
+    own, best, better = _ranks(given, asked)
+    stray, sound = better > FOREIGN, better <= AT_HOME
+    repeated = np.zeros(size, dtype=bool)
+    repeated[1:] = (given.predictions[1:] == given.predictions[:-1]).all(axis=1)
+    stray &= ~repeated[asked]
+    if stray.sum() < MIN_STRAY:
+        return None
+    gap, full = None, 0.0
+    if sound.sum() >= MIN_STRAY:
+        usual = float(best[sound].mean())
+        gap = given.of(best[stray] - usual, asked[stray])
+        full = float(np.maximum(own - best, 0)[sound].mean())
+    blocks = _blocks(given, asked[stray])
+    return Stray(asked, stray, gap, full, _orders(given.total, blocks), blocks)
+
+
+def _orders(total: int, blocks: list[tuple[int, int, int]]) -> list[Order]:
+    """Return the orders that displaced blocks suggest: all rows shifted alike, or parts swapped."""
+    moves = sorted({window - first for first, _, window in blocks})
+    orders = [rolled(total, by) for by in moves]
+    if len(moves) > 1:
+        windows = np.arange(total)
+        for first, last, window in blocks:
+            windows[first : last + 1] = window + np.arange(last - first + 1)
+        orders.append(Order("parts of the file stand in another order", windows))
+    return orders
+
+
+def _ranks(
+    given: GivenRows, asked: Int[np.ndarray, " q"]
+) -> tuple[Float[np.ndarray, " q"], Float[np.ndarray, " q"], Float[np.ndarray, " q"]]:
+    """Return how each row fits its own window, the best of other articles, and its rank there.
+
+    The rank is the share of other articles' windows that fit better, 0 for a row at home.
+    """
+    own, best, better = (np.empty(len(asked)) for _ in range(3))
+    for start in range(0, len(asked), 256):
+        part = slice(start, start + 256)
+        rows = asked[part]
+        scores = given.scores(rows)
+        own[part] = scores[np.arange(len(rows)), rows]
+        scores[given.articles[rows][:, None] == given.articles[None, :]] = -np.inf
+        best[part] = scores.max(axis=1)
+        others = np.maximum(np.isfinite(scores).sum(axis=1), 1)
+        better[part] = (scores > own[part, None]).sum(axis=1) / others
+    return own, best, better
+
+
+def _blocks(given: GivenRows, stray: Int[np.ndarray, " k"]) -> list[tuple[int, int, int]]:
+    """Return stretches of stray rows that lie, in the same order, at another place of the file.
+
+    A stretch is believed where two blocks in a row say the same, and only if most blocks do.
+    """
+    size = len(given.rows)
+    length = max(16, size // BLOCKS)
+    if given.total != size or size < 4 * length:
+        return []
+    starts = np.arange(0, size - length + 1, length)
+    counts = np.histogram(stray, [*starts, size])[0]
+    most = max(int(counts.max()) // 2, 1)
+    chosen = [int(start) for start, count in zip(starts, counts, strict=True) if count >= most]
+    moves = {start: _best_place(given, start, length) - start for start in chosen}
+    agreed = [start for start in chosen if moves[start] in
+              (moves.get(start - length), moves.get(start + length))]  # fmt: skip
+    if 2 * len(agreed) < len(chosen):
+        return []
+    found: list[tuple[int, int, int]] = []
+    for start in agreed:
+        last, move = start + length - 1, moves[start]
+        if found and found[-1][1] == start - 1 and found[-1][2] - found[-1][0] == move:
+            found[-1] = (found[-1][0], last, found[-1][2])
+        else:
+            found.append((start, last, start + move))
+    return found
+
+
+def _best_place(given: GivenRows, start: int, length: int) -> int:
+    """Return where a block of rows fits best as a whole: its sums along the diagonals."""
+    scores = given.scores(np.arange(start, start + length))
+    size = scores.shape[1]
+    # Each row one place further right than the next, so that diagonals stand in columns.
+    slanted = np.pad(scores[::-1], ((0, 0), (0, length))).ravel()[: length * (size + length - 1)]
+    sums = slanted.reshape(length, size + length - 1).sum(axis=0)[length - 1 : size]
+    return int(sums.argmax())
+
+
+# --- findings -------------------------------------------------------------------------------------
+
+
+def _shifted(given: GivenRows, shift: Shift) -> Finding:
+    by = f"i {'+' if shift.by > 0 else '-'} {abs(shift.by)}"
+    where = "row i" if shift.whole else f"row i, from row {shift.first} to {shift.last},"
+    unit = "row" if abs(shift.by) == 1 else "rows"
+    return _misaligned(
+        given, shift.last - shift.first + 1,
+        f"{where} holds the prediction of window {by}: the contexts of that window explain "
+        f"{shift.other:.0%} of what varies in the predictions, those of window i {shift.own:.0%}",
+        "Predictions are off by "
+        f"{abs(shift.by)} {unit}, so each is judged by the target of another window.",
+        "look for a row that is skipped or written twice, "
+        "and for targets that are cut one chunk later than contexts",
+        {"by": float(shift.by), "gain": shift.gain.value, "gain_error": shift.gain.error,
+         "own": shift.own, "other": shift.other},
+        blocks=[[shift.first, shift.last]],
+    )  # fmt: skip
+
+
+def _reordered(given: GivenRows, fit: Fit) -> Finding:
+    moved = [piece for piece in fit.order.pieces if piece[0] != piece[2]]
+    long = [(a, b, w) for a, b, w in moved if b > a][:3] or moved[:3]
+    pieces = "; ".join(f"rows {a} to {b} hold those of windows {w} to {w + b - a}"
+                       for a, b, w in long)  # fmt: skip
+    return _misaligned(
+        given, fit.moved,
+        f"{fit.order.words}: {pieces}. The rows that moved resemble those windows by "
+        f"{fit.gain.value:.3f} more than their own (cosine, {fit.gain.below(2):.3f} to "
+        f"{fit.gain.above(2):.3f})",
+        "The predictions were put together in an order that is not that of the windows, so most "
+        "are judged by the target of another window.",
+        "join its parts by their number, not by name or by worker",
+        {"gain": fit.gain.value, "gain_error": fit.gain.error, "there": fit.there},
+        blocks=[[a, b] for a, b, _ in moved[:NUM_NAMED]],
+    )  # fmt: skip
+
+
+def _mixed(given: GivenRows, stray: Stray) -> Finding:
+    assert stray.gap is not None  # as it is found
+    rows = given.rows[stray.asked[stray.stray]]
+    share = len(rows) / len(stray.asked)
+    # A row that lies anywhere fits its own window better than a quarter of the others by chance.
+    estimate = min(1.0, share / (1 - FOREIGN))
+    named = "; ".join(f"rows {a} to {b} fit windows {w} to {w + b - a}"
+                      for a, b, w in stray.blocks[:3])  # fmt: skip
+    where = f" ({named})" if named else f" (between rows {rows[0]} and {rows[-1]})"
+    return _misaligned(
+        given, round(estimate * given.total),
+        f"about {estimate:.0%} of the rows{where} belong to other windows: they resemble some "
+        f"window of another article by {stray.gap.value:.3f} more than the other rows do, and "
+        "their own no more than any",
+        "Part of the predictions are judged by the targets of other windows, so the mean over all "
+        "rows says nothing of the model.",
+        "do not shuffle the windows when predicting (shuffle=False), and sort by window before "
+        "saving",
+        {"share": estimate, "gap": stray.gap.value, "gap_error": stray.gap.error,
+         "full": stray.full},
+        rows=rows[:NUM_NAMED].tolist(),
+        blocks=[[a, b] for a, b, _ in stray.blocks[:NUM_NAMED]]
+        or [list(run) for run in _dense(given, stray)],
+    )  # fmt: skip
+
+
+def _dense(given: GivenRows, stray: Stray) -> list[tuple[int, int]]:
+    """Return the stretches of the file in which stray rows are the rule, as first and last row."""
+    if len(stray.asked) < 32:
+        return []
+    share = np.convolve(stray.stray, np.ones(16) / 16, mode="same")
+    rows = given.rows[stray.asked]
+    return [(int(rows[a]), int(rows[b])) for a, b in runs(share > 0.25)][:NUM_NAMED]
+
+
+def _misaligned(
+    given: GivenRows, count: int, seen: str, meaning: str, remedy: str, values: dict[str, float],
+    **where: list[int] | list[list[int]],
+) -> Finding:  # fmt: skip
+    return Finding(
+        code="PREDICTIONS_MISALIGNED",
+        severity=Severity.BLOCK,
+        seen=seen,
+        allowed="every prediction in the row of the window that it was made from",
+        where={"input": "predictions", "count": count, "of": given.total, **where},
+        meaning=meaning,
+        next=REMEDY + remedy,
+        values=values,
+    )

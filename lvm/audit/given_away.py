@@ -1,0 +1,170 @@
+"""Rows that no prediction can be: the answer itself, or one row again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from lvm.audit.check import check
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.location import find_rows, unit
+from lvm.audit.material import Material
+from lvm.audit.queries import dispersion
+from lvm.audit.rows_given import GivenRows, given_rows, runs
+
+SAME = 1e-4  # of the spread of the targets: what float16 and 8 bits leave, and no prediction does
+LEAKED_SHARE, LEAKED_ROWS = 0.005, 5
+OF_A_RETRIEVER = 0.98  # a model that answers with rows of the bank may be right about most
+REPEATED_SHARE, REPEATED_ROWS = 0.005, 5
+FEW_ROWS = 3  # that are repeated by mistake; where more are, the model has few outputs to choose from
+OTHERS_REPEATED = 0.01  # share of predictions that repeat others than those few
+STUCK_SHARE, STUCK_ROWS, STUCK_ARTICLES = 0.01, 20, 3  # neighbours with one output, for such a model
+NUM_NAMED = 10
+
+
+@check("PREDICTIONS_LEAKED", "did the model have the answers?")
+def predictions_leaked(material: Material) -> Iterator[Finding]:
+    """Report predictions that are their targets up to rounding.
+
+    A target that stands among its own contexts can be copied from there, and does not count. A
+    model that answers with rows of the bank is right now and then, so it must be so everywhere.
+    """
+    given = given_rows(material)
+    if given is None:
+        return
+    near = SAME * _spread(given)
+    novel = _apart(given.contexts, given.targets[:, None]).min(axis=1) > near
+    if int(novel.sum()) < LEAKED_ROWS:
+        raise NotEvaluable("every target stands among its own contexts", "mend the eval file")
+    leaked = novel & (_apart(given.predictions, given.targets) <= near)
+    share = float(leaked.sum() / novel.sum())
+    least = OF_A_RETRIEVER if _answers_with_rows(material, given, leaked) else LEAKED_SHARE
+    if leaked.sum() < LEAKED_ROWS or share < least:
+        return
+    count = round(share * given.total)
+    yield Finding(
+        code="PREDICTIONS_LEAKED",
+        severity=Severity.BLOCK,
+        seen=f"{share:.1%} of the predictions are the target of their window up to rounding",
+        allowed="0: no model knows the next chunk to the last digit",
+        where={"input": "predictions", "count": count, "of": given.total,
+               "rows": given.rows[leaked][:NUM_NAMED].tolist(),
+               "blocks": _stretches(given, leaked)},
+        meaning="The targets were written in place of predictions, or reached the model as its "
+        "input (contexts that end one chunk late, and a model that copies), so a verdict on them "
+        "says nothing.",
+        next="predict from the contexts of each window alone, and save what the model returns",
+        values={"share": share, "leaked": float(leaked.sum())},
+    )  # fmt: skip
+
+
+@check("PREDICTIONS_REPEATED", "is one prediction written for many windows?")
+def predictions_repeated(material: Material) -> Iterator[Finding]:
+    """Report one row that stands for windows with different contexts, where other rows differ.
+
+    One output for every window is IGNORES_INPUT's to report. A model with few outputs to choose
+    from (rows of a bank, a code book) repeats itself, but not for windows in a row.
+    """
+    given = given_rows(material)
+    if given is None:
+        return
+    groups, counts = _groups(given)
+    if len(counts) == 1:
+        return
+    distinct = len(counts) / len(groups)
+    repeated = _other_contexts(given, groups)
+    most = np.argsort(-np.bincount(groups[repeated], minlength=len(counts)))[:FEW_ROWS]
+    few = np.isin(groups, most)
+    if (repeated & ~few).mean() > OTHERS_REPEATED:
+        repeated, least = _stuck(given, groups), max(STUCK_ROWS, STUCK_SHARE * len(groups))
+    else:
+        repeated, least = repeated & few, max(REPEATED_ROWS, REPEATED_SHARE * len(groups))
+    if repeated.sum() < least:
+        return
+    share = float(repeated.mean())
+    worst = int(np.bincount(groups[repeated]).max())
+    yield Finding(
+        code="PREDICTIONS_REPEATED",
+        severity=Severity.BLOCK,
+        seen=f"{share:.1%} of the predictions repeat another one, the most frequent {worst} times, "
+        f"for windows with other contexts; {distinct:.0%} of all predictions are distinct",
+        allowed=f"less than {least / len(groups):.1%}",
+        where={"input": "predictions", "count": round(share * given.total), "of": given.total,
+               "rows": given.rows[repeated][:NUM_NAMED].tolist(),
+               "blocks": _stretches(given, repeated)},
+        meaning="Part of the file holds one row over and over, as a writer leaves that stopped or "
+        "padded its last batch, so the mean over all rows is not that of the model.",
+        next="predict the rows named here again, and check that the last batch is written as it is",
+        values={"share": share, "most": float(worst), "distinct": distinct},
+    )  # fmt: skip
+
+
+def _spread(given: GivenRows) -> float:
+    return max(dispersion(given.targets), 1e-9)
+
+
+def _apart(
+    a: Float[np.ndarray, "*rows D"], b: Float[np.ndarray, "*rows D"]
+) -> Float[np.ndarray, "*rows"]:
+    """Return 1 - cosine of unit rows, exact where a cosine is not."""
+    return np.asarray(((a - b).astype(np.float64) ** 2).sum(axis=-1) / 2)
+
+
+def _answers_with_rows(
+    material: Material, given: GivenRows, leaked: Bool[np.ndarray, " m"]
+) -> bool:
+    """Whether predictions that are not their target are rows of the bank all the same."""
+    others = np.flatnonzero(~leaked)[:256]
+    if material.bank is None or len(others) < LEAKED_ROWS:
+        return False
+    if material.bank.width != given.predictions.shape[1]:
+        return False
+    places = find_rows(material, given.predictions[others])
+    bank = material.bank.vectors
+    near = SAME * _spread(given)
+    there = places >= 0
+    rows = unit(np.asarray(bank[np.maximum(places, 0)], dtype=np.float32))
+    return bool((there & (_apart(rows, given.predictions[others]) <= near)).mean() > 0.5)
+
+
+def _groups(given: GivenRows) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " k"]]:
+    """Return the number of each prediction's group of equal rows, and the sizes of the groups.
+
+    Neighbours in the file that differ by no more than rounding are equal; elsewhere, equal bits.
+    """
+    _, groups = np.unique(given.predictions, axis=0, return_inverse=True)
+    groups = groups.reshape(-1)
+    close = _apart(given.predictions[1:], given.predictions[:-1]) <= SAME * _spread(given)
+    for place in np.flatnonzero(close):
+        groups[place + 1] = groups[place]
+    _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    return groups.reshape(-1), counts
+
+
+def _other_contexts(
+    given: GivenRows, groups: Int[np.ndarray, " m"]
+) -> Bool[np.ndarray, " m"]:
+    """Whether the last contexts of rows of a group are more than one, and so should their rows."""
+    near = SAME * _spread(given)
+    _, first = np.unique(groups, return_index=True)
+    last = given.contexts[:, -1]
+    differs = _apart(last, last[first[groups]]) > near
+    return np.asarray(np.bincount(groups, weights=differs)[groups] > 0)
+
+
+def _stuck(given: GivenRows, groups: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
+    """Whether a row stands in a run of equal rows that goes on over several articles."""
+    equal = np.concatenate([[False], groups[1:] == groups[:-1]])
+    found = np.zeros(len(groups), dtype=bool)
+    for second, last in runs(equal):
+        run = slice(second - 1, last + 1)
+        if last - second + 2 >= STUCK_ROWS:
+            found[run] = len(np.unique(given.articles[run])) >= STUCK_ARTICLES
+    return found
+
+
+def _stretches(given: GivenRows, which: Bool[np.ndarray, " m"]) -> list[list[int]]:
+    rows = given.rows
+    return [[int(rows[a]), int(rows[b])] for a, b in runs(which) if b > a][:NUM_NAMED]
