@@ -49,6 +49,7 @@ def status(
         "state": state,
         "verdict": document["verdict"],
         "headline": document["headline"],
+        "judged": document["judged"],
         "since": document["since"],
         "absent": document["absent"],
         "started_at": events[0]["at"],
@@ -207,6 +208,7 @@ def screen(seen: Mapping[str, Any]) -> list[str]:
         *textwrap.wrap(
             _headline(seen), WIDTH, max_lines=2 if seen["step"] else 3, placeholder=" …"
         ),
+        *(_folded("judged", _judged(seen["judged"]), 2) if seen["judged"]["stand_in"] else ()),
         *_folded("run", f"{shown(Path(seen['run']))}, started {_clock(seen['started_at'])}", 2),
         *_folded("spent", _cost(seen), 2),
         *_folded("audit", seen["audit"]["answer"] if seen["audit"] else "not done yet", 2),
@@ -216,6 +218,11 @@ def screen(seen: Mapping[str, Any]) -> list[str]:
         *(_gates(seen["gains"]) if seen["state"] == "finished" else ()),
         *_advice(seen),
     ]
+
+
+def _judged(judged: Mapping[str, Any]) -> str:
+    network = f"our {judged['trained']} network" if judged["trained"] else "our network"
+    return f"predictions in {judged['file']}; trained in their model's place: {network}"
 
 
 def _headline(seen: Mapping[str, Any]) -> str:

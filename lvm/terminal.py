@@ -17,6 +17,7 @@ from lvm.few import foremost, tally
 from lvm.outside import printable
 from lvm.records import METRICS
 from lvm.report.audit import answer, broken, not_looked_at, overrides, severity_of, where_in_words
+from lvm.report.subject import subject
 
 COLUMNS = ("eval_cosine", "r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
 STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_EVALUABLE": "dim"}
@@ -66,6 +67,8 @@ class Screen:
     # --- events ----------------------------------------------------------------------------------
 
     def _on_run_started(self, event: Mapping[str, Any]) -> None:
+        if sentence := subject([event])["sentence"]:
+            self.say(sentence, "bold")
         data = event["data"]
         self._bound = event["config"]["gates"]["stage_eval_cosine"]
         whole = {k: f" of {v['windows']:,}" for k, v in data.get("drawn_from", {}).items()}

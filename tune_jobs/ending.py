@@ -38,6 +38,8 @@ def print_blocked(audit: dict[str, Any], report: Path) -> None:
 def print_verdict(document: dict[str, Any], report: Path, args: Any) -> None:
     """Print the verdict, the table, and what to type next."""
     screen = Screen(sys.stdout)
+    if document["judged"]["sentence"]:
+        screen.say(document["judged"]["sentence"], "bold")
     good = document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
     screen.say(document["headline"], "bold green" if good else "bold yellow")
     for warning in document["warnings"]:

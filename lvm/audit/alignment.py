@@ -27,6 +27,7 @@ FOREIGN, AT_HOME = 0.25, 0.1  # share of other articles' windows that fit better
 MIN_STRAY = 5  # rows
 ERRORS = 5.0
 AS_WELL = 0.5  # of what sound rows have with their own window, above the best of the others
+NAMED_ORDER = 0.9  # of what an unnamed order explains
 BLOCKS = 64  # of the file, in which a row of stray predictions is looked for elsewhere
 NUM_NAMED = 10
 REMEDY = "write the predictions again, row i for window i of the eval side: "
@@ -52,9 +53,9 @@ def _reordered_or_mixed(given: GivenRows) -> Finding | None:
     stray = find_stray(given)
     if stray is None:
         return None
-    # An order that has a name before those that were read off the rows themselves.
-    candidates = (known_orders(given.total), *([order] for order in stray.orders))
-    fit = next((fit for orders in candidates if (fit := best_order(given, orders))), None)
+    # An order that has a name, unless one read off the rows themselves says clearly more.
+    known, own = best_order(given, known_orders(given.total)), best_order(given, stray.orders)
+    fit = own if known is None or (own and known.score < NAMED_ORDER * own.score) else known
     if fit is not None:
         return _reordered(given, fit)
     return _mixed(given, stray) if stray.found else None

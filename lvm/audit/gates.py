@@ -117,18 +117,32 @@ def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
     if not attained:
         return
     over = f" over {gate.against}, as no AR-only model exists yet" if gate.against else ""
-    named = ", ".join(f"{name} ({_interval(result)})" for name, result in attained.items())
     yield _gate_finding(
         tried, gate, "GATE_BELOW_TRIVIAL", Severity.INFO if gate.against else Severity.WARN,
         {name: [result] for name, result in attained.items()},
-        seen=f"the {gate.name} gate ({gate.bounds}{over}) is attained by {named}",
+        seen=f"the {gate.name} gate ({gate.bounds}{over}) {_attained_by(attained)}",
         allowed="no predictor without a model",
         meaning="A verdict on a gain is worth what its baseline is worth: beside a weak one, "
         "copying context passes." if gate.against
-        else "The gate is attainable without a model, so passing it proves nothing on its own.",
+        else "A predictor without a model attains the gate, or may attain it, so passing it "
+        "proves nothing on its own.",
         next="compare R@5 and MRR with the ladder beside the verdict" if gate.against
         else _raise_bound(gate, trivial),
     )  # fmt: skip
+
+
+def _attained_by(attained: Mapping[str, GateResult]) -> str:
+    """Say who attains a gate for sure, and whose interval holds the bound, which tells nothing."""
+    sure = {n: r for n, r in attained.items() if r.estimate and r.estimate.lower >= r.bound}
+    groups = {
+        "is attained by": sure,
+        "is not told apart from": {n: r for n, r in attained.items() if n not in sure},
+    }
+    return " and ".join(
+        f"{words} {', '.join(f'{name} ({_interval(result)})' for name, result in found.items())}"
+        for words, found in groups.items()
+        if found
+    )
 
 
 def _judge(tried: Bench, gate: GateUnderTest, name: str) -> Sequence[GateResult]:

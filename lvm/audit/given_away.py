@@ -18,9 +18,15 @@ SAME = 1e-4  # of the spread of the targets: what float16 and 8 bits leave, and 
 LEAKED_SHARE, LEAKED_ROWS = 0.005, 5
 OF_A_RETRIEVER = 0.98  # a model that answers with rows of the bank may be right about most
 REPEATED_SHARE, REPEATED_ROWS = 0.005, 5
-FEW_ROWS = 3  # that are repeated by mistake; where more are, the model has few outputs to choose from
+FEW_ROWS = (
+    3  # that are repeated by mistake; where more are, the model has few outputs to choose from
+)
 OTHERS_REPEATED = 0.01  # share of predictions that repeat others than those few
-STUCK_SHARE, STUCK_ROWS, STUCK_ARTICLES = 0.01, 20, 3  # neighbours with one output, for such a model
+STUCK_SHARE, STUCK_ROWS, STUCK_ARTICLES = (
+    0.01,
+    20,
+    3,
+)  # neighbours with one output, for such a model
 NUM_NAMED = 10
 
 
@@ -143,9 +149,7 @@ def _groups(given: GivenRows) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " 
     return groups.reshape(-1), counts
 
 
-def _other_contexts(
-    given: GivenRows, groups: Int[np.ndarray, " m"]
-) -> Bool[np.ndarray, " m"]:
+def _other_contexts(given: GivenRows, groups: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
     """Whether the last contexts of rows of a group are more than one, and so should their rows."""
     near = SAME * _spread(given)
     _, first = np.unique(groups, return_index=True)

@@ -46,6 +46,11 @@ class Fit:
     there: float  # with the named windows, beyond those of another article
     moved: int  # rows of the file that stand elsewhere
 
+    @property
+    def score(self) -> float:
+        """What the order explains in all."""
+        return self.gain.value * self.moved
+
 
 def known_orders(total: int) -> Iterator[Order]:
     """Yield the orders that joining the parts of M predictions brings about."""
@@ -93,7 +98,7 @@ def best_order(given: GivenRows, orders: Iterable[Order]) -> Fit | None:
         fit = rough and rough.gain.z > SCREEN_ERRORS and _fit(given, order, len(given.rows))
         if fit and fit.gain.below(ERRORS) > 0 and fit.gain.value >= SHARE * fit.there > 0:
             fits.append(fit)
-    return max(fits, key=lambda fit: fit.gain.value * fit.moved, default=None)
+    return max(fits, key=lambda fit: fit.score, default=None)
 
 
 def _fit(given: GivenRows, order: Order, most: int) -> Fit | None:

@@ -70,9 +70,7 @@ class GivenRows:
         told = np.array([max(lift.value, 0.0) if lift.z > 3 else 0.0 for lift in lifts])
         return told / told.max() if told.any() else np.ones(2)
 
-    def fits(
-        self, i: Int[np.ndarray, " k"], j: Int[np.ndarray, " k"]
-    ) -> Float[np.ndarray, "2 k"]:
+    def fits(self, i: Int[np.ndarray, " k"], j: Int[np.ndarray, " k"]) -> Float[np.ndarray, "2 k"]:
         """Return the cosines of predictions i with the targets, and the contexts, of rows j."""
         predictions, *others = self.parts
         return np.stack(

@@ -25,6 +25,7 @@ from lvm.report.cost import saved_in_words
 from lvm.report.gates import independent
 from lvm.report.models import confirmed_name
 from lvm.report.seeds import over_seeds
+from lvm.report.subject import subject
 
 
 def stopped_by_audit(run: Run) -> bool:
@@ -35,6 +36,9 @@ def stopped_by_audit(run: Run) -> bool:
 def verdict_section(run: Run) -> Iterator[Block]:
     """Yield the first screen."""
     document, audit = run.document, audit_of(run)
+    judged = document.get("judged") or subject(run.events)
+    if judged["stand_in"]:
+        yield Paragraph(judged["sentence"], "lead")
     if audit and stopped_by_audit(run):
         yield from first_screen(audit)
         yield Preformatted(f"# when that is done\n{_again(run)}")
@@ -75,7 +79,7 @@ def _no_cause(run: Run) -> str:
 def _confidence(run: Run) -> str:
     """Describe the success gate that stands behind the verdict, or the one that came nearest."""
     arm = run.document.get("arm") or {}
-    candidates = [(run.unchanged.get("name", "phase 1"), run.last("phase_1_judged"))]
+    candidates = [(_phase1_name(run), run.last("phase_1_judged"))]
     candidates += [(confirmed_name(run, event), event) for event in run.all("confirmed")]
     if arm:
         candidates = [(arm["name"], arm)]
@@ -95,6 +99,13 @@ def _confidence(run: Run) -> str:
         f"({level:.0%} intervals over {counted(articles, 'article')}"
         f"{f', {effect}' if effect else ''}; one PASS is enough)"
     )
+
+
+def _phase1_name(run: Run) -> str:
+    """Return what phase 1 judged: the base recipe's model, or a file of predictions."""
+    judged = run.document.get("judged") or {}
+    given = f"{judged['file']} (predictions)" if judged.get("stand_in") else "phase 1"
+    return str(run.unchanged.get("name", given))
 
 
 def _nearest(event: Mapping[str, Any]) -> tuple[int, float]:

@@ -113,6 +113,7 @@ REQUIRED: dict[str, dict[str, type | None]] = {
     },
     "test_judged": {"arm": str, "name": str, "role": str, "epochs": int, "evaluation": dict},
     "phase_1_judged": {"verdict": str, "gates": list},
+    "compared": {"models": dict},
     "inspected": {"findings": list},
     "step_ended": {"step": str, "stage": None, "candidate": None, "kept": None, "conflicts": list},
     "confirmed": {

@@ -15,6 +15,7 @@ from lvm.evaluation.words import in_words
 from lvm.gates import success_gates
 from lvm.records import GateResult, Verdict
 from lvm.triage.actions import Phase1Outcome
+from lvm.triage.against_ladder import PREDICTIONS
 from lvm.triage.arm import ArmSpec
 from lvm.triage.inspect import inspect_model
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms, not_judged
@@ -83,12 +84,12 @@ def _judge_predictions(runner: Runner, path: Path) -> PerQuery:
     evaluation, per_query = evaluate(
         rows, runner.dataset.test, runner.dataset.bank, space="raw", split="test"
     )
-    name, bank = objective_name(runner.base), runner.dataset.bank
+    bank = runner.dataset.bank
     view = View("raw", rows, bank.on(device)[: len(bank.pool_rows)], per_query)
     evidence = in_words(gather(view, runner.dataset, seed=runner.base.seed), bank)
     bank.leave(device)
     runner.once(
-        "test_judged", ("arm",), arm="predictions", step=PHASE1, name=f"{name} (predictions)",
+        "test_judged", ("arm",), arm=PREDICTIONS, step=PHASE1, name=f"{path.name} (predictions)",
         role=Role.PHASE1, evaluation=evaluation, ann={}, epochs=0, evidence=evidence,
     )  # fmt: skip
     return per_query

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import Future
 from typing import Any
 
@@ -9,9 +10,11 @@ from lvm.beside import beside, products_alone
 from lvm.data.windows import Dataset
 from lvm.device import claim_if_there
 from lvm.evaluation.ladder import judge_ladder
+from lvm.evaluation.metrics import PerQuery
 from lvm.models.ladder import fit_ladder
 from lvm.records import to_plain
 from lvm.triage.actions import Action, Confirm, Outcome, Repeat, RunPhase1, RunStep, Settle, Stop
+from lvm.triage.against_ladder import compare_with_ladder, rung_file
 from lvm.triage.confirm import Confirmations
 from lvm.triage.journal import Journal
 from lvm.triage.phase1 import routed, run_phase1
@@ -81,6 +84,7 @@ class Triage:
             )  # fmt: skip
             if isinstance(action, Stop):
                 self._ladder_measured()
+                compare_with_ladder(self._runner)
                 self._tidier.at_the_end(self._runner.journal.events)
             if not isinstance(action, Settle):  # it decides nothing and is told by its result
                 about = _describe(action)
@@ -121,9 +125,20 @@ def measure_ladder(runner: Runner) -> None:
     predictors = fit_ladder(dataset, seed=runner.base.seed)
     device = claim_if_there(runner.request.config.schedule.use_gpu)
     for split in ("dev", "test"):
-        rows = judge_ladder(predictors, dataset, split, device)
+        rows = judge_ladder(
+            predictors, dataset, split, device,
+            functools.partial(_kept, runner, split),
+        )  # fmt: skip
         runner.once("ladder", ("split",), split=split, rows=rows)
     dataset.bank.leave(device)  # the arms need the room
+
+
+def _kept(runner: Runner, split: str, name: str, found: PerQuery) -> None:
+    """Keep what models are compared with, window by window."""
+    if split == "test":
+        path = rung_file(runner.request.out, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found.save(path)
 
 
 def _describe(action: Action) -> dict[str, Any]:

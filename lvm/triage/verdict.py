@@ -8,16 +8,18 @@ from typing import Any
 
 from lvm.absence import Absence, absences, sentences
 from lvm.events import Event, Events, indexed
-from lvm.records import METRICS, RunVerdict, to_plain
+from lvm.records import METRICS, RunVerdict, Verdict, to_plain
 from lvm.report import Run
 from lvm.report.audit import broken, overrides
 from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.report.spent import spent_by_arm
+from lvm.report.subject import subject
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
+from lvm.triage.against_ladder import PREDICTIONS
 from lvm.triage.ledger import ledger
+from lvm.triage.step import Role
 
 SCHEMA = 1
-COMPARED = ("copy_last", "weighted_mix")  # the two predictors that a fix is always held against
 NOT_COMPARED = ("oracle", "random")
 
 
@@ -36,6 +38,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     document = {
         "schema": SCHEMA,
         "verdict": stop["verdict"] if stop else None,
+        "judged": subject(events),
         "cause": "+".join(causes) or None,
         "arm": shown,
         "codes": list(dict.fromkeys(f["code"] for f in [*audit.get("findings", []), *seen])),
@@ -53,19 +56,29 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "resume": resume,
     }
     document["headline"] = _headline(document, events)
+    compared = (events.last("compared") or {"models": {}})["models"]
     document["warnings"] = [
         *_of_the_absent(absent, document), *_of_the_audit(audit, document),
-        *_warnings(document, shown), *_of_the_seeds(document),
+        *_warnings(document, shown, compared), *_of_the_seeds(document),
     ]  # fmt: skip
     return document
 
 
 def _headline(document: Mapping[str, Any], events: Events) -> str:
     """Return the verdict in one sentence."""
-    arm, cause = document["arm"], document["cause"]
+    arm, cause, judged = document["arm"], document["cause"], document["judged"]
+    given = f"the predictions in {judged['file']}" if judged["stand_in"] else ""
     match document["verdict"]:
+        case RunVerdict.PASSED if given:
+            return f"PASSED: {given} hold the success gate; nothing needs fixing."
         case RunVerdict.PASSED:
             return "PASSED: the base recipe holds the success gate; nothing needs fixing."
+        case RunVerdict.FIXED if given:
+            return (
+                f"FIXED by {cause} on a stand-in: {given} do not hold the success gate, "
+                f"{arm['name']} of our network does. Whether it mends the model behind the "
+                "predictions was not tried."
+            )
         case RunVerdict.FIXED if cause == MORE_TRAINING:
             return (
                 "FIXED by more training: the unchanged recipe holds the success gate on the test "
@@ -77,6 +90,11 @@ def _headline(document: Mapping[str, Any], events: Events) -> str:
             if beside and "+" not in cause:
                 return f"FIXED by {cause}: {arm['name']} holds the success gate; {beside}."
             return f"FIXED by {cause}: {arm['name']} holds the success gate on the test split."
+        case RunVerdict.NOT_FIXED if given:
+            return (
+                f"NOT_FIXED: {given} do not hold the success gate, nor does any arm that was tried "
+                "on our network in their place."
+            )
         case RunVerdict.NOT_FIXED:
             return "NOT_FIXED: none of the arms that were tried holds the success gate."
         case RunVerdict.BLOCKED:
@@ -325,28 +343,68 @@ def _compute(events: Events) -> dict[str, Any]:
     }
 
 
-def _warnings(document: Mapping[str, Any], shown: Mapping[str, Any] | None) -> list[str]:
-    """Return what a person must know before paying for scale."""
-    if not document["ladder"] or not document["models"]:
+def _warnings(
+    document: Mapping[str, Any], shown: Mapping[str, Any] | None, compared: Mapping[str, Any]
+) -> list[str]:
+    """Return what a person must know before paying for scale: what the models do not beat."""
+    if not document["ladder"]:
         return []
-    judged = [m for m in document["models"] if shown and m["arm"] == shown["id"]]
-    model = (judged or document["models"])[-1]
-    if model["role"] == "phase 1" and document["verdict"] != RunVerdict.PASSED:
-        return []
-    found = []
-    for metric in ("r_at_5", "eval_cosine"):
-        if metric == "eval_cosine" and model["space"] != "raw":
-            continue
-        rungs = {
-            n: r["masked"][metric] for n, r in document["ladder"].items() if n not in NOT_COMPARED
-        }
-        best = max(rungs, key=lambda name: rungs[name])
-        value = model["masked"][metric]
-        if value <= rungs[best]:
-            title = METRICS[metric].title
-            beside = "".join(f", {n} {rungs[n]:.3f}" for n in COMPARED if n in rungs and n != best)
-            found.append(
-                f"{model['name']} reaches {title} {value:.3f} and does not beat the best predictor "
-                f"without training: {best} {rungs[best]:.3f}{beside}."
-            )
-    return found
+    return [
+        text for model in _subjects(document, shown) for metric in ("r_at_5", "eval_cosine")
+        if metric != "eval_cosine" or model["space"] == "raw"
+        if (text := _not_beaten(model, metric, document["ladder"], compared))
+    ]  # fmt: skip
+
+
+def _subjects(
+    document: Mapping[str, Any], shown: Mapping[str, Any] | None
+) -> list[Mapping[str, Any]]:
+    """Return the models that the verdict is about: the person's predictions, and what passes.
+
+    Without a model that passes, the last one that was confirmed; never a control.
+    """
+    models = document["models"]
+    own = [m for m in models if document["judged"]["stand_in"] and m["arm"] == PREDICTIONS]
+    ours = [m for m in models if shown and m["arm"] == shown["id"]]
+    if not ours:
+        roles = [Role.CONFIRM, *([Role.PHASE1] if document["verdict"] == RunVerdict.PASSED else [])]
+        ours = [m for m in models if m["role"] in roles and m not in own][-1:]
+    if document["verdict"] == RunVerdict.PASSED and own:
+        ours = []
+    return [*own, *ours]
+
+
+def _not_beaten(
+    model: Mapping[str, Any], metric: str, ladder: Mapping[str, Any], compared: Mapping[str, Any]
+) -> str:
+    """Say which predictors without training a model does not beat; "" where it beats all.
+
+    By the differences on the same windows where the journal has them, else by the plain means.
+    """
+    values = {n: r["masked"][metric] for n, r in ladder.items() if n not in NOT_COMPARED}
+    value, title = model["masked"][metric], METRICS[metric].title
+    gains = compared.get(model["arm"], {}).get(metric)
+    if gains:
+        open_ = {n: g for n, g in gains.items() if g["estimate"] and g["verdict"] != Verdict.PASS}
+        named = sorted(open_, key=lambda name: -values[name])
+        less = [n for n in named if open_[n]["estimate"]["upper"] < 0]
+        alike = [n for n in named if n not in less]
+        said = [
+            f"{words} {', '.join(f'{n} {values[n]:.3f}' for n in names)}"
+            for words, names in (("does worse than", less), ("is not told apart from", alike))
+            if names
+        ]
+        if not said:
+            return ""
+        return (
+            f"{model['name']} reaches {title} {value:.3f} and {' and '.join(said)}, with no "
+            "training (differences on the same windows)."
+        )
+    named = sorted((n for n in values if values[n] >= value), key=lambda name: -values[name])
+    if not named:
+        return ""
+    beside = "".join(f", {n} {values[n]:.3f}" for n in named[1:])
+    return (
+        f"{model['name']} reaches {title} {value:.3f} and does not beat the best predictor "
+        f"without training: {named[0]} {values[named[0]]:.3f}{beside}."
+    )
