@@ -17,15 +17,17 @@ from jaxtyping import Bool, Float, Int
 from lvm.audit.check import check
 from lvm.audit.coherence import Level
 from lvm.audit.finding import Finding, Severity
+from lvm.audit.given_away import answers_with_rows, leaked_rows
 from lvm.audit.material import Material
 from lvm.audit.orders import Fit, Order, best_order, known_orders, rolled
-from lvm.audit.rows_given import GivenRows, given_rows, runs
+from lvm.audit.rows_given import GivenRows, clear, given_rows, runs
 from lvm.audit.shifts import Shift, find_shift
 
 ASKED = 2048  # rows that are held against every window
 FOREIGN, AT_HOME = 0.25, 0.1  # share of other articles' windows that fit better than the own one
 MIN_STRAY = 5  # rows
-ERRORS = 5.0
+MIN_SOUND = 0.25  # of the rows: of rows that fit nothing, a tenth are at home by chance
+NEAR = 3  # rows by which a block may be misplaced: neighbours are alike
 AS_WELL = 0.5  # of what sound rows have with their own window, above the best of the others
 NAMED_ORDER = 0.9  # of what an unnamed order explains
 BLOCKS = 64  # of the file, in which a row of stray predictions is looked for elsewhere
@@ -37,28 +39,26 @@ REMEDY = "write the predictions again, row i for window i of the eval side: "
 def predictions_misaligned(material: Material) -> Iterator[Finding]:
     """Report rows that belong to other windows: a shift, a known order, or rows mixed up."""
     given = given_rows(material)
-    if given is None:  # a model that was run here
+    # A model was run here, or its rows are the targets, and so those of any window that holds them.
+    if given is None or leaked_rows(given).mean() > 0.5:
         return
     shift = find_shift(given)
-    if shift is None or not shift.whole:  # in part: rows mixed up may look like a shift
-        finding = _reordered_or_mixed(given)
-        if finding is not None:
-            yield finding
-            return
-    if shift is not None:
-        yield _shifted(given, shift)
+    found = [] if shift is None else [_shifted(given, shift)]
+    if shift is None or not shift.whole:
+        found += _reordered_or_mixed(material, given)
+    yield from sorted(found, key=lambda finding: -finding.where["count"])[:1]  # two would be one
 
 
-def _reordered_or_mixed(given: GivenRows) -> Finding | None:
-    stray = find_stray(given)
+def _reordered_or_mixed(material: Material, given: GivenRows) -> list[Finding]:
+    stray = find_stray(material, given)
     if stray is None:
-        return None
+        return []
     # An order that has a name, unless one read off the rows themselves says clearly more.
     known, own = best_order(given, known_orders(given.total)), best_order(given, stray.orders)
     fit = own if known is None or (own and known.score < NAMED_ORDER * own.score) else known
     if fit is not None:
-        return _reordered(given, fit)
-    return _mixed(given, stray) if stray.found else None
+        return [_reordered(given, fit)]
+    return [_mixed(given, stray)] if stray.found else []
 
 
 # --- rows that fit the windows of others ----------------------------------------------------------
@@ -83,10 +83,10 @@ class Stray:
     def found(self) -> bool:
         """Whether the stray rows are at home elsewhere; a bad model's are at home nowhere."""
         gap = self.gap
-        return gap is not None and gap.below(ERRORS) > 0 and gap.value >= AS_WELL * self.full > 0
+        return gap is not None and clear(gap) and gap.value >= AS_WELL * self.full > 0
 
 
-def find_stray(given: GivenRows) -> Stray | None:
+def find_stray(material: Material, given: GivenRows) -> Stray | None:
     """Hold up to 2,048 rows against all windows; None where all but a few are at home."""
     size = len(given.rows)
     asked = np.linspace(0, size - 1, min(ASKED, size)).astype(int)
@@ -98,7 +98,7 @@ def find_stray(given: GivenRows) -> Stray | None:
     if stray.sum() < MIN_STRAY:
         return None
     gap, full = None, 0.0
-    if sound.sum() >= MIN_STRAY:
+    if sound.mean() >= MIN_SOUND and not answers_with_rows(material, given, asked[sound]):
         usual = float(best[sound].mean())
         gap = given.of(best[stray] - usual, asked[stray])
         full = float(np.maximum(own - best, 0)[sound].mean())
@@ -109,7 +109,7 @@ def find_stray(given: GivenRows) -> Stray | None:
 def _orders(total: int, blocks: list[tuple[int, int, int]]) -> list[Order]:
     """Return the orders that displaced blocks suggest: all rows shifted alike, or parts swapped."""
     moves = sorted({window - first for first, _, window in blocks})
-    orders = [rolled(total, by) for by in moves]
+    orders = [rolled(total, by + near) for by in moves for near in range(-NEAR, NEAR + 1)]
     if len(moves) > 1:
         windows = np.arange(total)
         for first, last, window in blocks:
@@ -152,9 +152,10 @@ def _blocks(given: GivenRows, stray: Int[np.ndarray, " k"]) -> list[tuple[int, i
     most = max(int(counts.max()) // 2, 1)
     chosen = [int(start) for start, count in zip(starts, counts, strict=True) if count >= most]
     moves = {start: _best_place(given, start, length) - start for start in chosen}
-    agreed = [start for start in chosen if moves[start] in
+    moves = {start: move for start, move in moves.items() if move != 0}
+    agreed = [start for start in moves if moves[start] in
               (moves.get(start - length), moves.get(start + length))]  # fmt: skip
-    if 2 * len(agreed) < len(chosen):
+    if 2 * len(agreed) < len(moves):
         return []
     found: list[tuple[int, int, int]] = []
     for start in agreed:

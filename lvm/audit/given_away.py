@@ -13,9 +13,11 @@ from lvm.audit.location import find_rows, unit
 from lvm.audit.material import Material
 from lvm.audit.queries import dispersion
 from lvm.audit.rows_given import GivenRows, given_rows, runs
+from lvm.data.rows import take
 
 SAME = 1e-4  # of the spread of the targets: what float16 and 8 bits leave, and no prediction does
 LEAKED_SHARE, LEAKED_ROWS = 0.005, 5
+RETRIEVED = 256  # predictions that are looked up in the bank
 OF_A_RETRIEVER = 0.98  # a model that answers with rows of the bank may be right about most
 REPEATED_SHARE, REPEATED_ROWS = 0.005, 5
 FEW_ROWS = (
@@ -40,13 +42,13 @@ def predictions_leaked(material: Material) -> Iterator[Finding]:
     given = given_rows(material)
     if given is None:
         return
-    near = SAME * _spread(given)
-    novel = _apart(given.contexts, given.targets[:, None]).min(axis=1) > near
+    novel = _novel(given)
     if int(novel.sum()) < LEAKED_ROWS:
         raise NotEvaluable("every target stands among its own contexts", "mend the eval file")
-    leaked = novel & (_apart(given.predictions, given.targets) <= near)
+    leaked = leaked_rows(given)
     share = float(leaked.sum() / novel.sum())
-    least = OF_A_RETRIEVER if _answers_with_rows(material, given, leaked) else LEAKED_SHARE
+    retrieves = answers_with_rows(material, given, np.flatnonzero(~leaked))
+    least = OF_A_RETRIEVER if retrieves else LEAKED_SHARE
     if leaked.sum() < LEAKED_ROWS or share < least:
         return
     count = round(share * given.total)
@@ -107,6 +109,17 @@ def predictions_repeated(material: Material) -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def leaked_rows(given: GivenRows) -> Bool[np.ndarray, " m"]:
+    """Return which predictions are their target up to rounding, and could not be copied."""
+    near = SAME * _spread(given)
+    return np.asarray(_novel(given) & (_apart(given.predictions, given.targets) <= near))
+
+
+def _novel(given: GivenRows) -> Bool[np.ndarray, " m"]:
+    near = SAME * _spread(given)
+    return np.asarray(_apart(given.contexts, given.targets[:, None]).min(axis=1) > near)
+
+
 def _spread(given: GivenRows) -> float:
     return max(dispersion(given.targets), 1e-9)
 
@@ -118,21 +131,22 @@ def _apart(
     return np.asarray(((a - b).astype(np.float64) ** 2).sum(axis=-1) / 2)
 
 
-def _answers_with_rows(
-    material: Material, given: GivenRows, leaked: Bool[np.ndarray, " m"]
-) -> bool:
-    """Whether predictions that are not their target are rows of the bank all the same."""
-    others = np.flatnonzero(~leaked)[:256]
-    if material.bank is None or len(others) < LEAKED_ROWS:
+def answers_with_rows(material: Material, given: GivenRows, places: Int[np.ndarray, " k"]) -> bool:
+    """Whether most of these predictions that are no copies of a context are rows of the bank.
+
+    A model that retrieves resembles the window of the row that it returns more than any other, and
+    is right to the last digit where it finds the target.
+    """
+    near, bank = SAME * _spread(given), material.bank
+    places = places[np.linspace(0, len(places) - 1, min(len(places), RETRIEVED)).astype(int)]
+    if bank is None or len(places) < LEAKED_ROWS or bank.width != given.predictions.shape[1]:
         return False
-    if material.bank.width != given.predictions.shape[1]:
-        return False
-    places = find_rows(material, given.predictions[others])
-    bank = material.bank.vectors
-    near = SAME * _spread(given)
-    there = places >= 0
-    rows = unit(np.asarray(bank[np.maximum(places, 0)], dtype=np.float32))
-    return bool((there & (_apart(rows, given.predictions[others]) <= near)).mean() > 0.5)
+    predictions = given.predictions[places]
+    copied = _apart(given.contexts[places], predictions[:, None]).min(axis=1) <= near
+    rows = find_rows(material, predictions)
+    found = unit(take(bank.vectors, np.maximum(rows, 0)))
+    there = (rows >= 0) & (_apart(found, predictions) <= near)
+    return bool((~copied).sum() >= LEAKED_ROWS and there[~copied].mean() > 0.5)
 
 
 def _groups(given: GivenRows) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " k"]]:

@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Int
 
 from lvm.audit.coherence import Level
-from lvm.audit.rows_given import GivenRows
+from lvm.audit.rows_given import GivenRows, clear
 
 MOST_SHARDS, MOST_RANKS = 256, 64
 SHARD_SIZES = (50, 64, 100, 128, 200, 250, 256, 500, 512, 1000, 1024, 2000, 2048, 4096, 5000, 10000)
-ERRORS = 6.0  # of the mean: some five hundred orders are tried, and the best one is taken
 SCREENED, SCREEN_ERRORS = 512, 2.0  # rows on which an order is tried first
 SHARE = 0.5  # of what the moved rows have with their windows, that they have not with their own
 
@@ -96,7 +95,7 @@ def best_order(given: GivenRows, orders: Iterable[Order]) -> Fit | None:
     for order in orders:
         rough = _fit(given, order, SCREENED)
         fit = rough and rough.gain.z > SCREEN_ERRORS and _fit(given, order, len(given.rows))
-        if fit and fit.gain.below(ERRORS) > 0 and fit.gain.value >= SHARE * fit.there > 0:
+        if fit and clear(fit.gain) and fit.gain.value >= SHARE * fit.there > 0:
             fits.append(fit)
     return max(fits, key=lambda fit: fit.score, default=None)
 

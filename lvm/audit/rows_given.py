@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.audit.coherence import MIN_WINDOWS, ROWS_PER_CLUSTER, Level, level
 from lvm.audit.finding import NotEvaluable
@@ -19,6 +20,7 @@ from lvm.audit.material import Material, Side
 from lvm.audit.queries import queries
 
 MOST_ROWS = 8192
+CHANCE = 3e-5  # of a level that is clear though there is nothing: hundreds are looked at
 RUN = 64  # neighbours that are kept together where not all rows are looked at
 
 
@@ -141,6 +143,12 @@ def _articles(side: Side, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
 
 def _centred(rows: Float[np.ndarray, "m D"]) -> Float[np.ndarray, "m D"]:
     return np.asarray(np.nan_to_num(unit(rows - rows.mean(axis=0))))
+
+
+def clear(found: Level) -> bool:
+    """Whether a level is above zero beyond doubt, the fewer articles the further."""
+    needed = float(stdtrit(max(1, found.clusters - 1), 1 - CHANCE))
+    return found.value > needed * found.error
 
 
 def runs(mask: Bool[np.ndarray, " m"]) -> list[tuple[int, int]]:

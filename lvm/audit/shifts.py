@@ -15,14 +15,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.coherence import Level
-from lvm.audit.rows_given import GivenRows
+from lvm.audit.rows_given import GivenRows, clear
 
 SHIFTS = (-1, 1, -2, 2, -3, 3, -4, 4)
+OF_A_PART = SHIFTS[:4]  # what a row that was skipped or written twice does to the rows behind it
 COLUMNS = 160  # of the contexts that a map reads: their largest axes, as many in every slot
 AXES = 32  # of predictions and targets
 PENALTY = 0.01  # of the mean diagonal
 MIN_ROWS, MIN_ARTICLES = 150, 6  # of a part of the file that is looked at alone
-ERRORS = 5.0
 CLEARLY = 0.9  # of what the own window leaves unexplained: less is a better account
 AHEAD = 0.8  # likewise for a window further on, which holds more of what the target shares
 NO_WORSE = 1.02
@@ -46,7 +46,8 @@ def find_shift(given: GivenRows) -> Shift | None:
     """Return the shift of the whole file, else of its largest part that has one, or None."""
     reading = _Reading(given)
     for part in _parts(given):
-        found = [shift for by in SHIFTS if (shift := reading.shift(by, part)) is not None]
+        shifts = SHIFTS if part.all() else OF_A_PART
+        found = [shift for by in shifts if (shift := reading.shift(by, part)) is not None]
         if found:
             least = 1 - max(shift.other for shift in found)
             alike = [shift for shift in found if 1 - shift.other <= 1.05 * least + 1e-3]
@@ -116,21 +117,21 @@ class _Reading:
         there: the shifted window ends before that target, or lies ahead.
         """
         explained = 1 - float(other.mean())
-        better = gain.below(ERRORS) > 0 and other.mean() < CLEARLY * own.mean()
+        better = clear(gain) and other.mean() < CLEARLY * own.mean()
         if better and explained >= FOLLOWS[0]:
             if by < 0:
                 return True
             alone = self._left(self.targets[rows], rows) / self._spread(rows)
             more = self.given.of(alone - other, rows)
             best = min(own.mean(), alone.mean())
-            if more.below(ERRORS) > 0 and other.mean() < AHEAD * best:
+            if clear(more) and other.mean() < AHEAD * best:
                 return True
         no_worse = gain.above(3) > 0 and other.mean() <= NO_WORSE * own.mean()
         if by < 0 and explained < FOLLOWS[1]:
             return False  # a noisy copy of the last context is explained by nothing
         predictions, targets, _ = self.given.parts
         nearer = np.einsum("kd,kd->k", predictions[rows], targets[there] - targets[rows])
-        return no_worse and self.given.of(nearer.astype(np.float64), rows).below(ERRORS) > 0
+        return no_worse and clear(self.given.of(nearer.astype(np.float64), rows))
 
     def _spread(self, rows: Int[np.ndarray, " k"]) -> float:
         values = self.predictions[rows].astype(np.float64)

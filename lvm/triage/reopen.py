@@ -24,7 +24,8 @@ REOPENED = "reopened"
 JUDGEMENTS = frozenset(
     {
         "arm_ended", "arm_judged", "compared", "confirmed", "decision", "inspected",
-        "phase_1_judged", "repeated", "rung", "settled", "step_ended", "step_started", "test_judged",
+        "phase_1_judged", "repeated", "rung", "settled", "step_ended", "step_started",
+        "test_judged",
     }
 )  # fmt: skip
 STAYS = (StopReason.DIVERGED,)  # it ends so wherever it runs; other endings follow from epochs

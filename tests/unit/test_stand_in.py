@@ -1,0 +1,165 @@
+"""A run on a person's predictions: every view says what was judged, what was trained, and truly."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from lvm.audit import gates
+from lvm.audit.gates import below_trivial
+from lvm.config import to_dict
+from lvm.evaluation.metrics import PerQuery
+from lvm.models.ladder import fit_ladder
+from lvm.records import Estimate, GateResult, Verdict
+from lvm.report import Run
+from lvm.report.html import render as html
+from lvm.report.markdown import render, report_sections
+from lvm.report.subject import subject
+from lvm.status import screen, status
+from lvm.terminal import Screen
+from lvm.triage.against_ladder import METRICS, rung_file
+from lvm.triage.journal import Journal
+from lvm.triage.verdict import build_verdict
+
+CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
+FILE = "of my own.npy"
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, tiny_dataset):
+    """A whole run of one step on a file of predictions: a ridge, and some noise."""
+    threads, folder = torch.get_num_threads(), tmp_path_factory.mktemp("stand_in")
+    rows = fit_ladder(tiny_dataset, seed=0)["ridge"](tiny_dataset.test)
+    noise = np.random.default_rng(0).standard_normal(rows.shape) / rows.shape[1] ** 0.5
+    np.save(folder / FILE, (rows + 0.5 * noise).astype(np.float32))
+    out = folder / "run"
+    out.mkdir()
+    Journal(out).append(
+        "run_started", schema=1, command="triage", code="test", commit=None,
+        arguments={"predictions": str(folder / FILE), "checkpoint": None}, config=to_dict(CONFIG),
+        plan=[], data={"source": "a bank", "rows": 360, "width": 16, "windows": {}, "articles": {}},
+    )  # fmt: skip
+    _, journal = tiny.triage(out, tiny_dataset, CONFIG, num_steps=1, predictions=folder / FILE)
+    torch.set_num_threads(threads)
+    return out, journal, build_verdict(journal.events, resume="again")
+
+
+def test_the_verdict_names_what_was_judged_and_what_was_trained(ran) -> None:
+    _, _, document = ran
+    judged = document["judged"]
+    assert (judged["kind"], judged["file"], judged["stand_in"]) == ("predictions", FILE, True)
+    assert judged["trained"] == CONFIG.recipe.model.name
+    assert FILE in judged["sentence"]
+    assert "stand-in" in judged["sentence"]
+    assert FILE in document["headline"] or document["verdict"] == "INCONCLUSIVE"
+    own = next(m for m in document["models"] if m["arm"] == "predictions")
+    assert own["name"] == f"{FILE} (predictions)"
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_first_lines_of_every_view_say_so(ran) -> None:
+    out, journal, document = ran
+    stream = io.StringIO()
+    Screen(stream).event(journal.events[0])
+    assert stream.getvalue().startswith(document["judged"]["sentence"])
+    run = Run(journal.events, document)
+    text = render(report_sections(run), document["verdict"])
+    assert text.split("\n\n")[2] == f"**{document['judged']['sentence']}**"
+    page = html(report_sections(run), document["verdict"])
+    assert page.index("as a stand-in for the model behind them") < page.index(
+        document["headline"].split(":")[1].strip()[:20]
+    )
+    seen = status(journal.events, out, journal.events[-1]["at"])
+    assert seen["judged"] == document["judged"]
+    lines = screen(seen)
+    assert any(FILE in line and line.startswith("judged") for line in lines)
+
+
+def test_a_run_of_the_recipe_has_no_stand_in() -> None:
+    assert subject([])["kind"] == "recipe"
+    event = {"event": "run_started", "arguments": {"checkpoint": "/a/b", "predictions": None}}
+    found = subject([event])
+    assert (found["kind"], found["file"], found["sentence"]) == ("checkpoint", "b", "")
+
+
+def test_a_name_cannot_command_the_terminal() -> None:
+    event = {"event": "run_started", "arguments": {"predictions": "/a/\x1b[31mred.npy"}}
+    assert "\x1b" not in subject([event])["sentence"]
+
+
+@pytest.mark.parametrize("verdict", ["PASSED", "NOT_FIXED", "FIXED"])
+def test_no_headline_speaks_of_a_model_that_was_not_judged(ran, verdict: str) -> None:
+    """Whatever was tried was tried on our network, and a fix of it is one of the stand-in."""
+    _, journal, _ = ran
+    *before, stop = journal.events
+    gate = {"gate": "success", "metric": "mrr", "verdict": "PASS", "reason": "clear"}
+    spec = next(e for e in before if e["event"] == "step_started")["arms"][0]
+    fixed = {
+        "event": "confirmed", "at": 1.0, "step": "projection_head", "arm": "the arm",
+        "verdict": "PASS", "gates": [gate], "spec": spec["id"], "run_as": "phase_1",
+    }  # fmt: skip
+    cause = ["projection_head"] if verdict == "FIXED" else []
+    events = [*before, fixed, {**stop, "verdict": verdict, "cause": cause}]
+    headline = build_verdict(events, resume="again")["headline"]
+    assert headline.startswith(verdict)
+    assert FILE in headline
+    if verdict == "FIXED":
+        assert "on a stand-in" in headline
+        assert "was not tried" in headline
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+
+def test_every_model_is_compared_with_every_rung_on_the_same_windows(ran) -> None:
+    out, journal, document = ran
+    (compared,) = journal.all("compared")
+    assert set(compared["models"]) == {m["arm"] for m in document["models"]}
+    rungs = set(document["ladder"]) - {"oracle", "random"}
+    own = compared["models"]["predictions"]
+    assert set(own) == set(METRICS)
+    assert set(own["r_at_5"]) == rungs
+    copied = PerQuery.load(rung_file(out, "copy_last"))
+    model = next(m for m in document["models"] if m["arm"] == "predictions")
+    difference = model["masked"]["r_at_5"] - copied.hit(5).mean()
+    assert own["r_at_5"]["copy_last"]["estimate"]["value"] == pytest.approx(difference)
+
+
+def test_warnings_are_of_the_predictions_and_list_no_rung_that_they_beat(ran) -> None:
+    _, journal, document = ran
+    compared = journal.all("compared")[-1]["models"]["predictions"]
+    told = [w for w in document["warnings"] if w.startswith(f"{FILE} (predictions)")]
+    for metric, title in (("r_at_5", "R@5"), ("eval_cosine", "cosine")):
+        beaten = {n for n, g in compared[metric].items() if g["verdict"] == "PASS"}
+        (warning,) = [w for w in told if title in w] or [""]
+        assert bool(warning) == (beaten != set(compared[metric]))
+        for name, gain in compared[metric].items():
+            assert (f"{name} " in warning) == (name not in beaten), (name, gain)
+    assert any(g["verdict"] == "PASS" for m in compared.values() for g in m.values())
+    assert not any(w.startswith("control") for w in document["warnings"])
+
+
+def estimated(value: float, lower: float, upper: float) -> GateResult:
+    return GateResult(
+        gate="stage", metric="eval_cosine", bound=0.35, verdict=Verdict.INCONCLUSIVE, reason="",
+        estimate=Estimate(
+            value=value, lower=lower, upper=upper, confidence=0.95, num_articles=9, num_windows=90
+        ),
+    )  # fmt: skip
+
+
+def test_an_interval_that_holds_the_bound_does_not_attain_it() -> None:
+    said = gates._attained_by(
+        {"constant": estimated(0.27, 0.159, 0.403), "ridge": estimated(0.5, 0.45, 0.55)}
+    )
+    attained, _, open_ = said.partition(" and is not told apart from ")
+    assert attained.startswith("is attained by ridge (")
+    assert open_.startswith("constant (eval_cosine 0.270 [0.159, 0.403]")
+    alone = gates._attained_by({"constant": estimated(0.27, 0.159, 0.403)})
+    assert "attained by" not in alone
+    assert below_trivial is gates.below_trivial
