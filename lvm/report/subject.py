@@ -10,6 +10,8 @@ from lvm.events import Event, indexed
 from lvm.outside import printable
 from lvm.printed import arguments_of
 
+PREDICTIONS = "predictions"  # stands for an arm where a person's predictions are judged
+
 
 def subject(events: Sequence[Event]) -> dict[str, Any]:
     """Return `judged` of verdict.json: kind, file, what is trained, and both in a sentence.

@@ -14,11 +14,11 @@ from lvm.evaluation.predictions import read_predictions
 from lvm.gates import gain
 from lvm.records import GateResult
 from lvm.report import LIMITS
+from lvm.report.subject import PREDICTIONS
 from lvm.triage.runner import Runner
 from lvm.triage.step import Role
 
 METRICS = ("r_at_5", "eval_cosine")
-PREDICTIONS = "predictions"  # stands for an arm where a person's predictions are judged
 
 
 def rung_file(out: Path, name: str) -> Path:

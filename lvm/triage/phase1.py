@@ -14,8 +14,8 @@ from lvm.evaluation.predictions import read_predictions
 from lvm.evaluation.words import in_words
 from lvm.gates import success_gates
 from lvm.records import GateResult, Verdict
+from lvm.report.subject import PREDICTIONS
 from lvm.triage.actions import Phase1Outcome
-from lvm.triage.against_ladder import PREDICTIONS
 from lvm.triage.arm import ArmSpec
 from lvm.triage.inspect import inspect_model
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms, not_judged

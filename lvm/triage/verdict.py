@@ -13,9 +13,8 @@ from lvm.report import Run
 from lvm.report.audit import broken, overrides
 from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.report.spent import spent_by_arm
-from lvm.report.subject import subject
+from lvm.report.subject import PREDICTIONS, subject
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
-from lvm.triage.against_ladder import PREDICTIONS
 from lvm.triage.ledger import ledger
 from lvm.triage.step import Role
 
