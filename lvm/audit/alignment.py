@@ -152,7 +152,7 @@ def _blocks(given: GivenRows, stray: Int[np.ndarray, " k"]) -> list[tuple[int, i
     most = max(int(counts.max()) // 2, 1)
     chosen = [int(start) for start, count in zip(starts, counts, strict=True) if count >= most]
     moves = {start: _best_place(given, start, length) - start for start in chosen}
-    moves = {start: move for start, move in moves.items() if move != 0}
+    moves = {start: move for start, move in moves.items() if abs(move) >= length}
     agreed = [start for start in moves if moves[start] in
               (moves.get(start - length), moves.get(start + length))]  # fmt: skip
     if 2 * len(agreed) < len(moves):

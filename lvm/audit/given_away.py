@@ -18,6 +18,7 @@ from lvm.data.rows import take
 SAME = 1e-4  # of the spread of the targets: what float16 and 8 bits leave, and no prediction does
 LEAKED_SHARE, LEAKED_ROWS = 0.005, 5
 RETRIEVED = 256  # predictions that are looked up in the bank
+NOT_COPIED = 0.2  # share of them that are no copies of a context, before they say anything
 OF_A_RETRIEVER = 0.98  # a model that answers with rows of the bank may be right about most
 REPEATED_SHARE, REPEATED_ROWS = 0.005, 5
 FEW_ROWS = (
@@ -146,7 +147,10 @@ def answers_with_rows(material: Material, given: GivenRows, places: Int[np.ndarr
     rows = find_rows(material, predictions)
     found = unit(take(bank.vectors, np.maximum(rows, 0)))
     there = (rows >= 0) & (_apart(found, predictions) <= near)
-    return bool((~copied).sum() >= LEAKED_ROWS and there[~copied].mean() > 0.5)
+    others = int((~copied).sum())
+    if others < max(LEAKED_ROWS, NOT_COPIED * len(places)):
+        return False
+    return bool(there[~copied].mean() > 0.5)
 
 
 def _groups(given: GivenRows) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " k"]]:
