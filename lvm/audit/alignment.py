@@ -27,6 +27,8 @@ ASKED = 2048  # rows that are held against every window
 FOREIGN, AT_HOME = 0.25, 0.1  # share of other articles' windows that fit better than the own one
 MIN_STRAY = 5  # rows
 MIN_SOUND = 0.25  # of the rows: of rows that fit nothing, a tenth are at home by chance
+NOT_COPIED = 0.2  # of sound rows, before they tell of a model that answers with rows of the bank
+MIXED_SHARE = 0.02  # of rows mixed up, above which a shift of a part is one of their traces
 NEAR = 3  # rows by which a block may be misplaced: neighbours are alike
 AS_WELL = 0.5  # of what sound rows have with their own window, above the best of the others
 NAMED_ORDER = 0.9  # of what an unnamed order explains
@@ -43,10 +45,11 @@ def predictions_misaligned(material: Material) -> Iterator[Finding]:
     if given is None or leaked_rows(given).mean() > 0.5:
         return
     shift = find_shift(given)
-    found = [] if shift is None else [_shifted(given, shift)]
-    if shift is None or not shift.whole:
-        found += _reordered_or_mixed(material, given)
-    yield from sorted(found, key=lambda finding: -finding.where["count"])[:1]  # two would be one
+    mixed = [] if shift and shift.whole else _reordered_or_mixed(material, given)
+    if mixed and (shift is None or mixed[0].where["count"] > MIXED_SHARE * given.total):
+        yield mixed[0]
+    elif shift is not None:
+        yield _shifted(given, shift)
 
 
 def _reordered_or_mixed(material: Material, given: GivenRows) -> list[Finding]:
@@ -98,7 +101,9 @@ def find_stray(material: Material, given: GivenRows) -> Stray | None:
     if stray.sum() < MIN_STRAY:
         return None
     gap, full = None, 0.0
-    if sound.mean() >= MIN_SOUND and not answers_with_rows(material, given, asked[sound]):
+    if sound.mean() >= MIN_SOUND and not answers_with_rows(
+        material, given, asked[sound], NOT_COPIED
+    ):
         usual = float(best[sound].mean())
         gap = given.of(best[stray] - usual, asked[stray])
         full = float(np.maximum(own - best, 0)[sound].mean())

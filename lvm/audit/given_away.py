@@ -18,7 +18,6 @@ from lvm.data.rows import take
 SAME = 1e-4  # of the spread of the targets: what float16 and 8 bits leave, and no prediction does
 LEAKED_SHARE, LEAKED_ROWS = 0.005, 5
 RETRIEVED = 256  # predictions that are looked up in the bank
-NOT_COPIED = 0.2  # share of them that are no copies of a context, before they say anything
 OF_A_RETRIEVER = 0.98  # a model that answers with rows of the bank may be right about most
 REPEATED_SHARE, REPEATED_ROWS = 0.005, 5
 FEW_ROWS = (
@@ -132,8 +131,12 @@ def _apart(
     return np.asarray(((a - b).astype(np.float64) ** 2).sum(axis=-1) / 2)
 
 
-def answers_with_rows(material: Material, given: GivenRows, places: Int[np.ndarray, " k"]) -> bool:
+def answers_with_rows(
+    material: Material, given: GivenRows, places: Int[np.ndarray, " k"], not_copied: float = 0.0
+) -> bool:
     """Whether most of these predictions that are no copies of a context are rows of the bank.
+
+    `not_copied` is the least share of them that such predictions need to say anything.
 
     A model that retrieves resembles the window of the row that it returns more than any other, and
     is right to the last digit where it finds the target.
@@ -148,7 +151,7 @@ def answers_with_rows(material: Material, given: GivenRows, places: Int[np.ndarr
     found = unit(take(bank.vectors, np.maximum(rows, 0)))
     there = (rows >= 0) & (_apart(found, predictions) <= near)
     others = int((~copied).sum())
-    if others < max(LEAKED_ROWS, NOT_COPIED * len(places)):
+    if others < max(LEAKED_ROWS, not_copied * len(places)):
         return False
     return bool(there[~copied].mean() > 0.5)
 
