@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lvm.compiled import is_allowed
 from lvm.config import ModelConfig
 from lvm.errors import ConfigError
-from lvm.models import mamba_ssm_backend
-from lvm.models.base import MODELS, RMSNorm, no_weight_decay, width_adapters
+from lvm.models import mamba_ssm_backend, short
+from lvm.models.base import MODELS, NORM_EPS, RMSNorm, no_weight_decay, width_adapters
 from lvm.models.ssd import DUAL_LIMIT, ssd_chunked, ssd_dual, ssd_last
 
 OUT_SCALE = 0.1  # of the usual initial weights of a block's output
@@ -29,7 +30,10 @@ A_RANGE = (1.0, 16.0)  # decay rates at the start, drawn uniformly
 def resolve_backend(requested: str, length: int, device: torch.device) -> str:
     """Return how Mamba-2 is computed: "dual", "chunked" or "mamba_ssm".
 
-    "auto" is mamba_ssm on CUDA where it is installed, else dual up to 128 positions, else chunked.
+    "auto" is dual up to 128 positions. Beyond, it is mamba_ssm on CUDA where that is installed,
+    else chunked: the package's kernels are made for long contexts. At 5 positions they take 20 ms
+    an update more than the dual form, after more than a minute in which they tune themselves.
+
     Raises ConfigError when mamba_ssm is requested away from CUDA, MissingExtraError when it is
     requested and absent.
     """
@@ -37,9 +41,9 @@ def resolve_backend(requested: str, length: int, device: torch.device) -> str:
         mamba_ssm_backend.require(device)
     if requested != "auto":
         return requested
-    if device.type == "cuda" and mamba_ssm_backend.is_installed():
-        return "mamba_ssm"
-    return "dual" if length <= DUAL_LIMIT else "chunked"
+    if length <= DUAL_LIMIT:
+        return "dual"
+    return "mamba_ssm" if device.type == "cuda" and mamba_ssm_backend.is_installed() else "chunked"
 
 
 class _CausalConv(torch.autograd.Function):
@@ -171,8 +175,36 @@ class Mamba2Layer(nn.Module):
         self, u: Float[Tensor, "B L E"], *, last_only: bool = False
     ) -> Float[Tensor, "B rows E"]:
         """Return all positions, or the last alone."""
+        if self._is_compiled(u):
+            return self._compiled(u, last_only)
         mixed = self.dropout(self.mixer(self.norm(u), last_only=last_only))
         return cast(Tensor, mixed + (u[:, -1:] if last_only else u))
+
+    def _is_compiled(self, u: Tensor) -> bool:
+        """Whether this call trains on a GPU, over a short window and with the backend left open.
+
+        Evaluation stays with the plain form: it is seldom, and meets batches of every size.
+        """
+        trains = self.training and torch.is_grad_enabled()
+        fits = self.mixer.backend == "auto" and u.shape[1] <= short.LIMIT
+        return trains and fits and u.device.type == "cuda" and is_allowed()
+
+    def _compiled(self, u: Tensor, last_only: bool) -> Tensor:
+        block, device = self.mixer, u.device.type
+        weights = short.Weights(
+            self.norm.weight, block.in_proj.weight, block.conv1d.weight,
+            cast(Tensor, block.conv1d.bias), block.dt_bias, block.A_log, block.D,
+            block.norm.weight, block.out_proj.weight,
+        )  # fmt: skip
+        half = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if half else block.in_proj.weight.dtype
+        if not u.requires_grad:  # else the first layer would need a compilation of its own
+            u = u.detach().requires_grad_()
+        with torch.autocast(device, enabled=False):  # the function says itself what is rounded
+            return short.compiled_layer(
+                u, weights, state=block.state, dropout=self.dropout.p, eps=NORM_EPS,
+                last_only=last_only, dtype=dtype,
+            )  # fmt: skip
 
 
 class Mamba2Encoder(nn.Module):
