@@ -34,8 +34,10 @@ def mmd2_unbiased(
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         squared = _squared_distances(torch.cat([x.to(dtype), y.to(dtype)]))
+        variances: Sequence[Tensor] | Tensor
         if bandwidths is None:
-            variances = _median_off_diagonal(squared.detach()) * squared.new_tensor(MULTIPLIERS)
+            median = _median_off_diagonal(squared.detach())
+            variances = [median * multiplier for multiplier in MULTIPLIERS]
         else:
             variances = squared.new_tensor(bandwidths).square()
         kernel = torch.stack([torch.exp(squared / (-2 * v)) for v in variances]).mean(dim=0)

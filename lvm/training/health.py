@@ -54,24 +54,24 @@ class Probe:
     is_first: bool  # epoch of the run
     num_updates: int  # of the epoch
     values: dict[str, float] = field(default_factory=dict)
-    _update: int = 0
+    update: int = 0  # how many were looked at
 
     def before_backward(self, outputs: Outputs, result: Objective) -> None:
         """Measure the first batch of the epoch, and the fit of the last one."""
-        self._update += 1
-        if self._update == 1:
+        self.update += 1
+        if self.update == 1:
             if "contrastive" in result.terms:
                 self.values["columns"] = float(len(outputs.candidates))
             self.values |= gradient_ratios(outputs.predictions, result, self.world)
             if self.is_first:
                 self.values |= _first_terms(result, self.world)
-        if self._update == self.num_updates:
+        if self.update == self.num_updates:
             cosine = (outputs.predictions.detach() * outputs.targets).sum(dim=1).mean()
             self.values["train_cosine"] = float(self.world.sum(cosine)) / self.world.size
 
     def after_backward(self, predictor: Predictor) -> None:
         """Count the parameters without a gradient, once per run."""
-        if self.is_first and self._update == 1:
+        if self.is_first and self.update == 1:
             self.values |= dead_shares(predictor, self.recipe)
 
 

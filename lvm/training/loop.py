@@ -26,10 +26,11 @@ from lvm.data.draw import count_by_article
 from lvm.data.sketch import sketch
 from lvm.data.windows import Dataset
 from lvm.device import claim
-from lvm.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from lvm.errors import CheckpointError, ConfigError, DataError
 from lvm.models.base import weight_decay_groups
 from lvm.models.predictor import Predictor
 from lvm.randomness import derive_seed, numpy_generator
+from lvm.training.candidates import DeviceCandidates
 from lvm.training.checkpoint import (
     load_optimizer_state,
     load_weights,
@@ -40,6 +41,7 @@ from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates, write_
 from lvm.training.health import DevLoss, Probe, configured_negatives
 from lvm.training.negatives import NegativeSampler
 from lvm.training.objective import Outputs, forward_pass, objective
+from lvm.training.updates import DeviceUpdates, Parts, not_finite
 from lvm.training.world import World
 
 Validate = Callable[[Predictor, int], Mapping[str, float | str]]
@@ -58,7 +60,8 @@ def train(
 
     `folder` receives `checkpoint/` and `epochs.jsonl`. When it already holds epochs of the same
     recipe and data, their records are yielded again and training goes on after them, bit for bit
-    on a CPU. Raises NonFiniteLossError before an update from a loss or gradient that is not finite,
+    on a CPU. Raises NonFiniteLossError for a loss or gradient that is not finite before it changes
+    anything (on a GPU the error comes a little later, and before anything is saved),
     CheckpointError when the folder belongs to another recipe or other data, and DeviceError when
     this process has no such `device`.
     """
@@ -130,15 +133,35 @@ class _State:
             "configured_negatives": float(configured_negatives(recipe, dataset)),
         }
         self.epochs_done = 0
+        self.updates = self._device_updates() if _is_gpu(self.device) else None
+
+    def _device_updates(self) -> DeviceUpdates:
+        recipe, world = self.recipe, self.world
+        whole_bank = recipe.negatives.candidates == "bank"
+        # Nothing but products reads the rows of the whole bank: they may be kept as these need.
+        guided = recipe.negatives.false_negative_margin is not None
+        rounded = self.autocast and not guided and not self.predictor.model.has_document_tower
+        rows, half = world.slice(recipe.training.batch_size), torch.bfloat16 if rounded else None
+        candidates = DeviceCandidates(
+            self.sampler, self.dataset.train, self.vectors, rows, whole_bank=whole_bank, half=half
+        )
+        parts = Parts(
+            recipe, self.network, self.predictor, self.optimizer, candidates, world, self.autocast
+        )
+        return DeviceUpdates(parts, self.updates_per_epoch)
 
     def set_learning_rate(self, update: int) -> None:
         """Set the rate of one update, counted from 0 over all epochs."""
+        rate = self.learning_rate(update)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def learning_rate(self, update: int) -> float:
+        """Return the rate of one update, counted from 0 over all epochs."""
         config = self.recipe.training
         total = self.updates_per_epoch * config.epochs
         warmup = warmup_updates(config, self.updates_per_epoch)
-        share = _warmup_cosine(update, warmup, total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * share
+        return config.learning_rate * _warmup_cosine(update, warmup, total)
 
     def restore(self) -> list[EpochRecord]:
         """Load the last checkpoint, if any, and return the records of its epochs."""
@@ -205,6 +228,8 @@ def time_updates(
     state.sampler.refresh(1)
     before = time.perf_counter() - started
     state.network.train()
+    if state.updates is not None:
+        return state.updates.time(num_updates), before
     probe = Probe(recipe, state.world, is_first=False, num_updates=num_updates)
     size, seconds = recipe.training.batch_size, []
     for update in range(num_updates + 1):  # the first one also finds out how, and is not counted
@@ -219,24 +244,45 @@ def time_updates(
 def _train_epoch(state: _State, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
     """Make every update of one epoch; return the means of what was measured, and its health."""
     recipe, world = state.recipe, state.world
-    batch_size = recipe.training.batch_size
     order = numpy_generator(recipe.seed, "shuffle", epoch).permutation(len(state.dataset.train))
     torch.manual_seed(derive_seed(recipe.seed, "dropout", epoch, world.rank))
     state.network.train()
     probe = Probe(recipe, world, is_first=epoch == 1, num_updates=state.updates_per_epoch)
-    sums: dict[str, float] = {}
-    for update in range(state.updates_per_epoch):
-        batch = order[update * batch_size : (update + 1) * batch_size]
-        state.set_learning_rate((epoch - 1) * state.updates_per_epoch + update)
-        for name, value in _update(state, batch, probe).items():
-            sums[name] = sums.get(name, 0.0) + value
-    means = {name: value / state.updates_per_epoch for name, value in sums.items()}
+    make_all = _make_all if state.updates is None else _make_all_on_device
+    means = make_all(state, order, epoch, probe)
     if world.size > 1:
         names = sorted(means)
         own = torch.tensor([means[n] for n in names], dtype=torch.float64, device=world.device)
         means = dict(zip(names, (world.sum(own) / world.size).tolist(), strict=True))
     health = {"updates": float(epoch * state.updates_per_epoch), **state.schedule, **probe.values}
     return means, health
+
+
+def _make_all(state: _State, order: np.ndarray, epoch: int, probe: Probe) -> dict[str, float]:
+    """Make the updates of an epoch, each looked at before the next; return the means."""
+    batch_size = state.recipe.training.batch_size
+    sums: dict[str, float] = {}
+    for update in range(state.updates_per_epoch):
+        batch = order[update * batch_size : (update + 1) * batch_size]
+        state.set_learning_rate((epoch - 1) * state.updates_per_epoch + update)
+        for name, value in _update(state, batch, probe).items():
+            sums[name] = sums.get(name, 0.0) + value
+    return {name: value / state.updates_per_epoch for name, value in sums.items()}
+
+
+def _make_all_on_device(
+    state: _State, order: np.ndarray, epoch: int, probe: Probe
+) -> dict[str, float]:
+    """Make the updates of an epoch without waiting for them; return the means."""
+    assert state.updates is not None
+    count = state.updates_per_epoch
+    first = (epoch - 1) * count
+    rates = [state.learning_rate(first + update) for update in range(count)]
+    means, cosine = state.updates.epoch(order, rates, probe)
+    state.set_learning_rate(first + count - 1)  # a number again, as the checkpoint holds it
+    own = torch.tensor(cosine, dtype=torch.float64, device=state.device)
+    probe.values["train_cosine"] = float(state.world.sum(own)) / state.world.size
+    return means
 
 
 def _update(state: _State, batch: np.ndarray, probe: Probe) -> dict[str, float]:
@@ -260,13 +306,9 @@ def _update(state: _State, batch: np.ndarray, probe: Probe) -> dict[str, float]:
         bad = world.sum(torch.tensor(0.0 if finite else 1.0, device=world.device))
         finite = float(bad) == 0.0
     if not finite:
-        raise NonFiniteLossError(
-            f"the loss is {values['loss']} and the gradient norm {values['gradient_norm']}, "
-            "allowed are finite numbers; lower training.learning_rate or raise "
-            "objective.temperature (the last good epoch is kept)."
-        )
+        raise not_finite(values["loss"], values["gradient_norm"])
     state.optimizer.step()
-    values["num_negatives"] = result.num_negatives
+    values["num_negatives"] = float(result.num_negatives)
     return values
 
 
@@ -288,6 +330,10 @@ def _warmup_cosine(update: int, warmup: int, total: int) -> float:
     if update < warmup:
         return (update + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (update - warmup) / max(1, total - warmup))))
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type != "cpu"
 
 
 def _uses_bf16(precision: str, device: torch.device) -> bool:

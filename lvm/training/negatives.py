@@ -64,6 +64,23 @@ class NegativeSampler:
     def _bank_columns(self) -> _Columns:
         return _Columns(self._rows.ids, self._groups)
 
+    @property
+    def same_groups(self) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, "M F"]]:
+        """Groups of equal rows: of every bank row, and those that each window forbids."""
+        return self._groups, self._forbidden
+
+    @property
+    def sampled(self) -> Int[np.ndarray, "M S"]:
+        """The rows drawn for every window by the last refresh; ValueError before the first."""
+        if self._table is None:
+            raise ValueError("the negatives of an epoch are drawn by refresh(epoch) first")
+        return self._table
+
+    @property
+    def whole_bank(self) -> tuple[Int[np.ndarray, " C"], Int[np.ndarray, " N"]]:
+        """Every row of the train split's articles, and the column of each bank row among them."""
+        return self._rows.ids, self._rows.column_of
+
     def refresh(self, epoch: int) -> dict[str, float]:
         """Draw the negatives of every train window for this epoch; return what was drawn.
 
@@ -111,9 +128,7 @@ class NegativeSampler:
             columns = self._bank_columns
             positive = self._rows.column_of[self._targets[local]]
         else:
-            if self._table is None:
-                raise ValueError("the negatives of an epoch are drawn by refresh(epoch) first")
-            ids = np.concatenate([self._targets[batch], self._table[batch].ravel()])
+            ids = np.concatenate([self._targets[batch], self.sampled[batch].ravel()])
             columns = _Columns(ids, self._groups)
             positive = np.arange(len(batch), dtype=np.int64)[rows]
         return Candidates(columns.ids, positive, columns.of(self._forbidden[local], positive))

@@ -6,6 +6,7 @@ And the forward pass that makes what it is computed from.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from lvm.config import Recipe
 from lvm.data.windows import Windows
 from lvm.device import ids_on
 from lvm.losses.cosine import ar_cosine
-from lvm.losses.infonce import infonce
+from lvm.losses.infonce import Excluded, infonce
 from lvm.losses.mmd import mmd2_unbiased
 from lvm.models.predictor import Predictor
 from lvm.training.negatives import Candidates
@@ -33,7 +34,8 @@ class Outputs:
     candidates: Float[Tensor, "C W"]
     raw_candidates: Float[Tensor, "C D"]
     positive: Int[Tensor, " B"]  # column of every row's target among the candidates
-    excluded: Int[Tensor, "E 2"]  # (row, column) pairs that are no negatives
+    excluded: Excluded  # candidates that are no negatives of a row
+    products: torch.dtype | None = None  # what the products of very many candidates are rounded to
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,8 @@ class Objective:
 
     total: Tensor
     terms: dict[str, Tensor]  # unweighted
-    weights: dict[str, float]  # of each term in the total, after any balancing
-    num_negatives: float
+    weights: dict[str, Any]  # of each term in the total, after any balancing; number or tensor
+    num_negatives: Float[Tensor, ""]
 
 
 def forward_pass(
@@ -65,9 +67,35 @@ def forward_pass(
     def gather(ids: np.ndarray) -> Tensor:
         return vectors[ids_on(ids, device)]
 
-    contexts, targets = gather(windows.contexts[local]), gather(windows.targets[local])
-    raw_candidates = gather(drawn.ids)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+    return outputs_of(
+        network,
+        predictor,
+        gather(windows.contexts[local]),
+        gather(windows.targets[local]),
+        gather(drawn.ids),
+        ids_on(drawn.positive, device),
+        ids_on(drawn.excluded, device),
+        autocast=autocast,
+    )
+
+
+def outputs_of(
+    network: nn.Module,
+    predictor: Predictor,
+    contexts: Float[Tensor, "B T D"],
+    targets: Float[Tensor, "B D"],
+    raw_candidates: Float[Tensor, "C D"],
+    positive: Int[Tensor, " B"],
+    excluded: Excluded,
+    *,
+    autocast: bool,
+    products: torch.dtype | None = None,
+) -> Outputs:
+    """Return what the objective needs, from rows of the bank on the predictor's device.
+
+    Candidates that come out of the network in the dtype of `products` stay in it.
+    """
+    with torch.autocast(contexts.device.type, dtype=torch.bfloat16, enabled=autocast):
         predictions, queries, candidates = network(contexts, raw_candidates)
         with torch.no_grad():  # a document tower learns from the contrastive term alone
             targets = predictor.model.encode_documents(targets)
@@ -75,10 +103,11 @@ def forward_pass(
         predictions=predictions.float(),
         targets=targets.float(),
         queries=queries.float(),
-        candidates=candidates.float(),
+        candidates=candidates if candidates.dtype == products else candidates.float(),
         raw_candidates=raw_candidates,
-        positive=ids_on(drawn.positive, device),
-        excluded=ids_on(drawn.excluded, device),
+        positive=positive,
+        excluded=excluded,
+        products=products,
     )
 
 
@@ -90,21 +119,23 @@ def objective(recipe: Recipe, outputs: Outputs, world: World) -> Objective:
     """
     config = recipe.objective
     terms, num_negatives = objective_terms(recipe, outputs, world)
-    weights = {name: getattr(config, f"{name}_weight") for name in terms}
+    weights: dict[str, Any] = {name: getattr(config, f"{name}_weight") for name in terms}
     parts = [weights[name] * terms[name] for name in ("contrastive", "ar") if name in terms]
     total = torch.stack(parts).sum() if parts else outputs.predictions.new_zeros(())
     if "mmd" in terms:
         if config.mmd_balance == "gradient" and parts:
-            weights["mmd"] *= _gradient_ratio(total, terms["mmd"], outputs.predictions, world)
+            ratio = _gradient_ratio(total, terms["mmd"], outputs.predictions, world)
+            weights["mmd"] *= _without_waiting(ratio)
         total = total + weights["mmd"] * terms["mmd"]
     return Objective(total, terms, weights, num_negatives)
 
 
 def objective_terms(
     recipe: Recipe, outputs: Outputs, world: World
-) -> tuple[dict[str, Tensor], float]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """Return the unweighted terms that the recipe gives a weight, and the negatives per row."""
-    config, terms, num_negatives = recipe.objective, {}, 0.0
+    config, terms = recipe.objective, {}
+    num_negatives = outputs.predictions.new_zeros((), dtype=torch.float64)
     if config.contrastive_weight > 0:
         margin = recipe.negatives.false_negative_margin
         result = infonce(
@@ -115,6 +146,7 @@ def objective_terms(
             excluded=outputs.excluded,
             false_negative_margin=margin,
             reference=(outputs.targets, outputs.raw_candidates) if margin is not None else None,
+            products=outputs.products,
         )
         terms["contrastive"], num_negatives = result.loss, result.num_negatives
     if config.ar_weight > 0:
@@ -137,11 +169,18 @@ def _global_mmd(predictions: Tensor, targets: Tensor, world: World) -> Tensor:
     return value.detach() + world.size * (value - value.detach())
 
 
-def _gradient_ratio(rest: Tensor, term: Tensor, predictions: Tensor, world: World) -> float:
+def _gradient_ratio(
+    rest: Tensor, term: Tensor, predictions: Tensor, world: World
+) -> Float[Tensor, ""]:
     """Return |d rest / d predictions| / |d term / d predictions| over the global batch."""
     norms = [
         torch.autograd.grad(loss, predictions, retain_graph=True)[0].square().sum()
         for loss in (rest, term)
     ]
     squared = world.sum(torch.stack(norms))
-    return float((squared[0] / squared[1].clamp_min(1e-24)).sqrt())
+    return (squared[0] / squared[1].clamp_min(1e-24)).sqrt()
+
+
+def _without_waiting(value: Float[Tensor, ""]) -> float | Tensor:
+    """Return a number on the CPU, where it is there already, and the tensor on a GPU."""
+    return float(value) if value.device.type == "cpu" else value

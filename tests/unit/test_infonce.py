@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lvm.losses import infonce as module
-from lvm.losses.infonce import infonce
+from lvm.losses.infonce import PerRow, SameGroup, infonce
 
 B, C, W, D = 7, 19, 5, 6
 DENSE, BLOCKS = B, 3  # row_block: the whole batch at once, or 3 + 3 + 1 rows
@@ -78,7 +78,7 @@ def test_both_paths_match_a_plain_loop(row_block, masked, margin):
     (3 * result.loss).backward()
     (3 * loss).backward()
 
-    assert result.num_negatives == pytest.approx(count, abs=1e-12)
+    assert float(result.num_negatives) == pytest.approx(count, abs=1e-12)
     torch.testing.assert_close(result.loss, loss, rtol=1e-12, atol=1e-12)
     for got, wanted in zip(ours, theirs, strict=True):
         torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-10, atol=1e-12)
@@ -212,14 +212,16 @@ def test_bf16_inputs_get_bf16_gradients_of_an_fp32_loss(row_block):
     torch.testing.assert_close(moving.grad.double(), exact.grad, rtol=2**-8, atol=1e-6)
 
 
-@pytest.mark.parametrize("row_block", [2, 1])
-def test_extreme_temperature_stays_finite_and_exact(row_block):
+@pytest.mark.parametrize(("row_block", "products"), [(2, None), (1, None), (1, torch.bfloat16)])
+def test_extreme_temperature_stays_finite_and_exact(row_block, products):
     """Logits from -200 to 200: one row is sure and right, the other sure and wrong."""
     axis = torch.eye(4)
     candidates = torch.stack([axis[0], -axis[0], axis[1], axis[2]])
     queries = torch.stack([axis[0], axis[0]]).requires_grad_()
     positive = torch.tensor([0, 1])
-    result = infonce(queries, candidates, positive, temperature=0.005, row_block=row_block)
+    result = infonce(
+        queries, candidates, positive, temperature=0.005, row_block=row_block, products=products
+    )
     result.loss.backward()
     assert result.loss.item() == pytest.approx(200.0, rel=1e-6)  # mean of 0 and 400
     wanted = torch.zeros(2, 4)
@@ -249,6 +251,99 @@ def test_an_uninformed_prediction_costs_log_of_the_candidates():
     queries = torch.zeros(B, W)
     loss = infonce(queries, unit_rows(2, C, W, torch.float32), positives(), temperature=TAU).loss
     assert loss.item() == pytest.approx(math.log(C), rel=1e-6)
+
+
+def same_group():
+    """Groups of rows and columns, some shared; row 2 forbids nothing, row 5 its own positive."""
+    columns = torch.arange(C) // 2
+    rows = torch.tensor([[0, 3], [1, 1], [90, 91], [8, 4], [5, 0], [1, 2], [9, 6]])
+    return SameGroup(rows, columns)
+
+
+def per_row():
+    """Columns of rows with repeats, and the positive where a row has fewer than others."""
+    return PerRow(
+        torch.tensor([[1, 2, 2], [0, 5, 5], [18, 18, 18], [1, 7, 3], [0, 1, 2], [2, 2, 4], [9] * 3])
+    )
+
+
+def as_pairs(excluded):
+    """The pairs that another form of exclusion means."""
+    if isinstance(excluded, PerRow):
+        return torch.tensor(
+            [[b, c] for b, row in enumerate(excluded.columns.tolist()) for c in row]
+        )
+    hit = (excluded.rows[:, :, None] == excluded.columns).any(1)
+    return hit.nonzero()
+
+
+@pytest.mark.parametrize("margin", [None, 0.3])
+@pytest.mark.parametrize("form", [same_group, per_row])
+@pytest.mark.parametrize("row_block", [DENSE, BLOCKS])
+def test_every_way_to_exclude_means_the_same(row_block, form, margin):
+    found = []
+    for excluded in (form(), as_pairs(form())):
+        moving = unit_rows(1, B, W).requires_grad_(), unit_rows(2, C, W).requires_grad_()
+        result = infonce(
+            *moving,
+            positives(),
+            temperature=TAU,
+            excluded=excluded,
+            false_negative_margin=margin,
+            reference=reference_vectors(),
+            row_block=row_block,
+        )
+        result.loss.backward()
+        found.append([result.loss, result.num_negatives, *(t.grad for t in moving)])
+    assert 0 < float(found[0][1]) < C - 1
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tau", [0.07, 1.0])
+@pytest.mark.parametrize("form", [same_group, per_row, pairs])
+def test_half_precision_products_stay_within_1e_2(form, tau):
+    """Loss and gradients of both sides against float64 of the unrounded numbers."""
+    wide = 64
+    found = []
+    for dtype, products in ((torch.float64, None), (torch.float32, torch.bfloat16)):
+        queries, candidates = unit_rows(1, B, wide), unit_rows(2, C, wide)
+        queries = F.normalize(queries + candidates[positives()], dim=1)  # the target leads
+        moving = [x.to(dtype).requires_grad_() for x in (queries, candidates)]
+        result = infonce(
+            *moving,
+            positives(),
+            temperature=tau,
+            excluded=form(),
+            row_block=BLOCKS,
+            products=products,
+        )
+        result.loss.backward()
+        found.append((result, moving))
+    (exact, wanted), (result, moving) = found
+    assert result.loss.dtype == torch.float32
+    assert float(result.num_negatives) == float(exact.num_negatives)
+    assert abs(float(result.loss.detach() - exact.loss.detach())) < 1e-2
+    for got, want in zip(moving, wanted, strict=True):
+        assert (got.grad - want.grad).norm() < 1e-2 * want.grad.norm()
+
+
+def test_half_precision_products_of_frozen_half_precision_candidates_copy_no_gradient():
+    queries = unit_rows(1, B, W, torch.float32).requires_grad_()
+    candidates = unit_rows(2, C, W, torch.float32).bfloat16()
+    infonce(
+        queries, candidates, positives(), temperature=TAU, row_block=BLOCKS, products=torch.bfloat16
+    ).loss.backward()
+    exact = unit_rows(1, B, W, torch.float32).requires_grad_()
+    infonce(exact, candidates.float(), positives(), temperature=TAU).loss.backward()
+    assert (queries.grad - exact.grad).norm() < 1e-2 * exact.grad.norm()
+
+
+def test_blocks_on_a_gpu_have_one_size():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert module._rows_per_block(8192, 8192, gpu) == 8192  # as a whole
+    assert module._rows_per_block(1024, 381_000, gpu) == 256
+    assert module._rows_per_block(1024, 381_000, cpu) == module.MIN_BLOCK_ROWS
 
 
 def test_large_problems_go_through_blocks(monkeypatch):

@@ -287,7 +287,7 @@ def test_the_loss_counts_the_negatives_that_are_left(bank, windows, config, row_
         row_block=row_block,
     )
     wanted = len(drawn.ids) - 1 - len(pairs) / 24
-    assert result.num_negatives == pytest.approx(wanted, abs=1e-9)
+    assert float(result.num_negatives) == pytest.approx(wanted, abs=1e-9)
 
 
 def test_arrays_are_what_torch_wants(bank, windows):
