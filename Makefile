@@ -1,11 +1,13 @@
 # Two commands, each of which does its own set-up on a bare machine and skips it when it is current.
 #   make triage   find out why the bundled model recipe fails, and what fixes it
 #   make test     run every check and every test
+# And one that sets up nothing, for a machine with a GPU and a CUDA build of torch:
+#   make bench-gpu   measure training, evaluation and search at the failure report's size
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: triage test check clean
+.PHONY: triage test check bench-gpu clean
 
 triage: $(VENV)/.base
 	$(BIN)/python tune_jobs/triage.py $(ARGS)
@@ -13,6 +15,9 @@ triage: $(VENV)/.base
 test: $(VENV)/.dev
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest $(ARGS)
+
+bench-gpu:
+	$(PYTHON) benchmarks/bench_gpu.py $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
