@@ -5,9 +5,9 @@ memory. This one has no custom gradient, no view that is written to and no small
 taps are shifted products, and sums over the L positions are written as sums, which the compiler
 unrolls and fuses with what stands around them. Run as it is, it is correct and slow.
 
-Sums, norms, step sizes and decays are float32 or wider. What has to go through memory on its way
-from one matrix product to the next is rounded to their dtype, and so are its gradients: in bfloat16
-half the bytes, which is what such a layer costs.
+Norms, scores, step sizes and decays are float32 or wider. Everything of the width of the layer has
+the dtype of the matrix products, as in the dual form under autocast: a compiled kernel computes in
+float32 all the same, and what it writes to memory, gradients too, is half the bytes in bfloat16.
 """
 
 from __future__ import annotations
@@ -61,13 +61,12 @@ def short_layer(
         part.to(dtype) for part in torch.split(w.in_proj, [inner, w.taps.shape[0], heads])
     )
     z = F.linear(normed[:, -1:] if last_only else normed, z_weight)
-    mixed = _conv(F.linear(normed, mixed_weight), w.taps, w.tap_bias)
+    mixed = _conv(F.linear(normed, mixed_weight), w.taps.to(dtype), w.tap_bias.to(dtype))
     dt = F.softplus(F.linear(normed, dt_weight).to(wide) + w.dt_bias)
-    x, B_, C = torch.split(F.silu(mixed.to(dtype)), [inner, state, state], dim=-1)
+    x, B_, C = torch.split(F.silu(mixed), [inner, state, state], dim=-1)
     y = _mix(x.reshape(*x.shape[:2], heads, -1), dt, -torch.exp(w.A_log), B_, C, w.D, last_only)
-    gated = (y.flatten(2).to(dtype) * F.silu(z.to(wide))).to(dtype)
-    gated = _rms_norm(gated, w.gated_norm, eps)
-    update = F.linear(gated.to(dtype), w.out_proj.to(dtype))
+    gated = _rms_norm(y.flatten(2) * F.silu(z), w.gated_norm, eps).to(dtype)
+    update = F.linear(gated, w.out_proj.to(dtype))
     if dropout > 0:
         update = F.dropout(update, dropout)
     return update + (u[:, -1:] if last_only else u)
@@ -87,10 +86,7 @@ def _rms_norm(
 def _conv(
     x: Float[Tensor, "B L E"], taps: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]
 ) -> Float[Tensor, "B L E"]:
-    """Return the causal depthwise convolution along L; the last tap is that of the position.
-
-    The result has the dtype of the taps.
-    """
+    """Return the causal depthwise convolution along L; the last tap is that of the position."""
     length, count = x.shape[1], taps.shape[2]
     padded = F.pad(x, (0, 0, count - 1, 0))
     output = bias
@@ -111,13 +107,12 @@ def _mix(
     """Return y_t = sum_(s <= t) (C_t . B_s) exp(a_(s+1) + ... + a_t) dt_s x_s + D x_t, a = dt A."""
     length = x.shape[1]
     first = length - 1 if last_only else 0
-    x, B_, C = (part.to(dt.dtype) for part in (x, B_, C))
     between, earlier, same = _positions(first, length, x.device)
     # Sums of the exponents themselves, not differences of running sums: nothing cancels.
     exponent = ((dt * A)[:, None, None] * between[..., None]).sum(3)  # [B, rows, L, H]
-    scores = (C[:, first:, None] * B_[:, None]).sum(-1, keepdim=True)
+    scores = (C[:, first:, None] * B_[:, None]).sum(-1, keepdim=True, dtype=dt.dtype)
     weights = torch.where(earlier[..., None], exponent.exp() * dt[:, None] * scores, 0.0)
-    weights = weights + same[..., None] * D
+    weights = (weights + same[..., None] * D).to(x.dtype)
     return (weights[..., None] * x[:, None]).sum(2)
 
 

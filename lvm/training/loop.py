@@ -279,7 +279,6 @@ def _make_all_on_device(
     first = (epoch - 1) * count
     rates = [state.learning_rate(first + update) for update in range(count)]
     means, cosine = state.updates.epoch(order, rates, probe)
-    state.set_learning_rate(first + count - 1)  # a number again, as the checkpoint holds it
     own = torch.tensor(cosine, dtype=torch.float64, device=state.device)
     probe.values["train_cosine"] = float(state.world.sum(own)) / state.world.size
     return means

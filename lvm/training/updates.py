@@ -139,6 +139,8 @@ class DeviceUpdates:
     def finish(self) -> tuple[dict[str, float], float]:
         """Check, and return the means of the epoch and the last batch's cosine on this worker."""
         self.check()
+        for group in self.parts.optimizer.param_groups:  # as a checkpoint holds it, for any device
+            group["lr"], group["capturable"] = float(self._rate), False
         means = self._reading(self._sums / self.updates_per_epoch)
         means.pop("cosine")
         return means, self._reading(self._last)["cosine"]
