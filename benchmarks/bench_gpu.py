@@ -56,7 +56,6 @@ def _limited(seconds: float) -> Iterator[None]:
 def run(bench: Bench, parts: list[str], seconds: float) -> None:
     """Measure the parts that fit into the time, print the table and then what went wrong."""
     until = time.perf_counter() + seconds
-    bench.row("data", f"{bench.seconds(lambda: bench.dataset):.1f} s", _sizes(bench))
     for name in parts:
         part, most = PARTS[name]
         left = until - time.perf_counter()
@@ -71,12 +70,6 @@ def run(bench: Bench, parts: list[str], seconds: float) -> None:
             failed(bench, name, error)
     for failure in bench.failures:
         print(f"\n--- {failure}", flush=True)
-
-
-def _sizes(bench: Bench) -> str:
-    data = bench.dataset
-    counts = ", ".join(f"{len(data.split(name))} {name}" for name in ("train", "dev", "test"))
-    return f"{len(data.bank)} rows of width {data.bank.width}; windows: {counts}"
 
 
 @contextlib.contextmanager
@@ -102,13 +95,16 @@ def main(argv: list[str] | None = None) -> Bench:
     parser.add_argument("--parts", default=",".join(PARTS), help="which, with commas")
     parser.add_argument("--out", type=Path, help="a file for the rows, as JSON")
     arguments = parser.parse_args(argv)
+    parts = arguments.parts.split(",")
+    if unknown := sorted(set(parts) - set(PARTS)):
+        parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     device = claim("cpu" if arguments.small else "cuda")
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{card}, torch {torch.__version__}\n\n| what | figure | note |\n|---|---|---|")
     bench = Bench(SMALL if arguments.small else Size(), device)
     with traced_only() if arguments.small else contextlib.nullcontext():
-        run(bench, arguments.parts.split(","), arguments.seconds)
+        run(bench, parts, arguments.seconds)
     if arguments.out is not None:
         kept = {"card": card, "torch": str(torch.__version__), "rows": bench.rows}
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

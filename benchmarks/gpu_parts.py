@@ -34,6 +34,15 @@ PATHS: list[tuple[str, dict[str, Any], bool]] = [
 ]
 
 
+def data(bench: Bench) -> None:
+    """The bank and its windows, which every other part shares."""
+    took = bench.seconds(lambda: bench.dataset)
+    made = bench.dataset
+    counts = ", ".join(f"{len(made.split(name))} {name}" for name in ("train", "dev", "test"))
+    note = f"{len(made.bank)} rows of width {made.bank.width}; windows: {counts}"
+    bench.row("data", f"{took:.1f} s", note)
+
+
 def ceilings(bench: Bench) -> None:
     """The rates that everything else is compared with."""
     n, device = bench.size.square, bench.device
@@ -392,6 +401,7 @@ def optimiser(bench: Bench) -> None:
 
 # Name -> the part and the seconds that it may take at most.
 PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
+    "data": (data, 60),
     "ceilings": (ceilings, 20),
     "parity": (parity, 150),
     "updates": (lambda bench: updates(bench, 0), 120),

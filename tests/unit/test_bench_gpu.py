@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -54,5 +56,7 @@ def test_a_part_that_fails_is_a_row_and_the_others_go_on(monkeypatch, capsys) ->
         "broken": "RuntimeError: CUDA error: an illegal memory access",
         "slow": "OutOfTimeError: more than 0 s",
     }
+    with pytest.raises(SystemExit):
+        bench_gpu.main(["--small", "--parts", "optimizer"])
     assert bench.rows[-1]["what"].startswith("fused AdamW")
     assert "test_bench_gpu.py" in capsys.readouterr().out  # the end of the traceback
