@@ -6,8 +6,9 @@ measured to sums there; the host reads them a few times an epoch. An update whos
 is not finite changes nothing, nor does any after it, and the next reading raises.
 
 Such an update is the same list of kernels with the same addresses every time. After a few updates
-it is captured as a CUDA graph and replayed, one launch instead of a thousand. Where that fails, or
-several workers have to talk in between, updates go on as they were, and the log says why.
+it is captured as a CUDA graph and replayed, one launch instead of a thousand. Where that fails,
+updates go on as they were and the log says why. Several workers, who talk in every backward pass,
+start their kernels one by one.
 """
 
 from __future__ import annotations
