@@ -502,7 +502,7 @@ def recut(parts: Parts, vectors: np.ndarray, keys: np.ndarray) -> Parts:
     return Parts(train=files["train"], eval=files["eval"], bank=bank)
 
 
-@_plant("reworded_in_bank", "DUPLICATES")
+@plants("reworded_in_bank", "DUPLICATES")
 def _reworded_in_bank(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """The bank holds articles again, in other words and under other ids."""
     bank, articles = parts.bank, np.unique(parts.bank.articles)
@@ -513,7 +513,7 @@ def _reworded_in_bank(parts: Parts, rng: np.random.Generator, share: float) -> P
     return dataclasses.replace(parts, bank=more)
 
 
-@_plant("reworded_across", "SPLIT_LEAK")
+@plants("reworded_across", "SPLIT_LEAK")
 def _reworded_across(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """Eval articles say what train articles say, in other words."""
     bank, chosen = parts.bank, _eval_articles(parts, share, rng)
@@ -527,7 +527,7 @@ def _reworded_across(parts: Parts, rng: np.random.Generator, share: float) -> Pa
     return recut(parts, np.concatenate(vectors), np.concatenate(keys).astype(np.int32))
 
 
-@_plant("articles_cut_in_two", "SPLIT_LEAK")
+@plants("articles_cut_in_two", "SPLIT_LEAK")
 def _articles_cut_in_two(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """The second half of eval articles stands in train under another id."""
     keys = parts.bank.keys.copy()
@@ -538,7 +538,7 @@ def _articles_cut_in_two(parts: Parts, rng: np.random.Generator, share: float) -
     return recut(parts, parts.bank.vectors, keys)
 
 
-@_plant("eval_partly_centred", "SPACE_MISMATCH")
+@plants("eval_partly_centred", "SPACE_MISMATCH")
 def _eval_partly_centred(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """The mean is subtracted from half the eval articles, in the bank as well."""
     vectors = parts.bank.vectors.copy()
@@ -547,7 +547,7 @@ def _eval_partly_centred(parts: Parts, rng: np.random.Generator, share: float) -
     return recut(parts, vectors, parts.bank.keys)
 
 
-@_plant("chunks_overlap", "DUPLICATES")
+@plants("chunks_overlap", "DUPLICATES")
 def _chunks_overlap(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     """Each chunk holds, at share 1, as much of the one before it as of its own."""
     vectors, keys = parts.bank.vectors, parts.bank.keys
