@@ -60,7 +60,7 @@ SMALL = Size(
     recipe=Recipe(
         model=ModelConfig(hidden=16, num_layers=3, state=8, head_dim=8),
         head=HeadConfig(hidden=16, width=8),
-        training=TrainingConfig(batch_size=16),
+        training=TrainingConfig(batch_size=16, epochs=2),
     ),
     width=16,
 )

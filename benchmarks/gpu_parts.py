@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gpu_material import WINDOWS, Bench, as_before, begin, failed, state_of, uncompiled, update_row
+from gpu_phase_1 import phase_1
 from torch import Tensor
 
 from lvm.device import synchronise
@@ -413,4 +414,5 @@ PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
     "latency": (latency, 30),
     "products": (long_products, 20),
     "optimiser": (optimiser, 20),
+    "phase_1": (phase_1, 240),
 }

@@ -32,6 +32,7 @@ from lvm.records import Pool
 # Scores held at once: 128 MiB, and below 300 MiB with what is made from them, on whichever device
 # and whatever M and N. A pool of more rows than that is ranked one query at a time.
 _BLOCK_SCORES = 2**25
+_BLOCK_SCORES_ON_GPU = 2**27  # 57 queries at once against 584,604 rows leave a GPU waiting
 _BLOCK_QUERIES = 512  # more queries at once bring nothing: the product is at full rate
 
 
@@ -170,7 +171,8 @@ def target_ranks(
     copies, firsts, target, context = (
         ids_on(ids, pool.device) for ids in (repeated, group[repeated], targets, own_contexts)
     )
-    size = max(1, min(_BLOCK_QUERIES, _BLOCK_SCORES // len(pool)))
+    scores_held = _BLOCK_SCORES if pool.device.type == "cpu" else _BLOCK_SCORES_ON_GPU
+    size = max(1, min(_BLOCK_QUERIES, scores_held // len(pool)))
 
     def count(rows: slice) -> Int[Tensor, "B 5"]:  # its scores go before the next ones come
         scores = queries[rows].float() @ pool.T

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 
-from lvm.errors import MissingExtraError, ResumeError
+from lvm.errors import DataError, MissingExtraError, NonFiniteLossError, ResumeError
 from lvm.records import RunVerdict, StopReason
 from lvm.report import Run
 from lvm.report.markdown import render, report_sections
@@ -406,7 +406,7 @@ def records_of(monkeypatch, tmp_path, error):
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(loop.DataError("x"), "not evaluable"), (loop.NonFiniteLossError("nan"), "diverged")],
+    [(DataError("x"), "not evaluable"), (NonFiniteLossError("nan"), "diverged")],
 )
 def test_a_trial_says_why_it_ended(error, reason, monkeypatch, tmp_path) -> None:
     *_, last = records_of(monkeypatch, tmp_path, error)
