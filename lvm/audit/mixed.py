@@ -146,14 +146,15 @@ def _settled(
     similar: Float[np.ndarray, "K K"], first: Int[np.ndarray, " g"]
 ) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " h"]]:
     """Return two groups in which every article is with those that it is most like."""
-    inside = np.isin(np.arange(len(similar)), first)
+    inside, table = np.isin(np.arange(len(similar)), first), np.nan_to_num(similar)
     for _ in range(ROUNDS):
         if min(inside.sum(), (~inside).sum()) < MIN_GROUP:
             break
         near = []
         for group in (inside, ~inside):
-            own = max(float(np.nanmean(similar[np.ix_(group, group)])), 1e-12)
-            near.append(np.nanmean(similar[:, group], axis=1) / math.sqrt(own))
+            sums, size = table @ group, int(group.sum())
+            own = max(float(sums[group].sum()) / (size * (size - 1)), 1e-12)
+            near.append(sums / (size - group) / math.sqrt(own))
         moved = near[0] > near[1]
         if (moved == inside).all():
             break
