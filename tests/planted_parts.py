@@ -54,6 +54,14 @@ PLANTED: Mapping[str, frozenset[str]] = {
     "order_interleaved": frozenset(["train", "eval", "bank"]),
     "eval_and_its_rows_rotated": frozenset(["eval", "bank"]),
     "split_leak": frozenset(["train", "eval"]),
+    "reworded_in_bank": frozenset(["bank"]),
+    "chunks_overlap": frozenset(["train", "eval", "bank"]),
+    "mixed_encoders": frozenset(["train", "eval", "bank"]),
+    "contexts_in_another_space": frozenset(["train", "eval"]),
+    "order_as_text": frozenset(["train", "eval", "bank"]),
+    "order_pairs_swapped": frozenset(["train", "eval", "bank"]),
+    "order_batches_shuffled": frozenset(["train", "eval", "bank"]),
+    "order_merged_in_runs": frozenset(["train", "eval", "bank"]),
 }  # fmt: skip
 
 

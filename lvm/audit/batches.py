@@ -10,7 +10,7 @@ the same field. Batches may be counted from the beginning of an article or of th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,10 @@ def find_break(articles: list[Article]) -> Break | None:
     near = _near(articles, grams)
     for of_file in (False, True):
         texts = list(_texts(articles, grams, of_file))
-        drops = [(drop, size) for size in SIZES if (drop := _drop(texts, size)) is not None]
+        if len(texts) < MIN_ARTICLES:
+            continue
+        near_by = _Neighbours.of(texts)
+        drops = [(drop, size) for size in SIZES if (drop := near_by.drop(size)) is not None]
         clear = [one for one in drops if one[0].z >= CLEAR and one[0].value > BREAK * near]
         # A batch of 5 breaks at every tenth chunk as well, but less clearly so.
         for drop, size in sorted(clear, key=lambda one: -one[0].z):
@@ -78,18 +81,36 @@ def _texts(articles: list[Article], grams: list[np.ndarray], of_file: bool) -> I
             yield _Text(gram=gram, slot=article.rows)
 
 
-def _level(values: list[float]) -> Level | None:
-    good = np.array([v for v in values if np.isfinite(v)])
+def _level(values: Sequence[float] | Float[np.ndarray, " k"]) -> Level | None:
+    good = np.asarray(values)[np.isfinite(values)]
     return level(good, np.arange(len(good))) if len(good) >= MIN_ARTICLES else None
 
 
-def _drop(texts: list[_Text], size: int) -> Level | None:
-    values = []
-    for text in texts:
-        near, edge = np.diagonal(text.gram, 1), (text.slot[:-1] + 1) % size == 0
-        if edge.sum() >= 1 and (~edge).sum() >= 1:
-            values.append(float(near[~edge].mean() - near[edge].mean()))
-    return _level(values)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Neighbours:
+    """All neighbours of all texts, in one array."""
+
+    cosine: Float[np.ndarray, " k"]
+    slot: Int[np.ndarray, " k"]  # of the first of the two
+    text: Int[np.ndarray, " k"]
+
+    @classmethod
+    def of(cls, texts: list[_Text]) -> _Neighbours:
+        return cls(
+            cosine=np.concatenate([np.diagonal(text.gram, 1) for text in texts]),
+            slot=np.concatenate([text.slot[:-1] for text in texts]),
+            text=np.repeat(np.arange(len(texts)), [len(text.slot) - 1 for text in texts]),
+        )
+
+    def drop(self, size: int) -> Level | None:
+        """Return how much less alike neighbours across an edge are, over texts that have some."""
+        edge = (self.slot + 1) % size == 0
+        means = []
+        for kind in (~edge, edge):
+            count = np.bincount(self.text, kind)
+            total = np.bincount(self.text, np.where(kind, self.cosine, 0.0))
+            means.append(total / np.where(count > 0, count, np.nan))
+        return _level(means[0] - means[1])
 
 
 def _explained(

@@ -170,7 +170,11 @@ def _read(
     ]  # fmt: skip
     if len(judged) < MIN_ARTICLES:
         return None
-    gain, error = np.array([_gain(chosen, grams[i]) for i, chosen in judged]).T
+    made, parted = (
+        _moments([(getattr(chosen, kind), grams[i]) for i, chosen in judged])
+        for kind in ("made", "parted")
+    )
+    gain, error = made[0] - parted[0], (made[1] + parted[1]) ** 0.5
     alone = [min(len(chosen.made), len(chosen.parted)) >= ALONE_PAIRS for _, chosen in judged]
     hit = (gain > CLEAR_ARTICLE * error) & np.array(alone)
     if gain.mean() > CLEAR * gain.std(ddof=1) / len(gain) ** 0.5:
@@ -190,11 +194,16 @@ def _read(
     )  # fmt: skip
 
 
-def _gain(chosen: Pairs, gram: Float[np.ndarray, "n n"]) -> tuple[float, float]:
-    """Return the gain of one article, and its error over pairs."""
-    made, parted = (gram[p[:, 0], p[:, 1]] for p in (chosen.made, chosen.parted))
-    error = made.var() / (len(made) - 1) + parted.var() / (len(parted) - 1)
-    return float(made.mean() - parted.mean()), float(error**0.5)
+def _moments(
+    read: list[tuple[Int[np.ndarray, "k 2"], Float[np.ndarray, "n n"]]],
+) -> tuple[Float[np.ndarray, " J"], Float[np.ndarray, " J"]]:
+    """Return the mean cosine of the pairs of each article, and the variance of that mean."""
+    values = np.concatenate([gram[places[:, 0], places[:, 1]] for places, gram in read])
+    counts = np.array([len(places) for places, _ in read])
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    means = np.add.reduceat(values, starts) / counts
+    squares = np.add.reduceat((values - np.repeat(means, counts)) ** 2, starts)
+    return means, squares / counts / (counts - 1)
 
 
 def _beside(

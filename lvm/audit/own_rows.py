@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from lvm.audit.coherence import coherence
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
-from lvm.audit.location import SAME, unit
+from lvm.audit.location import same_from, unit
 from lvm.audit.material import Material
 from lvm.data.rows import take
 
@@ -52,7 +52,8 @@ def contexts_elsewhere(material: Material) -> Iterator[Finding]:
             severity=Severity.BLOCK if own.share >= BLOCK else Severity.WARN,
             seen=f"{own.share:.1%} of the contexts of {name} are not the vectors that the bank "
             f"holds for their chunks (median cosine {own.cosine:.3f}), while targets are",
-            allowed=f"at most {WARN:.0%} ({BLOCK:.0%} blocks) below a cosine of {SAME}",
+            allowed=f"at most {WARN:.0%} ({BLOCK:.0%} blocks) below a cosine of "
+            f"{same_from(material):.4g}",
             where={"input": name, "source": material.side(name).source, "part": "contexts",
                    "count": len(own.windows), "of": own.looked_at,
                    "rows": own.windows[:NUM_WORST]},
@@ -86,7 +87,7 @@ def own_rows(material: Material, name: str) -> OwnRows | None:
         return OwnRows(share=0.0, cosine=1.0, same_text=1.0, windows=[], looked_at=len(rows))
     mine, theirs = side.contexts[odd], unit(take(bank.vectors, rows[odd]))
     cosine = np.einsum("md,md->m", mine, theirs)
-    other = cosine < SAME
+    other = cosine < same_from(material)
     return OwnRows(
         share=float(other.sum() / judged.sum()),
         cosine=float(np.median(cosine[other])) if other.any() else 1.0,

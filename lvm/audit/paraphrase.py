@@ -119,10 +119,11 @@ def paraphrases(
 def _in_one_article(found: Twins) -> Int[np.ndarray, " a"]:
     """Return the articles half of whose chunks have their twins in one other article, two or more.
 
-    A heading or a quotation has twins in many articles, or one alone.
+    A heading or a quotation has twins in many articles, or one alone. Rows of which nobody knows
+    where they are from, as targets that were overwritten, make no article.
     """
     articles, place, sizes = np.unique(found.articles, return_inverse=True, return_counts=True)
-    pairs = np.column_stack([place, found.partner])[found.is_twin]
+    pairs = np.column_stack([place, found.partner])[found.is_twin & (found.partner >= 0)]
     pairs, held = np.unique(pairs, axis=0, return_counts=True)
     size = sizes[pairs[:, 0]]
     return np.asarray(articles[np.unique(pairs[(held >= 2) & (2 * held >= size), 0])])
