@@ -20,9 +20,14 @@ INTEGRATION = TESTS / "integration"
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Refuse a test whose folder and marker disagree: `-m "not integration"` must mean fast."""
+    """Refuse a test whose folder and marker disagree: `-m "not integration"` must mean fast.
+
+    Those that share a Ray cluster run in one process, beside all others (make test).
+    """
     for item in items:
         in_folder = INTEGRATION in item.path.parents
+        if in_folder:
+            item.add_marker(pytest.mark.xdist_group("integration"))
         marked = item.get_closest_marker("integration") is not None
         if in_folder and not marked:
             raise pytest.UsageError(
