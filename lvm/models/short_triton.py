@@ -1,0 +1,269 @@
+"""Triton kernels of a Mamba-2 layer over a short window: all that lies between its products.
+
+Imported where a kernel is about to run, and only there: it imports Triton. `short_kernel` holds the
+tensors and starts these. Positions are unrolled; what belongs to them stands in tuples, and pairs
+s <= t, counted row by row from the first row that is read, stand in tuples of their own. Sums are
+float32, each over channels of one program; no two programs write to one place, so that a result
+repeats to the last bit.
+
+Letters as in lvm/models/ssd.py; `proj` [B, L, ROW] is what in_proj gives, its part from column X on
+x, B and C, from DT on dt.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sigmoid(values):
+    return 1.0 / (1.0 + tl.exp(-values))
+
+
+@triton.jit
+def softplus(values):
+    # log(1 + e) as log(u) e / (u - 1), u = 1 + e rounded: right for the smallest e too.
+    e = tl.exp(-tl.abs(values))
+    u = 1.0 + e
+    tail = tl.where(u == 1.0, e, tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0)))
+    return tl.maximum(values, 0.0) + tail
+
+
+@triton.jit
+def put(values, place: tl.constexpr, value):
+    """Return the tuple with one value exchanged."""
+    return values[:place] + (value,) + values[place + 1 :]
+
+
+@triton.jit
+def zeros(like, COUNT: tl.constexpr):
+    values = ()
+    for _ in tl.static_range(COUNT):
+        values = values + (tl.zeros_like(like),)
+    return values
+
+
+@triton.jit
+def rows_of(start, mask, STRIDE: tl.constexpr, L: tl.constexpr):
+    rows = ()
+    for t in tl.static_range(L):
+        row = tl.load(start + t * STRIDE, mask=mask, other=None if mask is None else 0.0)
+        rows = rows + (row.to(tl.float32),)
+    return rows
+
+
+@triton.jit
+def conv(rows, taps, bias, t: tl.constexpr, K: tl.constexpr):
+    """Return the causal convolution at t; the last tap is that of the position."""
+    output = bias
+    for back in tl.static_range(K):
+        if back <= t:
+            output = output + taps[K - 1 - back] * rows[t - back]
+    return output
+
+
+@triton.jit
+def conv_back(grads, taps, s: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """Return the gradient of the convolution's input at s."""
+    total = grads[s] * taps[K - 1]
+    for later in tl.static_range(1, K):
+        if s + later < L:
+            total += grads[s + later] * taps[K - 1 - later]
+    return total
+
+
+@triton.jit
+def filter_sums(sums, grads, rows, L: tl.constexpr, K: tl.constexpr):
+    """Return the sums with the gradients of the taps and, at last, of the bias added."""
+    for t in tl.static_range(L):
+        sums = put(sums, K, sums[K] + grads[t])
+        for back in tl.static_range(K):
+            if back <= t:
+                sums = put(sums, K - 1 - back, sums[K - 1 - back] + grads[t] * rows[t - back])
+    return sums
+
+
+@triton.jit
+def write_back(start, grads, taps, mask, STRIDE: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """Write the gradients of the convolution's input."""
+    for s in tl.static_range(L):
+        d_row = conv_back(grads, taps, s, L, K).to(start.dtype.element_ty)
+        tl.store(start + s * STRIDE, d_row, mask=mask)
+
+
+@triton.jit
+def steps_of(raw, dt_bias, L: tl.constexpr):
+    steps = ()
+    for t in tl.static_range(L):
+        steps = steps + (softplus(raw[t] + dt_bias),)
+    return steps
+
+
+@triton.jit
+def decays_of(steps, A, FIRST: tl.constexpr, L: tl.constexpr):
+    """Return exp(a_(s+1) + ... + a_t) of the pairs, as products: each factor is at most 1."""
+    row, decays = (), ()
+    for t in tl.static_range(L):
+        kept = tl.exp(steps[t] * A)
+        longer = ()
+        for s in tl.static_range(t):
+            longer = longer + (row[s] * kept,)
+        row = longer + (tl.full(kept.shape, 1.0, tl.float32),)
+        if t >= FIRST:
+            decays = decays + row
+    return decays
+
+
+@triton.jit
+def read(xs, steps, decays, scores, D, t: tl.constexpr, at: tl.constexpr):
+    """Return y at t; `at` is the number of the pair (t, 0)."""
+    y = (decays[at + t] * steps[t] * tl.load(scores + at + t) + D)[:, None] * xs[t]
+    for s in tl.static_range(t):
+        y += (decays[at + s] * steps[s] * tl.load(scores + at + s))[:, None] * xs[s]
+    return y
+
+
+@triton.jit
+def mix_forward(
+    proj, z_at, scores, out, scale_at, taps_at, bias_at, dt_bias_at, A_log_at, D_at, norm_at, eps,
+    ROW: tl.constexpr, Z_ROW: tl.constexpr, X: tl.constexpr, MIXED: tl.constexpr, H: tl.constexpr,
+    P: tl.constexpr, L: tl.constexpr, K: tl.constexpr, FIRST: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Write norm(y silu(z)) [B, L - FIRST, H P] and the norm's scale: one window, all heads."""
+    PAIRS: tl.constexpr = (L * (L + 1) - FIRST * (FIRST + 1)) // 2
+    b = tl.program_id(0).to(tl.int64)
+    h = tl.arange(0, HEADS)
+    has = h < H
+    mask = has[:, None]
+    channel = h[:, None] * P + tl.arange(0, P)[None, :]
+    start = proj + b * (L * ROW) + X
+    rows = rows_of(start + channel, mask, ROW, L)
+    taps = rows_of(taps_at + channel, mask, MIXED, K)
+    bias = tl.load(bias_at + channel, mask=mask, other=0.0)
+    xs = ()
+    for t in tl.static_range(L):
+        c = conv(rows, taps, bias, t, K)
+        xs = xs + (c * sigmoid(c),)
+    raw = rows_of(start + MIXED + h, has, ROW, L)
+    steps = steps_of(raw, tl.load(dt_bias_at + h, mask=has, other=0.0), L)
+    A = -tl.exp(tl.load(A_log_at + h, mask=has, other=0.0))
+    decays = decays_of(steps, A, FIRST, L)
+    D = tl.load(D_at + h, mask=has, other=0.0)
+    gated = ()
+    for back in tl.static_range(L - FIRST):  # from the last: x_t is needed no more after y_t
+        t: tl.constexpr = L - 1 - back
+        at: tl.constexpr = (t * (t + 1) - FIRST * (FIRST + 1)) // 2
+        y = read(xs, steps, decays, scores + b * PAIRS, D, t, at)
+        z = tl.load(z_at + (b * (L - FIRST) + t - FIRST) * Z_ROW + channel, mask=mask, other=0.0)
+        z = z.to(tl.float32)
+        gated = gated + (y * (z * sigmoid(z)),)
+    norm = tl.load(norm_at + channel, mask=mask, other=0.0)
+    for back in tl.static_range(L - FIRST):
+        row = b * (L - FIRST) + L - 1 - FIRST - back
+        g = gated[back]
+        square = tl.sum(tl.sum(g * g, axis=1), axis=0) / (H * P)
+        scale = 1.0 / tl.sqrt(square + eps)
+        tl.store(scale_at + row, scale)
+        value = (g * scale * norm).to(out.dtype.element_ty)
+        tl.store(out + row * (H * P) + channel, value, mask=mask)
+
+
+@triton.jit
+def mix_backward(
+    proj, z_at, scores, grad_at, scale_at, along_at, taps_at, bias_at, dt_bias_at, A_log_at, D_at,
+    norm_at, d_proj, d_z, d_scores, d_channels, d_heads, batch,
+    ROW: tl.constexpr, Z_ROW: tl.constexpr, X: tl.constexpr, MIXED: tl.constexpr, H: tl.constexpr,
+    P: tl.constexpr, L: tl.constexpr, K: tl.constexpr, FIRST: tl.constexpr, HEADS: tl.constexpr,
+    ROUNDS: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of x, z, dt, of every head's scores and, summed, of the parameters.
+
+    A program takes HEADS heads of every n-th window. `along` [B, rows] is the sum of the output
+    times its gradient, all that the norm needs to know of the other heads. `d_channels` is
+    [n, K + 2, H P]: taps, bias, norm; `d_heads` is [n, 3, H]: dt_bias, A_log, D.
+    """
+    PAIRS: tl.constexpr = (L * (L + 1) - FIRST * (FIRST + 1)) // 2
+    INNER: tl.constexpr = H * P
+    h = tl.program_id(0) * HEADS + tl.arange(0, HEADS)
+    has = h < H
+    mask = has[:, None]
+    channel = h[:, None] * P + tl.arange(0, P)[None, :]
+    taps = rows_of(taps_at + channel, mask, MIXED, K)
+    bias = tl.load(bias_at + channel, mask=mask, other=0.0)
+    norm = tl.load(norm_at + channel, mask=mask, other=0.0)
+    dt_bias = tl.load(dt_bias_at + h, mask=has, other=0.0)
+    A = -tl.exp(tl.load(A_log_at + h, mask=has, other=0.0))
+    D = tl.load(D_at + h, mask=has, other=0.0)
+    sums, d_norm = zeros(bias, K + 1), tl.zeros_like(bias)  # taps, then bias
+    d_dt_bias, d_A, d_D = tl.zeros_like(D), tl.zeros_like(D), tl.zeros_like(D)
+    for number in range(ROUNDS):
+        b = tl.program_id(1).to(tl.int64) + number * tl.num_programs(1)
+        has = (h < H) & (b < batch)
+        mask = has[:, None]
+        b = tl.minimum(b, batch - 1)  # what is read there counts for nothing
+        start = b * (L * ROW) + X
+        rows = rows_of(proj + start + channel, mask, ROW, L)
+        raw = rows_of(proj + start + MIXED + h, has, ROW, L)
+        xs, slopes = (), ()
+        for t in tl.static_range(L):
+            c = conv(rows, taps, bias, t, K)
+            share = sigmoid(c)
+            xs = xs + (c * share,)
+            slopes = slopes + (share * (1.0 + c * (1.0 - share)),)
+        steps = steps_of(raw, dt_bias, L)
+        decays = decays_of(steps, A, FIRST, L)
+        d_xs = zeros(bias, L)
+        d_steps = zeros(D, L)
+        d_exponents = zeros(D, L)
+        for t in tl.static_range(FIRST, L):
+            at: tl.constexpr = (t * (t + 1) - FIRST * (FIRST + 1)) // 2
+            y = read(xs, steps, decays, scores + b * PAIRS, D, t, at)
+            row = b * (L - FIRST) + t - FIRST
+            z = tl.load(z_at + row * Z_ROW + channel, mask=mask, other=0.0).to(tl.float32)
+            grad = tl.load(grad_at + row * INNER + channel, mask=mask, other=0.0).to(tl.float32)
+            share = sigmoid(z)
+            gate = z * share
+            scale = tl.load(scale_at + row)
+            gated = y * gate * scale
+            d_norm += grad * gated
+            d_gated = scale * (grad * norm - gated * (tl.load(along_at + row) / INNER))
+            d_gate = d_gated * y * (share * (1.0 + z * (1.0 - share)))
+            tl.store(d_z + row * Z_ROW + channel, d_gate.to(d_z.dtype.element_ty), mask=mask)
+            d_y = d_gated * gate
+            passed = tl.zeros_like(D)  # through exponents that span what is still to come
+            for s in tl.static_range(t + 1):
+                score = tl.load(scores + b * PAIRS + at + s)
+                decay = decays[at + s]
+                weight = decay * steps[s] * score
+                d_weight = tl.sum(d_y * xs[s], axis=1)
+                if s == t:
+                    d_D += d_weight
+                    weight += D
+                d_xs = put(d_xs, s, d_xs[s] + weight[:, None] * d_y)
+                place = d_scores + (b * PAIRS + at + s) * H + h
+                tl.store(place, d_weight * decay * steps[s], mask=has)
+                d_decay = d_weight * score * decay
+                d_steps = put(d_steps, s, d_steps[s] + d_decay)
+                d_exponents = put(d_exponents, s, d_exponents[s] + passed)
+                passed += d_decay * steps[s]
+        d_cs = ()
+        for t in tl.static_range(L):
+            d_A += d_exponents[t] * steps[t]
+            d_raw = (d_steps[t] + d_exponents[t] * A) * sigmoid(raw[t] + dt_bias)
+            d_dt_bias += d_raw
+            place = d_proj + start + MIXED + t * ROW + h
+            tl.store(place, d_raw.to(d_proj.dtype.element_ty), mask=has)
+            d_cs = d_cs + (d_xs[t] * slopes[t],)
+        sums = filter_sums(sums, d_cs, rows, L, K)
+        write_back(d_proj + start + channel, d_cs, taps, mask, ROW, L, K)
+    has = h < H
+    mask = has[:, None]
+    place = d_channels + tl.program_id(1) * ((K + 2) * INNER) + channel
+    for k in tl.static_range(K + 1):
+        tl.store(place + k * INNER, sums[k], mask=mask)
+    tl.store(place + (K + 1) * INNER, d_norm, mask=mask)
+    place = d_heads + tl.program_id(1) * (3 * H) + h
+    tl.store(place, d_dt_bias, mask=has)
+    tl.store(place + H, d_A * A, mask=has)
+    tl.store(place + 2 * H, d_D, mask=has)
