@@ -66,8 +66,8 @@ class Sizes(NamedTuple):
 
     @property
     def pairs(self) -> int:
-        """Pairs s <= t of the positions t that are read."""
-        return (self.L * (self.L + 1) - self.first * (self.first + 1)) // 2
+        """Pairs of positions s <= t."""
+        return self.L * (self.L + 1) // 2
 
 
 def refusal(u: Tensor, weights: Weights, state: int, dtype: torch.dtype) -> str | None:

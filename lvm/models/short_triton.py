@@ -2,7 +2,7 @@
 
 Imported where a kernel is about to run, and only there: it imports Triton. `short_kernel` holds the
 tensors and starts these. Positions are unrolled; what belongs to them stands in tuples, and pairs
-s <= t, counted row by row from the first row that is read, stand in tuples of their own. Sums are
+s <= t, counted row by row, stand in tuples of their own. Sums are
 float32, each over channels of one program; no two programs write to one place, so that a result
 repeats to the last bit.
 
@@ -17,14 +17,21 @@ import triton.language as tl
 
 
 @triton.jit
+def exp(values):
+    # Two instructions; tl.exp takes six, for results so small that they are not normal numbers.
+    return tl.exp2(values * 1.4426950408889634)
+
+
+@triton.jit
 def sigmoid(values):
-    return 1.0 / (1.0 + tl.exp(-values))
+    root = tl.rsqrt(1.0 + exp(-values))  # its square is the reciprocal, in 2 instructions, not 8
+    return root * root
 
 
 @triton.jit
 def softplus(values):
     # log(1 + e) as log(u) e / (u - 1), u = 1 + e rounded: right for the smallest e too.
-    e = tl.exp(-tl.abs(values))
+    e = exp(-tl.abs(values))
     u = 1.0 + e
     tail = tl.where(u == 1.0, e, tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0)))
     return tl.maximum(values, 0.0) + tail
@@ -101,26 +108,25 @@ def steps_of(raw, dt_bias, L: tl.constexpr):
 
 
 @triton.jit
-def decays_of(steps, A, FIRST: tl.constexpr, L: tl.constexpr):
+def decays_of(steps, A, L: tl.constexpr):
     """Return exp(a_(s+1) + ... + a_t) of the pairs, as products: each factor is at most 1."""
     row, decays = (), ()
     for t in tl.static_range(L):
-        kept = tl.exp(steps[t] * A)
+        kept = exp(steps[t] * A)
         longer = ()
         for s in tl.static_range(t):
             longer = longer + (row[s] * kept,)
         row = longer + (tl.full(kept.shape, 1.0, tl.float32),)
-        if t >= FIRST:
-            decays = decays + row
+        decays = decays + row
     return decays
 
 
 @triton.jit
-def read(xs, steps, decays, scores, D, t: tl.constexpr, at: tl.constexpr):
-    """Return y at t; `at` is the number of the pair (t, 0)."""
-    y = (decays[at + t] * steps[t] * tl.load(scores + at + t) + D)[:, None] * xs[t]
+def read(xs, steps, decays, scores, D, t: tl.constexpr):
+    """Return y at t."""
+    y = (decays[t * (t + 1) // 2 + t] * steps[t] * tl.load(scores + t * (t + 1) // 2 + t) + D)[:, None] * xs[t]
     for s in tl.static_range(t):
-        y += (decays[at + s] * steps[s] * tl.load(scores + at + s))[:, None] * xs[s]
+        y += (decays[t * (t + 1) // 2 + s] * steps[s] * tl.load(scores + t * (t + 1) // 2 + s))[:, None] * xs[s]
     return y
 
 
@@ -131,7 +137,7 @@ def mix_forward(
     P: tl.constexpr, L: tl.constexpr, K: tl.constexpr, FIRST: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     """Write norm(y silu(z)) [B, L - FIRST, H P] and the norm's scale: one window, all heads."""
-    PAIRS: tl.constexpr = (L * (L + 1) - FIRST * (FIRST + 1)) // 2
+    PAIRS: tl.constexpr = L * (L + 1) // 2
     b = tl.program_id(0).to(tl.int64)
     h = tl.arange(0, HEADS)
     has = h < H
@@ -148,13 +154,11 @@ def mix_forward(
     raw = rows_of(start + MIXED + h, has, ROW, L)
     steps = steps_of(raw, tl.load(dt_bias_at + h, mask=has, other=0.0), L)
     A = -tl.exp(tl.load(A_log_at + h, mask=has, other=0.0))
-    decays = decays_of(steps, A, FIRST, L)
+    decays = decays_of(steps, A, L)
     D = tl.load(D_at + h, mask=has, other=0.0)
     gated = ()
-    for back in tl.static_range(L - FIRST):  # from the last: x_t is needed no more after y_t
-        t: tl.constexpr = L - 1 - back
-        at: tl.constexpr = (t * (t + 1) - FIRST * (FIRST + 1)) // 2
-        y = read(xs, steps, decays, scores + b * PAIRS, D, t, at)
+    for t in tl.static_range(L - 1, FIRST - 1, -1):  # x_t is needed no more after y_t
+        y = read(xs, steps, decays, scores + b * PAIRS, D, t)
         z = tl.load(z_at + (b * (L - FIRST) + t - FIRST) * Z_ROW + channel, mask=mask, other=0.0)
         z = z.to(tl.float32)
         gated = gated + (y * (z * sigmoid(z)),)
@@ -183,7 +187,7 @@ def mix_backward(
     times its gradient, all that the norm needs to know of the other heads. `d_channels` is
     [n, K + 2, H P]: taps, bias, norm; `d_heads` is [n, 3, H]: dt_bias, A_log, D.
     """
-    PAIRS: tl.constexpr = (L * (L + 1) - FIRST * (FIRST + 1)) // 2
+    PAIRS: tl.constexpr = L * (L + 1) // 2
     INNER: tl.constexpr = H * P
     h = tl.program_id(0) * HEADS + tl.arange(0, HEADS)
     has = h < H
@@ -212,13 +216,12 @@ def mix_backward(
             xs = xs + (c * share,)
             slopes = slopes + (share * (1.0 + c * (1.0 - share)),)
         steps = steps_of(raw, dt_bias, L)
-        decays = decays_of(steps, A, FIRST, L)
+        decays = decays_of(steps, A, L)
         d_xs = zeros(bias, L)
         d_steps = zeros(D, L)
         d_exponents = zeros(D, L)
         for t in tl.static_range(FIRST, L):
-            at: tl.constexpr = (t * (t + 1) - FIRST * (FIRST + 1)) // 2
-            y = read(xs, steps, decays, scores + b * PAIRS, D, t, at)
+            y = read(xs, steps, decays, scores + b * PAIRS, D, t)
             row = b * (L - FIRST) + t - FIRST
             z = tl.load(z_at + row * Z_ROW + channel, mask=mask, other=0.0).to(tl.float32)
             grad = tl.load(grad_at + row * INNER + channel, mask=mask, other=0.0).to(tl.float32)
@@ -233,15 +236,15 @@ def mix_backward(
             d_y = d_gated * gate
             passed = tl.zeros_like(D)  # through exponents that span what is still to come
             for s in tl.static_range(t + 1):
-                score = tl.load(scores + b * PAIRS + at + s)
-                decay = decays[at + s]
+                score = tl.load(scores + b * PAIRS + t * (t + 1) // 2 + s)
+                decay = decays[t * (t + 1) // 2 + s]
                 weight = decay * steps[s] * score
                 d_weight = tl.sum(d_y * xs[s], axis=1)
                 if s == t:
                     d_D += d_weight
                     weight += D
                 d_xs = put(d_xs, s, d_xs[s] + weight[:, None] * d_y)
-                place = d_scores + (b * PAIRS + at + s) * H + h
+                place = d_scores + (b * PAIRS + t * (t + 1) // 2 + s) * H + h
                 tl.store(place, d_weight * decay * steps[s], mask=has)
                 d_decay = d_weight * score * decay
                 d_steps = put(d_steps, s, d_steps[s] + d_decay)
@@ -255,6 +258,7 @@ def mix_backward(
             place = d_proj + start + MIXED + t * ROW + h
             tl.store(place, d_raw.to(d_proj.dtype.element_ty), mask=has)
             d_cs = d_cs + (d_xs[t] * slopes[t],)
+        rows = rows_of(proj + start + channel, mask, ROW, L)  # from the cache: registers are short
         sums = filter_sums(sums, d_cs, rows, L, K)
         write_back(d_proj + start + channel, d_cs, taps, mask, ROW, L, K)
     has = h < H

@@ -20,7 +20,7 @@ def score_forward(
 ):  # fmt: skip
     """Write C_t . B_s of the pairs, [B, pairs]."""
     MIXED: tl.constexpr = INNER + 2 * N
-    PAIRS: tl.constexpr = (L * (L + 1) - FIRST * (FIRST + 1)) // 2
+    PAIRS: tl.constexpr = L * (L + 1) // 2
     window = tl.program_id(0).to(tl.int64) * WINDOWS + tl.arange(0, WINDOWS)
     inside = window < batch
     n = tl.arange(0, N)
@@ -39,8 +39,7 @@ def score_forward(
         c = conv(rows_C, taps_C, bias_C, t, K)
         C = c * sigmoid(c)
         for s in tl.static_range(t + 1):
-            pair: tl.constexpr = (t * (t + 1) - FIRST * (FIRST + 1)) // 2 + s
-            tl.store(scores + window * PAIRS + pair, tl.sum(C * Bs[s], axis=1), mask=inside)
+            tl.store(scores + window * PAIRS + t * (t + 1) // 2 + s, tl.sum(C * Bs[s], axis=1), mask=inside)
 
 
 @triton.jit
@@ -55,7 +54,7 @@ def score_backward(
     `d_scores` [B, pairs, H] holds the part of each head; HEADS is the power of two from H on.
     """
     MIXED: tl.constexpr = INNER + 2 * N
-    PAIRS: tl.constexpr = (L * (L + 1) - FIRST * (FIRST + 1)) // 2
+    PAIRS: tl.constexpr = L * (L + 1) // 2
     n, h = tl.arange(0, N), tl.arange(0, HEADS)
     taps_B = rows_of(taps_at + INNER + n[None, :], None, MIXED, K)
     taps_C = rows_of(taps_at + INNER + N + n[None, :], None, MIXED, K)
@@ -82,8 +81,7 @@ def score_backward(
             share = sigmoid(c)
             C, d_C = c * share, none
             for s in tl.static_range(t + 1):
-                pair: tl.constexpr = (t * (t + 1) - FIRST * (FIRST + 1)) // 2 + s
-                place = d_scores + (window[:, None] * PAIRS + pair) * H + h[None, :]
+                place = d_scores + (window[:, None] * PAIRS + t * (t + 1) // 2 + s) * H + h[None, :]
                 parts = tl.load(place, mask=inside & (h < H)[None, :], other=0.0)
                 d_score = tl.sum(parts, axis=1)[:, None]
                 d_C += d_score * Bs[s]
