@@ -31,7 +31,7 @@ from gpu_parts import PARTS
 
 from lvm import compiled
 from lvm.device import claim
-from lvm.models import short
+from lvm.models import forms, short
 from lvm.models.mamba2 import Mamba2Layer
 
 
@@ -80,10 +80,13 @@ def traced_only() -> Iterator[None]:
     own.__dict__["_compiled"] = function
     on = mock.patch.object(
         Mamba2Layer,
-        "_is_compiled",
-        lambda self, u: self.training and torch.is_grad_enabled() and self.mixer.backend == "auto",
+        "_is_fused",
+        lambda self, u: (
+            self.training and torch.is_grad_enabled() and self.mixer.backend in ("auto", "compiled")
+        ),
     )
-    with on, mock.patch.object(short, "compiled_layer", own):
+    first = mock.patch.object(forms, "choose", lambda about, ways, u, weights: next(iter(ways)))
+    with on, first, mock.patch.object(short, "compiled_layer", own):
         yield
 
 
@@ -99,6 +102,7 @@ def main(argv: list[str] | None = None) -> Bench:
     if unknown := sorted(set(parts) - set(PARTS)):
         parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger(forms.__name__).setLevel(logging.INFO)
     device = claim("cpu" if arguments.small else "cuda")
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{card}, torch {torch.__version__}\n\n| what | figure | note |\n|---|---|---|")

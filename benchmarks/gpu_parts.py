@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gpu_kernel import kernel
 from gpu_material import WINDOWS, Bench, as_before, begin, failed, state_of, uncompiled, update_row
 from gpu_phase_1 import phase_1
 from torch import Tensor
@@ -25,13 +26,16 @@ from lvm.models.mamba2 import Mamba2Layer
 from lvm.training import loop
 from lvm.training.updates import WARM_UP, DeviceUpdates
 
-DUAL = {"model.backend": "dual"}
+DUAL, COMPILED, KERNEL = ({"model.backend": name} for name in ("dual", "compiled", "kernel"))
 # Name, changes of the recipe, whether a graph is captured.
 PATHS: list[tuple[str, dict[str, Any], bool]] = [
+    ("kernel", KERNEL, False),
+    ("kernel, graph", KERNEL, True),
+    ("as chosen, graph", {}, True),
+    ("compiled layers", COMPILED, False),
+    ("compiled layers, graph", COMPILED, True),
     ("dual, no waiting", DUAL, False),
     ("dual, graph", DUAL, True),
-    ("compiled layers", {}, False),
-    ("compiled layers, graph", {}, True),
 ]
 
 
@@ -59,7 +63,16 @@ def ceilings(bench: Bench) -> None:
 
 
 def parity(bench: Bench) -> None:
-    """One layer: the compiled function against the dual form, outputs and gradients."""
+    """One layer: its other forms against the dual form, outputs and gradients."""
+    for form in ("kernel", "compiled"):
+        try:
+            _layer_parity(bench, form)
+        except Exception as error:
+            failed(bench, f"layer against float64, {form}", error)
+    _infonce_parity(bench)
+
+
+def _layer_parity(bench: Bench, form: str) -> None:
     torch.manual_seed(0)
     config, batch = bench.size.recipe.model, bench.size.batches[0]
     layer = Mamba2Layer(config).to(bench.device)
@@ -70,22 +83,22 @@ def parity(bench: Bench) -> None:
     cases = [(False, torch.float32), (False, torch.bfloat16), (True, torch.bfloat16)]
     for last_only, dtype in cases:  # the two in bfloat16 are what the updates will use
         probe = torch.randn(batch, 1 if last_only else 5, config.hidden, device=bench.device)
-        wanted = _with_gradients(layer, u, probe, last_only, torch.float64, plain=True)
-        plain = _with_gradients(layer, u, probe, last_only, dtype, plain=True)
+        wanted = _with_gradients(layer, u, probe, last_only, torch.float64, "dual")
+        plain = _with_gradients(layer, u, probe, last_only, dtype, "dual")
         started = time.perf_counter()
-        got = _with_gradients(layer, u, probe, last_only, dtype, plain=False)
+        got = _with_gradients(layer, u, probe, last_only, dtype, form)
         synchronise(bench.device)
         took = time.perf_counter() - started
         errors = [_error(g, w) for g, w in zip(got, wanted, strict=True)]
         before = [_error(p, w) for p, w in zip(plain, wanted, strict=True)]
         bound = 1e-5 if dtype == torch.float32 else 1e-2
         bench.row(
-            f"layer against float64, {_short(dtype)}, {'last' if last_only else 'all'} positions",
+            f"{form} layer against float64, {_short(dtype)}, "
+            f"{'last position' if last_only else 'all positions'}",
             f"output {errors[0]:.1e}, gradients {max(errors[1:]):.1e}",
             f"output {'within' if errors[0] < bound else 'NOT within'} {bound:g}; dual form "
             f"{before[0]:.1e}, {max(before[1:]):.1e}; compiled in {took:.1f} s{uncompiled()}",
         )
-    _infonce_parity(bench)
 
 
 def _infonce_parity(bench: Bench) -> None:
@@ -122,14 +135,15 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _with_gradients(
-    layer: Mamba2Layer, u: Tensor, probe: Tensor, last_only: bool, dtype: torch.dtype, plain: bool
+    layer: Mamba2Layer, u: Tensor, probe: Tensor, last_only: bool, dtype: torch.dtype, form: str
 ) -> list[Tensor]:
     device = u.device.type
     if dtype == torch.float64:
         layer = _double(layer)
         u, probe = u.detach().double().requires_grad_(), probe.double()
-    on = mock.patch.object(Mamba2Layer, "_is_compiled", return_value=not plain)
-    with on, torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+    on = mock.patch.object(Mamba2Layer, "_is_fused", return_value=form != "dual")
+    named = mock.patch.object(Mamba2Layer, "_form", return_value=form)
+    with on, named, torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         output = layer(u, last_only=last_only)
     inputs = [u, *layer.parameters()]
     return [output.detach(), *torch.autograd.grad((output * probe).sum(), inputs)]
@@ -212,7 +226,7 @@ def losses(bench: Bench) -> None:
         captured = work.is_captured
     worst = max(abs(a - b) for a, b in zip(wanted, found, strict=True))
     bench.row(
-        f"loss of the first {count} updates, compiled {'and captured ' if captured else ''}against "
+        f"loss of the first {count} updates, as chosen {'and captured ' if captured else ''}against "
         "dual",
         f"largest difference {worst:.1e}",
         f"from {wanted[0]:.4f} to {wanted[-1]:.4f}, and to {found[-1]:.4f}",
@@ -225,7 +239,7 @@ def profile(bench: Bench) -> None:
     with state_of(bench, bench.recipe(bench.size.batches[0], DUAL)) as state:
         update = as_before(bench, state)
         _profiled(bench, "dual, read after every update", lambda: update(0))
-    for name, capture in (("compiled layers, graph", True), ("compiled layers", False)):
+    for name, capture in (("layers as chosen, graph", True), ("layers as chosen", False)):
         size = bench.size.batches[0] if capture else batch
         with state_of(bench, bench.recipe(size, {})) as state:
             work = begin(bench, state, capture=capture)
@@ -284,7 +298,7 @@ def whole_bank(bench: Bench) -> None:
             operations = 4 * batch * columns * width  # logits and the queries' gradient
             if space == "projected":
                 operations += 2 * columns * (bench.size.width + head.width) * head.hidden
-            base = bench.update_ms.get(("compiled layers, graph", batch), 0.0) / 1e3
+            base = bench.update_ms.get(("as chosen, graph", batch), 0.0) / 1e3
             share = operations / bench.bf16_rate / max(took - base, 1e-9)
             update_row(
                 bench, f"B {batch} against {columns} rows, {space} space", batch, took,
@@ -403,6 +417,7 @@ def optimiser(bench: Bench) -> None:
 # Name -> the part and the seconds that it may take at most.
 PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
     "data": (data, 60),
+    "kernel": (kernel, 120),
     "ceilings": (ceilings, 20),
     "parity": (parity, 150),
     "updates": (lambda bench: updates(bench, 0), 120),

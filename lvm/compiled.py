@@ -27,7 +27,7 @@ def refuse(error: BaseException) -> None:
     """Compile nothing more in this process, and say so once."""
     if not _refused:
         _refused["why"] = reason_of(error)
-        log.warning("torch.compile failed (%s); training runs uncompiled.", _refused["why"])
+        log.warning("Compiling failed (%s); training runs uncompiled.", _refused["why"])
 
 
 def reason_of(error: BaseException) -> str:

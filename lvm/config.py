@@ -54,7 +54,7 @@ class ModelConfig:
             value = getattr(self, key)
             _require(value >= 1, f"model.{key}", value, "a whole number of at least 1")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
-        _one_of("model.backend", self.backend, ("auto", "dual", "chunked", "mamba_ssm"))
+        _one_of("model.backend", self.backend, BACKENDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +213,8 @@ class GateConfig:
         _require(self.dev_windows >= 1, "gates.dev_windows", self.dev_windows, "at least 1")
 
 
+# Of Mamba-2: lvm/models/mamba2.py says what each is.
+BACKENDS = ("auto", "dual", "chunked", "mamba_ssm", "compiled", "kernel")
 RETRIEVAL = ("r_at_5", "mrr")  # what every epoch of an arm measures beside its cosine
 
 

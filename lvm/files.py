@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the place of those that may be lost."""
 
 from __future__ import annotations
 
@@ -25,3 +25,11 @@ def write_whole(path: Path, text: str) -> None:
 def write_json(path: Path, document: Any) -> None:
     """Replace a file by one with this document; ValueError for a number that JSON does not know."""
     write_whole(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def cache_file(name: str) -> Path:
+    """Return the path of a file in the person's cache folder; OSError for a user without one."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not base.is_absolute():  # a user without a home
+        raise OSError("no cache folder")
+    return base / "lvm" / name

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lvm.files import write_json
+from lvm.files import cache_file, write_json
 from lvm.outside import parse_json
 
+REMEMBERED = "sha256.json"
 MAX_REMEMBERED = 1000
 
 
@@ -42,16 +42,9 @@ def _sha256(path: Path) -> str:
     return known[key]
 
 
-def _place() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    if not base.is_absolute():  # a user without a home
-        raise OSError("no cache folder")
-    return base / "lvm" / "sha256.json"
-
-
 def _remembered() -> dict[str, str]:
     with contextlib.suppress(OSError, ValueError):
-        known = parse_json(_place().read_text(encoding="utf-8"))
+        known = parse_json(cache_file(REMEMBERED).read_text(encoding="utf-8"))
         if isinstance(known, dict):
             return {str(key): str(value) for key, value in known.items()}
     return {}
@@ -60,6 +53,6 @@ def _remembered() -> dict[str, str]:
 def _remember(known: Mapping[str, str]) -> None:
     """Keep the newest hashes; where nothing can be written, the next audit hashes again."""
     with contextlib.suppress(OSError):
-        place = _place()
+        place = cache_file(REMEMBERED)
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(place, dict(list(known.items())[-MAX_REMEMBERED:]))

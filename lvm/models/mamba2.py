@@ -18,27 +18,36 @@ from torch import Tensor, nn
 from lvm.compiled import is_allowed
 from lvm.config import ModelConfig
 from lvm.errors import ConfigError
-from lvm.models import mamba_ssm_backend, short
+from lvm.models import forms, mamba_ssm_backend, short, short_kernel
 from lvm.models.base import MODELS, NORM_EPS, RMSNorm, no_weight_decay, width_adapters
 from lvm.models.ssd import DUAL_LIMIT, ssd_chunked, ssd_dual, ssd_last
 
 OUT_SCALE = 0.1  # of the usual initial weights of a block's output
 DT_RANGE = (1e-3, 1e-1)  # step sizes at the start, drawn log-uniformly
+FUSED = ("compiled", "kernel")  # backends that compute a whole layer
 A_RANGE = (1.0, 16.0)  # decay rates at the start, drawn uniformly
 
 
 def resolve_backend(requested: str, length: int, device: torch.device) -> str:
-    """Return how Mamba-2 is computed: "dual", "chunked" or "mamba_ssm".
+    """Return how Mamba-2 is computed: "dual", "chunked", "mamba_ssm", "compiled" or "kernel".
 
     "auto" is dual up to 128 positions. Beyond, it is mamba_ssm on CUDA where that is installed,
     else chunked: the package's kernels are made for long contexts. At 5 positions they take 20 ms
     an update more than the dual form, after more than a minute in which they tune themselves.
 
-    Raises ConfigError when mamba_ssm is requested away from CUDA, MissingExtraError when it is
-    requested and absent.
+    Up to 16 positions, a training on CUDA with "auto" uses whichever of dual, compiled and kernel
+    is the fastest (lvm/models/forms.py). The last two train and leave evaluation to dual.
+
+    Raises ConfigError when mamba_ssm, compiled or kernel is requested away from CUDA or the latter
+    two beyond 16 positions, MissingExtraError when mamba_ssm is requested and absent.
     """
     if requested == "mamba_ssm":
         mamba_ssm_backend.require(device)
+    if requested in FUSED and (device.type != "cuda" or length > short.LIMIT):
+        raise ConfigError(
+            f"model.backend = {requested!r} needs CUDA and at most {short.LIMIT} positions (got "
+            f"{device.type} and {length}); use 'auto'."
+        )
     if requested != "auto":
         return requested
     if length <= DUAL_LIMIT:
@@ -154,9 +163,9 @@ class Mamba2Block(nn.Module):
 
     def _scan(self, x: Tensor, dt: Tensor, B_: Tensor, C: Tensor, last_only: bool) -> Tensor:
         name = resolve_backend(self.backend, x.shape[1], x.device)
-        forms = {"dual": ssd_dual, "chunked": ssd_chunked, "mamba_ssm": mamba_ssm_backend.scan}
+        scans = {"chunked": ssd_chunked, "mamba_ssm": mamba_ssm_backend.scan}
         # One row is one weighted sum: no form and no kernel does it in less.
-        form = ssd_last if last_only else forms[name]
+        form = ssd_last if last_only else scans.get(name, ssd_dual)
         A = -torch.exp(self.A_log)
         heads = x.reshape(*x.shape[:2], -1, self.head_dim)
         return form(heads, dt, A, B_.unsqueeze(2), C.unsqueeze(2), self.D)
@@ -175,36 +184,75 @@ class Mamba2Layer(nn.Module):
         self, u: Float[Tensor, "B L E"], *, last_only: bool = False
     ) -> Float[Tensor, "B rows E"]:
         """Return all positions, or the last alone."""
-        if self._is_compiled(u):
-            return self._compiled(u, last_only)
+        form = self._form(u, last_only) if self._is_fused(u) else "dual"
+        return self._call(form, last_only)(u)
+
+    def _is_fused(self, u: Tensor) -> bool:
+        """Whether this call trains on a GPU, over a short window and with a backend that may fuse.
+
+        Evaluation stays with the dual form: it is seldom, and meets batches of every size.
+        """
+        trains = self.training and torch.is_grad_enabled()
+        fits = self.mixer.backend in ("auto", *FUSED) and u.shape[1] <= short.LIMIT
+        return trains and fits and u.device.type == "cuda" and is_allowed()
+
+    def _form(self, u: Tensor, last_only: bool) -> str:
+        """Return the form that was asked for, or the fastest."""
+        block = self.mixer
+        why_not = short_kernel.refusal(u, self._weights, block.state, _dtype(u, self._weights))
+        if block.backend in FUSED:
+            if block.backend == "kernel" and why_not is not None:
+                raise ConfigError(
+                    f"model.backend = 'kernel' cannot be used: {why_not}; use 'auto'."
+                )
+            return block.backend
+        names = ("kernel" if why_not is None else "compiled", "dual")
+        about = (
+            f"{'x'.join(str(size) for size in u.shape)}, {block.inner} channels, {block.parts[2]} "
+            f"heads, state {block.state}, {len(block.conv1d.weight[0, 0])} taps, "
+            f"{_dtype(u, self._weights)}, dropout {self.dropout.p:g}"
+            f"{', last position' if last_only else ''}{f' ({why_not})' if why_not else ''}"
+        )
+        ways = {name: self._call(name, last_only) for name in names}
+        return forms.choose(about, ways, u, list(self._weights))
+
+    def _call(self, form: str, last_only: bool) -> forms.Form:
+        """Return a form of this layer as a function of u."""
+        if form == "dual":
+            return lambda u: self._dual(u, last_only)
+        function = short_kernel.kernel_layer if form == "kernel" else short.compiled_layer
+
+        def call(u: Tensor) -> Tensor:
+            dtype = _dtype(u, self._weights)
+            if not u.requires_grad:  # else the first layer would need a compilation of its own
+                u = u.detach().requires_grad_()
+            with torch.autocast(u.device.type, enabled=False):  # it says itself what is rounded
+                return function(
+                    u, self._weights, state=self.mixer.state, dropout=self.dropout.p,
+                    eps=NORM_EPS, last_only=last_only, dtype=dtype,
+                )  # fmt: skip
+
+        return call
+
+    def _dual(self, u: Tensor, last_only: bool) -> Tensor:
         mixed = self.dropout(self.mixer(self.norm(u), last_only=last_only))
         return cast(Tensor, mixed + (u[:, -1:] if last_only else u))
 
-    def _is_compiled(self, u: Tensor) -> bool:
-        """Whether this call trains on a GPU, over a short window and with the backend left open.
-
-        Evaluation stays with the plain form: it is seldom, and meets batches of every size.
-        """
-        trains = self.training and torch.is_grad_enabled()
-        fits = self.mixer.backend == "auto" and u.shape[1] <= short.LIMIT
-        return trains and fits and u.device.type == "cuda" and is_allowed()
-
-    def _compiled(self, u: Tensor, last_only: bool) -> Tensor:
-        block, device = self.mixer, u.device.type
-        weights = short.Weights(
+    @property
+    def _weights(self) -> short.Weights:
+        block = self.mixer
+        return short.Weights(
             self.norm.weight, block.in_proj.weight, block.conv1d.weight,
             cast(Tensor, block.conv1d.bias), block.dt_bias, block.A_log, block.D,
             block.norm.weight, block.out_proj.weight,
         )  # fmt: skip
-        half = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if half else block.in_proj.weight.dtype
-        if not u.requires_grad:  # else the first layer would need a compilation of its own
-            u = u.detach().requires_grad_()
-        with torch.autocast(device, enabled=False):  # the function says itself what is rounded
-            return short.compiled_layer(
-                u, weights, state=block.state, dropout=self.dropout.p, eps=NORM_EPS,
-                last_only=last_only, dtype=dtype,
-            )  # fmt: skip
+
+
+def _dtype(u: Tensor, weights: short.Weights) -> torch.dtype:
+    """Return the dtype of matrix products here."""
+    device = u.device.type
+    half = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if half else weights.in_proj.dtype
 
 
 class Mamba2Encoder(nn.Module):

@@ -30,12 +30,13 @@ class Launch:
     """How kernels are started: warps per program, and what a program takes at a time."""
 
     forward_warps: int = 8
-    backward_warps: int = 2
-    backward_heads: int = 4  # per program
-    backward_programs: int = 8  # per multiprocessor
-    score_warps: int = 4
-    score_windows: int = 4
-    score_programs: int = 4
+    backward_warps: int = 1
+    backward_heads: int = 2  # per program
+    backward_registers: int | None = 168  # per thread: 12 programs of a warp share a processor
+    backward_programs: int = 12  # per multiprocessor
+    score_warps: int = 1
+    score_windows: int = 1
+    score_programs: int = 8
     norm_warps: int = 4
     norm_rows: int = 4
     norm_programs: int = 8
@@ -70,12 +71,18 @@ class Sizes(NamedTuple):
         return self.L * (self.L + 1) // 2
 
 
+@functools.cache
+def is_installed() -> bool:
+    """Return whether Triton, which comes with a CUDA build of torch, can be found."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def refusal(u: Tensor, weights: Weights, state: int, dtype: torch.dtype) -> str | None:
     """Return why the kernels cannot serve these arguments, or None if they can."""
     heads, inner = weights.D.shape[0], weights.out_proj.shape[1]
     width = inner // heads
     on_cpu = u.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-    if importlib.util.find_spec("triton") is None:
+    if not is_installed():
         return "triton is not installed"
     if u.device.type != "cuda" and not on_cpu:
         return f"there are none for the device {u.device.type}"
@@ -211,7 +218,7 @@ class _Mix(torch.autograd.Function):
         d_proj, d_z = torch.empty_like(proj), None if z is None else torch.empty_like(z)
         heads = min(launch.backward_heads, _power(sizes.H))
         cuts = _cuts(sizes.H, heads)
-        programs = _programs(proj.device, -(-launch.backward_programs // cuts), batch)
+        programs = _programs(proj.device, launch.backward_programs, batch, cuts)
         d_scores = scores.new_empty(batch, sizes.pairs, sizes.H)
         d_channels = norm.new_empty(programs, K + 2, sizes.inner)
         d_heads = norm.new_empty(programs, 3, sizes.H)
@@ -219,7 +226,7 @@ class _Mix(torch.autograd.Function):
             proj, proj if z is None else z, scores, grad, scale, along, filters, tap_bias, dt_bias,
             A_log, D, norm, d_proj, d_proj if d_z is None else d_z, d_scores, d_channels, d_heads,
             batch, HEADS=heads, ROUNDS=_cuts(batch, programs), **_of_mix(proj, z, sizes),
-            num_warps=launch.backward_warps,
+            num_warps=launch.backward_warps, maxnreg=launch.backward_registers,
         )  # fmt: skip
         windows = launch.score_windows
         programs = _programs(proj.device, launch.score_programs, _cuts(batch, windows))
@@ -281,6 +288,9 @@ def _multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def _programs(device: torch.device, each: int, most: int) -> int:
-    """Return how many programs share the work of a kernel that keeps sums, `each` per processor."""
-    return max(1, min(most, each * _multiprocessors(device)))
+def _programs(device: torch.device, each: int, most: int, cuts: int = 1) -> int:
+    """Return how many programs share the work of a kernel that keeps sums.
+
+    As many as fill the device with `each` per multiprocessor, `cuts` of them side by side.
+    """
+    return max(1, min(most, each * _multiprocessors(device) // cuts))

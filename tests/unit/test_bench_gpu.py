@@ -24,8 +24,12 @@ def test_every_part_runs_on_a_cpu(tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     kept = json.loads((tmp_path / "rows.json").read_text())
     rows = {row["what"]: row for row in kept["rows"]}
+    graphs = ("kernel", "as chosen", "compiled layers", "dual")
     assert {what for what, row in rows.items() if row["figure"] == "not run"} == {
-        f"B {batch}: {path}, graph" for batch in (16, 32) for path in ("dual", "compiled layers")
+        *(f"B {batch}: {path}, graph" for batch in (16, 32) for path in graphs),
+        *(f"B {batch}: kernel" for batch in (16, 32)),
+        "kernels alone",
+        "layer against float64, kernel",
     }
     assert not any("NOT compiled" in row["note"] for row in rows.values())
     assert not any("NOT within" in row["note"] for row in rows.values())

@@ -1,0 +1,213 @@
+"""The Triton kernels of a short window against the dual form in float64, in Triton's interpreter.
+
+The interpreter has to be asked for before Triton is imported, and takes seconds for what a GPU does
+in microseconds: all cases are computed once, by another process, and each test reads its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lvm.models import short, short_kernel
+from lvm.models.base import NORM_EPS
+from lvm.models.mamba2 import causal_conv
+from lvm.models.short_kernel import Launch, Sizes
+from lvm.models.ssd import ssd_dual
+
+UNIT = Path(__file__).parent
+NAMES = ("output", "proj", "z", "taps", "tap_bias", "dt_bias", "A_log", "D", "norm")
+OTHER = Launch(backward_heads=4, score_windows=2, norm_rows=2)  # divide nothing that follows
+# Name: windows, positions, heads, taps, last alone, dtype, how kernels are started.
+CASES = {
+    "one position": (3, 1, 3, 4, False, "float32", Launch()),
+    "two positions": (5, 2, 3, 4, False, "float32", OTHER),
+    "five positions": (3, 5, 3, 4, False, "float32", Launch()),
+    "five, last alone": (3, 5, 3, 4, True, "float32", OTHER),
+    "five, rounded": (3, 5, 4, 3, False, "bfloat16", OTHER),
+    "five, rounded, last alone": (2, 5, 2, 1, True, "bfloat16", Launch()),
+    "sixteen positions": (1, 16, 2, 4, False, "float32", Launch()),
+    "sixteen, last alone": (1, 16, 2, 4, True, "float32", Launch()),
+}
+LAYERS = {
+    "a layer": (False, "float32"),
+    "a layer, last alone": (True, "float32"),
+    "a layer, rounded": (False, "bfloat16"),
+}
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None,
+    reason="triton is not installed; a CUDA build of torch brings it",
+)
+
+
+def between_products(proj, z, taps, tap_bias, dt_bias, A_log, D, norm, sizes):
+    """The same in plain operations: what lies between in_proj and out_proj of Mamba2Block."""
+    if z is None:
+        z, proj = proj.split([sizes.inner, proj.shape[2] - sizes.inner], -1)
+    mixed, dt = proj.split([sizes.mixed, sizes.H], -1)
+    mixed = torch.nn.functional.silu(causal_conv(mixed, taps, tap_bias))
+    x, B_, C = mixed.split([sizes.inner, sizes.N, sizes.N], -1)
+    dt = torch.nn.functional.softplus(dt + dt_bias)
+    heads = x.unflatten(2, (sizes.H, sizes.P))
+    y = ssd_dual(heads, dt, -A_log.exp(), B_.unsqueeze(2), C.unsqueeze(2), D).flatten(2)
+    gated = y[:, sizes.first :] * torch.nn.functional.silu(z)
+    return torch.nn.functional.rms_norm(gated, gated.shape[-1:], norm, NORM_EPS)
+
+
+def mix_errors(windows, length, heads, taps, last_only, dtype, launch):
+    """Return the relative error of the output and of each gradient."""
+    torch.manual_seed(length)
+    sizes = Sizes(heads, 8, 16, length, taps, length - 1 if last_only else 0)
+    rows, inner, mixed = length - sizes.first, sizes.inner, sizes.mixed
+    proj = torch.randn(windows, length, mixed + heads + (0 if last_only else inner))
+    z = torch.randn(windows, rows, inner) if last_only else None
+    products = [None if p is None else p.to(getattr(torch, dtype)) for p in (proj, z)]
+    weights = [
+        torch.randn(mixed, 1, taps), torch.randn(mixed), torch.randn(heads) - 1,
+        torch.rand(heads), torch.randn(heads), 1 + 0.3 * torch.randn(inner),
+    ]  # fmt: skip
+    probe = torch.randn(windows, rows, inner).to(getattr(torch, dtype))
+
+    def outcome(function, cast):
+        inputs = [
+            None if p is None else cast(p.detach()).requires_grad_() for p in [*products, *weights]
+        ]
+        output = function(*inputs)
+        real = [p for p in inputs if p is not None]
+        grads = dict(zip(map(id, real), torch.autograd.grad(output, real, cast(probe)), strict=True))
+        return [output, *(None if p is None else grads[id(p)] for p in inputs)]
+
+    wanted = outcome(lambda *a: between_products(*a, sizes), lambda p: p.double())
+    short_kernel.launch = launch
+    got = outcome(
+        lambda *a: short_kernel._Mix.apply(*a, sizes, NORM_EPS), lambda p: p.clone()
+    )
+    return errors_of(got, wanted)
+
+
+def errors_of(got, wanted):
+    found = {}
+    for name, g, w in zip(NAMES, got, wanted, strict=True):
+        if w is not None:  # of one position, A_log has no part in the output
+            found[name] = float((g.detach().double() - w.detach()).norm() / w.norm().clamp(min=1e-9))
+    return found
+
+
+def layer_errors(last_only, dtype):
+    """Return the errors of a whole layer's output and of its input's and weights' gradients."""
+    import test_short
+
+    exact, narrow = test_short.layer(5), test_short.layer(5, dtype=torch.float32)
+    wanted = test_short.with_gradients(exact[0](exact[1], last_only=last_only), *exact)
+    dtype = getattr(torch, dtype)
+    weights, u = test_short.weights_of(narrow[0]), narrow[1]
+    assert short_kernel.refusal(u, weights, 8, dtype) is None
+    arguments = {"state": 8, "dropout": 0.0, "eps": NORM_EPS, "last_only": last_only}
+    output = short_kernel.kernel_layer(u, weights, dtype=dtype, **arguments)
+    got = test_short.with_gradients(output, *narrow)
+    output = short.short_layer(u, weights, dtype=dtype, **arguments)
+    other = test_short.with_gradients(output, *narrow)
+    return {
+        "output": test_short.largest_error(got[:1], wanted[:1]),
+        "all": test_short.largest_error(got, wanted),
+        "all of the compiled form": test_short.largest_error(other, wanted),
+        "stays in": str(output.dtype),
+    }
+
+
+def measured():
+    """Return the errors of every case; for the process that interprets."""
+    found = {name: mix_errors(*case) for name, case in CASES.items()}
+    short_kernel.launch = Launch()
+    extreme = [parameter.detach() for parameter in extreme_weights()]
+    for tensor in extreme:
+        tensor.requires_grad_()
+    output = short_kernel._Mix.apply(*extreme[:1], None, *extreme[1:], EXTREME, NORM_EPS)
+    grads = torch.autograd.grad(output.sum(), extreme)
+    found["extreme"] = {"finite": all(bool(t.isfinite().all()) for t in (output, *grads))}
+    return {**found, **{name: layer_errors(*case) for name, case in LAYERS.items()}}
+
+
+EXTREME = Sizes(2, 8, 16, 3, 2, 0)
+
+
+def extreme_weights():
+    """Step sizes of 1,000 and products far out on either side of what exp can hold."""
+    proj = 200 * torch.randn(2, 3, 2 * EXTREME.inner + 2 * EXTREME.N + EXTREME.H)
+    mixed = EXTREME.mixed
+    return [
+        proj, torch.randn(mixed, 1, 2), torch.randn(mixed), torch.tensor([1000.0, -1000.0]),
+        torch.ones(2), torch.ones(2), torch.ones(EXTREME.inner),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def errors():
+    program = "import json, test_short_kernel as t; print(json.dumps(t.measured()))"
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], cwd=UNIT, text=True, capture_output=True,
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernels_are_the_dual_form_with_its_gradients(errors, case) -> None:
+    bound = 1e-5 if CASES[case][5] == "float32" else 1e-2
+    found = errors[case]
+    assert set(found) == set(NAMES) - (set() if CASES[case][4] else {"z"})
+    if CASES[case][1] == 1:  # of one position: no decay, and its gradient is zero
+        assert found.pop("A_log") == 0
+    assert all(error < bound for error in found.values()), found
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_a_layer_of_kernels_is_the_layer(errors, case) -> None:
+    found, rounded = errors[case], LAYERS[case][1] == "bfloat16"
+    assert found["stays in"] == "torch.float32"
+    assert found["output"] < (1e-2 if rounded else 1e-5)
+    bound = 1.5 * found["all of the compiled form"] if rounded else 1e-5
+    assert found["all"] < bound
+
+
+def test_extreme_steps_and_products_keep_everything_finite(errors) -> None:
+    assert errors["extreme"]["finite"]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({}, None),
+        ({"device": "cpu"}, "device cpu"),
+        ({"length": 17}, "17 positions"),
+        ({"dtype": torch.float64}, "float64"),
+        ({"state": 24}, "state 24"),
+        ({"weights": torch.bfloat16}, "weights"),
+        ({"heads": 6}, "head_dim 80"),
+        ({"heads": 480, "inner": 480 * 64}, "480 heads"),
+    ],
+)
+def test_what_the_kernels_refuse_is_said(change, part, monkeypatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    one = torch.zeros(1, dtype=change.get("weights", torch.float32))
+    heads, inner = change.get("heads", 24), change.get("inner", 1536 if "heads" not in change else 480)
+    weights = short.Weights(*[one] * 9)._replace(
+        D=one.expand(heads), out_proj=one.expand(8, inner)
+    )
+    u = SimpleNamespace(
+        shape=(2, change.get("length", 5), 8), device=torch.device(change.get("device", "cuda"))
+    )
+    found = short_kernel.refusal.__wrapped__(  # type: ignore[attr-defined]  # a GPU's tensor is not at hand
+        u, weights, change.get("state", 128), change.get("dtype", torch.bfloat16)
+    )
+    assert found is None if part is None else part in found
