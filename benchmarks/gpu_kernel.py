@@ -1,4 +1,4 @@
-"""What the Triton kernels of a short window's layer take alone, in several ways of starting them."""
+"""What the Triton kernels of a short window's layer take alone, started in several ways."""
 
 from __future__ import annotations
 
@@ -115,7 +115,11 @@ def _calls(
 
     forward()
     inputs = proj.nbytes + (0 if z is None else z.nbytes)
-    return forward, lambda: mix.backward(kept, grad), (inputs + grad.nbytes, 2 * inputs + grad.nbytes)
+    return (
+        forward,
+        lambda: mix.backward(kept, grad),
+        (inputs + grad.nbytes, 2 * inputs + grad.nbytes),
+    )
 
 
 def _row(bench: Bench, name: str, call: Callable[[], object], nbytes: int) -> None:

@@ -226,8 +226,8 @@ def losses(bench: Bench) -> None:
         captured = work.is_captured
     worst = max(abs(a - b) for a, b in zip(wanted, found, strict=True))
     bench.row(
-        f"loss of the first {count} updates, as chosen {'and captured ' if captured else ''}against "
-        "dual",
+        f"loss of the first {count} updates, as chosen {'and captured ' if captured else ''}"
+        "against dual",
         f"largest difference {worst:.1e}",
         f"from {wanted[0]:.4f} to {wanted[-1]:.4f}, and to {found[-1]:.4f}",
     )

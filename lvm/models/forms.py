@@ -50,7 +50,7 @@ def choose(about: str, forms: Mapping[str, Form], u: Tensor, weights: Sequence[T
     key = f"{about} on {card}, torch {torch.__version__}"
     if key not in _chosen:
         kept = _kept()
-        name = kept.get(key)
+        name = kept.get(key, "")
         if name not in forms:
             name = _fastest(key, forms, u, weights)
             _keep({**kept, key: name})

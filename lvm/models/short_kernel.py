@@ -121,7 +121,7 @@ def kernel_layer(
     normed, u = cast(Any, _Norm.apply)(u.contiguous(), w.norm, eps, dtype)
     z, in_proj = None, w.in_proj.to(dtype)
     if last_only:  # else one product, whose columns nobody cuts apart
-        z_weight, in_proj = in_proj.split([inner, sizes.mixed + heads])
+        z_weight, in_proj = torch.split(in_proj, [inner, sizes.mixed + heads])
         z = F.linear(normed[:, -1:], z_weight)
     mix = cast(Any, _Mix.apply)(
         F.linear(normed, in_proj), z, w.taps, w.tap_bias, w.dt_bias, w.A_log, w.D, w.gated_norm,
@@ -234,7 +234,8 @@ class _Mix(torch.autograd.Function):
         _small().score_backward[(programs,)](
             proj, d_scores, d_proj, d_filters, filters, tap_bias, batch, INNER=sizes.inner,
             N=sizes.N, WINDOWS=windows, H=sizes.H, HEADS=_power(sizes.H),
-            ROUNDS=_cuts(_cuts(batch, windows), programs), **_common(proj, z, sizes), num_warps=launch.score_warps,
+            ROUNDS=_cuts(_cuts(batch, windows), programs), **_common(proj, z, sizes),
+            num_warps=launch.score_warps,
         )  # fmt: skip
         channels, (d_dt_bias, d_A_log, d_D) = d_channels.sum(0), d_heads.sum(0)
         mixed = torch.cat([channels[: K + 1], d_filters.sum(0)], dim=1)

@@ -124,9 +124,13 @@ def decays_of(steps, A, L: tl.constexpr):
 @triton.jit
 def read(xs, steps, decays, scores, D, t: tl.constexpr):
     """Return y at t."""
-    y = (decays[t * (t + 1) // 2 + t] * steps[t] * tl.load(scores + t * (t + 1) // 2 + t) + D)[:, None] * xs[t]
+    y = (decays[t * (t + 1) // 2 + t] * steps[t] * tl.load(scores + t * (t + 1) // 2 + t) + D)[
+        :, None
+    ] * xs[t]
     for s in tl.static_range(t):
-        y += (decays[t * (t + 1) // 2 + s] * steps[s] * tl.load(scores + t * (t + 1) // 2 + s))[:, None] * xs[s]
+        y += (decays[t * (t + 1) // 2 + s] * steps[s] * tl.load(scores + t * (t + 1) // 2 + s))[
+            :, None
+        ] * xs[s]
     return y
 
 

@@ -39,7 +39,11 @@ def score_forward(
         c = conv(rows_C, taps_C, bias_C, t, K)
         C = c * sigmoid(c)
         for s in tl.static_range(t + 1):
-            tl.store(scores + window * PAIRS + t * (t + 1) // 2 + s, tl.sum(C * Bs[s], axis=1), mask=inside)
+            tl.store(
+                scores + window * PAIRS + t * (t + 1) // 2 + s,
+                tl.sum(C * Bs[s], axis=1),
+                mask=inside,
+            )
 
 
 @triton.jit
