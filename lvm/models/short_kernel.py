@@ -262,15 +262,15 @@ def _of_mix(proj: Tensor, z: Tensor | None, sizes: Sizes) -> dict[str, int]:
 
 
 def _large() -> Any:
-    from lvm.models import short_triton
+    from lvm.models.kernels import mix
 
-    return short_triton
+    return mix
 
 
 def _small() -> Any:
-    from lvm.models import short_triton_small
+    from lvm.models.kernels import small
 
-    return short_triton_small
+    return small
 
 
 def _power(count: int) -> int:

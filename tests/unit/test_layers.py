@@ -35,7 +35,7 @@ DOORS = {
         "lvm/doctor/ray_schema.py",
         "lvm/doctor/live.py",
     },
-    "triton": {"lvm/models/short_triton.py", "lvm/models/short_triton_small.py"},
+    "triton": {"lvm/models/kernels/mix.py", "lvm/models/kernels/small.py"},
     "yaml": {"lvm/doctor/yaml_file.py"},
     "botocore": {"lvm/doctor/ec2.py"},
 }

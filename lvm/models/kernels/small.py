@@ -1,6 +1,6 @@
 """The smaller Triton kernels of a Mamba-2 layer over a short window: scores and norms.
 
-As `short_triton`, whose helpers these use: imported only where they are about to run. Here a
+As `mix`, whose helpers these use: imported only where they are about to run. Here a
 program takes several windows or rows at a time, as many as WINDOWS or ROWS says.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lvm.models.short_triton import conv, filter_sums, put, rows_of, sigmoid, write_back, zeros
+from lvm.models.kernels.mix import conv, filter_sums, put, rows_of, sigmoid, write_back, zeros
 
 
 @triton.jit
