@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lvm.models.short import LIMIT, Weights
+from lvm.models.short import Weights
 
+LIMIT = 8  # positions: unrolled, twice as many keep Triton's compiler busy for minutes
 WINDOW_LIMIT = 8192  # inner channels, padded: one program of the forward pass holds a window
 
 
@@ -219,7 +220,7 @@ class _Mix(torch.autograd.Function):
         heads = min(launch.backward_heads, _power(sizes.H))
         cuts = _cuts(sizes.H, heads)
         programs = _programs(proj.device, launch.backward_programs, batch, cuts)
-        d_scores = scores.new_empty(batch, sizes.pairs, sizes.H)
+        d_scores = scores.new_empty(batch, sizes.pairs, cuts)
         d_channels = norm.new_empty(programs, K + 2, sizes.inner)
         d_heads = norm.new_empty(programs, 3, sizes.H)
         _large().mix_backward[(cuts, programs)](
@@ -233,7 +234,7 @@ class _Mix(torch.autograd.Function):
         d_filters = norm.new_empty(programs, K + 1, 2 * sizes.N)
         _small().score_backward[(programs,)](
             proj, d_scores, d_proj, d_filters, filters, tap_bias, batch, INNER=sizes.inner,
-            N=sizes.N, WINDOWS=windows, H=sizes.H, HEADS=_power(sizes.H),
+            N=sizes.N, WINDOWS=windows, CUTS=cuts, PAD=_power(cuts),
             ROUNDS=_cuts(_cuts(batch, windows), programs), **_common(proj, z, sizes),
             num_warps=launch.score_warps,
         )  # fmt: skip

@@ -185,9 +185,9 @@ def mix_backward(
     P: tl.constexpr, L: tl.constexpr, K: tl.constexpr, FIRST: tl.constexpr, HEADS: tl.constexpr,
     ROUNDS: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of x, z, dt, of every head's scores and, summed, of the parameters.
+    """Write the gradients of x, z, dt, of scores and, summed, of the parameters.
 
-    A program takes HEADS heads of every n-th window. `along` [B, rows] is the sum of the output
+    A program takes HEADS heads of every n-th window; its part of the scores' is one of `cuts`. `along` [B, rows] is the sum of the output
     times its gradient, all that the norm needs to know of the other heads. `d_channels` is
     [n, K + 2, H P]: taps, bias, norm; `d_heads` is [n, 3, H]: dt_bias, A_log, D.
     """
@@ -207,7 +207,8 @@ def mix_backward(
     d_dt_bias, d_A, d_D = tl.zeros_like(D), tl.zeros_like(D), tl.zeros_like(D)
     for number in range(ROUNDS):
         b = tl.program_id(1).to(tl.int64) + number * tl.num_programs(1)
-        has = (h < H) & (b < batch)
+        valid = b < batch
+        has = (h < H) & valid
         mask = has[:, None]
         b = tl.minimum(b, batch - 1)  # what is read there counts for nothing
         start = b * (L * ROW) + X
@@ -248,8 +249,9 @@ def mix_backward(
                     d_D += d_weight
                     weight += D
                 d_xs = put(d_xs, s, d_xs[s] + weight[:, None] * d_y)
-                place = d_scores + (b * PAIRS + t * (t + 1) // 2 + s) * H + h
-                tl.store(place, d_weight * decay * steps[s], mask=has)
+                d_score = tl.sum(d_weight * decay * steps[s], axis=0)
+                place = (b * PAIRS + t * (t + 1) // 2 + s) * tl.num_programs(0) + tl.program_id(0)
+                tl.store(d_scores + place, d_score, mask=valid)
                 d_decay = d_weight * score * decay
                 d_steps = put(d_steps, s, d_steps[s] + d_decay)
                 d_exponents = put(d_exponents, s, d_exponents[s] + passed)

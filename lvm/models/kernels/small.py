@@ -50,16 +50,17 @@ def score_forward(
 def score_backward(
     proj, d_scores, d_proj, d_channels, taps_at, bias_at, batch,
     ROW: tl.constexpr, X: tl.constexpr, INNER: tl.constexpr, N: tl.constexpr, L: tl.constexpr,
-    K: tl.constexpr, FIRST: tl.constexpr, WINDOWS: tl.constexpr, H: tl.constexpr,
-    HEADS: tl.constexpr, ROUNDS: tl.constexpr,
+    K: tl.constexpr, FIRST: tl.constexpr, WINDOWS: tl.constexpr, CUTS: tl.constexpr,
+    PAD: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of B and C and, summed, of their taps and bias, [n, K + 1, 2 N].
 
-    `d_scores` [B, pairs, H] holds the part of each head; HEADS is the power of two from H on.
+    `d_scores` [B, pairs, CUTS] holds what each cut of heads gave; PAD is the power of two from
+    CUTS on.
     """
     MIXED: tl.constexpr = INNER + 2 * N
     PAIRS: tl.constexpr = L * (L + 1) // 2
-    n, h = tl.arange(0, N), tl.arange(0, HEADS)
+    n, cut = tl.arange(0, N), tl.arange(0, PAD)
     taps_B = rows_of(taps_at + INNER + n[None, :], None, MIXED, K)
     taps_C = rows_of(taps_at + INNER + N + n[None, :], None, MIXED, K)
     bias_B = tl.load(bias_at + INNER + n)[None, :]
@@ -85,8 +86,12 @@ def score_backward(
             share = sigmoid(c)
             C, d_C = c * share, none
             for s in tl.static_range(t + 1):
-                place = d_scores + (window[:, None] * PAIRS + t * (t + 1) // 2 + s) * H + h[None, :]
-                parts = tl.load(place, mask=inside & (h < H)[None, :], other=0.0)
+                place = (
+                    d_scores
+                    + (window[:, None] * PAIRS + t * (t + 1) // 2 + s) * CUTS
+                    + cut[None, :]
+                )
+                parts = tl.load(place, mask=inside & (cut < CUTS)[None, :], other=0.0)
                 d_score = tl.sum(parts, axis=1)[:, None]
                 d_C += d_score * Bs[s]
                 d_Bs = put(d_Bs, s, d_Bs[s] + d_score * C)
