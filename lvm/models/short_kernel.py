@@ -40,7 +40,7 @@ class Launch:
     score_programs: int = 8
     norm_warps: int = 4
     norm_rows: int = 4
-    norm_programs: int = 8
+    norm_programs: int = 3
 
 
 launch = Launch()

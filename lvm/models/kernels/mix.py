@@ -187,9 +187,10 @@ def mix_backward(
 ):  # fmt: skip
     """Write the gradients of x, z, dt, of scores and, summed, of the parameters.
 
-    A program takes HEADS heads of every n-th window; its part of the scores' is one of `cuts`. `along` [B, rows] is the sum of the output
-    times its gradient, all that the norm needs to know of the other heads. `d_channels` is
-    [n, K + 2, H P]: taps, bias, norm; `d_heads` is [n, 3, H]: dt_bias, A_log, D.
+    A program takes HEADS heads of every n-th window. `along` [B, rows] is the sum of the output
+    times its gradient, all that the norm needs to know of the other heads. `d_scores` is
+    [B, pairs, cuts of the heads], `d_channels` [n, K + 2, H P] (taps, bias, norm) and `d_heads`
+    [n, 3, H] (dt_bias, A_log, D); whoever calls adds them up.
     """
     PAIRS: tl.constexpr = L * (L + 1) // 2
     INNER: tl.constexpr = H * P
