@@ -27,6 +27,7 @@ from lvm.outside import parse_json
 
 KEPT = "forms.json"
 MAX_KEPT = 1000
+VERSION = 1  # of the forms: raised when one of them changes, so that old answers are not used
 WARM_UP = 2  # calls: compilers and allocator settle in them
 REPEATS, SECONDS = 20, 0.3  # calls that are timed at most, and for how long, of each form
 
@@ -47,31 +48,31 @@ def choose(about: str, forms: Mapping[str, Form], u: Tensor, weights: Sequence[T
     if len(forms) == 1:
         return next(iter(forms))
     card = torch.cuda.get_device_name(u.device) if u.device.type == "cuda" else "CPU"
-    key = f"{about} on {card}, torch {torch.__version__}"
+    key = f"{about} on {card}, torch {torch.__version__}, version {VERSION}"
     if key not in _chosen:
         kept = _kept()
         name = kept.get(key, "")
         if name not in forms:
-            name = _fastest(key, forms, u, weights)
+            name = _fastest(about, forms, u, weights)
             _keep({**kept, key: name})
         _chosen[key] = name
     return _chosen[key]
 
 
-def _fastest(key: str, forms: Mapping[str, Form], u: Tensor, weights: Sequence[Tensor]) -> str:
+def _fastest(about: str, forms: Mapping[str, Form], u: Tensor, weights: Sequence[Tensor]) -> str:
     took: dict[str, float] = {}
     for name, form in forms.items():
         try:
             took[name] = _seconds(form, u, weights)
         except torch.OutOfMemoryError:
-            log.warning("The %s form of a layer needs too much memory for %s.", name, key)
+            log.warning("The %s form of a layer needs too much memory for %s.", name, about)
         except Exception as error:  # whatever a compiler raises
             log.warning("No %s form of a layer (%s).", name, compiled.reason_of(error))
         if name == "compiled" and not compiled.is_allowed():
             took.pop(name, None)  # it ran uncompiled
     name = min(took, key=lambda name: took[name], default="dual")
     times = ", ".join(f"{form} {1e3 * seconds:.2f} ms" for form, seconds in took.items())
-    log.info("Layers of %s use the %s form: %s.", key, name, times)
+    log.info("Layers of %s use the %s form: %s.", about, name, times)
     return name
 
 
