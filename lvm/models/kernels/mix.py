@@ -122,15 +122,20 @@ def decays_of(steps, A, L: tl.constexpr):
 
 
 @triton.jit
+def scores_of(start, t: tl.constexpr):
+    """Return C_t . B_s of s <= t."""
+    scores = ()
+    for s in tl.static_range(t + 1):
+        scores = scores + (tl.load(start + t * (t + 1) // 2 + s),)
+    return scores
+
+
+@triton.jit
 def read(xs, steps, decays, scores, D, t: tl.constexpr):
     """Return y at t."""
-    y = (decays[t * (t + 1) // 2 + t] * steps[t] * tl.load(scores + t * (t + 1) // 2 + t) + D)[
-        :, None
-    ] * xs[t]
+    y = (decays[t * (t + 1) // 2 + t] * steps[t] * scores[t] + D)[:, None] * xs[t]
     for s in tl.static_range(t):
-        y += (decays[t * (t + 1) // 2 + s] * steps[s] * tl.load(scores + t * (t + 1) // 2 + s))[
-            :, None
-        ] * xs[s]
+        y += (decays[t * (t + 1) // 2 + s] * steps[s] * scores[s])[:, None] * xs[s]
     return y
 
 
@@ -162,7 +167,7 @@ def mix_forward(
     D = tl.load(D_at + h, mask=has, other=0.0)
     gated = ()
     for t in tl.static_range(L - 1, FIRST - 1, -1):  # x_t is needed no more after y_t
-        y = read(xs, steps, decays, scores + b * PAIRS, D, t)
+        y = read(xs, steps, decays, scores_of(scores + b * PAIRS, t), D, t)
         z = tl.load(z_at + (b * (L - FIRST) + t - FIRST) * Z_ROW + channel, mask=mask, other=0.0)
         z = z.to(tl.float32)
         gated = gated + (y * (z * sigmoid(z)),)
@@ -226,23 +231,29 @@ def mix_backward(
         d_xs = zeros(bias, L)
         d_steps = zeros(D, L)
         d_exponents = zeros(D, L)
+        first = b * (L - FIRST)
+        next_z = tl.load(z_at + first * Z_ROW + channel, mask=mask, other=0.0)
+        next_grad = tl.load(grad_at + first * INNER + channel, mask=mask, other=0.0)
         for t in tl.static_range(FIRST, L):
-            y = read(xs, steps, decays, scores + b * PAIRS, D, t)
-            row = b * (L - FIRST) + t - FIRST
-            z = tl.load(z_at + row * Z_ROW + channel, mask=mask, other=0.0).to(tl.float32)
-            grad = tl.load(grad_at + row * INNER + channel, mask=mask, other=0.0).to(tl.float32)
+            row = first + t - FIRST
+            z, grad = next_z.to(tl.float32), next_grad.to(tl.float32)
+            if t + 1 < L:  # under way before anything is written: no load passes a store
+                next_z = tl.load(z_at + (row + 1) * Z_ROW + channel, mask=mask, other=0.0)
+                next_grad = tl.load(grad_at + (row + 1) * INNER + channel, mask=mask, other=0.0)
+            scale, along = tl.load(scale_at + row), tl.load(along_at + row) / INNER
+            row_scores = scores_of(scores + b * PAIRS, t)
+            y = read(xs, steps, decays, row_scores, D, t)
             share = sigmoid(z)
             gate = z * share
-            scale = tl.load(scale_at + row)
             gated = y * gate * scale
             d_norm += grad * gated
-            d_gated = scale * (grad * norm - gated * (tl.load(along_at + row) / INNER))
+            d_gated = scale * (grad * norm - gated * along)
             d_gate = d_gated * y * (share * (1.0 + z * (1.0 - share)))
             tl.store(d_z + row * Z_ROW + channel, d_gate.to(d_z.dtype.element_ty), mask=mask)
             d_y = d_gated * gate
             passed = tl.zeros_like(D)  # through exponents that span what is still to come
             for s in tl.static_range(t + 1):
-                score = tl.load(scores + b * PAIRS + t * (t + 1) // 2 + s)
+                score = row_scores[s]
                 decay = decays[t * (t + 1) // 2 + s]
                 weight = decay * steps[s] * score
                 d_weight = tl.sum(d_y * xs[s], axis=1)
