@@ -39,6 +39,7 @@ CLEAR = 6.0  # standard errors of the mean gain over articles
 MIN_ARTICLES = 3
 SHARE_OF_GAIN = 0.5  # that `other` and `kept` must have where they exist
 OWN = 0.25  # of the lift of new neighbours: nearer places with less are of two documents
+LASTS = 0.25  # of it, two turns apart: a document is of one subject, a state that rotates is not
 
 Order = Callable[[int], Int[np.ndarray, " n"]]  # number of chunks -> places in the order to read
 
@@ -208,8 +209,11 @@ def _moments(
 
 def _beside(
     chosen: Pairs, gram: np.ndarray, sums: np.ndarray, mine: np.ndarray, other: np.ndarray
-) -> tuple[float, float, float, float]:
-    """Return `other` and `kept` (NaN without such pairs), the lifts of nearer and made places."""
+) -> tuple[float, float, float, float, float]:
+    """Return `other` and `kept`, and the lifts of nearer places, made ones, and two turns apart.
+
+    NaN where there are no such pairs.
+    """
     made, parted, kept = (gram[p[:, 0], p[:, 1]] for p in (chosen.made, chosen.parted, chosen.kept))
     apart = chosen.made[:, 1] - chosen.made[:, 0]
     count, summed = (np.bincount(apart, weights=w, minlength=len(gram)) for w in (None, made))
@@ -219,11 +223,14 @@ def _beside(
     # Of documents merged chunk by chunk, no two places nearer than a whole turn are of one.
     turn = int(np.bincount(apart).argmax())
     nearer = max(sums[k] / (len(gram) - k) for k in range(1, max(2, turn)))
+    chance, later = _chance(chosen.made, mine, other), 2 * turn
+    lasting = sums[later] / (len(gram) - later) if later < len(gram) else np.nan
     return (
         float(beside.mean()) if len(beside) > len(made) / 2 else np.nan,
         float(kept.mean() - parted.mean()) if len(kept) else np.nan,
         float(nearer) - _chance(chosen.parted, mine, other),
-        float(made.mean()) - _chance(chosen.made, mine, other),
+        float(made.mean()) - chance,
+        float(lasting) - chance,
     )
 
 
@@ -235,11 +242,13 @@ def _chance(places: Int[np.ndarray, "k 2"], mine: np.ndarray, other: np.ndarray)
     return float(np.einsum("md,md->m", mine[there[:, 0]], other[there[:, 1]]).mean())
 
 
-def _specific(gain: float, told: Float[np.ndarray, "J 4"]) -> bool:
+def _specific(gain: float, told: Float[np.ndarray, "J 5"]) -> bool:
     """Say whether nothing but the mistake explains the gain."""
     columns = [values[np.isfinite(values)] for values in told[:, :2].T]
     # Of documents merged chunk by chunk only the shortest have such pairs, at their ends.
     columns = [values for values in columns if 2 * len(values) > len(told)]
     if not columns:
-        return float(told[:, 2].mean()) < OWN * float(told[:, 3].mean())
+        lift, lasting = float(told[:, 3].mean()), told[np.isfinite(told[:, 4]), 4]
+        lasts = len(lasting) == 0 or float(lasting.mean()) >= LASTS * lift
+        return float(told[:, 2].mean()) < OWN * lift and lasts
     return all(float(values.mean()) >= SHARE_OF_GAIN * gain for values in columns)
