@@ -20,14 +20,9 @@ INTEGRATION = TESTS / "integration"
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Refuse a test whose folder and marker disagree: `-m "not integration"` must mean fast.
-
-    Those that share a Ray cluster run in one process, beside all others (make test).
-    """
+    """Refuse a test whose folder and marker disagree: `-m "not integration"` must mean fast."""
     for item in items:
         in_folder = INTEGRATION in item.path.parents
-        if in_folder:
-            item.add_marker(pytest.mark.xdist_group("integration"))
         marked = item.get_closest_marker("integration") is not None
         if in_folder and not marked:
             raise pytest.UsageError(
@@ -38,6 +33,19 @@ def pytest_collection_modifyitems(items) -> None:
             raise pytest.UsageError(
                 f"{item.nodeid} is marked integration outside tests/integration; move it there."
             )
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist, without which tests run one after the other
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests that share a Ray cluster in one process, and those of a file in one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return "integration" if "tests/integration/" in file else file
+
+    return ByFile(config, log)
 
 
 SERVE = """

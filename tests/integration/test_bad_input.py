@@ -166,7 +166,7 @@ BROKEN_BANKS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
     "NaN": (
         lambda tmp: npz(tmp / "bank.npz", vectors=with_row(np.nan), keys=keys()),
         "NONFINITE",
-        ["bank.npz", "1 of 60 rows of vectors are NaN", "'rows': [7]", "embed"],
+        ["bank.npz", "1 of 60 rows of vectors are not finite", "'rows': [7]", "embed"],
     ),
     "zero vector": (
         lambda tmp: npz(tmp / "bank.npz", vectors=with_row(0.0), keys=keys()),
@@ -261,7 +261,7 @@ WINDOWS: dict[str, tuple[str, str, Callable[[np.ndarray], np.ndarray], list[str]
     "zero windows": (
         "SCHEMA", "context_sequences", lambda a: a[:0], ["holds no vector", "at least one win"],
     ),
-    "NaN": ("NONFINITE", "target_vectors", lambda a: a * np.nan, ["are NaN or infinite"]),
+    "NaN": ("NONFINITE", "target_vectors", lambda a: a * np.nan, ["are not finite"]),
     "zeros": ("ZERO_ROWS", "context_sequences", lambda a: a * 0, ["are zero"]),
 }  # fmt: skip
 
