@@ -2,7 +2,8 @@
 
 No cosine is a copy by itself: in some spaces all text lies at .98. The text that is searched is
 taken in parts, each with its nearest chunk. A twin lies at half the distance, or less, of the fifth
-nearest of these: among unrelated text, nearest neighbours of any space are about equally far.
+nearest of these: among unrelated text, nearest neighbours of any space are about equally far. Where
+that one lies at half its own usual distance, the chunk is boilerplate: it stands in many articles.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lvm.audit.coherence import level
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
+from lvm.data.bank import Bank
 from lvm.data.rows import BLOCK_BYTES, blocks, take
 from lvm.randomness import numpy_generator
 
@@ -40,6 +42,7 @@ class Twins:
     rows: Int[np.ndarray, " q"]  # of what was asked
     articles: Int[np.ndarray, " q"]
     is_twin: Bool[np.ndarray, " q"]
+    is_common: Bool[np.ndarray, " q"]  # near-copies of it stand in many articles
     partner: Int[np.ndarray, " q"]  # article of the nearest chunk
 
 
@@ -55,6 +58,7 @@ def bank_twins(material: Material) -> Iterator[Finding]:
         return
     rows = found.rows
     exact = material.content.copies[rows] > 1  # those are counted as what they are
+    yield from _boilerplate(bank, found, exact)
     share = level((found.is_twin & ~exact).astype(float), found.articles)
     if share.below() <= TWINS_WARN:
         return
@@ -73,6 +77,27 @@ def bank_twins(material: Material) -> Iterator[Finding]:
         "and twins are negatives of each other.",
         next="keep one of the articles that say the same, and embed the bank again",
         values={"twins": share.value, "error": share.error},
+    )  # fmt: skip
+
+
+def _boilerplate(bank: Bank, found: Twins, exact: Bool[np.ndarray, " q"]) -> Iterator[Finding]:
+    common = found.is_common & ~exact
+    share = level(common.astype(float), found.articles)
+    if share.below() <= TWINS_WARN:
+        return
+    rows = found.rows[common]
+    yield Finding(
+        code="DUPLICATES",
+        severity=Severity.WARN,
+        seen=f"{share.value:.1%} of {len(found.rows)} chunks looked at nearly stand in {REFERENCE} "
+        "or more other places, at less than half the distance of other text",
+        allowed=f"at most {TWINS_WARN:.0%}",
+        where={"input": "bank", "source": bank.source, "count": len(rows),
+               "of": len(found.rows), "rows": rows[:NUM_WORST].tolist()},
+        meaning="Boilerplate (a header, a licence, a form) stands in many articles: as a target it "
+        "has many right answers of which one counts, and as a negative it is one.",
+        next="take the boilerplate out of the text, and embed the bank again",
+        values={"common": share.value, "error": share.error},
     )  # fmt: skip
 
 
@@ -160,7 +185,9 @@ def find_twins(
     order = np.argsort(-cosine, axis=0, kind="stable")
     best, usual = (np.take_along_axis(cosine, order[[i]], axis=0)[0] for i in (0, REFERENCE - 1))
     partner = articles[np.take_along_axis(near, order[[0]], axis=0)[0]]
-    return Twins(rows, owner, 1 - best < TWIN**2 * (1 - usual), partner)
+    is_twin = 1 - best < TWIN**2 * (1 - usual)
+    is_common = 1 - usual < TWIN**2 * np.median(1 - usual)
+    return Twins(rows, owner, is_twin, is_common, partner)
 
 
 def _nearest_by_part(

@@ -53,6 +53,19 @@ def test_twins_are_found_in_every_space(family: str) -> None:
     assert finding.values["twins"] > 0.8
 
 
+@pytest.mark.parametrize("family", ["base", "centred", "anisotropic", "16 wide"])
+def test_boilerplate_is_told_from_text_that_two_articles_share(family: str) -> None:
+    vectors, keys = corpus(0, FAMILIES[family])
+    rng, rows = np.random.default_rng(1), keys[:, 1] % 5 == 3
+    noise = rng.standard_normal((int(rows.sum()), vectors.shape[1])) / vectors.shape[1] ** 0.5
+    vectors[rows] = vectors[0] + 0.1 * np.linalg.norm(vectors[0] - vectors[50]) * noise
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    (finding,) = bank_twins(parts_of(vectors, keys).material())
+    assert (finding.code, finding.severity) == ("DUPLICATES", Severity.WARN)
+    assert finding.values["common"] == pytest.approx(0.2, abs=0.06)
+    assert "twins" not in finding.values
+
+
 @pytest.mark.parametrize("copies", [2, 3, 4])
 def test_a_text_in_several_versions_has_twins(copies: int) -> None:
     vectors, keys = corpus(0, QUICK)
