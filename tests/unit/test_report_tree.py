@@ -84,7 +84,7 @@ def test_an_arm_of_an_earlier_part_is_not_trained_again_and_says_so(told, tmp_pa
         s["id"] for e in events if e["event"] == "step_started" for s in e["arms"]
         if s["name"] == "control" and e["step"] == "projection_head"
     )  # fmt: skip
-    shared = json.loads(json.dumps(story.journal.events).replace(control, base))
+    shared = json.loads(json.dumps(list(story.journal.events)).replace(control, base))
     md, _ = report(shared, tmp_path / "out")
     assert "├── ● control - trained for 6 epochs; its training is that of Phase 1" in tree(md)
 
