@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,12 @@ def pytest_collection_modifyitems(items) -> None:
             )
 
 
+@functools.cache
+def _is_on_ray(file: Path) -> bool:
+    words = re.compile(r"\b(ray|cluster|tune_jobs)\b", re.IGNORECASE)
+    return INTEGRATION in file.parents and words.search(file.read_text()) is not None
+
+
 @pytest.hookimpl(optionalhook=True)  # of xdist, without which tests run one after the other
 def pytest_xdist_make_scheduler(config, log):
     """Keep the tests that share a Ray cluster in one process, and those of a file in one."""
@@ -43,7 +51,7 @@ def pytest_xdist_make_scheduler(config, log):
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::", 1)[0]
-            return "integration" if "tests/integration/" in file else file
+            return "on Ray" if _is_on_ray(TESTS.parent / file) else file
 
     return ByFile(config, log)
 
