@@ -14,7 +14,7 @@ triage: $(VENV)/.base
 
 test: $(VENV)/.dev
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 bench-gpu:
 	$(PYTHON) benchmarks/bench_gpu.py $(ARGS)
