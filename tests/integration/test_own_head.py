@@ -22,7 +22,7 @@ TRIAGE = str(Path(__file__).parents[2] / "tune_jobs" / "triage.py")
 STARTED = re.compile(r"Started worker process with pid (\d+)")
 
 
-def test_its_first_arms_are_served_by_processes_that_started_while_it_audited(world) -> None:
+def test_its_first_arms_are_served_by_the_processes_that_ray_starts_for_a_driver(world) -> None:
     """A process takes seconds of imports: one that is started for an arm is waited for."""
     folder = world.runs / "own_head"
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="own") as room:

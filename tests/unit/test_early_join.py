@@ -1,4 +1,4 @@
-"""Joining a cluster while the audit runs: what is waited for, and what an early end leaves."""
+"""Joining a cluster in a thread: what is waited for, and what an early end leaves."""
 
 from __future__ import annotations
 

@@ -62,13 +62,10 @@ class RayExecutor:
     def begin(self) -> None:
         """Let a cluster on this machine start, if one is needed, and go on meanwhile."""
         ray = sys.modules.get("ray")
-        if self._early is not None or self._address is not None:
-            return
-        if ray is None or not ray.is_initialized():
+        if self._address is None and (ray is None or not ray.is_initialized()):
             if self._head is None:
                 self._head, self._own_head = LocalHead(), True
             self._head.ask(*local_resources(self._schedule))
-            self._early = EarlyJoin(self._head, self._schedule)
 
     def start(self) -> None:
         """Connect to `address`, or to a local cluster that only this machine can reach.
@@ -77,6 +74,8 @@ class RayExecutor:
         node computes with other code.
         """
         self.begin()
+        if self._head is not None:
+            self._early = EarlyJoin(self._head, self._schedule)
         ray = import_ray()
         if self._early is not None:
             self._early.wait()

@@ -1,4 +1,4 @@
-"""Joining a cluster on this machine while the audit runs.
+"""Joining a cluster on this machine while Tune is imported.
 
 Ray starts processes for a driver that joins, and they import for seconds before they can train. The
 first arms get these processes, if they were told nothing that Ray did not know when it started
