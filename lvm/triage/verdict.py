@@ -6,20 +6,18 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lvm.absence import Absence, absences, sentences
+from lvm.absence import absences
 from lvm.events import Event, Events, indexed
-from lvm.records import METRICS, RunVerdict, Verdict, to_plain
+from lvm.records import to_plain
 from lvm.report import Run
-from lvm.report.audit import broken, overrides
-from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.report.spent import spent_by_arm
-from lvm.report.subject import PREDICTIONS, subject
+from lvm.report.subject import subject
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
+from lvm.triage.cautions import of_the_absent, of_the_audit, of_the_ladder, of_the_seeds
+from lvm.triage.headline import headline
 from lvm.triage.ledger import ledger
-from lvm.triage.step import Role
 
 SCHEMA = 1
-NOT_COMPARED = ("oracle", "random")
 
 
 def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
@@ -54,100 +52,15 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "since": stop["since"] if stop else None,
         "resume": resume,
     }
-    document["headline"] = _headline(document, events)
+    document["headline"] = headline(document, events)
     compared = (events.last("compared") or {"models": {}})["models"]
     document["warnings"] = [
-        *_of_the_absent(absent, document), *_of_the_audit(audit, document),
-        *_warnings(document, shown, compared), *_of_the_seeds(document),
-    ]  # fmt: skip
+        *of_the_absent(absent, document),
+        *of_the_audit(audit, document),
+        *of_the_ladder(document, shown, compared),
+        *of_the_seeds(document),
+    ]
     return document
-
-
-def _headline(document: Mapping[str, Any], events: Events) -> str:
-    """Return the verdict in one sentence."""
-    arm, cause, judged = document["arm"], document["cause"], document["judged"]
-    given = f"the predictions in {judged['file']}" if judged["stand_in"] else ""
-    match document["verdict"]:
-        case RunVerdict.PASSED if given:
-            return f"PASSED: {given} hold the success gate; nothing needs fixing."
-        case RunVerdict.PASSED:
-            return "PASSED: the base recipe holds the success gate; nothing needs fixing."
-        case RunVerdict.FIXED if given:
-            return (
-                f"FIXED by {cause} on a stand-in: {given} do not hold the success gate, "
-                f"{arm['name']} of our network does. Whether it mends the model behind the "
-                "predictions was not tried."
-            )
-        case RunVerdict.FIXED if cause == MORE_TRAINING:
-            return (
-                "FIXED by more training: the unchanged recipe holds the success gate on the test "
-                f"split when it is trained for {arm['recipe']['training']['epochs']} epochs, so no "
-                "step is the cause."
-            )
-        case RunVerdict.FIXED:
-            beside = _beside(document["combination"])
-            if beside and "+" not in cause:
-                return f"FIXED by {cause}: {arm['name']} holds the success gate; {beside}."
-            return f"FIXED by {cause}: {arm['name']} holds the success gate on the test split."
-        case RunVerdict.NOT_FIXED if given:
-            return (
-                f"NOT_FIXED: {given} do not hold the success gate, nor does any arm that was tried "
-                "on our network in their place."
-            )
-        case RunVerdict.NOT_FIXED:
-            return "NOT_FIXED: none of the arms that were tried holds the success gate."
-        case RunVerdict.BLOCKED:
-            return f"BLOCKED: {document['since']}; no training was started."
-        case RunVerdict.INCONCLUSIVE:
-            lacking = (events.last("decision", action="Stop") or {}).get("absent")
-            nearest = None if lacking else _nearest(events)
-            return f"INCONCLUSIVE: {nearest or document['since']}."
-        case _:
-            return "UNFINISHED: this is partial; it shows what the run had measured so far."
-
-
-def _of_the_absent(absent: Sequence[Absence], document: Mapping[str, Any]) -> list[str]:
-    """Say which arms are no part of the evidence, and how to have them tried again."""
-    if not absent:
-        return []
-    said = [text for text in sentences(absent) if text not in document["headline"]]
-    again = f"absent arms are no evidence; try them again, keeping the rest: {document['resume']}"
-    return [*said, again]
-
-
-def _of_the_audit(audit: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
-    """Return what the audit has to say beside the verdict: overrides, blind spots, weak gates."""
-    said = [*overrides(audit), *broken(audit)]
-    if document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED):
-        said += [
-            f"{f['seen']}."
-            for f in audit.get("findings", [])
-            if f["code"] == "GATE_BELOW_TRIVIAL" and f["severity"] == "warn"
-        ]
-    return said
-
-
-def _of_the_seeds(document: Mapping[str, Any]) -> list[str]:
-    """Return what repeated seeds have to say against a verdict that rests on one."""
-    seeds, claims = document["seeds"], document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
-    if not seeds or not claims or not rests_on_one_seed(seeds):
-        return []
-    return [f"the verdict rests on {basis(seeds)}. {over_seeds(seeds)}"]
-
-
-def _nearest(events: Events) -> str | None:
-    """Name the confirmed arm whose interval crosses its bound, and by how much it gains."""
-    open_ended = events.last("confirmed", verdict="INCONCLUSIVE")
-    if open_ended is None:
-        return None
-    kept = [e["step"] for e in events.of("step_ended") if e["kept"]]
-    steps = " + ".join(kept) or open_ended["step"]
-    gains = ", ".join(
-        f"{METRICS[g['metric']].title} {g['reason']}"
-        for g in open_ended["gates"]
-        if g["gate"] == "success" and g["verdict"] == "INCONCLUSIVE"
-    )
-    return f"{steps} helps, but the test split is too small to say whether enough ({gains})"
 
 
 def _cause_of(events: Events, causes: Sequence[str]) -> Event | None:
@@ -274,23 +187,6 @@ def _seeds(events: Events) -> dict[str, Any] | None:
     }
 
 
-def _beside(combination: Mapping[str, Any] | None) -> str | None:
-    """Say what the combination adds to the best step alone."""
-    if combination is None or not combination["adds"]:
-        return None
-    steps = ", ".join(combination["steps"])
-    gains = ", ".join(
-        f"{METRICS[g['metric']].title} {g['reason'].split(' against ')[0]}"
-        for g in combination["adds"]
-        if g["estimate"]
-    )
-    verdicts = [g["verdict"] for g in combination["adds"]]
-    word = "adds to it" if "PASS" in verdicts else "adds nothing to it that is clear"
-    if set(verdicts) == {"FAIL"}:
-        word = "does worse than it alone"
-    return f"all that helped together ({steps}) {word}: {gains}"
-
-
 def _forecast(events: Events) -> dict[str, Any] | None:
     """Return how long the run was said to take, and how long it took without interruptions."""
     said, stop = events.last("forecast"), events.last("decision", action="Stop")
@@ -340,70 +236,3 @@ def _compute(events: Events) -> dict[str, Any]:
         "saved_seconds": round(sum((arm.saved for arm in arms if arm.stopped_by), start=0.0), 1),
         "wall_seconds": round(events[-1]["at"] - events[0]["at"], 1) if events else 0.0,
     }
-
-
-def _warnings(
-    document: Mapping[str, Any], shown: Mapping[str, Any] | None, compared: Mapping[str, Any]
-) -> list[str]:
-    """Return what a person must know before paying for scale: what the models do not beat."""
-    if not document["ladder"]:
-        return []
-    return [
-        text for model in _subjects(document, shown) for metric in ("r_at_5", "eval_cosine")
-        if metric != "eval_cosine" or model["space"] == "raw"
-        if (text := _not_beaten(model, metric, document["ladder"], compared))
-    ]  # fmt: skip
-
-
-def _subjects(
-    document: Mapping[str, Any], shown: Mapping[str, Any] | None
-) -> list[Mapping[str, Any]]:
-    """Return the models that the verdict is about: the person's predictions, and what passes.
-
-    Without a model that passes, the last one that was confirmed; never a control.
-    """
-    models = document["models"]
-    own = [m for m in models if document["judged"]["stand_in"] and m["arm"] == PREDICTIONS]
-    ours = [m for m in models if shown and m["arm"] == shown["id"]]
-    if not ours:
-        roles = [Role.CONFIRM, *([Role.PHASE1] if document["verdict"] == RunVerdict.PASSED else [])]
-        ours = [m for m in models if m["role"] in roles and m not in own][-1:]
-    if document["verdict"] == RunVerdict.PASSED and own:
-        ours = []
-    return [*own, *ours]
-
-
-def _not_beaten(
-    model: Mapping[str, Any], metric: str, ladder: Mapping[str, Any], compared: Mapping[str, Any]
-) -> str:
-    """Say which predictors without training a model does not beat; "" where it beats all.
-
-    By the differences on the same windows where the journal has them, else by the plain means.
-    """
-    values = {n: r["masked"][metric] for n, r in ladder.items() if n not in NOT_COMPARED}
-    value, title = model["masked"][metric], METRICS[metric].title
-    gains = compared.get(model["arm"], {}).get(metric)
-    if gains:
-        open_ = {n: g for n, g in gains.items() if g["estimate"] and g["verdict"] != Verdict.PASS}
-        named = sorted(open_, key=lambda name: -values[name])
-        less = [n for n in named if open_[n]["estimate"]["upper"] < 0]
-        alike = [n for n in named if n not in less]
-        said = [
-            f"{words} {', '.join(f'{n} {values[n]:.3f}' for n in names)}"
-            for words, names in (("does worse than", less), ("is not told apart from", alike))
-            if names
-        ]
-        if not said:
-            return ""
-        return (
-            f"{model['name']} reaches {title} {value:.3f} and {' and '.join(said)}, with no "
-            "training (differences on the same windows)."
-        )
-    named = sorted((n for n in values if values[n] >= value), key=lambda name: -values[name])
-    if not named:
-        return ""
-    beside = "".join(f", {n} {values[n]:.3f}" for n in named[1:])
-    return (
-        f"{model['name']} reaches {title} {value:.3f} and does not beat the best predictor "
-        f"without training: {named[0]} {values[named[0]]:.3f}{beside}."
-    )

@@ -1,0 +1,85 @@
+"""The verdict of a run in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lvm.events import Events
+from lvm.records import METRICS, RunVerdict
+from lvm.triage.actions import MORE_TRAINING
+
+
+def headline(document: Mapping[str, Any], events: Events) -> str:
+    """Return the verdict in one sentence."""
+    arm, cause, judged = document["arm"], document["cause"], document["judged"]
+    given = f"the predictions in {judged['file']}" if judged["stand_in"] else ""
+    match document["verdict"]:
+        case RunVerdict.PASSED if given:
+            return f"PASSED: {given} hold the success gate; nothing needs fixing."
+        case RunVerdict.PASSED:
+            return "PASSED: the base recipe holds the success gate; nothing needs fixing."
+        case RunVerdict.FIXED if given:
+            return (
+                f"FIXED by {cause} on a stand-in: {given} do not hold the success gate, "
+                f"{arm['name']} of our network does. Whether it mends the model behind the "
+                "predictions was not tried."
+            )
+        case RunVerdict.FIXED if cause == MORE_TRAINING:
+            return (
+                "FIXED by more training: the unchanged recipe holds the success gate on the test "
+                f"split when it is trained for {arm['recipe']['training']['epochs']} epochs, so no "
+                "step is the cause."
+            )
+        case RunVerdict.FIXED:
+            beside = _beside(document["combination"])
+            if beside and "+" not in cause:
+                return f"FIXED by {cause}: {arm['name']} holds the success gate; {beside}."
+            return f"FIXED by {cause}: {arm['name']} holds the success gate on the test split."
+        case RunVerdict.NOT_FIXED if given:
+            return (
+                f"NOT_FIXED: {given} do not hold the success gate, nor does any arm that was tried "
+                "on our network in their place."
+            )
+        case RunVerdict.NOT_FIXED:
+            return "NOT_FIXED: none of the arms that were tried holds the success gate."
+        case RunVerdict.BLOCKED:
+            return f"BLOCKED: {document['since']}; no training was started."
+        case RunVerdict.INCONCLUSIVE:
+            lacking = (events.last("decision", action="Stop") or {}).get("absent")
+            nearest = None if lacking else _nearest(events)
+            return f"INCONCLUSIVE: {nearest or document['since']}."
+        case _:
+            return "UNFINISHED: this is partial; it shows what the run had measured so far."
+
+
+def _nearest(events: Events) -> str | None:
+    """Name the confirmed arm whose interval crosses its bound, and by how much it gains."""
+    open_ended = events.last("confirmed", verdict="INCONCLUSIVE")
+    if open_ended is None:
+        return None
+    kept = [e["step"] for e in events.of("step_ended") if e["kept"]]
+    steps = " + ".join(kept) or open_ended["step"]
+    gains = ", ".join(
+        f"{METRICS[g['metric']].title} {g['reason']}"
+        for g in open_ended["gates"]
+        if g["gate"] == "success" and g["verdict"] == "INCONCLUSIVE"
+    )
+    return f"{steps} helps, but the test split is too small to say whether enough ({gains})"
+
+
+def _beside(combination: Mapping[str, Any] | None) -> str | None:
+    """Say what the combination adds to the best step alone."""
+    if combination is None or not combination["adds"]:
+        return None
+    steps = ", ".join(combination["steps"])
+    gains = ", ".join(
+        f"{METRICS[g['metric']].title} {g['reason'].split(' against ')[0]}"
+        for g in combination["adds"]
+        if g["estimate"]
+    )
+    verdicts = [g["verdict"] for g in combination["adds"]]
+    word = "adds to it" if "PASS" in verdicts else "adds nothing to it that is clear"
+    if set(verdicts) == {"FAIL"}:
+        word = "does worse than it alone"
+    return f"all that helped together ({steps}) {word}: {gains}"
