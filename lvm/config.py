@@ -45,7 +45,9 @@ class ModelConfig:
     head_dim: int = 64  # width of one head, Mamba-2 and transformer
     expand: int = 2  # inner width = expand * hidden
     conv_kernel: int = 4  # taps of the causal depthwise convolution (Mamba-2 only)
-    dropout: float = 0.0
+    dropout: float = 0.0  # inside the blocks
+    input_dropout: float = 0.0  # of the encoder's input; a residual sees the context whole
+    output_dropout: float = 0.0  # of the encoder's output, before a residual is added
     residual: bool = False  # add a learned weighting of the context vectors to the output
     backend: str = "auto"  # how Mamba-2 is computed
 
@@ -53,7 +55,9 @@ class ModelConfig:
         for key in ("hidden", "num_layers", "state", "head_dim", "expand", "conv_kernel"):
             value = getattr(self, key)
             _require(value >= 1, f"model.{key}", value, "a whole number of at least 1")
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
+        for key in ("dropout", "input_dropout", "output_dropout"):
+            value = getattr(self, key)
+            _require(0 <= value < 1, f"model.{key}", value, f"0 <= {key} < 1")
         _one_of("model.backend", self.backend, BACKENDS)
 
 

@@ -73,6 +73,8 @@ def test_a_choice_lists_what_is_allowed(key) -> None:
     ("key", "value"),
     [
         ("recipe.model.dropout", 1.0),
+        ("recipe.model.input_dropout", -0.1),
+        ("recipe.model.output_dropout", 1.0),
         ("recipe.objective.temperature", 0.0),
         ("recipe.objective.contrastive_weight", -0.1),
         ("recipe.training.epochs", 0),

@@ -188,6 +188,20 @@ def test_the_residual_adds_the_weighted_context():
     assert ((expected * F.normalize(mix, dim=-1)).sum(-1) > 0.5).all(), "the mix leads at the start"
 
 
+@pytest.mark.parametrize("key", ["input_dropout", "output_dropout"])
+def test_dropout_of_the_path_leaves_the_residual_whole(key):
+    contexts = unit_rows(4, 3, WIDTH)
+    plain = build_model(small(residual=True), WIDTH, seed=0)
+    model = build_model(small(residual=True, **{key: 0.5}), WIDTH, seed=0)
+    torch.testing.assert_close(model.eval()(contexts), plain.eval()(contexts), rtol=0, atol=0)
+    model.train()
+    with torch.no_grad():
+        assert not torch.equal(model(contexts), model(contexts)), "drawn anew in training"
+        model.encoder_scale.zero_()
+        plain.encoder_scale.zero_()
+        torch.testing.assert_close(model(contexts), plain(contexts), rtol=0, atol=1e-6)
+
+
 @every_model
 def test_weight_decay_spares_what_it_must(name):
     model = build_model(small(name, residual=True), WIDTH, seed=0)
