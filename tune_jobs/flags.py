@@ -35,6 +35,9 @@ def parser() -> Parser:
     p.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
     p.add_argument("--independent", action="store_true", help="carry nothing from step to step")
+    p.add_argument(
+        "--five-steps", action="store_true", help="the report's five steps alone, in its order"
+    )
     p.add_argument("--all-steps", action="store_true", help="measure every step, fixed or not")
     p.add_argument("--extended", action="store_true", help="also run the open-question steps")
     p.add_argument(

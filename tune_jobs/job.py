@@ -142,13 +142,16 @@ class Job:
         return Request(
             config=config,
             out=self._journal.folder,
-            steps=steps_in_order(audit["route"]["order"]),
+            steps=steps_in_order(
+                () if args.five_steps else audit["route"]["order"], reported_only=args.five_steps
+            ),
             code=code_version(),
             commit=git_commit(),
             checkpoint=own_checkpoint(material, self._journal.folder),
             given=args.checkpoint,
             predictions=args.predictions,
             independent=args.independent,
+            reported_only=args.five_steps,
             all_steps=args.all_steps,
             extended=extended_steps() if args.extended else (),
             num_seeds=args.seeds or 1,

@@ -66,6 +66,7 @@ def arguments(args: Any) -> dict[str, Any]:
         **paths,
         "preset": args.preset or DEFAULT_PRESET,
         "independent": args.independent,
+        "five_steps": args.five_steps,
         "all_steps": args.all_steps,
         "extended": args.extended,
         "seeds": args.seeds,

@@ -87,7 +87,7 @@ def show(args: Any) -> None:
         f"  success gate on test: R@5 +{gates.success_r_at_5:.2f} or MRR +{gates.success_mrr:.2f} "
         "over AR-only"
     )
-    _show_steps(config, dataset, extended=args.extended)
+    _show_steps(config, dataset, args.five_steps, args.extended)
     print(
         f"an arm with dev cosine >= {gates.stage_eval_cosine} is trained in full on "
         f"{schedule.confirm_workers} workers and judged by the success gate"
@@ -97,9 +97,12 @@ def show(args: Any) -> None:
         print(f"then AR-only, the base recipe and the arm behind the verdict with seeds {more}")
 
 
-def _show_steps(config: RunConfig, dataset: Dataset, *, extended: bool) -> None:
+def _show_steps(
+    config: RunConfig, dataset: Dataset, reported_only: bool, extended: bool
+) -> None:
     facts = Facts(num_train_windows=len(dataset.train), width=dataset.bank.width)
-    for step in (*steps_in_order(), *(extended_steps() if extended else ())):
+    steps = steps_in_order(reported_only=reported_only)
+    for step in (*steps, *(extended_steps() if extended else ())):
         epochs = step.epochs(config.schedule)
         base = config.recipe.with_changes({"training.epochs": epochs})
         proposal = step.propose(base, facts)

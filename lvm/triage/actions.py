@@ -74,7 +74,8 @@ class ConfirmOutcome:
     verdict: Verdict
     control: Verdict  # the unchanged recipe at the same budget, by the same gate
     over_control: Verdict  # the gain of the arm over it
-    value: float = 0.0  # test MRR, to find the best of several
+    gain: float = 0.0  # test MRR over the control's: of several causes the largest is named
+    dominated: bool = False  # what needs no training does better
     absent: tuple[Absence, ...] = ()  # the arm, or the unchanged recipe
 
     @property
@@ -158,6 +159,7 @@ class Stop:
     verdict: RunVerdict
     cause: tuple[str, ...]  # the steps that together made the fix, or MORE_TRAINING
     since: str
+    by: tuple[str, str] | None = None  # step and arm of the confirmation that the cause rests on
     absent: tuple[Absence, ...] = ()  # arms without which the verdict cannot be another one
 
 

@@ -21,9 +21,9 @@ from lvm.triage.step import Role
 METRICS = ("r_at_5", "eval_cosine")
 
 
-def rung_file(out: Path, name: str) -> Path:
-    """Return where the results of a trivial predictor on the test split are kept."""
-    return out / "ladder" / f"{name}.npz"
+def rung_file(out: Path, name: str, split: str = "test") -> Path:
+    """Return where the results of a trivial predictor on a split are kept."""
+    return out / "ladder" / (f"{name}.npz" if split == "test" else f"{split}_{name}.npz")
 
 
 def compare_with_ladder(runner: Runner) -> None:

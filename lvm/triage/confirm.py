@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain
-from lvm.records import GateResult, StopReason
+from lvm.records import GateResult, Position, StopReason
 from lvm.triage.actions import (
     COMBINATION,
     Attribution,
@@ -17,6 +17,8 @@ from lvm.triage.actions import (
     SettledOutcome,
     TrainedOutcome,
 )
+from lvm.triage.against_ladder import measured_rungs, position_of
+from lvm.triage.arm import ArmSpec
 from lvm.triage.full_training import FullTraining, train_in_full
 from lvm.triage.judge import SUCCESS_METRICS, Confirmation, judge_confirmation
 from lvm.triage.runner import AR_ONLY, Runner
@@ -77,8 +79,18 @@ class Confirmations:
         )  # fmt: skip
         return ConfirmOutcome(
             step=trained.step, arm=trained.arm, verdict=judged.success, control=judged.control,
-            over_control=judged.over_control, value=trained.mrr, absent=trained.absent,
+            over_control=judged.over_control, gain=judged.gain, dominated=self._dominated(spec),
+            absent=trained.absent,
         )  # fmt: skip
+
+
+    def _dominated(self, spec: ArmSpec) -> bool:
+        """Whether what needs no training does better; the report's own tree does not ask."""
+        runner = self._runner
+        if runner.request.reported_only:
+            return False
+        found = position_of(runner, spec.id, measured_rungs(runner))
+        return found is not None and found.position is Position.BELOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +98,7 @@ class Settlement:
     """All full trainings of a run judged together."""
 
     judged: Sequence[Confirmation]  # in the order of the trainings
-    best: FullTraining | None  # the best step alone: a cause if any is one, else by MRR
+    best: FullTraining | None  # the best step alone: a cause if any is one, by its gain
     adds: Sequence[GateResult]  # gains of the combination over the best; empty without one
     comparisons: int  # p-values of success gates that were corrected together
 
@@ -148,7 +160,8 @@ def settle(
 def _best(trainings: Sequence[FullTraining], judged: Sequence[Confirmation]) -> FullTraining | None:
     alone = [(t, j) for t, j in zip(trainings, judged, strict=True) if t.step != COMBINATION]
     causes = [(t, j) for t, j in alone if j.attribution is Attribution.STEP]
-    return max((t for t, _ in causes or alone), key=lambda t: t.mrr, default=None)
+    best = max(causes or alone, key=lambda pair: (pair[1].gain, pair[0].mrr), default=None)
+    return None if best is None else best[0]
 
 
 def _p_values(gates: Sequence[GateResult], kind: str) -> list[float]:

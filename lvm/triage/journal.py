@@ -115,6 +115,7 @@ REQUIRED: dict[str, dict[str, type | None]] = {
     "phase_1_judged": {"verdict": str, "gates": list},
     "compared": {"models": dict},
     "inspected": {"findings": list},
+    "below_ladder": {"findings": list, "gains": dict, "reason": str},
     "step_ended": {"step": str, "stage": None, "candidate": None, "kept": None, "conflicts": list},
     "confirmed": {
         "step": str, "arm": str, "verdict": str, "gates": list, "spec": str, "run_as": str,

@@ -194,6 +194,12 @@ class Confirmation:
         return attribute(self.success, self.control, self.over_control)
 
     @property
+    def gain(self) -> float:
+        """Test MRR over that of the unchanged recipe; 0 where nobody measured it."""
+        found = [g.estimate for g in self.gates if (g.gate, g.metric) == ("gain", "mrr")]
+        return next((estimate.value for estimate in found if estimate is not None), 0.0)
+
+    @property
     def verdict(self) -> Verdict:
         """The success gate, held only where the step is the cause."""
         if self.success is Verdict.PASS and self.attribution is not Attribution.STEP:

@@ -17,6 +17,7 @@ from lvm.records import GateResult, Verdict
 from lvm.report.subject import PREDICTIONS
 from lvm.triage.actions import Phase1Outcome
 from lvm.triage.arm import ArmSpec
+from lvm.triage.below_ladder import ask_whether_below, asked_first
 from lvm.triage.inspect import inspect_model
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms, not_judged
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
@@ -39,6 +40,7 @@ def run_phase1(runner: Runner) -> Phase1Outcome:
     for name, spec in specs.items():
         runner.phase1[name] = spec
         runner.judge_dev(results[spec.id])
+    runner.ar_only = results[specs[AR_ONLY].id]
     verdict, gates = _judge(runner, specs, results, base_name)
     runner.once("phase_1_judged", (), verdict=verdict, gates=gates, baseline=AR_ONLY)
     missing = _missing(AR_ONLY, results[specs[AR_ONLY].id])
@@ -95,8 +97,17 @@ def _judge_predictions(runner: Runner, path: Path) -> PerQuery:
     return per_query
 
 
-def routed(runner: Runner, plan: list[str]) -> list[str]:
-    """Return the order of the steps that the findings on the phase-1 model give."""
+def after_phase1(runner: Runner, plan: list[str]) -> list[str]:
+    """Return the order of the steps that the findings on the models of phase 1 give."""
+    if runner.ar_only is not None and runner.ar_only.dev is not None:
+        ask_whether_below(runner, runner.ar_only)
+    if runner.request.reported_only:
+        return plan  # the report's literal order
+    return asked_first(runner, _by_its_model(runner, plan))
+
+
+def _by_its_model(runner: Runner, plan: list[str]) -> list[str]:
+    """Return the order that the findings on the base recipe's model give."""
     spec = runner.base_model
     if runner.request.checkpoint is not None or spec is None:
         return plan  # the model was there before phase 1, and the audit has looked at it

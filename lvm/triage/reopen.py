@@ -23,7 +23,8 @@ Event = Mapping[str, Any]
 REOPENED = "reopened"
 JUDGEMENTS = frozenset(
     {
-        "arm_ended", "arm_judged", "compared", "confirmed", "decision", "inspected",
+        "arm_ended", "arm_judged", "below_ladder", "compared", "confirmed", "decision",
+        "inspected",
         "phase_1_judged", "repeated", "rung", "settled", "step_ended", "step_started",
         "test_judged",
     }

@@ -24,6 +24,7 @@ class Request:
     given: Path | None = None  # the file or folder that checkpoint was made from
     predictions: Path | None = None  # likewise, one row per test window
     independent: bool = False
+    reported_only: bool = False  # the report's five steps in its order, and the first fix ends it
     all_steps: bool = False  # measure every step, though an earlier one passed
     extended: Sequence[Step] = ()  # steps that ask the open questions, after the others
     num_seeds: int = 1  # seeds that the models behind the verdict are trained with
@@ -57,6 +58,7 @@ def _fingerprint(request: Request) -> str:
             "config": fingerprint(request.config),
             "steps": sorted(step.name for step in request.steps),
             "independent": request.independent,
+            "reported_only": request.reported_only,
             "all_steps": request.all_steps,
             "extended": sorted(step.name for step in request.extended),
             "num_seeds": request.num_seeds,

@@ -45,6 +45,7 @@ class Runner:
         self.gates = request.config.gates
         self.budget = self.base.training.epochs
         self.phase1: dict[str, ArmSpec] = {}  # name -> AR-only, and the base recipe's model
+        self.ar_only: ArmResult | None = None  # what phase 1 made of it
         self.proposals: dict[str, dict[str, Arm]] = {}  # step -> its arms by name
         self._reasons: dict[str, StopReason] = {}  # arm -> why it ended
 

@@ -58,23 +58,27 @@ class Step:
     """One question of the tree."""
 
     name: str
-    number: int  # place in the report's order
+    number: int  # place in the order: the report's five, then ours, then the open questions
     title: str
     question: str
     hypothesis: str  # what the failure report supposed
     rules_out: str  # what is known when no arm helps
     propose: Callable[[Recipe, Facts], Proposal]
     epochs: Callable[[ScheduleConfig], int]
+    reported: bool = False  # one of the failure report's five
     extended: bool = False  # asks an open question: measured on dev, never confirmed or carried
 
 
 STEPS: Registry[Step] = Registry("step", "tune_jobs.steps")
 
 
-def steps_in_order(order: Sequence[str] = ()) -> list[Step]:
-    """Return the report's steps: those numbered in `order` first, then in the report's order."""
+def steps_in_order(order: Sequence[str] = (), *, reported_only: bool = False) -> list[Step]:
+    """Return the steps of the tree: those numbered in `order` first, then by their numbers.
+
+    `reported_only` leaves out what is not one of the failure report's five.
+    """
     place = {number: at for at, number in enumerate(order)}
-    steps = [step for step in STEPS if not step.extended]
+    steps = [s for s in STEPS if not s.extended and (s.reported or not reported_only)]
     return sorted(steps, key=lambda s: (place.get(str(s.number), len(place)), s.number))
 
 

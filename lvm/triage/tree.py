@@ -9,6 +9,10 @@
     after the last step: the carried recipe is confirmed if no confirmation has tried it,
     because a false stop costs more than one training; then NOT_FIXED or INCONCLUSIVE
 
+A fix that predictions without training beat (`dominated`) is one, but does not end the run while
+steps are left to be asked: one of them may be worth more. Of several fixes, and of several steps
+that make one, the largest gain over its control is named first.
+
 A confirmation names its step as the cause only if the arm beats the unchanged recipe at the same
 budget. Where the unchanged recipe passes as well, the cause is more training.
 
@@ -119,11 +123,15 @@ def _next_in_order(plan: Sequence[str], history: Sequence[Outcome], *, independe
     if isinstance(last, ConfirmOutcome):
         if last.attribution is Attribution.MORE_TRAINING:
             return _more_training()
-        if last.attribution is Attribution.STEP:
-            return _fixed(last, _cause(last, history, carried))
+        if last.attribution is Attribution.STEP and not last.dominated:
+            return _fixed(last, _cause(last, history, independent=independent))
     step = _first_left(plan, history)
     if step is not None:
         return RunStep(step=step, carried=carried, since=_why_go_on(last))
+    fixes = [o for o in _confirmations(history) if o.attribution is Attribution.STEP]
+    if fixes:  # each of them below what needs no training
+        best = max(fixes, key=lambda o: o.gain)
+        return _fixed(best, _cause(best, history, independent=independent))
     unconfirmed = _unconfirmed(history)
     if carried and unconfirmed is not None:
         return Confirm(
@@ -142,21 +150,25 @@ def _more_training() -> Stop:
 
 def _fixed(by: ConfirmOutcome, cause: tuple[str, ...]) -> Stop:
     since = f"{by.arm} holds the success gate on the test split"
-    return Stop(verdict=RunVerdict.FIXED, cause=cause, since=since)
+    return Stop(verdict=RunVerdict.FIXED, cause=cause, since=since, by=(by.step, by.arm))
 
 
 def _cause(
-    last: ConfirmOutcome, history: Sequence[Outcome], carried: Sequence[tuple[str, str]]
+    by: ConfirmOutcome, history: Sequence[Outcome], *, independent: bool
 ) -> tuple[str, ...]:
-    """Return the carried steps, and the last one if its arm beat its own control as well.
+    """Return the steps that a confirmed arm is made of, the largest gain over its control first.
 
+    These are the steps carried until then, and its own if the arm beat its own control as well.
     Without carried steps, its control at the full budget is what the confirmation compared with.
     Where the step's own control is absent, nothing says that the last step has no part in it.
     """
-    before = tuple(step for step, _ in carried if step != last.step)
-    steps = [o for o in history if isinstance(o, StepOutcome)]
-    beat = any(o.carried == last.arm or (o.step == last.step and o.lacks_control) for o in steps)
-    return (*before, last.step) if beat or not before else before
+    until = history[: history.index(by)]
+    steps = [o for o in until if isinstance(o, StepOutcome)]
+    before = [] if independent else [o for o in steps if o.carried and o.step != by.step]
+    own = [o for o in steps if o.step == by.step]
+    beat = any(o.carried == by.arm or o.lacks_control for o in own)
+    parts = [*before, *own] if beat or not before else before
+    return tuple(o.step for o in sorted(parts, key=lambda o: -o.gain)) or (by.step,)
 
 
 def _first_left(plan: Sequence[str], history: Sequence[Outcome]) -> str | None:
@@ -190,6 +202,11 @@ def _why_go_on(last: Outcome) -> str:
     match last:
         case Phase1Outcome():
             return f"the success gate of phase 1 is {last.verdict}"
+        case ConfirmOutcome(attribution=Attribution.STEP):
+            return (
+                f"{last.arm} holds the success gate, but what needs no training does better, and "
+                "a question is open"
+            )
         case ConfirmOutcome(verdict=Verdict.PASS):
             return (
                 f"{last.arm} holds the success gate, but does not clearly beat the unchanged "
@@ -289,8 +306,10 @@ def _settled_end(settled: SettledOutcome, history: Sequence[Outcome]) -> Stop:
     causes = [o for o in settled.confirmed if o.attribution is Attribution.STEP]
     alone = [o for o in causes if o.step != COMBINATION]
     if alone:
-        best = max(alone, key=lambda o: o.value)
+        best = max(alone, key=lambda o: (not o.dominated, o.gain))
         return _fixed(best, (best.step,))
     if causes:
-        return _fixed(causes[0], tuple(step for step, _ in combination(history)))
+        steps = {o.step: o.gain for o in history if isinstance(o, StepOutcome)}
+        together = (step for step, _ in combination(history))
+        return _fixed(causes[0], tuple(sorted(together, key=lambda step: -steps[step])))
     return _end(history)

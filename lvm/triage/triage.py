@@ -17,7 +17,7 @@ from lvm.triage.actions import Action, Confirm, Outcome, Repeat, RunPhase1, RunS
 from lvm.triage.against_ladder import compare_with_ladder, rung_file
 from lvm.triage.confirm import Confirmations
 from lvm.triage.journal import Journal
-from lvm.triage.phase1 import routed, run_phase1
+from lvm.triage.phase1 import after_phase1, run_phase1
 from lvm.triage.question import Questions
 from lvm.triage.race import Executor, Note
 from lvm.triage.reopen import REOPENED, reopening
@@ -94,8 +94,8 @@ class Triage:
             history.append(self._perform(action))
             self._tidier.after(self._runner.journal.events)
             if isinstance(action, RunPhase1):
-                self._ladder_measured()  # the model is compared with it
-                plan = routed(self._runner, plan)
+                self._ladder_measured()  # the models are compared with it
+                plan = after_phase1(self._runner, plan)
 
     def _perform(self, action: Action) -> Outcome:
         match action:
@@ -135,10 +135,9 @@ def measure_ladder(runner: Runner) -> None:
 
 def _kept(runner: Runner, split: str, name: str, found: PerQuery) -> None:
     """Keep what models are compared with, window by window."""
-    if split == "test":
-        path = rung_file(runner.request.out, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found.save(path)
+    path = rung_file(runner.request.out, name, split)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.save(path)
 
 
 def _describe(action: Action) -> dict[str, Any]:

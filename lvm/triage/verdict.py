@@ -18,6 +18,7 @@ from lvm.triage.headline import headline
 from lvm.triage.ledger import ledger
 
 SCHEMA = 1
+_NOTHING: Event = {"findings": []}
 
 
 def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
@@ -26,11 +27,13 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     stop = events.last("decision", action="Stop")
     causes = list(stop["cause"]) if stop else []
     ladder = events.last("ladder", split="test") or {"rows": {}}
-    confirmed = _cause_of(events, causes)
+    confirmed = _cause_of(events, causes, stop.get("by") if stop else None)
     shown = _model_behind(events, causes, confirmed)
     audited = events.last("audited")
     audit = audited["audit"] if audited else {}
-    seen = (events.last("inspected") or {"findings": []})["findings"]
+    shown_by_models = [
+        f for kind in ("inspected", "below_ladder") for f in (events.last(kind) or _NOTHING)["findings"]
+    ]
     absent = absences(events)
     document = {
         "schema": SCHEMA,
@@ -38,7 +41,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "judged": subject(events),
         "cause": "+".join(causes) or None,
         "arm": shown,
-        "codes": list(dict.fromkeys(f["code"] for f in [*audit.get("findings", []), *seen])),
+        "codes": list(dict.fromkeys(f["code"] for f in [*audit.get("findings", []), *shown_by_models])),
         "phase1": _phase1(events),
         "steps": [_step(events, event) for event in events.of("step_started") if "number" in event],
         "absent": to_plain(absent),
@@ -63,12 +66,15 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     return document
 
 
-def _cause_of(events: Events, causes: Sequence[str]) -> Event | None:
-    """Return the confirmation that a cause rests on."""
+def _cause_of(events: Events, causes: Sequence[str], by: Sequence[str] | None) -> Event | None:
+    """Return the confirmation that a cause rests on: the one that the end names."""
     if not causes:
         return None
     if causes[0] == MORE_TRAINING:
         return events.last("confirmed", attribution="more training")
+    if by is not None:
+        return events.last("confirmed", step=by[0], arm=by[1])
+    # A run of an earlier version does not say which.
     step = causes[-1] if len(causes) == 1 else COMBINATION
     passed = events.of("confirmed", verdict="PASS")
     named = [e for e in passed if e["step"] == step] or passed

@@ -1,1 +1,1 @@
-"""The five steps of the failure report, one file each; a new file here is a new step."""
+"""The steps of the tree, one file each: the failure report's five, ours, and open questions."""

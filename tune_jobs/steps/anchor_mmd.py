@@ -38,5 +38,6 @@ STEPS.register("anchor_mmd")(
         rules_out="a drift of the prediction distribution that an anchor would mend",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
+        reported=True,
     )
 )

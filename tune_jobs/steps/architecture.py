@@ -32,7 +32,7 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
 STEPS.register("architecture")(
     Step(
         name="architecture",
-        number=8,
+        number=9,
         title="Network",
         question="Should another network take the place of the recipe's?",
         hypothesis="Mamba is the wrong network, and two towers would do better.",

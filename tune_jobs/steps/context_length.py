@@ -35,7 +35,7 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
 STEPS.register("context_length")(
     Step(
         name="context_length",
-        number=9,
+        number=10,
         title="Context length",
         question="Is the context too short?",
         hypothesis="Five vectors are too few to tell what comes next.",

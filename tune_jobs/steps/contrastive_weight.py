@@ -31,5 +31,6 @@ STEPS.register("contrastive_weight")(
         rules_out="too little contrastive weight, up to .90",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
+        reported=True,
     )
 )

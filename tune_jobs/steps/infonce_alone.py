@@ -31,7 +31,7 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
 STEPS.register("infonce_alone")(
     Step(
         name="infonce_alone",
-        number=7,
+        number=8,
         title="InfoNCE alone",
         question="Is InfoNCE incompatible with autoregressive prediction?",
         hypothesis="The two objectives pull apart, so that one alone does better than both.",

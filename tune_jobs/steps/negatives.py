@@ -68,5 +68,6 @@ STEPS.register("negatives")(
         rules_out="the kind and number of negatives that were tried",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
+        reported=True,
     )
 )

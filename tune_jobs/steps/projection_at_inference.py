@@ -27,7 +27,7 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
 STEPS.register("projection_at_inference")(
     Step(
         name="projection_at_inference",
-        number=6,
+        number=7,
         title="Projection head at inference",
         question="Should the projection head be used at inference?",
         hypothesis="The head's space is the one that was trained, so it is the one to search.",

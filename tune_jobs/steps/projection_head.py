@@ -43,5 +43,6 @@ STEPS.register("projection_head")(
         rules_out="a split between the space of the loss and the space of the search",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
+        reported=True,
     )
 )

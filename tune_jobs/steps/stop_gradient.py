@@ -26,7 +26,7 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
 STEPS.register("stop_gradient")(
     Step(
         name="stop_gradient",
-        number=10,
+        number=11,
         title="Stop-gradient",
         question="Is the stop-gradient on the wrong branch?",
         hypothesis="The gradient should flow through the target's side of the head as well.",

@@ -34,5 +34,6 @@ STEPS.register("temperature")(
         rules_out="the temperature, within .05 to .15",
         propose=propose,
         epochs=lambda schedule: schedule.short_epochs,
+        reported=True,
     )
 )

@@ -1,0 +1,82 @@
+"""Whether AR-only is worse than a fixed mix of its context: then the network is what fails first.
+
+AR-only is trained for cosine alone, and a network that lets its context through can do as well as
+the mix. One that stays below it tells nothing about contrastive losses, whatever its arms reach.
+"""
+
+from __future__ import annotations
+
+from lvm.audit.finding import Finding, Severity
+from lvm.audit.training import too_early
+from lvm.evaluation.metrics import PerQuery
+from lvm.gates import gain
+from lvm.records import GateResult, to_plain
+from lvm.triage.against_ladder import rung_file
+from lvm.triage.judge import ArmResult, training_of
+from lvm.triage.runner import AR_ONLY, Runner
+
+CODE = "BELOW_LADDER"
+MIX = "weighted_mix"  # the best fixed mix in cosine: what a network is held against
+COPIES = ("copy_last", "mean_context", MIX)
+STEP = "context_path"
+
+
+def ask_whether_below(runner: Runner, ar_only: ArmResult) -> None:
+    """Compare AR-only with copies of its context on dev, and note what that says."""
+    gains = {name: _gain(runner, ar_only, name) for name in COPIES}
+    measured = {name: found for name, found in gains.items() if found is not None}
+    finding, reason = _judged(measured, ar_only)
+    runner.once(
+        "below_ladder", (), arm=ar_only.spec.id, name=AR_ONLY, gains=to_plain(measured),
+        findings=[] if finding is None else [finding], reason=reason,
+    )  # fmt: skip
+
+
+def asked_first(runner: Runner, plan: list[str]) -> list[str]:
+    """Return the plan with the step that the finding points to at its head."""
+    noted = runner.journal.find("below_ladder") or {"findings": []}
+    if not noted["findings"] or STEP not in plan:
+        return plan
+    return [STEP, *(name for name in plan if name != STEP)]
+
+
+def _gain(runner: Runner, ar_only: ArmResult, name: str) -> GateResult | None:
+    path = rung_file(runner.request.out, name, "dev")
+    if ar_only.dev is None or not path.exists():
+        return None
+    return gain(ar_only.dev, PerQuery.load(path), "eval_cosine", runner.gates, runner.base.seed)
+
+
+def _judged(gains: dict[str, GateResult], ar_only: ArmResult) -> tuple[Finding | None, str]:
+    """Return the finding, or None and why there is none."""
+    against = gains.get(MIX)
+    if against is None or against.estimate is None:
+        return None, against.reason if against else "AR-only or the ladder was not measured on dev"
+    learned = too_early(training_of(ar_only))
+    if learned is not None:
+        return None, f"AR-only was judged too early: {learned}"
+    if against.estimate.upper >= 0:
+        return None, f"AR-only is not clearly below {MIX} in cosine ({against.reason})"
+    below = [n for n, g in gains.items() if g.estimate is not None and g.estimate.upper < 0]
+    return _finding(against, below, ar_only), ""
+
+
+def _finding(against: GateResult, below: list[str], ar_only: ArmResult) -> Finding:
+    estimate = against.estimate
+    assert estimate is not None and ar_only.dev is not None  # it was judged
+    reached = float(ar_only.dev.cosine.mean())
+    interval = f"{estimate.value:+.3f} [{estimate.lower:.3f}, {estimate.upper:.3f}]"
+    others = [name for name in below if name != MIX]
+    also = f"; {' and '.join(others)} do better as well" if others else ""
+    return Finding(
+        code=CODE,
+        severity=Severity.WARN,
+        seen=f"AR-only reaches a cosine of {reached:.3f} on dev, {interval} against {MIX}, a fixed "
+        f"mix of its context{also}",
+        allowed=f"an interval that reaches 0: at least the cosine of {MIX}",
+        where={"input": "training"},
+        meaning="The network loses its context: it fails before any contrastive loss can.",
+        next=f"the step {STEP} is asked first",
+        values={"cosine": reached, "difference": estimate.value, "upper": estimate.upper},
+    )
+

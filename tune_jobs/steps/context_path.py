@@ -1,0 +1,77 @@
+"""Step of ours: can the network let its context through at all?
+
+A network that cannot copy is no judge of any loss. Where AR-only, trained for cosine alone, stays
+below a fixed mix of the context (finding BELOW_LADDER), this is asked before the report's steps.
+"""
+
+from lvm.config import Recipe
+from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+
+# Chosen on dev and by cross-validation over the train articles of the sample (reports/LOG.md).
+REGULARISED = {
+    "model.residual": True,
+    "model.dropout": 0.5,
+    "model.input_dropout": 0.3,
+    "model.output_dropout": 0.5,
+    "objective.space": "raw",
+    "search_space": "raw",
+}
+FOR_COSINE = {"contrastive_weight": 0.1, "ar_weight": 0.9, "temperature": 0.07}
+FOR_RETRIEVAL = {"contrastive_weight": 0.2, "ar_weight": 0.8, "temperature": 0.05}
+
+
+def propose(recipe: Recipe, facts: Facts) -> Proposal:
+    """Return the ways to give the network its context: beside it, through it, and regularised."""
+    arms = [
+        Arm(
+            name="residual",
+            changes={"model.residual": True},
+            why="the objective unchanged, and a weighted context beside the network",
+        ),
+        Arm(
+            name="hidden = D",
+            changes={"model.hidden": facts.width},
+            why="the objective unchanged, and no layer narrower than the vectors",
+        ),
+        _regularised("residual, regularised", FOR_COSINE, "for cosine"),
+        _regularised("residual, for retrieval", FOR_RETRIEVAL, "for retrieval"),
+    ]
+    left_out = {}
+    model = recipe.model
+    if model.name == "mamba2" and model.expand * facts.width % model.head_dim:
+        left_out["hidden = D"] = (
+            f"NOT_EVALUABLE: model.head_dim {model.head_dim} does not divide "
+            f"{model.expand * facts.width}; change model.head_dim in the recipe"
+        )
+    distinct = [
+        arm for arm in arms
+        if recipe.with_changes(arm.changes) != recipe and arm.name not in left_out
+    ]  # fmt: skip
+    return Proposal(arms=distinct, left_out=left_out)
+
+
+def _regularised(name: str, weights: dict[str, float], purpose: str) -> Arm:
+    """Return the residual with dropout on the network's path, so that it learns what a mix lacks.
+
+    What held such a network back was the weight of the contrastive loss, and dropout inside the
+    blocks alone.
+    """
+    return Arm(
+        name=name,
+        changes={**REGULARISED, **{f"objective.{key}": value for key, value in weights.items()}},
+        why=f"dropout on the network's path, searched where it is trained, weights {purpose}",
+    )
+
+
+STEPS.register("context_path")(
+    Step(
+        name="context_path",
+        number=6,
+        title="Context path",
+        question="Can the network let its context through at all?",
+        hypothesis="The network has no path by which it could as much as copy its context.",
+        rules_out="a network that stands between the context and the prediction",
+        propose=propose,
+        epochs=lambda schedule: schedule.long_epochs,
+    )
+)
