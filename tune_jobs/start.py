@@ -97,9 +97,7 @@ def show(args: Any) -> None:
         print(f"then AR-only, the base recipe and the arm behind the verdict with seeds {more}")
 
 
-def _show_steps(
-    config: RunConfig, dataset: Dataset, reported_only: bool, extended: bool
-) -> None:
+def _show_steps(config: RunConfig, dataset: Dataset, reported_only: bool, extended: bool) -> None:
     facts = Facts(num_train_windows=len(dataset.train), width=dataset.bank.width)
     steps = steps_in_order(reported_only=reported_only)
     for step in (*steps, *(extended_steps() if extended else ())):

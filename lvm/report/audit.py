@@ -165,15 +165,24 @@ def audit_section(run: Run) -> Iterator[Block]:
 
 
 def _model_of_phase_1(run: Run) -> Iterator[Block]:
-    """Yield what the trained base recipe showed of itself, and the order of the steps from that."""
-    seen = run.last("inspected")
-    if not seen:
+    """Yield what the models of phase 1 showed of themselves, and the order of the steps."""
+    seen, below = run.last("inspected"), run.last("below_ladder")
+    if not seen and not below:
         return
-    yield Heading("What the model of phase 1 shows")
-    name, findings = seen.get("name", "the base recipe"), seen.get("findings", [])
-    found = [f"{f['code']}: {_sentence(f['seen'])} {f['meaning']}" for f in findings]
-    yield Items(f"{name}, on dev", found or ["none of the checks of predictions found it odd"])
-    yield Items("What follows for the steps", seen.get("reasons", []))
+    yield Heading("What the models of phase 1 show")
+    if below:
+        told = [_told(f) for f in below["findings"]] or [_sentence(below["reason"])]
+        yield Items(f"{below['name']}, on dev", told)
+    if seen:
+        name, findings = seen.get("name", "the base recipe"), seen.get("findings", [])
+        told = [_told(f) for f in findings]
+        yield Items(f"{name}, on dev", told or ["none of the checks of predictions found it odd"])
+    reasons = [f["next"] for f in below.get("findings", [])]
+    yield Items("What follows for the steps", [*reasons, *seen.get("reasons", [])])
+
+
+def _told(finding: Mapping[str, Any]) -> str:
+    return f"{finding['code']}: {_sentence(finding['seen'])} {finding['meaning']}"
 
 
 def standalone(document: Document) -> list[Section]:

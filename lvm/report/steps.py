@@ -46,6 +46,8 @@ def steps_section(run: Run) -> Iterator[Block]:
     """Yield phase 1 and every step: asked, tried, measured, decided."""
     if run.specs("phase_1"):
         yield from _phase1(run)
+    if len(run.document.get("by_gain", ())) > 1:
+        yield _by_gain(run)
     for step in run.document["steps"]:
         yield from _step(run, step)
     for name in unreached(run):
@@ -77,7 +79,7 @@ def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
     yield Facts(
         [
             ("Question", step["question"]),
-            ("Hypothesis of the failure report", step["hypothesis"]),
+            (_whose(step), step["hypothesis"]),
             ("Starts from", f"the base recipe with {carried}" if carried else "the base recipe"),
         ]
     )
@@ -98,6 +100,23 @@ def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
     yield from _items("Went on after a break", _restarts(run, *races))
     yield from _items("Absent, and so no evidence", iter(absent))
     yield from _items("Outcome", _outcome(run, step, absent))
+
+
+def _whose(step: Mapping[str, Any]) -> str:
+    return "Hypothesis of the failure report" if step.get("reported", True) else "Hypothesis, ours"
+
+
+def _by_gain(run: Run) -> Table:
+    """Return the steps ranked by what they gain over the same budget without their change."""
+    rows = [
+        [
+            run.title(found["step"]), found["arm"], found["split"],
+            *(estimate(found["gains"].get(metric, {})) for metric in ("mrr", "r_at_5")),
+        ]
+        for found in run.document["by_gain"]
+    ]  # fmt: skip
+    header = ("Step", "Arm", "On", "MRR over its control", "R@5 over its control")
+    return Table("the steps by what they gain, the largest first", "lllrr", header, rows)
 
 
 def _restarts(run: Run, *races: str) -> Iterator[str]:

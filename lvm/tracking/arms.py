@@ -167,7 +167,9 @@ def _add_judgement(view: RunView, events: Events, spec: Event) -> None:
         if judged["evaluation"] is not None:
             view.add_evaluation(judged)
     inspected = events.last("inspected", arm=arm) or {}
-    found = [*(judged or {}).get("findings", []), *inspected.get("findings", [])]
+    below = events.last("below_ladder", arm=arm) or {}
+    seen = [*inspected.get("findings", []), *below.get("findings", [])]
+    found = [*(judged or {}).get("findings", []), *seen]
     view.add_findings("finding", found)
     view.add_tags({"route": "; ".join(inspected.get("reasons", []))})
     test = events.last("test_judged", arm=arm) if spec["evaluate_test"] else None

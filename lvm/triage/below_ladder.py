@@ -63,7 +63,8 @@ def _judged(gains: dict[str, GateResult], ar_only: ArmResult) -> tuple[Finding |
 
 def _finding(against: GateResult, below: list[str], ar_only: ArmResult) -> Finding:
     estimate = against.estimate
-    assert estimate is not None and ar_only.dev is not None  # it was judged
+    assert estimate is not None  # the finding rests on it
+    assert ar_only.dev is not None
     reached = float(ar_only.dev.cosine.mean())
     interval = f"{estimate.value:+.3f} [{estimate.lower:.3f}, {estimate.upper:.3f}]"
     others = [name for name in below if name != MIX]
@@ -79,4 +80,3 @@ def _finding(against: GateResult, below: list[str], ar_only: ArmResult) -> Findi
         next=f"the step {STEP} is asked first",
         values={"cosine": reached, "difference": estimate.value, "upper": estimate.upper},
     )
-

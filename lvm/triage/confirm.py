@@ -83,7 +83,6 @@ class Confirmations:
             absent=trained.absent,
         )  # fmt: skip
 
-
     def _dominated(self, spec: ArmSpec) -> bool:
         """Whether what needs no training does better; the report's own tree does not ask."""
         runner = self._runner

@@ -75,6 +75,10 @@ def _behind_the_head(changes: Mapping[str, Any], control: Event) -> bool:
     return list(changes) == ["search_space"] and changes["search_space"] == "projected"
 
 
+def _same_objective(changes: Mapping[str, Any], control: Event) -> bool:
+    return not any(key.startswith("objective.") for key in changes)
+
+
 def _network(*names: str) -> Callable[[Mapping[str, Any], Event], bool]:
     return lambda changes, control: changes.get("model.name") in names
 
@@ -165,6 +169,15 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "remedy and no hypothesis).",
         predicts="An anchor to that distribution finds more.",
         steps=("anchor_mmd",),
+    ),
+    Hypothesis(
+        id="B3",
+        kind="beyond the report",
+        claim="The network has no path by which it could as much as copy its context.",
+        predicts="A residual from the context, or a network as wide as the vectors, finds more "
+        "under the same objective.",
+        steps=("context_path",),
+        tests=_same_objective,
     ),
     Hypothesis(
         id="B2",

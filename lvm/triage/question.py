@@ -48,7 +48,7 @@ class Questions:
             step.name, specs, title=step.title, epochs=epochs, left_out=proposal.left_out,
             question=step.question, hypothesis=step.hypothesis, rules_out=step.rules_out,
             number=step.number, carried=[list(pair) for pair in action.carried],
-            extended=step.extended,
+            reported=step.reported, extended=step.extended,
         )  # fmt: skip
         if not proposal.arms:
             return self._end_step(step.name, Verdict.NOT_EVALUABLE, None, None, [])

@@ -153,9 +153,7 @@ def _fixed(by: ConfirmOutcome, cause: tuple[str, ...]) -> Stop:
     return Stop(verdict=RunVerdict.FIXED, cause=cause, since=since, by=(by.step, by.arm))
 
 
-def _cause(
-    by: ConfirmOutcome, history: Sequence[Outcome], *, independent: bool
-) -> tuple[str, ...]:
+def _cause(by: ConfirmOutcome, history: Sequence[Outcome], *, independent: bool) -> tuple[str, ...]:
     """Return the steps that a confirmed arm is made of, the largest gain over its control first.
 
     These are the steps carried until then, and its own if the arm beat its own control as well.

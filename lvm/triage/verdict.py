@@ -13,6 +13,7 @@ from lvm.report import Run
 from lvm.report.spent import spent_by_arm
 from lvm.report.subject import subject
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
+from lvm.triage.by_size import steps_by_gain
 from lvm.triage.cautions import of_the_absent, of_the_audit, of_the_ladder, of_the_seeds
 from lvm.triage.headline import headline
 from lvm.triage.ledger import ledger
@@ -32,7 +33,9 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     audited = events.last("audited")
     audit = audited["audit"] if audited else {}
     shown_by_models = [
-        f for kind in ("inspected", "below_ladder") for f in (events.last(kind) or _NOTHING)["findings"]
+        f
+        for kind in ("inspected", "below_ladder")
+        for f in (events.last(kind) or _NOTHING)["findings"]
     ]
     absent = absences(events)
     document = {
@@ -41,9 +44,12 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "judged": subject(events),
         "cause": "+".join(causes) or None,
         "arm": shown,
-        "codes": list(dict.fromkeys(f["code"] for f in [*audit.get("findings", []), *shown_by_models])),
+        "codes": list(
+            dict.fromkeys(f["code"] for f in [*audit.get("findings", []), *shown_by_models])
+        ),
         "phase1": _phase1(events),
         "steps": [_step(events, event) for event in events.of("step_started") if "number" in event],
+        "by_gain": steps_by_gain(events),
         "absent": to_plain(absent),
         "ladder": ladder["rows"],
         "models": [_model(e) for e in events.of("test_judged") if e["role"] != "repeat"],
@@ -137,6 +143,7 @@ def _step(events: Events, started: Event) -> dict[str, Any]:
         "epochs": started["epochs"],
         "carried": started["carried"],
         "left_out": started["left_out"],
+        "reported": started.get("reported", True),
         "extended": started.get("extended", False),
         "arms": [_step_arm(spec, arms.get(spec["id"])) for spec in started["arms"]],
         "stage": ended["stage"] if ended else None,

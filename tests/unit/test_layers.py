@@ -126,7 +126,7 @@ FLAGS = {
     "tune_jobs.triage": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--recipe",
         "--preset", "--out", "--resume", "--address", "--independent", "--all-steps", "--extended",
-        "--seeds", "--show", "--allow", "--json",
+        "--seeds", "--show", "--allow", "--json", "--five-steps",
     },
     "tune_jobs.train": {"--data", "--recipe", "--preset", "--workers", "--out", "--address"},
 }  # fmt: skip

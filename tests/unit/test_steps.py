@@ -79,9 +79,11 @@ def test_every_arm_is_a_valid_and_different_recipe(name, odd, facts) -> None:
         before, after = flat(recipe), flat(changed)
         moved = {key for key in before if before[key] != after[key]}
         assert moved <= set(arm.changes)  # nothing that is not said
-        assert len(arm.changes) <= 4
+        assert len(arm.changes) <= (9 if name == "context_path" else 4)
         # An arm varies the question; the schedule and the seed stay, and in the five the network.
         allowed = ("objective.", "negatives.", "search_space", "training.batch_size")
+        if name == "context_path":
+            allowed += ("model.",)
         if STEPS.get(name).extended:
             allowed += ("model.name", "context_length")
         assert set(proposal.control) <= set(arm.changes)  # what the control has, an arm has too
@@ -113,9 +115,11 @@ def test_the_numbers_of_the_steps_are_their_places() -> None:
     steps = [*steps_in_order(), *extended_steps()]
     assert [step.number for step in steps] == list(range(1, len(steps) + 1))
     assert {step.name for step in steps} == set(STEPS.names())
-    assert [step.name for step in steps_in_order()] == [
+    reported = [
         "projection_head", "temperature", "contrastive_weight", "negatives", "anchor_mmd",
     ]  # fmt: skip
+    assert [step.name for step in steps_in_order(reported_only=True)] == reported
+    assert [step.name for step in steps_in_order()] == [*reported, "context_path"]
     assert [step.name for step in extended_steps()] == [
         "projection_at_inference", "infonce_alone", "architecture", "context_length",
         "stop_gradient",
@@ -136,6 +140,28 @@ def test_a_step_says_what_it_asks_and_has_a_budget_of_the_schedule(name) -> None
 
 def names(step, recipe, facts=FEW):
     return [arm.name for arm in STEPS.get(step).propose(recipe, facts).arms]
+
+
+def test_the_context_path_is_beside_the_network_through_it_and_regularised() -> None:
+    recipe = tiny.recipe()
+    arms = {a.name: a.changes for a in STEPS.get("context_path").propose(recipe, MANY).arms}
+    assert list(arms) == [
+        "residual", "hidden = D", "residual, regularised", "residual, for retrieval",
+    ]  # fmt: skip
+    assert arms["residual"] == {"model.residual": True}, "the objective stays as it is"
+    assert arms["hidden = D"] == {"model.hidden": MANY.width}
+    assert arms["residual, regularised"]["model.output_dropout"] == 0.5
+    wide = recipe.with_changes({"model.hidden": MANY.width, "model.residual": True})
+    assert names("context_path", wide, MANY) == list(arms)[2:]
+
+
+@pytest.mark.parametrize("network", ["mamba2", "transformer"])
+def test_a_width_that_heads_do_not_divide_is_left_out(network) -> None:
+    recipe = tiny.recipe(**{"model.name": network})
+    odd = Facts(num_train_windows=MANY.num_train_windows, width=recipe.model.head_dim * 5 + 1)
+    proposal = STEPS.get("context_path").propose(recipe, odd)
+    assert list(proposal.left_out) == ["hidden = D"]
+    assert "hidden = D" not in [arm.name for arm in proposal.arms]
 
 
 def test_the_arms_of_the_report_are_there() -> None:

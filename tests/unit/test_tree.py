@@ -117,6 +117,7 @@ def check(trace, *, independent=False) -> None:
                     assert stop.verdict is RunVerdict.FIXED
                     before = tuple(step for step, _ in kept)
                     beat = outcome.carried == outcome.candidate
+                    assert stop.by == (action.step, outcome.candidate)
                     assert stop.cause == ((*before, action.step) if beat or not kept else before)
                     assert len(actions) == actions.index(following) + 2  # nothing after it
                     return
@@ -373,6 +374,68 @@ def test_an_empty_plan_ends_after_phase_1() -> None:
     assert isinstance(next_action([], [Phase1Outcome(verdict=FAIL)]), Stop)
 
 
+# --- a fix that predictions without training beat ------------------------------------------------
+
+
+def after(*outcomes, **asked):
+    return next_action(PLAN, [Phase1Outcome(verdict=FAIL), *outcomes], **asked)
+
+
+def fixed(step, *, gain=0.1, dominated=False, **verdicts):
+    verdicts = {"verdict": PASS, "control": FAIL, "over_control": PASS, **verdicts}
+    return ConfirmOutcome(step=step, arm=f"{step}-best", gain=gain, dominated=dominated, **verdicts)
+
+
+def helped(step, *, gain=0.1, stage=PASS):
+    best = f"{step}-best"
+    return StepOutcome(
+        step=step, stage=stage, candidate=best if stage is PASS else None, carried=best, gain=gain
+    )
+
+
+def failed(step):
+    return StepOutcome(step=step, stage=FAIL, candidate=None, carried=None)
+
+
+def test_a_dominated_fix_leaves_the_next_question_open() -> None:
+    first = (helped("s1"), fixed("s1", dominated=True))
+    action = after(*first)
+    assert (type(action), action.step) == (RunStep, "s2")
+    assert action.carried == (("s1", "s1-best"),)
+    assert isinstance(after(helped("s1"), fixed("s1")), Stop)
+
+
+def test_a_dominated_fix_stands_where_no_other_is_found() -> None:
+    others = [failed(step) for step in PLAN[1:]]
+    stop = after(helped("s1"), fixed("s1", dominated=True), *others)
+    assert (stop.verdict, stop.cause, stop.by) == (RunVerdict.FIXED, ("s1",), ("s1", "s1-best"))
+
+
+def test_of_dominated_fixes_the_largest_gain_is_named() -> None:
+    history = [helped("s1"), fixed("s1", gain=0.3, dominated=True)]
+    history += [helped("s2"), fixed("s2", gain=0.1, dominated=True)]
+    stop = after(*history, *(failed(step) for step in PLAN[2:]))
+    assert (stop.cause, stop.by) == (("s1",), ("s1", "s1-best"))
+
+
+def test_a_fix_that_is_worth_more_than_the_front_ends_the_run() -> None:
+    history = [helped("s1", gain=0.1), fixed("s1", dominated=True), helped("s2", gain=0.2)]
+    stop = after(*history, fixed("s2"))
+    assert stop.by == ("s2", "s2-best")
+    assert stop.cause == ("s2", "s1"), "the larger gain over its control first"
+
+
+def test_a_cause_of_several_steps_begins_with_the_largest_gain() -> None:
+    history = [helped("s1", gain=0.02, stage=FAIL), helped("s2", gain=0.05, stage=FAIL)]
+    stop = after(*history, helped("s3", gain=0.03), fixed("s3"))
+    assert stop.cause == ("s2", "s3", "s1")
+
+
+def test_a_dominated_fix_is_no_pass_of_the_unchanged_recipe() -> None:
+    stop = after(helped("s1"), fixed("s1", dominated=True, control=PASS))
+    assert stop.cause == (MORE_TRAINING,)
+
+
 # --- every step ----------------------------------------------------------------------------------
 
 
@@ -410,7 +473,7 @@ def walk_all(stages, carries, verdicts, *, together=FAIL, control=FAIL, over=PAS
                 confirmed.append(
                     ConfirmOutcome(
                         step=trained.step, arm=trained.arm, control=control, over_control=over,
-                        verdict=verdict, value=values.get(trained.step, 0.9), absent=absent,
+                        verdict=verdict, gain=values.get(trained.step, 0.9), absent=absent,
                     )
                 )  # fmt: skip
             outcome = SettledOutcome(confirmed=tuple(confirmed))
@@ -473,7 +536,7 @@ def test_all_steps_names_the_best_single_cause() -> None:
 def test_all_steps_names_the_combination_where_no_step_passes_alone() -> None:
     carries = ("best", "no", "best", "no", "no")
     trace, _ = walk_all((PASS,) * 5, carries, (OPEN,) * 5, together=PASS)
-    assert (trace[-1].verdict, trace[-1].cause) == (RunVerdict.FIXED, ("s1", "s3"))
+    assert (trace[-1].verdict, trace[-1].cause) == (RunVerdict.FIXED, ("s3", "s1"))
 
 
 def test_all_steps_blames_no_step_when_the_control_passes() -> None:

@@ -4,7 +4,7 @@ A network that cannot copy is no judge of any loss. Where AR-only, trained for c
 below a fixed mix of the context (finding BELOW_LADDER), this is asked before the report's steps.
 """
 
-from lvm.config import Recipe
+from lvm.config import ModelConfig, Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
 
 # Chosen on dev and by cross-validation over the train articles of the sample (reports/LOG.md).
@@ -36,18 +36,21 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
         _regularised("residual, regularised", FOR_COSINE, "for cosine"),
         _regularised("residual, for retrieval", FOR_RETRIEVAL, "for retrieval"),
     ]
-    left_out = {}
-    model = recipe.model
-    if model.name == "mamba2" and model.expand * facts.width % model.head_dim:
-        left_out["hidden = D"] = (
-            f"NOT_EVALUABLE: model.head_dim {model.head_dim} does not divide "
-            f"{model.expand * facts.width}; change model.head_dim in the recipe"
-        )
+    left_out = _left_out(recipe.model, facts.width)
     distinct = [
         arm for arm in arms
         if recipe.with_changes(arm.changes) != recipe and arm.name not in left_out
     ]  # fmt: skip
     return Proposal(arms=distinct, left_out=left_out)
+
+
+def _left_out(model: ModelConfig, width: int) -> dict[str, str]:
+    """Return why the network cannot be as wide as the vectors, by the name of the arm."""
+    inner = {"mamba2": model.expand * width, "transformer": width}.get(model.name, 0)
+    if inner % model.head_dim == 0:
+        return {}
+    reason = f"NOT_EVALUABLE: model.head_dim {model.head_dim} does not divide {inner}; change "
+    return {"hidden = D": f"{reason}model.head_dim in the recipe"}
 
 
 def _regularised(name: str, weights: dict[str, float], purpose: str) -> Arm:
