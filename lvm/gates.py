@@ -124,7 +124,7 @@ def success_gates(
     p-values, to be handed to the next confirmation.
     """
     bounds = {"r_at_5": config.success_r_at_5, "mrr": config.success_mrr}
-    problem = _pair_problem(arm, baseline)
+    problem = pair_problem(arm, baseline)
     if problem:
         results = [_not_evaluable("success", m, b, problem) for m, b in bounds.items()]
         return Verdict.NOT_EVALUABLE, results
@@ -145,7 +145,7 @@ def gain(
     """
     if metric not in _METRICS:
         raise ConfigError(f"the metric is {metric!r}, allowed is one of {', '.join(_METRICS)}.")
-    problem = _pair_problem(arm, control)
+    problem = pair_problem(arm, control)
     if metric == "eval_cosine" and arm.space != control.space:
         problem = problem or f"cosines in the {arm.space} and {control.space} space do not compare"
     if problem:
@@ -188,7 +188,7 @@ def gain_over_seeds(
             "of each per seed; evaluate what is missing."
         )
     for arm, control in zip(arms, controls, strict=True):
-        problem = _pair_problem(arm, control) or _pair_problem(arm, arms[0])
+        problem = pair_problem(arm, control) or pair_problem(arm, arms[0])
         if problem:
             raise DataError(f"{problem}; allowed are the same windows for every seed.")
     values = np.array(
@@ -205,7 +205,7 @@ def level_over_seeds(
 
     Raises DataError when the evaluations are not of the same windows, or of fewer than two seeds.
     """
-    problems = [_pair_problem(each, evaluations[0]) for each in evaluations]
+    problems = [pair_problem(each, evaluations[0]) for each in evaluations]
     for problem in filter(None, problems):
         raise DataError(f"{problem}; allowed are the same windows for every seed.")
     values = np.array([_values(each, metric) for each in evaluations])
@@ -318,7 +318,7 @@ def _problem(per_query: Measured) -> str | None:
     return f"{bad} of {len(per_query.cosine)} cosines are not finite" if bad else None
 
 
-def _pair_problem(arm: Measured, other: Measured) -> str | None:
+def pair_problem(arm: Measured, other: Measured) -> str | None:
     """Return why two evaluations cannot be compared, or None."""
     if not np.array_equal(arm.articles, other.articles):
         return (

@@ -157,6 +157,33 @@ class SeededEstimate(Estimate):
     rest: float  # variance of what an article does under one seed and not under another
 
 
+class Position(StrEnum):
+    """Where a model lies against the front of predictions without training."""
+
+    ABOVE = "above"  # nothing on the front is as good in both metrics
+    ON = "on"  # not told apart from the front
+    BELOW = "below"  # a point of the front, or a rung, is better
+    NOT_EVALUABLE = "not evaluable"
+
+    @property
+    def beats(self) -> bool | None:
+        """Whether a model there is worth more than the front; None where that is unknown."""
+        return None if self is Position.NOT_EVALUABLE else self is Position.ABOVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontPosition:
+    """A model held against the front; `lvm.evaluation.front` defines the terms."""
+
+    position: Position
+    metrics: tuple[str, str]
+    distance: Estimate | None = None  # in both metrics at once; above zero is above the front
+    rung: str | None = None  # the rung that the model has most to fear from
+    gains: Mapping[str, Estimate] = field(default_factory=dict)  # metric -> model - rung
+    mixture: Mapping[str, float] = field(default_factory=dict)  # rung -> share, nearest point
+    reason: str = ""  # why nothing could be compared
+
+
 @dataclass(frozen=True, kw_only=True)
 class GateResult:
     """One gate judged: what was measured, against which bound, with what answer."""

@@ -11,7 +11,10 @@ from lvm.models import ladder
 from lvm.models.ladder import fit_ladder
 from lvm.randomness import numpy_generator
 
-NAMES = ["constant", "copy_last", "mean_context", "weighted_mix", "ridge", "random", "oracle"]
+BETWEEN = {f"mix_plus_{a}_last": a for a in (0.1, 0.2, 0.4, 0.8)}
+NAMES = [
+    "constant", "copy_last", "mean_context", "weighted_mix", *BETWEEN, "ridge", "random", "oracle",
+]  # fmt: skip
 WIDTH, LENGTH = 12, 3
 
 
@@ -89,6 +92,17 @@ def test_the_mix_solves_its_least_squares_problem(dataset, fitted):
     weights = np.linalg.lstsq(design, targets.reshape(-1), rcond=None)[0]
     expected = unit(np.einsum("t,mtd->md", weights, dataset.bank.rows(dataset.test.contexts)))
     np.testing.assert_allclose(fitted["weighted_mix"](dataset.test), expected, atol=1e-5)
+
+
+def test_a_rung_between_is_the_mix_and_some_of_the_last_vector(dataset, fitted):
+    contexts = dataset.bank.rows(dataset.train.contexts).astype(np.float64)
+    targets = dataset.bank.rows(dataset.train.targets).astype(np.float64)
+    design = contexts.transpose(0, 2, 1).reshape(-1, LENGTH)
+    weights = np.linalg.lstsq(design, targets.reshape(-1), rcond=None)[0]
+    test = dataset.bank.rows(dataset.test.contexts)
+    for name, share in BETWEEN.items():
+        expected = unit(np.einsum("t,mtd->md", weights, test) + share * test[:, -1])
+        np.testing.assert_allclose(fitted[name](dataset.test), expected, atol=1e-5)
 
 
 def test_ridge_solves_the_penalised_problem(dataset):
@@ -176,7 +190,7 @@ def test_the_seed_decides_the_random_rows_alone(dataset, fitted):
 def test_targets_are_never_read_by_the_rules_on_contexts(dataset, fitted):
     test = dataset.test
     shuffled = type(test)(test.contexts, test.targets[::-1].copy(), test.articles)
-    for name in ("constant", "copy_last", "mean_context", "weighted_mix", "ridge"):
+    for name in set(NAMES) - {"random", "oracle"}:
         np.testing.assert_array_equal(fitted[name](shuffled), fitted[name](test))
 
 
