@@ -1,4 +1,4 @@
-"""The models of a run held against the ladder, window by window.
+"""The models of a run held against the front of predictions without training, window by window.
 
 Two means with an interval each do not say whether one is larger: both move with the articles. The
 difference on the same windows does.
@@ -9,16 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from lvm.evaluation.evaluate import evaluate
+from lvm.evaluation.front import front_position
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.predictions import read_predictions
-from lvm.gates import gain
-from lvm.records import GateResult
+from lvm.records import FrontPosition
 from lvm.report import LIMITS
 from lvm.report.subject import PREDICTIONS
 from lvm.triage.runner import Runner
 from lvm.triage.step import Role
-
-METRICS = ("r_at_5", "eval_cosine")
 
 
 def rung_file(out: Path, name: str) -> Path:
@@ -27,29 +25,32 @@ def rung_file(out: Path, name: str) -> Path:
 
 
 def compare_with_ladder(runner: Runner) -> None:
-    """Note for every model judged on test what it gains over each trivial predictor.
+    """Note where every model judged on test lies against the front; a repeated seed is none."""
+    arms = [e["arm"] for e in runner.journal.all("test_judged") if e["role"] != Role.REPEAT]
+    rungs = measured_rungs(runner)
+    found = {arm: position for arm in arms if (position := position_of(runner, arm, rungs))}
+    runner.once("compared", ("of",), of="+".join(found), front=found)
+
+
+def measured_rungs(runner: Runner) -> dict[str, PerQuery]:
+    """Return the results of the rungs that a model competes with, on the test split.
 
     A rung whose results are gone (a run that an older version began) is left out.
     """
-    rungs = {
-        name: PerQuery.load(path)
-        for name in (runner.journal.find("ladder", split="test") or {"rows": {}})["rows"]
-        if name not in LIMITS and (path := rung_file(runner.request.out, name)).exists()
-    }
-    tested = [e for e in runner.journal.all("test_judged") if e["role"] != Role.REPEAT]
-    models = {}
-    for event in tested:
-        found = _results(runner, event["arm"])
-        if found is not None and rungs:
-            models[event["arm"]] = {m: _gains(runner, found, rungs, m) for m in METRICS}
-    runner.once("compared", ("of",), of="+".join(models), models=models)
+    rows = (runner.journal.find("ladder", split="test") or {"rows": {}})["rows"]
+    files = {name: rung_file(runner.request.out, name) for name in rows if name not in LIMITS}
+    return {name: PerQuery.load(path) for name, path in files.items() if path.exists()}
 
 
-def _gains(
-    runner: Runner, model: PerQuery, rungs: dict[str, PerQuery], metric: str
-) -> dict[str, GateResult]:
-    seed = runner.base.seed
-    return {name: gain(model, rung, metric, runner.gates, seed) for name, rung in rungs.items()}
+def position_of(runner: Runner, arm: str, rungs: dict[str, PerQuery]) -> FrontPosition | None:
+    """Return where an arm that was judged on test lies against the front of `rungs`.
+
+    None where the arm left no results. Without rungs the position is NOT_EVALUABLE.
+    """
+    found = _results(runner, arm)
+    if found is None:
+        return None
+    return front_position(found, rungs, runner.gates, runner.base.seed)
 
 
 def _results(runner: Runner, arm: str) -> PerQuery | None:
