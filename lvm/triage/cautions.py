@@ -69,8 +69,8 @@ def _against_front(model: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     where = "is below" if found["position"] == Position.BELOW else "is not told apart from"
     apart = "" if model["space"] == "raw" else " Its cosine is in another space."
     return (
-        f"{model['name']} ({reached}) {where} the front of predictions without training; against "
-        f"{found['rung']} it gains {differences}.{apart}"
+        f"{model['name']} ({reached}) {where} the front of predictions without training; the "
+        f"difference to {found['rung']} is {differences}.{apart}"
     )
 
 
