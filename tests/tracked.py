@@ -26,7 +26,16 @@ from lvm.config import (
     to_dict,
 )
 from lvm.models.predictor import Predictor
-from lvm.records import Estimate, Evaluation, GateResult, Pool, StopReason, Verdict
+from lvm.records import (
+    Estimate,
+    Evaluation,
+    FrontPosition,
+    GateResult,
+    Pool,
+    Position,
+    StopReason,
+    Verdict,
+)
 from lvm.training.checkpoint import save_checkpoint
 from lvm.triage.arm import ArmSpec
 from lvm.triage.journal import Journal, read_journal
@@ -245,7 +254,20 @@ class Writer:
         adds = [gate("gain", "r_at_5", 0.03, 0.0), gate("gain", "mrr", 0.01, 0.0)]
         self.journal.append("settled", best=["temperature", "tau 0.2"], comparisons=4, adds=adds)
 
+    def compare(self) -> None:
+        """Place every model that was judged on test above the front."""
+        arms = [e["arm"] for e in self.journal.events if e["event"] == "test_judged"]
+        distance = Estimate(
+            value=0.02, lower=0.01, upper=0.03, confidence=0.95, num_windows=40, num_articles=4
+        )
+        position = FrontPosition(
+            position=Position.ABOVE, metrics=("eval_cosine", "r_at_5"), distance=distance,
+            rung="copy_last", gains={"eval_cosine": distance, "r_at_5": distance},
+        )  # fmt: skip
+        self.journal.append("compared", of="+".join(arms), front=dict.fromkeys(arms, position))
+
     def stop(self, *cause: str) -> None:
+        self.compare()
         self.journal.append(
             "decision", number=3, action="Stop", verdict="FIXED", cause=cause or ["temperature"],
             since="tau 0.2 holds the success gate on the test split",

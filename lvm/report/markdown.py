@@ -28,6 +28,7 @@ from lvm.report import (
 from lvm.report.audit import audit_of, audit_section, standalone
 from lvm.report.cost import cost_section
 from lvm.report.evidence import evidence_section
+from lvm.report.front import front_blocks
 from lvm.report.gates import gates_section
 from lvm.report.ledger import ledger_sections
 from lvm.report.models import models_section
@@ -74,7 +75,7 @@ def report_sections(run: Run) -> list[Section]:
         seeds = [Section("seeds", "What a seed changes", list(seeds_section(run)))]
     return [
         verdict,
-        Section("models", "Models on the test split", list(models_section(run))),
+        Section("models", "Models on the test split", [*models_section(run), *front_blocks(run)]),
         Section("gates", "Gates", list(gates_section(run))),
         *seeds,
         Section("tree", "The path through the tree", list(tree_section(run))),

@@ -82,7 +82,7 @@ def _profile(name: str, part: Part, lines: Mapping[str, Sequence[tuple[int, floa
     title, x_title = LINES[name]
     every = [point for line in lines.values() for point in line]
     axes = _axes_of([x for x, _, _ in every], [(y, e) for _, y, e in every])
-    parts = _frame(axes, sorted({x for x, _, _ in every}), x_title, "cosine")
+    parts = draw_frame(axes, sorted({x for x, _, _ in every}), x_title, "cosine")
     if name == "offset_sweep":
         parts.append(_guide(axes, RIGHT_OFFSET, "the chunk before"))
     for side, points in lines.items():
@@ -114,7 +114,7 @@ def _blocks(plots: Part) -> str:
     axes = _axes_of([0.5, kept[-1][0] + 0.5], [*((p.y, p.error) for p in points), *limits])
     step = math.ceil(kept[-1][0] / 8)
     parts = [] if len(limits) < 2 else [_band(axes, part["low"], part["high"])]
-    parts += _frame(
+    parts += draw_frame(
         axes, range(1, kept[-1][0] + 1, step), "block of articles, by id", "cosine above random"
     )
     train = (part.get("train") or {}).get("near")
@@ -149,7 +149,9 @@ def draw_histogram(title: str, part: Part) -> str:
     axes = Axes(edges[0], edges[-1], 0.0, round_ticks(0.0, top)[-1])
     parts = [
         f'<polygon class="area c1" points="{_outline(axes, edges, paired)}"/>',
-        *_frame(axes, round_ticks(edges[0], edges[-1]), "cosine", "share of windows", percent=True),
+        *draw_frame(
+            axes, round_ticks(edges[0], edges[-1]), "cosine", "share of windows", percent=True
+        ),
         f'<polyline class="curve dashed grey" points="{_outline(axes, edges, shuffled)}"/>',
     ]
     means = [number(part.get(f"{name}_mean")) for name in ("paired", "shuffled")]
@@ -186,9 +188,10 @@ def _axes_of(xs: Sequence[float], levels: Iterable[tuple[float, float]]) -> Axes
     return Axes(min(xs) - margin, max(xs) + margin, ticks[0], ticks[-1])
 
 
-def _frame(
+def draw_frame(
     axes: Axes, x_ticks: Iterable[float], x_title: str, y_title: str, *, percent: bool = False
 ) -> list[str]:
+    """Return the grid of a panel with the numbers and the words of both axes."""
     parts = []
     for tick in round_ticks(axes.y_low, axes.y_high):
         y = axes.y(tick)

@@ -57,8 +57,10 @@ def changed_views(events: Events, new: Iterable[Event]) -> list[RunView]:
     for event in new:
         for step, arm in _touched(events, event):
             arms.setdefault(step, set()).add(arm)
-        if event["event"] == "test_judged":
-            views += _views_of_predictions(events, event)
+        tests = [event] if event["event"] == "test_judged" else []
+        for arm in _held_against_front(event):
+            tests += events.of("test_judged", arm=arm)
+        views += [view for test in tests for view in _views_of_predictions(events, test)]
     for step in arms:
         for started in events.of("step_started", step=step):
             places = [i for i, spec in enumerate(started["arms"]) if spec["id"] in arms[step]]
@@ -71,11 +73,19 @@ def _touched(events: Events, event: Event) -> Iterator[tuple[str, str]]:
     if event["event"] == "settled" or event.get("action") == "Stop":  # of every confirmed arm
         for confirmed in events.of("confirmed"):
             yield from _touched(events, confirmed)
+    for arm in _held_against_front(event):
+        yield from ((e["step"], e["arm"]) for e in events.of("arm_ended", arm=arm))
     if event["event"] == "confirmed":
         yield event["run_as"], event["spec"]
         yield event["run_as"], (event.get("control") or {}).get("spec", "")
     elif "arm" in event:  # steps that share an arm share what is known of it
         yield from ((e["step"], e["arm"]) for e in events.of("arm_ended", arm=event["arm"]))
+
+
+def _held_against_front(event: Event) -> Iterable[str]:
+    """Return the arms that an event places against the front."""
+    front: Mapping[str, Any] = event.get("front", {}) if event["event"] == "compared" else {}
+    return front
 
 
 def _views_of(
@@ -175,6 +185,7 @@ def _add_judgement(view: RunView, events: Events, spec: Event) -> None:
     test = events.last("test_judged", arm=arm) if spec["evaluate_test"] else None
     if test is not None:
         view.add_evaluation(test)
+        view.add_front(events, arm)
 
 
 def _add_confirmation(view: RunView, events: Events, spec: Event) -> None:
@@ -244,4 +255,5 @@ def _predictions_view(events: Events, test: Event) -> RunView:
     view.add_tags({"step": step, "role": test["role"], "arm": test["arm"]})
     view.add_tags({"arm.name": test["name"]})
     view.add_evaluation(test)
+    view.add_front(events, test["arm"])
     return view

@@ -117,6 +117,14 @@ class RunView:
             "Dev " if split == "dev" else "", {**evaluation["masked"], **latency}, at, step
         )
 
+    def add_front(self, events: Events, arm: str) -> None:
+        """Add where a model lies against the front of predictions without training."""
+        compared = events.last("compared") or {}
+        found = compared.get("front", {}).get(arm)
+        if found:
+            self.add_tags({"front.position": found["position"], "front.rung": found["rung"]})
+            self.add_metrics("front.", found["distance"] or {}, compared["at"])
+
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, leaf) of nested mappings in order."""
@@ -160,6 +168,7 @@ def parent_view(events: Sequence[Event], document: Document | None, *, closed: b
     view.add_tags({"mlflow.note.content": run_note(events, document, MAX_NOTE)})
     if document is not None:
         view.add_metrics("compute.", document["compute"], latest["at"])
+        view.add_tags({"beats_ladder": document.get("beats_ladder")})
     return view
 
 

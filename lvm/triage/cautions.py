@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvm.absence import Absence, sentences
-from lvm.records import METRICS, RunVerdict, Verdict
+from lvm.records import METRICS, Position, RunVerdict
+from lvm.report import LIMITS
 from lvm.report.audit import broken, overrides
 from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
-from lvm.report.subject import PREDICTIONS
-from lvm.triage.step import Role
-
-NOT_COMPARED = ("oracle", "random")
+from lvm.triage.worth import subjects
 
 
 def of_the_absent(absent: Sequence[Absence], document: Mapping[str, Any]) -> list[str]:
@@ -44,68 +42,55 @@ def of_the_seeds(document: Mapping[str, Any]) -> list[str]:
     return [f"the verdict rests on {basis(seeds)}. {over_seeds(seeds)}"]
 
 
-def of_the_ladder(
-    document: Mapping[str, Any], shown: Mapping[str, Any] | None, compared: Mapping[str, Any]
-) -> list[str]:
-    """Return what a person must know before paying for scale: what the models do not beat."""
-    if not document["ladder"]:
-        return []
-    return [
-        text for model in _subjects(document, shown) for metric in ("r_at_5", "eval_cosine")
-        if metric != "eval_cosine" or model["space"] == "raw"
-        if (text := _not_beaten(model, metric, document["ladder"], compared))
-    ]  # fmt: skip
-
-
-def _subjects(
-    document: Mapping[str, Any], shown: Mapping[str, Any] | None
-) -> list[Mapping[str, Any]]:
-    """Return the models that the verdict is about: the person's predictions, and what passes.
-
-    Without a model that passes, the last one that was confirmed; never a control.
-    """
-    models = document["models"]
-    own = [m for m in models if document["judged"]["stand_in"] and m["arm"] == PREDICTIONS]
-    ours = [m for m in models if shown and m["arm"] == shown["id"]]
-    if not ours:
-        roles = [Role.CONFIRM, *([Role.PHASE1] if document["verdict"] == RunVerdict.PASSED else [])]
-        ours = [m for m in models if m["role"] in roles and m not in own][-1:]
-    if document["verdict"] == RunVerdict.PASSED and own:
-        ours = []
-    return [*own, *ours]
-
-
-def _not_beaten(
-    model: Mapping[str, Any], metric: str, ladder: Mapping[str, Any], compared: Mapping[str, Any]
-) -> str:
-    """Say which predictors without training a model does not beat; "" where it beats all.
+def of_the_ladder(document: Mapping[str, Any]) -> list[str]:
+    """Return what a person must know before paying for scale: which models do not beat the front.
 
     By the differences on the same windows where the journal has them, else by the plain means.
     """
-    values = {n: r["masked"][metric] for n, r in ladder.items() if n not in NOT_COMPARED}
-    value, title = model["masked"][metric], METRICS[metric].title
-    gains = compared.get(model["arm"], {}).get(metric)
-    if gains:
-        open_ = {n: g for n, g in gains.items() if g["estimate"] and g["verdict"] != Verdict.PASS}
-        named = sorted(open_, key=lambda name: -values[name])
-        less = [n for n in named if open_[n]["estimate"]["upper"] < 0]
-        alike = [n for n in named if n not in less]
-        said = [
-            f"{words} {', '.join(f'{n} {values[n]:.3f}' for n in names)}"
-            for words, names in (("does worse than", less), ("is not told apart from", alike))
-            if names
-        ]
-        if not said:
-            return ""
-        return (
-            f"{model['name']} reaches {title} {value:.3f} and {' and '.join(said)}, with no "
-            "training (differences on the same windows)."
-        )
-    named = sorted((n for n in values if values[n] >= value), key=lambda name: -values[name])
-    if not named:
+    if not document["ladder"]:
+        return []
+    said = []
+    for model in subjects(document):
+        found = document["front"].get(model["arm"]) or {}
+        if found.get("distance"):
+            said.append(_against_front(model, found))
+        else:
+            said += [_not_beaten(model, metric, document["ladder"]) for metric in _shown(model)]
+    return [text for text in said if text]
+
+
+def _against_front(model: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Say where a model lies that is not above the front; "" above it."""
+    if found["position"] == Position.ABOVE:
         return ""
-    beside = "".join(f", {n} {values[n]:.3f}" for n in named[1:])
+    metrics, gains = found["metrics"], found["gains"]
+    reached = ", ".join(f"{METRICS[m].title} {model['masked'][m]:.3f}" for m in metrics)
+    differences = " and ".join(f"{METRICS[m].title} {_interval(gains[m])}" for m in metrics)
+    where = "is below" if found["position"] == Position.BELOW else "is not told apart from"
+    apart = "" if model["space"] == "raw" else " Its cosine is in another space."
     return (
-        f"{model['name']} reaches {title} {value:.3f} and does not beat the best predictor "
-        f"without training: {named[0]} {values[named[0]]:.3f}{beside}."
+        f"{model['name']} ({reached}) {where} the front of predictions without training; the "
+        f"difference to {found['rung']} is {differences}.{apart}"
+    )
+
+
+def _interval(estimate: Mapping[str, float]) -> str:
+    value, lower, upper = (estimate[key] for key in ("value", "lower", "upper"))
+    return f"{value:+.3f} [{lower:.3f}, {upper:.3f}]"
+
+
+def _shown(model: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("r_at_5", "eval_cosine") if model["space"] == "raw" else ("r_at_5",)
+
+
+def _not_beaten(model: Mapping[str, Any], metric: str, ladder: Mapping[str, Any]) -> str:
+    """Name the best predictor without training if a model's mean does not exceed it; else ""."""
+    values = {n: r["masked"][metric] for n, r in ladder.items() if n not in LIMITS}
+    best = max(values, key=lambda name: values[name], default="")
+    value, title = model["masked"][metric], METRICS[metric].title
+    if not best or value > values[best]:
+        return ""
+    return (
+        f"{model['name']} reaches {title} {value:.3f}; {best} reaches {values[best]:.3f} without "
+        "training."
     )

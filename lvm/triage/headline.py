@@ -8,34 +8,35 @@ from typing import Any
 from lvm.events import Events
 from lvm.records import METRICS, RunVerdict
 from lvm.triage.actions import MORE_TRAINING
+from lvm.triage.worth import worth
 
 
 def headline(document: Mapping[str, Any], events: Events) -> str:
     """Return the verdict in one sentence."""
     arm, cause, judged = document["arm"], document["cause"], document["judged"]
     given = f"the predictions in {judged['file']}" if judged["stand_in"] else ""
+    front = worth(document)
     match document["verdict"]:
         case RunVerdict.PASSED if given:
-            return f"PASSED: {given} hold the success gate; nothing needs fixing."
+            return f"PASSED: {given} hold the success gate{front}; nothing needs fixing."
         case RunVerdict.PASSED:
-            return "PASSED: the base recipe holds the success gate; nothing needs fixing."
+            return f"PASSED: the base recipe holds the success gate{front}; nothing needs fixing."
         case RunVerdict.FIXED if given:
             return (
                 f"FIXED by {cause} on a stand-in: {given} do not hold the success gate, "
-                f"{arm['name']} of our network does. Whether it mends the model behind the "
+                f"{arm['name']} of our network does{front}. Whether it mends the model behind the "
                 "predictions was not tried."
             )
         case RunVerdict.FIXED if cause == MORE_TRAINING:
+            epochs = arm["recipe"]["training"]["epochs"]
             return (
                 "FIXED by more training: the unchanged recipe holds the success gate on the test "
-                f"split when it is trained for {arm['recipe']['training']['epochs']} epochs, so no "
-                "step is the cause."
+                f"split when it is trained for {epochs} epochs{front}, so no step is the cause."
             )
         case RunVerdict.FIXED:
-            beside = _beside(document["combination"])
-            if beside and "+" not in cause:
-                return f"FIXED by {cause}: {arm['name']} holds the success gate; {beside}."
-            return f"FIXED by {cause}: {arm['name']} holds the success gate on the test split."
+            beside = "" if "+" in cause else _beside(document["combination"])
+            holds = f"{arm['name']} holds the success gate{_gained(arm)}{front}"
+            return f"FIXED by {cause}: {holds}{f'; {beside}' if beside else ''}."
         case RunVerdict.NOT_FIXED if given:
             return (
                 f"NOT_FIXED: {given} do not hold the success gate, nor does any arm that was tried "
@@ -51,6 +52,13 @@ def headline(document: Mapping[str, Any], events: Events) -> str:
             return f"INCONCLUSIVE: {nearest or document['since']}."
         case _:
             return "UNFINISHED: this is partial; it shows what the run had measured so far."
+
+
+def _gained(arm: Mapping[str, Any]) -> str:
+    """Return the gain in R@5 over AR-only in brackets; "" where it was not measured."""
+    gates = [g for g in arm["gates"] if g["gate"] == "success" and g["metric"] == "r_at_5"]
+    known = [g["estimate"]["value"] for g in gates if g.get("estimate")]
+    return f" (R@5 {known[0]:+.3f} over AR-only)" if known else ""
 
 
 def _nearest(events: Events) -> str | None:

@@ -17,6 +17,7 @@ from lvm.triage.by_size import steps_by_gain
 from lvm.triage.cautions import of_the_absent, of_the_audit, of_the_ladder, of_the_seeds
 from lvm.triage.headline import headline
 from lvm.triage.ledger import ledger
+from lvm.triage.worth import beats_ladder
 
 SCHEMA = 1
 _NOTHING: Event = {"findings": []}
@@ -52,6 +53,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "by_gain": steps_by_gain(events),
         "absent": to_plain(absent),
         "ladder": ladder["rows"],
+        "front": (events.last("compared") or {}).get("front", {}),
         "models": [_model(e) for e in events.of("test_judged") if e["role"] != "repeat"],
         "combination": _combination(events),
         "seeds": _seeds(events),
@@ -61,12 +63,12 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "since": stop["since"] if stop else None,
         "resume": resume,
     }
+    document["beats_ladder"] = beats_ladder(document)
     document["headline"] = headline(document, events)
-    compared = (events.last("compared") or {"models": {}})["models"]
     document["warnings"] = [
         *of_the_absent(absent, document),
         *of_the_audit(audit, document),
-        *of_the_ladder(document, shown, compared),
+        *of_the_ladder(document),
         *of_the_seeds(document),
     ]
     return document

@@ -41,6 +41,8 @@ def predictions(folder: Path) -> list[Event]:
     events = list(whole_journal(folder))
     test = next(e for e in events if e["event"] == "test_judged" and e["name"] == "AR-only")
     events.insert(events.index(test) + 1, {**test, "arm": "predictions", "name": "given"})
+    front = next(e for e in events if e["event"] == "compared")["front"]
+    front["predictions"] = {**front[test["arm"]], "position": "below"}
     return events
 
 
@@ -55,6 +57,19 @@ def test_the_views_that_events_change_add_up_to_all_views(run, size: int, tmp_pa
         known |= {view.key: asdict(view) for view in changed_views(events, new)}
         assert known == {v.key: asdict(v) for v in arm_views(events, closed=False)}
     assert len(known) >= 5
+
+
+@pytest.mark.parametrize("run", [combined, predictions])
+def test_a_model_on_test_has_its_place_against_the_front(run, tmp_path: Path) -> None:
+    events = Events(run(tmp_path))
+    front = events.last("compared")["front"]
+    views = {view.tags["arm"]: view for view in arm_views(events, closed=True)}
+    for arm, found in front.items():
+        assert views[arm].tags["front.position"] == found["position"]
+        metrics = {name: value for name, value, _, _ in views[arm].metrics}
+        assert metrics["front.lower"] == found["distance"]["lower"]
+    placed = {arm for arm, view in views.items() if "front.position" in view.tags}
+    assert placed == set(front)
 
 
 def test_an_event_changes_the_views_of_its_own_arm_alone() -> None:

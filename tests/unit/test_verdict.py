@@ -98,7 +98,7 @@ def test_every_prefix_of_a_journal_gives_an_unfinished_document(events) -> None:
         json.dumps(document, allow_nan=False)
 
 
-def fixed(folder, *, cosine, ladder):
+def fixed(folder, *, cosine, ladder, front=None):
     """A run whose second step, on top of the first, passed."""
     journal = Journal(folder)
     recipe = {"training": {"epochs": 2}}
@@ -111,7 +111,11 @@ def fixed(folder, *, cosine, ladder):
     rows = {
         name: {"masked": {"r_at_5": 0.1, "eval_cosine": value}} for name, value in ladder.items()
     }
-    gate = {"gate": "success", "metric": "mrr", "verdict": "PASS", "reason": "clear"}
+    estimate = {"value": 0.27, "lower": 0.2, "upper": 0.3}
+    gate = {
+        "gate": "success", "metric": "r_at_5", "verdict": "PASS", "reason": "clear",
+        "estimate": estimate,
+    }  # fmt: skip
     journal.append("run_started", schema=1)
     journal.append("ladder", split="test", rows=rows)
     journal.append("step_started", step="confirm_two", arms=[spec])
@@ -122,6 +126,8 @@ def fixed(folder, *, cosine, ladder):
         "confirmed", step="two", arm="arm two", verdict="PASS", gates=[gate], spec="abc",
         run_as="confirm_two",
     )  # fmt: skip
+    if front is not None:
+        journal.append("compared", of="abc", front={"abc": front})
     journal.append(
         "decision", action="Stop", number=5, verdict="FIXED", cause=["one", "two"], since="it holds"
     )
@@ -137,13 +143,46 @@ def test_a_fix_names_its_cause_its_arm_and_its_checkpoint(tmp_path) -> None:
     assert document["warnings"] == []
 
 
-def test_a_fix_that_does_not_beat_the_ladder_says_so(tmp_path) -> None:
+def test_a_fix_whose_mean_is_below_the_ladder_says_so_where_nothing_was_compared(tmp_path) -> None:
     document = fixed(tmp_path, cosine=0.3, ladder={"copy_last": 0.4, "ridge": 0.5, "oracle": 1.0})
     (warning,) = document["warnings"]
-    assert "cosine 0.300" in warning
-    assert "ridge 0.500" in warning
-    assert "copy_last 0.400" in warning
-    assert "oracle" not in warning
+    assert "cosine 0.300; ridge reaches 0.500 without training" in warning
+    assert (document["beats_ladder"], document["front"]) == (None, {})
+
+
+def lies(position: str) -> dict:
+    """Where the model of `fixed` lies against the front."""
+    estimate = {"value": 0.01, "lower": -0.02, "upper": 0.04}
+    metrics = ["eval_cosine", "r_at_5"]
+    return {
+        "position": position, "metrics": metrics, "distance": estimate, "rung": "copy_last",
+        "gains": dict.fromkeys(metrics, estimate), "mixture": {"copy_last": 1.0}, "reason": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("position", "beats", "clause"),
+    [
+        ("above", True, ", above the front of predictions without training by 0.010 in both "),
+        ("on", False, ", on the front of predictions without training."),
+        ("below", False, ", below the front of predictions without training, where copy_last"),
+    ],
+)
+def test_the_headline_and_one_warning_tell_what_a_fix_is_worth(
+    tmp_path, position, beats, clause
+) -> None:
+    document = fixed(tmp_path, cosine=0.3, ladder={"copy_last": 0.4}, front=lies(position))
+    assert document["beats_ladder"] is beats
+    assert document["front"]["abc"]["position"] == position
+    assert "(R@5 +0.270 over AR-only)" + clause in document["headline"]
+    assert len(document["warnings"]) == (0 if beats else 1)
+
+
+def test_a_front_that_could_not_be_measured_is_neither_beaten_nor_not(tmp_path) -> None:
+    unknown = {**lies("not evaluable"), "distance": None, "gains": {}, "reason": "the pools differ"}
+    document = fixed(tmp_path, cosine=0.6, ladder={"copy_last": 0.4}, front=unknown)
+    assert document["beats_ladder"] is None
+    assert "front" not in document["headline"]
 
 
 # --- attribution ---------------------------------------------------------------------------------
@@ -240,7 +279,11 @@ def test_more_training_is_named_with_the_model_that_passed(tmp_path) -> None:
     journal = Journal(tmp_path)
     recipe = {"training": {"epochs": 8}}
     specs = [{"id": i, "source": None, "folder": f"/f/{i}", "recipe": recipe} for i in "ab"]
-    gate = {"gate": "success", "metric": "mrr", "verdict": "PASS", "reason": "clear"}
+    estimate = {"value": 0.27, "lower": 0.2, "upper": 0.3}
+    gate = {
+        "gate": "success", "metric": "r_at_5", "verdict": "PASS", "reason": "clear",
+        "estimate": estimate,
+    }  # fmt: skip
     journal.append("run_started", schema=1)
     journal.append("step_started", step="confirm_two", arms=specs)
     journal.append(

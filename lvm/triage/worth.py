@@ -1,0 +1,63 @@
+"""What a verdict says of its model against the front of predictions without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lvm.records import METRICS, Position, RunVerdict
+from lvm.report.subject import PREDICTIONS
+from lvm.triage.step import Role
+
+Document = Mapping[str, Any]  # verdict.json
+FRONT = "the front of predictions without training"
+
+
+def subjects(document: Document) -> list[Mapping[str, Any]]:
+    """Return the models that the verdict is about: the person's predictions, and what passes.
+
+    Without a model that passes, the last one that was confirmed; never a control.
+    """
+    models, shown = document["models"], document["arm"]
+    own = [m for m in models if document["judged"]["stand_in"] and m["arm"] == PREDICTIONS]
+    ours = [m for m in models if shown and m["arm"] == shown["id"]]
+    if not ours:
+        roles = [Role.CONFIRM, *([Role.PHASE1] if document["verdict"] == RunVerdict.PASSED else [])]
+        ours = [m for m in models if m["role"] in roles and m not in own][-1:]
+    if document["verdict"] == RunVerdict.PASSED and own:
+        ours = []
+    return [*own, *ours]
+
+
+def beats_ladder(document: Document) -> bool | None:
+    """Return whether the model of the verdict is above the front; None where nobody measured it."""
+    found = _position(document)
+    return Position(found["position"]).beats if found else None
+
+
+def worth(document: Document) -> str:
+    """Return where the model of the verdict lies, as a clause with its comma; "" if unmeasured."""
+    found = _position(document)
+    titles = " and ".join(METRICS[metric].title for metric in found.get("metrics", ()))
+    match found.get("position"):
+        case Position.ABOVE:
+            return f", above {FRONT} by {found['distance']['value']:.3f} in both {titles}"
+        case Position.ON:
+            return f", on {FRONT}"
+        case Position.BELOW:
+            return f", below {FRONT}, where {found['rung']} does better"
+        case _:
+            return ""
+
+
+def _position(document: Document) -> Mapping[str, Any]:
+    """Return where the model that the verdict is about lies; empty where nobody measured it.
+
+    FIXED is about our network even where it stood in for predictions; all else about these.
+    """
+    models = subjects(document)
+    if not models:
+        return {}
+    model = models[-1] if document["verdict"] == RunVerdict.FIXED else models[0]
+    found: Mapping[str, Any] = document["front"].get(model["arm"]) or {}
+    return found
