@@ -105,6 +105,14 @@ def front_position(
     )
 
 
+def distance_to_front(model: Measured, rungs: Mapping[str, Measured]) -> float | None:
+    """Return D in cosine and R@5 as measured; None without rungs or in a learned space."""
+    if model.space != "raw" or not rungs or any(pair_problem(model, r) for r in rungs.values()):
+        return None
+    theirs = np.stack([_values(rung, COMPARABLE) for rung in rungs.values()])
+    return solve((_values(model, COMPARABLE) - theirs).mean(axis=2)).value
+
+
 def solve(gains: Float[np.ndarray, "K 2"]) -> Saddle:
     """Solve max over t of min over i of t gains[i, 0] + (1 - t) gains[i, 1], 0 <= t <= 1.
 

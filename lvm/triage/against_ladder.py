@@ -27,18 +27,20 @@ def rung_file(out: Path, name: str, split: str = "test") -> Path:
 def compare_with_ladder(runner: Runner) -> None:
     """Note where every model judged on test lies against the front; a repeated seed is none."""
     arms = [e["arm"] for e in runner.journal.all("test_judged") if e["role"] != Role.REPEAT]
-    rungs = measured_rungs(runner)
+    rungs = rungs_on(runner, "test")
     found = {arm: position for arm in arms if (position := position_of(runner, arm, rungs))}
     runner.once("compared", ("of",), of="+".join(found), front=found)
 
 
-def measured_rungs(runner: Runner) -> dict[str, PerQuery]:
-    """Return the results of the rungs that a model competes with, on the test split.
+def rungs_on(runner: Runner, split: str) -> dict[str, PerQuery]:
+    """Return the results of the rungs that a model competes with, on dev or on test.
 
     A rung whose results are gone (a run that an older version began) is left out.
     """
-    rows = (runner.journal.find("ladder", split="test") or {"rows": {}})["rows"]
-    files = {name: rung_file(runner.request.out, name) for name in rows if name not in LIMITS}
+    rows = (runner.journal.find("ladder", split=split) or {"rows": {}})["rows"]
+    files = {
+        name: rung_file(runner.request.out, name, split) for name in rows if name not in LIMITS
+    }
     return {name: PerQuery.load(path) for name, path in files.items() if path.exists()}
 
 

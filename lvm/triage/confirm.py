@@ -17,7 +17,7 @@ from lvm.triage.actions import (
     SettledOutcome,
     TrainedOutcome,
 )
-from lvm.triage.against_ladder import measured_rungs, position_of
+from lvm.triage.against_ladder import position_of, rungs_on
 from lvm.triage.arm import ArmSpec
 from lvm.triage.full_training import FullTraining, train_in_full
 from lvm.triage.judge import SUCCESS_METRICS, Confirmation, judge_confirmation
@@ -88,7 +88,7 @@ class Confirmations:
         runner = self._runner
         if runner.request.reported_only:
             return False
-        found = position_of(runner, spec.id, measured_rungs(runner))
+        found = position_of(runner, spec.id, rungs_on(runner, "test"))
         return found is not None and found.position is Position.BELOW
 
 

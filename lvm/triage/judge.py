@@ -13,6 +13,7 @@ import numpy as np
 from lvm.absence import Absence
 from lvm.audit.training import TrainingLog, log_from_epochs, too_early
 from lvm.config import GateConfig
+from lvm.evaluation.front import distance_to_front
 from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import correct, gain, stage_gate, success_gates
 from lvm.records import ABSENT, Evaluation, GateResult, StopReason, Verdict
@@ -159,9 +160,13 @@ def judge_step(
     arms: Sequence[ArmResult],
     stages: Mapping[str, Verdict],
     gains: Mapping[str, Sequence[GateResult]],
+    rungs: Mapping[str, PerQuery] | None = None,
 ) -> StepJudgement:
-    """Choose the arm to confirm and the arm to keep; name the gate conflicts."""
-    stage, candidate = _candidate(arms, stages)
+    """Choose the arm to confirm and the arm to keep; name the gate conflicts.
+
+    `rungs` are the predictors without training on dev, where they were measured.
+    """
+    stage, candidate = _candidate(arms, stages, rungs or {})
     beats = [
         r
         for r in arms
@@ -274,15 +279,29 @@ def dev_evaluation(per_query: PerQuery | None) -> Evaluation | None:
     )
 
 
+def _worth_most(arms: Sequence[ArmResult], rungs: Mapping[str, PerQuery]) -> ArmResult:
+    """Return the arm that lies farthest above the front of what needs no training, on dev.
+
+    An arm that retrieves as well at half the cosine is worth less. Cosines of a learned space do
+    not compare with others: where an arm has one, or no front was measured, MRR decides.
+    """
+    found = {
+        r.spec.id: place
+        for r in arms
+        if r.dev is not None and (place := distance_to_front(r.dev, rungs)) is not None
+    }
+    return max(arms, key=lambda r: found[r.spec.id] if len(found) == len(arms) else r.mrr)
+
+
 def _candidate(
-    arms: Sequence[ArmResult], stages: Mapping[str, Verdict]
+    arms: Sequence[ArmResult], stages: Mapping[str, Verdict], rungs: Mapping[str, PerQuery]
 ) -> tuple[Verdict, ArmResult | None]:
-    """Return the best stage verdict, and among the arms with it the one with the best MRR."""
+    """Return the best stage verdict, and among the arms with it the one that is worth most."""
     complete = [r for r in arms if r.reason in REACHED_ITS_END and r.dev is not None]
     for verdict in (Verdict.PASS, Verdict.INCONCLUSIVE):
         ready = [r for r in complete if stages[r.spec.id] is verdict]
         if ready:
-            return verdict, max(ready, key=lambda r: r.mrr)
+            return verdict, _worth_most(ready, rungs)
     if any(r.absent for r in arms):  # what it would have done nobody knows
         return Verdict.NOT_EVALUABLE, None
     judged = [v for v in stages.values() if v is not Verdict.NOT_EVALUABLE]

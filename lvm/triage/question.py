@@ -11,6 +11,7 @@ from lvm.errors import DataError
 from lvm.evaluation.metrics import PerQuery
 from lvm.records import Verdict
 from lvm.triage.actions import RunStep, StepOutcome
+from lvm.triage.against_ladder import rungs_on
 from lvm.triage.arm import ArmSpec, dev_file
 from lvm.triage.judge import ArmResult, absent_arms, decisive, judge_gains, judge_step
 from lvm.triage.runner import CONTROL, Runner
@@ -124,7 +125,10 @@ class Questions:
         stages = {
             r.spec.id: self._runner.judge_dev(r, gains.get(r.spec.id, ())).verdict for r in arms
         }
-        judged, absent = judge_step(arms, stages, gains), absent_arms(results)
+        judged, absent = (
+            judge_step(arms, stages, gains, rungs_on(self._runner, "dev")),
+            absent_arms(results),
+        )
         if step.extended:  # a question, not a remedy: what beats its control is said by its gains
             return self._end_step(step.name, judged.stage, None, None, judged.conflicts)
         kept, changes, gain = judged.kept, frozenset[str](), 0.0
