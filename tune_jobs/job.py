@@ -148,6 +148,7 @@ class Job:
             checkpoint=own_checkpoint(material, self._journal.folder),
             given=args.checkpoint,
             predictions=args.predictions,
+            seen=material.seen,
             independent=args.independent,
             all_steps=args.all_steps,
             extended=extended_steps() if args.extended else (),

@@ -45,6 +45,7 @@ class Phase1Outcome:
     verdict: Verdict
     absent: tuple[Absence, ...] = ()
     no_baseline: str = ""  # why AR-only left nothing to compare with; "" where it is there
+    unread: str = ""  # the judged model, where nobody knows which articles it has read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class ConfirmOutcome:
     over_control: Verdict  # the gain of the arm over it
     value: float = 0.0  # test MRR, to find the best of several
     absent: tuple[Absence, ...] = ()  # the arm, or the unchanged recipe
+    unread: str = ""  # the model that the arm searches, where nobody knows what it has read
 
     @property
     def attribution(self) -> Attribution:
@@ -159,6 +161,22 @@ class Stop:
     cause: tuple[str, ...]  # the steps that together made the fix, or MORE_TRAINING
     since: str
     absent: tuple[Absence, ...] = ()  # arms without which the verdict cannot be another one
+    if_unseen: RunVerdict | None = None  # the verdict if the judged model has not read the test
+    cause_if_unseen: tuple[str, ...] = ()  # articles, where nobody knows; and its cause
+
+
+def if_unseen(stop: Stop, unread: str) -> Stop:
+    """Return a good end, or what is left of it where nobody knows what its model has read.
+
+    `unread` is that model; "" where it is known.
+    """
+    if not unread:
+        return stop
+    return Stop(
+        verdict=RunVerdict.INCONCLUSIVE, cause=(), if_unseen=stop.verdict,
+        cause_if_unseen=stop.cause,
+        since=f"{stop.since}, but nobody knows whether {unread} has read the test articles",
+    )  # fmt: skip
 
 
 Action = RunPhase1 | RunStep | Confirm | Settle | Repeat | Stop

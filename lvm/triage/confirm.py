@@ -78,6 +78,7 @@ class Confirmations:
         return ConfirmOutcome(
             step=trained.step, arm=trained.arm, verdict=judged.success, control=judged.control,
             over_control=judged.over_control, value=trained.mrr, absent=trained.absent,
+            unread=self._runner.unread if spec.source is not None else "",
         )  # fmt: skip
 
 

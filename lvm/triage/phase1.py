@@ -19,8 +19,10 @@ from lvm.triage.actions import Phase1Outcome
 from lvm.triage.arm import ArmSpec
 from lvm.triage.inspect import inspect_model
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms, not_judged
+from lvm.triage.lineage import judged_lineage
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
 from lvm.triage.step import Role
+from lvm.triage.trace import Trace, trace
 
 PHASE1 = "phase_1"
 
@@ -40,10 +42,30 @@ def run_phase1(runner: Runner) -> Phase1Outcome:
         runner.phase1[name] = spec
         runner.judge_dev(results[spec.id])
     verdict, gates = _judge(runner, specs, results, base_name)
-    runner.once("phase_1_judged", (), verdict=verdict, gates=gates, baseline=AR_ONLY)
+    lineage = judged_lineage(runner, _trace(runner, specs, results, base_name))
+    runner.unread = lineage.unread
+    runner.once(
+        "phase_1_judged", (), verdict=verdict, gates=gates, baseline=AR_ONLY,
+        lineage=lineage.to_plain(),
+    )  # fmt: skip
     missing = _missing(AR_ONLY, results[specs[AR_ONLY].id])
     absent = absent_arms(results.values())
-    return Phase1Outcome(verdict=verdict, absent=absent, no_baseline=missing)
+    return Phase1Outcome(verdict=verdict, absent=absent, no_baseline=missing, unread=runner.unread)
+
+
+def _trace(
+    runner: Runner, specs: Mapping[str, ArmSpec], results: Mapping[str, ArmResult], base_name: str
+) -> Trace | None:
+    """Return what trace of the test articles a checkpoint shows; None without one to judge."""
+    if runner.request.checkpoint is None or base_name not in specs:
+        return None
+    model, ar_only = specs[base_name], specs[AR_ONLY]
+    test, ar_test = runner.test_results(model), runner.test_results(ar_only)
+    dev, ar_dev = results[model.id].dev, results[ar_only.id].dev
+    if test is None or ar_test is None or dev is None or ar_dev is None:
+        return None
+    seed = runner.base.seed
+    return trace(test, dev, ar_test, ar_dev, runner.dataset, runner.gates, seed)
 
 
 def _missing(name: str, result: ArmResult) -> str:

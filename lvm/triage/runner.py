@@ -46,6 +46,7 @@ class Runner:
         self.budget = self.base.training.epochs
         self.phase1: dict[str, ArmSpec] = {}  # name -> AR-only, and the base recipe's model
         self.proposals: dict[str, dict[str, Arm]] = {}  # step -> its arms by name
+        self.unread = ""  # the model handed in, where nobody knows what it has read
         self._reasons: dict[str, StopReason] = {}  # arm -> why it ended
 
     # --- what is there ---------------------------------------------------------------------------

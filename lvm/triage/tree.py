@@ -22,6 +22,9 @@ these is settled at the end. The steps in `extended` ask the open questions: the
 dev after the verdict of the others stands, and change nothing in it. So do repeated seeds, which
 train the models behind the verdict once more.
 
+A model that was handed in may have read the test articles. Where nobody knows, neither PASSED nor
+FIXED can rest on it: the run ends INCONCLUSIVE and keeps what it would have ended with.
+
 No cluster, file or clock is touched here, so every combination of verdicts is tested.
 """
 
@@ -49,6 +52,7 @@ from lvm.triage.actions import (
     StepOutcome,
     Stop,
     TrainedOutcome,
+    if_unseen,
 )
 
 
@@ -72,7 +76,8 @@ def next_action(
         return _without_baseline(tree[0])
     if isinstance(tree[0], Phase1Outcome) and tree[0].verdict is Verdict.PASS:
         since = "the base recipe holds the success gate"
-        action: Action = Stop(verdict=RunVerdict.PASSED, cause=(), since=since)
+        passed = Stop(verdict=RunVerdict.PASSED, cause=(), since=since)
+        action: Action = if_unseen(passed, tree[0].unread)
     elif all_steps:
         action = _next_of_all(plan, tree)
     else:
@@ -118,7 +123,7 @@ def _next_in_order(plan: Sequence[str], history: Sequence[Outcome], *, independe
         return Confirm(step=last.step, arm=last.candidate, carried=before, since=_why(last))
     if isinstance(last, ConfirmOutcome):
         if last.attribution is Attribution.MORE_TRAINING:
-            return _more_training()
+            return _more_training(last)
         if last.attribution is Attribution.STEP:
             return _fixed(last, _cause(last, history, carried))
     step = _first_left(plan, history)
@@ -135,14 +140,15 @@ def _next_in_order(plan: Sequence[str], history: Sequence[Outcome], *, independe
     return _end(history)
 
 
-def _more_training() -> Stop:
+def _more_training(by: ConfirmOutcome) -> Stop:
     since = "the unchanged recipe holds the success gate when it is trained as long"
-    return Stop(verdict=RunVerdict.FIXED, cause=(MORE_TRAINING,), since=since)
+    stop = Stop(verdict=RunVerdict.FIXED, cause=(MORE_TRAINING,), since=since)
+    return if_unseen(stop, by.unread)
 
 
 def _fixed(by: ConfirmOutcome, cause: tuple[str, ...]) -> Stop:
     since = f"{by.arm} holds the success gate on the test split"
-    return Stop(verdict=RunVerdict.FIXED, cause=cause, since=since)
+    return if_unseen(Stop(verdict=RunVerdict.FIXED, cause=cause, since=since), by.unread)
 
 
 def _cause(
@@ -282,14 +288,17 @@ def combination(history: Sequence[Outcome]) -> tuple[tuple[str, str], ...]:
 
 
 def _settled_end(settled: SettledOutcome, history: Sequence[Outcome]) -> Stop:
-    """Name the best single cause; the combination only where no step alone is one."""
-    found = [o.attribution for o in settled.confirmed]
-    if Attribution.MORE_TRAINING in found:
-        return _more_training()
+    """Name the best single cause; the combination only where no step alone is one.
+
+    A model that was trained here comes before one that may have read the test articles.
+    """
+    shared = [o for o in settled.confirmed if o.attribution is Attribution.MORE_TRAINING]
+    if shared:
+        return _more_training(min(shared, key=lambda o: bool(o.unread)))
     causes = [o for o in settled.confirmed if o.attribution is Attribution.STEP]
     alone = [o for o in causes if o.step != COMBINATION]
     if alone:
-        best = max(alone, key=lambda o: o.value)
+        best = max(alone, key=lambda o: (not o.unread, o.value))
         return _fixed(best, (best.step,))
     if causes:
         return _fixed(causes[0], tuple(step for step, _ in combination(history)))

@@ -16,6 +16,7 @@ from lvm.triage.actions import COMBINATION, MORE_TRAINING
 from lvm.triage.cautions import of_the_absent, of_the_audit, of_the_ladder, of_the_seeds
 from lvm.triage.headline import headline
 from lvm.triage.ledger import ledger
+from lvm.triage.unseen import lineage_part, of_the_lineage
 
 SCHEMA = 1
 
@@ -36,6 +37,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "schema": SCHEMA,
         "verdict": stop["verdict"] if stop else None,
         "judged": subject(events),
+        "lineage": lineage_part(events),
         "cause": "+".join(causes) or None,
         "arm": shown,
         "codes": list(dict.fromkeys(f["code"] for f in [*audit.get("findings", []), *seen])),
@@ -55,6 +57,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     document["headline"] = headline(document, events)
     compared = (events.last("compared") or {"models": {}})["models"]
     document["warnings"] = [
+        *of_the_lineage(document),
         *of_the_absent(absent, document),
         *of_the_audit(audit, document),
         *of_the_ladder(document, shown, compared),
