@@ -168,7 +168,9 @@ class Stop:
 def if_unseen(stop: Stop, unread: str) -> Stop:
     """Return a good end, or what is left of it where nobody knows what its model has read.
 
-    `unread` is that model; "" where it is known.
+    `unread` is that model, which may have read the test articles: neither PASSED nor FIXED can rest
+    on it, so the run ends INCONCLUSIVE and keeps what it would have ended with. "" where the model
+    was trained here, or its articles are known.
     """
     if not unread:
         return stop

@@ -2,10 +2,15 @@
 
 Test and dev articles are split from one collection, so a model that has read neither gains as much
 on the one as on the other, over any predictor that has read neither. One that has read the test
-articles and not the dev articles gains more on test. Two such predictors stand in for how hard each
-side is: AR-only, trained in this run, and a memoriser of the train split, which answers with what
-followed the train window nearest to the last context (a side that repeats train text is easy for
-it). A trace is found where the surplus is above zero over both.
+articles and not the dev articles gains more on test. Two such predictors say how hard each side is:
+
+    AR-only               trained in this run
+    nearest train window  a memoriser of the train split: it answers with what followed the train
+                          window nearest to the last context, and finds a side easy that repeats
+                          train text
+
+A trace is found where the surplus over AR-only is clear of zero, and the second does not explain
+it: over the nearest train window there is a surplus too.
 
 What leaves no trace: a model that has read the dev articles too, and one that read a few of the
 test articles, or read them and kept little. No trace is no proof.
@@ -46,8 +51,8 @@ class Trace:
 
     @property
     def found(self) -> bool:
-        """Whether the model gains more on test over both."""
-        return self.over_ar_only.lower > 0 and self.over_nearest_train.lower > 0
+        """Whether the model clearly gains more on test, and train text does not explain it."""
+        return self.over_ar_only.lower > 0 and self.over_nearest_train.value > 0
 
     def to_plain(self) -> dict[str, object]:
         """Return JSON values."""

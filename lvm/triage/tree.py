@@ -22,9 +22,6 @@ these is settled at the end. The steps in `extended` ask the open questions: the
 dev after the verdict of the others stands, and change nothing in it. So do repeated seeds, which
 train the models behind the verdict once more.
 
-A model that was handed in may have read the test articles. Where nobody knows, neither PASSED nor
-FIXED can rest on it: the run ends INCONCLUSIVE and keeps what it would have ended with.
-
 No cluster, file or clock is touched here, so every combination of verdicts is tested.
 """
 
@@ -288,10 +285,7 @@ def combination(history: Sequence[Outcome]) -> tuple[tuple[str, str], ...]:
 
 
 def _settled_end(settled: SettledOutcome, history: Sequence[Outcome]) -> Stop:
-    """Name the best single cause; the combination only where no step alone is one.
-
-    A model that was trained here comes before one that may have read the test articles.
-    """
+    """Name the best single cause, of known lineage first; a combination only where none is one."""
     shared = [o for o in settled.confirmed if o.attribution is Attribution.MORE_TRAINING]
     if shared:
         return _more_training(min(shared, key=lambda o: bool(o.unread)))
