@@ -7,6 +7,7 @@ of predictions say nothing. A verdict that rests on a model of unknown lineage i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -37,19 +38,22 @@ class JudgedLineage:
     why: str = ""  # why they are unknown
     read: int = 0  # test articles among them
     trace: Trace | None = None
-
-    @property
-    def unread(self) -> str:
-        """The model, where nothing says that it has not read the test articles; else ""."""
-        return self.model or "" if self.articles is Articles.UNKNOWN else ""
+    off_contexts: Mapping[str, Any] | None = None  # of lvm.triage.off_contexts
 
     def to_plain(self) -> dict[str, Any]:
         """Return JSON values."""
         plain: dict[str, Any] = to_plain({k: v for k, v in vars(self).items() if k != "trace"})
-        return {**plain, "trace": None if self.trace is None else to_plain(self.trace.to_plain())}
+        return {**plain, "trace": None if self.trace is None else self.trace.to_plain()}
 
 
-def judged_lineage(runner: Runner, trace: Trace | None = None) -> JudgedLineage:
+def unread(lineage: Mapping[str, Any]) -> str:
+    """Return the model whose articles nobody knows, by the plain form of its lineage; else ""."""
+    return str(lineage["model"]) if lineage["articles"] == Articles.UNKNOWN else ""
+
+
+def judged_lineage(
+    runner: Runner, trace: Trace | None = None, off_contexts: Mapping[str, Any] | None = None
+) -> JudgedLineage:
     """Return the lineage of what phase 1 judges, by the articles of the test windows."""
     found = _handed_in(runner.request)
     if found is None:
@@ -60,9 +64,10 @@ def judged_lineage(runner: Runner, trace: Trace | None = None) -> JudgedLineage:
         lineage, bank, runner.dataset, bank.rows(test.contexts[:, -1]), test.articles,
         runner.request.seen,
     )  # fmt: skip
+    why = "; ".join(f"{name}: {reason}" for name, reason in seen.unknown.items())
     return JudgedLineage(
-        articles=_state(seen), model=model, why=next(iter(seen.unknown.values()), ""),
-        read=len(seen.articles), trace=trace,
+        articles=_state(seen), model=model, why=why,
+        read=len(seen.articles), trace=trace, off_contexts=off_contexts,
     )  # fmt: skip
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from lvm.events import Events
 
 UNKNOWN, STATED = "unknown", "stated"
+NO_REFERENCE = "nothing"  # of a trace: the cosine as it is
 REMEDY = "Name what it has read with --seen FILE"
 NOTHING: Mapping[str, Any] = {
-    "articles": None, "model": None, "why": "", "read": 0, "trace": None,
+    "articles": None, "model": None, "why": "", "read": 0, "trace": None, "off_contexts": None,
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def headline_if_unseen(document: Mapping[str, Any]) -> str | None:
         doubt = "and it shows a trace of them"
     return (
         f"INCONCLUSIVE: {verdict}{by} if {model} has not read the test articles, {doubt}: the "
-        f"success gate holds, but {lineage['why']}. {REMEDY}."
+        f"success gate holds, but what the model has read is unknown ({lineage['why']}). {REMEDY}."
     )
 
 
@@ -69,7 +70,20 @@ def _sentence(lineage: Mapping[str, Any]) -> str:
     else:
         by = "as --seen states" if state == STATED else "as its manifest states"
         said = f"{model} has read none of the test articles, {by}."
-    return f"{said} {_traced(lineage['trace'])}"
+    parts = said, _traced(lineage["trace"]), _off_contexts(lineage["off_contexts"])
+    return " ".join(part for part in parts if part)
+
+
+def _off_contexts(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    model, ar_only, on_train = (found[k] for k in ("model", "ar_only", "ar_only_on_train"))
+    return (
+        f"Where its contexts do not point, it agrees with the test targets by {model['value']:.3f} "
+        f"[{model['lower']:.3f}, {model['upper']:.3f}]; AR-only, which has not read them, by "
+        f"{ar_only['value']:.3f}, and by {on_train['value']:.3f} on train articles, which it has "
+        "read. A better model agrees more as well, so this alone proves nothing."
+    )
 
 
 def _traced(trace: Mapping[str, Any] | None) -> str:
@@ -78,11 +92,11 @@ def _traced(trace: Mapping[str, Any] | None) -> str:
             "No trace of them could be measured: that takes the model's results on the dev "
             "articles as well."
         )
-    gain = trace["over_ar_only"]
+    gain, over = trace["surplus"], trace["reference"]
     measured = (
-        f"its gain over AR-only in cosine is {gain['value']:+.3f} "
-        f"[{gain['lower']:+.3f}, {gain['upper']:+.3f}] larger on the test articles than on the dev "
-        f"articles ({gain['confidence']:.0%} interval)"
+        f"its {'cosine' if over == NO_REFERENCE else f'gain over {over} in cosine'} is "
+        f"{gain['value']:+.3f} [{gain['lower']:+.3f}, {gain['upper']:+.3f}] higher on the test "
+        f"articles than on the dev articles ({gain['confidence']:.0%} interval)"
     )
     if trace["found"]:
         return f"It shows a trace of the test articles: {measured}."
