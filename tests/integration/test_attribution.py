@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import worlds
 
 from lvm.config import load_run_config
 from lvm.records import RunVerdict, Verdict
-from lvm.training.loop import train
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
 from lvm.triage.step import STEPS
 from lvm.triage.verdict import build_verdict
@@ -73,36 +71,3 @@ def test_every_step_names_the_one_cause_and_says_what_all_that_helped_add(tmp_pa
     )] == [list(pair) for pair in kept]  # fmt: skip
     assert document["combination"]["best_alone"][0] == "temperature"
     assert "does worse than it alone" in document["headline"]
-
-
-def test_what_a_search_finds_in_a_model_of_unknown_lineage_is_no_plain_fix(tmp_path) -> None:
-    """Its head tells targets apart and its raw search does not; who knows what it has read?"""
-    world = worlds.planted(0)
-    recipe = Path(__file__).parents[2] / "recipes" / "wrong_head_only.toml"
-    config = load_run_config(recipe, worlds.base_config(0))
-    training = train(
-        config.recipe, world.dataset, tmp_path / "own", validate=lambda p, e: {"eval_cosine": 0.0}
-    )
-    tiny.records(training)
-    checkpoint = tmp_path / "own" / "checkpoint"
-    manifest = checkpoint / "manifest.json"
-    silent = json.loads(manifest.read_text())
-    for key in ("articles_seen", "text_seen"):
-        del silent[key]
-    manifest.write_text(json.dumps(silent))
-    step = STEPS.get("projection_head")
-
-    def search_alone(recipe, facts):
-        proposal = step.propose(recipe, facts)
-        arms = [arm for arm in proposal.arms if not arm.trains]
-        return dataclasses.replace(proposal, arms=arms)
-
-    about = {"steps": [dataclasses.replace(step, propose=search_alone)], "checkpoint": checkpoint}
-    with tiny.shapes_known():
-        stop, journal = tiny.triage(tmp_path / "run", world.dataset, config, **about)
-    assert journal.find("phase_1_judged")["verdict"] != Verdict.PASS
-    assert (stop.verdict, stop.cause) == (RunVerdict.INCONCLUSIVE, ())
-    assert (stop.if_unseen, stop.cause_if_unseen) == (RunVerdict.FIXED, ("projection_head",))
-    document = build_verdict(journal.events, resume="")
-    assert document["headline"].startswith("INCONCLUSIVE: FIXED by projection_head if ")
-    assert document["arm"] is None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from lvm.tracking.views import confirmed_arm, parent_view
 from lvm.training.loop import train
 from lvm.triage.actions import (
     MORE_TRAINING,
+    Attribution,
     ConfirmOutcome,
     Phase1Outcome,
     SettledOutcome,
@@ -31,6 +34,7 @@ from lvm.triage.actions import (
     Stop,
     TrainedOutcome,
 )
+from lvm.triage.confirm import Confirmations
 from lvm.triage.journal import Journal
 from lvm.triage.off_contexts import agreement
 from lvm.triage.trace import difference, nearest_train_cosines, trace
@@ -207,6 +211,25 @@ def test_predictions_say_nothing_of_what_was_read(tmp_path, data, given) -> None
     assert "proves nothing" in lineage["sentence"]
     stated, _ = ran(tmp_path / "stated", data, {"predictions": given["p"]}, [])
     assert (stated["verdict"], stated["lineage"]["articles"]) == ("PASSED", "stated")
+
+
+@pytest.mark.parametrize("source", [Path("given"), None])
+def test_a_confirmation_names_the_model_that_its_arm_searches(source) -> None:
+    """An arm without a source was trained here, whatever model was handed in."""
+    notes: list[str] = []
+    runner = SimpleNamespace(unread="m.pt", once=lambda event, *a, **k: notes.append(event))
+    spec = SimpleNamespace(id="a", step="confirm_s", source=source)
+    trained = SimpleNamespace(
+        step="s", arm="arm", result=SimpleNamespace(spec=spec), mrr=0.5, absent=(),
+        control=SimpleNamespace(id="c", name="control"), control_reason="finished",
+    )  # fmt: skip
+    judged = SimpleNamespace(
+        verdict=PASS, success=PASS, control=FAIL, over_control=PASS, gates=[], control_gates=[],
+        attribution=Attribution.STEP,
+    )  # fmt: skip
+    outcome = Confirmations(runner)._note(trained, judged)
+    assert outcome.unread == ("m.pt" if source else "")
+    assert notes == ["confirmed"]
 
 
 def test_a_model_that_the_run_trains_has_a_known_lineage(tiny_folder) -> None:
