@@ -23,6 +23,7 @@ def add_flags(p: Any) -> None:
     p.add_argument("--payload", type=Path, metavar="P", help="the vectors to be retrieved")
     p.add_argument("--checkpoint", type=Path, metavar="C", help="a checkpoint folder or .pt file")
     p.add_argument("--predictions", type=Path, metavar="NPY", help="one row per eval window")
+    p.add_argument("--seen", type=Path, metavar="FILE", help="articles that the model has read")
     p.add_argument("--index", type=Path, metavar="I", help="your index: .faiss, or its rows")
     p.add_argument(
         "--encoder", nargs="?", const="", metavar="NAME",
@@ -69,7 +70,7 @@ def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, dict[
         material = own_data(material, args.checkpoint)
     material = complete(
         material, checkpoint=args.checkpoint, predictions=args.predictions, index=args.index,
-        encoder=args.encoder, texts=args.texts,
+        encoder=args.encoder, texts=args.texts, seen=args.seen,
     )  # fmt: skip
     with AuditProgress(sys.stderr) as progress:
         found, document = run_audit(material, allowed=args.allow, progress=progress, thorough=True)
@@ -108,7 +109,7 @@ def _repair(material: Any, config: RunConfig, args: Any, out: Path) -> int:
     )  # fmt: skip
     print("\naudit of the repaired files:")
     # What was given beside the files belongs to the windows as they were.
-    for name in ("checkpoint", "predictions", "index"):
+    for name in ("checkpoint", "predictions", "seen", "index"):
         setattr(args, name, None)
     _, found, document = audited(request, config, args)
     _report(document, out / "repaired")

@@ -17,7 +17,7 @@ from lvm.command import lvm_command, shown
 from lvm.outside import quoted
 
 JOBS = "tune_jobs"  # found by its name: the library does not import its jobs
-PATHS = ("data", "train", "eval", "payload", "checkpoint", "predictions", "recipe")
+PATHS = ("data", "train", "eval", "payload", "checkpoint", "predictions", "seen", "recipe")
 REPORT_FILES = ("train", "eval", "payload")
 
 

@@ -42,6 +42,9 @@ def print_verdict(document: dict[str, Any], report: Path, args: Any) -> None:
         screen.say(document["judged"]["sentence"], "bold")
     good = document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
     screen.say(document["headline"], "bold green" if good else "bold yellow")
+    lineage = document["lineage"]["sentence"]
+    if lineage and lineage not in document["warnings"]:
+        screen.say(lineage)
     for warning in document["warnings"]:
         screen.say(f"but: {warning}", "yellow")
     screen.console.print(models_table(document))
@@ -68,6 +71,8 @@ def _next_command(document: dict[str, Any], folder: Path, args: Any) -> str:
         return eval_command(checkpoint, asked.arguments(args))
     if document["verdict"] == RunVerdict.PASSED:
         return f"{lvm_command()} report {shown(folder)}"
+    if document["lineage"]["verdict_if_unseen"]:
+        return f"{asked.again(args)} --seen FILE (the articles that the model has read)"
     if document["absent"]:
         return str(document["resume"])
     command = asked.again(args, recipe=None)

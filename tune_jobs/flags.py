@@ -25,6 +25,7 @@ def parser() -> Parser:
     p.add_argument("--payload", type=Path, metavar="P", help="the vectors to be retrieved")
     p.add_argument("--checkpoint", type=Path, metavar="C", help="triage this trained model")
     p.add_argument("--predictions", type=Path, metavar="NPY", help="judge these predictions")
+    p.add_argument("--seen", type=Path, metavar="FILE", help="articles that this model has read")
     p.add_argument("--recipe", type=Path, metavar="FILE", help="changes to the preset (TOML, JSON)")
     names = ", ".join(PRESETS)
     p.add_argument("--preset", metavar="NAME", help=f"{names} (default: {DEFAULT_PRESET})")

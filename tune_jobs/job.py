@@ -150,6 +150,7 @@ class Job:
             checkpoint=own_checkpoint(material, self._journal.folder),
             given=args.checkpoint,
             predictions=args.predictions,
+            seen=material.seen,
             independent=args.independent,
             reported_only=args.five_steps,
             all_steps=args.all_steps,

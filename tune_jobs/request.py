@@ -45,14 +45,16 @@ def opened(args: Any, config: RunConfig) -> tuple[RunConfig, Material]:
     """
     request = data_request(args)
     material = open_material(request, config)
-    material = complete(material, checkpoint=args.checkpoint, predictions=args.predictions)
+    material = complete(
+        material, checkpoint=args.checkpoint, predictions=args.predictions, seen=args.seen
+    )
     own = material.checkpoint.recipe if material.checkpoint is not None else None
     if own is None:
         return config, material
     config = dataclasses.replace(config, recipe=own)
     again = open_material(request, config)
     return config, dataclasses.replace(
-        again, checkpoint=material.checkpoint, training=material.training
+        again, checkpoint=material.checkpoint, training=material.training, seen=material.seen
     )
 
 
@@ -135,6 +137,7 @@ def refuse_changes(journal: Journal, identity: Mapping[str, str], code: str, arg
         "data": "the data",
         "checkpoint": f"the checkpoint {args.checkpoint}",
         "predictions": f"the predictions {args.predictions}",
+        "seen": f"the articles in {args.seen}",
     }
     changed = [names[k] for k, v in identity.items() if first["identity"].get(k, "") != v]
     if first["code"] != code:

@@ -1,4 +1,4 @@
-"""Has the checkpoint, or one that it was started from, been trained on the eval text?"""
+"""Has the given model, or one that it was started from, been trained on the eval text?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.lineage import Seen, read_lineage, seen_articles
+from lvm.audit.lineage import BEHIND, ITSELF, Seen, read_lineage, seen_articles, unknown_lineage
 from lvm.audit.material import Material
 
 FEW_WINDOWS = 0.01  # of the eval windows: text that few of them share with other articles
@@ -18,23 +18,25 @@ Places = tuple[Int[np.ndarray, "m 2"], Bool[np.ndarray, " m"]]  # keys, and wher
 
 
 def seen_before(material: Material, places: Places | None) -> Seen | None:
-    """Return which eval articles were trained on; None without a checkpoint or eval side.
+    """Return which eval articles were trained on; None without a given model or an eval side.
 
     `places` are the keys of the eval windows; without them no article is known.
     """
     part, side = material.checkpoint, material.eval
-    if part is None or side is None:
+    if side is None or (part is None and material.predictions is None):
         return None
     if places is None:
+        model = BEHIND if part is None else ITSELF
         return Seen(
             articles=np.empty(0, np.int64),
-            unknown={"the checkpoint": "the articles of the eval windows are not known"},
+            unknown={model: "the articles of the eval windows are not known"},
         )
+    lineage = unknown_lineage() if part is None else read_lineage(part.manifest, part.path)
     keys, known = places
     rows = np.flatnonzero(known)
     return seen_articles(
-        read_lineage(part.manifest, part.path), material.bank, material.dataset,
-        side.contexts(rows)[:, -1], keys[rows, 0],
+        lineage, material.bank, material.dataset, side.contexts(rows)[:, -1], keys[rows, 0],
+        material.seen,
     )  # fmt: skip
 
 
@@ -43,8 +45,13 @@ def seen_findings(
 ) -> Iterator[Finding]:
     """Report eval articles that were trained on."""
     part = material.checkpoint
-    if part is None or seen is None or places is None or len(seen.articles) == 0:
+    if seen is None or places is None or len(seen.articles) == 0:
         return
+    model = "the checkpoint or one of its parents" if part is not None else BEHIND
+    where = {"input": "predictions"}
+    if part is not None:
+        where = {"input": "checkpoint", "source": str(part.path)}
+    told = ", known by their text (other ids)" if seen.by_text else ""
     keys, known = places
     shared = known & np.isin(keys[:, 0], seen.articles)
     few = seen.by_text and shared.mean() <= FEW_WINDOWS
@@ -52,22 +59,21 @@ def seen_findings(
     yield Finding(
         code="SPLIT_LEAK",
         severity=Severity.WARN if few else Severity.BLOCK,
-        seen=f"{len(seen.articles)} of {total} eval articles were seen by the checkpoint or one of "
-        "its parents" + (", known by their text (other ids)" if seen.by_text else ""),
+        seen=f"{len(seen.articles)} of {total} eval articles were seen by {model}{told}",
         allowed=f"{FEW_WINDOWS:.0%} of the windows" if seen.by_text else "0",
-        where={"input": "checkpoint", "source": str(part.path), "count": int(shared.sum()),
-               "of": len(shared), "articles": seen.articles[:NUM_WORST].tolist()},
-        meaning="The checkpoint, or one it was started from, has been trained on this eval text.",
+        where={**where, "count": int(shared.sum()), "of": len(shared),
+               "articles": seen.articles[:NUM_WORST].tolist()},
+        meaning="The model, or one it was started from, has been trained on this eval text.",
         next="judge it on articles that no ancestor has seen, or train again without the parents",
         values={"articles": float(len(seen.articles)), "by_text": float(seen.by_text)},
     )  # fmt: skip
 
 
 def require_known(seen: Seen | None) -> None:
-    """Raise NotEvaluable where what the checkpoint or a parent saw cannot be compared."""
+    """Raise NotEvaluable where what the given model or a parent saw cannot be compared."""
     if seen is not None and seen.unknown:
         name, why = next(iter(seen.unknown.items()))
         raise NotEvaluable(
             f"whether {name} has seen the eval text is not known: {why}",
-            "give a checkpoint folder that lvm wrote, or judge it on text newer than it",
+            "name the articles that it has read (--seen FILE), or judge it on text newer than it",
         )

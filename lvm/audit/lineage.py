@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.loaded import names_data
+from lvm.audit.stated import stated_articles
 from lvm.data.bank import Bank
+from lvm.data.seen import SeenArticles
 from lvm.data.sketch import Sketches, articles_again
 from lvm.data.windows import Dataset
 from lvm.errors import LvmError
@@ -24,6 +26,7 @@ from lvm.training.checkpoint import read_manifest
 from lvm.training.report_checkpoint import read_report_checkpoint
 
 ITSELF = "the checkpoint"
+BEHIND = "the model behind the predictions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,14 @@ class Seen:
 
     articles: Int[np.ndarray, " a"]
     by_text: bool = False  # known by their text: some of the ids are of another bank
+    stated: bool = False  # a person named them where the lineage does not
     unknown: Mapping[str, str] = field(default_factory=dict)  # name -> why
+
+
+def unknown_lineage() -> Lineage:
+    """Return the lineage of a model of which nothing but its predictions is there."""
+    why = "a file of predictions does not say which articles its model was trained on"
+    return Lineage(manifests=(), unread={BEHIND: why})
 
 
 def read_lineage(manifest: Mapping[str, Any], folder: Path) -> Lineage:
@@ -75,11 +85,13 @@ def read_lineage(manifest: Mapping[str, Any], folder: Path) -> Lineage:
 def seen_articles(
     lineage: Lineage, bank: Bank | None, dataset: Dataset | None,
     vectors: Float[np.ndarray, "m D"], articles: Int[np.ndarray, " m"],
+    stated: SeenArticles | None = None,
 ) -> Seen:  # fmt: skip
     """Return which of the articles of some chunks a checkpoint or one of its parents saw.
 
     `articles` are ids of `bank`. Where a manifest names another bank, or none, the sketches of its
-    text are looked for among `vectors`.
+    text are looked for among `vectors`. What a person has `stated` counts with them, and answers
+    for what they leave unknown.
     """
     seen, by_text, unknown = [np.empty(0, np.int64)], False, dict(lineage.unread)
     for name, manifest in lineage.manifests:
@@ -94,7 +106,13 @@ def seen_articles(
             unknown[name] = "its article ids are of another bank, and it keeps nothing of the text"
         else:
             unknown[name] = "it does not say which articles it was trained on"
-    return Seen(articles=np.unique(np.concatenate(seen)), by_text=by_text, unknown=unknown)
+    if stated is not None:
+        seen.append(stated_articles(stated, bank, vectors, articles))
+        by_text |= stated.text is not None and len(seen[-1]) > 0
+    return Seen(
+        articles=np.unique(np.concatenate(seen)), by_text=by_text,
+        stated=stated is not None and bool(unknown), unknown={} if stated is not None else unknown,
+    )  # fmt: skip
 
 
 def _sketches(manifest: Mapping[str, Any]) -> Sketches | None:

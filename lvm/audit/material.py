@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lvm.audit.loaded import CheckpointPart
     from lvm.audit.reembed import EncoderRequest
     from lvm.audit.training_log import TrainingLog
+    from lvm.data.seen import SeenArticles
     from lvm.evaluation.index import Index
 
 SIDES = ("train", "eval")
@@ -111,6 +112,7 @@ class Material:
     gates: GateConfig = field(default_factory=GateConfig)
     checkpoint: CheckpointPart | None = None
     predictions: Tensor | None = None  # [M, D] unit rows, one per eval window
+    seen: SeenArticles | None = None  # what the given model has read, as a person states it
     index: Index | None = None  # a person's own index, to be held against the bank
     training: TrainingLog | None = None
     encoder: EncoderRequest | None = None  # to embed a few texts again

@@ -42,12 +42,14 @@ def complete(
     *,
     checkpoint: Path | None = None,
     predictions: Path | None = None,
+    seen: Path | None = None,
     index: Path | None = None,
     encoder: str | None = None,
     texts: Path | None = None,
 ) -> Material:
     """Return the material with a model, its predictions, an index or an encoder for the data.
 
+    `seen` names the articles that the model has read.
     `encoder` is a name or folder, empty for the one of the manifest; `texts` are the documents.
 
     Raises DataError, CheckpointError or UsageError for what cannot be read or does not fit.
@@ -62,6 +64,12 @@ def complete(
             )
         material = on_test_split(material)
         changes["predictions"] = _predictions(material, predictions)
+    if seen is not None:
+        if checkpoint is None and predictions is None:
+            raise UsageError(
+                "--seen names what a given model has read; give --checkpoint or --predictions too."
+            )
+        changes["seen"] = _seen(material, seen)
     if index is not None:
         changes["index"] = _index(material, index)
     if encoder is not None or texts is not None:
@@ -97,6 +105,15 @@ def _predictions(material: Material, path: Path) -> Any:
     if material.eval is None:
         raise UsageError("--predictions needs the eval windows it predicts; give --eval or --data.")
     return read_predictions(path, len(material.eval), material.eval.width)
+
+
+def _seen(material: Material, path: Path) -> Any:
+    from lvm.audit.stated import check_stated
+    from lvm.data.seen import read_seen
+
+    stated = read_seen(path)
+    check_stated(stated, material.bank)
+    return stated
 
 
 def _encoder(name: str | None, texts: Path | None) -> Any:

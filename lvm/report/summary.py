@@ -48,6 +48,9 @@ def verdict_section(run: Run) -> Iterator[Block]:
     for warning in dict.fromkeys(said):
         yield Paragraph(warning, "warning")
     pairs = [("Cause", document.get("cause") or _no_cause(run)), ("Confidence", _confidence(run))]
+    lineage = (document.get("lineage") or {}).get("sentence", "")
+    if lineage and lineage not in said:
+        pairs.append(("Lineage", lineage))
     seeds = over_seeds(document["seeds"]) if document.get("seeds") else ""
     if seeds and not any(seeds in warning for warning in said):
         pairs.append(("Seeds", seeds))
@@ -133,6 +136,11 @@ def _next(run: Run, changed: bool) -> tuple[str, str]:
         case RunVerdict.INCONCLUSIVE if run.document.get("absent"):
             text = "see why the absent arms ended; when that is settled, have them tried again"
             return text, str(run.document["resume"])
+        case RunVerdict.INCONCLUSIVE if (run.document.get("lineage") or {}).get(
+            "verdict_if_unseen"
+        ):
+            text = "name the articles that the model has read, in a file of ids or a bank"
+            return text, f"{_again(run)} --seen FILE"
         case RunVerdict.INCONCLUSIVE if not _crosses(run):
             text = "see why no model could be judged; change the recipe accordingly"
             return text, f"{job} --recipe FILE"

@@ -165,6 +165,7 @@ def parent_view(events: Sequence[Event], document: Document | None, *, closed: b
     if stop is not None:
         cause = "+".join(stop["cause"])
         view.add_tags({"verdict": stop["verdict"], "cause": cause, "since": stop["since"]})
+        view.add_tags({"verdict_if_unseen": stop.get("if_unseen")})
     view.add_tags({"mlflow.note.content": run_note(events, document, MAX_NOTE)})
     if document is not None:
         view.add_metrics("compute.", document["compute"], latest["at"])
@@ -211,6 +212,10 @@ def _add_phase_1(view: RunView, events: Events) -> None:
         view.add_metrics(f"phase_1.{which}.", test["evaluation"]["masked"], test["at"])
         view.add_tags({f"phase_1.{which}": test["name"]})
     view.add_tags({"phase_1.verdict": judged["verdict"]})
+    lineage = judged.get("lineage") or {}
+    view.add_tags({"lineage": lineage.get("articles")})
+    if lineage.get("trace"):
+        view.add_metrics("lineage.trace.", lineage["trace"], judged["at"])
     for gate in judged["gates"]:
         view.add_gate("phase_1", gate, judged["at"])
 

@@ -45,6 +45,7 @@ class Phase1Outcome:
     verdict: Verdict
     absent: tuple[Absence, ...] = ()
     no_baseline: str = ""  # why AR-only left nothing to compare with; "" where it is there
+    unread: str = ""  # the judged model, where nobody knows which articles it has read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ class ConfirmOutcome:
     gain: float = 0.0  # test MRR over the control's: of several causes the largest is named
     dominated: bool = False  # what needs no training does better
     absent: tuple[Absence, ...] = ()  # the arm, or the unchanged recipe
+    unread: str = ""  # the model that the arm searches, where nobody knows what it has read
 
     @property
     def attribution(self) -> Attribution:
@@ -161,6 +163,24 @@ class Stop:
     since: str
     by: tuple[str, str] | None = None  # step and arm of the confirmation that the cause rests on
     absent: tuple[Absence, ...] = ()  # arms without which the verdict cannot be another one
+    if_unseen: RunVerdict | None = None  # the verdict if the judged model has not read the test
+    cause_if_unseen: tuple[str, ...] = ()  # articles, where nobody knows; and its cause
+
+
+def if_unseen(stop: Stop, unread: str) -> Stop:
+    """Return a good end, or what is left of it where nobody knows what its model has read.
+
+    `unread` is that model, which may have read the test articles: neither PASSED nor FIXED can rest
+    on it, so the run ends INCONCLUSIVE and keeps what it would have ended with. "" where the model
+    was trained here, or its articles are known.
+    """
+    if not unread:
+        return stop
+    return Stop(
+        verdict=RunVerdict.INCONCLUSIVE, cause=(), if_unseen=stop.verdict,
+        cause_if_unseen=stop.cause,
+        since=f"{stop.since}, but nobody knows whether {unread} has read the test articles",
+    )  # fmt: skip
 
 
 Action = RunPhase1 | RunStep | Confirm | Settle | Repeat | Stop

@@ -81,6 +81,7 @@ class Confirmations:
             step=trained.step, arm=trained.arm, verdict=judged.success, control=judged.control,
             over_control=judged.over_control, gain=judged.gain, dominated=self._dominated(spec),
             absent=trained.absent,
+            unread=self._runner.unread if spec.source is not None else "",
         )  # fmt: skip
 
     def _dominated(self, spec: ArmSpec) -> bool:

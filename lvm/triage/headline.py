@@ -8,6 +8,7 @@ from typing import Any
 from lvm.events import Events
 from lvm.records import METRICS, RunVerdict
 from lvm.triage.actions import MORE_TRAINING
+from lvm.triage.unseen import headline_if_unseen
 from lvm.triage.worth import worth
 
 
@@ -46,6 +47,8 @@ def headline(document: Mapping[str, Any], events: Events) -> str:
             return "NOT_FIXED: none of the arms that were tried holds the success gate."
         case RunVerdict.BLOCKED:
             return f"BLOCKED: {document['since']}; no training was started."
+        case RunVerdict.INCONCLUSIVE if conditional := headline_if_unseen(document):
+            return conditional
         case RunVerdict.INCONCLUSIVE:
             lacking = (events.last("decision", action="Stop") or {}).get("absent")
             nearest = None if lacking else _nearest(events)

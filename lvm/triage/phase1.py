@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from lvm.absence import in_short
 from lvm.device import claim_if_there
@@ -20,8 +23,11 @@ from lvm.triage.arm import ArmSpec
 from lvm.triage.below_ladder import ask_whether_below, asked_first
 from lvm.triage.inspect import inspect_model
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms, not_judged
+from lvm.triage.lineage import judged_lineage, unread
+from lvm.triage.off_contexts import off_contexts
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
 from lvm.triage.step import Role
+from lvm.triage.trace import trace
 
 PHASE1 = "phase_1"
 
@@ -42,10 +48,37 @@ def run_phase1(runner: Runner) -> Phase1Outcome:
         runner.judge_dev(results[spec.id])
     runner.ar_only = results[specs[AR_ONLY].id]
     verdict, gates = _judge(runner, specs, results, base_name)
-    runner.once("phase_1_judged", (), verdict=verdict, gates=gates, baseline=AR_ONLY)
+    written = runner.journal.find("phase_1_judged") or {}
+    lineage = written.get("lineage") or _lineage(runner, specs, results, base_name)
+    runner.unread = unread(lineage)
+    runner.once(
+        "phase_1_judged", (), verdict=verdict, gates=gates, baseline=AR_ONLY, lineage=lineage
+    )
     missing = _missing(AR_ONLY, results[specs[AR_ONLY].id])
     absent = absent_arms(results.values())
-    return Phase1Outcome(verdict=verdict, absent=absent, no_baseline=missing)
+    return Phase1Outcome(verdict=verdict, absent=absent, no_baseline=missing, unread=runner.unread)
+
+
+def _lineage(
+    runner: Runner, specs: Mapping[str, ArmSpec], results: Mapping[str, ArmResult], base_name: str
+) -> dict[str, Any]:
+    """Return what is known of the articles that the judged model has read, with its traces."""
+    request, ar_only = runner.request, specs[AR_ONLY]
+    ar_test, ar_dev = runner.test_results(ar_only), results[ar_only.id].dev
+    given: Path | np.ndarray | None = request.checkpoint
+    if request.predictions is not None:
+        shape = len(runner.dataset.test), runner.dataset.bank.width
+        given = read_predictions(request.predictions, *shape).numpy()
+    if given is None or ar_test is None or ar_dev is None:
+        return judged_lineage(runner).to_plain()
+    trained, about = ar_only.folder / "checkpoint", (runner.dataset, runner.gates, runner.base.seed)
+    found, model = None, specs.get(base_name)
+    if model is not None:
+        test, dev = runner.test_results(model), results[model.id].dev
+        if test is None or dev is None:
+            return judged_lineage(runner).to_plain()
+        found = trace(test, dev, ar_test, ar_dev, *about)
+    return judged_lineage(runner, found, off_contexts(given, trained, *about)).to_plain()
 
 
 def _missing(name: str, result: ArmResult) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvm.config import RunConfig, fingerprint
+from lvm.data.seen import SeenArticles
 from lvm.provenance import checkpoint_digest, file_digest
 from lvm.triage.step import Step
 
@@ -23,6 +24,7 @@ class Request:
     checkpoint: Path | None = None  # stands in for the base recipe's phase-1 training
     given: Path | None = None  # the file or folder that checkpoint was made from
     predictions: Path | None = None  # likewise, one row per test window
+    seen: SeenArticles | None = None  # what the model handed in has read, as a person states it
     independent: bool = False
     reported_only: bool = False  # the report's five steps in its order, and the first fix ends it
     all_steps: bool = False  # measure every step, though an earlier one passed
@@ -49,6 +51,7 @@ def identity(request: Request, data: str) -> dict[str, str]:
         "data": data,
         "checkpoint": checkpoint_digest(given) if given is not None else "",
         "predictions": file_digest(read) if read is not None else "",
+        "seen": request.seen.fingerprint if request.seen is not None else "",
     }
 
 

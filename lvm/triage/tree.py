@@ -53,6 +53,7 @@ from lvm.triage.actions import (
     StepOutcome,
     Stop,
     TrainedOutcome,
+    if_unseen,
 )
 
 
@@ -76,7 +77,8 @@ def next_action(
         return _without_baseline(tree[0])
     if isinstance(tree[0], Phase1Outcome) and tree[0].verdict is Verdict.PASS:
         since = "the base recipe holds the success gate"
-        action: Action = Stop(verdict=RunVerdict.PASSED, cause=(), since=since)
+        passed = Stop(verdict=RunVerdict.PASSED, cause=(), since=since)
+        action: Action = if_unseen(passed, tree[0].unread)
     elif all_steps:
         action = _next_of_all(plan, tree)
     else:
@@ -122,7 +124,7 @@ def _next_in_order(plan: Sequence[str], history: Sequence[Outcome], *, independe
         return Confirm(step=last.step, arm=last.candidate, carried=before, since=_why(last))
     if isinstance(last, ConfirmOutcome):
         if last.attribution is Attribution.MORE_TRAINING:
-            return _more_training()
+            return _more_training(last)
         if last.attribution is Attribution.STEP and not last.dominated:
             return _fixed(last, _cause(last, history, independent=independent))
     step = _first_left(plan, history)
@@ -143,14 +145,16 @@ def _next_in_order(plan: Sequence[str], history: Sequence[Outcome], *, independe
     return _end(history)
 
 
-def _more_training() -> Stop:
+def _more_training(by: ConfirmOutcome) -> Stop:
     since = "the unchanged recipe holds the success gate when it is trained as long"
-    return Stop(verdict=RunVerdict.FIXED, cause=(MORE_TRAINING,), since=since)
+    stop = Stop(verdict=RunVerdict.FIXED, cause=(MORE_TRAINING,), since=since)
+    return if_unseen(stop, by.unread)
 
 
 def _fixed(by: ConfirmOutcome, cause: tuple[str, ...]) -> Stop:
     since = f"{by.arm} holds the success gate on the test split"
-    return Stop(verdict=RunVerdict.FIXED, cause=cause, since=since, by=(by.step, by.arm))
+    stop = Stop(verdict=RunVerdict.FIXED, cause=cause, since=since, by=(by.step, by.arm))
+    return if_unseen(stop, by.unread)
 
 
 def _cause(by: ConfirmOutcome, history: Sequence[Outcome], *, independent: bool) -> tuple[str, ...]:
@@ -297,14 +301,14 @@ def combination(history: Sequence[Outcome]) -> tuple[tuple[str, str], ...]:
 
 
 def _settled_end(settled: SettledOutcome, history: Sequence[Outcome]) -> Stop:
-    """Name the best single cause; the combination only where no step alone is one."""
-    found = [o.attribution for o in settled.confirmed]
-    if Attribution.MORE_TRAINING in found:
-        return _more_training()
+    """Name the best single cause, of known lineage first; a combination only where none is one."""
+    shared = [o for o in settled.confirmed if o.attribution is Attribution.MORE_TRAINING]
+    if shared:
+        return _more_training(min(shared, key=lambda o: bool(o.unread)))
     causes = [o for o in settled.confirmed if o.attribution is Attribution.STEP]
     alone = [o for o in causes if o.step != COMBINATION]
     if alone:
-        best = max(alone, key=lambda o: (not o.dominated, o.gain))
+        best = max(alone, key=lambda o: (not o.unread, not o.dominated, o.gain))
         return _fixed(best, (best.step,))
     if causes:
         steps = {o.step: o.gain for o in history if isinstance(o, StepOutcome)}

@@ -17,6 +17,7 @@ from lvm.triage.by_size import steps_by_gain
 from lvm.triage.cautions import of_the_absent, of_the_audit, of_the_ladder, of_the_seeds
 from lvm.triage.headline import headline
 from lvm.triage.ledger import ledger
+from lvm.triage.unseen import lineage_part, of_the_lineage
 from lvm.triage.worth import beats_ladder
 
 SCHEMA = 1
@@ -43,6 +44,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
         "schema": SCHEMA,
         "verdict": stop["verdict"] if stop else None,
         "judged": subject(events),
+        "lineage": lineage_part(events),
         "cause": "+".join(causes) or None,
         "arm": shown,
         "codes": list(
@@ -66,6 +68,7 @@ def build_verdict(events: Sequence[Event], *, resume: str) -> dict[str, Any]:
     document["beats_ladder"] = beats_ladder(document)
     document["headline"] = headline(document, events)
     document["warnings"] = [
+        *of_the_lineage(document),
         *of_the_absent(absent, document),
         *of_the_audit(audit, document),
         *of_the_ladder(document),

@@ -13,6 +13,7 @@ import tiny
 import torch
 
 from lvm.config import to_dict
+from lvm.data.seen import read_seen
 from lvm.errors import ResumeError, UsageError
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
@@ -66,6 +67,9 @@ def test_what_was_handed_in_is_named_by_its_content(tmp_path, monkeypatch) -> No
     np.save(tmp_path / "a.npy", 2 * rows)
     after = identity(request(predictions=Path("a.npy")), "d")
     assert {key for key in before if before[key] != after[key]} == {"predictions"}
+    (tmp_path / "ids").write_text("3\n")
+    stated = identity(request(predictions=Path("a.npy"), seen=read_seen(tmp_path / "ids")), "d")
+    assert {key for key in after if after[key] != stated[key]} == {"seen"}
     first, moved = model(tmp_path / "one"), shutil.copytree(tmp_path / "one", tmp_path / "two")
     same = [identity(request(given=path, checkpoint=path), "d") for path in (first, moved)]
     assert same[0] == same[1]
@@ -193,7 +197,8 @@ def test_a_resume_takes_its_flags_from_the_journal(journal, bank, tmp_path) -> N
 
 @pytest.mark.parametrize(
     "flag", [["--seeds", "3"], ["--extended"], ["--preset", "gpu"], ["--out", "x"],
-             ["--predictions", "p.npy"], ["--checkpoint", "c"], ["--allow", "POOL"]],
+             ["--predictions", "p.npy"], ["--checkpoint", "c"], ["--allow", "POOL"],
+             ["--seen", "s"]],
 )  # fmt: skip
 def test_another_flag_is_refused(journal, flag) -> None:
     with pytest.raises(UsageError, match=f"{flag[0]} cannot be given with --resume"):
@@ -224,12 +229,13 @@ def test_a_recipe_that_was_left_behind_is_taken_from_the_journal(journal, tmp_pa
         ({"data": "x"}, ["the data changed"]),
         ({"predictions": "x"}, ["the predictions p.npy changed"]),
         ({"checkpoint": "x"}, ["the checkpoint c changed"]),
+        ({"seen": "x"}, ["the articles in s changed"]),
         ({"data": "x", "checkpoint": "x"}, ["the data and the checkpoint c changed"]),
     ],
 )
 def test_what_changed_is_refused_by_its_name(journal, now, words) -> None:
-    args = parser().parse_args(["--predictions", "p.npy", "--checkpoint", "c"])
-    same = {"request": "r", "data": "d", "checkpoint": "", "predictions": ""}
+    args = parser().parse_args(["--predictions", "p.npy", "--checkpoint", "c", "--seen", "s"])
+    same = {"request": "r", "data": "d", "checkpoint": "", "predictions": "", "seen": ""}
     asked.refuse_changes(journal, same, "c", args)
     with pytest.raises(ResumeError) as refused:
         asked.refuse_changes(journal, {**same, **now}, "c", args)

@@ -126,7 +126,7 @@ FLAGS = {
     "tune_jobs.triage": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--recipe",
         "--preset", "--out", "--resume", "--address", "--independent", "--all-steps", "--extended",
-        "--seeds", "--show", "--allow", "--json", "--five-steps",
+        "--seeds", "--seen", "--show", "--allow", "--json", "--five-steps",
     },
     "tune_jobs.train": {"--data", "--recipe", "--preset", "--workers", "--out", "--address"},
 }  # fmt: skip
@@ -136,7 +136,7 @@ COMMANDS = {
     "eval": {"--data", "--train", "--eval", "--payload", "--other-data", "checkpoint"},
     "audit": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--index",
-        "--encoder", "--texts", "--recipe", "--preset", "--allow", "--repair", "--out",
+        "--encoder", "--texts", "--seen", "--recipe", "--preset", "--allow", "--repair", "--out",
     },
     "report": {"run"},
     "status": {"run", "--json"},

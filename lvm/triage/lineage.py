@@ -1,0 +1,87 @@
+"""Which articles the judged model has read: known, stated by a person, or unknown.
+
+A model that this run trains has read the train split. One that was handed in has read what its
+manifest and those of its parents say, or what --seen says in their place; a `.pt` file and a file
+of predictions say nothing. A verdict that rests on a model of unknown lineage is no plain one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from lvm.audit.lineage import Lineage, Seen, read_lineage, seen_articles, unknown_lineage
+from lvm.outside import printable
+from lvm.records import to_plain
+from lvm.training.checkpoint import read_manifest
+from lvm.triage.request import Request
+from lvm.triage.runner import Runner
+from lvm.triage.trace import Trace
+
+
+class Articles(StrEnum):
+    """How it is known which articles a model has read."""
+
+    KNOWN = "known"  # trained in this run, or by the manifests of the model and its parents
+    STATED = "stated"  # by --seen, where the manifests do not say
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedLineage:
+    """What is known of the articles that the judged model has read."""
+
+    articles: Articles
+    model: str | None = None  # what was handed in; None for a model that this run trains
+    why: str = ""  # why they are unknown
+    read: int = 0  # test articles among them
+    trace: Trace | None = None
+    off_contexts: Mapping[str, Any] | None = None  # of lvm.triage.off_contexts
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return JSON values."""
+        plain: dict[str, Any] = to_plain({k: v for k, v in vars(self).items() if k != "trace"})
+        return {**plain, "trace": None if self.trace is None else self.trace.to_plain()}
+
+
+def unread(lineage: Mapping[str, Any]) -> str:
+    """Return the model whose articles nobody knows, by the plain form of its lineage; else ""."""
+    return str(lineage["model"]) if lineage["articles"] == Articles.UNKNOWN else ""
+
+
+def judged_lineage(
+    runner: Runner, trace: Trace | None = None, off_contexts: Mapping[str, Any] | None = None
+) -> JudgedLineage:
+    """Return the lineage of what phase 1 judges, by the articles of the test windows."""
+    found = _handed_in(runner.request)
+    if found is None:
+        return JudgedLineage(articles=Articles.KNOWN)
+    model, lineage = found
+    bank, test = runner.dataset.bank, runner.dataset.test
+    seen = seen_articles(
+        lineage, bank, runner.dataset, bank.rows(test.contexts[:, -1]), test.articles,
+        runner.request.seen,
+    )  # fmt: skip
+    why = "; ".join(f"{name}: {reason}" for name, reason in seen.unknown.items())
+    return JudgedLineage(
+        articles=_state(seen), model=model, why=why,
+        read=len(seen.articles), trace=trace, off_contexts=off_contexts,
+    )  # fmt: skip
+
+
+def _handed_in(request: Request) -> tuple[str, Lineage] | None:
+    if request.predictions is not None:
+        return f"the model behind {printable(request.predictions.name)}", unknown_lineage()
+    if request.checkpoint is None:
+        return None
+    place = request.given or request.checkpoint
+    manifest = read_manifest(request.checkpoint) or {}
+    return printable(place.name), read_lineage(manifest, place)
+
+
+def _state(seen: Seen) -> Articles:
+    if seen.unknown:
+        return Articles.UNKNOWN
+    return Articles.STATED if seen.stated else Articles.KNOWN
