@@ -123,20 +123,26 @@ def _merged(run: int, ways: int, n: int) -> Int[np.ndarray, " n"]:
 
 def pairs(order: Int[np.ndarray, " n"]) -> Pairs:
     """Return which neighbours an order makes, parts and keeps."""
-    read = np.sort(np.column_stack([order[:-1], order[1:]]), axis=1)
-    near = read[:, 1] - read[:, 0] == 1
+    first, second = np.minimum(order[:-1], order[1:]), np.maximum(order[:-1], order[1:])
+    near = second - first == 1
     parted = np.ones(len(order) - 1, dtype=bool)
-    parted[read[near, 0]] = False
-    first = np.arange(len(order) - 1)
-    stored = np.column_stack([first, first + 1])
-    return Pairs(made=read[~near], parted=stored[parted], kept=stored[~parted])
+    parted[first[near]] = False
+    made = np.column_stack([first[~near], second[~near]])
+    parted_at, kept_at = np.flatnonzero(parted), np.flatnonzero(~parted)
+    return Pairs(
+        made=made,
+        parted=np.column_stack([parted_at, parted_at + 1]),
+        kept=np.column_stack([kept_at, kept_at + 1]),
+    )
 
 
 @functools.lru_cache(maxsize=16384)
 def _pairs_of(mistake: Mistake, length: int, seen: int) -> Pairs:
     """Return the pairs of an article of `length` chunks whose first `seen` are looked at."""
     whole = pairs(mistake.undo(length))
-    within = [rows[(rows < seen).all(axis=1)] for rows in (whole.made, whole.parted, whole.kept)]
+    if seen >= length:
+        return whole
+    within = [rows[rows[:, 1] < seen] for rows in (whole.made, whole.parted, whole.kept)]
     return Pairs(*within)
 
 
