@@ -73,7 +73,8 @@ class Reading:
     error: float
 
 
-def mistakes() -> list[Mistake]:
+@functools.cache  # the same ones every time: they are keys of `_pairs_of`
+def mistakes() -> tuple[Mistake, ...]:
     """Return every mistake that is looked for."""
     text = "Chunks stand in the order of their numbers as text (1, 10, 11, 2), as files do that "
     named = [
@@ -99,7 +100,7 @@ def mistakes() -> list[Mistake]:
         for w in range(2, (MAX_WAYS if b > 1 else MAX_TURNS) + 1)
         if b > 1 or w > 2  # chunk by chunk, two by two: seen in the windows themselves
     ]  # fmt: skip
-    return named + turned + merged
+    return (*named, *turned, *merged)
 
 
 def _as_text(first: int, n: int) -> Int[np.ndarray, " n"]:
