@@ -43,15 +43,22 @@ def _is_on_ray(file: Path) -> bool:
     return INTEGRATION in file.parents and words.search(file.read_text()) is not None
 
 
+@functools.cache
+def _is_of_plants(file: Path) -> bool:
+    return "audit_of" in file.read_text()
+
+
 @pytest.hookimpl(optionalhook=True)  # of xdist, without which tests run one after the other
 def pytest_xdist_make_scheduler(config, log):
-    """Keep the tests that share a Ray cluster in one process, and those of a file in one."""
+    """Keep in one process what shares a Ray cluster, audits of plants, or a file."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::", 1)[0]
-            return "on Ray" if _is_on_ray(TESTS.parent / file) else file
+            file = TESTS.parent / nodeid.split("::", 1)[0]
+            if _is_on_ray(file):
+                return "on Ray"
+            return "of plants" if _is_of_plants(file) else str(file)
 
     return ByFile(config, log)
 

@@ -71,10 +71,16 @@ PHASES = {
     "stop": (WithoutRay, "stop"),
 }
 
-if __name__ == "__main__":
+
+def run() -> None:
+    """Run the triage with this process's arguments; end the process with its status."""
     phase, count, *argv = sys.argv[1:]
     tune_jobs.job.RayExecutor = WithoutRay  # type: ignore[misc, assignment]
     if phase != "-":
         hit(*PHASES[phase], int(count))
     sys.argv[1:] = argv
     run_program(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import binom  # type: ignore[import-untyped]  # scipy has no stubs
+from scipy.special import bdtrc  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.location import unit
@@ -60,7 +60,7 @@ def halves(material: Material, mine: Keys, theirs: Keys) -> Iterator[Finding]:
     odd, usual = likeness >= limit, float((other >= limit).mean())
     apart = float((same >= limit).mean()) - usual
     doubt = usual + 2 * ((usual + 1 / len(other)) / len(other)) ** 0.5
-    by_chance = float(binom.sf(int(odd.sum()) - 1, len(odd), min(1.0, doubt)))
+    by_chance = float(bdtrc(int(odd.sum()) - 1, len(odd), min(1.0, doubt)))
     if apart < APART or by_chance > CHANCE:
         return
     share = min(1.0, (float(odd.mean()) - usual) / apart)

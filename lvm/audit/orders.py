@@ -113,13 +113,12 @@ def _fit(given: GivenRows, order: Order, most: int) -> Fit | None:
     moved = moved[np.linspace(0, len(moved) - 1, min(most, len(moved))).astype(int)]
     if len(np.unique(given.articles[moved])) < 3:
         return None
-    named, own = given.fits(moved, there[moved]), given.fits(moved, moved)
-    gains = [given.of(gain, moved) for gain in named - own]
+    named = given.fits(moved, there[moved])
+    gains = [given.of(gain, moved) for gain in named - given.own_fits[:, moved]]
     if any(gain.above(3) < 0 for gain in gains):  # say: the eval side is what moved
         return None
     best = max(range(len(gains)), key=lambda channel: gains[channel].z)
-    by_chance = given.fits(moved, given.partner[moved])
     return Fit(
-        order, gains[best], float((named - by_chance)[best].mean()),
+        order, gains[best], float((named - given.fits_by_chance[:, moved])[best].mean()),
         int((order.windows != np.arange(given.total)).sum()),
     )  # fmt: skip

@@ -73,7 +73,8 @@ class Reading:
     error: float
 
 
-def mistakes() -> list[Mistake]:
+@functools.cache  # the same ones every time: they are keys of `_pairs_of`
+def mistakes() -> tuple[Mistake, ...]:
     """Return every mistake that is looked for."""
     text = "Chunks stand in the order of their numbers as text (1, 10, 11, 2), as files do that "
     named = [
@@ -99,7 +100,7 @@ def mistakes() -> list[Mistake]:
         for w in range(2, (MAX_WAYS if b > 1 else MAX_TURNS) + 1)
         if b > 1 or w > 2  # chunk by chunk, two by two: seen in the windows themselves
     ]  # fmt: skip
-    return named + turned + merged
+    return (*named, *turned, *merged)
 
 
 def _as_text(first: int, n: int) -> Int[np.ndarray, " n"]:
@@ -123,20 +124,26 @@ def _merged(run: int, ways: int, n: int) -> Int[np.ndarray, " n"]:
 
 def pairs(order: Int[np.ndarray, " n"]) -> Pairs:
     """Return which neighbours an order makes, parts and keeps."""
-    read = np.sort(np.column_stack([order[:-1], order[1:]]), axis=1)
-    near = read[:, 1] - read[:, 0] == 1
+    first, second = np.minimum(order[:-1], order[1:]), np.maximum(order[:-1], order[1:])
+    near = second - first == 1
     parted = np.ones(len(order) - 1, dtype=bool)
-    parted[read[near, 0]] = False
-    first = np.arange(len(order) - 1)
-    stored = np.column_stack([first, first + 1])
-    return Pairs(made=read[~near], parted=stored[parted], kept=stored[~parted])
+    parted[first[near]] = False
+    made = np.column_stack([first[~near], second[~near]])
+    parted_at, kept_at = np.flatnonzero(parted), np.flatnonzero(~parted)
+    return Pairs(
+        made=made,
+        parted=np.column_stack([parted_at, parted_at + 1]),
+        kept=np.column_stack([kept_at, kept_at + 1]),
+    )
 
 
 @functools.lru_cache(maxsize=16384)
 def _pairs_of(mistake: Mistake, length: int, seen: int) -> Pairs:
     """Return the pairs of an article of `length` chunks whose first `seen` are looked at."""
     whole = pairs(mistake.undo(length))
-    within = [rows[(rows < seen).all(axis=1)] for rows in (whole.made, whole.parted, whole.kept)]
+    if seen >= length:
+        return whole
+    within = [rows[rows[:, 1] < seen] for rows in (whole.made, whole.parted, whole.kept)]
     return Pairs(*within)
 
 

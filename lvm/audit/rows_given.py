@@ -67,17 +67,26 @@ class GivenRows:
 
         A model need not resemble its contexts, and its eval side may hold the wrong targets.
         """
-        own = np.arange(len(self.rows))
-        lifts = [self.of(x) for x in self.fits(own, own) - self.fits(own, self.partner)]
+        lifts = [self.of(x) for x in self.own_fits - self.fits_by_chance]
         told = np.array([max(lift.value, 0.0) if lift.z > 3 else 0.0 for lift in lifts])
         return told / told.max() if told.any() else np.ones(2)
+
+    @functools.cached_property
+    def own_fits(self) -> Float[np.ndarray, "2 m"]:
+        """The fits of every prediction with its own row."""
+        own = np.arange(len(self.rows))
+        return self.fits(own, own)
+
+    @functools.cached_property
+    def fits_by_chance(self) -> Float[np.ndarray, "2 m"]:
+        """The fits of every prediction with the row of its partner."""
+        return self.fits(np.arange(len(self.rows)), self.partner)
 
     def fits(self, i: Int[np.ndarray, " k"], j: Int[np.ndarray, " k"]) -> Float[np.ndarray, "2 k"]:
         """Return the cosines of predictions i with the targets, and the contexts, of rows j."""
         predictions, *others = self.parts
-        return np.stack(
-            [np.einsum("kd,kd->k", predictions[i], x[j], dtype=np.float64) for x in others]
-        )
+        mine = predictions[i]
+        return np.stack([np.einsum("kd,kd->k", mine, x[j], dtype=np.float64) for x in others])
 
     def scores(self, rows: Int[np.ndarray, " q"]) -> Float[np.ndarray, "q m"]:
         """Return how well each of some predictions fits every window, targets and contexts."""

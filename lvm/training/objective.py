@@ -63,16 +63,12 @@ def forward_pass(
     `network` is the predictor, or DDP around it. `vectors` is the bank on the predictor's device.
     """
     device = vectors.device
-
-    def gather(ids: np.ndarray) -> Tensor:
-        return vectors[ids_on(ids, device)]
-
     return outputs_of(
         network,
         predictor,
-        gather(windows.contexts[local]),
-        gather(windows.targets[local]),
-        gather(drawn.ids),
+        vectors[ids_on(windows.contexts[local], device)],
+        vectors[ids_on(windows.targets[local], device)],
+        vectors[ids_on(drawn.ids, device)],
         ids_on(drawn.positive, device),
         ids_on(drawn.excluded, device),
         autocast=autocast,

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,15 @@ TRIAGE = str(ROOT / "tune_jobs" / "triage.py")
 JOB_SECONDS = 200
 # In the world's recipe with these, step 1 has a fix. Two workers confirm it, one per node.
 FIXED_IN_STEP_1 = {"stage_eval_cosine = 0.77": "stage_eval_cosine = 0.6"}
+FOUND = "FIXED by projection_head: InfoNCE in the raw space"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """A triage that step 1 fixes."""
+
+    flags: list[str]
+    measured: dict[tuple[str, str], Any]  # verdicts and metrics without Ray
 
 
 @pytest.fixture(scope="module")
@@ -66,39 +76,6 @@ def of(kind: str, folder: Path) -> list[Event]:
     return [event for event in read_journal(folder) if event["event"] == kind]
 
 
-def test_by_address(world, nodes: TwoRaylets, tmp_path: Path):
-    flags = changed_recipe(world, tmp_path / "recipe.toml", FIXED_IN_STEP_1)
-    out = world.runs / "by_address"
-    done = subprocess.run(
-        [sys.executable, TRIAGE, *flags, "--out", str(out), "--address", nodes.gcs_address],
-        env=nodes.env, cwd=tmp_path, capture_output=True, text=True, timeout=JOB_SECONDS,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("FIXED by projection_head: InfoNCE in the raw space")
-    assert f"arms run on Ray {nodes.gcs_address}: 2 CPUs" in done.stderr
-    assert json.loads((out / "verdict.json").read_text())["verdict"] == "FIXED"
-    (confirmation,) = of("step_started", out)[-1]["arms"]
-    assert confirmation["workers"] == 2  # 0.9 CPUs each, so that one node could not hold both
-    assert of("arm_ended", out)[-1]["reason"] == "finished"
-
-
-def test_as_a_submitted_job(world, nodes: TwoRaylets, tmp_path: Path):
-    """From the home of the head, beside the folder of the checkout: as on a single machine."""
-    flags = changed_recipe(world, tmp_path / "recipe.toml", FIXED_IN_STEP_1)
-    out = world.runs / "as_a_job"
-    triage = ["lvm/tune_jobs/triage.py", *flags, "--out", str(out), "--address", "auto"]
-    done = submit(nodes, triage)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "FIXED by projection_head: InfoNCE in the raw space" in done.stdout
-    here = alone(world.bank, tmp_path / "recipe.toml", tmp_path / "alone")
-    assert measured(list(read_journal(out))) == measured(here)
-    assert of("decision", out)[-1]["verdict"] == "FIXED"
-    told = json.loads((out / "verdict.json").read_text())
-    (sent,) = submitted_jobs(nodes)
-    assert (told["verdict"], sent["driver_exit_code"]) == ("FIXED", 0)
-    assert str(out) in sent["entrypoint"]
-
-
 def test_the_exit_code_of_a_job_is_that_of_the_triage(nodes: TwoRaylets):
     """So a scheduler can act on it."""
     done = submit(nodes, ["lvm/tune_jobs/triage.py", "--preset", "none", "--address", "auto"])
@@ -106,11 +83,55 @@ def test_the_exit_code_of_a_job_is_that_of_the_triage(nodes: TwoRaylets):
     assert sorted(sent["driver_exit_code"] for sent in submitted_jobs(nodes))[-1] == 2
 
 
-@pytest.mark.parametrize("step", ["phase_1", "confirm_projection_head"])
-def test_a_stopped_job_goes_on_where_it_was(step: str, world, nodes: TwoRaylets, tmp_path: Path):
-    """`ray job stop` sends SIGTERM: the run is closed, its workers' room is free, no epoch lost."""
-    flags = changed_recipe(world, tmp_path / "recipe.toml", FIXED_IN_STEP_1)
-    out = world.runs / f"stopped_job_{step}"
+@pytest.fixture(scope="module")
+def world_fixed_in_step_1(world, tmp_path_factory: pytest.TempPathFactory) -> Fixed:
+    """The flags of a triage that step 1 fixes, and what it comes to without Ray."""
+    folder = tmp_path_factory.mktemp("fixed_in_step_1")
+    flags = changed_recipe(world, folder / "recipe.toml", FIXED_IN_STEP_1)
+    here = alone(world.bank, folder / "recipe.toml", folder / "alone")
+    return Fixed(flags=flags, measured=measured(here))
+
+
+def test_a_stopped_job_goes_on_as_another_job(
+    world, nodes: TwoRaylets, world_fixed_in_step_1: Fixed
+):
+    """Both from the home of the head, beside the folder of the checkout: as on a single machine.
+
+    (README's line in test_cluster_layout is a job that nothing stops.)
+    """
+    out = world.runs / "stopped_in_phase_1"
+    stopped(nodes, "phase_1", out, world_fixed_in_step_1.flags)
+    resume = ["lvm/tune_jobs/triage.py", "--resume", str(out), "--address", "auto"]
+    done = submit(nodes, resume)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert FOUND in done.stdout
+    (sent,) = (one for one in submitted_jobs(nodes) if "--resume" in one["entrypoint"])
+    assert sent["driver_exit_code"] == 0
+    assert str(out) in sent["entrypoint"]
+    check_end(nodes, out, world_fixed_in_step_1)
+
+
+def test_a_job_stopped_in_a_full_training_goes_on_by_address(
+    world, nodes: TwoRaylets, world_fixed_in_step_1: Fixed, tmp_path: Path
+):
+    """(test_late_node starts one by address.)"""
+    out = world.runs / "stopped_in_a_full_training"
+    stopped(nodes, "confirm_projection_head", out, world_fixed_in_step_1.flags)
+    resume = [sys.executable, TRIAGE, "--resume", str(out), "--address", nodes.gcs_address]
+    done = subprocess.run(
+        resume, env=nodes.env, cwd=tmp_path, capture_output=True, text=True, timeout=JOB_SECONDS
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(FOUND)
+    assert f"arms run on Ray {nodes.gcs_address}: 2 CPUs" in done.stderr
+    check_end(nodes, out, world_fixed_in_step_1)
+
+
+def stopped(nodes: TwoRaylets, step: str, out: Path, flags: list[str]) -> None:
+    """Submit a triage and stop its job in a step.
+
+    `ray job stop` sends SIGTERM: the run is closed and its workers' room is free.
+    """
     triage = ["lvm/tune_jobs/triage.py", *flags, "--out", str(out), "--address", "auto"]
     sent = job(
         nodes, "submit", "--no-wait", f"--submission-id={step}", "--", sys.executable, *triage
@@ -125,15 +146,17 @@ def test_a_stopped_job_goes_on_where_it_was(step: str, world, nodes: TwoRaylets,
     told = json.loads((out / "verdict.json").read_text())
     assert told["resume"].endswith("--address auto")
     assert groups_alive(nodes) == 0
-    resume = [sys.executable, TRIAGE, "--resume", str(out), "--address", nodes.gcs_address]
-    done = subprocess.run(
-        resume, env=nodes.env, cwd=tmp_path, capture_output=True, text=True, timeout=JOB_SECONDS
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("FIXED by projection_head: InfoNCE in the raw space")
-    here = alone(world.bank, tmp_path / "recipe.toml", tmp_path / "alone")
-    assert measured(list(read_journal(out))) == measured(here)
-    epochs = [(e["arm"], e["epoch"]) for e in trained(out)]
+
+
+def check_end(nodes: TwoRaylets, out: Path, fixed: Fixed) -> None:
+    """The run ended as one that nothing stopped, each epoch was trained once, no room is held."""
+    assert measured(list(read_journal(out))) == fixed.measured
+    assert of("decision", out)[-1]["verdict"] == "FIXED"
+    assert json.loads((out / "verdict.json").read_text())["verdict"] == "FIXED"
+    (confirmation,) = of("step_started", out)[-1]["arms"]
+    assert confirmation["workers"] == 2  # 0.9 CPUs each, so that one node could not hold both
+    assert of("arm_ended", out)[-1]["reason"] == "finished"
+    epochs = [(e["arm"], e["epoch"]) for e in of("epoch", out)]
     assert len(epochs) == len(set(epochs))
     assert groups_alive(nodes) == 0
 
@@ -144,10 +167,6 @@ def begun(folder: Path, step: str) -> bool:
     if not (folder / "journal.jsonl").exists():
         return False
     return any(event["step"] == step for event in of(kind, folder))
-
-
-def trained(folder: Path) -> list[Event]:
-    return of("epoch", folder) if (folder / "journal.jsonl").exists() else []
 
 
 def last(folder: Path) -> Event:

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import without_ray
+from forked import Forked
 from without_ray import WithoutRay
 
 import tune_jobs.job
@@ -59,6 +61,7 @@ class Small:
     bank: Path
     recipe: Path
     folder: Path
+    printed: Path  # by processes
 
     def start(
         self,
@@ -67,13 +70,12 @@ class Small:
         signals: str = "",
         count: int = 1,
         cwd: Path | None = None,
-    ) -> subprocess.Popen[str]:
+    ) -> Forked:
         """Start a triage that sends itself signals in a phase."""
-        words = [sys.executable, WITHOUT_RAY, phase, str(count), *map(str, flags)]
-        path = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
-        return subprocess.Popen(
-            words, cwd=cwd or self.folder, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env={**os.environ, "SIGNALS": signals, "PYTHONPATH": path},
+        argv = [WITHOUT_RAY, phase, str(count), *map(str, flags)]
+        return Forked(
+            without_ray.run, argv, cwd=cwd or self.folder, env={**os.environ, "SIGNALS": signals},
+            output=self.printed,
         )  # fmt: skip
 
     def new(self, out: str | None, *more: str | Path) -> list[str | Path]:
@@ -86,8 +88,9 @@ class Small:
         return run_command(tune_jobs.triage.main, [str(flag) for flag in flags])
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def ended(process: Forked) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode is not None
     return process.returncode, out, err
 
 
@@ -99,7 +102,8 @@ def small(world, tmp_path_factory: pytest.TempPathFactory) -> Small:
         assert text.count(old) == 1
         text = text.replace(old, new)
     (folder / "recipe.toml").write_text(text)
-    return Small(bank=world.bank, recipe=folder / "recipe.toml", folder=folder)
+    printed = tmp_path_factory.mktemp("printed")
+    return Small(bank=world.bank, recipe=folder / "recipe.toml", folder=folder, printed=printed)
 
 
 @pytest.fixture
@@ -366,7 +370,7 @@ def test_of_two_starts_into_one_folder_one_is_refused(small: Small):
 
 
 @contextlib.contextmanager
-def asleep(small: Small, out: str) -> Iterator[subprocess.Popen[str]]:
+def asleep(small: Small, out: str) -> Iterator[Forked]:
     """A run that stops (SIGSTOP) when its first arms are to start."""
     process = small.start("arms", *small.new(out), signals=str(int(signal.SIGSTOP)))
     try:

@@ -48,7 +48,11 @@ def test_a_full_training_waits_for_its_node_and_says_so(world, tmp_path: Path):
     assert "2 workers with 0.9 CPUs each" in said
     events = list(read_journal(out))
     assert not [e for e in events if e["event"] == "arm_ended" and e["reason"] == "crashed"]
-    assert json.loads((out / "verdict.json").read_text())["absent"] == []
+    told = json.loads((out / "verdict.json").read_text())
+    assert (told["verdict"], told["absent"]) == ("FIXED", [])
+    (confirmation,) = of("step_started", out)[-1]["arms"]
+    assert confirmation["workers"] == 2  # 0.9 CPUs each, so that one node could not hold both
+    assert of("arm_ended", out)[-1]["reason"] == "finished"
     assert measured(events) == measured(alone(world.bank, recipe, tmp_path / "alone"))
 
 

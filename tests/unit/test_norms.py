@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from planted import change, clean, parts_of
+from planted_suite import QUICK
 
 from lvm.audit.finding import Severity, Status
 from lvm.audit.repair import repair
@@ -24,7 +25,7 @@ QUIET = {"allowed": (), "progress": lambda code, number, total: None}
 
 def scaled(part: str, factor: float, share: float = 1.0):
     """The clean data with the vectors of one part, or some of them, that much longer."""
-    parts = clean(0)
+    parts = clean(0, QUICK)
     factor = np.float32(factor)
 
     def times(array):
@@ -71,7 +72,7 @@ def test_the_repair_takes_out_what_has_no_usable_length(part, factor, tmp_path):
     material = scaled(part, factor, 0.05).material()
     files = repair(material, tmp_path / "repaired").files
     assert files
-    parts = clean(0)
+    parts = clean(0, QUICK)
     again = parts_of(parts.bank.vectors, parts.bank.keys)
     for name, path in files.items():
         if name in ("train", "eval"):
@@ -84,7 +85,7 @@ def test_the_repair_takes_out_what_has_no_usable_length(part, factor, tmp_path):
 
 @pytest.mark.parametrize("factor", [*LONG, *SHORT])
 def test_a_reader_refuses_rows_that_no_loss_can_take(factor):
-    vectors = np.array(clean(0).bank.vectors)
+    vectors = np.array(clean(0, QUICK).bank.vectors)
     check_vectors(vectors * np.float32(1e19), "v")
     vectors[3] *= np.float32(factor)
     with pytest.raises(DataError, match="row 3"):
