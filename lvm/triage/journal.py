@@ -113,7 +113,7 @@ REQUIRED: dict[str, dict[str, type | None]] = {
     },
     "test_judged": {"arm": str, "name": str, "role": str, "epochs": int, "evaluation": dict},
     "phase_1_judged": {"verdict": str, "gates": list},
-    "compared": {"models": dict},
+    "compared": {"of": str},
     "inspected": {"findings": list},
     "below_ladder": {"findings": list, "gains": dict, "reason": str},
     "step_ended": {"step": str, "stage": None, "candidate": None, "kept": None, "conflicts": list},

@@ -130,7 +130,7 @@ def test_the_probe_times_every_recipe_and_leaves_nothing_behind(tiny_dataset, mo
     monkeypatch.setattr("lvm.triage.probe._start_seconds", lambda: 1.5)
     config = tiny.config()
     races = plan_races(config, steps_in_order()[:2], [], tiny_dataset, all_steps=True)
-    costs = probe(config, tiny_dataset, races)
+    costs = probe(config, tiny_dataset, races, limit=600.0)
     trained = {recipe_key(a.recipe) for race in races for a in race.arms if a.trains}
     assert set(costs.update) == {"", *trained}
     assert all(0 < value < 10 for value in costs.update.values())

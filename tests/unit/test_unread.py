@@ -48,10 +48,10 @@ ARTICLES = 90  # of the tiny bank here: a dozen test articles
 
 
 def confirmed(
-    step: str = "s", *, unread: str = "", value: float = 0.0, **verdicts
+    step: str = "s", *, unread: str = "", gain: float = 0.0, **verdicts
 ) -> ConfirmOutcome:
     seen = {"verdict": PASS, "control": FAIL, "over_control": PASS, **verdicts}
-    return ConfirmOutcome(step=step, arm=f"arm {step}", unread=unread, value=value, **seen)
+    return ConfirmOutcome(step=step, arm=f"arm {step}", unread=unread, gain=gain, **seen)
 
 
 def end(*history, **asked) -> Stop:
@@ -83,8 +83,8 @@ def test_so_does_what_is_found_in_it_and_not_what_is_trained_here(control, cause
 
 def test_of_all_steps_one_that_was_trained_here_is_the_cause() -> None:
     steps = [StepOutcome(step=s, stage=PASS, candidate=s, carried=None) for s in "s"]
-    better = confirmed("searched", unread="m.pt", value=0.9)
-    known = confirmed("trained", value=0.4)
+    better = confirmed("searched", unread="m.pt", gain=0.9)
+    known = confirmed("trained", gain=0.4)
     for order in itertools.permutations([better, known]):
         history = [Phase1Outcome(verdict=FAIL), *steps, TrainedOutcome(step="s", arm="s"),
                    SettledOutcome(confirmed=order)]  # fmt: skip
@@ -217,7 +217,10 @@ def test_predictions_say_nothing_of_what_was_read(tmp_path, data, given) -> None
 def test_a_confirmation_names_the_model_that_its_arm_searches(source) -> None:
     """An arm without a source was trained here, whatever model was handed in."""
     notes: list[str] = []
-    runner = SimpleNamespace(unread="m.pt", once=lambda event, *a, **k: notes.append(event))
+    runner = SimpleNamespace(
+        unread="m.pt", once=lambda event, *a, **k: notes.append(event),
+        request=SimpleNamespace(reported_only=True),
+    )  # fmt: skip
     spec = SimpleNamespace(id="a", step="confirm_s", source=source)
     trained = SimpleNamespace(
         step="s", arm="arm", result=SimpleNamespace(spec=spec), mrr=0.5, absent=(),
@@ -225,7 +228,7 @@ def test_a_confirmation_names_the_model_that_its_arm_searches(source) -> None:
     )  # fmt: skip
     judged = SimpleNamespace(
         verdict=PASS, success=PASS, control=FAIL, over_control=PASS, gates=[], control_gates=[],
-        attribution=Attribution.STEP,
+        attribution=Attribution.STEP, gain=0.1,
     )  # fmt: skip
     outcome = Confirmations(runner)._note(trained, judged)
     assert outcome.unread == ("m.pt" if source else "")
