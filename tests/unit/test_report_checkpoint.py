@@ -23,11 +23,8 @@ from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.base import MODELS
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
-from lvm.training.report_checkpoint import (
-    fit_report_checkpoint,
-    load_any_checkpoint,
-    read_report_checkpoint,
-)
+from lvm.training.report_checkpoint import read_report_checkpoint
+from lvm.training.report_fit import fit_report_checkpoint, load_any_checkpoint
 from lvm.training.report_recipe import accumulated_negatives
 
 W = tiny.WIDTH
