@@ -61,13 +61,14 @@ def selective_scan_last(
 ) -> Float[Tensor, "B 1 E"]:
     """Return y of the last position, [B, 1, E]: the sum of what each position left in the state.
 
-    Every exponent is at most 0, since it sums dt A from a position to the last one.
+    Every exponent is at most 0: it sums dt A over the positions after one. The sums are taken from
+    the end, since a difference of running sums would lose the digits that matter, the last ones.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     dt, scores = dt.to(wide), B_.to(wide) * C[:, -1:].to(wide)
-    since = dt.sum(dim=1, keepdim=True) - dt.cumsum(dim=1)
-    # A running sum may come out a rounding error above the whole.
-    left = torch.exp(since.clamp(min=0)[..., None] * A)
+    after = dt[:, 1:].flip(1).cumsum(dim=1).flip(1)
+    since = torch.cat([after, torch.zeros_like(dt[:, :1])], dim=1)
+    left = torch.exp(since[..., None] * A)
     weights = (left @ scores[..., None]).squeeze(-1) * dt
     last = (weights * x.to(wide)).sum(dim=1, keepdim=True)
     return (last + D * x[:, -1:]).to(x.dtype)
