@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lvm.errors import ConfigError
+from lvm.form import MambaForm
 from lvm.outside import brief, parse_json, read_text
 from lvm.registry import closest
 
@@ -50,6 +51,7 @@ class ModelConfig:
     output_dropout: float = 0.0  # of the encoder's output, before a residual is added
     residual: bool = False  # add a learned weighting of the context vectors to the output
     backend: str = "auto"  # how Mamba-2 is computed
+    form: MambaForm = field(default_factory=MambaForm)  # what a Mamba network computes
 
     def __post_init__(self) -> None:
         for key in ("hidden", "num_layers", "state", "head_dim", "expand", "conv_kernel"):

@@ -16,7 +16,15 @@ from rich.text import Text
 from lvm.few import foremost, tally
 from lvm.outside import printable
 from lvm.records import METRICS
-from lvm.report.audit import answer, broken, not_looked_at, overrides, severity_of, where_in_words
+from lvm.report.audit import (
+    answer,
+    broken,
+    not_looked_at,
+    overrides,
+    severity_of,
+    unverified,
+    where_in_words,
+)
 from lvm.report.subject import subject
 
 COLUMNS = ("eval_cosine", "r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
@@ -241,7 +249,7 @@ def print_audit(document: Mapping[str, Any], stream: TextIO) -> None:
 
     style = AUDIT_STYLES.get(document["verdict"], "bold yellow")
     say(answer(document), style)
-    for sentence in [*overrides(document), *broken(document)]:
+    for sentence in [*unverified(document), *overrides(document), *broken(document)]:
         console.print(Text(sentence, style="yellow"))
     if document["findings"]:
         console.print(Padding(audit_table(document), (1, 0)))

@@ -31,7 +31,7 @@ from lvm.models.predictor import Predictor
 from lvm.outside import regular
 from lvm.status import screen, status
 from lvm.training.checkpoint import load_checkpoint, load_optimizer_state, save_checkpoint
-from lvm.training.report_checkpoint import load_any_checkpoint
+from lvm.training.report_fit import load_any_checkpoint
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.verdict import build_verdict
 from tune_jobs.presets import preset

@@ -14,12 +14,25 @@ from lvm.data.windows import Dataset
 from lvm.errors import LvmError
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import fit_parts, read_parts
-from lvm.training.report_checkpoint import (
-    fit_report_checkpoint,
-    fitted_manifest,
-    own_width,
-    read_report_checkpoint,
-)
+from lvm.training.report_checkpoint import read_report_checkpoint
+from lvm.training.report_fit import fit_report_checkpoint, fitted_manifest, own_width
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFigure:
+    """What the stored validation cosine of a foreign file says of how it is computed here."""
+
+    verified: bool = False
+    contradicted: bool = False  # the figures are too far apart for one model
+    stored: float | None = None
+    here: float | None = None
+    allowed: float = 0.0  # difference
+    windows: str = ""  # of which split the figure here is
+    count: int = 0
+    chosen: str = ""  # open settings that the figure decided
+    assumed: str = ""  # open settings that nothing decided
+    tried: int = 0  # ways of computing that were looked at
+    reason: str = ""  # why it is not verified
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +44,7 @@ class CheckpointPart:
     predictor: Predictor | None = None
     recipe: Recipe | None = None
     problem: str = ""  # why no model could be built from it: names, shapes, width
+    figure: OwnFigure | None = None  # of a foreign file
 
 
 def open_checkpoint(path: Path, width: int | None, context_length: int) -> CheckpointPart:
@@ -42,9 +56,9 @@ def open_checkpoint(path: Path, width: int | None, context_length: int) -> Check
     """
     if path.is_file():
         checkpoint = read_report_checkpoint(path)
-        width = own_width(checkpoint) if width is None else width
         manifest: Mapping[str, Any] = checkpoint.manifest()
         try:
+            width = own_width(checkpoint) if width is None else width
             predictor, recipe = fit_report_checkpoint(checkpoint, width, context_length)
         except LvmError as misfit:
             return CheckpointPart(path=path, manifest=manifest, problem=str(misfit))

@@ -93,9 +93,11 @@ def own_data(material: Material, checkpoint: Path) -> Material:
 
 def _checkpoint(material: Material, path: Path) -> dict[str, Any]:
     from lvm.audit.checkpoint import open_checkpoint
+    from lvm.audit.own_figure import resolved
     from lvm.audit.training import training_log
 
     part = open_checkpoint(path, material.width, material.recipe.context_length)
+    part = resolved(part, material)
     return {"checkpoint": part, "training": training_log(path)}
 
 

@@ -44,10 +44,12 @@ class NextVectorModel(nn.Module):
         residual: bool = False,
         input_dropout: float = 0.0,
         output_dropout: float = 0.0,
+        input_scale: str = "sqrt_width",
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.width = width
+        self.input_scale = width**0.5 if input_scale == "sqrt_width" else 1.0
         self.residual = residual
         self.input_dropout = input_dropout
         self.output_dropout = output_dropout
@@ -66,7 +68,7 @@ class NextVectorModel(nn.Module):
         # A unit vector has coordinates near 1/sqrt(D). At unit variance they are not drowned by the
         # first layer's output in a pre-norm residual stream.
         seen = F.dropout(contexts, self.input_dropout, self.training)
-        output = self.encoder(seen * self.width**0.5).float()
+        output = self.encoder(seen * self.input_scale).float()
         output = F.dropout(output, self.output_dropout, self.training)
         if self.residual:
             weights = self.residual_logits[: contexts.shape[1]].flip(0).softmax(0)
@@ -103,6 +105,7 @@ def build_model(config: ModelConfig, width: int, seed: int) -> NextVectorModel:
             residual=config.residual,
             input_dropout=config.input_dropout,
             output_dropout=config.output_dropout,
+            input_scale=config.form.input_scale,
         ),
         derive_seed(seed, "model"),
     )
@@ -125,13 +128,14 @@ class RMSNorm(nn.Module):
     Under autocast u is bfloat16 and the weight float32, for which torch has no fused kernel.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, eps: float = NORM_EPS) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
 
     def forward(self, u: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
         """Return the normalised values."""
-        return F.rms_norm(u.to(self.weight.dtype), self.weight.shape, self.weight, NORM_EPS)
+        return F.rms_norm(u.to(self.weight.dtype), self.weight.shape, self.weight, self.eps)
 
 
 def width_adapters(config: ModelConfig, width: int) -> tuple[nn.Module, nn.Module]:

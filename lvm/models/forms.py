@@ -12,6 +12,7 @@ asked only where the kernels cannot serve: finding out takes the compiler 10 to 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import statistics
 import time
@@ -36,6 +37,12 @@ Form = Callable[[Tensor], Tensor]
 log = logging.getLogger(__name__)
 
 _chosen: dict[str, str] = {}
+
+
+@functools.cache
+def note_dual_alone(setting: str) -> None:
+    """Say once, in the log, which setting leaves the dual form as the only one."""
+    log.info("Mamba-2 layers train in the dual form: the others cannot serve %s", setting)
 
 
 def choose(about: str, forms: Mapping[str, Form], u: Tensor, weights: Sequence[Tensor]) -> str:

@@ -6,9 +6,7 @@ torch forms and the CUDA kernels. Written from Dao and Gu 2024, "Transformers ar
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +17,11 @@ from lvm.compiled import is_allowed
 from lvm.config import ModelConfig
 from lvm.errors import ConfigError
 from lvm.models import forms, mamba_ssm_backend, short, short_kernel
-from lvm.models.base import MODELS, NORM_EPS, RMSNorm, no_weight_decay, width_adapters
+from lvm.models.base import MODELS, NORM_EPS, RMSNorm, no_weight_decay
+from lvm.models.conv import causal_conv
+from lvm.models.mamba_layers import MambaEncoder, MambaLayer, dt_bias_at_start, start_near_identity
 from lvm.models.ssd import DUAL_LIMIT, ssd_chunked, ssd_dual, ssd_last
 
-OUT_SCALE = 0.1  # of the usual initial weights of a block's output
-DT_RANGE = (1e-3, 1e-1)  # step sizes at the start, drawn log-uniformly
 FUSED = ("compiled", "kernel")  # backends that compute a whole layer
 A_RANGE = (1.0, 16.0)  # decay rates at the start, drawn uniformly
 
@@ -55,58 +53,50 @@ def resolve_backend(requested: str, length: int, device: torch.device) -> str:
     return "mamba_ssm" if device.type == "cuda" and mamba_ssm_backend.is_installed() else "chunked"
 
 
-class _CausalConv(torch.autograd.Function):
-    """Shifted multiply-adds with a backward of the same kind.
-
-    Left to autograd, every shifted slice costs a zero-filled tensor of full size in the backward
-    pass, which took more time than all matrix products of the model together.
-    """
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        output = torch.addcmul(bias, x, weight[-1])
-        for shift in range(1, min(len(weight), x.shape[1])):
-            output[:, shift:].addcmul_(x[:, :-shift], weight[-1 - shift])
-        return output
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        grad_x, grad_weight = grad * weight[-1], torch.zeros_like(weight)
-        product = grad * x  # one buffer for all taps: a fresh one costs more than its multiply
-        grad_weight[-1] = product.sum((0, 1))
-        for shift in range(1, min(len(weight), x.shape[1])):
-            later, earlier = grad[:, shift:], x[:, :-shift]
-            grad_x[:, :-shift].addcmul_(later, weight[-1 - shift])
-            torch.mul(later, earlier, out=product[:, shift:])
-            grad_weight[-1 - shift] = product[:, shift:].sum((0, 1))
-        return grad_x, grad_weight, grad.sum((0, 1))
-
-
-def causal_conv(
-    x: Float[Tensor, "B L E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]
-) -> Float[Tensor, "B L E"]:
-    """Return the causal depthwise convolution along L, as K shifted multiply-adds.
-
-    Equals conv1d(groups=E) with K - 1 zeros on the left, which is slow on a CPU.
-    """
-    taps = weight[:, 0].t().contiguous()  # [K, E]
-    apply = cast(Callable[..., Tensor], _CausalConv.apply)
-    return apply(x, taps.to(x.dtype), bias.to(x.dtype))
-
-
 class GatedRMSNorm(RMSNorm):
-    """RMSNorm of y silu(z): the gate comes before the norm."""
+    """RMSNorm of y silu(z), or RMSNorm of y times silu(z) where the norm stands before the gate.
+
+    With more than one group each group of channels is divided by its own root mean square.
+    """
+
+    def __init__(
+        self, width: int, eps: float = NORM_EPS, *, groups: int = 1, before_gate: bool = False
+    ) -> None:
+        super().__init__(width, eps)
+        self.groups, self.before_gate = groups, before_gate
 
     def forward(  # type: ignore[override]  # the gate is a second input
         self, y: Float[Tensor, "B L E"], z: Float[Tensor, "B L E"]
     ) -> Float[Tensor, "B L E"]:
         """Return the gated and normalised values."""
-        return super().forward(y * F.silu(z))
+        if self.before_gate:
+            return self._norm(y) * F.silu(z)
+        return self._norm(y * F.silu(z))
+
+    def _norm(self, y: Tensor) -> Tensor:
+        if self.groups == 1:
+            return super().forward(y)
+        parts = y.to(self.weight.dtype).reshape(*y.shape[:-1], self.groups, -1)
+        return F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight
+
+
+class Gate(nn.Module):
+    """y silu(z): a block without a norm of its own."""
+
+    def forward(
+        self, y: Float[Tensor, "B L E"], z: Float[Tensor, "B L E"]
+    ) -> Float[Tensor, "B L E"]:
+        """Return the gated values."""
+        return y * F.silu(z)
+
+
+def _gated_norm(config: ModelConfig, inner: int) -> nn.Module:
+    form = config.form
+    if form.gated_norm == "none":
+        return Gate()
+    groups = form.groups if form.norm_per_group else 1
+    before_gate = form.gated_norm == "before_gate"
+    return GatedRMSNorm(inner, form.norm_eps, groups=groups, before_gate=before_gate)
 
 
 class Mamba2Block(nn.Module):
@@ -115,6 +105,7 @@ class Mamba2Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.backend, self.state, self.head_dim = config.backend, config.state, config.head_dim
+        self.form = config.form
         self.inner = config.hidden * config.expand
         if self.inner % config.head_dim:
             raise ConfigError(
@@ -122,25 +113,24 @@ class Mamba2Block(nn.Module):
                 f"{self.inner}; change one of the three in the recipe."
             )
         heads = self.inner // config.head_dim
-        mixed = self.inner + 2 * config.state
+        if heads % self.form.groups:
+            raise ConfigError(
+                f"model.form.groups must divide the {heads} heads (got {self.form.groups})."
+            )
+        mixed = self.inner + 2 * self.form.groups * config.state
         self.parts = [self.inner, mixed, heads]  # rows of in_proj: z; x, B and C; dt
-        self.in_proj = nn.Linear(config.hidden, sum(self.parts), bias=False)
+        self.in_proj = nn.Linear(config.hidden, sum(self.parts), self.form.projection_bias)
         # Holds the weights under the name and with the initialisation of the package; never called.
         self.conv1d = nn.Conv1d(mixed, mixed, config.conv_kernel, groups=mixed)
-        low, high = (math.log(bound) for bound in DT_RANGE)
-        dt_bias, a_log = torch.empty(heads), torch.empty(heads)
-        if not dt_bias.is_meta:  # for shapes alone torch would import its compiler to take exp
-            dt = dt_bias.uniform_(low, high).exp()
-            dt_bias, a_log = dt + torch.log(-torch.expm1(-dt)), a_log.uniform_(*A_RANGE).log()
-        self.dt_bias = no_weight_decay(nn.Parameter(dt_bias))
+        self.dt_bias = no_weight_decay(nn.Parameter(dt_bias_at_start(heads)))
+        a_log = torch.empty(heads)
+        if not a_log.is_meta:
+            a_log = a_log.uniform_(*A_RANGE).log()
         self.A_log = no_weight_decay(nn.Parameter(a_log))
         self.D = no_weight_decay(nn.Parameter(torch.ones(heads)))
-        self.norm = GatedRMSNorm(self.inner)
-        self.out_proj = nn.Linear(self.inner, config.hidden, bias=False)
-        # Blocks start close to the identity (Zhang et al. 2019, Fixup): blocks over a few tokens
-        # otherwise hide the last vector, the best single predictor, under noise to be unlearnt.
-        with torch.no_grad():
-            self.out_proj.weight.mul_(OUT_SCALE)
+        self.norm = _gated_norm(config, self.inner)
+        self.out_proj = nn.Linear(self.inner, config.hidden, self.form.projection_bias)
+        start_near_identity(self.out_proj)
 
     def forward(
         self, u: Float[Tensor, "B L E"], *, last_only: bool = False
@@ -152,12 +142,17 @@ class Mamba2Block(nn.Module):
         """
         # Three products, not one that is cut apart: the backward pass of a cut copies everything.
         z_weight, xbc_weight, dt_weight = torch.split(self.in_proj.weight, self.parts)
-        z = F.linear(u[:, -1:] if last_only else u, z_weight)
-        xbc, dt = F.linear(u, xbc_weight), F.linear(u, dt_weight)
+        bias = self.in_proj.bias
+        z_bias, xbc_bias, dt_bias = (None,) * 3 if bias is None else torch.split(bias, self.parts)
+        z = F.linear(u[:, -1:] if last_only else u, z_weight, z_bias)
+        xbc, dt = F.linear(u, xbc_weight, xbc_bias), F.linear(u, dt_weight, dt_bias)
         xbc = F.silu(causal_conv(xbc, self.conv1d.weight, cast(Tensor, self.conv1d.bias)))
-        x, B_, C = torch.split(xbc, [self.inner, self.state, self.state], dim=-1)
+        both = self.form.groups * self.state
+        x, B_, C = torch.split(xbc, [self.inner, both, both], dim=-1)
         # Step sizes are kept in float32: a small one that is rounded changes the decay of a head.
         dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
+        if self.form.dt_min > 0 or self.form.dt_max is not None:
+            dt = dt.clamp(self.form.dt_min, self.form.dt_max)
         y = self._scan(x, dt, B_, C, last_only)
         return cast(Tensor, self.out_proj(self.norm(y.flatten(2), z)))
 
@@ -168,17 +163,22 @@ class Mamba2Block(nn.Module):
         form = ssd_last if last_only else scans.get(name, ssd_dual)
         A = -torch.exp(self.A_log)
         heads = x.reshape(*x.shape[:2], -1, self.head_dim)
-        return form(heads, dt, A, B_.unsqueeze(2), C.unsqueeze(2), self.D)
+        B_, C = (t.reshape(*t.shape[:2], self.form.groups, self.state) for t in (B_, C))
+        return form(heads, dt, A, B_, C, self.D)
 
 
-class Mamba2Layer(nn.Module):
-    """u + block(norm(u)): the residual form with the norm in front."""
+class Mamba2Layer(MambaLayer):
+    """A layer of Mamba-2; in the form of this program, training on a GPU may fuse it."""
+
+    mixer: Mamba2Block
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.norm = RMSNorm(config.hidden)
-        self.mixer = Mamba2Block(config)
-        self.dropout = nn.Dropout(config.dropout)
+        why_not = config.form.why_not_plain
+        if why_not is not None and config.backend in FUSED:
+            raise ConfigError(
+                f"model.backend = {config.backend!r} cannot be used with {why_not}; use 'auto'."
+            )
+        super().__init__(config, Mamba2Block(config))
 
     def forward(
         self, u: Float[Tensor, "B L E"], *, last_only: bool = False
@@ -197,8 +197,11 @@ class Mamba2Layer(nn.Module):
         return trains and fits and u.device.type == "cuda" and is_allowed()
 
     def _form(self, u: Tensor, last_only: bool) -> str:
-        """Return the form that was asked for, or the fastest."""
+        """Return the form that was asked for, or the fastest of those that can serve."""
         block = self.mixer
+        if block.form.why_not_plain is not None:  # the others would compute another model
+            forms.note_dual_alone(block.form.why_not_plain)
+            return "dual"
         why_not = short_kernel.refusal(u, self._weights, block.state, _dtype(u, self._weights))
         if block.backend in FUSED:
             if block.backend == "kernel" and why_not is not None:
@@ -219,7 +222,7 @@ class Mamba2Layer(nn.Module):
     def _call(self, form: str, last_only: bool) -> forms.Form:
         """Return a form of this layer as a function of u."""
         if form == "dual":
-            return lambda u: self._dual(u, last_only)
+            return lambda u: self.plain(u, last_only)
         function = short_kernel.kernel_layer if form == "kernel" else short.compiled_layer
 
         def call(u: Tensor) -> Tensor:
@@ -234,17 +237,13 @@ class Mamba2Layer(nn.Module):
 
         return call
 
-    def _dual(self, u: Tensor, last_only: bool) -> Tensor:
-        mixed = self.dropout(self.mixer(self.norm(u), last_only=last_only))
-        return cast(Tensor, mixed + (u[:, -1:] if last_only else u))
-
     @property
     def _weights(self) -> short.Weights:
         block = self.mixer
         return short.Weights(
-            self.norm.weight, block.in_proj.weight, block.conv1d.weight,
+            cast(Tensor, self.norm.weight), block.in_proj.weight, block.conv1d.weight,
             cast(Tensor, block.conv1d.bias), block.dt_bias, block.A_log, block.D,
-            block.norm.weight, block.out_proj.weight,
+            cast(Tensor, block.norm.weight), block.out_proj.weight,
         )  # fmt: skip
 
 
@@ -255,22 +254,11 @@ def _dtype(u: Tensor, weights: short.Weights) -> torch.dtype:
     return torch.get_autocast_dtype(device) if half else weights.in_proj.dtype
 
 
-class Mamba2Encoder(nn.Module):
-    """Layers of Mamba-2 over the context, read out at the last position."""
+class Mamba2Encoder(MambaEncoder):
+    """Layers of Mamba-2 over the context."""
 
     def __init__(self, config: ModelConfig, width: int) -> None:
-        super().__init__()
-        self.project_in, self.project_out = width_adapters(config, width)
-        self.layers = nn.ModuleList(Mamba2Layer(config) for _ in range(config.num_layers))
-        self.norm_f = RMSNorm(config.hidden)
-
-    def forward(self, contexts: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
-        """Return the output at the last position, [B, D]."""
-        u = self.project_in(contexts)
-        for layer in self.layers[:-1]:
-            u = layer(u)
-        u = self.layers[-1](u, last_only=True)
-        return cast(Tensor, self.project_out(self.norm_f(u[:, -1])))
+        super().__init__(config, width, Mamba2Layer)
 
 
 @MODELS.register("mamba2")

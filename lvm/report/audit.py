@@ -80,6 +80,15 @@ def broken(document: Document) -> list[str]:
     ]
 
 
+def unverified(document: Document) -> list[str]:
+    """Return a sentence for a checkpoint that may be computed otherwise than it was trained."""
+    return [
+        f"The checkpoint is {_sentence(f['seen'])}"
+        for f in document.get("findings", [])
+        if f["code"] == "LOADER" and f.get("values", {}).get("not_verified")
+    ]
+
+
 def not_looked_at(document: Document) -> list[str]:
     """Return one line per reason for which checks had nothing to look at."""
     groups: dict[tuple[str, str], list[str]] = {}
@@ -158,7 +167,7 @@ def audit_section(run: Run) -> Iterator[Block]:
     document = audit_of(run)
     if document:
         yield Paragraph(answer(document))
-        for sentence in [*overrides(document), *broken(document)]:
+        for sentence in [*unverified(document), *overrides(document), *broken(document)]:
             yield Paragraph(sentence, "warning")
         yield from _details(document)
     yield from _model_of_phase_1(run)
@@ -197,7 +206,7 @@ def standalone(document: Document) -> list[Section]:
 def first_screen(document: Document) -> Iterator[Block]:
     """Yield the answer, what was overridden or broke, what blocks and what to do about it."""
     yield Paragraph(_lead(document), "lead")
-    for sentence in [*overrides(document), *broken(document)]:
+    for sentence in [*unverified(document), *overrides(document), *broken(document)]:
         yield Paragraph(sentence, "warning")
     findings = document.get("findings", [])
     shown = [f for f in findings if f["code"] in blocking_codes(document)] or findings[:3]

@@ -20,7 +20,7 @@ from lvm.report import (
     seconds,
     title_of,
 )
-from lvm.report.audit import answer, audit_of, broken, first_screen, overrides
+from lvm.report.audit import answer, audit_of, broken, first_screen, overrides, unverified
 from lvm.report.cost import saved_in_words
 from lvm.report.gates import independent
 from lvm.report.models import confirmed_name
@@ -44,7 +44,7 @@ def verdict_section(run: Run) -> Iterator[Block]:
         yield Preformatted(f"# when that is done\n{_again(run)}")
         return
     yield Paragraph(document["headline"], "lead")
-    said = [*overrides(audit), *broken(audit), *document.get("warnings", [])]
+    said = [*unverified(audit), *overrides(audit), *broken(audit), *document.get("warnings", [])]
     for warning in dict.fromkeys(said):
         yield Paragraph(warning, "warning")
     pairs = [("Cause", document.get("cause") or _no_cause(run)), ("Confidence", _confidence(run))]

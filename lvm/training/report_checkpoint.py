@@ -24,30 +24,23 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from lvm.config import Recipe, to_dict
 from lvm.data.magic import SAFETENSORS, kind_of
 from lvm.errors import CheckpointError, UnsafePayloadError
-from lvm.models.predictor import Predictor
 from lvm.outside import listed, regular
 from lvm.training import foreign
-from lvm.training.checkpoint import UNREADABLE, load_checkpoint
+from lvm.training.checkpoint import UNREADABLE
 from lvm.training.extent import check_pickles
-from lvm.training.report_recipe import (
-    OWN_NAMES,
-    Candidate,
-    canonical,
-    closest_model,
-    differences,
-    recipe_of,
-    shapes_of,
-)
+from lvm.training.foreign_forms import flattened
 
 MODEL_NAMES = ("model_state_dict", "state_dict", "model", "ema_state_dict", "weights")
 ARGS_NAMES = ("args", "hyper_parameters", "hparams", "config")
 COUNTERS = ("n_averaged", "module.n_averaged")  # of torch.optim.swa_utils.AveragedModel
 HEAD = re.compile(r"(?:(?:module|_orig_mod|model)\.)*(?:projection_head|proj_head|head)\.")
-VAL_NAMES = ("val_cosine", "best_val_cosine")
-STATED = ("articles_seen", "text_seen", "bank", "data", "parents")  # of what a model saw
+VAL_NAMES = (
+    *("val_cosine", "best_val_cosine", "val_cos", "best_val_cos", "val_cosine_similarity"),
+    *("eval_cosine", "best_cosine"),
+)
+STATED = ("articles_seen", "text_seen", "bank", "data", "parents", "val_ids_sha256")
 PARENT_NAMES = ("resume", "resume_from", "init_from", "pretrained")
 SAVE_AGAIN = (
     'save it again with torch.save({"model_state_dict": model.state_dict(), '
@@ -104,14 +97,14 @@ def read_report_checkpoint(path: Path) -> ReportCheckpoint:
             key: foreign.plain(content.get(key))
             for key in (*ARGS_NAMES, *VAL_NAMES, "epoch", "history")
         }
+        # What a model saw, and of which windows its figure is.
         more = {k: foreign.plain(content[k]) for k in STATED if k in content}
     except RecursionError:
         raise CheckpointError(
             f"{path} holds values nested without end, allowed are plain ones; {SAVE_AGAIN}."
         ) from None
-    args: dict[str, Any] = next(
-        (plain[name] for name in ARGS_NAMES if isinstance(plain[name], dict)), {}
-    )
+    given = [plain[name] for name in ARGS_NAMES if isinstance(plain[name], dict)]
+    args = {key: value for one in reversed(given) for key, value in flattened(one).items()}
     stored = (foreign.number(plain[name]) for name in VAL_NAMES)
     return ReportCheckpoint(
         path=path,
@@ -131,13 +124,13 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
         try:
             return dict(safetensors.torch.load_file(path)), []
         except UNREADABLE as error:
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
     _require_zip(path)
     try:
         check_pickles(path)
         named = sorted(get_unsafe_globals_in_checkpoint(path))
     except Exception as error:  # a damaged or hostile file can raise anything at all
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     if running := foreign.running(named):
         raise UnsafePayloadError(
             f"{path} names {listed(running[:NUM_NAMED])}, allowed are tensors, plain "
@@ -148,7 +141,7 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
         try:
             content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         except Exception as error:  # as above
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, needed is a dictionary with "
@@ -167,7 +160,7 @@ def _require_zip(path: Path) -> None:
             f"{path} cannot be read ({error.strerror}); give a .pt file or a checkpoint folder."
         ) from None
     except zipfile.BadZipFile as error:  # of one that spans several disks
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     # torch looks at the start, zipfile at the end; a bare pickle may pass for a zip in one of them.
     if start != b"PK\x03\x04" or not whole:
         raise CheckpointError(
@@ -176,7 +169,8 @@ def _require_zip(path: Path) -> None:
         )
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
+def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for a file that torch cannot read, with the first line of torch's."""
     what = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return CheckpointError(f"{path} cannot be read as a file of torch.save ({what}); {SAVE_AGAIN}.")
 
@@ -204,6 +198,8 @@ def _parts(path: Path, content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], d
     head = _weights(path, content, "projection_head_state_dict")
     if not head:
         head = {n: w for n, w in model.items() if HEAD.match(n)}
+        if {HEAD.sub("", n) for n in head} <= {"weight", "bias"}:
+            return model, {}  # one layer is what leads out of the model, and no projection head
         model = {n: w for n, w in model.items() if n not in head}
     return model, {HEAD.sub("", name): weight for name, weight in head.items()}
 
@@ -225,100 +221,3 @@ def _weights(path: Path, content: Mapping[Any, Any], key: str) -> dict[str, Tens
             f"size of the file; {SAVE_AGAIN}."
         )
     return dict(given)
-
-
-# --- fitting --------------------------------------------------------------------------------------
-
-
-def fit_report_checkpoint(
-    checkpoint: ReportCheckpoint, width: int, context_length: int
-) -> tuple[Predictor, Recipe]:
-    """Return the registered model that the weights fit strictly (eval mode, CPU) and its recipe.
-
-    `width` is D of the vectors it shall read, `context_length` T where `args` does not say. Raises
-    CheckpointError that lists which names or shapes differ from the closest registered model.
-    """
-    path, args = checkpoint.path, checkpoint.args
-    weights = canonical(checkpoint.model, "encoder.", OWN_NAMES)
-    best = closest_model(shapes_of(weights), args, width)
-    _require_fit(path, best, width)
-    if args.get("ngroups", 1) not in (1, None):
-        raise CheckpointError(
-            f"{path}: ngroups is {args['ngroups']}, allowed is 1 (with more, equal shapes are "
-            f"another model); {RETRAIN}."
-        )
-    head = None if checkpoint.head is None else canonical(checkpoint.head, "net.")
-    recipe = recipe_of(best.config, head, args, context_length)
-    predictor = Predictor(recipe, width)
-    _fill(path, predictor.model, weights)
-    if predictor.head is not None and head is not None:
-        _fill(path, predictor.head, head)
-    return predictor.eval(), recipe
-
-
-def own_width(checkpoint: ReportCheckpoint) -> int:
-    """Return the width D of the vectors that the closest registered model would read."""
-    shapes = shapes_of(canonical(checkpoint.model, "encoder.", OWN_NAMES))
-    return closest_model(shapes, checkpoint.args, 1).width
-
-
-def load_any_checkpoint(
-    path: Path, width: int, context_length: int
-) -> tuple[Predictor, Recipe, dict[str, Any]]:
-    """Return predictor, recipe and manifest of a checkpoint folder of lvm, or of a .pt file.
-
-    Raises CheckpointError and UnsafePayloadError as the two readers do.
-    """
-    if not path.is_file():
-        return load_checkpoint(path)
-    checkpoint = read_report_checkpoint(path)
-    predictor, recipe = fit_report_checkpoint(checkpoint, width, context_length)
-    return predictor, recipe, fitted_manifest(checkpoint, recipe, width)
-
-
-def fitted_manifest(checkpoint: ReportCheckpoint, recipe: Recipe, width: int) -> dict[str, Any]:
-    """Return the manifest of a .pt file that was fitted to a model."""
-    return {**checkpoint.manifest(), "recipe": to_dict(recipe), "width": width}
-
-
-def _require_fit(path: Path, best: Candidate, width: int) -> None:
-    if best.differing:
-        raise CheckpointError(
-            f"{path} fits no registered model; from the closest, {best.config.name}, "
-            f"{_listed(best.differing)}, allowed is no difference; {RETRAIN}."
-        )
-    if best.width != width:
-        raise CheckpointError(
-            f"{path} reads vectors of width {best.width}, the data have {width}; give data of the "
-            "encoder it was trained with, or another checkpoint."
-        )
-
-
-def _fill(path: Path, module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-    differing = differences(shapes_of(module.state_dict()), shapes_of(weights))
-    if differing:
-        raise CheckpointError(
-            f"{path}: in the {type(module).__name__} {_listed(differing)}, allowed is no "
-            f"difference; {RETRAIN}."
-        )
-    if odd := [name for name, weight in weights.items() if not weight.is_floating_point()]:
-        raise CheckpointError(
-            f"{path}: {len(odd)} weights are no real numbers (first: {listed(odd[:1])}, "
-            f"{weights[odd[0]].dtype}); {RETRAIN}."
-        )
-    try:
-        spoilt = [name for name, weight in weights.items() if not weight.isfinite().all()]
-        module.load_state_dict(weights)
-    except RuntimeError as error:  # sparse, quantised or empty storages
-        raise _unreadable(path, error) from None
-    if spoilt:
-        raise CheckpointError(
-            f"{path}: {len(spoilt)} weights hold NaN or infinite values (first: {spoilt[0]}), "
-            f"allowed are 0; give an earlier checkpoint, or {RETRAIN}."
-        )
-
-
-def _listed(differing: tuple[str, ...]) -> str:
-    more = len(differing) - NUM_NAMED
-    named = "; ".join(differing[:NUM_NAMED]) + (f"; and {more} more" if more > 0 else "")
-    return f"{len(differing)} weights differ ({named})"

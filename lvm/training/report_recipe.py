@@ -18,6 +18,8 @@ from torch import Tensor
 from lvm.config import ModelConfig, Recipe, with_changes
 from lvm.errors import ConfigError
 from lvm.models.base import MODELS, build_model
+from lvm.training.foreign_forms import FIRST_LAYER, STATE, first, form_of, groups_and_state
+from lvm.training.foreign_names import OWN_NAMES
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = TypeVar("Config", ModelConfig, Recipe)
@@ -38,39 +40,21 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
 MODEL_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "hidden": ("d_model", "hidden", "hidden_dim", "hidden_size"),
     "num_layers": ("n_layers", "num_layers", "n_layer"),
-    "state": ("d_state", "state_size"),
+    "state": STATE,
     "head_dim": ("headdim", "head_dim"),
     "expand": ("expand",),
-    "conv_kernel": ("d_conv",),
+    "conv_kernel": ("d_conv", "conv_kernel"),
     "dropout": ("dropout",),
 }
 HEAD_COUNTS = ("num_heads", "n_heads", "nhead")
 ACCUMULATION_NAMES = ("grad_accum", "grad_accum_steps", "gradient_accumulation_steps",
                       "accumulation_steps", "accum_steps")  # fmt: skip
 EFFECTIVE_NAMES = ("effective_batch", "effective_batch_size")
-OWN_NAMES = ("residual_logits", "encoder_scale")  # of NextVectorModel, beside its encoder
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
     """Return the shape of every weight."""
     return {name: tuple(weight.shape) for name, weight in weights.items()}
-
-
-def canonical(
-    weights: Mapping[str, Tensor], part: str, own: tuple[str, ...] = ()
-) -> dict[str, Tensor]:
-    """Return the weights by names that begin with `part`, but for those that `own` lists.
-
-    What all names begin with is a wrapper ("module." of DDP, "_orig_mod." of torch.compile,
-    "model.", "backbone.") and is taken off first.
-    """
-    names = {name: name.replace("_orig_mod.", "") for name in weights}
-    while names and all("." in n for n in names.values()):
-        if len({n.partition(".")[0] for n in names.values()}) > 1:
-            break
-        names = {name: n.partition(".")[2] for name, n in names.items()}
-    whole = any(n.startswith(part) for n in names.values())
-    return {n if whole or n in own else part + n: weights[name] for name, n in names.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,17 +133,35 @@ def _no_reader(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _mamba2(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
-    block = "encoder.layers.0.mixer."
+    block = FIRST_LAYER + "mixer."
     hidden, inner = shapes[block + "out_proj.weight"]
     (heads,) = shapes[block + "dt_bias"]
     mixed, _, taps = shapes[block + "conv1d.weight"]  # the channels of x, B and C
+    groups, state = groups_and_state((mixed - inner) // 2, heads, args)
     return {
         "hidden": hidden,
         "expand": inner // hidden,
         "head_dim": inner // heads,
-        "state": (mixed - inner) // 2,
+        "state": state,
         "conv_kernel": taps,
         "num_layers": _count(shapes, "encoder.layers."),
+        "form.groups": groups,
+        **form_of("mamba2", shapes, args),
+    }
+
+
+def _mamba1(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
+    block = FIRST_LAYER + "mixer."
+    hidden, inner = shapes[block + "out_proj.weight"]
+    _, rank = shapes[block + "dt_proj.weight"]
+    return {
+        "hidden": hidden,
+        "expand": inner // hidden,
+        "state": shapes[block + "A_log"][1],
+        "conv_kernel": shapes[block + "conv1d.weight"][2],
+        "num_layers": _count(shapes, "encoder.layers."),
+        "form.dt_rank": rank,
+        **form_of("mamba1", shapes, args),
     }
 
 
@@ -175,7 +177,7 @@ def _transformer(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
         "expand": inner // hidden,
         "num_layers": _count(shapes, "encoder.layers."),
     }
-    heads = _first(args, HEAD_COUNTS)
+    heads = first(args, HEAD_COUNTS)
     if isinstance(heads, int) and heads > 0:  # shapes do not tell in how many heads a row is cut
         sizes["head_dim"] = hidden // heads
     return sizes
@@ -193,6 +195,7 @@ def _two_tower(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
 
 # A model that is not listed is sized by `args` alone.
 SHAPE_READERS: Mapping[str, ShapeReader] = {
+    "mamba1": _mamba1,
     "mamba2": _mamba2,
     "gru": _gru,
     "transformer": _transformer,
@@ -220,7 +223,7 @@ def recipe_of(
     """
     recipe = _from_args(Recipe(model=config, context_length=context_length), SPELLINGS, args)
     if head is None:
-        stated = _first(args, SPELLINGS["objective.contrastive_weight"]) is not None
+        stated = first(args, SPELLINGS["objective.contrastive_weight"]) is not None
         alone = {} if stated else {"objective.contrastive_weight": 0.0, "objective.ar_weight": 1.0}
         return recipe.with_changes({"objective.space": "raw", **alone})
     sizes: dict[str, object] = {}
@@ -234,15 +237,11 @@ def _from_args(
     config: Config, spellings: Mapping[str, tuple[str, ...]], args: Mapping[str, Any]
 ) -> Config:
     for key, names in spellings.items():
-        value = _first(args, names)
+        value = first(args, names)
         if value is not None:
             with contextlib.suppress(ConfigError):
                 config = with_changes(config, {key: value})
     return config
-
-
-def _first(args: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((args[n] for n in names if args.get(n) is not None), None)
 
 
 def accumulated_negatives(manifest: Mapping[str, Any]) -> tuple[int, int] | None:

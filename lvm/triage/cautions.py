@@ -8,7 +8,7 @@ from typing import Any
 from lvm.absence import Absence, sentences
 from lvm.records import METRICS, Position, RunVerdict
 from lvm.report import LIMITS
-from lvm.report.audit import broken, overrides
+from lvm.report.audit import broken, overrides, unverified
 from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.triage.worth import subjects
 
@@ -24,7 +24,7 @@ def of_the_absent(absent: Sequence[Absence], document: Mapping[str, Any]) -> lis
 
 def of_the_audit(audit: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
     """Return what the audit has to say beside the verdict: overrides, blind spots, weak gates."""
-    said = [*overrides(audit), *broken(audit)]
+    said = [*unverified(audit), *overrides(audit), *broken(audit)]
     if document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED):
         said += [
             f"{f['seen']}."

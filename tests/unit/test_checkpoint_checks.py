@@ -15,6 +15,7 @@ from lvm.audit.checkpoint import open_checkpoint
 from lvm.audit.finding import NotEvaluable, Severity
 from lvm.audit.lineage import read_lineage
 from lvm.audit.material import Material, Side
+from lvm.audit.own_figure import resolved
 from lvm.data.windows import dataset_from_bank
 from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.mamba2 import Mamba2Layer
@@ -128,7 +129,7 @@ def test_weights_that_are_no_numbers_are_found(folder, data) -> None:
 
 
 def test_a_sample_of_a_large_dev_split_is_judged_with_its_error(folder, data, monkeypatch) -> None:
-    monkeypatch.setattr("lvm.audit.checkpoint.SAMPLE", 12)
+    monkeypatch.setattr("lvm.audit.own_numbers.SAMPLE", 12)
     assert look(folder, data) == []
     rewrite(folder, val_cosine=2.0)
     (finding,) = look(folder, data)
@@ -216,23 +217,51 @@ def as_pt(folder, path, **more):
     return path
 
 
-def test_a_pt_file_says_what_it_cannot_be_held_against(folder, data, tmp_path) -> None:
-    path = as_pt(folder, tmp_path / "m.pt", val_cosine=0.05)
-    text = not_evaluable(path, data)
-    assert "no probe outputs" in text
-    assert "does not say of which windows its val_cosine 0.0500 is" in text
-    assert "no val_cosine" in not_evaluable(as_pt(folder, tmp_path / "n.pt"), data)
-
-
-def test_a_pt_file_whose_cosine_falls_is_warned_of(folder, data, tmp_path) -> None:
-    (finding,) = look(as_pt(folder, tmp_path / "m.pt", val_cosine=0.999), data)
+def test_a_pt_file_that_states_no_figure_is_not_verified(folder, data, tmp_path) -> None:
+    (finding,) = look(as_pt(folder, tmp_path / "n.pt"), data)
     assert finding.severity is Severity.WARN
-    assert "0.9990" in finding.seen
+    assert finding.values == {"not_verified": 1.0}
+    assert "it stores no validation cosine" in finding.seen
+    (finding,) = look(as_pt(folder, tmp_path / "m.pt", val_cosine=0.5), None)
+    assert "no windows are at hand" in finding.seen
+
+
+@pytest.mark.parametrize("stored", [0.999, -0.999])
+def test_a_pt_file_whose_figure_does_not_come_back_blocks(stored, folder, data, tmp_path) -> None:
+    (finding,) = look(as_pt(folder, tmp_path / "m.pt", val_cosine=stored), data)
+    assert finding.severity is Severity.BLOCK
+    assert finding.values["stored"] == stored
+    assert f"{stored:.4f}" in finding.seen
+
+
+@pytest.mark.parametrize("shift", [0.03, -0.03])
+def test_a_figure_that_other_windows_would_explain_is_not_verified(
+    shift, folder, data, tmp_path
+) -> None:
+    here = look_at_figure(as_pt(folder, tmp_path / "m.pt", val_cosine=0.5), data)
+    (finding,) = look(as_pt(folder, tmp_path / "n.pt", val_cosine=here + shift), data)
+    assert (finding.severity, finding.values["not_verified"]) == (Severity.WARN, 1.0)
+
+
+def test_a_pt_file_that_names_its_windows_is_held_to_them(folder, data, tmp_path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    known = {"val_ids_sha256": manifest["val_ids_sha256"]}
+    here = look_at_figure(as_pt(folder, tmp_path / "m.pt", val_cosine=0.5, **known), data)
+    path = as_pt(folder, tmp_path / "n.pt", val_cosine=here + 0.012, **known)
+    (finding,) = look(path, data)
+    assert finding.severity is Severity.BLOCK
+    assert finding.values["difference"] == pytest.approx(0.012, abs=1e-4)
+    assert look(as_pt(folder, tmp_path / "o.pt", val_cosine=here + 0.008, **known), data) == []
+
+
+def look_at_figure(path, data) -> float:
+    """The cosine on the dev windows, as the check computes it."""
+    return resolved(open_checkpoint(path, W, T), Material(dataset=data)).figure.here
 
 
 def test_a_pt_file_with_other_names_blocks(folder, data, tmp_path) -> None:
     weights = open_checkpoint(folder, W, T).predictor.model.state_dict()
-    other = {name.replace("mixer", "ssm"): w for name, w in weights.items()}
+    other = {name.replace("A_log", "rates"): w for name, w in weights.items()}
     (finding,) = look(as_pt(folder, tmp_path / "m.pt", model_state_dict=other), data)
     assert finding.severity is Severity.BLOCK
     assert "fits no registered model" in finding.seen

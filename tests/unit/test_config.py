@@ -65,7 +65,7 @@ def test_whole_numbers_are_whole_and_no_booleans(key) -> None:
     [k for k, hint in LEAVES.items() if hint is str and k != "recipe.model.name"],
 )
 def test_a_choice_lists_what_is_allowed(key) -> None:
-    with pytest.raises(ConfigError, match=r"is 'sideways', allowed is one of \w+"):
+    with pytest.raises(ConfigError, match=r"(is 'sideways', allowed is|must be) one of \w+"):
         with_changes(RunConfig(), {key: "sideways"})
 
 

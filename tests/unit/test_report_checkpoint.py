@@ -23,11 +23,8 @@ from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.base import MODELS
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
-from lvm.training.report_checkpoint import (
-    fit_report_checkpoint,
-    load_any_checkpoint,
-    read_report_checkpoint,
-)
+from lvm.training.report_checkpoint import read_report_checkpoint
+from lvm.training.report_fit import fit_report_checkpoint, load_any_checkpoint
 from lvm.training.report_recipe import accumulated_negatives
 
 W = tiny.WIDTH
@@ -168,11 +165,29 @@ def misfit(tmp_path, weights, **more) -> str:
 
 
 def test_other_names_are_listed(tmp_path) -> None:
-    text = misfit(tmp_path, renamed(built().model.state_dict(), "mixer", "ssm"))
-    assert "mamba2, 32 weights differ" in text  # of 2 layers 8 are missing, and 8 unknown
-    assert "encoder.layers.0.mixer.A_log is missing; encoder.layers.0.ssm.A_log is unknown" in text
-    assert "and 27 more" in text
+    text = misfit(tmp_path, renamed(built().model.state_dict(), "A_log", "rates"))
+    assert "mamba2, 4 weights differ" in text  # of 2 layers one is missing, and one unknown
+    assert "encoder.layers.0.mixer.A_log is missing; encoder.layers.0.mixer.rates is unkn" in text
+    text = misfit(tmp_path, renamed(built().model.state_dict(), "project", "map"))
+    assert "4 more" not in text
+    text = misfit(tmp_path, renamed(built().model.state_dict(), "mixer.norm", "mixer.scale"))
     assert "lvm train" in text
+
+
+def test_many_other_names_are_counted(tmp_path) -> None:
+    names = renamed(built().model.state_dict(), "layers", "stack")
+    weights = {name.replace("A_log", "rates"): weight for name, weight in names.items()}
+    text = misfit(tmp_path, weights)
+    assert "and 31 more" in text
+
+
+def test_a_block_under_another_name_is_taken(tmp_path) -> None:
+    saved = built()
+    weights = renamed(saved.model.state_dict(), "mixer", "ssm")
+    path = write(tmp_path / "m.pt", saved, model_state_dict=weights)
+    loaded, _, _ = load_any_checkpoint(path, W, 5)
+    given = contexts()
+    assert torch.equal(loaded.queries(given, "raw"), saved.queries(given, "raw"))
 
 
 def test_one_other_shape_is_named(tmp_path) -> None:
@@ -209,9 +224,15 @@ def test_weights_that_are_not_finite_are_named(tmp_path) -> None:
     assert r"first: encoder.norm_f.weight" in misfit(tmp_path, weights)
 
 
-def test_groups_that_shapes_hide_are_refused(tmp_path) -> None:
-    text = misfit(tmp_path, built().model.state_dict(), args={"ngroups": 2})
-    assert "ngroups is 2, allowed is 1" in text
+def test_groups_that_shapes_hide_are_read_from_args(tmp_path) -> None:
+    path = write(tmp_path / "m.pt", built(), args={"ngroups": 2})
+    _, recipe, _ = load_any_checkpoint(path, W, 5)
+    assert (recipe.model.form.groups, recipe.model.state) == (2, 6)
+
+
+def test_groups_that_shapes_do_not_allow_are_refused(tmp_path) -> None:
+    text = misfit(tmp_path, built().model.state_dict(), args={"ngroups": 5})
+    assert "args state 5 groups, which must divide 8 heads and the 12 channels" in text
 
 
 # --- safety ---------------------------------------------------------------------------------------

@@ -1,0 +1,216 @@
+"""What the LOADER check says of the numbers that lie beside the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.loaded import CheckpointPart, as_trained
+from lvm.audit.material import Material
+from lvm.audit.own_figure import TOLERANCE, ids_of
+from lvm.config import Recipe
+from lvm.data.windows import Dataset, Windows
+from lvm.errors import LvmError
+from lvm.evaluation.inference import predict
+from lvm.models.predictor import Predictor
+from lvm.randomness import numpy_generator
+from lvm.training.checkpoint import NUM_PROBES, PROBE_TOLERANCE, probe_differences
+
+SAMPLE = 4096  # dev windows that are predicted
+NOT_VERIFIED = "not_verified"  # among the values of a finding: said in the first lines
+STATE_IT = (
+    "state in args what shapes do not show (n_groups, norm_before_gate, dt_limit, input_scale, "
+    "pool, pre_norm)"
+)
+RETRAIN = "lvm train --data BANK --recipe RECIPE.toml makes a checkpoint that can be trusted"
+
+
+def of_a_folder(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+    """Compare a checkpoint of lvm with its probe outputs, then with its validation cosine."""
+    silent = []
+    for look in (_probes, _stored_cosine):
+        try:
+            yield from look(part, material)
+        except NotEvaluable as reason:
+            silent.append(reason)
+    if silent:
+        raise NotEvaluable("; ".join(map(str, silent)), silent[0].next)
+
+
+def of_a_foreign_file(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+    """Say what the validation cosine of a foreign file tells of how it is computed here."""
+    figure = part.figure
+    if figure is None or (figure.verified and not figure.chosen):
+        return
+    values = {"stored": figure.stored, "recomputed": figure.here}
+    about: dict[str, Any] = {
+        "values": {k: v for k, v in values.items() if v is not None},
+        "where": {"count": figure.count} if figure.count else {},
+    }
+    if figure.contradicted:
+        gap = abs((figure.stored or 0.0) - (figure.here or 0.0))
+        about["values"] |= {"difference": gap}
+        yield loader_finding(
+            part,
+            figure.reason,
+            f"a difference of at most {figure.allowed:.3g}",
+            f"These weights compute another model here than where they were trained: {figure.tried}"
+            " ways to compute them were looked at. Or the figure is of text of another kind.",
+            f"{STATE_IT}; else judge the model by its predictions (--predictions P.npy), or "
+            f"{RETRAIN}",
+            **about,
+        )
+    elif figure.verified:
+        yield loader_finding(
+            part,
+            f"stored validation cosine {figure.stored:.4f} comes back on the "
+            f"{figure.windows} windows with {figure.chosen}",
+            "settings that the file states",
+            f"The file leaves these settings open. Of {figure.tried} ways to compute the weights "
+            "this one gives the stored figure back to its last digit.",
+            STATE_IT,
+            severity=Severity.INFO,
+            **about,
+        )
+    else:
+        about["values"] |= {NOT_VERIFIED: 1.0}
+        assumed = f"; assumed: {figure.assumed}" if figure.assumed else ""
+        yield loader_finding(
+            part,
+            f"not verified: {figure.reason}{assumed}",
+            "a stored validation cosine that comes back here",
+            "Names and shapes of weights fit more than one forward pass, so these numbers may be "
+            "of another model than the one that was trained.",
+            f"{STATE_IT}, and its validation cosine (val_cosine) on the windows given here",
+            severity=Severity.WARN,
+            **about,
+        )
+
+
+def _probes(part: CheckpointPart, _material: Material) -> Iterator[Finding]:
+    predictor, recipe = model_of(part)
+    try:
+        apart = np.array(probe_differences(predictor, recipe, part.manifest, str(part.path)))
+    except LvmError:
+        raise NotEvaluable(
+            "the checkpoint stores no probe outputs", "give a checkpoint folder that lvm wrote"
+        ) from None
+    worst = float(apart.max())
+    if not worst <= PROBE_TOLERANCE:
+        off = np.flatnonzero(apart > PROBE_TOLERANCE)
+        yield loader_finding(
+            part,
+            f"outputs on {NUM_PROBES} fixed inputs are up to {worst:.2g} from those stored",
+            f"at most {PROBE_TOLERANCE:g}",
+            "The model that was built from this file is not the one that was saved, although names "
+            "and shapes agree.",
+            f"build it with the code version that wrote it (manifest: lvm, commit), or {RETRAIN}",
+            where={"count": len(off), "of": NUM_PROBES, "rows": off.tolist()},
+            values={"probe_difference": worst},
+        )
+
+
+def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+    stored, whole = part.manifest.get("val_cosine"), material.dataset
+    if not isinstance(stored, int | float):
+        raise NotEvaluable("the checkpoint states no val_cosine", "store val_cosine with it")
+    if whole is None:
+        raise NotEvaluable(
+            f"the windows of its val_cosine {stored:.4f} are not at hand",
+            "give the data it was trained on (--data BANK)",
+        )
+    dataset = as_trained(whole, part.manifest)
+    if part.manifest.get("val_ids_sha256") != ids_of(dataset.dev):
+        raise NotEvaluable(
+            f"its val_cosine {stored:.4f} was measured on other windows than the dev split here",
+            "give the data it was trained on (--data BANK)",
+        )
+    yield from _not_reproduced(
+        part, dataset, float(stored), _dev_cosine(part, dataset, material.seed)
+    )
+
+
+def _not_reproduced(
+    part: CheckpointPart, dataset: Dataset, stored: float, here: _Mean
+) -> Iterator[Finding]:
+    allowed = TOLERANCE + 3 * here.error
+    gap = abs(stored - here.value)
+    if gap <= allowed:
+        return
+    trained_on = part.manifest.get("data")
+    if trained_on not in (None, dataset.fingerprint):  # other vectors behind equal row numbers
+        raise NotEvaluable(
+            f"the checkpoint was trained on data {trained_on}, these are {dataset.fingerprint}",
+            "give the data it was trained on (--data BANK)",
+        )
+    yield loader_finding(
+        part,
+        f"stored val cosine {stored:.4f}, computed again on the same windows {here.value:.4f}",
+        f"a difference of at most {allowed:.3g}",
+        "The stored number is of another model or of another evaluation than this one.",
+        f"build it with the code version that wrote it (manifest: lvm, commit), or {RETRAIN}",
+        where={"count": here.count, "of": len(dataset.dev)},
+        values={"stored": stored, "recomputed": here.value, "difference": gap},
+    )
+
+
+def model_of(part: CheckpointPart) -> tuple[Predictor, Recipe]:
+    """Return model and recipe of a checkpoint; NotEvaluable where none could be built."""
+    if part.predictor is None or part.recipe is None:
+        raise NotEvaluable(part.problem, RETRAIN)
+    return part.predictor, part.recipe
+
+
+def loader_finding(
+    part: CheckpointPart,
+    seen: str,
+    allowed: str,
+    meaning: str,
+    next: str,
+    *,
+    severity: Severity = Severity.BLOCK,
+    where: Mapping[str, Any] | None = None,
+    values: Mapping[str, float] | None = None,
+) -> Finding:
+    """Return a finding of LOADER on a checkpoint; values that are not finite are left out."""
+    finite = {name: value for name, value in (values or {}).items() if math.isfinite(value)}
+    return Finding(
+        code="LOADER", severity=severity, seen=seen, allowed=allowed, meaning=meaning, next=next,
+        where={"input": "checkpoint", "source": str(part.path), **(where or {})}, values=finite,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mean:
+    value: float
+    error: float  # of drawing a sample; 0 when all windows were looked at
+    count: int
+
+
+def _dev_cosine(part: CheckpointPart, dataset: Dataset, seed: int) -> _Mean:
+    """Return the mean dev cosine as the training loop measures it, in the space of the search."""
+    predictor, recipe = model_of(part)
+    windows, whole = dataset.dev, len(dataset.dev) <= SAMPLE
+    if not whole:
+        generator = numpy_generator(seed, "audit", "dev")
+        windows = windows.select(np.sort(generator.choice(len(windows), SAMPLE, replace=False)))
+    cosines = _cosines(predictor, dataset, windows, recipe.search_space)
+    error = 0.0 if whole else float(cosines.std()) / math.sqrt(len(cosines))
+    return _Mean(value=float(cosines.mean()), error=error, count=len(cosines))
+
+
+@torch.no_grad()
+def _cosines(
+    predictor: Predictor, dataset: Dataset, windows: Windows, space: str
+) -> Float[np.ndarray, " m"]:
+    queries = predict(predictor, dataset, windows, space)
+    targets = torch.from_numpy(dataset.bank.rows(windows.targets))
+    documents = predictor.documents(targets, space).float()
+    return torch.cosine_similarity(queries, documents, dim=1).double().numpy()
