@@ -2,8 +2,8 @@
 
 The front is `mix + a * last`: the weighted mix of the context (least squares on train) pulled
 towards the last vector. More of `a` costs cosine and brings R@5, so a model is compared with the
-member of the front that has the same cosine, and with the member that has the same R@5. Both are
-picked on the judged windows themselves, which favours the front.
+front where it has the same cosine, and where it has the same R@5. Both places are picked on the
+judged windows themselves, which favours the front.
 """
 
 from __future__ import annotations
@@ -71,53 +71,81 @@ def front_members(dataset: Dataset) -> list[Scores]:
 class Above:
     """How far a model lies above the front, with intervals over articles."""
 
-    hit: Estimate  # R@5 minus that of the member of equal cosine
-    cosine: Estimate  # cosine minus that of the member of equal R@5
+    hit: Estimate  # R@5 minus that of the front at equal cosine
+    cosine: Estimate  # cosine minus that of the front at equal R@5
 
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """The members that no other member beats in both metrics, by falling cosine."""
+    """The corners of the front, by falling cosine and rising R@5.
 
-    members: list[Scores]
+    Between two corners lies what a coin reaches that picks one of the two for every window: no
+    member lies above these lines.
+    """
+
+    corners: list[Scores]
 
     @classmethod
     def of(cls, members: Sequence[Scores]) -> Front:
-        """Keep the members on the front, of any number of them."""
-        kept: list[Scores] = []
-        for member in sorted(members, key=lambda m: -float(m.cosine.mean())):
-            if not kept or member.hit.mean() > kept[-1].hit.mean():
-                kept.append(member)
-        return cls(kept)
+        """Find the corners among any number of members."""
+        corners: list[Scores] = []
+        for member in sorted(members, key=lambda m: (-_mean(m, "cosine"), -_mean(m, "hit"))):
+            if corners and _mean(member, "hit") <= _mean(corners[-1], "hit"):
+                continue
+            while len(corners) > 1 and _bends_in(corners[-2], corners[-1], member):
+                corners.pop()
+            corners.append(member)
+        return cls(corners)
 
     def below(self, scores: Scores, *, purpose: str) -> Above:
-        """Compare `scores` with the members of equal cosine and of equal R@5, window by window.
+        """Compare `scores` with the front at equal cosine and at equal R@5, window by window.
 
-        Between two members lies their average, weighted so that the means agree. Beyond an end of
-        the front stands its last member, which understates the distance. `purpose` names the draws
-        of the bootstrap. Raises DataError with fewer than two articles.
+        Beyond an end of the front stands its last corner, which understates the distance. `purpose`
+        names the draws of the bootstrap. Raises DataError with fewer than two articles.
         """
-        cosines = [-float(member.cosine.mean()) for member in self.members]
-        hits = [float(member.hit.mean()) for member in self.members]
-        of_equal_cosine = self._between(cosines, -float(scores.cosine.mean()), "hit")
-        of_equal_hit = self._between(hits, float(scores.hit.mean()), "cosine")
         return Above(
-            _difference(scores.hit, of_equal_cosine, scores.articles, f"{purpose}/hit"),
-            _difference(scores.cosine, of_equal_hit, scores.articles, f"{purpose}/cosine"),
+            hit=self._gain(scores, "hit", "cosine", purpose),
+            cosine=self._gain(scores, "cosine", "hit", purpose),
         )
 
-    def _between(self, rising: list[float], value: float, name: str) -> Float[np.ndarray, " M"]:
-        """Return the metric `name` per window where the front passes `value`."""
-        place = float(np.interp(value, rising, np.arange(len(rising))))
-        low = min(int(place), max(0, len(rising) - 2))
-        high = min(low + 1, len(rising) - 1)
-        share = place - low
-        first, second = getattr(self.members[low], name), getattr(self.members[high], name)
-        return np.asarray((1 - share) * first + share * second)
+    def _gain(self, scores: Scores, metric: str, equal: str, purpose: str) -> Estimate:
+        """Return the gain in `metric` over the front where it equals the scores in `equal`.
+
+        Where the two are equal is itself uncertain. To first order a window that moves the mean of
+        `equal` moves the place on the front by the slope there: hence the slope in what is paired.
+        """
+        corners = sorted(self.corners, key=lambda corner: _mean(corner, equal))
+        places = [_mean(corner, equal) for corner in corners]
+        place = float(np.interp(_mean(scores, equal), places, np.arange(len(corners))))
+        low = min(int(place), max(0, len(corners) - 2))
+        first, second = corners[low], corners[min(low + 1, len(corners) - 1)]
+        inside = places[0] < _mean(scores, equal) < places[-1]
+        run = _mean(second, equal) - _mean(first, equal)
+        slope = (_mean(second, metric) - _mean(first, metric)) / run if inside else 0.0
+
+        def moved(of: Scores) -> Float[np.ndarray, " M"]:
+            return np.asarray(getattr(of, metric) - slope * getattr(of, equal))
+
+        front = (low + 1 - place) * moved(first) + (place - low) * moved(second)
+        estimate, _ = bootstrap_difference(
+            moved(scores),
+            front,
+            scores.articles,
+            confidence=CONFIDENCE,
+            resamples=RESAMPLES,
+            seed=0,
+            purpose=f"{purpose}/{metric}",
+        )
+        return estimate
 
 
-def _difference(a: np.ndarray, b: np.ndarray, articles: np.ndarray, purpose: str) -> Estimate:
-    estimate, _ = bootstrap_difference(
-        a, b, articles, confidence=CONFIDENCE, resamples=RESAMPLES, seed=0, purpose=purpose
+def _mean(scores: Scores, metric: str) -> float:
+    return float(getattr(scores, metric).mean(dtype=np.float64))
+
+
+def _bends_in(first: Scores, middle: Scores, last: Scores) -> bool:
+    """Tell whether the middle one lies on or below the line between its neighbours."""
+    (x0, y0), (x1, y1), (x2, y2) = (
+        (_mean(at, "cosine"), _mean(at, "hit")) for at in (first, middle, last)
     )
-    return estimate
+    return (y1 - y0) * (x0 - x2) <= (y2 - y0) * (x0 - x1)
