@@ -8,6 +8,7 @@ judged windows themselves, which favours the front.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -100,8 +101,8 @@ class Front:
     def below(self, scores: Scores, *, purpose: str) -> Above:
         """Compare `scores` with the front at equal cosine and at equal R@5, window by window.
 
-        Beyond an end of the front stands its last corner, which understates the distance. `purpose`
-        names the draws of the bootstrap. Raises DataError with fewer than two articles.
+        Beyond an end of the front stands its last corner, which understates the distance; its
+        interval is the wider of a level and a sloping front. `purpose` names the bootstrap's draws. Raises DataError with fewer than two articles.
         """
         return Above(
             hit=self._gain(scores, "hit", "cosine", purpose),
@@ -119,24 +120,31 @@ class Front:
         place = float(np.interp(_mean(scores, equal), places, np.arange(len(corners))))
         low = min(int(place), max(0, len(corners) - 2))
         first, second = corners[low], corners[min(low + 1, len(corners) - 1)]
-        inside = places[0] < _mean(scores, equal) < places[-1]
         run = _mean(second, equal) - _mean(first, equal)
-        slope = (_mean(second, metric) - _mean(first, metric)) / run if inside else 0.0
+        slope = (_mean(second, metric) - _mean(first, metric)) / run if run else 0.0
+        inside = places[0] < _mean(scores, equal) < places[-1]
 
-        def moved(of: Scores) -> Float[np.ndarray, " M"]:
-            return np.asarray(getattr(of, metric) - slope * getattr(of, equal))
+        def paired(slope: float) -> Estimate:
+            ours, one, other = (
+                getattr(of, metric) - slope * getattr(of, equal) for of in (scores, first, second)
+            )
+            front = (low + 1 - place) * one + (place - low) * other
+            return bootstrap_difference(
+                ours,
+                front,
+                scores.articles,
+                confidence=CONFIDENCE,
+                resamples=RESAMPLES,
+                seed=0,
+                purpose=f"{purpose}/{metric}",
+            )[0]
 
-        front = (low + 1 - place) * moved(first) + (place - low) * moved(second)
-        estimate, _ = bootstrap_difference(
-            moved(scores),
-            front,
-            scores.articles,
-            confidence=CONFIDENCE,
-            resamples=RESAMPLES,
-            seed=0,
-            purpose=f"{purpose}/{metric}",
-        )
-        return estimate
+        if inside:
+            return paired(slope)
+        # Other articles might have put the scores inside, where the front slopes.
+        level, sloping = paired(0.0), paired(slope)
+        lower, upper = min(level.lower, sloping.lower), max(level.upper, sloping.upper)
+        return dataclasses.replace(level, lower=lower, upper=upper)
 
 
 def _mean(scores: Scores, metric: str) -> float:

@@ -68,6 +68,16 @@ def test_beyond_an_end_stands_the_last_corner() -> None:
     assert above.cosine.value == pytest.approx(0.7 - 0.5)
 
 
+def test_just_beyond_an_end_the_front_may_slope_yet() -> None:
+    """Articles that differ in cosine decide there on which side of the end the scores lie."""
+    corners = [scores(0.6, 2), scores(0.5, 4)]
+    shift = np.repeat(np.linspace(-0.04, 0.05, 10), 10)
+    model = dataclasses.replace(scores(0.6, 4), cosine=0.6 + shift)
+    hit = Front.of(corners).below(model, purpose="end").hit
+    assert hit.value == pytest.approx(0.2)
+    assert hit.lower < 0.18
+
+
 def test_a_front_of_one_corner_can_be_compared_with() -> None:
     above = Front.of([scores(0.6, 2)]).below(scores(0.5, 3), purpose="one")
     assert (above.hit.value, above.cosine.value) == pytest.approx((0.1, -0.1))
