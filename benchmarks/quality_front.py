@@ -102,7 +102,8 @@ class Front:
         """Compare `scores` with the front at equal cosine and at equal R@5, window by window.
 
         Beyond an end of the front stands its last corner, which understates the distance; its
-        interval is the wider of a level and a sloping front. `purpose` names the bootstrap's draws. Raises DataError with fewer than two articles.
+        interval is the wider of a level and a sloping front. `purpose` names the bootstrap's draws.
+        Raises DataError with fewer than two articles.
         """
         return Above(
             hit=self._gain(scores, "hit", "cosine", purpose),
