@@ -1,4 +1,4 @@
-"""Verdict and cause of three wrong recipes in planted worlds, and of noise, seed by seed.
+"""Verdict and cause of four wrong recipes in planted worlds, and of noise, seed by seed.
 
     python benchmarks/planted_worlds.py [--seeds 10] [--first 0] [--write]
 
@@ -31,7 +31,10 @@ SHOULD_BE = {
     "wrong_head_only": "FIXED projection_head",
     "wrong_temperature": "FIXED temperature",
     "wrong_contrastive_weight": "FIXED contrastive_weight",
+    "wrong_width": "FIXED context_path",
 }
+WORLD_OF = {"wrong_width": ("drifting", worlds.drifting)}
+PLANTED = ("planted", worlds.planted)
 
 
 def main() -> None:
@@ -56,16 +59,17 @@ def report(seeds: range) -> Iterator[str]:
     yield "| world | recipe | seed | verdict and cause | AR-only | recipe | final | seconds |"
     yield "|---|---|--:|---|--:|--:|--:|--:|"
     answers: dict[tuple[str, str], list[str]] = {}
-    for name, make in (("planted", worlds.planted), ("without signal", worlds.without_signal)):
-        for recipe in SHOULD_BE:
+    for recipe in SHOULD_BE:
+        for name, make in (WORLD_OF.get(recipe, PLANTED), ("without signal", worlds.without_signal)):
             for seed in seeds:
                 answer, line = triage(name, make, recipe, seed)
                 answers.setdefault((name, recipe), []).append(answer)
                 yield line
     yield ""
     for recipe, wanted in SHOULD_BE.items():
-        right = answers["planted", recipe].count(wanted)
-        yield f"- {recipe} in the planted world: {wanted} in {right} of {len(seeds)}"
+        name, _ = WORLD_OF.get(recipe, PLANTED)
+        right = answers[name, recipe].count(wanted)
+        yield f"- {recipe} in the {name} world: {wanted} in {right} of {len(seeds)}"
     for recipe in SHOULD_BE:
         found = answers["without signal", recipe]
         false = sum(answer.split()[0] in ("PASSED", "FIXED") for answer in found)
@@ -79,7 +83,7 @@ def triage(
     started = time.perf_counter()
     config = load_run_config(ROOT / "recipes" / f"{recipe}.toml", worlds.base_config(seed))
     with tempfile.TemporaryDirectory() as folder:
-        stop, journal = tiny.triage(Path(folder), make(seed).dataset, config)
+        stop, journal = tiny.triage(Path(folder), make(seed).dataset, config, num_steps=6)
     answer = f"{stop.verdict} {'+'.join(stop.cause)}".strip()
     found = [e["evaluation"]["masked"]["r_at_5"] for e in journal.all("test_judged")]
     values = " | ".join(f"{value:.3f}" for value in (found[0], found[1], found[-1]))

@@ -33,6 +33,12 @@ What the wrong recipes do in it:
                  counts as .29 against .98: the topic shrinks, but still outweighs the key. No
                  temperature from .05 to .15 changes that, for .02 then counts as .13 to .4.
 
+`drifting` has one part alone: each chunk is the last one with a little noise, in 32 axes. To copy
+is best, and a network can learn it unless it is narrower than the rows:
+
+    width 4      the network sees 4 of 32 axes of its context, under every objective. A residual, or
+                 a network as wide as the rows, lets the context through.
+
 `without_signal` has the same parts, with one topic per article and every key new: the cosine of a
 prediction can be high, and no predictor finds its target among the rows of the topic.
 """
@@ -55,6 +61,7 @@ WIDTH = TOPIC + KEY + QUIET
 KEY_SHARE = 0.33  # of the squared length of topic and key
 QUIET_LENGTH = 0.15  # beside a topic and key of length 1
 KEY_NOISE = 0.1  # length of the noise that a turn adds to a unit key
+DRIFT = 0.6  # length of the noise between two rows of a drifting article
 KEEP_TOPIC, NEW_KEY = 0.5, 0.25  # a topic that is not kept is drawn from all four
 TETRAHEDRON = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3**0.5
 
@@ -100,6 +107,16 @@ def planted(seed: int) -> World:
     return _world(seed, keep_topic=KEEP_TOPIC, new_key=NEW_KEY)
 
 
+def drifting(seed: int) -> World:
+    """Return the world in which the last vector, passed on as it is, is the best prediction."""
+    rng = numpy_generator(seed, "drifting world")
+    row, chunks = _unit(rng.standard_normal((ARTICLES, WIDTH))), []
+    for _ in range(CHUNKS):
+        chunks.append(row)
+        row = _unit(row + DRIFT * rng.standard_normal(row.shape) / WIDTH**0.5)
+    return World(_dataset(chunks), np.eye(WIDTH), np.eye(KEY), keep_topic=1.0, new_key=0.0)
+
+
 def without_signal(seed: int) -> World:
     """Return the world whose next vector is independent of the context given the topic."""
     return _world(seed, keep_topic=1.0, new_key=1.0)
@@ -138,9 +155,14 @@ def _world(seed: int, *, keep_topic: float, new_key: float) -> World:
         turned = _unit(key @ turn.T + KEY_NOISE * rng.standard_normal(key.shape) / KEY**0.5)
         renewed = rng.random((ARTICLES, 1)) < new_key
         key = np.where(renewed, _unit(rng.standard_normal(key.shape)), turned)
+    return World(_dataset(chunks), axes, turn, keep_topic, new_key)
+
+
+def _dataset(chunks: list[np.ndarray]) -> Dataset:
+    """Return the windows of articles whose chunks are given step by step, each [ARTICLES, D]."""
     vectors = np.stack(chunks, axis=1).reshape(-1, WIDTH).astype(np.float32)
     keys = np.stack(np.divmod(np.arange(len(vectors)), CHUNKS), axis=1).astype(np.int32)
-    return World(dataset_from_bank(Bank(vectors, keys), CONTEXT), axes, turn, keep_topic, new_key)
+    return dataset_from_bank(Bank(vectors, keys), CONTEXT)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

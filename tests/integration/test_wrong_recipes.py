@@ -34,7 +34,7 @@ SEEDS = (0, 1)
 def test_the_step_that_repairs_a_wrong_recipe_is_the_cause(recipe, cause, seed, tmp_path) -> None:
     world = worlds.planted(seed)
     config = load_run_config(RECIPES / f"{recipe}.toml", worlds.base_config(seed))
-    stop, journal = tiny.triage(tmp_path, world.dataset, config)
+    stop, journal = tiny.triage(tmp_path, world.dataset, config, num_steps=6)
 
     assert journal.find("phase_1_judged")["verdict"] != Verdict.PASS
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (cause,))
@@ -49,16 +49,31 @@ def test_the_step_that_repairs_a_wrong_recipe_is_the_cause(recipe, cause, seed, 
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_a_network_too_narrow_to_copy_is_the_cause_where_copying_is_best(seed, tmp_path) -> None:
+    world = worlds.drifting(seed)
+    config = load_run_config(RECIPES / "wrong_width.toml", worlds.base_config(seed))
+    stop, journal = tiny.triage(tmp_path, world.dataset, config, num_steps=6)
+
+    found = journal.find("below_ladder")["findings"]
+    assert [f["code"] for f in found] == ["BELOW_LADDER"]
+    assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("context_path",))
+    assert [e["step"] for e in journal.all("step_ended")] == ["context_path"], "asked first"
+    reached = {e["arm"]: e["evaluation"]["masked"]["r_at_5"] for e in journal.all("test_judged")}
+    [confirmed] = journal.all("confirmed")
+    assert reached[confirmed["spec"]] > 0.9 > 0.2 > reached[confirmed["control"]["spec"]]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_without_signal_nothing_is_called_a_fix(seed, tmp_path) -> None:
     world = worlds.without_signal(seed)
     config = load_run_config(RECIPES / "wrong_head_only.toml", worlds.base_config(seed))
     schedule = dataclasses.replace(config.schedule, long_epochs=5)  # it walks the whole tree
     config = dataclasses.replace(config, schedule=schedule)
-    stop, journal = tiny.triage(tmp_path, world.dataset, config)
+    stop, journal = tiny.triage(tmp_path, world.dataset, config, num_steps=6)
 
     assert stop.verdict in (RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE)
     assert stop.cause == ()
-    assert len(journal.all("step_ended")) == 5
+    assert len(journal.all("step_ended")) == 6
     # The stage gate alone would have been fooled: arms hold it, and only retrieval says no.
     assert journal.all("confirmed")
     found = [e["evaluation"]["masked"]["r_at_5"] for e in journal.all("test_judged")]
@@ -72,6 +87,7 @@ def test_each_recipe_differs_from_the_right_one_in_one_respect() -> None:
         "wrong_head_only": {"space"},
         "wrong_temperature": {"temperature"},
         "wrong_contrastive_weight": {"contrastive_weight", "ar_weight"},
+        "wrong_width": {"space"},  # the report's objective: no other one mends a narrow network
     }
     assert {path.stem for path in RECIPES.glob("wrong_*.toml")} == set(differing)
     for name, fields in differing.items():
