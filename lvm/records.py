@@ -162,7 +162,7 @@ class Position(StrEnum):
 
     ABOVE = "above"  # nothing on the front is as good in both metrics
     ON = "on"  # not told apart from the front
-    BELOW = "below"  # a point of the front, or a rung, is better
+    BELOW = "below"  # a point of the front is better in both, or in one metric by far
     NOT_EVALUABLE = "not evaluable"
 
     @property

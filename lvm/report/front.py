@@ -37,9 +37,10 @@ def front_blocks(run: Run) -> Iterator[Block]:
         "The rungs of the ladder trade cosine for R@5, and a mixture of two (one of them, drawn "
         "for each window) reaches every point between them: the front is the best that needs no "
         "training. The distance is what both metrics can lose before the front is reached; the "
-        "interval of one above or below leaves out zero. A model is below as well where a rung is "
-        "clearly better in one metric and no worse in the other. The rung named is the one that "
-        "is nearest to beating it in both. In a learned space MRR stands for the cosine.",
+        "interval of one above or below leaves out zero. A model is below as well where it loses "
+        "to a rung in one metric over ten times what it can have gained in the other. The rung "
+        "named is the one nearest to beating it in both. In a learned space MRR stands for the "
+        "cosine.",
         "note",
     )
     yield Table(

@@ -43,11 +43,21 @@ def worth(document: Document) -> str:
         case Position.ABOVE:
             return f", above {FRONT} by {found['distance']['value']:.3f} in both {titles}"
         case Position.ON:
-            return f", on {FRONT}"
+            return f", on {FRONT}{_losses(found)}"
         case Position.BELOW:
             return f", below {FRONT}, where {found['rung']} does better"
         case _:
             return ""
+
+
+def _losses(found: Mapping[str, Any]) -> str:
+    """Return in brackets what a model on the front clearly loses to the rung beside it; else ""."""
+    lost = [
+        f"{METRICS[metric].title} {gain['value']:+.3f}"
+        for metric, gain in found["gains"].items()
+        if gain["upper"] < 0
+    ]
+    return f" ({' and '.join(lost)} against {found['rung']})" if lost else ""
 
 
 def _position(document: Document) -> Mapping[str, Any]:

@@ -146,6 +146,14 @@ def test_a_model_as_good_as_a_rung_in_one_metric_and_worse_in_the_other_lies_bel
     assert (found.position, found.rung) == (Position.BELOW, "weighted_mix")
 
 
+def test_a_clear_loss_is_below_only_where_the_gain_beside_it_is_small() -> None:
+    # R@5 of copy_last, known to within a few points, and less cosine: a little less is a trade.
+    little, much = (results(cosine, 0.605, seed=5) for cosine in (0.37, -0.3))
+    assert position(little).gains["eval_cosine"].upper < 0
+    assert position(little).position is Position.ON
+    assert position(much).position is Position.BELOW
+
+
 def test_a_model_in_a_learned_space_is_compared_in_mrr_and_r_at_5() -> None:
     poor, rich = (results(0.99, hits, seed=2, space="projected") for hits in (0.3, 0.8))
     assert position(poor).metrics == ("mrr", "r_at_5")
@@ -179,7 +187,7 @@ GOLDEN = {  # rung -> cosine, R@5 on the test split, own contexts masked
     "mix_plus_0.4_last": (0.5611, 0.3537), "mix_plus_0.8_last": (0.5462, 0.3670),
     "constant": (0.1920, 0.0), "oracle": (1.0, 1.0),
 }  # fmt: skip
-WHERE = {"constant": Position.BELOW, "copy_last": Position.BELOW, "oracle": Position.ABOVE}
+WHERE = {"constant": Position.BELOW, "oracle": Position.ABOVE}
 
 
 def test_the_front_of_the_bundled_sample() -> None:

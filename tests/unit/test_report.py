@@ -347,7 +347,7 @@ def test_verdict_and_warnings_come_first(fixed):
     assert lines[0] == "# Triage report: FIXED"
     assert lines[2].startswith("**FIXED by projection_head+temperature: temperature 0.10 holds")
     assert lines[3].startswith("> **Warning:** temperature 0.10 reaches R@5")
-    assert "does not beat the best predictor without training: weighted_mix" in lines[3]
+    assert "; weighted_mix reaches 0.552 without training" in lines[3]
     confidence = next(line for line in lines if line.startswith("- **Confidence**"))
     assert "R@5 +0.142 [+0.121, +0.174] against +0.100: PASS" in confidence
     assert "95% intervals over 19 articles" in confidence

@@ -178,6 +178,14 @@ def test_the_headline_and_one_warning_tell_what_a_fix_is_worth(
     assert len(document["warnings"]) == (0 if beats else 1)
 
 
+def test_a_model_on_the_front_has_its_clear_losses_in_the_headline(tmp_path) -> None:
+    found = lies("on")
+    lost = {"value": -0.05, "lower": -0.06, "upper": -0.04}
+    found["gains"] = {**found["gains"], "eval_cosine": lost}
+    document = fixed(tmp_path, cosine=0.3, ladder={"copy_last": 0.4}, front=found)
+    assert document["headline"].endswith("training (cosine -0.050 against copy_last).")
+
+
 def test_a_front_that_could_not_be_measured_is_neither_beaten_nor_not(tmp_path) -> None:
     unknown = {**lies("not evaluable"), "distance": None, "gains": {}, "reason": "the pools differ"}
     document = fixed(tmp_path, cosine=0.6, ladder={"copy_last": 0.4}, front=unknown)
