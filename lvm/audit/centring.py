@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import binom  # type: ignore[import-untyped]  # scipy has no stubs
+from scipy.special import bdtrc  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.audit.coherence import Coherence, coherence
 from lvm.audit.finding import Finding, Severity
@@ -58,7 +58,7 @@ def shifted_articles(material: Material) -> Iterator[Finding]:
     large = min(SHIFT * usual, SHIFT_SPREAD * spread)
     out = _outside(mine.values, theirs.values)
     expected = 2 * max(RARE, 1 / (1 + len(theirs.values)))
-    chance = float(binom.sf(int(out.sum()) - 1, len(out), expected))
+    chance = float(bdtrc(int(out.sum()) - 1, len(out), expected))
     if chance > CHANCE_WARN and abs(shift) <= max(clear, large):
         return
     block = float(out.mean()) >= OUT_BLOCK and chance <= CHANCE_BLOCK

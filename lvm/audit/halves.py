@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import binom  # type: ignore[import-untyped]  # scipy has no stubs
+from scipy.special import bdtrc  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.audit.finding import Finding, Severity
-from lvm.audit.location import unit
+from lvm.audit.location import unit, unit_or_zero
 from lvm.audit.material import Material, Side
 
 MIN_CHUNKS = 6  # of an article that is compared, half of which make a mean
@@ -60,7 +60,7 @@ def halves(material: Material, mine: Keys, theirs: Keys) -> Iterator[Finding]:
     odd, usual = likeness >= limit, float((other >= limit).mean())
     apart = float((same >= limit).mean()) - usual
     doubt = usual + 2 * ((usual + 1 / len(other)) / len(other)) ** 0.5
-    by_chance = float(binom.sf(int(odd.sum()) - 1, len(odd), min(1.0, doubt)))
+    by_chance = float(bdtrc(int(odd.sum()) - 1, len(odd), min(1.0, doubt)))
     if apart < APART or by_chance > CHANCE:
         return
     share = min(1.0, (float(odd.mean()) - usual) / apart)
@@ -88,7 +88,7 @@ def _limit(same: Float[np.ndarray, " A"], other: Float[np.ndarray, " B"]) -> flo
 
 
 def _directions(means: Float[np.ndarray, "A D"], centre: Float[np.ndarray, " D"]) -> np.ndarray:
-    return np.asarray(np.nan_to_num(unit(means - centre)))
+    return unit_or_zero(means - centre)
 
 
 def article_means(side: Side, keys: np.ndarray, known: np.ndarray) -> Means:

@@ -55,7 +55,10 @@ class Mistake:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Places [k, 2] of an article of n chunks that a mistake makes and parts, and keeps."""
+    """Places [k, 2] of an article of n chunks that a mistake makes and parts, and keeps.
+
+    The lower place of a pair comes first.
+    """
 
     made: Int[np.ndarray, "a 2"]
     parted: Int[np.ndarray, "b 2"]
@@ -73,7 +76,8 @@ class Reading:
     error: float
 
 
-def mistakes() -> list[Mistake]:
+@functools.cache  # one and the same ones in every call: what is kept of them is found again
+def mistakes() -> tuple[Mistake, ...]:
     """Return every mistake that is looked for."""
     text = "Chunks stand in the order of their numbers as text (1, 10, 11, 2), as files do that "
     named = [
@@ -99,7 +103,7 @@ def mistakes() -> list[Mistake]:
         for w in range(2, (MAX_WAYS if b > 1 else MAX_TURNS) + 1)
         if b > 1 or w > 2  # chunk by chunk, two by two: seen in the windows themselves
     ]  # fmt: skip
-    return named + turned + merged
+    return (*named, *turned, *merged)
 
 
 def _as_text(first: int, n: int) -> Int[np.ndarray, " n"]:
@@ -123,21 +127,22 @@ def _merged(run: int, ways: int, n: int) -> Int[np.ndarray, " n"]:
 
 def pairs(order: Int[np.ndarray, " n"]) -> Pairs:
     """Return which neighbours an order makes, parts and keeps."""
-    read = np.sort(np.column_stack([order[:-1], order[1:]]), axis=1)
-    near = read[:, 1] - read[:, 0] == 1
-    parted = np.ones(len(order) - 1, dtype=bool)
-    parted[read[near, 0]] = False
-    first = np.arange(len(order) - 1)
-    stored = np.column_stack([first, first + 1])
-    return Pairs(made=read[~near], parted=stored[parted], kept=stored[~parted])
+    lower, upper = np.minimum(order[:-1], order[1:]), np.maximum(order[:-1], order[1:])
+    near = upper - lower == 1
+    parted = np.ones(len(lower), dtype=bool)
+    parted[lower[near]] = False
+    left, held = np.flatnonzero(parted), np.flatnonzero(~parted)
+    places = [(lower[~near], upper[~near]), (left, left + 1), (held, held + 1)]
+    return Pairs(*(np.stack(pair, axis=1) for pair in places))
 
 
 @functools.lru_cache(maxsize=16384)
 def _pairs_of(mistake: Mistake, length: int, seen: int) -> Pairs:
     """Return the pairs of an article of `length` chunks whose first `seen` are looked at."""
     whole = pairs(mistake.undo(length))
-    within = [rows[(rows < seen).all(axis=1)] for rows in (whole.made, whole.parted, whole.kept)]
-    return Pairs(*within)
+    if seen == length:
+        return whole
+    return Pairs(*(rows[rows[:, 1] < seen] for rows in (whole.made, whole.parted, whole.kept)))
 
 
 # --- reading articles -----------------------------------------------------------------------------
