@@ -115,11 +115,11 @@ class Job:
     def _run(self) -> int:
         config, material = asked.opened(self._args, self._config)
         check_config(config, material.width or 1)
-        self._executor.begin()  # it takes as long as the audit
         audited = self._journal.find("audited")
         audit = audited["audit"] if audited is not None else self._audit(material)
         if audit["route"]["blocked"]:
             return self._blocked(config, material, audit)
+        self._executor.begin()  # where a run that is resumed was audited before
         dataset, source = dataset_of(material, config.recipe.context_length)
         check_dataset(config, dataset)
         request = self._request(config, material, audit)
@@ -133,7 +133,8 @@ class Job:
     def _audit(self, material: Material) -> dict[str, Any]:
         allowed = self._args.allow or ()
         with AuditProgress(sys.stderr) as progress:
-            _, document = run_audit(material, allowed=allowed, progress=progress)
+            begin = self._executor.begin  # it takes as long as the audit
+            _, document = run_audit(material, allowed=allowed, progress=progress, then=begin)
         command = f"{lvm_command()} audit {asked.audit_flags(self._args)}".rstrip()
         return with_command(document, command, "repaired")
 

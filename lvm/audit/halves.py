@@ -15,12 +15,13 @@ from jaxtyping import Float, Int
 from scipy.special import bdtrc  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.audit.finding import Finding, Severity
-from lvm.audit.location import unit
+from lvm.audit.location import unit, unit_or_zero
 from lvm.audit.material import Material, Side
 
 MIN_CHUNKS = 6  # of an article that is compared, half of which make a mean
 MIN_ARTICLES = 12  # of the train side
 MAX_ARTICLES, MAX_CHUNKS = 10_000, 32  # of a side, and of an article
+READ_TOGETHER = 128  # articles
 MAX_ASKED = 2000  # articles that are looked for among the others
 APART = 0.5  # of halves more than of others lie above the limit that parts them best
 CHANCE = 1e-4  # that as many articles are so like train by chance
@@ -88,7 +89,7 @@ def _limit(same: Float[np.ndarray, " A"], other: Float[np.ndarray, " B"]) -> flo
 
 
 def _directions(means: Float[np.ndarray, "A D"], centre: Float[np.ndarray, " D"]) -> np.ndarray:
-    return np.asarray(np.nan_to_num(unit(means - centre)))
+    return unit_or_zero(means - centre)
 
 
 def article_means(side: Side, keys: np.ndarray, known: np.ndarray) -> Means:
@@ -98,17 +99,25 @@ def article_means(side: Side, keys: np.ndarray, known: np.ndarray) -> Means:
     articles, start, count = np.unique(keys[order, 0], return_index=True, return_counts=True)
     long = np.flatnonzero(count >= MIN_CHUNKS)
     long = long[np.unique(np.linspace(0, len(long) - 1, min(len(long), MAX_ARTICLES)).astype(int))]
-    parts = []
+    chosen = []
     for article in long:
-        chosen = order[start[article] : start[article] + count[article]]
-        chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), MAX_CHUNKS)).astype(int)]
-        # Targets of the eval side may have been overwritten.
-        one = side.targets(chosen) if side.name == "train" else side.contexts(chosen)[:, -1]
-        vectors = unit(one)
-        vectors = vectors[np.isfinite(vectors).all(axis=1)]
-        if len(vectors) < MIN_CHUNKS:
-            vectors = np.zeros((MIN_CHUNKS, side.width), np.float32)
-        half = len(vectors) // 2
-        parts.append([part.mean(axis=0) for part in (vectors, vectors[:half], vectors[half:])])
-    means = np.array(parts, dtype=np.float32).reshape(-1, 3, side.width)
+        mine = order[start[article] : start[article] + count[article]]
+        mine = mine[np.linspace(0, len(mine) - 1, min(len(mine), MAX_CHUNKS)).astype(int)]
+        chosen.append(mine)
+    means = np.empty((len(long), 3, side.width), dtype=np.float32)
+    for first in range(0, len(long), READ_TOGETHER):
+        some = slice(first, first + READ_TOGETHER)
+        for one, vectors in zip(means[some], _read(side, chosen[some]), strict=True):
+            half = len(vectors) // 2
+            one[:] = [part.mean(axis=0) for part in (vectors, vectors[:half], vectors[half:])]
     return Means(articles[long], means[:, 0], means[:, 1], means[:, 2])
+
+
+def _read(side: Side, articles: list[Int[np.ndarray, " n"]]) -> Iterator[Float[np.ndarray, "n D"]]:
+    """Yield the unit vectors at the rows of each article; zeros where too few have a direction."""
+    rows = np.concatenate(articles)
+    # Targets of the eval side may have been overwritten.
+    read = unit(side.targets(rows) if side.name == "train" else side.contexts(rows)[:, -1])
+    for vectors in np.split(read, np.cumsum([len(mine) for mine in articles])[:-1]):
+        usable = vectors[np.isfinite(vectors).all(axis=1)]
+        yield usable if len(usable) >= MIN_CHUNKS else np.zeros_like(vectors)

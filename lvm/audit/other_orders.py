@@ -55,7 +55,10 @@ class Mistake:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Places [k, 2] of an article of n chunks that a mistake makes and parts, and keeps."""
+    """Places [k, 2] of an article of n chunks that a mistake makes and parts, and keeps.
+
+    The lower place of a pair comes first.
+    """
 
     made: Int[np.ndarray, "a 2"]
     parted: Int[np.ndarray, "b 2"]

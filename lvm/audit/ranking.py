@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from lvm.audit.location import unit
+from lvm.audit.location import unit_or_zero
 from lvm.data.bank import Bank
 from lvm.data.rows import blocks, take
 from lvm.data.windows import Windows
@@ -85,7 +85,7 @@ class PoolRows:
         )
 
     def _vectors(self, rows: Int[np.ndarray, "M T"]) -> Float[np.ndarray, "M T D"]:
-        return np.asarray(np.nan_to_num(unit(take(self.bank.vectors, rows))))
+        return unit_or_zero(take(self.bank.vectors, rows))
 
     def _own(self, windows: Windows) -> Bool[np.ndarray, "M T"]:
         """Which contexts are rows of the pool that a mask takes out, each row once."""
@@ -110,7 +110,7 @@ class PoolRows:
         asked, aim = torch.from_numpy(np.nan_to_num(queries)), torch.from_numpy(aims).float()
         counts = torch.zeros(aim.shape, dtype=torch.int64)
         for _, rows in blocks(self.bank.vectors[: len(self)]):
-            table = torch.from_numpy(np.nan_to_num(unit(np.asarray(rows, dtype=np.float32)))).T
+            table = torch.from_numpy(unit_or_zero(np.asarray(rows, dtype=np.float32))).T
             for start in range(0, len(asked), _QUERIES):
                 part = slice(start, start + _QUERIES)
                 _add_above(counts[part], asked[part] @ table, aim[part])

@@ -7,7 +7,7 @@ blocks, nothing more is read: the answer is there in seconds, and it cannot get 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +153,18 @@ def with_command(document: Mapping[str, Any], command: str, out: str) -> dict[st
 
 
 def run_audit(
-    material: Material, *, allowed: Collection[str], progress: Progress, thorough: bool = False
+    material: Material,
+    *,
+    allowed: Collection[str],
+    progress: Progress,
+    thorough: bool = False,
+    then: Callable[[], None] = lambda: None,
 ) -> tuple[Audit, dict[str, Any]]:
     """Return the audit of a material and its document, `audit.json`.
 
-    `thorough` skips the quick look and always runs every check on every row.
+    `thorough` skips the quick look and always runs every check on every row. `then` is called once,
+    when every row is about to be read: where the quick look blocks, whatever it would start is not
+    started, and nothing competes with the quick look for the processor.
     """
     if not thorough and num_bytes(material) > LARGE_BYTES:
         quick = dataclasses.replace(material, quick=True)
@@ -165,6 +172,7 @@ def run_audit(
         audit = run_checks(quick, codes=codes, allowed=allowed, progress=progress)
         if audit.blocking:
             return audit, document(audit, quick)
+    then()
     audit = run_checks(material, allowed=allowed, progress=progress)
     return audit, document(audit, material)
 

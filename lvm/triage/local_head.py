@@ -1,8 +1,9 @@
 """A Ray cluster on this machine, started in a process beside this one.
 
 The process imports Ray while this one imports the program, and starts the cluster while this one
-audits. That is no luxury: Ray's start takes as long as all the rest before the first arm. It ends
-with this process, however that ends. Nothing heavy is imported here.
+audits (large files: once a quick look at them has passed). That is no luxury: Ray's start takes as
+long as all the rest before the first arm. It ends with this process, however that ends. Nothing
+heavy is imported here.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from replica import SMALL, Replica, make_replica
 
 import lvm.cli
 import tune_jobs.triage
+from lvm.audit import session
 from lvm.command import run_command
 from lvm.config import ModelConfig, Recipe, TrainingConfig
 from lvm.data.load import DataRequest, load_dataset
@@ -92,6 +93,24 @@ def test_the_triage_says_blocked_and_trains_nothing(audited: Audited):
     blocking = {f["code"] for f in audit["findings"] if f["severity"] == "block"}
     assert blocking == {"KEYS_WRONG", "EVAL_UNPAIRED"}  # and nothing unrelated
     assert audited.printed.startswith("BLOCKED: KEYS_WRONG, EVAL_UNPAIRED\n")
+
+
+def test_of_large_files_a_sample_blocks_alike_and_ray_is_not_even_begun(
+    audited: Audited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Ray's processes would take the processor from the audit, for a run that never needs them."""
+
+    def begin(executor: RayExecutor) -> None:
+        raise AssertionError("Ray was begun though the quick look blocks")
+
+    monkeypatch.setattr(RayExecutor, "begin", begin)
+    monkeypatch.setattr(session, "LARGE_BYTES", 0)
+    run = tmp_path / "run"
+    given = [*flags(audited.replica), "--out", str(run)]
+    assert run_command(tune_jobs.triage.main, given) == 3
+    quick, whole = (json.loads((at / "audit.json").read_text()) for at in (run, audited.run))
+    assert quick["quick"]
+    assert quick["route"]["blocked"] == whole["route"]["blocked"] == ["KEYS_WRONG", "EVAL_UNPAIRED"]
 
 
 def test_the_repair_is_offered_as_a_command_and_finds_every_target(audited: Audited):
