@@ -35,6 +35,7 @@ SHOULD_BE = {
 }
 WORLD_OF = {"wrong_width": ("drifting", worlds.drifting)}
 PLANTED = ("planted", worlds.planted)
+WITHOUT = ("without signal", worlds.without_signal)
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def report(seeds: range) -> Iterator[str]:
     yield "|---|---|--:|---|--:|--:|--:|--:|"
     answers: dict[tuple[str, str], list[str]] = {}
     for recipe in SHOULD_BE:
-        for name, make in (WORLD_OF.get(recipe, PLANTED), ("without signal", worlds.without_signal)):
+        for name, make in (WORLD_OF.get(recipe, PLANTED), WITHOUT):
             for seed in seeds:
                 answer, line = triage(name, make, recipe, seed)
                 answers.setdefault((name, recipe), []).append(answer)
