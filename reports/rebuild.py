@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,9 +23,9 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = {
     "sample": [],
-    "wrong_head_only": ["--recipe", "recipes/wrong_head_only.toml"],
-    "wrong_temperature": ["--recipe", "recipes/wrong_temperature.toml"],
-    "wrong_contrastive_weight": ["--recipe", "recipes/wrong_contrastive_weight.toml"],
+    "all_steps": ["--all-steps"],
+    "five_steps": ["--five-steps"],
+    "planted": ["--data", "runs/planted/bank", "--recipe", "runs/planted/recipe.json"],
     "blocked": [
         "--train", "runs/replica/train.npz", "--eval", "runs/replica/eval.npz",
         "--payload", "runs/replica/payload.npz",
@@ -37,8 +38,8 @@ PUBLIC_ROOT = "/path/to/lvm"  # stands for this checkout in what is kept
 def main(names: list[str]) -> int:
     """Rebuild the named examples, or all."""
     for name in names or EXAMPLES:
-        if name == "blocked":
-            make_replica()
+        if name in MADE:
+            MADE[name]()
         with tempfile.TemporaryDirectory(dir=_runs()) as scratch:
             rebuild(name, Path(scratch) / name)
     return 0
@@ -51,6 +52,29 @@ def make_replica() -> None:
     from replica import make_replica as make
 
     make(_runs() / "replica", SMALL)
+
+
+def make_planted() -> None:
+    """Make a world in which the network can copy and the projection head is at fault."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import worlds
+
+    from lvm.config import load_run_config, to_dict
+    from lvm.data.files import write_bank
+
+    folder = _runs() / "planted"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    bank = worlds.planted(0).dataset.bank
+    write_bank(folder / "bank", bank.vectors, bank.keys, {"embedder": "planted world, seed 0"})
+    config = to_dict(
+        load_run_config(ROOT / "recipes" / "wrong_head_only.toml", worlds.base_config())
+    )
+    plain = {**config.pop("recipe"), **config}
+    (folder / "recipe.json").write_text(json.dumps(plain))
+
+
+MADE = {"blocked": make_replica, "planted": make_planted}
 
 
 def _runs() -> Path:
