@@ -234,7 +234,7 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
     except DataError as error:  # its process ended over it
         yield _mismatch(bank, f"a search fails: {error}", {}, count=len(ids), of=len(ids))
         return
-    group = material.content.group
+    group = bank.duplicate_group  # a row may find its copy
     inside = (found[:, 0] >= 0) & (found[:, 0] < len(bank))
     hit = inside & (group[np.where(inside, found[:, 0], 0)] == group[ids])
     share = float(hit.mean())
