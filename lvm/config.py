@@ -100,6 +100,30 @@ class ObjectiveConfig:
         _one_of("objective.space", self.space, ("raw", "projected"))
         _one_of("objective.stop_gradient", self.stop_gradient, ("target", "prediction", "none"))
         _one_of("objective.mmd_balance", self.mmd_balance, ("fixed", "gradient"))
+        self._require_a_way_to_the_network()
+
+    @property
+    def reaches_by_contrast(self) -> bool:
+        """Whether the contrastive term has a gradient for the predictions."""
+        stopped = self.space == "projected" and self.stop_gradient == "prediction"
+        return self.contrastive_weight > 0 and not stopped
+
+    def _require_a_way_to_the_network(self) -> None:
+        """Refuse weights with which the network itself would learn nothing."""
+        if self.ar_weight > 0 or self.reaches_by_contrast:
+            return
+        if self.mmd_weight == 0:
+            raise ConfigError(
+                'objective.stop_gradient = "prediction" keeps the contrastive term from the '
+                "network, so another term must train it: objective.ar_weight or "
+                "objective.mmd_weight must be above 0 (got 0 for both)."
+            )
+        if self.mmd_balance == "gradient":
+            raise ConfigError(
+                'objective.mmd_balance = "gradient" scales the MMD term by another term that '
+                "trains the network, and there is none: set objective.ar_weight above 0, or "
+                'objective.mmd_balance to "fixed".'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +197,12 @@ class Recipe:
         _require(ok, "context_length", self.context_length, "1 to 512 vectors")
         _one_of("search_space", self.search_space, ("raw", "projected"))
         _require(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
+        if self.search_space == "projected" and not self.has_head:
+            raise ConfigError(
+                'search_space = "projected" needs the projection head, which is trained where '
+                'objective.space is "projected" and objective.contrastive_weight is above 0 (got '
+                f'"{self.objective.space}" and {self.objective.contrastive_weight:g}).'
+            )
 
     @property
     def has_head(self) -> bool:

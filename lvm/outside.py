@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+BOM = "\ufeff"  # some editors write it before a text
 MAX_DIGITS = 19  # of a whole number that 64 bits hold
 MOST_SHOWN, MOST_NAMED, MOST_SIGNS = 120, 10, 60  # signs of a value; names, and signs of each
 MAX_TEXT_BYTES = 256 << 20  # of a manifest, a recipe or a journal
@@ -31,11 +32,14 @@ def regular(path: Path) -> Path:
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Return the UTF-8 text of a regular file of bounded size; OSError or ValueError without it."""
+    """Return the UTF-8 text of a regular file of bounded size; OSError or ValueError without it.
+
+    The mark that some editors put before the text (BOM) is no part of it.
+    """
     size = regular(path).stat().st_size
     if size > MAX_TEXT_BYTES:
         raise OSError(errno.EFBIG, f"{size / 2**20:.0f} MiB of text", str(path))
-    return path.read_text(encoding="utf-8", errors=errors)
+    return path.read_text(encoding="utf-8-sig", errors=errors)
 
 
 def lower_limit(kind: int, amount: int) -> None:
@@ -51,7 +55,7 @@ def parse_json(text: str) -> Any:
     Python's own reader raises other errors as well: for deep nesting, for long numbers.
     """
     try:
-        return json.loads(text, parse_int=_whole_number)
+        return json.loads(text.removeprefix(BOM), parse_int=_whole_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

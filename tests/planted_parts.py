@@ -193,14 +193,21 @@ def padded_with_zeros(parts: Parts, rng: np.random.Generator) -> Parts:
     )
 
 
-def _padded(parts: Parts, file: WindowFile) -> WindowFile:
-    """Windows of the first chunks of each article as well, with zeros before them."""
+@_damage("DUPLICATES", "train", "eval", blocks=False)
+def padded_with_first_chunks(parts: Parts, rng: np.random.Generator) -> Parts:
+    return dataclasses.replace(
+        parts, train=_padded(parts, parts.train, 1), eval=_padded(parts, parts.eval, 1)
+    )
+
+
+def _padded(parts: Parts, file: WindowFile, scale: float = 0.0) -> WindowFile:
+    """Windows of the first chunks of each article as well; before them the first one, scaled."""
     vectors, keys = parts.bank.vectors, parts.bank.keys
     contexts, targets = [], []
     for article in np.unique(file.truth_keys[:, 0]):
         rows = np.flatnonzero(keys[:, 0] == article)
         for before in range(1, T):
-            window = np.zeros((T, vectors.shape[1]), vectors.dtype)
+            window = np.repeat(scale * vectors[rows[:1]], T, axis=0)
             window[T - before :] = vectors[rows[:before]]
             contexts.append(window)
             targets.append(rows[before])

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from lvm.audit.blame import bank_overwritten
 from lvm.audit.check import check
-from lvm.audit.coherence import coherence
+from lvm.audit.coherence import coherence, level
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.followed import counted_off, keyed
 from lvm.audit.inputs import scans
@@ -18,6 +18,12 @@ from lvm.audit.keys import ALLOWED_SHARE, NUM_WORST, where_rows
 from lvm.audit.location import SEARCHED, best_by_key, find_rows, nearest, same_from, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.overlap import overlapping
+from lvm.audit.padding import (
+    padded_by_content,
+    padding_rows,
+    repeated_first_chunks,
+    what_copies_mean,
+)
 from lvm.audit.paraphrase import bank_twins
 from lvm.audit.repeated import repeated_windows
 from lvm.audit.space import another_space
@@ -37,6 +43,7 @@ INDEX_QUERIES = 256
 def duplicates(material: Material) -> Iterator[Finding]:
     """Report exact copies in the bank, and neighbours that nearly repeat each other."""
     yield from repeated_windows(material)
+    yield from repeated_first_chunks(material)
     bank = material.pool
     group = material.content.group
     first = group != np.arange(len(bank))
@@ -53,8 +60,7 @@ def duplicates(material: Material) -> Iterator[Finding]:
             allowed=f"at most {DUPLICATES_WARN:.0%} ({DUPLICATES_BLOCK:.0%} under the same key, or "
             f"{REPEATED_BLOCK:.0%} in all, block)",
             where=where_rows("bank", bank.source, np.flatnonzero(first), len(bank), bank.articles),
-            meaning="A target that exists several times cannot be told from its copies, which "
-            "bounds every retrieval number, and copies stand among the negatives of each other.",
+            meaning=what_copies_mean(first, padding_rows(group, bank.keys)),
             next=REPAIR,
             values={"share": share, "same_key": twice},
         )
@@ -81,8 +87,11 @@ def _near_copies(material: Material) -> Iterator[Finding]:
     neighbours = np.einsum("msd,msd->ms", train.sequence[:, 1:-1], train.sequence[:, :-2])
     if neighbours.size == 0:
         return
-    copies = neighbours >= limit
-    found = train.of(copies.mean(axis=1))
+    kept = ~padded_by_content(material, train)  # those have a finding of their own
+    if not kept.any():
+        return
+    copies = (neighbours >= limit) & kept[:, None]
+    found = level(copies[kept].mean(axis=1), train.clusters[kept])
     if found.below() > NEAR_COPIES_WARN:
         rows = train.rows[np.argsort(-copies.mean(axis=1), kind="stable")]
         yield Finding(
@@ -234,7 +243,7 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
     except DataError as error:  # its process ended over it
         yield _mismatch(bank, f"a search fails: {error}", {}, count=len(ids), of=len(ids))
         return
-    group = material.content.group
+    group = bank.duplicate_group  # a row may find its copy
     inside = (found[:, 0] >= 0) & (found[:, 0] < len(bank))
     hit = inside & (group[np.where(inside, found[:, 0], 0)] == group[ids])
     share = float(hit.mean())

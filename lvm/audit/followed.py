@@ -11,6 +11,7 @@ from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import SEARCHED, find_rows, in_run, nearest, same_from
 from lvm.audit.material import Material, Side
+from lvm.audit.padding import padding_by_keys
 
 AFFINE_SHARE = 0.98  # of rows whose key is the row number, divided
 CHECKED = {False: 100_000, True: 1024}  # windows of a side whose keys are followed; True: quick
@@ -21,7 +22,8 @@ class Keyed:
     """For each looked-at window and each place of its sequence: is the vector at its key?
 
     `right` where the bank has it there; `wrong` where it does not, although the bank holds this
-    vector elsewhere. Neither: the vector is not in the bank, which is another defect.
+    vector elsewhere. Neither: the vector is not in the bank, which is another defect, or it is the
+    first chunk of an article, repeated where the article has none.
     """
 
     side: Side
@@ -60,8 +62,9 @@ def follow(material: Material, side: Side, rows: Int[np.ndarray, " m"] | None = 
     right = np.column_stack(
         [in_run(material, keys, step, vectors[:, slot])[1] for slot, step in enumerate(steps)]
     )
-    elsewhere = _is_elsewhere(material, vectors, right)
-    return Keyed(side, rows, right, ~right & elsewhere, vectors)
+    wrong = ~right & _is_elsewhere(material, vectors, right)
+    wrong[:, :-1] &= ~padding_by_keys(material, keys, vectors[:, :-1])
+    return Keyed(side, rows, right, wrong, vectors)
 
 
 def _num_followed(material: Material, side: Side) -> int:

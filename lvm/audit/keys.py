@@ -80,19 +80,23 @@ def keys_wrong(material: Material) -> Iterator[Finding]:
     if (wrong := wrong_bank(material)) is not None:
         yield _bank_keys(material, wrong)
         return
-    reasons = []
+    reasons: dict[str, NotEvaluable] = {}
     for side in material.sides:
         if side.file is None:
-            reasons.append(f"the {side.name} windows are cut from the bank by its own keys")
+            reasons[side.name] = NotEvaluable(
+                f"the {side.name} windows are cut from the bank by its own keys",
+                "give the report's three files",
+            )
             continue
         try:
             yield from _side_keys(material, keyed(material, side))
-        except NotEvaluable as reason:
-            if side.name == "eval":
-                raise
-            reasons.append(str(reason))
+        except NotEvaluable as reason:  # the other file may have keys all the same
+            reasons[side.name] = reason
+    if "eval" in reasons and len(reasons) < len(material.sides):
+        raise reasons["eval"]
     if len(reasons) == len(material.sides):
-        raise NotEvaluable("; ".join(reasons) or "no windows", "give the report's three files")
+        said = "; ".join(map(str, reasons.values())) or "no windows"
+        raise NotEvaluable(said, "give the report's three files")
 
 
 def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
@@ -124,7 +128,7 @@ def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
         allowed=f"{ALLOWED_SHARE:.0%} of rows, for the target and every context",
         where=where_rows(side.name, side.source, bad, len(found.rows), side.keys[:, 0],  # type: ignore[index]
                      count=int(found.wrong.any(axis=1).sum())),
-        meaning=_meaning(offset, repaired, made_up, share),
+        meaning=_meaning(offset, repaired, made_up, share) + _alone(material, side),
         next=REPAIR,
         values={
             "worst_share": worst, "target_share": float(share[-1]),
@@ -167,6 +171,16 @@ def _meaning(offset: tuple[int, int], repaired: float, made_up: str, share: np.n
     if share[-1] >= ALLOWED_SHARE:
         return "Targets are at their keys, but the contexts are not the chunks before them."
     return "Keys point to other chunks than the file holds, so every rank is that of a wrong row."
+
+
+def _alone(material: Material, side: Side) -> str:
+    """Return a sentence where no other file of windows says whose keys are wrong."""
+    if any(other.keys is not None for other in material.sides if other is not side):
+        return ""
+    return (
+        f" {side.source} is the only file of windows with keys: if they are known to be right, the "
+        "keys of the payload are wrong."
+    )
 
 
 def _unverified(side: Side, made_up: str) -> Finding:

@@ -12,6 +12,7 @@ from lvm.audit.coherence import Coherence, Level, coherence, level
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
+from lvm.audit.padding import padded_by_content
 from lvm.audit.stored_order import stored_order
 from lvm.audit.turns import (
     FLAT,
@@ -237,7 +238,7 @@ def _out_of_order(material: Material, name: str, side: Coherence) -> Iterator[Fi
         return
     keys = side.located.keys[:, :-1].astype(np.int64)
     known = side.located.found[:, :-1].all(axis=1) & _once(material, side)
-    known &= (keys[..., 0] == keys[:, :1, 0]).all(axis=1)
+    known &= (keys[..., 0] == keys[:, :1, 0]).all(axis=1) & ~padded_by_content(material, side)
     if not known.any():
         return
     steps = np.diff(side.located.ranks[:, :-1], axis=1)

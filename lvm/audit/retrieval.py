@@ -20,6 +20,7 @@ from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, affine_mix, queries
+from lvm.data.copies import copy_groups
 from lvm.data.rows import take
 from lvm.data.windows import Windows
 from lvm.evaluation.index import Index, build_index
@@ -45,6 +46,7 @@ class Search:
     looked: Int[np.ndarray, " q"]  # which of the queries
     rows: Int[np.ndarray, " P"]  # of the bank, rising
     vectors: Float[np.ndarray, "P D"]
+    group: Int[np.ndarray, " P"]  # for every row that is searched, its first copy among them
     windows: Windows  # their ids are places in `rows`; -1 for a context that is not there
 
     def pool(self, space: str) -> Float[Tensor, "P W"]:
@@ -79,7 +81,7 @@ def search(material: Material, count: int, pool: int = POOL) -> Search:
     at = np.where(rows[at] == places[looked], at, -1)
     windows = Windows(at[:, :-1], at[:, -1], given.windows.clusters[looked])
     vectors = np.nan_to_num(unit(take(bank.vectors, rows)))
-    return Search(given, looked, rows, vectors, windows)
+    return Search(given, looked, rows, vectors, copy_groups(vectors), windows)
 
 
 # --- hubs -----------------------------------------------------------------------------------------
@@ -211,7 +213,9 @@ def split_space(material: Material) -> Iterator[Finding]:
 def _in_space(found: Search, space: str) -> InSpace:
     asked, pool = found.asked(space), found.pool(space)
     windows = found.windows
-    _, masked = target_ranks(asked, pool, windows.targets, windows.contexts)
+    _, masked = target_ranks(
+        asked, pool, windows.targets, windows.contexts, duplicate_group=found.group
+    )
     targets = pool[torch.from_numpy(windows.targets)]
     order = np.argsort(windows.articles, kind="stable")
     partner = np.empty(len(order), dtype=np.int64)

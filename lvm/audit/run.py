@@ -73,12 +73,12 @@ class Audit:
             return AuditVerdict.BLOCKED
         if any(result.status is Status.FAILED for result in self.results):
             return AuditVerdict.UNSURE
-        if self.findings:
-            return AuditVerdict.WARNINGS
-        looked = sum(result.status is Status.PASS for result in self.results)
+        looked = sum(result.status is not Status.NOT_EVALUABLE for result in self.results)
         if looked < min(MIN_CHECKS, len(self.results)):
             return AuditVerdict.NOT_EVALUABLE
-        return AuditVerdict.CLEAN
+        if any(finding.severity is not Severity.INFO for finding in self.findings):
+            return AuditVerdict.WARNINGS
+        return AuditVerdict.CLEAN  # what is only worth knowing makes nothing unclean
 
 
 def _place(code: str) -> int:

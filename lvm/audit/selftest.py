@@ -20,7 +20,7 @@ from lvm.audit.material import Material
 from lvm.audit.ranking import Placed, PoolRows
 from lvm.audit.samples import Sample, draw_samples, sample_by_article
 from lvm.config import GateConfig
-from lvm.data.rows import ContentIndex, take
+from lvm.data.rows import take
 from lvm.data.windows import Windows
 from lvm.evaluation.metrics import PerQuery, Ranks, summarise
 from lvm.gates import stage_gate, success_gates
@@ -159,7 +159,7 @@ class Bench:
         ]
 
     def _place(self, predictions: Float[np.ndarray, "M D"], windows: Windows) -> Placed:
-        return self.rows.place(predictions, windows, masked=self.mask != "none")
+        return self.rows.place(predictions, windows)
 
     def _per_query(
         self, predictions: Float[np.ndarray, "M D"], windows: Windows, placed: Placed
@@ -205,12 +205,11 @@ def _bench(material: Material) -> Bench:
     places = len(bank.pool_rows) * len(test.predictions)
     count = int(np.clip(RANKING_WORK[material.quick] / (2 * bank.width * places), *NUM_RANKED))
     generator = numpy_generator(material.seed, "self-test", "ranked")
-    content = material.content if bank is material.bank else ContentIndex(bank.vectors)
     return Bench(
         dev=samples["dev"],
         test=test.select(sample_by_article(test.windows.articles, count, generator)),
         cosines=test,
-        rows=PoolRows(bank, content.group),
+        rows=PoolRows(bank, bank.duplicate_group),
         mask=material.mask,
         config=material.gates,
         seed=material.seed,

@@ -15,6 +15,7 @@ from lvm.audit.batches import Break, find_break
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
 from lvm.audit.other_orders import MIN_ARTICLES, Reading, best_reading
+from lvm.audit.padding import without_padding
 
 LEAST, CHUNKS, ROWS = 8, 256, 4096  # chunks of an article, chunks taken of it, rows in all
 BLOCK_SHARE = 0.1  # of articles whose chunks are in another order
@@ -24,7 +25,8 @@ NUM_WORST = 10
 def stored_order(material: Material) -> Iterator[Finding]:
     """Report articles that read better in another order, or break at every b-th chunk."""
     for part in parts(material):
-        articles = draw(material, part, least=LEAST, chunks=CHUNKS, spread=False, rows=ROWS)
+        drawn = draw(material, part, least=LEAST, chunks=CHUNKS, spread=False, rows=ROWS)
+        articles = [a for a in map(without_padding, drawn) if len(a.rows) >= LEAST]
         if len(articles) < MIN_ARTICLES:
             continue
         reading = best_reading(articles)

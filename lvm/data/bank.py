@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from lvm.data.copies import copy_groups
 from lvm.data.rows import ContentIndex, blocks, take
 from lvm.errors import DataError, SchemaError
 
@@ -113,8 +114,8 @@ class Bank:
 
     @functools.cached_property
     def duplicate_group(self) -> Int[np.ndarray, " N"]:
-        """For every row, the first row with exactly the same vector, [N] int64."""
-        return self.content.group
+        """For every row, the first row that is the same vector up to rounding, [N] int64."""
+        return copy_groups(self.vectors, self.content.group)
 
     @functools.cached_property
     def content(self) -> ContentIndex:

@@ -54,7 +54,7 @@ def evaluate(
         pool,
         windows.targets,
         windows.contexts,
-        duplicate_group=bank.duplicate_group[:size],
+        duplicate_group=bank.duplicate_group,
     )
     per_query = PerQuery(
         cosine=_cosines(queries, pool, windows),

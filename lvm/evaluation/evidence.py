@@ -19,7 +19,7 @@ from lvm.device import ids_on
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.index import build_index
 from lvm.evaluation.inference import by_block, predict, search_pool
-from lvm.evaluation.metrics import PerQuery, Ranks, summarise
+from lvm.evaluation.metrics import PerQuery, Ranks, own_groups, summarise
 from lvm.models.predictor import Predictor
 from lvm.randomness import numpy_generator
 
@@ -29,6 +29,7 @@ MAX_BINS = 40
 PER_KIND = 3  # windows of each kind that are shown
 SHOWN_CONTEXTS = 2  # the last ones of a window
 SHOWN_RETRIEVED = 3
+MAX_COPIES = 22  # of own contexts that are skipped among the rows retrieved first
 NEAR = 10  # a target at ranks 2 to 10 is a near miss; beyond it is missed
 DIGITS = 4
 COMPARED = ("r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
@@ -67,7 +68,7 @@ def gather(
         read = windows.last(context_length or windows.context_length)
         views.append(_other_view(predictor, predictor.head, dataset, windows, read, views[0]))
     partner = _partners(windows.articles, seed)
-    nearest = _nearest(views[0], windows)
+    nearest = _nearest(views[0], windows, dataset.bank.duplicate_group)
     return {
         "windows": len(windows),
         "spaces": {view.space: _space(view, windows, partner) for view in views},
@@ -199,12 +200,18 @@ def _reach(ranks: Ranks) -> dict[str, list[Any]]:
 
 
 def _nearest(
-    view: View, windows: Windows
+    view: View, windows: Windows, group: Int[np.ndarray, " R"]
 ) -> tuple[Int[np.ndarray, "M k"], Float[np.ndarray, "M k"]]:
-    """Return ids and scores of the rows retrieved first, own contexts left out."""
-    own = np.where(windows.contexts == windows.targets[:, None], -1, windows.contexts)
+    """Return ids and scores of the rows retrieved first, own contexts and copies left out."""
+    target = windows.targets[:, None]
+    own = np.where(windows.contexts == target, -1, windows.contexts)
     index = build_index(view.pool, "exact")
-    return index.search(view.queries, min(NEAR, index.size), own)
+    ids, scores = index.search(view.queries, min(NEAR + MAX_COPIES, index.size), own)
+    copied = own_groups(group, windows.contexts, index.size)
+    left_out = (group[ids][:, :, None] == copied[:, None, :]).any(axis=2) & (ids != target)
+    order = np.argsort(left_out, axis=1, kind="stable")[:, : min(NEAR, index.size)]
+    ids, scores = np.where(left_out, -1, ids), np.where(left_out, -np.inf, scores)
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def _windows_to_look_at(

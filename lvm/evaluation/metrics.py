@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvm.data.copies import copy_groups
 from lvm.device import ids_on
 from lvm.errors import DataError
 from lvm.outside import parse_json
@@ -75,8 +76,8 @@ class Ranks:
 class PerQuery:
     """What was measured for each of M windows: the material of every metric and interval.
 
-    `rank`, `reciprocal_rank` and `hit` leave the window's own contexts out of the pool; `raw_rank`
-    ranks the target among all rows.
+    `rank`, `reciprocal_rank` and `hit` leave the window's own contexts and their copies out of the
+    pool; `raw_rank` ranks the target among all rows.
     """
 
     cosine: np.ndarray  # [M] float32, prediction to target in the space of the search
@@ -154,23 +155,28 @@ def target_ranks(
     targets: Int[np.ndarray, " M"],
     own_contexts: Int[np.ndarray, "M T"],
     *,
-    duplicate_group: Int[np.ndarray, " N"] | None = None,
+    duplicate_group: Int[np.ndarray, " R"] | None = None,
 ) -> tuple[Ranks, Ranks]:
     """Return the exact ranks (raw, masked) of the target rows by inner product in fp32.
 
     They are computed where `queries` and `pool` are; five counts per query come to the host, once.
 
-    `targets` and `own_contexts` are row ids of the pool. Masked means that own context rows do not
-    count; ids outside the pool are ignored, and a context row that is the target row stays. Rows
-    with one `duplicate_group` (the id of the first such row; found from the bits of the rows by
-    default) get the same score, whatever order the matrix product sums in. A query with NaN ranks
-    its target last.
+    `duplicate_group` is, for each of R >= N rows of which the pool are the first ones, the first
+    copy of it; by default copies are rows of the pool that are equal up to rounding. Copies get the
+    same score, whatever their last bits are and whatever order the matrix product sums in.
+    `targets` and `own_contexts` are ids of these rows. Masked means that own contexts and their
+    copies do not count, but for the target row itself; ids that are none of R are ignored. A query
+    with NaN ranks its target last.
     """
-    group = exact_duplicates(pool) if duplicate_group is None else duplicate_group
+    group = _copies(pool) if duplicate_group is None else duplicate_group
+    own = own_groups(group, own_contexts, len(pool))
+    group = group[: len(pool)]
     repeated = np.flatnonzero(group != np.arange(len(group)))
     copies, firsts, target, context = (
-        ids_on(ids, pool.device) for ids in (repeated, group[repeated], targets, own_contexts)
+        ids_on(ids, pool.device) for ids in (repeated, group[repeated], targets, own)
     )
+    sizes = ids_on(np.bincount(group, minlength=len(pool)), pool.device)
+    like_target = ids_on(group[targets], pool.device)
     scores_held = _BLOCK_SCORES if pool.device.type == "cpu" else _BLOCK_SCORES_ON_GPU
     size = max(1, min(_BLOCK_QUERIES, scores_held // len(pool)))
 
@@ -178,34 +184,54 @@ def target_ranks(
         scores = queries[rows].float() @ pool.T
         if len(copies):
             scores[:, copies] = scores[:, firsts]
-        return _count_block(scores, target[rows, None], context[rows])
+        return _count_block(
+            scores, target[rows, None], like_target[rows, None], context[rows], sizes
+        )
 
     counts = [torch.empty(0, 5, dtype=torch.int64, device=pool.device)]
     counts += [count(slice(start, start + size)) for start in range(0, len(queries), size)]
-    greater, equal, own_greater, own_equal, own = torch.cat(counts).cpu().numpy().T
-    everything = np.full_like(own, len(pool))
+    greater, equal, own_greater, own_equal, num_own = torch.cat(counts).cpu().numpy().T
+    everything = np.full_like(num_own, len(pool))
     raw = Ranks(greater, equal, everything)
-    return raw, Ranks(greater - own_greater, equal - own_equal, everything - own)
+    return raw, Ranks(greater - own_greater, equal - own_equal, everything - num_own)
+
+
+def own_groups(
+    group: Int[np.ndarray, " R"], own_contexts: Int[np.ndarray, "M T"], size: int
+) -> Int[np.ndarray, "M T"]:
+    """Return the first copy in the pool of each own context, each once; -1 where there is none."""
+    inside = (own_contexts >= 0) & (own_contexts < len(group))
+    first = np.where(inside, group[np.where(inside, own_contexts, 0)], -1)
+    first = np.sort(np.where(first < size, first, -1), axis=1)
+    first[:, 1:][first[:, 1:] == first[:, :-1]] = -1
+    return first
 
 
 def _count_block(
-    scores: Float[Tensor, "B N"], target: Int[Tensor, "B 1"], context: Int[Tensor, "B T"]
+    scores: Float[Tensor, "B N"],
+    target: Int[Tensor, "B 1"],
+    like_target: Int[Tensor, "B 1"],
+    context: Int[Tensor, "B T"],
+    sizes: Int[Tensor, " N"],
 ) -> Int[Tensor, "B 5"]:
-    """Count per query: rows above, other rows equal, contexts above, contexts equal, contexts."""
+    """Count per query: rows above, other rows equal; of own contexts and copies: above, equal, all.
+
+    `context` names each group of copies by its first row, and `sizes` counts its rows, which have
+    one score. The target itself never counts.
+    """
     num_rows = scores.shape[1]
     aim = scores.gather(1, target)
     lost = aim.isnan()
     # Counting what is not above lets a NaN score compare as above, never as beaten.
     greater = num_rows - _count(scores <= aim) - lost.long()
     equal = (_count(scores == aim) - 1).clamp(min=0)
-    context = context.sort(dim=1).values
-    repeated = torch.zeros_like(context, dtype=torch.bool)
-    repeated[:, 1:] = context[:, 1:] == context[:, :-1]
-    own = (context >= 0) & (context < num_rows) & (context != target) & ~repeated
-    own_scores = scores.gather(1, context.clamp(0, num_rows - 1))
-    own_greater = _count(own & ~(own_scores <= aim))
-    own_equal = _count(own & (own_scores == aim))
-    return torch.cat([greater, equal, own_greater, own_equal, _count(own)], dim=1)
+    first = context.clamp(min=0)
+    own = torch.where(context < 0, 0, sizes[first] - (context == like_target).long())
+    own_scores = scores.gather(1, first)
+    counted = (~(own_scores <= aim), own_scores == aim, torch.ones_like(own, dtype=torch.bool))
+    return torch.cat(
+        [greater, equal, *((own * kind).sum(dim=1, keepdim=True) for kind in counted)], dim=1
+    )
 
 
 def _count(mask: Tensor) -> Tensor:
@@ -213,12 +239,8 @@ def _count(mask: Tensor) -> Tensor:
     return mask.view(torch.uint8).sum(dim=1, keepdim=True, dtype=torch.int32).long()
 
 
-def exact_duplicates(pool: Float[Tensor, "N W"]) -> Int[np.ndarray, " N"]:
-    """Return for every row the first row with the same bits, [N] int64."""
-    rows = np.ascontiguousarray(pool.detach().cpu().numpy())
-    whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
-    _, first, inverse = np.unique(whole, return_index=True, return_inverse=True)
-    return np.asarray(first[inverse], dtype=np.int64)
+def _copies(pool: Float[Tensor, "N W"]) -> Int[np.ndarray, " N"]:
+    return copy_groups(np.ascontiguousarray(pool.detach().cpu().numpy()))
 
 
 def summarise(

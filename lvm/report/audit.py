@@ -47,11 +47,15 @@ def answer(document: Document) -> str:
             rest = f"; found: {found}" if found else ""
             return f"not sure: {broke or 'a check'} broke{rest}; {_counts(document)}"
         case "NOT_EVALUABLE":
-            return f"not evaluable: too little to look at; {_counts(document)}"
+            found = ", ".join(_codes(document, "block", "warn"))
+            rest = f"; found: {found}" if found else ""
+            return f"not evaluable: too little to look at{rest}; {_counts(document)}"
         case "WARNINGS":
             return f"warnings: {', '.join(_codes(document, 'block', 'warn'))}; {_counts(document)}"
         case _:
-            return f"clean: {_counts(document)}"
+            known = ", ".join(_codes(document, "info"))
+            rest = f"; worth knowing: {known}" if known else ""
+            return f"clean: {_counts(document)}{rest}"
 
 
 def blocking_codes(document: Document) -> list[str]:

@@ -80,8 +80,7 @@ def gradient_ratios(
 ) -> dict[str, float]:
     """Return how strongly each weighted term pulls at the predictions, against the reference.
 
-    A term that the recipe keeps from the predictions (stop_gradient = "prediction") has no ratio,
-    nor has a model with a document tower on several workers, where DDP copies the predictions.
+    A term that the recipe keeps from the predictions (stop_gradient = "prediction") has no ratio.
     Predictions have unit length, so a pull along them is undone and not counted.
     """
     squared = {

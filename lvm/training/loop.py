@@ -25,7 +25,7 @@ from lvm.config import Recipe, fingerprint
 from lvm.data.draw import count_by_article
 from lvm.data.sketch import sketch
 from lvm.data.windows import Dataset
-from lvm.device import claim
+from lvm.device import claim, ids_on
 from lvm.errors import CheckpointError, ConfigError, DataError
 from lvm.models.base import weight_decay_groups
 from lvm.models.predictor import Predictor
@@ -41,6 +41,7 @@ from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates, write_
 from lvm.training.health import DevLoss, Probe, configured_negatives
 from lvm.training.negatives import NegativeSampler
 from lvm.training.objective import Outputs, forward_pass, objective
+from lvm.training.reach import unreached
 from lvm.training.updates import DeviceUpdates, Parts, not_finite
 from lvm.training.world import World
 
@@ -114,9 +115,11 @@ class _State:
             )
         torch.manual_seed(derive_seed(recipe.seed, "torch"))  # dropout draws from the global stream
         self.predictor = Predictor(recipe, dataset.bank.width).to(self.device)
-        self.network = world.share(
-            self.predictor, find_unused_parameters=self.predictor.model.has_document_tower
-        )
+        self.autocast = _uses_bf16(recipe.training.precision, self.device)
+        self.vectors = dataset.bank.on(self.device)
+        if world.size > 1:
+            self._leave_unreached()
+        self.network = world.share(self.predictor)
         config = recipe.training
         self.optimizer = torch.optim.AdamW(
             weight_decay_groups(self.predictor),
@@ -124,9 +127,7 @@ class _State:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.autocast = _uses_bf16(config.precision, self.device)
         self.sampler = NegativeSampler(dataset.bank, dataset.train, recipe.negatives, recipe.seed)
-        self.vectors = dataset.bank.on(self.device)
         self.dev_loss = DevLoss(recipe, dataset, self.vectors)
         self.schedule = {
             "warmup_updates": float(warmup_updates(config, self.updates_per_epoch)),
@@ -134,6 +135,17 @@ class _State:
         }
         self.epochs_done = 0
         self.updates = self._device_updates() if _is_gpu(self.device) else None
+
+    def _leave_unreached(self) -> None:
+        """Tell DDP not to wait for gradients that the objective does not have."""
+        rows = np.arange(self.recipe.training.batch_size // self.world.size)
+        contexts, targets = (
+            self.vectors[ids_on(ids[rows], self.device)]
+            for ids in (self.dataset.train.contexts, self.dataset.train.targets)
+        )
+        idle = unreached(self.predictor, self.recipe, contexts, targets, autocast=self.autocast)
+        for parameter in idle:
+            parameter.requires_grad_(False)
 
     def _device_updates(self) -> DeviceUpdates:
         recipe, world = self.recipe, self.world

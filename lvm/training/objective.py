@@ -32,7 +32,7 @@ class Outputs:
     targets: Float[Tensor, "B D"]
     queries: Float[Tensor, "B W"]  # predictions in the space of the contrastive loss
     candidates: Float[Tensor, "C W"]
-    raw_candidates: Float[Tensor, "C D"]
+    documents: Float[Tensor, "C D"]  # candidates in the space of the targets, without a gradient
     positive: Int[Tensor, " B"]  # column of every row's target among the candidates
     excluded: Excluded  # candidates that are no negatives of a row
     products: torch.dtype | None = None  # what the products of very many candidates are rounded to
@@ -95,16 +95,29 @@ def outputs_of(
         predictions, queries, candidates = network(contexts, raw_candidates)
         with torch.no_grad():  # a document tower learns from the contrastive term alone
             targets = predictor.model.encode_documents(targets)
+            documents = _documents(predictor, raw_candidates, candidates)
     return Outputs(
         predictions=predictions.float(),
         targets=targets.float(),
         queries=queries.float(),
         candidates=candidates if candidates.dtype == products else candidates.float(),
-        raw_candidates=raw_candidates,
+        documents=documents,
         positive=positive,
         excluded=excluded,
         products=products,
     )
+
+
+def _documents(
+    predictor: Predictor, raw_candidates: Float[Tensor, "C D"], candidates: Float[Tensor, "C W"]
+) -> Float[Tensor, "C D"]:
+    """Return what the model makes of the bank's rows before any head looks at them.
+
+    A margin compares them with the targets, which a document tower moves too.
+    """
+    if predictor.head is None:
+        return candidates.detach()
+    return predictor.model.encode_documents(raw_candidates)
 
 
 def objective(recipe: Recipe, outputs: Outputs, world: World) -> Objective:
@@ -141,7 +154,7 @@ def objective_terms(
             temperature=config.temperature,
             excluded=outputs.excluded,
             false_negative_margin=margin,
-            reference=(outputs.targets, outputs.raw_candidates) if margin is not None else None,
+            reference=(outputs.targets, outputs.documents) if margin is not None else None,
             products=outputs.products,
         )
         terms["contrastive"], num_negatives = result.loss, result.num_negatives

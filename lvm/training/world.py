@@ -65,18 +65,19 @@ class World:
         if self.size > 1:
             torch.distributed.barrier(device_ids=self._device_ids)
 
-    def share(self, module: nn.Module, *, find_unused_parameters: bool) -> nn.Module:
+    def share(self, module: nn.Module) -> nn.Module:
         """Return a module whose gradients are the mean over the workers.
 
-        Raises ValueError if a parameter is on another device.
+        Every parameter that requires a gradient has to get one in every backward pass. (Where DDP
+        looks for those that do not, it copies what the module returns, and a loss of one copy has
+        no gradient for another: a term balanced by gradients was 40 times too small.) Raises
+        ValueError if a parameter is on another device.
         """
         for parameter in module.parameters():
             self._require_own(parameter)
         if self.size == 1:
             return module
-        return nn.parallel.DistributedDataParallel(
-            module, device_ids=self._device_ids, find_unused_parameters=find_unused_parameters
-        )
+        return nn.parallel.DistributedDataParallel(module, device_ids=self._device_ids)
 
     @property
     def _device_ids(self) -> list[int] | None:

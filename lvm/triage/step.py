@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from lvm.config import Recipe, ScheduleConfig
+from lvm.errors import ConfigError
 from lvm.registry import Registry
 
 
@@ -67,6 +68,15 @@ class Step:
     epochs: Callable[[ScheduleConfig], int]
     reported: bool = False  # one of the failure report's five
     extended: bool = False  # asks an open question: measured on dev, never confirmed or carried
+
+
+def why_refused(recipe: Recipe, changes: Mapping[str, object]) -> str:
+    """Return why a recipe with these changes cannot be trained, or an empty text where it can."""
+    try:
+        recipe.with_changes(changes)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 STEPS: Registry[Step] = Registry("step", "tune_jobs.steps")

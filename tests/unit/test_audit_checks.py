@@ -17,7 +17,7 @@ from planted_suite import DATA_CODES, QUICK, audit, audit_of, blocking, codes
 from lvm.audit.check import CHECKS, Check
 from lvm.audit.finding import CheckResult, Finding, Severity, Status
 from lvm.audit.material import Material, Side
-from lvm.audit.run import AuditVerdict, audit_document, run_checks
+from lvm.audit.run import Audit, AuditVerdict, audit_document, run_checks
 from lvm.data.bank import Bank
 from lvm.errors import ConfigError
 from lvm.evaluation.index import FaissIndex, Index, TorchIndex
@@ -177,6 +177,34 @@ def test_a_check_that_breaks_is_named_and_the_others_still_report(
     assert len(results["ZERO_ROWS"].findings) == 1  # what it had found before is kept
     assert blocking(found) == {"NONFINITE"}
     assert found.verdict is AuditVerdict.BLOCKED
+
+
+def _said(*severities: Severity) -> CheckResult:
+    findings = tuple(
+        Finding(code="LOADER", severity=severity, seen="s", allowed="a", where={}, meaning="m",
+                next="n")
+        for severity in severities
+    )  # fmt: skip
+    return CheckResult(code="LOADER", status=Status.FOUND, findings=findings)
+
+
+PASSED, BLIND = (CheckResult(code="X", status=s) for s in (Status.PASS, Status.NOT_EVALUABLE))
+
+
+@pytest.mark.parametrize(
+    ("results", "verdict"),
+    [
+        ([_said(Severity.INFO), *[PASSED] * 30], AuditVerdict.CLEAN),
+        ([_said(Severity.INFO, Severity.WARN), *[PASSED] * 30], AuditVerdict.WARNINGS),
+        ([_said(Severity.INFO), *[BLIND] * 30], AuditVerdict.NOT_EVALUABLE),
+        ([_said(Severity.WARN), *[BLIND] * 30], AuditVerdict.NOT_EVALUABLE),
+        ([_said(Severity.WARN), *[PASSED] * 8, *[BLIND] * 30], AuditVerdict.NOT_EVALUABLE),
+        ([_said(Severity.WARN), *[PASSED] * 9, *[BLIND] * 30], AuditVerdict.WARNINGS),
+        ([_said(Severity.BLOCK), *[BLIND] * 30], AuditVerdict.BLOCKED),
+    ],
+)
+def test_the_answer_is_of_what_was_looked_at_and_found(results, verdict) -> None:
+    assert Audit(results=results).verdict is verdict
 
 
 def test_data_is_not_called_clean_when_a_check_broke(monkeypatch: pytest.MonkeyPatch) -> None:

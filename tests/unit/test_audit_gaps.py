@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
-from planted import Parts, change, clean, parts_of
+from planted import Parts, T, change, clean, parts_of
 from planted_parts import alike, damaged, numbered
 from planted_suite import FAMILIES, QUICK, audit, blocking, codes
 
@@ -182,6 +182,58 @@ def test_repeated_windows_are_counted_and_no_fault_of_their_keys() -> None:
     assert codes(found) == {"DUPLICATES"}
     one = finding(found, "DUPLICATES", "eval")
     assert one.values == {"repeated": pytest.approx(0.8), "times": pytest.approx(5)}
+
+
+def test_a_first_chunk_repeated_in_front_is_padding_and_no_wrong_key() -> None:
+    found = audit(damaged("padded_with_first_chunks"))
+    assert codes(found) == {"DUPLICATES"}
+    assert blocking(found) == set()
+    one = finding(found, "DUPLICATES", "eval")
+    parts = clean(0)
+    articles = len(np.unique(parts.eval.truth_keys[:, 0]))
+    assert one.values["windows"] == (T - 1) * articles
+    assert "padding" in one.meaning
+
+
+def test_a_chunk_repeated_within_an_article_is_no_padding() -> None:
+    parts = damaged("padded_with_first_chunks")
+    file, rows = parts.eval, np.arange(len(parts.eval))
+    contexts = file.contexts.copy()
+    middle = np.isin(file.truth_keys[:, 1], range(2 * T, 3 * T)) & (rows < len(clean(0).eval))
+    contexts[middle, :2] = contexts[middle, 2:3]
+    found = audit(dataclasses.replace(parts, eval=change(file, contexts=contexts)))
+    assert "KEYS_WRONG" in blocking(found)
+
+
+def test_padding_in_the_bank_is_named() -> None:
+    bank = clean(0).bank
+    vectors, keys = np.array(bank.vectors), np.array(bank.keys)
+    first = np.flatnonzero(np.concatenate([[True], np.diff(keys[:, 0]) != 0]))
+    rows = np.sort(np.concatenate([np.arange(len(keys)), np.repeat(first, T - 1)]))
+    start = np.searchsorted(keys[rows, 0], keys[rows, 0])
+    again = np.column_stack([keys[rows, 0], np.arange(len(rows)) - start]).astype(np.int32)
+    found = audit(parts_of(vectors[rows], again))
+    assert codes(found) == {"DUPLICATES"}
+    assert f"({len(first) * (T - 1)} rows)" in finding(found, "DUPLICATES", "bank").meaning
+
+
+# --- whose keys are wrong ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_the_one_file_that_has_keys_is_named(name: str) -> None:
+    parts = clean(0)
+    other = "eval" if name == "train" else "train"
+    mine, theirs = getattr(parts, name), getattr(parts, other)
+    moved = change(mine, truth_keys=mine.truth_keys + np.array([0, 1], dtype=np.int32))
+    found = audit(
+        dataclasses.replace(parts, **{name: moved, other: change(theirs, truth_keys=None)})
+    )
+    one = finding(found, "KEYS_WRONG", name)
+    assert one.values["offset_chunk"] == -1
+    assert "payload" in one.meaning  # nobody else speaks against it
+    both = audit(dataclasses.replace(parts, **{name: moved}))
+    assert "payload" not in finding(both, "KEYS_WRONG", name).meaning
 
 
 def test_zeros_in_front_of_an_article_are_padding_and_others_a_failed_encoder() -> None:

@@ -215,6 +215,13 @@ def test_what_is_no_checkpoint_is_refused_in_words(tmp_path) -> None:
             load_checkpoint(folder)
 
 
+def test_a_manifest_that_an_editor_marked_is_read(tmp_path) -> None:
+    save(tmp_path / "c")
+    path = tmp_path / "c" / "manifest.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert load_checkpoint(tmp_path / "c")[2] == read_manifest(tmp_path / "c")
+
+
 def test_a_recipe_of_another_version_is_a_checkpoint_error(tmp_path) -> None:
     save(tmp_path / "c")
     path = tmp_path / "c" / "manifest.json"

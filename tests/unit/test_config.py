@@ -11,6 +11,7 @@ from lvm.config import (
     GateConfig,
     ModelConfig,
     NegativesConfig,
+    ObjectiveConfig,
     Recipe,
     RunConfig,
     ScheduleConfig,
@@ -99,6 +100,43 @@ def test_values_out_of_range_are_refused_by_name(key, value) -> None:
 def test_an_objective_without_any_term_is_refused() -> None:
     with pytest.raises(ConfigError, match="sum of the weights"):
         Recipe().with_changes({"objective.contrastive_weight": 0, "objective.ar_weight": 0})
+
+
+STOPPED = {"stop_gradient": "prediction", "ar_weight": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (STOPPED, "objective.stop_gradient"),
+        ({**STOPPED, "mmd_weight": 0.3, "mmd_balance": "gradient"}, "objective.mmd_balance"),
+        ({"contrastive_weight": 0.0, "ar_weight": 0.0, "mmd_weight": 0.3,
+          "mmd_balance": "gradient"}, "objective.mmd_balance"),
+    ],
+)  # fmt: skip
+def test_an_objective_that_trains_no_network_is_refused(changes, named) -> None:
+    with pytest.raises(ConfigError, match=rf"^{named} = .*objective\.ar_weight") as refused:
+        ObjectiveConfig(**changes)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**STOPPED, "space": "raw"},
+        {**STOPPED, "mmd_weight": 0.3},
+        {**STOPPED, "ar_weight": 0.1, "mmd_weight": 0.3, "mmd_balance": "gradient"},
+    ],
+)
+def test_an_objective_with_another_way_to_the_network_is_not(changes) -> None:
+    assert ObjectiveConfig(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"objective.space": "raw"},
+                                     {"objective.contrastive_weight": 0.0}])  # fmt: skip
+def test_a_search_behind_a_head_that_is_not_trained_is_refused(changes) -> None:
+    with pytest.raises(ConfigError, match=r"^search_space = \"projected\" needs"):
+        Recipe().with_changes({"search_space": "projected", **changes})
 
 
 def test_an_unknown_key_is_answered_with_a_suggestion() -> None:

@@ -124,7 +124,7 @@ def test_an_index_says_where_it_searches() -> None:
 ASKED = {
     "sum": lambda world: world.sum(torch.zeros(3, 2)),
     "gather": lambda world: world.gather(torch.zeros(3, 2)),
-    "share": lambda world: world.share(nn.Linear(2, 2), find_unused_parameters=False),
+    "share": lambda world: world.share(nn.Linear(2, 2)),
 }
 
 
@@ -141,7 +141,7 @@ def test_a_world_refuses_tensors_of_another_device(size, name) -> None:
 def test_a_world_of_one_leaves_tensors_and_modules_alone() -> None:
     world, tensor, module = World(), torch.ones(3), nn.Linear(2, 2)
     assert world.sum(tensor) is tensor
-    assert world.share(module, find_unused_parameters=True) is module
+    assert world.share(module) is module
     assert World.current(CPU) == world
     assert World.current(META).device == META
 
@@ -152,14 +152,14 @@ def test_torch_is_told_which_gpu_to_use(device, ids, monkeypatch) -> None:
     told = []
     monkeypatch.setattr(torch.distributed, "barrier", lambda **kw: told.append(kw["device_ids"]))
 
-    def shared(module, *, device_ids, find_unused_parameters):
+    def shared(module, *, device_ids):
         told.append(device_ids)
         return module
 
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", shared)
     world = World(0, 2, torch.device(device))
     world.barrier()
-    world.share(nn.Identity(), find_unused_parameters=False)
+    world.share(nn.Identity())
     assert told == [ids, ids]
 
 

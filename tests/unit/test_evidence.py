@@ -170,6 +170,21 @@ def test_examples_are_what_they_are_called() -> None:
     assert sum(gathered["found"].values()) == len(data.test)
 
 
+def test_copies_of_own_contexts_are_not_among_what_is_shown() -> None:
+    data = world(seed=1)
+    rows, keys = data.bank.vectors, data.bank.keys
+    bank = Bank(
+        np.concatenate([rows, rows * np.float32(1 - 1e-6)]),
+        np.concatenate([keys, keys + np.array([100, 0], dtype=np.int32)]),
+    )
+    data = Dataset(bank, data.train, data.dev, data.test)
+    for example in found(data, last(data))["examples"]:
+        shown = [row % len(rows) for row in example["retrieved"]]
+        window = int(np.flatnonzero(data.test.targets == example["target"])[0])
+        assert not set(shown) & set(data.test.contexts[window].tolist())
+        assert len(shown) == 3
+
+
 def test_a_row_near_to_everything_is_named_as_the_hub() -> None:
     data = world()
     rows = data.bank.vectors.copy()
@@ -183,7 +198,7 @@ def test_a_row_near_to_everything_is_named_as_the_hub() -> None:
 
 
 def test_examples_come_from_as_many_articles_as_there_are() -> None:
-    data = world()
+    data = world(seed=1)  # of seed 0 two rows are copies, which tie
     articles = [data.bank.keys[e["target"], 0] for e in found(data, oracle(data))["examples"]]
     assert len(articles) == 3
     assert len(set(articles)) == 3

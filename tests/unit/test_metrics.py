@@ -8,8 +8,9 @@ import pytest
 import torch
 from ir_measures import RR, R
 
+from lvm.data.copies import ROUNDING, copy_groups
 from lvm.errors import DataError
-from lvm.evaluation.metrics import PerQuery, Ranks, exact_duplicates, summarise, target_ranks
+from lvm.evaluation.metrics import PerQuery, Ranks, summarise, target_ranks
 from lvm.records import Pool
 
 
@@ -18,11 +19,24 @@ def unit(rng: np.random.Generator, *shape: int) -> torch.Tensor:
     return torch.from_numpy(rows / np.linalg.norm(rows, axis=-1, keepdims=True))
 
 
-def by_hand(scores: np.ndarray, target: int, own: set[int]) -> tuple[int, int, int]:
-    """Slow reference: one query, one loop over the rows."""
+def alike(pool: np.ndarray) -> np.ndarray:
+    """Slow reference: which pairs of rows are copies, [N, N]."""
+    pool = pool.astype(np.float64)
+    lengths = (pool**2).sum(axis=1)
+    squared = lengths[:, None] + lengths - 2 * pool @ pool.T
+    return squared <= 2 * ROUNDING * np.median(lengths)
+
+
+def by_hand(
+    scores: np.ndarray, target: int, own: set[int], same: np.ndarray | None = None
+) -> tuple[int, int, int]:
+    """Slow reference: one query, one loop over the rows; copies score as their first one does."""
+    same = np.eye(len(scores), dtype=bool) if same is None else same
+    scores = scores[same.argmax(axis=1)]
+    masked = {row for row in range(len(scores)) if any(same[row, c] for c in own)}
     greater = equal = ranked = 0
     for row, score in enumerate(scores):
-        if row in own and row != target:
+        if row in masked and row != target:
             continue
         ranked += 1
         greater += bool(score > scores[target])
@@ -59,11 +73,12 @@ def test_ranks_equal_the_loop_with_masks_ties_and_ids_outside_the_pool() -> None
     contexts = rng.integers(-1, 90, (700, 6))  # -1 and 83.. lie outside; some repeat
     contexts[:50, 3] = targets[:50]  # a context that is the target stays
     raw, masked = target_ranks(queries, pool, targets, contexts)
-    scores = (queries @ pool.T).numpy()
+    scores, same = (queries @ pool.T).numpy(), alike(pool.numpy())
     assert (masked.equal > 0).mean() > 0.5
     for i in range(700):
-        want_raw = by_hand(scores[i], targets[i], set())
-        want = by_hand(scores[i], targets[i], set(contexts[i].tolist()))
+        want_raw = by_hand(scores[i], targets[i], set(), same)
+        inside = {c for c in contexts[i].tolist() if 0 <= c < 83}
+        want = by_hand(scores[i], targets[i], inside, same)
         assert (raw.greater[i], raw.equal[i], raw.candidates[i]) == want_raw
         assert (masked.greater[i], masked.equal[i], masked.candidates[i]) == want
 
@@ -79,23 +94,84 @@ def test_blocks_do_not_change_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_exact_duplicates_of_the_target_are_ties_whatever_the_product_rounds(given: bool) -> None:
+def test_copies_of_the_target_are_ties_whatever_the_product_rounds(given: bool) -> None:
     rng = np.random.default_rng(2)
     pool = unit(rng, 501, 77)  # odd sizes: the kernel sums edge rows in another order
     copies = np.array([1, 250, 499, 500])
     pool[copies] = pool[0].clone()
     queries = unit(rng, 300, 77)
-    group = exact_duplicates(pool)
+    pool[499] *= 1 + 1e-6  # what another order of summing may do, whatever this machine does
+    pool[250] *= 1 - 1e-6
+    group = copy_groups(pool.numpy())
     assert group[copies].tolist() == [0, 0, 0, 0]
-    if given:  # what another order of summing may do, whatever the kernels of this machine
-        pool[499] *= 1 + 1e-6
-        pool[250] *= 1 - 1e-6
-    own = np.tile([0, 500], (300, 1))  # two of the copies are own contexts
+    own = np.tile([7, 7], (300, 1))
     raw, masked = target_ranks(
         queries, pool, np.full(300, 250), own, duplicate_group=group if given else None
     )
     assert raw.equal.tolist() == [4] * 300
-    assert masked.equal.tolist() == [2] * 300
+    assert masked.equal.tolist() == [4] * 300
+    own = np.tile([500, 7], (300, 1))  # one of the copies is an own context, and so are all
+    _, masked = target_ranks(queries, pool, np.full(300, 250), own, duplicate_group=group)
+    assert masked.equal.tolist() == [0] * 300
+    assert masked.candidates.tolist() == [501 - 4 - 1] * 300
+
+
+@pytest.mark.parametrize("noise", [1e-7, 3e-5, 1e-3])
+def test_ranks_in_a_pool_of_near_copies_equal_the_loop(noise: float) -> None:
+    """A third of the pool are rows again, embedded in another batch; each is a tie of the first."""
+    rng = np.random.default_rng(7)
+    first = unit(rng, 120, 24)
+    again = first[rng.integers(0, 120, 60)].numpy()
+    again = again + noise * rng.standard_normal(again.shape) / 24**0.5
+    again = (again / np.linalg.norm(again, axis=1, keepdims=True)).astype(np.float32)
+    pool = torch.cat([first, torch.from_numpy(again)])[torch.from_numpy(rng.permutation(180))]
+    targets, contexts = rng.integers(0, 180, 300), rng.integers(0, 180, (300, 5))
+    contexts[:40, 1] = targets[:40]
+    queries = pool[targets].clone()
+    queries[150:] += 0.3 * unit(rng, 150, 24)
+    same = alike(pool.numpy())
+    assert same.sum() > 180 + 2 * 60 - 1
+    assert (pool[:, None] == pool).all(dim=2).sum() < same.sum()  # bits say less
+    raw, masked = target_ranks(queries, pool, targets, contexts)
+    scores = (queries @ pool.T).numpy()
+    for i in range(300):
+        want_raw = by_hand(scores[i], targets[i], set(), same)
+        want = by_hand(scores[i], targets[i], set(contexts[i].tolist()), same)
+        assert (raw.greater[i], raw.equal[i], raw.candidates[i]) == want_raw
+        assert (masked.greater[i], masked.equal[i], masked.candidates[i]) == want
+
+
+def test_an_oracle_shares_rank_1_with_the_copies_of_its_target() -> None:
+    """One bit apart they took it from each other: R@1 was .09 on such a pool."""
+    pool = unit(np.random.default_rng(8), 1000, 64)
+    pool = torch.cat([pool, pool[:500] * (1 + 1e-7)])
+    targets, none = np.arange(1000), np.full((1000, 1), -1)
+    raw, masked = target_ranks(pool[:1000], pool, targets, none)
+    assert raw.hit(1).tolist() == [0.5] * 500 + [1.0] * 500
+    assert masked.hit(2).tolist() == [1.0] * 1000
+
+
+def test_an_own_context_takes_its_copies_out_of_the_pool_and_leaves_the_target() -> None:
+    first = unit(np.random.default_rng(9), 100, 32)
+    pool = torch.cat([first, first * (1 - 1e-7)])  # row i + 100 is a copy of row i
+    targets = np.arange(1, 100)
+    contexts = np.arange(99)[:, None] + 100  # the copy stands in the window, the row in the pool
+    raw, masked = target_ranks(first[:99], pool, targets, contexts)  # copy-last
+    assert (raw.greater >= 2).all()
+    assert (masked.greater == raw.greater - 2).all()
+    assert (masked.candidates == 198).all()
+    _, masked = target_ranks(first[1:], pool, targets, targets[:, None] + 100)
+    assert (masked.greater.sum(), masked.equal.sum()) == (0, 0)  # the target's copy was a context
+    assert (masked.candidates == 199).all()
+
+
+def test_a_context_outside_the_pool_masks_its_copy_within() -> None:
+    rows = unit(np.random.default_rng(10), 50, 16)
+    group = copy_groups(torch.cat([rows, rows[:10] * (1 + 1e-7)]).numpy())
+    targets, contexts = np.full(10, 20), np.arange(50, 60)[:, None]
+    raw, masked = target_ranks(rows[:10], rows, targets, contexts, duplicate_group=group)
+    assert (masked.candidates == 49).all()
+    assert (masked.greater == raw.greater - 1).all()
 
 
 def test_a_predictor_without_opinion_gets_chance() -> None:

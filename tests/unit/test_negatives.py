@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from lvm.config import NegativesConfig
 from lvm.data.bank import Bank
+from lvm.data.copies import ROUNDING
 from lvm.data.windows import article_windows
 from lvm.errors import ConfigError
 from lvm.losses.infonce import infonce
@@ -22,7 +23,8 @@ def make_bank(seed=0, *, width=12, duplicates=True):
     """Articles around a centre of their own; rows in shuffled order; copies planted on purpose.
 
     One article in three has 7 rows: one row outside each window. Copies go within an article, to
-    another train article and to one that is in no train window.
+    another train article and to one that is in no train window. Half of them have other last
+    digits, as the same text has in another batch.
     """
     rng = np.random.default_rng(seed)
     lengths = {
@@ -34,7 +36,7 @@ def make_bank(seed=0, *, width=12, duplicates=True):
     if duplicates:
         for _ in range(60):
             source, copy = rng.integers(len(keys), size=2)
-            vectors[copy] = vectors[source]
+            vectors[copy] = vectors[source] + 1e-4 * (copy % 2) * rng.standard_normal(width)
         for article in (101, 104, 107):  # neighbours within one article
             first = np.flatnonzero(keys[:, 0] == article)[0]
             vectors[first + 3] = vectors[first]
@@ -68,9 +70,10 @@ def drawn_negatives(sampler, windows, epoch, sampled):
 
 
 def forbidden_rows(bank, windows, m):
-    """Rows equal to the target or a context of window m, found by comparing vectors."""
+    """Copies of the target or a context of window m, found by comparing vectors."""
     own = bank.rows(np.append(windows.contexts[m], windows.targets[m]))
-    return set(np.flatnonzero((bank.rows(slice(None))[:, None] == own).all(-1).any(1)).tolist())
+    apart = ((bank.rows(slice(None))[:, None] - own) ** 2).sum(-1)
+    return set(np.flatnonzero((apart <= 2 * ROUNDING).any(1)).tolist())
 
 
 def excluded_by_brute_force(bank, windows, batch, rows, candidates):

@@ -35,6 +35,28 @@ def test_json_that_cannot_be_read_is_a_value_error_of_one_line(text: str, words:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("ending", ["toml", "json"])
+def test_a_mark_before_a_text_is_no_part_of_it(ending: str, tmp_path):
+    """Some editors on Windows write one."""
+    text = "seed = 7" if ending == "toml" else '{"seed": 7}'
+    path = tmp_path / f"recipe.{ending}"
+    path.write_text(text, encoding="utf-8-sig")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert load_run_config(path, RunConfig()).recipe.seed == 7
+    assert parse_json("\ufeff[1]") == [1]
+
+
+def test_a_bank_with_marked_texts_is_read(tmp_path):
+    vectors = np.eye(4, dtype=np.float32)
+    write_bank(tmp_path / "b", vectors, np.zeros((4, 2), np.int32), {"titles": {"0": "a"}})
+    for name, text in (("texts.jsonl", '{"text": "one"}\n' * 4), ("manifest.json", None)):
+        path = tmp_path / "b" / name
+        path.write_text(text or path.read_text(), encoding="utf-8-sig")
+    bank = read_bank(tmp_path / "b")
+    assert bank.titles() == {0: "a"}
+    assert bank.load_texts() == ["one"] * 4
+
+
 def test_json_of_this_program_is_read_as_it_was_written():
     value = {"a": [1, -(2**62), 1.5, None, "é"], "b": {"c": True}}
     assert parse_json(json.dumps(value)) == value

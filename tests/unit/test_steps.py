@@ -210,6 +210,30 @@ def test_the_arms_of_the_open_questions_are_there() -> None:
     assert names("stop_gradient", base) == ["stop-gradient on the prediction", "no stop-gradient"]
 
 
+STOPPED = {"objective.stop_gradient": "prediction"}
+
+
+@pytest.mark.parametrize(
+    ("step", "changes", "left_out", "word"),
+    [
+        ("infonce_alone", {**STOPPED, "search_space": "projected"}, ["InfoNCE alone"], "ar_weight"),
+        ("stop_gradient", {"objective.ar_weight": 0.0}, ["stop-gradient on the prediction"],
+         "ar_weight"),
+        ("anchor_mmd", {**STOPPED, "objective.ar_weight": 0.0, "objective.mmd_weight": 0.1},
+         ["anchor, gradient-balanced"], "mmd_balance"),
+    ],
+)  # fmt: skip
+def test_an_arm_that_would_train_nothing_is_left_out_with_the_reason(
+    step, changes, left_out, word
+) -> None:
+    base = tiny.recipe(**changes)
+    proposal = STEPS.get(step).propose(base, FEW)
+    assert list(proposal.left_out) == left_out
+    assert word in proposal.left_out[left_out[0]]
+    for arm in proposal.arms:
+        assert base.with_changes(arm.changes) != base
+
+
 def test_infonce_alone_is_held_against_both_terms_in_the_space_of_the_search() -> None:
     """In the split space of the base recipe, it would only answer the question of step 1."""
     proposal = STEPS.get("infonce_alone").propose(tiny.recipe(), FEW)

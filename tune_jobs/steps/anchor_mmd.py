@@ -1,7 +1,7 @@
 """Step 5: do predictions drift from the distribution of the vectors?"""
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step, why_refused
 
 WRITTEN_WEIGHT = 0.02  # the failure report's weight; far below the other gradients
 BALANCED_SHARE = 0.5  # gradient of the anchor relative to all other terms
@@ -24,8 +24,11 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
         changes={"objective.mmd_weight": BALANCED_SHARE, "objective.mmd_balance": "gradient"},
         why="the anchor then has half the gradient of the rest, so that it can act",
     )
-    distinct = [a for a in (as_written, balanced) if recipe.with_changes(a.changes) != recipe]
-    return Proposal(arms=distinct)
+    arms = [as_written, balanced]
+    left_out = {a.name: reason for a in arms if (reason := why_refused(recipe, a.changes))}
+    arms = [arm for arm in arms if arm.name not in left_out]
+    distinct = [arm for arm in arms if recipe.with_changes(arm.changes) != recipe]
+    return Proposal(arms=distinct, left_out=left_out)
 
 
 STEPS.register("anchor_mmd")(

@@ -5,7 +5,7 @@ about, would answer for them.
 """
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step, why_refused
 
 ONE_SPACE = {"objective.space": "raw", "search_space": "raw"}
 
@@ -25,6 +25,8 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
         changes={**control, "objective.ar_weight": 0.0},
         why="without the autoregressive term nothing pulls against the contrastive one",
     )
+    if reason := why_refused(recipe, arm.changes):
+        return Proposal(arms=(), left_out={name: reason})
     return Proposal(arms=[arm], control=control)
 
 

@@ -1,7 +1,7 @@
 """The report's fifth hypothesis in full: on which branch of the head should no gradient flow?"""
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step, why_refused
 
 BRANCHES = {
     "target": ("stop-gradient on the target", "only the prediction's side teaches the head"),
@@ -20,7 +20,8 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
         for branch, (title, why) in BRANCHES.items()
         if branch != recipe.objective.stop_gradient
     ]
-    return Proposal(arms=arms)
+    left_out = {a.name: reason for a in arms if (reason := why_refused(recipe, a.changes))}
+    return Proposal(arms=[arm for arm in arms if arm.name not in left_out], left_out=left_out)
 
 
 STEPS.register("stop_gradient")(

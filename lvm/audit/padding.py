@@ -1,0 +1,119 @@
+"""The first chunk of an article once more, where a context has more places than chunks before it.
+
+Windows are padded so in front, and so are articles of a bank. It is no disorder, and the keys of
+such windows are right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from lvm.audit.articles import Article
+from lvm.audit.coherence import Coherence, coherence_or_none
+from lvm.audit.finding import Finding, Severity
+from lvm.audit.material import Material
+
+PADDED_WARN = 0.01  # of windows that repeat the first chunk of their article
+NUM_WORST = 10
+
+
+def repeats_in_front(contexts: Float[np.ndarray, "m T D"]) -> Int[np.ndarray, " m"]:
+    """Return how many contexts at the front of each window are the same as the one after them."""
+    same = (contexts[:, :-1] == contexts[:, 1:]).all(axis=2)
+    return np.asarray(np.logical_and.accumulate(same, axis=1).sum(axis=1))
+
+
+def padding_by_keys(
+    material: Material, keys: Int[np.ndarray, "m 2"], contexts: Float[np.ndarray, "m T D"]
+) -> Bool[np.ndarray, "m T"]:
+    """Say which contexts are padding: the first chunk of the article, by its key, once more."""
+    count, length = repeats_in_front(contexts), contexts.shape[1]
+    for repeated in np.unique(count[count > 0]).tolist():
+        mine = np.flatnonzero(count == repeated)
+        row = material.by_key.step(keys[mine].astype(np.int64), repeated - length)
+        first = _starts_article(material, material.pool.keys[row]) & (row >= 0)
+        count[mine[~first]] = 0
+    return np.asarray(np.arange(length) < count[:, None])
+
+
+def padded_by_content(material: Material, side: Coherence) -> Bool[np.ndarray, " m"]:
+    """Say which windows begin with such padding, by where their vectors lie in the bank."""
+    count = repeats_in_front(side.contexts)
+    if side.located is None:
+        return np.zeros(len(count), dtype=bool)
+    first = np.arange(len(count)), count
+    there = side.located.found[first]
+    return (count > 0) & there & _starts_article(material, side.located.keys[first])
+
+
+def _starts_article(material: Material, keys: Int[np.ndarray, "m 2"]) -> Bool[np.ndarray, " m"]:
+    return np.asarray(material.by_key.step(keys.astype(np.int64), -1) < 0)
+
+
+def repeated_first_chunks(material: Material) -> Iterator[Finding]:
+    """Count windows that are padded with the first chunk of their article."""
+    for side in material.sides:
+        found = coherence_or_none(material, side.name)
+        if side.file is None or found is None:
+            continue
+        padded = padded_by_content(material, found)
+        if padded.mean() <= PADDED_WARN:
+            continue
+        rows, of = found.rows[padded], len(padded)
+        yield Finding(
+            code="DUPLICATES",
+            severity=Severity.WARN,
+            seen=f"{len(rows)} of {of} {side.name} windows repeat the first chunk of their article "
+            f"in front ({len(rows) / of:.1%})",
+            allowed=f"at most {PADDED_WARN:.0%}",
+            where={"input": side.name, "source": side.source, "count": len(rows), "of": of,
+                   "rows": rows[:NUM_WORST].tolist()},
+            meaning="These windows are padding: fewer chunks come before their target than a "
+            "context has places, and one chunk stands in all that are left.",
+            next=f"leave out the windows of the first {side.context_length} chunks of an article, "
+            "if the model is not to learn from repetitions",
+            values={"share": len(rows) / of, "windows": float(len(rows))},
+        )  # fmt: skip
+
+
+def padding_rows(
+    group: Int[np.ndarray, " N"], keys: Int[np.ndarray, "N 2"]
+) -> Bool[np.ndarray, " N"]:
+    """Say which rows of a bank repeat the first chunk of their article right behind it.
+
+    `group` is the first equal row of every row.
+    """
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    article, content = keys[order, 0], group[order]
+    same = np.concatenate([[False], (np.diff(article) == 0) & (np.diff(content) == 0)])
+    first = np.concatenate([[True], np.diff(article) != 0])
+    start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+    broken = np.cumsum(~same)  # rises where a row is not the one before it
+    padding = np.zeros(len(order), dtype=bool)
+    padding[order] = same & (broken == broken[start])
+    return padding
+
+
+def without_padding(article: Article) -> Article:
+    """Return an article from the last repetition of its first chunk on."""
+    same = (article.vectors[1:] == article.vectors[:-1]).all(axis=1)
+    count = int(np.logical_and.accumulate(same).sum())
+    return dataclasses.replace(
+        article, rows=article.rows[count:], vectors=article.vectors[count:],
+        length=article.length - count,
+    )  # fmt: skip
+
+
+def what_copies_mean(copies: Bool[np.ndarray, " N"], padding: Bool[np.ndarray, " N"]) -> str:
+    """Return what the copies in a bank mean, or what most of them are."""
+    meaning = (
+        "A target that exists several times cannot be told from its copies, which bounds every "
+        "retrieval number, and copies stand among the negatives of each other."
+    )
+    if 2 * int(padding.sum()) <= int(copies.sum()):
+        return meaning
+    return f"Articles are padded with their first chunk ({int(padding.sum())} rows). {meaning}"
