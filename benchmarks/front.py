@@ -32,7 +32,7 @@ OUT = REPORTS / "statistics" / "front.md"
 CONTEXT_LENGTH = 5
 ARTICLES = (8, 17, 40)
 LEFT_OUT = ("oracle", "random", "ridge")  # ridge is fitted on these windows
-CONFIG = GateConfig(resamples=1000)
+CONFIG = GateConfig()
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def positions(
     for _ in range(rounds):
         chosen = draw.choice(known, num_articles)
         beside = {name: drawn(rung, chosen, rows) for name, rung in rungs.items()}
-        counts[front_position(drawn(model, chosen, rows), beside, CONFIG, 0).position] += 1
+        counts[front_position(drawn(model, chosen, rows), beside, CONFIG).position] += 1
     return counts
 
 

@@ -40,9 +40,9 @@ import numpy as np
 from jaxtyping import Float
 
 from lvm.config import GateConfig
-from lvm.gates import Measured, pair_problem
+from lvm.measured import Measured, pair_problem
 from lvm.records import Estimate, FrontPosition, Position
-from lvm.statistics import bootstrap_mean
+from lvm.statistics import article_mean
 
 COMPARABLE = ("eval_cosine", "r_at_5")
 LEARNED_SPACE = ("mrr", "r_at_5")
@@ -60,7 +60,7 @@ class Saddle:
 
 
 def front_position(
-    model: Measured, rungs: Mapping[str, Measured], config: GateConfig, seed: int
+    model: Measured, rungs: Mapping[str, Measured], config: GateConfig
 ) -> FrontPosition:
     """Say where a model lies against the front of `rungs`, measured on the same windows.
 
@@ -79,22 +79,19 @@ def front_position(
     saddle = solve(means)
     names, articles = list(rungs), model.articles
 
-    def estimate(values: np.ndarray, purpose: str, confidence: float) -> Estimate:
-        return bootstrap_mean(
-            values, articles, confidence=confidence, resamples=config.resamples, seed=seed,
-            purpose=purpose,
-        )  # fmt: skip
+    def estimate(values: np.ndarray, confidence: float) -> Estimate:
+        return article_mean(values, articles).estimate(confidence)
 
     nearest = np.einsum("k,w,kwm->m", saddle.shares, saddle.weights, gains)
-    distance = estimate(nearest, "front", config.confidence)
+    distance = estimate(nearest, config.confidence)
     position = _position(distance)
     rival = int(means.max(axis=1).argmin())
     if position is Position.ON:
         # One test per rung and metric: any of them could call the model worse.
         together = 1 - (1 - config.confidence) / means.size
         for rung, metric in _bad_trades(means):
-            loss = -estimate(gains[rung, metric], metrics[metric], together).upper
-            gain = estimate(gains[rung, 1 - metric], metrics[1 - metric], together).upper
+            loss = -estimate(gains[rung, metric], together).upper
+            gain = estimate(gains[rung, 1 - metric], together).upper
             if loss > 0 and gain * TRADE <= loss:
                 position, rival = Position.BELOW, rung
                 break
@@ -104,7 +101,7 @@ def front_position(
         distance=distance,
         rung=names[rival],
         gains={
-            metric: estimate(gains[rival, place], metric, config.confidence)
+            metric: estimate(gains[rival, place], config.confidence)
             for place, metric in enumerate(metrics)
         },
         mixture={n: float(s) for n, s in zip(names, saddle.shares, strict=True) if s > 0},

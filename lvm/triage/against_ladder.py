@@ -52,7 +52,7 @@ def position_of(runner: Runner, arm: str, rungs: dict[str, PerQuery]) -> FrontPo
     found = _results(runner, arm)
     if found is None:
         return None
-    return front_position(found, rungs, runner.gates, runner.base.seed)
+    return front_position(found, rungs, runner.gates)
 
 
 def _results(runner: Runner, arm: str) -> PerQuery | None:

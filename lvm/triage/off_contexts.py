@@ -24,7 +24,7 @@ from lvm.evaluation.inference import predict
 from lvm.models.predictor import Predictor
 from lvm.randomness import numpy_generator
 from lvm.records import Estimate, to_plain
-from lvm.statistics import bootstrap_mean
+from lvm.statistics import article_mean
 from lvm.training.checkpoint import load_checkpoint
 
 MOST_WINDOWS = 4096  # of a side, that are looked at
@@ -49,10 +49,8 @@ def off_contexts(
         rows = given[test]
 
     def level(rows: Float[np.ndarray, "m D"], windows: Windows) -> Estimate:
-        return bootstrap_mean(
-            agreement(rows, dataset, windows), windows.articles, confidence=gates.confidence,
-            resamples=gates.resamples, seed=seed, purpose="off the contexts",
-        )  # fmt: skip
+        found = article_mean(agreement(rows, dataset, windows), windows.articles)
+        return found.estimate(gates.confidence)
 
     unread, read = dataset.test.select(test), dataset.train.select(train)
     try:

@@ -71,14 +71,15 @@ def _lineage(
         given = read_predictions(request.predictions, *shape).numpy()
     if given is None or ar_test is None or ar_dev is None:
         return judged_lineage(runner).to_plain()
-    trained, about = ar_only.folder / "checkpoint", (runner.dataset, runner.gates, runner.base.seed)
+    trained, seed = ar_only.folder / "checkpoint", runner.base.seed
     found, model = None, specs.get(base_name)
     if model is not None:
         test, dev = runner.test_results(model), results[model.id].dev
         if test is None or dev is None:
             return judged_lineage(runner).to_plain()
-        found = trace(test, dev, ar_test, ar_dev, *about)
-    return judged_lineage(runner, found, off_contexts(given, trained, *about)).to_plain()
+        found = trace(test, dev, ar_test, ar_dev, runner.dataset, seed)
+    off = off_contexts(given, trained, runner.dataset, runner.gates, seed)
+    return judged_lineage(runner, found, off).to_plain()
 
 
 def _missing(name: str, result: ArmResult) -> str:
@@ -109,7 +110,9 @@ def _judge(
     baseline = runner.test_results(specs[AR_ONLY])
     if judged is None or baseline is None:
         return Verdict.NOT_EVALUABLE, [not_judged("a model left no results on the test split")]
-    return success_gates(judged, baseline, runner.gates, runner.base.seed)
+    return success_gates(
+        judged, baseline, runner.gates, runner.base.seed, split_share=runner.split_share("test")
+    )
 
 
 def _judge_predictions(runner: Runner, path: Path) -> PerQuery:

@@ -27,13 +27,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lvm.config import GateConfig
 from lvm.data.windows import Dataset, Windows
 from lvm.errors import DataError
 from lvm.evaluation.metrics import PerQuery
 from lvm.randomness import numpy_generator
 from lvm.records import Estimate, to_plain
-from lvm.statistics import bootstrap_mean
+from lvm.statistics import article_mean
 
 CONFIDENCE = 0.99  # a false trace accuses a person: five in a thousand, on one side
 UNEXPLAINED = 0.1  # of the surplus, that is left beside the nearest train window
@@ -65,7 +64,7 @@ class Trace:
 
 def trace(
     test: PerQuery, dev: PerQuery, ar_test: PerQuery, ar_dev: PerQuery, dataset: Dataset,
-    gates: GateConfig, seed: int,
+    seed: int,
 ) -> Trace | None:  # fmt: skip
     """Return the trace in a model's results on all test and dev windows of `dataset`.
 
@@ -85,13 +84,11 @@ def trace(
 
     def beside(reference: Sides) -> tuple[Estimate, Estimate]:
         levels = [
-            bootstrap_mean(
-                np.asarray(model.cosine, np.float64) - cosines, model.articles,
-                confidence=CONFIDENCE, resamples=gates.resamples, seed=seed,
-                purpose=f"trace {side}",
+            article_mean(np.asarray(model.cosine, np.float64) - cosines, model.articles).estimate(
+                CONFIDENCE
             )
-            for side, model, cosines in zip(("test", "dev"), (test, dev), reference, strict=True)
-        ]  # fmt: skip
+            for model, cosines in zip((test, dev), reference, strict=True)
+        ]
         return levels[0], levels[1]
 
     try:

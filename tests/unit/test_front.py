@@ -16,7 +16,7 @@ from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.models.ladder import fit_ladder
 from lvm.records import Pool, Position
 
-CONFIG = GateConfig(resamples=1000)
+CONFIG = GateConfig()
 POOL = Pool(id="a", size=1000, mask="own contexts")
 ARTICLES = np.repeat(np.arange(20), 30)
 NOISE = np.random.default_rng(0)
@@ -47,7 +47,7 @@ RUNGS = {
 
 
 def position(model: PerQuery, rungs=RUNGS):
-    return front_position(model, rungs, CONFIG, 0)
+    return front_position(model, rungs, CONFIG)
 
 
 # --- the game ------------------------------------------------------------------------------------

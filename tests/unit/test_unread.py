@@ -281,7 +281,7 @@ def worlds_of_seeds():
 def traced(world, rows: dict):
     data, ar_only = world
     test, dev = (results(data, rows[split], split) for split in ("test", "dev"))
-    return trace(test, dev, ar_only["test"], ar_only["dev"], data, GateConfig(resamples=1000), 0)
+    return trace(test, dev, ar_only["test"], ar_only["dev"], data, 0)
 
 
 @pytest.mark.parametrize(
