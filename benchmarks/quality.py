@@ -109,7 +109,7 @@ def _table(text: Text) -> Iterator[str]:
 def _compared(name: str, text: Text, predictions: Sequence[Tensor], front: Front) -> str:
     given = dict(zip(map(id, text.datasets), predictions, strict=True))
     scores = _judged(text, lambda dataset: given[id(dataset)])
-    return _row(name, scores, front.below(scores, purpose=text.name))
+    return _row(name, scores, front.below(scores))
 
 
 def _judged(text: Text, predictions: Callable[[Dataset], Tensor]) -> Scores:

@@ -21,11 +21,10 @@ from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
 from lvm.evaluation.evaluate import evaluate
 from lvm.records import Estimate
-from lvm.statistics import bootstrap_difference
+from lvm.statistics import mean_difference
 
 PULLS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 3.0)  # values of a
 CONFIDENCE = 0.95
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,19 +97,19 @@ class Front:
             corners.append(member)
         return cls(corners)
 
-    def below(self, scores: Scores, *, purpose: str) -> Above:
+    def below(self, scores: Scores) -> Above:
         """Compare `scores` with the front at equal cosine and at equal R@5, window by window.
 
         Beyond an end of the front stands its last corner, which understates the distance; its
-        interval is the wider of a level and a sloping front. `purpose` names the bootstrap's draws.
+        interval is the wider of a level and a sloping front.
         Raises DataError with fewer than two articles.
         """
         return Above(
-            hit=self._gain(scores, "hit", "cosine", purpose),
-            cosine=self._gain(scores, "cosine", "hit", purpose),
+            hit=self._gain(scores, "hit", "cosine"),
+            cosine=self._gain(scores, "cosine", "hit"),
         )
 
-    def _gain(self, scores: Scores, metric: str, equal: str, purpose: str) -> Estimate:
+    def _gain(self, scores: Scores, metric: str, equal: str) -> Estimate:
         """Return the gain in `metric` over the front where it equals the scores in `equal`.
 
         Where the two are equal is itself uncertain. To first order a window that moves the mean of
@@ -130,15 +129,7 @@ class Front:
                 getattr(of, metric) - slope * getattr(of, equal) for of in (scores, first, second)
             )
             front = (low + 1 - place) * one + (place - low) * other
-            return bootstrap_difference(
-                ours,
-                front,
-                scores.articles,
-                confidence=CONFIDENCE,
-                resamples=RESAMPLES,
-                seed=0,
-                purpose=f"{purpose}/{metric}",
-            )[0]
+            return mean_difference(ours, front, scores.articles).estimate(CONFIDENCE)
 
         if inside:
             return paired(slope)
