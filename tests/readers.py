@@ -139,11 +139,17 @@ def _recipe() -> dict[str, Any]:
 
 
 def _toml(recipe: dict[str, Any]) -> str:
-    plain = [f"{k} = {json.dumps(v)}" for k, v in recipe.items() if not isinstance(v, dict)]
-    for name, section in recipe.items():
-        if isinstance(section, dict):
-            plain += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in section.items())]
-    return "\n".join(plain) + "\n"
+    return "\n".join(_tables(recipe, "")) + "\n"
+
+
+def _tables(values: dict[str, Any], name: str) -> list[str]:
+    """Return the lines of a table and of those in it; TOML has no null."""
+    known = {key: value for key, value in values.items() if value is not None}
+    lines = [f"{k} = {json.dumps(v)}" for k, v in known.items() if not isinstance(v, dict)]
+    for key, inner in known.items():
+        if isinstance(inner, dict):
+            lines += [f"[{name}{key}]", *_tables(inner, f"{name}{key}.")]
+    return lines
 
 
 def _indices(path: Path) -> Sequence[bytes]:
