@@ -203,7 +203,6 @@ class GateConfig:
     success_r_at_5: float = 0.10  # gain in R@5 over AR-only, as a share (0.10 = 10 points)
     success_mrr: float = 0.05  # gain in MRR over AR-only
     confidence: float = 0.95  # two-sided level of the intervals
-    resamples: int = 2000  # bootstrap resamples of articles
     dev_windows: int = 8192  # at most so many dev windows judge an epoch, drawn once by article
 
     def __post_init__(self) -> None:
@@ -213,7 +212,6 @@ class GateConfig:
             value = getattr(self, key)
             _require(0 < value < 1, f"gates.{key}", value, "above 0 and below 1")
         _require(0.5 < self.confidence < 1, "gates.confidence", self.confidence, "0.5 to 1")
-        _require(self.resamples >= 200, "gates.resamples", self.resamples, "at least 200")
         _require(self.dev_windows >= 1, "gates.dev_windows", self.dev_windows, "at least 1")
 
 

@@ -137,7 +137,7 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean with its article-clustered bootstrap interval."""
+    """A mean over windows with an interval whose unit is the article."""
 
     value: float
     lower: float
@@ -169,10 +169,15 @@ class GateResult:
     reason: str  # one clause in words
     p_value: float | None = None  # one-sided, of the difference lying at or below the bound
     adjusted_p: float | None = None  # the same after Holm; the one that decides a PASS
-    num_tests: int | None = None  # comparisons that Holm's correction counted
+    num_tests: int | None = None  # comparisons that were corrected for, known looks among them
     sign_flip_p: float | None = None  # beside p_value, by flipping articles; it decides nothing
     design_effect: float | None = None  # variance of the mean over that of as many free windows
-    articles_needed: int | None = None  # about how many more would settle an INCONCLUSIVE result
+    degrees: float | None = None  # degrees of freedom of the interval
+    effective_articles: float | None = None  # articles of one length that would tell as much
+    size_correlation: float | None = None  # of the articles' values and the logarithm of their size
+    skew: float | None = None  # of the articles' values
+    articles_needed: int | None = None  # more that would settle it with the chance of lvm.outlook
+    articles_range: tuple[int, int] | None = None  # what the error, itself a guess, makes of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,12 +217,13 @@ def evaluation_from_plain(values: Mapping[str, Any]) -> Evaluation:
 
 def gate_from_plain(values: Mapping[str, Any]) -> GateResult:
     """Rebuild a GateResult from its JSON form."""
-    estimate = values["estimate"]
+    estimate, between = values["estimate"], values.get("articles_range")
     kind = SeededEstimate if estimate and "num_seeds" in estimate else Estimate
     return GateResult(
         **{
             **values,
             "estimate": kind(**estimate) if estimate else None,
+            "articles_range": tuple(between) if between else None,
             "verdict": Verdict(values["verdict"]),
         }
     )

@@ -1,37 +1,43 @@
 """Intervals and p-values for means over windows that come in articles.
 
-Windows of one article resemble each other, so the article is the unit of every resampling: a mean
-is the ratio of sums (sum of values) / (sum of windows) over articles drawn with replacement.
+Windows of one article resemble each other, so the article is the unit: a mean is the ratio of sums
+(sum of values) / (sum of windows) over articles, its error the CR2 of Bell and McCaffrey, and its
+interval Student's t with their degrees of freedom for articles of these sizes. Limits and p-values
+come from one t, so they never contradict each other.
 
-The plain percentile interval is too short for the 15-25 articles of a test split: at 95 % it
-missed the truth in 9-10 % of 1,500 simulated splits of unequal articles. Here the draws are
-stretched about the estimate, which brought that to 5-7 %, in two factors: their spread becomes the
-delete-one-article jackknife error, and their tails become those of Student's t with G - 1 degrees
-of freedom. The skew of the draws stays. Limits and p-values are read from the same stretched draws,
-so that they never contradict each other.
+Articles of unequal length leave far fewer degrees of freedom than G - 1: the 17 test articles of
+the bundled sample leave 6. Measured by `python benchmarks/coverage.py` (table in
+reports/statistics/), 10 to 200 articles, sizes as the sample's, nominal 2.5 % on each side:
 
-Known limit: where a few articles hold most of the hits, or long articles score otherwise than short
-ones, the upper limit lies too low (5-15 % misses instead of 2.5 %), the lower one, which decides a
-PASS, too low as well (below 2 %). Bootstrap-t missed half as often above, but was 20-40 % wider and
-has no bound when almost no article has a hit.
+    truth below the lower limit, which decides a PASS    1.0 to 3.0 % drawn, 0.7 to 2.7 % real
+    the same with G - 1 and resampled articles           2.3 to 11 %
+    truth above the upper limit, gains not skewed        0.7 to 2.8 %
 
-`python benchmarks/coverage.py` measures all this; its table is kept in reports/statistics/.
+Resampling (percentile draws stretched to the jackknife error, with either degrees of freedom) was
+dropped for the t: where long articles gain less, its draws are skewed to the wrong side and twice
+as many lower limits lay too high. At 10 articles the t is too wide rather than too narrow where
+gain and size are independent (1 %): no symmetric interval fits both. A level (no gain) that half
+the articles lack is missed in up to 3.9 %.
 
-Sources: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 11 (jackknife), 13
-(percentile interval) and 15 (permutation); Davison and Hinkley, Bootstrap Methods and their
-Application, section 3.8 (resampling of clusters); Howe 1974, JASA 69:789 (limits of
-a mean with two sources of error).
+Known limit: where a few articles hold the gain, no sample that lacks them shows it, and the upper
+limit lies too low (4 to 30 % misses at 10 to 40 articles). `lvm.gates` asks more of a FAIL there.
+
+Sources: Bell and McCaffrey 2002, Survey Methodology 28:169 (CR2 and its degrees of freedom); Imbens
+and Kolesar 2016, Review of Economics and Statistics 98:701 (the same, measured); Kish 1965, Survey
+Sampling, section 11.7 (effective size); Efron and Tibshirani, An Introduction to the Bootstrap,
+chapters 11 (jackknife) and 15 (permutation); Howe 1974, JASA 69:789 (limits of a mean with two
+sources of error).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped]  # scipy has no stubs
+from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.errors import DataError
 from lvm.randomness import numpy_generator
@@ -42,47 +48,116 @@ NEAREST_DISTANCE = 1e-3  # to a bound; nearer, no number of articles settles it
 _EXACT_FLIPS = 24  # up to this many articles all 2^G sign patterns are counted
 _DRAWN_FLIPS = 20_000
 _FLIP_BLOCK = 1_000  # patterns held at once
+_NO_SPREAD = 1e-12  # an error of so little is rounding
 
 
-def bootstrap_mean(
-    values: Float[np.ndarray, " M"],
-    articles: Int[np.ndarray, " M"],
-    *,
-    confidence: float,
-    resamples: int,
-    seed: int,
-    purpose: str,
-) -> Estimate:
-    """Return the mean of `values` with its two-sided interval over resampled articles.
+@dataclass(frozen=True, kw_only=True)
+class ArticleMean:
+    """A mean over windows that come in articles, and what its interval is made from."""
+
+    value: float
+    error: float  # CR2 standard error; 0 where every article has the same mean
+    degrees: float  # of freedom, Bell and McCaffrey; at most num_articles - 1
+    num_windows: int
+    num_articles: int
+    effective_articles: float  # articles of one length that would leave the same variance (Kish)
+    size_correlation: float | None  # of article means and log sizes; None where one is constant
+    skew: float  # of the article means: 0 when symmetric, above 0 when a few are far above
+
+    def estimate(self, confidence: float) -> Estimate:
+        """Return the mean with its two-sided interval."""
+        half_width = float(stdtrit(self.degrees, (1 + confidence) / 2)) * self.error
+        return Estimate(
+            value=self.value, lower=self.value - half_width, upper=self.value + half_width,
+            confidence=confidence, num_windows=self.num_windows, num_articles=self.num_articles,
+        )  # fmt: skip
+
+    def p_value(self, bound: float = 0.0) -> float:
+        """Return the one-sided p-value of "the mean is at most `bound`".
+
+        It is at most (1 - confidence) / 2 exactly when the interval lies above the bound. Without
+        any spread no t is defined, and it is that of G signs which all agree, 2^-G.
+        """
+        if self.error > 0:
+            return float(stdtr(self.degrees, (bound - self.value) / self.error))
+        return 2.0**-self.num_articles if self.value > bound else 1.0
+
+
+def article_mean(values: Float[np.ndarray, " M"], articles: Int[np.ndarray, " M"]) -> ArticleMean:
+    """Return the mean of `values` with the error that articles leave it.
 
     Raises DataError with fewer than two articles or a value that is not finite.
     """
     sums, sizes = _article_sums(values, articles)
-    draws = _stretched_draws(sums, sizes, resamples, numpy_generator(seed, "bootstrap", purpose))
-    return _estimate(draws, sums, sizes, confidence)
+    value, error = float(sums.sum() / sizes.sum()), float(cr2_error(sums, sizes))
+    means = sums / sizes
+    return ArticleMean(
+        value=value,
+        error=0.0 if error <= _NO_SPREAD * max(1.0, abs(value)) else error,
+        degrees=float(bell_mccaffrey(sizes)),
+        num_windows=int(sizes.sum()),
+        num_articles=len(sums),
+        effective_articles=float(sizes.sum() ** 2 / (sizes**2).sum()),
+        size_correlation=_correlation(means, np.log(sizes)),
+        skew=_skew(means),
+    )
 
 
-def bootstrap_difference(
-    a: Float[np.ndarray, " M"],
-    b: Float[np.ndarray, " M"],
-    articles: Int[np.ndarray, " M"],
-    *,
-    confidence: float,
-    resamples: int,
-    seed: int,
-    purpose: str,
-    bound: float = 0.0,
-) -> tuple[Estimate, float]:
-    """Return the mean of a - b over the same windows, and the p-value of "it is at most `bound`".
+def mean_difference(
+    a: Float[np.ndarray, " M"], b: Float[np.ndarray, " M"], articles: Int[np.ndarray, " M"]
+) -> ArticleMean:
+    """Return the mean of a - b, paired by window. Raises DataError as `article_mean`."""
+    return article_mean(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), articles)
 
-    The p-value is one-sided; it is at most (1 - confidence) / 2 exactly when the interval lies
-    above the bound. Raises DataError as `bootstrap_mean`.
+
+def cr2_error(
+    sums: Float[np.ndarray, "*N G"], sizes: Float[np.ndarray, "*N G"]
+) -> Float[np.ndarray, "*N"]:
+    """Return the standard error of the ratio mean, from the sums and sizes of G articles.
+
+    An article of the share w of all windows moves the mean by w (its mean - the mean), and pulls
+    the mean towards itself: CR2 divides that by sqrt(1 - w) before squares are added.
     """
-    paired = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    sums, sizes = _article_sums(paired, articles)
-    draws = _stretched_draws(sums, sizes, resamples, numpy_generator(seed, "bootstrap", purpose))
-    p_value = (1 + int(np.count_nonzero(draws <= bound))) / (resamples + 1)
-    return _estimate(draws, sums, sizes, confidence), p_value
+    total = sizes.sum(axis=-1, keepdims=True)
+    share = sizes / total
+    moved = (sums - share * sums.sum(axis=-1, keepdims=True)) / total
+    error: np.ndarray = np.sqrt((moved**2 / (1 - share)).sum(axis=-1))
+    return error
+
+
+def bell_mccaffrey(sizes: Float[np.ndarray, "*N G"]) -> Float[np.ndarray, "*N"]:
+    """Return the degrees of freedom of CR2 for G articles of these sizes.
+
+    CR2's square is a quadratic form of the article means. With means of one variance, the t whose
+    square has its first two moments has trace(S)^2 / trace(S^2) degrees of freedom, where
+
+        S_ij = sqrt(a_i a_j) (1[i = j] - w_i - w_j + q),  a = w^2 / (1 - w),  q = sum w^2
+
+    and w are the shares of windows. G articles of one length leave G - 1.
+    """
+    w = sizes / sizes.sum(axis=-1, keepdims=True)
+    q = (w**2).sum(axis=-1, keepdims=True)
+    a = w**2 / (1 - w)
+    trace = (a * (1 - 2 * w + q)).sum(axis=-1)
+    diagonal = (a**2 * (1 + 2 * (q - 2 * w))).sum(axis=-1)  # (1 + c)^2 - c^2
+    zeroth, first, second = (((a * w**k).sum(axis=-1)) for k in range(3))
+    q = q[..., 0]
+    rest = q**2 * zeroth**2 + 2 * zeroth * second + 2 * first**2 - 4 * q * zeroth * first
+    degrees: np.ndarray = trace**2 / (diagonal + rest)
+    return degrees
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    spread = float(a.std() * b.std())
+    if spread <= _NO_SPREAD:
+        return None
+    return float(((a - a.mean()) * (b - b.mean())).mean()) / spread
+
+
+def _skew(values: np.ndarray) -> float:
+    apart = values - values.mean()
+    spread = float(apart.std())
+    return float((apart**3).mean()) / spread**3 if spread > _NO_SPREAD else 0.0
 
 
 def _article_sums(values: np.ndarray, articles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,56 +173,6 @@ def _article_sums(values: np.ndarray, articles: np.ndarray) -> tuple[np.ndarray,
     return sums, np.bincount(place).astype(np.float64)
 
 
-def _stretched_draws(
-    sums: np.ndarray, sizes: np.ndarray, resamples: int, generator: np.random.Generator
-) -> np.ndarray:
-    """Return the resampled means in rising order, stretched as the module says, [resamples]."""
-    num_articles = len(sums)
-    picks = generator.integers(num_articles, size=(resamples, num_articles))
-    draws = np.sort(sums[picks].sum(axis=1) / sizes[picks].sum(axis=1))
-    mean, spread = sums.sum() / sizes.sum(), draws.std()
-    if spread <= 1e-12 * max(1.0, abs(mean)):  # every article has the same mean
-        return np.full(resamples, mean)
-    stretch = _jackknife_error(sums, sizes) / spread * _tails(num_articles - 1, resamples)
-    stretched: np.ndarray = mean + stretch * (draws - mean)
-    return np.sort(stretched)
-
-
-@lru_cache(maxsize=32)  # as costly as the draws themselves, and the same for every metric of a run
-def _tails(degrees: int, resamples: int) -> np.ndarray:
-    """Return the quantiles of Student's t over those of the normal at the places of the draws."""
-    level = (np.arange(resamples) + 0.5) / resamples
-    normal = ndtri(level)
-    middle = np.abs(normal) < 1e-3  # where t / normal is 0 / 0; its neighbours differ by 1e-6
-    normal[middle], level[middle] = 1e-3, 0.5 + 1e-3 / np.sqrt(2 * np.pi)
-    tails: np.ndarray = stdtrit(degrees, level) / normal
-    tails.flags.writeable = False
-    return tails
-
-
-def _jackknife_error(sums: np.ndarray, sizes: np.ndarray) -> float:
-    """Return the standard error of the mean from leaving out one article at a time."""
-    num_articles = len(sums)
-    without = (sums.sum() - sums) / (sizes.sum() - sizes)
-    spread = np.sum((without - sums.sum() / sizes.sum()) ** 2)
-    return float(np.sqrt((num_articles - 1) / num_articles * spread))
-
-
-def _estimate(
-    draws: np.ndarray, sums: np.ndarray, sizes: np.ndarray, confidence: float
-) -> Estimate:
-    tail = (1 - confidence) / 2
-    outside = max(1, int(tail * (len(draws) + 1) + 1e-9))  # draws at or beyond each limit
-    return Estimate(
-        value=float(sums.sum() / sizes.sum()),
-        lower=float(draws[outside - 1]),
-        upper=float(draws[-outside]),
-        confidence=confidence,
-        num_windows=int(sizes.sum()),
-        num_articles=len(sums),
-    )
-
-
 def sign_flip_mean_p(
     values: Float[np.ndarray, " M"],
     articles: Int[np.ndarray, " M"],
@@ -158,7 +183,7 @@ def sign_flip_mean_p(
     """Return the one-sided p-value of "the mean is at most `bound`" by turning whole articles over.
 
     What is flipped is the sum of (value - bound) per article, so the statistic is the mean over
-    windows, as in the interval. Raises DataError as `bootstrap_mean`.
+    windows, as in the interval. Raises DataError as `article_mean`.
     """
     sums, sizes = _article_sums(values, articles)
     return sign_flip_p(sums - bound * sizes, seed=seed)
@@ -206,11 +231,11 @@ def design_effect(values: Float[np.ndarray, " M"], articles: Int[np.ndarray, " M
     """Return by how much articles inflate the variance of the mean over that of M free windows.
 
     M divided by it is the number of independent windows that would tell as much. It is 1 when all
-    values are equal. Raises DataError as `bootstrap_mean`.
+    values are equal. Raises DataError as `article_mean`.
     """
     sums, sizes = _article_sums(values, articles)
     free = float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
-    return _jackknife_error(sums, sizes) ** 2 / free if free > 0 else 1.0
+    return float(cr2_error(sums, sizes)) ** 2 / free if free > 0 else 1.0
 
 
 def more_articles(articles: int, half_width: float, distance: float) -> int:
@@ -231,10 +256,11 @@ def mean_over_seeds(
     crossed, value = mean + article + seed + rest, its components are the moments of the articles'
     contributions, none below zero. The half-width joins the two as Howe does,
 
-        t(G - 1)^2 * between_articles / G  +  t(S - 1)^2 * (variance of the S means) / S
+        t(f)^2 * between_articles / G  +  t(S - 1)^2 * (variance of the S means) / S
 
-    (the second term holds the rest as well), and is wide where two or three seeds differ.
-    Raises DataError with fewer than two seeds, and as `bootstrap_mean`.
+    (f is `bell_mccaffrey`; the second term holds the rest as well), and is wide where two or three
+    seeds differ.
+    Raises DataError with fewer than two seeds, and as `article_mean`.
     """
     values = np.asarray(values, dtype=np.float64)
     num_seeds = len(values)
@@ -246,14 +272,16 @@ def mean_over_seeds(
     rows = [_article_sums(row, articles) for row in values]
     sums, sizes = np.stack([row[0] for row in rows]), rows[0][1]
     means, num_articles = sums.sum(axis=1) / sizes.sum(), len(sizes)
-    # What an article moves the mean of a seed by, times G: on the scale of a single article.
-    moved = (sums - means[:, None] * sizes) * num_articles / sizes.sum()
+    # What an article moves the mean of a seed by, as CR2 has it, on the scale of a single article.
+    pulled = np.sqrt((num_articles - 1) / num_articles / (1 - sizes / sizes.sum()))
+    moved = (sums - means[:, None] * sizes) * pulled * num_articles / sizes.sum()
     of_articles = moved.mean(axis=0)
     free = (num_seeds - 1) * (num_articles - 1)
     rest = float(((moved - of_articles) ** 2).sum()) / free
-    between_articles = max(0.0, float(of_articles.var(ddof=1)) - rest / num_seeds)
+    seen = float((of_articles**2).sum()) / (num_articles - 1)
+    between_articles = max(0.0, seen - rest / num_seeds)
     seed_means = float(means.var(ddof=1))
-    t_articles, t_seeds = stdtrit([num_articles - 1, num_seeds - 1], (1 + confidence) / 2)
+    t_articles, t_seeds = stdtrit([bell_mccaffrey(sizes), num_seeds - 1], (1 + confidence) / 2)
     half_width = math.sqrt(
         t_articles**2 * between_articles / num_articles + t_seeds**2 * seed_means / num_seeds
     )

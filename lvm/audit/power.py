@@ -14,7 +14,7 @@ from lvm.audit.finding import Finding, Severity
 from lvm.audit.gates import stated_pool
 from lvm.audit.material import Material
 from lvm.audit.selftest import TRIVIAL, Bench, bench
-from lvm.statistics import NEAREST_DISTANCE, bootstrap_mean, design_effect, more_articles
+from lvm.statistics import NEAREST_DISTANCE, article_mean, design_effect, more_articles
 
 
 @check("UNDERPOWERED", "are there articles enough to tell?")
@@ -85,10 +85,7 @@ def _power(
     what: str,
 ) -> Power:
     """Carry the half-width on a sample over to the whole split, by the correlation in articles."""
-    estimate = bootstrap_mean(
-        values, articles, confidence=tried.config.confidence, resamples=tried.config.resamples,
-        seed=tried.seed, purpose=f"power {metric}",
-    )  # fmt: skip
+    estimate = article_mean(values, articles).estimate(tried.config.confidence)
     seen = np.unique(articles, return_counts=True)[1]
     mates = _mates(seen)
     alike = np.clip((design_effect(values, articles) - 1) / mates, 0, 1) if mates > 0 else 0.0

@@ -127,7 +127,7 @@ class Bench:
         constant, oracle = self.ranked["constant"][0], self.ranked["oracle"][0]
 
         def stage(predictions: np.ndarray, windows: Windows) -> list[GateResult]:
-            return [stage_gate(self.cosine(predictions, windows), config, seed)]
+            return [stage_gate(self.cosine(predictions, windows), config)]
 
         def success(predictions: np.ndarray, windows: Windows) -> list[GateResult]:
             return success_gates(self.known(predictions, windows), constant, config, seed)[1]

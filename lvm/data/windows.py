@@ -29,7 +29,7 @@ class Windows:
 
     contexts: np.ndarray  # [M, T] int64, oldest first
     targets: np.ndarray  # [M] int64
-    articles: np.ndarray  # [M] int64, the cluster of the bootstrap
+    articles: np.ndarray  # [M] int64, the unit of every interval
 
     def __post_init__(self) -> None:
         m = len(self.targets)

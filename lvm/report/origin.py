@@ -79,7 +79,7 @@ def origin_section(run: Run) -> Iterator[Block]:
         ("Seed", str(started["config"]["recipe"]["seed"])),
         ("Gates", f"stage: dev cosine >= {gates['stage_eval_cosine']:g}; success: R@5 "
          f"+{gates['success_r_at_5']:g} or MRR +{gates['success_mrr']:g} over {run.baseline}; "
-         f"{gates['confidence']:.0%} intervals from {gates['resamples']:,} resamples of articles"),
+         f"{gates['confidence']:.0%} intervals over articles"),
         ("Code version", started["code"]),
         ("Commit", started["commit"] or "no git checkout"),
         ("Versions", versions),

@@ -186,7 +186,7 @@ def _stage_verdict(spec: ArmSpec, per_query: PerQuery) -> str:
     """Judge the stage gate: dev cosine, or where it proves nothing the gain over AR-only."""
     baseline = stage_baseline(spec)
     if baseline is None:
-        return str(stage_gate(per_query, spec.gates, spec.recipe.seed).verdict)
+        return str(stage_gate(per_query, spec.gates).verdict)
     return str(success_gates(per_query, PerQuery.load(baseline), spec.gates, spec.recipe.seed)[0])
 
 

@@ -27,7 +27,6 @@ class Confirmations:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._p_values: list[float] = []  # of the success gates judged so far
         self._trained: list[FullTraining] = []
         self.judged: list[tuple[FullTraining, Confirmation]] = []
 
@@ -39,15 +38,16 @@ class Confirmations:
             return TrainedOutcome(step=trained.step, arm=trained.arm)
         judged = judge_one(
             trained, self._ar_only(), self._runner.gates, self._runner.base.seed,
-            others=self._p_values,
+            looks=self._runner.looks, split_share=self._runner.split_share("test"),
         )  # fmt: skip
-        tested = [*judged.gates, *(judged.control_gates if trained.trained_control else ())]
-        self._p_values += _p_values(tested, "success")
         return self._note(trained, judged)
 
     def settle(self) -> SettledOutcome:
         """Judge all full trainings together, and what the combination adds to the best of them."""
-        settled = settle(self._trained, self._ar_only(), self._runner.gates, self._runner.base.seed)
+        settled = settle(
+            self._trained, self._ar_only(), self._runner.gates, self._runner.base.seed,
+            split_share=self._runner.split_share("test"),
+        )  # fmt: skip
         outcomes = [
             self._note(trained, judged)
             for trained, judged in zip(self._trained, settled.judged, strict=True)
@@ -99,8 +99,10 @@ def judge_one(
     *,
     others: Sequence[float] = (),
     other_gains: Sequence[float] = (),
+    looks: int = 1,
+    split_share: float | None = None,
 ) -> Confirmation:
-    """Judge one full training, corrected for the p-values of `others`."""
+    """Judge one full training: one of `looks`, or together with the p-values of `others`."""
     return judge_confirmation(
         trained.test,
         ar_only,
@@ -109,13 +111,16 @@ def judge_one(
         seed,
         others=others,
         other_gains=other_gains,
+        looks=looks,
+        split_share=split_share,
         control_diverged=trained.control_reason is StopReason.DIVERGED,
     )
 
 
 def settle(
-    trainings: Sequence[FullTraining], ar_only: PerQuery | None, gates: GateConfig, seed: int
-) -> Settlement:
+    trainings: Sequence[FullTraining], ar_only: PerQuery | None, gates: GateConfig, seed: int, *,
+    split_share: float | None = None,
+) -> Settlement:  # fmt: skip
     """Judge all trainings by Holm over their success gates, and over their gains likewise."""
     alone = [judge_one(trained, ar_only, gates, seed) for trained in trainings]
     success = [_p_values(judged.gates, "success") for judged in alone]
@@ -130,6 +135,7 @@ def settle(
         judge_one(
             trained, ar_only, gates, seed,
             others=[*_without(success, i), *extra], other_gains=_without(gains, i),
+            split_share=split_share,
         )
         for i, trained in enumerate(trainings)
     ]  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def judge_stage(result: ArmResult, seed: int) -> GateResult:
         return not_judged(result.lane.detail or str(result.reason))
     baseline = stage_baseline(spec)
     if baseline is None:
-        gate = stage_gate(result.dev, spec.gates, seed)
+        gate = stage_gate(result.dev, spec.gates)
     else:
         verdict, both = success_gates(result.dev, PerQuery.load(baseline), spec.gates, seed)
         gate = next((gate for gate in both if gate.verdict is verdict), both[0])
@@ -129,12 +130,15 @@ def judge_gains(
     controls: Mapping[str, PerQuery | None],
     gates: GateConfig,
     seed: int,
-    earlier_p_values: Sequence[float] = (),
+    *,
+    looks: int = 1,
+    split_share: float | None = None,
 ) -> dict[str, list[GateResult]]:
     """Return each arm's gains over its control; PASS is above zero after Holm over all of them.
 
-    `earlier_p_values` are those of the gains of the run's earlier steps. The gain in cosine is
-    shown with them and decides nothing, for a cosine is no retrieval.
+    `looks` and `split_share` are as in `lvm.gates.correct`: a run judges the gains of each of its
+    steps once. The gain in cosine is shown with them and decides nothing, for a cosine is no
+    retrieval.
     """
     found: dict[str, list[GateResult]] = {}
     shown: dict[str, list[GateResult]] = {}
@@ -146,7 +150,7 @@ def judge_gains(
             ]
             shown[arm] = [gain(result.dev, control, "eval_cosine", gates, seed)]
     together = [g for gains in found.values() for g in gains]
-    corrected = iter(correct(together, gates, earlier_p_values))
+    corrected = iter(correct(together, gates, looks=looks, split_share=split_share))
     return {arm: [*(next(corrected) for _ in found[arm]), *shown[arm]] for arm in found}
 
 
@@ -210,20 +214,27 @@ def judge_confirmation(
     *,
     others: Sequence[float] = (),
     other_gains: Sequence[float] = (),
+    looks: int = 1,
+    split_share: float | None = None,
     control_diverged: bool = False,
 ) -> Confirmation:
     """Judge a full training: the success gate, and the gain over the unchanged recipe.
 
-    Both come from the test split. `others` are the p-values of the success gates judged beside this
-    one, `other_gains` those of the gains over the control (Holm over all). A control that diverged
+    Both come from the test split, and are a family each. Judged one by one, each confirmation is
+    one of `looks`; judged all together, `others` are the p-values of the other success gates and
+    `other_gains` those of the other gains over the control (Holm over all). A control that diverged
     left no model to compare with, and any model beats that.
     """
-    success, results = _success(judged, baseline, gates, seed, others)
-    control, control_gates = _success(unchanged, baseline, gates, seed, others)
+    judge_success = partial(
+        _success, baseline=baseline, gates=gates, seed=seed, others=others, looks=looks,
+        split_share=split_share,
+    )  # fmt: skip
+    success, results = judge_success(judged)
+    control, control_gates = judge_success(unchanged)
     over: list[GateResult] = []
     if judged is not None and unchanged is not None:
         over = [gain(judged, unchanged, metric, gates, seed) for metric in SUCCESS_METRICS]
-        over = correct(over, gates, other_gains)
+        over = correct(over, gates, other_gains, looks=looks, split_share=split_share)
     wins = control_diverged or any(g.verdict is Verdict.PASS for g in over)
     return Confirmation(
         success=success,
@@ -240,11 +251,15 @@ def _success(
     gates: GateConfig,
     seed: int,
     others: Sequence[float],
+    looks: int,
+    split_share: float | None,
 ) -> tuple[Verdict, list[GateResult]]:
     if judged is None or baseline is None:
         which = "the arm" if judged is None else "AR-only"
         return Verdict.NOT_EVALUABLE, [not_judged(f"{which} left no results on the test split")]
-    return success_gates(judged, baseline, gates, seed, others)
+    return success_gates(
+        judged, baseline, gates, seed, others, looks=looks, split_share=split_share
+    )
 
 
 def _best(verdicts: Sequence[Verdict]) -> Verdict:

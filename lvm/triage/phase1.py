@@ -74,7 +74,9 @@ def _judge(
     baseline = runner.test_results(specs[AR_ONLY])
     if judged is None or baseline is None:
         return Verdict.NOT_EVALUABLE, [not_judged("a model left no results on the test split")]
-    return success_gates(judged, baseline, runner.gates, runner.base.seed)
+    return success_gates(
+        judged, baseline, runner.gates, runner.base.seed, split_share=runner.split_share("test")
+    )
 
 
 def _judge_predictions(runner: Runner, path: Path) -> PerQuery:

@@ -12,17 +12,16 @@ from lvm.evaluation.metrics import PerQuery
 from lvm.records import Verdict
 from lvm.triage.actions import RunStep, StepOutcome
 from lvm.triage.arm import ArmSpec, dev_file
-from lvm.triage.judge import ArmResult, absent_arms, decisive, judge_gains, judge_step
+from lvm.triage.judge import ArmResult, absent_arms, judge_gains, judge_step
 from lvm.triage.runner import CONTROL, Runner
 from lvm.triage.step import Arm, Facts, Proposal, Role, Step
 
 
 class Questions:
-    """Asks the steps of one run; what they tested is corrected together."""
+    """Asks the steps of one run."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._gain_p_values: list[float] = []  # on dev, of the steps so far
         self._cuts: dict[int, Dataset | str] = {}  # T -> windows of T, or why none
 
     def ask(self, action: RunStep) -> StepOutcome:
@@ -116,11 +115,10 @@ class Questions:
         controls = {r.spec.id: self._control_of(r, control) for r in arms}
         gains = judge_gains(
             arms, controls, self._runner.gates, self._runner.base.seed,
-            () if step.extended else self._gain_p_values,
+            # Open questions carry nothing, and are a family each.
+            looks=1 if step.extended else len(self._runner.request.steps),
+            split_share=self._runner.split_share("dev"),
         )  # fmt: skip
-        if not step.extended:  # those carry nothing, and are a family of their own
-            tested = [g.p_value for found in gains.values() for g in decisive(found)]
-            self._gain_p_values += [p for p in tested if p is not None]
         stages = {
             r.spec.id: self._runner.judge_dev(r, gains.get(r.spec.id, ())).verdict for r in arms
         }

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lvm.audit.training import training_findings
 from lvm.config import Recipe
 from lvm.data.windows import Dataset
@@ -54,6 +56,33 @@ class Runner:
     def base_model(self) -> ArmSpec | None:
         """The base recipe's model of phase 1; None where predictions stood in for it."""
         return self.phase1.get(objective_name(self.base))
+
+    @property
+    def looks(self) -> int:
+        """The most success gates of trained arms that this run can judge, known before it starts.
+
+        One confirmation per step, one of what the steps keep together, and one of the unchanged
+        recipe where phase 1 was handed its model and confirmations train it. It is one model,
+        however often it stands beside an arm.
+        """
+        request = self.request
+        together = 0 if request.independent else 1
+        handed_in = request.checkpoint is not None or request.predictions is not None
+        return len(request.steps) + together + (1 if handed_in else 0)
+
+    def split_share(self, split: str) -> float | None:
+        """Return the share of the corpus's articles in a split; None where files fixed the split.
+
+        Articles too short for one window count in neither.
+        """
+        if not self.request.from_bank:
+            return None
+        parts = {
+            name: np.unique(getattr(self.dataset, name).articles)
+            for name in ("train", "dev", "test")
+        }
+        total = sum(len(articles) for articles in parts.values())
+        return len(parts[split]) / total if total else None
 
     def carried_recipe(self, carried: Sequence[tuple[str, str]]) -> Recipe:
         """Return the base recipe with the changes of carried (step, arm)."""
