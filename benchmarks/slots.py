@@ -40,7 +40,7 @@ from lvm.triage.step import Role  # noqa: E402
 OUT = REPORTS / "slots" / "slots.md"
 CASES = ((5, 1), (5, 2), (31, 6))  # arms, slots
 BUDGET = 8
-GATES = GateConfig(stage_eval_cosine=0.999, resamples=200)
+GATES = GateConfig(stage_eval_cosine=0.999)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import brentq  # type: ignore[import-untyped]  # scipy has no stubs
@@ -73,6 +74,7 @@ def more_for_a_chance(
     return Outlook(articles=middle, fewest=fewest, most=most)
 
 
+@lru_cache(maxsize=64)  # the same for all that is judged on one split
 def _margin(degrees: float, level: float) -> float:
     """Return x of the module's docstring."""
     tails = (np.arange(_GUESSES) + 0.5) / _GUESSES

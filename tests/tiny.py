@@ -31,7 +31,7 @@ from lvm.triage.step import steps_in_order
 from lvm.triage.triage import Triage
 
 WIDTH = 16
-ARTICLES, CHUNKS = 24, 15
+ARTICLES, CHUNKS = 60, 9  # six or more articles in every split: fewer settle no gate
 NOISE = 0.25  # length of the noise that each turn adds to a unit vector
 LATENCY_QUERIES = 2  # timed one by one; a hundred of them cost more than all epochs of an arm
 
@@ -70,7 +70,7 @@ def config(*, base: Recipe | None = None, stage: float = 0.35, epochs: int = 2) 
     """A triage of `epochs` per step, rungs from the first epoch on, cheap intervals."""
     return RunConfig(
         recipe=base or recipe(),
-        gates=GateConfig(stage_eval_cosine=stage, resamples=200),
+        gates=GateConfig(stage_eval_cosine=stage),
         schedule=ScheduleConfig(
             short_epochs=epochs, long_epochs=epochs, first_rung=1, confirm_workers=1
         ),

@@ -12,6 +12,7 @@ from lvm.audit.coverage import easy_pool
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
 from lvm.audit.selftest import BLIND, TRIVIAL, Bench, GateUnderTest, bench
+from lvm.gates import MIN_ARTICLES
 from lvm.records import GateResult, Verdict
 
 OWN_FIRST_SHARE = 0.05  # of queries whose rank 1 may be one of their own contexts
@@ -85,7 +86,7 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
             f"the {gate.name} gate cannot judge the oracle: {oracle[0].reason}",
             "give eval windows of more articles",
         )
-    if _verdict(oracle) != Verdict.PASS or _mismeasured(gate, oracle):
+    if not _holds(oracle) or _mismeasured(gate, oracle):
         yield _gate_finding(
             tried, gate, "GATE_INVALID", Severity.BLOCK, {"oracle": oracle},
             seen=f"the {gate.name} gate judges the oracle {_verdict(oracle)}: {_why(oracle)}",
@@ -97,7 +98,7 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
             f"window, and keep its bound ({gate.bound:g}) within reach of a perfect answer",
         )  # fmt: skip
     blind = {name: _judge(tried, gate, name) for name in BLIND}
-    passed = {name: results for name, results in blind.items() if _verdict(results) == Verdict.PASS}
+    passed = {name: results for name, results in blind.items() if _holds(results)}
     if passed:
         yield _gate_finding(
             tried, gate, "GATE_INVALID", Severity.BLOCK, passed,
@@ -108,6 +109,15 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
             "says nothing about a model; data and encoder may be sound, the bound is not.",
             next=_raise_bound(gate, _trivial(tried, gate)),
         )  # fmt: skip
+
+
+def _holds(results: Sequence[GateResult]) -> bool:
+    """Whether a gate lets these through; on too few articles for a verdict, whether it would."""
+    return _verdict(results) == Verdict.PASS or any(
+        r.estimate.num_articles < MIN_ARTICLES and r.estimate.lower >= r.bound
+        for r in results
+        if r.estimate is not None
+    )
 
 
 def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lvm.gates import FAIL_ARTICLES, MIN_ARTICLES, SKEWED
 from lvm.report import (
     NONE,
     Block,
@@ -21,23 +22,33 @@ from lvm.report.many import ARMS, shown_arms
 from lvm.report.models import added, confirmed_name, is_combination
 
 DECIDES = (
-    "Every difference is paired by window, and whole articles are resampled. The bootstrap p-value "
-    "after Holm decides: it is read from the draws that give the interval, it tests the mean that "
-    "the bound is stated for, and gains and losses need not be symmetric about the bound. The "
-    "sign-flip p-value beside it does ask that, and is exact then, however few the articles: a "
-    "second opinion that decides nothing. Where the two disagree, a few articles carry the result. "
-    "The design effect is by how much the likeness of windows of one article widens an interval's "
-    "square; windows divided by it are the independent windows that would tell as much."
+    "Every difference is paired by window, and the article is its unit. The p-value after "
+    "correction decides: it is Student's t of the mean that the bound is stated for, with the "
+    "error (CR2) and the degrees of freedom (Bell and McCaffrey) that articles of these lengths "
+    "leave. The sign-flip p-value beside it asks that gains and losses be symmetric about the "
+    "bound, and is exact then, however few the articles: a second opinion that decides nothing. "
+    "Where the two disagree, a few articles carry the result. The design effect is by how much the "
+    "likeness of windows of one article widens an interval's square; windows divided by it are the "
+    "independent windows that would tell as much. Effective articles are the articles of one "
+    f"length that would tell as much, (sum n)^2 / (sum n^2). Fewer than {MIN_ARTICLES} articles "
+    f"give neither PASS nor FAIL. Below {FAIL_ARTICLES} articles a FAIL on gains whose skewness is "
+    f"{SKEWED:g} or more needs twice the half-width, for a few articles that gain much may be "
+    "missing."
 )
 PEEKING = (
     "Dev is looked at often, and no verdict of a run is read from it, so that peeking is avoided "
     "there: the cosine of every epoch may stop or prune an arm, the stage gate chooses the arm to "
-    "confirm, the gains over the control the arm that later steps start from (corrected by Holm "
-    "over the arms they are judged with). What was chosen is trained in full and judged on test, "
-    "which no choice has seen. Test is looked at once per model, at the end of a training whose "
-    "length was fixed before, and these looks are corrected. PASSED and FIXED are two claims at a "
-    "one-sided level of half the intervals' error each (2.5 % of 5 %): PASSED by Holm over its two "
-    "metrics, FIXED by Holm over both metrics of all arms confirmed so far. Repeated seeds look at "
+    "confirm, the gains over the control the arm that later steps start from (each step spends an "
+    "equal part of the level, by Holm over its arms). What was chosen is trained in full and "
+    "judged on test, which no choice has seen. Test is looked at once per model, at the end of a "
+    "training whose length was fixed before, and these looks are corrected. PASSED and FIXED are two claims at a "
+    "one-sided level of half the intervals' error each (2.5 % of 5 %), and a run makes a false one "
+    "in at most their sum. PASSED is judged once, by Holm over its two metrics. FIXED may be "
+    "judged once per step, once for what the steps keep together, and once for the unchanged "
+    "recipe where phase 1 was handed a model. This maximum is known before the run, each look "
+    "spends an equal part of the level (with five steps 2.5 % / 6), and Holm divides it between "
+    "both metrics. The gains over the control that name the cause are spent alike. With "
+    "--all-steps all of them are judged once, at the end, by Holm over all. Repeated seeds look at "
     "test once more, and decide nothing. Not corrected: other triages on the same test split."
 )
 
@@ -52,9 +63,9 @@ def gates_section(run: Run) -> Iterator[Block]:
         return
     yield Table(
         "every gate that was judged; the gains of arms over their control are in the steps",
-        "llllrrrrll",
+        "llllrrrrrrll",
         ("Model or arm", "Split", "Gate", "Metric", "Bound", "Value [interval]", "Articles",
-         "Design effect", "Verdict", "Reason"),
+         "Effective articles", "Correlation with size", "Design effect", "Verdict", "Reason"),
         [_gate(*row) for row in rows],
     )  # fmt: skip
     if any(len(step["arms"]) > ARMS for step in run.document["steps"]):
@@ -115,15 +126,17 @@ def _gate(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
     articles = f"{found['num_articles']:,}" if found else NONE
     return [
         name, split, gate["gate"], title_of(gate["metric"]), bound, estimate(gate), articles,
+        number(gate.get("effective_articles"), 1),
+        number(gate.get("size_correlation"), 2, sign=True),
         number(gate.get("design_effect"), 1), gate["verdict"], gate["reason"],
     ]  # fmt: skip
 
 
 def _p_values(rows: Sequence[Row]) -> Table:
     return Table(
-        "p-values of the differences, one-sided against their bounds; the one after Holm decides",
+        "p-values of the differences, one-sided against their bounds; the corrected one decides",
         "llllrrrrrr",
-        ("Model or arm", "Split", "Gate", "Metric", "Bound", "p", "p after Holm", "over",
+        ("Model or arm", "Split", "Gate", "Metric", "Bound", "p", "p corrected", "over",
          "p by sign flips", "Independent windows"),
         [_p_value(*row) for row in rows],
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lvm.events import Events
+from lvm.events import Event, Events
 from lvm.records import METRICS, RunVerdict
 from lvm.triage.actions import MORE_TRAINING
 
@@ -54,18 +54,39 @@ def headline(document: Mapping[str, Any], events: Events) -> str:
 
 
 def _nearest(events: Events) -> str | None:
-    """Name the confirmed arm whose interval crosses its bound, and by how much it gains."""
-    open_ended = events.last("confirmed", verdict="INCONCLUSIVE")
-    if open_ended is None:
+    """Say what is known of the arm whose interval crosses its bound: that it helps, or not even so.
+
+    It helps only if its full training beat the unchanged recipe on the test split, after
+    correction; of several such arms the last is named.
+    """
+    crossing = events.of("confirmed", verdict="INCONCLUSIVE")
+    if not crossing:
         return None
-    kept = [e["step"] for e in events.of("step_ended") if e["kept"]]
-    steps = " + ".join(kept) or open_ended["step"]
+    helping = [e for e in crossing if _verdicts(e, "gain", "PASS")]
+    named = (helping or crossing)[-1]
     gains = ", ".join(
         f"{METRICS[g['metric']].title} {g['reason']}"
-        for g in open_ended["gates"]
-        if g["gate"] == "success" and g["verdict"] == "INCONCLUSIVE"
+        for g in _verdicts(named, "success", "INCONCLUSIVE")
     )
-    return f"{steps} helps, but the test split is too small to say whether enough ({gains})"
+    if helping:
+        what = f"{_steps(events, named)} helps"
+        return f"{what}, but the test split is too small to say whether enough ({gains})"
+    return (
+        "nothing that was confirmed clearly beats its control, and the test split is too small to "
+        f"rule a success out ({named['arm']}: {gains})"
+    )
+
+
+def _verdicts(confirmed: Event, gate: str, verdict: str) -> list[Mapping[str, Any]]:
+    """Return the results of one kind of gate with one verdict."""
+    return [g for g in confirmed["gates"] if g["gate"] == gate and g["verdict"] == verdict]
+
+
+def _steps(events: Events, confirmed: Event) -> str:
+    """Name the steps that a confirmed arm is made of: what it started from, and its own."""
+    decided = events.last("decision", action="Confirm", step=confirmed["step"])
+    before = [step for step, _ in decided["carried"]] if decided else []
+    return " + ".join(dict.fromkeys([*before, confirmed["step"]]))
 
 
 def _beside(combination: Mapping[str, Any] | None) -> str | None:

@@ -50,7 +50,7 @@ def measure(name: str) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         spec = ArmSpec(
             id=name, step="golden", name=name, role=Role.PHASE1, recipe=recipe,
-            folder=Path(folder), gates=GateConfig(resamples=200),
+            folder=Path(folder), gates=GateConfig(),
         )  # fmt: skip
         records = run_arm(spec, tiny.dataset())
         return [{k: record[k] for k in KEYS if k in record} for record in records]

@@ -128,7 +128,7 @@ pretend.device()
 def run(device, epochs):
     recipe = tiny.recipe(**{"training.epochs": 2, "search_space": "projected"})
     spec = ArmSpec(id=device, step="s", name=device, role=Role.PHASE1, recipe=recipe,
-                   folder=Path(sys.argv[1]) / device, gates=GateConfig(resamples=200),
+                   folder=Path(sys.argv[1]) / device, gates=GateConfig(),
                    device=device, evaluate_test=True)
     records = run_arm(spec, tiny.dataset())
     return [next(records) for _ in range(epochs)]

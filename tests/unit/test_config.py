@@ -86,7 +86,6 @@ def test_a_choice_lists_what_is_allowed(key) -> None:
         ("gates.stage_eval_cosine", 1.1),
         ("gates.confidence", 0.5),
         ("gates.success_r_at_5", 0.0),
-        ("gates.resamples", 199),
         ("schedule.reduction_factor", 1),
         ("schedule.first_rung", 6),
     ],

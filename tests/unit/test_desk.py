@@ -30,7 +30,7 @@ def arm(number: int, *, role=Role.ARM, workers: int = 1) -> ArmSpec:
     recipe = tiny.recipe(**{"training.epochs": BUDGET})
     return ArmSpec(
         id=f"a{number:03d}", step="s", name=f"arm {number}", role=role, recipe=recipe,
-        folder=Path("nowhere"), gates=GateConfig(resamples=200), workers=workers,
+        folder=Path("nowhere"), gates=GateConfig(), workers=workers,
     )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def shifted(windows: Windows) -> Windows:
 
 def test_a_cosine_gate_that_compares_with_the_next_target_is_invalid(tried: Bench) -> None:
     def off_by_one(predictions, windows):
-        return [stage_gate(tried.cosine(predictions, shifted(windows)), tried.config, 0)]
+        return [stage_gate(tried.cosine(predictions, shifted(windows)), tried.config)]
 
     gate = dataclasses.replace(stage(tried), judge=off_by_one)
     (found,) = invalid(tried, gate)

@@ -44,7 +44,7 @@ def arm_of(name: str, data: Dataset) -> Iterator[SimpleNamespace]:
     with tempfile.TemporaryDirectory() as folder:
         spec = ArmSpec(
             id=name, step="s", name=name, role=Role.PHASE1, recipe=tiny.recipe(**SPACES[name]),
-            folder=Path(folder), gates=GateConfig(resamples=200), device="pretend",
+            folder=Path(folder), gates=GateConfig(), device="pretend",
         )  # fmt: skip
         yield SimpleNamespace(spec=spec, model=Predictor(spec.recipe, data.bank.width))
 

@@ -296,7 +296,7 @@ def make_spec(folder, name, role, *, seed=0, **changes) -> ArmSpec:
     identity = arm_id(recipe, data="data", code="code")
     return ArmSpec(
         id=identity, step="s", name=name, role=role, recipe=recipe, folder=folder / identity,
-        gates=GateConfig(resamples=200),
+        gates=GateConfig(),
     )  # fmt: skip
 
 
@@ -433,7 +433,7 @@ def test_holm_over_a_step_asks_more_of_each_arm() -> None:
     assert all(g.num_tests == 12 for g in decisive(gains["slight"]))
     assert "not after correction for 12 comparisons" in gains["slight"][0].reason
     assert beside.kept is None
-    later = judge_gains([slight], {"slight": control}, GATES, 0, earlier_p_values=[0.5] * 10)
+    later = judge_gains([slight], {"slight": control}, GATES, 0, looks=6)
     assert all(g.verdict is Verdict.INCONCLUSIVE for g in decisive(later["slight"]))
 
 

@@ -49,6 +49,7 @@ def gate(kind: str, metric: str, value: float, verdict: Verdict, bound: float = 
     return GateResult(
         gate=kind, metric=metric, bound=bound, estimate=estimate, verdict=verdict,
         reason=f"{kind} of {metric} in words", design_effect=2.16,
+        effective_articles=12.34, size_correlation=-0.449,
         **{} if kind == "stage" else PAIRED,
     )  # fmt: skip
 
@@ -411,7 +412,10 @@ def test_every_judged_gate_is_in_the_gate_table(fixed, events):
     rows = [line for line in gates.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == len(judged)
     line = next(r for r in rows if r.startswith("| temperature 0.10 | dev"))
-    assert "| 0.350 | 0.398 [0.376, 0.429] | 19 | 2.2 | PASS | stage of eval_cosine in " in line
+    assert (
+        "| 0.350 | 0.398 [0.376, 0.429] | 19 | 12.3 | -0.45 | 2.2 | PASS | stage of eval_cosine in "
+        in line
+    )
     line = next(r for r in rows if r.startswith("| temperature 0.05 | dev"))
     assert "| – | – | – | – | NOT_EVALUABLE | the loss is NaN at update 17 |" in line
 
@@ -443,7 +447,7 @@ def test_the_report_says_which_looks_are_corrected_and_which_avoided(fixed, tmp_
     for text in (fixed[0], fixed[1]):
         assert "peeking is avoided there" in text
         assert "Not corrected: other triages on the same test split." in text
-        assert "The bootstrap p-value after Holm decides" in text
+        assert "The p-value after correction decides" in text
     assert "design effect 2.2: 432 windows tell as much as 200 independent ones" in fixed[0]
 
 
@@ -471,7 +475,7 @@ def test_the_combination_and_what_it_adds_are_in_the_gate_table(events, tmp_path
         ["| arm a + arm b over temperature 0.10 alone", "test", "adds", "R@5"],
         ["| arm a + arm b over temperature 0.10 alone", "test", "adds", "MRR"],
     ]  # fmt: skip
-    assert "| +0.000 | +0.043 [+0.022, +0.075] | 19 | 2.2 |" in new[4]
+    assert "| +0.000 | +0.043 [+0.022, +0.075] | 19 | 12.3 | -0.45 | 2.2 |" in new[4]
     assert "| PASS |" in new[4]
     assert new[:4] == [line for line in unsettled.splitlines() if line not in alone.splitlines()]
 
