@@ -347,7 +347,7 @@ def test_what_is_settled_asks_for_no_articles() -> None:
 
 
 def test_arms_judged_together_are_corrected_together() -> None:
-    arm, base = toy(0.15, spread=0.06), toy(0.0, spread=0.0)
+    arm, base = toy(0.03, spread=0.06), toy(0.0, spread=0.0)
     alone = gain(arm, base, "r_at_5", CONFIG, 0)
     nothing = [gain(base, base, "mrr", CONFIG, 0)] * 999
     broken = gain(toy(0.1, articles=1), toy(0.1, articles=1), "mrr", CONFIG, 0)
