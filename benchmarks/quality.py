@@ -82,7 +82,7 @@ def _table(text: Text) -> Iterator[str]:
     """Yield the table of one text: the front, then every model."""
     folds = [front_members(dataset) for dataset in text.datasets]
     members = [Scores.joined(parts) for parts in zip(*folds, strict=True)]
-    front = Front.of(members)
+    front = Front(members)
     judged = members[0]
     yield f"## {text.name.capitalize()}"
     yield ""
@@ -109,7 +109,7 @@ def _table(text: Text) -> Iterator[str]:
 def _compared(name: str, text: Text, predictions: Sequence[Tensor], front: Front) -> str:
     given = dict(zip(map(id, text.datasets), predictions, strict=True))
     scores = _judged(text, lambda dataset: given[id(dataset)])
-    return _row(name, scores, front.below(scores))
+    return _row(name, scores, front.below(scores, purpose=text.name))
 
 
 def _judged(text: Text, predictions: Callable[[Dataset], Tensor]) -> Scores:
@@ -175,8 +175,8 @@ MODELS: dict[str, Predict] = {
 HEAD = (
     "The front is `mix + a * last` without training, fitted on train. The two right columns say "
     "how far a model lies above the front at equal cosine and at equal R@5 (beyond an end of the "
-    "front: above its last corner), with 95 % intervals over articles, paired by window. The place "
-    "on the front is picked on the judged windows, which favours the front.",
+    "front: above its last member), with 95 % intervals over articles. The place on the front "
+    "is picked on the judged windows, which favours the front, and anew in each resample.",
     "",
     "Remedy: the recipe of the step context_path. Context mix: benchmarks/quality_model.py, "
     "trained on the bundled text's train split; for a small text it is trained further on the "

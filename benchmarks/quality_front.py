@@ -8,23 +8,24 @@ judged windows themselves, which favours the front.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
 from lvm.evaluation.evaluate import evaluate
+from lvm.randomness import numpy_generator
 from lvm.records import Estimate
-from lvm.statistics import mean_difference
 
 PULLS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 3.0)  # values of a
 CONFIDENCE = 0.95
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,75 +78,62 @@ class Above:
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """The corners of the front, by falling cosine and rising R@5.
+    """The members of the front, as PULLS has them, on the judged windows."""
 
-    Between two corners lies what a coin reaches that picks one of the two for every window: no
-    member lies above these lines.
-    """
+    members: Sequence[Scores]
 
-    corners: list[Scores]
+    def below(self, scores: Scores, *, purpose: str) -> Above:
+        """Compare `scores` with the front at equal cosine and at equal R@5.
 
-    @classmethod
-    def of(cls, members: Sequence[Scores]) -> Front:
-        """Find the corners among any number of members."""
-        corners: list[Scores] = []
-        for member in sorted(members, key=lambda m: (-_mean(m, "cosine"), -_mean(m, "hit"))):
-            if corners and _mean(member, "hit") <= _mean(corners[-1], "hit"):
-                continue
-            while len(corners) > 1 and _bends_in(corners[-2], corners[-1], member):
-                corners.pop()
-            corners.append(member)
-        return cls(corners)
-
-    def below(self, scores: Scores) -> Above:
-        """Compare `scores` with the front at equal cosine and at equal R@5, window by window.
-
-        Beyond an end of the front stands its last corner, which understates the distance; its
-        interval is the wider of a level and a sloping front.
-        Raises DataError with fewer than two articles.
+        Articles are resampled, and with each draw the place on the front is found anew: it is as
+        uncertain as the rest, and near the greatest cosine a little less of it is much more R@5.
+        The draws are stretched about the estimate: by Student's t of
+        G - 1 degrees over the normal, and by sqrt(G / (G - 1)). `purpose` names the draws. Raises
+        ValueError with fewer than two articles.
         """
-        return Above(
-            hit=self._gain(scores, "hit", "cosine"),
-            cosine=self._gain(scores, "cosine", "hit"),
-        )
-
-    def _gain(self, scores: Scores, metric: str, equal: str) -> Estimate:
-        """Return the gain in `metric` over the front where it equals the scores in `equal`.
-
-        Where the two are equal is itself uncertain. To first order a window that moves the mean of
-        `equal` moves the place on the front by the slope there: hence the slope in what is paired.
-        """
-        corners = sorted(self.corners, key=lambda corner: _mean(corner, equal))
-        places = [_mean(corner, equal) for corner in corners]
-        place = float(np.interp(_mean(scores, equal), places, np.arange(len(corners))))
-        low = min(int(place), max(0, len(corners) - 2))
-        first, second = corners[low], corners[min(low + 1, len(corners) - 1)]
-        run = _mean(second, equal) - _mean(first, equal)
-        slope = (_mean(second, metric) - _mean(first, metric)) / run if run else 0.0
-        inside = places[0] < _mean(scores, equal) < places[-1]
-
-        def paired(slope: float) -> Estimate:
-            ours, one, other = (
-                getattr(of, metric) - slope * getattr(of, equal) for of in (scores, first, second)
+        _, place = np.unique(scores.articles, return_inverse=True)
+        sizes = np.bincount(place).astype(np.float64)
+        num_articles = len(sizes)
+        if num_articles < 2:
+            raise ValueError(f"need at least 2 articles for an interval (got {num_articles})")
+        sums = np.array(
+            [
+                [np.bincount(place, weights=getattr(of, name)) for name in ("cosine", "hit")]
+                for of in (scores, *self.members)
+            ]
+        )  # [1 + A, 2, G]
+        generator = numpy_generator(0, "bootstrap", purpose)
+        picks = generator.integers(num_articles, size=(RESAMPLES, num_articles))
+        drawn = sums[:, :, picks].sum(-1) / sizes[picks].sum(-1)  # [1 + A, 2, RESAMPLES]
+        draws = np.array([_distances(means) for means in np.moveaxis(drawn, -1, 0)])
+        value = np.array(_distances(sums.sum(-1) / sizes.sum()))
+        tail = (1 + CONFIDENCE) / 2
+        stretch = float(stdtrit(num_articles - 1, tail) / ndtri(tail))
+        stretch *= (num_articles / (num_articles - 1)) ** 0.5
+        limits = value + stretch * (np.quantile(draws, [1 - tail, tail], axis=0) - value)
+        hit, cosine = (
+            Estimate(
+                value=float(value[at]), lower=float(limits[0, at]), upper=float(limits[1, at]),
+                confidence=CONFIDENCE, num_windows=len(scores.hit), num_articles=num_articles,
             )
-            front = (low + 1 - place) * one + (place - low) * other
-            return mean_difference(ours, front, scores.articles).estimate(CONFIDENCE)
-
-        if inside:
-            return paired(slope)
-        # Other articles might have put the scores inside, where the front slopes.
-        level, sloping = paired(0.0), paired(slope)
-        lower, upper = min(level.lower, sloping.lower), max(level.upper, sloping.upper)
-        return dataclasses.replace(level, lower=lower, upper=upper)
+            for at in range(2)
+        )  # fmt: skip
+        return Above(hit, cosine)
 
 
-def _mean(scores: Scores, metric: str) -> float:
-    return float(getattr(scores, metric).mean(dtype=np.float64))
+def _distances(means: Float[np.ndarray, "members 2"]) -> tuple[float, float]:
+    """Return how far the first pair (cosine, R@5) lies above the front of the others, both ways.
 
-
-def _bends_in(first: Scores, middle: Scores, last: Scores) -> bool:
-    """Tell whether the middle one lies on or below the line between its neighbours."""
-    (x0, y0), (x1, y1), (x2, y2) = (
-        (_mean(at, "cosine"), _mean(at, "hit")) for at in (first, middle, last)
-    )
-    return (y1 - y0) * (x0 - x2) <= (y2 - y0) * (x0 - x1)
+    The front runs from the member of greatest cosine to that of greatest R@5, each with the best
+    R@5 so far. Beyond an end stands its last member, which understates the distance.
+    """
+    (cosine, hit), cosines, hits = means[0], means[1:, 0], means[1:, 1]
+    first = int(cosines.argmax())
+    last = max(first, int(hits.argmax()))
+    falling = np.minimum.accumulate(cosines[first : last + 1])
+    rising = np.maximum.accumulate(hits[first : last + 1])
+    at_equal_cosine = np.interp(-cosine, -falling, rising)
+    # Of members with one R@5 the first, whose cosine is the greatest.
+    kept = np.concatenate([[True], rising[1:] > rising[:-1]])
+    at_equal_hit = np.interp(hit, rising[kept], falling[kept])
+    return float(hit - at_equal_cosine), float(cosine - at_equal_hit)

@@ -28,42 +28,36 @@ def scores(cosine: float, hits: int, articles: int = 10, windows: int = 10) -> S
     return Scores(*repeated, np.repeat(np.arange(articles), windows))
 
 
-def test_a_member_below_the_lines_between_others_is_no_corner() -> None:
-    members = [(0.4, 3), (0.5, 4), (0.6, 2), (0.3, 5), (0.45, 4), (0.41, 4)]
-    front = Front.of([scores(cosine, hits) for cosine, hits in members])
-    assert [float(m.cosine.mean()) for m in front.corners] == pytest.approx([0.6, 0.5, 0.3])
-
-
 def test_articles_that_lie_elsewhere_on_the_front_do_not_widen_the_interval() -> None:
     """A model that is a coin's pick of the corners lies on the front, whatever the coin."""
     corners = [scores(0.6, 2, windows=40), scores(0.5, 40, windows=40)]
     coin = np.random.default_rng(0).random(400) < np.repeat(np.linspace(0.1, 0.9, 10), 40)
     names = ("cosine", "hit", "reciprocal")
     picked = [np.where(coin, *(getattr(c, name) for c in corners)) for name in names]
-    above = Front.of(corners).below(Scores(*picked, corners[0].articles))
+    above = Front(corners).below(Scores(*picked, corners[0].articles), purpose="coin")
     for gain in (above.hit, above.cosine):
         assert gain.value == pytest.approx(0, abs=0.02)
         assert gain.upper - gain.lower < 0.05  # articles differ by .8 in what the coin says
 
 
 def test_the_distance_is_taken_at_equal_cosine_and_at_equal_hits() -> None:
-    front = Front.of([scores(0.6, 2), scores(0.5, 4)])
-    above = front.below(scores(0.58, 4))
+    front = Front([scores(0.6, 2), scores(0.5, 4)])
+    above = front.below(scores(0.58, 4), purpose="planted")
     assert above.hit.value == pytest.approx(0.4 - 0.24)  # a fifth of the way: .2 + .2 * .2
     assert above.cosine.value == pytest.approx(0.58 - 0.5)
     assert above.hit.lower > 0
 
 
 def test_the_front_lies_no_way_above_or_below_itself() -> None:
-    front = Front.of([scores(0.6, 2), scores(0.5, 4), scores(0.3, 5)])
-    for member in front.corners:
-        above = front.below(member)
+    front = Front([scores(0.6, 2), scores(0.5, 4), scores(0.3, 5)])
+    for member in front.members:
+        above = front.below(member, purpose="itself")
         assert (above.hit.value, above.cosine.value) == pytest.approx((0, 0))
 
 
-def test_beyond_an_end_stands_the_last_corner() -> None:
-    front = Front.of([scores(0.6, 2), scores(0.5, 4)])
-    above = front.below(scores(0.7, 9))
+def test_beyond_an_end_stands_the_last_member() -> None:
+    front = Front([scores(0.6, 2), scores(0.5, 4)])
+    above = front.below(scores(0.7, 9), purpose="beyond")
     assert above.hit.value == pytest.approx(0.9 - 0.2)
     assert above.cosine.value == pytest.approx(0.7 - 0.5)
 
@@ -73,13 +67,13 @@ def test_just_beyond_an_end_the_front_may_slope_yet() -> None:
     corners = [scores(0.6, 2), scores(0.5, 4)]
     shift = np.repeat(np.linspace(-0.04, 0.05, 10), 10)
     model = dataclasses.replace(scores(0.6, 4), cosine=0.6 + shift)
-    hit = Front.of(corners).below(model).hit
+    hit = Front(corners).below(model, purpose="end").hit
     assert hit.value == pytest.approx(0.2)
     assert hit.lower < 0.18
 
 
-def test_a_front_of_one_corner_can_be_compared_with() -> None:
-    above = Front.of([scores(0.6, 2)]).below(scores(0.5, 3))
+def test_a_front_of_one_member_can_be_compared_with() -> None:
+    above = Front([scores(0.6, 2)]).below(scores(0.5, 3), purpose="one")
     assert (above.hit.value, above.cosine.value) == pytest.approx((0.1, -0.1))
 
 
