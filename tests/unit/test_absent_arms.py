@@ -269,7 +269,7 @@ def test_an_arm_that_fails_again_is_tried_once_per_resume(
 ) -> None:
     whole, judged, _ = undisturbed()
     trained.clear()
-    faults.on = {("temperature", "temperature 0.15"): (1, OUT_OF_MEMORY)}
+    faults.on = {("temperature", "temperature 0.05"): (1, OUT_OF_MEMORY)}
     for number in range(1, 4):
         stop, journal = run(folder, tiny_dataset)
         assert stop.verdict is RunVerdict.INCONCLUSIVE
@@ -341,7 +341,7 @@ def test_a_resume_that_is_killed_as_well_loses_nothing(
     [
         (
             {"all_steps": True},
-            {**everything("confirm_"), ("temperature", "temperature 0.15"): (1, OUT_OF_MEMORY)},
+            {**everything("confirm_"), ("temperature", "temperature 0.05"): (1, OUT_OF_MEMORY)},
         ),
         ({"num_seeds": 2}, {("seed_1", "AR-only"): (1, DISK_FULL)}),
     ],

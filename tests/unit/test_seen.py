@@ -151,7 +151,7 @@ def test_ids_alone_are_taken_at_their_word() -> None:
     assert named(stated, tiny.bank()) == IDS
     nothing = SeenArticles(source="ids", articles=np.empty(0, np.int64))
     assert named(nothing, tiny.bank()) == []
-    with pytest.raises(DataError, match="has articles 0 to 23"):
+    with pytest.raises(DataError, match="has articles 0 to 59"):
         named(SeenArticles(source="ids", articles=np.array([900])), tiny.bank())
 
 

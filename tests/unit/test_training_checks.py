@@ -217,7 +217,7 @@ def test_a_model_that_no_term_reaches_is_dead() -> None:
 
 
 def test_fifty_rows_are_learned_by_heart(tiny_dataset, tmp_path) -> None:
-    changes = {"training.epochs": 13, "training.batch_size": 16}
+    changes = {"training.epochs": 26, "training.batch_size": 16, "training.learning_rate": 1e-2}
     log = run(changes, few_rows(tiny_dataset, 50), tmp_path)
     assert codes(log) == ["OVERFIT"]
 

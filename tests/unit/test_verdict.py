@@ -316,7 +316,15 @@ ASKED = ("projection_at_inference", "infonce_alone", "context_length")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, tiny_dataset):
+def longer():
+    """The tiny data with articles of 15 chunks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "CHUNKS", 15)
+        return tiny.dataset()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, longer):
     """A run of two steps with `all_steps`, then three open questions, killed once on the way."""
     threads = torch.get_num_threads()
     folder = tmp_path_factory.mktemp("all")
@@ -334,8 +342,8 @@ def whole(tmp_path_factory, tiny_dataset):
 
     values = {"num_steps": 2, "all_steps": True, "extended": [STEPS.get(n) for n in ASKED]}
     with pytest.raises(KeyboardInterrupt):
-        tiny.triage(folder, tiny_dataset, config, note=die_in_the_middle, **values)
-    stop, journal = tiny.triage(folder, tiny_dataset, config, **values)
+        tiny.triage(folder, longer, config, note=die_in_the_middle, **values)
+    stop, journal = tiny.triage(folder, longer, config, **values)
     torch.set_num_threads(threads)
     return stop, journal
 
