@@ -140,8 +140,8 @@ def report(rounds: int) -> Iterator[str]:
     error = 100 * np.sqrt(0.025 * 0.975 / rounds)
     yield (
         f"{rounds} draws a row of the {known} train articles of the bundled sample; 2.5 % is "
-        f"wanted on each side, with a Monte-Carlo error of {error:.1f} points. Where a rung is as "
-        "good in one metric and better in the other, `below` is right."
+        f"wanted on each side, with a Monte-Carlo error of {error:.1f} points. `less` is .02: "
+        "there `below` would be right, and is seldom seen, for so small a loss may be a trade."
     )
     yield ""
     yield "| model | moved to | articles | above, % | on, % | below, % |"
