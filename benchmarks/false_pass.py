@@ -132,7 +132,8 @@ class Drawn:
         document = {
             "verdict": stop.verdict, "cause": "+".join(stop.cause), "since": stop.since,
             "arm": {"name": "an arm", "recipe": {"training": {"epochs": 1}}},
-            "judged": {"stand_in": False, "file": ""}, "combination": None,
+            "judged": {"stand_in": False, "file": ""}, "combination": None, "models": [], "front": {},
+            "lineage": {"verdict_if_unseen": None},
         }  # fmt: skip
         return headline(document, indexed(self._events))
 

@@ -175,7 +175,7 @@ def target_ranks(
     copies, firsts, target, context = (
         ids_on(ids, pool.device) for ids in (repeated, group[repeated], targets, own)
     )
-    sizes = ids_on(np.bincount(group, minlength=len(pool)), pool.device)
+    sizes = ids_on(np.bincount(group)[own.clip(min=0)], pool.device)
     like_target = ids_on(group[targets], pool.device)
     scores_held = _BLOCK_SCORES if pool.device.type == "cpu" else _BLOCK_SCORES_ON_GPU
     size = max(1, min(_BLOCK_QUERIES, scores_held // len(pool)))
@@ -185,7 +185,7 @@ def target_ranks(
         if len(copies):
             scores[:, copies] = scores[:, firsts]
         return _count_block(
-            scores, target[rows, None], like_target[rows, None], context[rows], sizes
+            scores, target[rows, None], like_target[rows, None], context[rows], sizes[rows]
         )
 
     counts = [torch.empty(0, 5, dtype=torch.int64, device=pool.device)]
@@ -212,12 +212,12 @@ def _count_block(
     target: Int[Tensor, "B 1"],
     like_target: Int[Tensor, "B 1"],
     context: Int[Tensor, "B T"],
-    sizes: Int[Tensor, " N"],
+    sizes: Int[Tensor, "B T"],
 ) -> Int[Tensor, "B 5"]:
     """Count per query: rows above, other rows equal; of own contexts and copies: above, equal, all.
 
-    `context` names each group of copies by its first row, and `sizes` counts its rows, which have
-    one score. The target itself never counts.
+    `context` names each group of copies by its first row, and `sizes` counts the rows of each, which
+    have one score. The target itself never counts.
     """
     num_rows = scores.shape[1]
     aim = scores.gather(1, target)
@@ -226,7 +226,7 @@ def _count_block(
     greater = num_rows - _count(scores <= aim) - lost.long()
     equal = (_count(scores == aim) - 1).clamp(min=0)
     first = context.clamp(min=0)
-    own = torch.where(context < 0, 0, sizes[first] - (context == like_target).long())
+    own = torch.where(context < 0, 0, sizes - (context == like_target).long())
     own_scores = scores.gather(1, first)
     counted = (~(own_scores <= aim), own_scores == aim, torch.ones_like(own, dtype=torch.bool))
     return torch.cat(

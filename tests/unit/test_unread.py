@@ -14,7 +14,7 @@ import tiny
 import torch
 
 from lvm.audit.open import joined
-from lvm.config import GateConfig, to_dict
+from lvm.config import to_dict
 from lvm.data.seen import SeenArticles
 from lvm.data.windows import Dataset
 from lvm.evaluation.evaluate import evaluate
@@ -327,7 +327,7 @@ def test_no_trace_is_measured_on_other_windows(worlds_of_seeds) -> None:
     data, ar_only = worlds_of_seeds[0]
     less = dataclasses.replace(data, test=data.test.select(np.arange(9)))
     both = ar_only["test"], ar_only["dev"]
-    assert trace(*both, *both, less, GateConfig(), 0) is None
+    assert trace(*both, *both, less, 0) is None
 
 
 def test_nearest_train_windows_are_found_in_blocks(worlds_of_seeds, monkeypatch) -> None:
