@@ -131,9 +131,9 @@ class Drawn:
         """Return what a run with this end would be headed by."""
         document = {
             "verdict": stop.verdict, "cause": "+".join(stop.cause), "since": stop.since,
-            "arm": {"name": "an arm", "recipe": {"training": {"epochs": 1}}},
-            "judged": {"stand_in": False, "file": ""}, "combination": None, "models": [], "front": {},
-            "lineage": {"verdict_if_unseen": None},
+            "arm": {"name": "an arm", "recipe": {"training": {"epochs": 1}}, "gates": []},
+            "judged": {"stand_in": False, "file": ""}, "combination": None, "models": [],
+            "front": {}, "lineage": {"verdict_if_unseen": None, "model": None},
         }  # fmt: skip
         return headline(document, indexed(self._events))
 

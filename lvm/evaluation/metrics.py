@@ -216,7 +216,7 @@ def _count_block(
 ) -> Int[Tensor, "B 5"]:
     """Count per query: rows above, other rows equal; of own contexts and copies: above, equal, all.
 
-    `context` names each group of copies by its first row, and `sizes` counts the rows of each, which
+    `context` names each group of copies by its first row, and `sizes` counts the rows of each; they
     have one score. The target itself never counts.
     """
     num_rows = scores.shape[1]

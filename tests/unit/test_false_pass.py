@@ -60,7 +60,7 @@ def test_a_step_helps_only_where_its_full_training_beat_the_control(
     document = {
         "verdict": RunVerdict.INCONCLUSIVE, "cause": None, "arm": None, "since": "",
         "judged": {"stand_in": False, "file": ""}, "combination": None, "models": [], "front": {},
-        "lineage": {"verdict_if_unseen": None},
+        "lineage": {"verdict_if_unseen": None, "model": None},
     }  # fmt: skip
     sentence = headline(document, indexed(story))
     assert sentence.startswith("INCONCLUSIVE: ")
