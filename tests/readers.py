@@ -138,12 +138,18 @@ def _recipe() -> dict[str, Any]:
     return {**config.pop("recipe"), **config}
 
 
-def _toml(recipe: dict[str, Any]) -> str:
-    plain = [f"{k} = {json.dumps(v)}" for k, v in recipe.items() if not isinstance(v, dict)]
-    for name, section in recipe.items():
-        if isinstance(section, dict):
-            plain += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in section.items())]
-    return "\n".join(plain) + "\n"
+def _toml(section: dict[str, Any], name: str = "") -> str:
+    """Return a recipe as TOML; a key without a value is left out, as TOML has none."""
+    head = [f"[{name}]"] if name else []
+    plain = [
+        f"{k} = {json.dumps(v)}"
+        for k, v in section.items()
+        if not isinstance(v, dict) and v is not None
+    ]
+    inner = [
+        _toml(v, f"{name}.{k}" if name else k) for k, v in section.items() if isinstance(v, dict)
+    ]
+    return "\n".join([*head, *plain, *inner]) + "\n"
 
 
 def _indices(path: Path) -> Sequence[bytes]:
