@@ -179,7 +179,7 @@ def _search(own: _Own, ways: Sequence[Alternative]) -> CheckpointPart | None:
         tried += len(tier)
         matches = [match for way in tier if (match := _match(own, way, allowed))]
         if matches:
-            return _chosen(matches, own.stored, tried, len(ways))
+            return _chosen(matches, own.stored, tried, ways[0])
     return None
 
 
@@ -215,7 +215,9 @@ def _match(own: _Own, way: Alternative, allowed: float) -> _Match | None:
     return None
 
 
-def _chosen(matches: Sequence[_Match], stored: float, tried: int, count: int) -> CheckpointPart:
+def _chosen(
+    matches: Sequence[_Match], stored: float, tried: int, likeliest: Alternative
+) -> CheckpointPart:
     """Return the nearest match; where two that differ meet the figure, nothing is verified."""
     best = min(matches, key=lambda match: match.gap)
     rivals = [match for match in matches if match is not best and _differ(match, best)]
@@ -225,7 +227,7 @@ def _chosen(matches: Sequence[_Match], stored: float, tried: int, count: int) ->
         here=float(best.cosines.mean()),
         windows=best.split.name,
         count=len(best.split.rows),
-        chosen=best.way.words if count > 1 else "",
+        chosen="" if best.way is likeliest else best.way.words,
         tried=tried,
         reason=f"{len(rivals) + 1} ways to compute it give its validation cosine {stored:.4f} back "
         f"({'; '.join(match.way.words for match in [best, *rivals])})"

@@ -233,6 +233,22 @@ def test_a_figure_that_does_not_come_back_blocks_either_way(shift, data, tmp_pat
     assert f"{finding.values['recomputed']:.4f}" in finding.seen
 
 
+def test_what_the_figure_decided_is_said(data, tmp_path) -> None:
+    case = CASES["HF Mamba-2, groups 8 stated nowhere"]
+    _, value = figure(case.network, data.dev, data.bank)
+    part = opened(with_figure(case.content, value), data, tmp_path / "m.pt")
+    (finding,) = loader(part, data)
+    assert finding.severity is Severity.INFO
+    assert "comes back on the dev windows with groups 8, gated_norm after_gate" in finding.seen
+
+
+def test_the_likeliest_way_is_nothing_to_speak_of(data, tmp_path) -> None:
+    case = CASES["HF Mamba-2, groups 8 stated"]
+    _, value = figure(case.network, data.dev, data.bank)
+    part = opened(with_figure(case.content, value), data, tmp_path / "m.pt")
+    assert loader(part, data) == []
+
+
 def test_a_figure_of_the_test_windows_is_recognised(data, tmp_path) -> None:
     case = CASES["HF Mamba-1"]
     _, value = figure(case.network, data.test, data.bank)
