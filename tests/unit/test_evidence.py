@@ -198,7 +198,7 @@ def test_a_row_near_to_everything_is_named_as_the_hub() -> None:
 
 
 def test_examples_come_from_as_many_articles_as_there_are() -> None:
-    data = world(seed=1)  # of seed 0 two rows are copies, which tie
+    data = world(seed=2)  # of seed 0 two rows are copies, which tie
     articles = [data.bank.keys[e["target"], 0] for e in found(data, oracle(data))["examples"]]
     assert len(articles) == 3
     assert len(set(articles)) == 3
