@@ -185,9 +185,8 @@ WORKED = {
     "two towers": {"model.name": "two_tower"},
     "margin": {"negatives.false_negative_margin": 0.6},
 }  # fmt: skip
-# Where our workers talk in every way: sums, among them the MMD's balance, and gathered rows. (For
-# two towers DDP looks for unused parameters, in C++ that the pretended GPU does not survive.)
-ON_GPUS = ("balanced",)
+# Where our workers talk in every way: sums, among them the MMD's balance, and gathered rows.
+ON_GPUS = ("balanced", "two towers")
 
 
 def recipe_of(name):
