@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from test_statistics import benchmark
 
@@ -16,11 +14,10 @@ PLAN = {"projection_head": 3, "temperature": 3, "contrastive_weight": 2}
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what decides nothing and takes most of the time."""
     monkeypatch.setattr("lvm.gates.sign_flip_mean_p", false_pass._no_second_opinion)
     monkeypatch.setattr("lvm.gates.with_outlook", false_pass._no_outlook)
-    yield
 
 
 def test_no_headline_says_that_noise_helps() -> None:

@@ -258,7 +258,7 @@ def test_an_arm_that_diverges_ends_alone_and_the_step_goes_on(
     assert judged["evaluation"] is None
     others = [e for e in journal.all("arm_judged") if e["step"] == "temperature"]
     assert {e["reason"] for e in others} >= {"diverged", "finished"}
-    assert journal.find("step_ended", step="temperature")["stage"] == "FAIL"
+    assert journal.find("step_ended", step="temperature")["stage"] in ("FAIL", "INCONCLUSIVE")
     assert stop.verdict in (RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE)
 
 
