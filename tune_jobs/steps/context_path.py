@@ -7,7 +7,8 @@ below a fixed mix of the context (finding BELOW_LADDER), this is asked before th
 from lvm.config import ModelConfig, Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
 
-# Chosen on dev and by cross-validation over the train articles of the sample (reports/LOG.md).
+# Found on dev and in cross-validation over train articles of the sample; reports/LOG.md has what
+# it reaches on test.
 REGULARISED = {
     "model.residual": True,
     "model.dropout": 0.5,
