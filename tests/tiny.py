@@ -36,14 +36,14 @@ NOISE = 0.25  # length of the noise that each turn adds to a unit vector
 LATENCY_QUERIES = 2  # timed one by one; a hundred of them cost more than all epochs of an arm
 
 
-def bank(seed: int = 0) -> Bank:
+def bank(seed: int = 0, articles: int = ARTICLES, chunks: int = CHUNKS) -> Bank:
     """Articles that walk along one shared rotation: the next vector can be learned."""
     rng = np.random.default_rng(seed)
     rotation = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
     rows, keys = [], []
-    for article in range(ARTICLES):
+    for article in range(articles):
         vector = rng.standard_normal(WIDTH)
-        for chunk in range(CHUNKS):
+        for chunk in range(chunks):
             vector = vector / np.linalg.norm(vector)
             rows.append(vector)
             keys.append((article, chunk))

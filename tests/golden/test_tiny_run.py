@@ -52,7 +52,7 @@ def measure(name: str) -> list[dict[str, float]]:
             id=name, step="golden", name=name, role=Role.PHASE1, recipe=recipe,
             folder=Path(folder), gates=GateConfig(),
         )  # fmt: skip
-        records = run_arm(spec, tiny.dataset())
+        records = run_arm(spec, tiny.dataset(tiny.bank(articles=24, chunks=15)))
         return [{k: record[k] for k in KEYS if k in record} for record in records]
 
 
