@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
-from lvm.audit import checkpoint
+from lvm.audit import own_numbers
 from lvm.audit.checkpoint import loader, open_checkpoint
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.loaded import as_trained
@@ -193,7 +193,7 @@ def trained(tmp_path_factory):
 
     def validate(predictor, epoch):
         part = SimpleNamespace(manifest={}, predictor=predictor.eval(), recipe=recipe)
-        return {"eval_cosine": checkpoint._dev_cosine(part, data, 0).value}
+        return {"eval_cosine": own_numbers._dev_cosine(part, data, 0).value}
 
     for _ in train(recipe, data, folder, validate=validate):
         pass
