@@ -47,7 +47,7 @@ def padded_by_content(material: Material, side: Coherence) -> Bool[np.ndarray, "
         return np.zeros(len(count), dtype=bool)
     first = np.arange(len(count)), count
     there = side.located.found[first]
-    return (count > 0) & there & _starts_article(material, side.located.keys[first])
+    return np.asarray((count > 0) & there & _starts_article(material, side.located.keys[first]))
 
 
 def _starts_article(material: Material, keys: Int[np.ndarray, "m 2"]) -> Bool[np.ndarray, " m"]:

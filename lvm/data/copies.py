@@ -44,7 +44,7 @@ def copy_groups(
     if squared > 0:
         pairs = [_pairs_of(vectors, firsts, codes, squared) for codes in cells.T]
         _join(vectors, near, np.unique(np.concatenate(pairs), axis=0), squared)
-    return near[exact]
+    return np.asarray(near[exact])
 
 
 def _cells(
