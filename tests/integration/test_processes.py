@@ -185,8 +185,8 @@ WORKED = {
     "two towers": {"model.name": "two_tower"},
     "margin": {"negatives.false_negative_margin": 0.6},
 }  # fmt: skip
-# Where our workers talk in every way: sums, among them the MMD's balance, and gathered rows. (Of two
-# towers some gradients are rounding alone, which Adam makes steps of, others on another device.)
+# Where our workers talk in every way: sums, among them the MMD's balance, and gathered rows. (Some
+# gradients of two towers are rounding alone: Adam makes steps of them, others on another device.)
 ON_GPUS = ("balanced",)
 
 
