@@ -6,8 +6,8 @@ The front of predictions without training is `mix + a * last` (benchmarks/qualit
 it stand the remedy of the step `context_path`, trained by the product's own loop, and a small model
 with an R@5 hinge (benchmarks/quality_model.py): three seeds of each, and the average of their
 predictions. Judged are the test split of the bundled text, and by 4-fold cross-fitting every
-article of the two small texts. Ten minutes on one quiet core, two of them for embedding; `--banks`
-keeps the banks for another run, `--write` keeps the output in reports/quality/.
+article of the two small texts. Some four minutes on one quiet core, and two more for embedding;
+`--banks` keeps the banks for another run, `--write` keeps the output in reports/quality/.
 """
 
 from __future__ import annotations
