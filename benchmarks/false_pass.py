@@ -1,6 +1,6 @@
 """How often does a whole triage say PASSED or FIXED when it should not?
 
-    python benchmarks/false_pass.py [--write] [--runs 2000] [--seeds 20]
+    python benchmarks/false_pass.py [--write] [--runs 800] [--seeds 20]
 
 First the tree alone: its own functions decide and judge, and arms rank the targets by laws with a
 known gain instead of training, with gains that go with the length of articles and without. Every
@@ -211,7 +211,7 @@ def main() -> None:
     """Print both tables, and keep them when told to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"keep the output in {OUT}")
-    parser.add_argument("--runs", type=int, default=2000, help="drawn runs per scenario")
+    parser.add_argument("--runs", type=int, default=800, help="drawn runs per scenario")
     parser.add_argument("--seeds", type=int, default=20, help="trained runs per wrong recipe")
     arguments = parser.parse_args()
     lines = report(arguments.runs, arguments.seeds)
