@@ -18,11 +18,14 @@ from lvm.triage.triage import Triage
 from tune_jobs.presets import load_config
 
 
-def alone(bank: Path, recipe: Path, folder: Path) -> list[Event]:
-    """Run a triage without Ray; return its events."""
+def alone(bank: Path, recipe: Path, folder: Path, *, reported_only: bool = False) -> list[Event]:
+    """Run a triage without Ray, as with `--five-steps` or without; return its events."""
     config = load_config("laptop", recipe)
     dataset, _ = load_dataset(DataRequest(bank=bank), config.recipe.context_length)
-    request = Request(config=config, out=folder, steps=steps_in_order(), code=code_version())
+    request = Request(
+        config=config, out=folder, steps=steps_in_order(reported_only=reported_only),
+        code=code_version(), reported_only=reported_only,
+    )  # fmt: skip
     journal = Journal(folder)
     Triage(request, dataset, LocalExecutor(), journal, journal.append).run()
     return list(journal.events)
