@@ -23,7 +23,6 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = {
     "sample": [],
-    "all_steps": ["--all-steps"],
     "five_steps": ["--five-steps"],
     "planted": ["--data", "runs/planted/bank", "--recipe", "runs/planted/recipe.json"],
     "blocked": [
