@@ -94,6 +94,7 @@ def agree(run) -> dict:
     return document
 
 
+@pytest.mark.timeout(400)  # four triages
 def test_a_full_disk_in_phase_1_is_inconclusive_and_a_resume_says_what_its_journal_says(
     world, triage, failing
 ) -> None:
