@@ -193,7 +193,7 @@ def padded_with_zeros(parts: Parts, rng: np.random.Generator) -> Parts:
     )
 
 
-@_damage("DUPLICATES", "train", "eval", blocks=False)
+@_damage("DUPLICATES", "train", "eval", blocks=False, repaired=False)
 def padded_with_first_chunks(parts: Parts, rng: np.random.Generator) -> Parts:
     return dataclasses.replace(
         parts, train=_padded(parts, parts.train, 1), eval=_padded(parts, parts.eval, 1)
