@@ -31,6 +31,7 @@ from lvm.randomness import numpy_generator
 SAMPLE = {False: 4096, True: 1536}  # windows of a side that are looked at; True: quick
 MIN_WINDOWS = 30
 MIN_CLUSTERS = 3
+VECTORS = "give vectors of text: these repeat a few rows, or hold ones and zeros"
 ROWS_PER_CLUSTER = 50  # where no article is known, neighbours in the file stand for one
 
 
@@ -56,7 +57,9 @@ class Level:
         return self.value - num_errors * self.error
 
     def over(self, other: Level) -> Level:
-        """Ratio to an independent level, its error to first order."""
+        """Ratio to an independent level, its error to first order; NotEvaluable beside exact 0."""
+        if other.value == 0:
+            raise NotEvaluable("the vectors differ in nothing that could be compared", VECTORS)
         ratio = self.value / other.value
         relative = math.hypot(self.error / other.value, ratio * other.error / other.value)
         return Level(value=ratio, error=relative, clusters=min(self.clusters, other.clusters))

@@ -18,7 +18,7 @@ from scipy.special import expit  # type: ignore[import-untyped]  # scipy has no 
 
 from lvm.audit.centring import shifted_articles
 from lvm.audit.check import check
-from lvm.audit.coherence import Coherence, coherence
+from lvm.audit.coherence import VECTORS, Coherence, coherence
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
@@ -152,12 +152,15 @@ def likeness(material: Material, name: str) -> Likeness:
     vectors = coherence(material, "eval").targets if name == "eval" else _bank_rows(material)
     if vectors.shape[1] != len(reference.mean):
         raise NotEvaluable("the widths differ", "mend what SCHEMA names")
+    usual = float(np.median(reference.part_energy))
+    if usual == 0:
+        raise NotEvaluable("the train vectors differ in nothing that could be compared", VECTORS)
     return Likeness(
         mean_cosine=reference.mean_cosine(vectors),
         mean_usual=float(np.median(reference.part_means)),
         mean_least=float(reference.part_means.min()),
         mean_spread=float(reference.part_means.std()),
-        energy=reference.energy(vectors) / float(np.median(reference.part_energy)),
+        energy=reference.energy(vectors) / usual,
         mean_tells=float(np.median(reference.part_means)) >= MEAN_TELLS,
     )
 

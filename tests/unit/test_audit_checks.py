@@ -365,6 +365,41 @@ def test_copies_under_one_key_block_and_text_that_repeats_itself_warns() -> None
         assert finding.values["share"] == pytest.approx(1 / 11, abs=0.001)
 
 
+def _degenerate(kind: str) -> np.ndarray:
+    """Vectors of 40 articles of 20 chunks that no text has, in which many a statistic is 0."""
+    rng = np.random.default_rng(0)
+    article, chunk = np.divmod(np.arange(800), 20)
+    few = rng.standard_normal((20, 16)).astype(np.float32)
+    few /= np.linalg.norm(few, axis=1, keepdims=True)
+    vectors = {
+        "equal": few[np.zeros(800, dtype=int)], "two": few[chunk % 2], "same text": few[chunk],
+        "by chunk": np.eye(20)[chunk], "by article": np.eye(40)[article],
+        "signs": few[:1] * np.where(chunk % 2, 1, -1)[:, None],
+        "circle": np.column_stack([np.cos(0.3 * chunk), np.sin(0.3 * chunk)]),
+        "sparse": np.eye(64)[(article * 7 + chunk // 4) % 64],
+    }  # fmt: skip
+    return vectors[kind].astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "kind", ["equal", "two", "same text", "by chunk", "by article", "signs", "circle", "sparse"]
+)
+def test_no_check_breaks_on_vectors_that_are_no_text(kind: str) -> None:
+    keys = np.column_stack(np.divmod(np.arange(800), 20)).astype(np.int32)
+    parts = planted.parts_of(_degenerate(kind), keys)
+    windows = planted.article_windows(keys, planted.T)
+    split = planted.split_articles(windows.articles.tolist())
+    sides = {
+        name: Side(name, "bank", bank=parts.bank,
+                   windows=windows.select(np.isin(windows.articles, split[part])))
+        for name, part in (("train", "train"), ("eval", "test"))
+    }  # fmt: skip
+    for material in (parts.material(), Material(bank=parts.bank, **sides)):
+        found = run_checks(material)
+        assert [r.code for r in found.results if r.status is Status.FAILED] == []
+        assert found.verdict is AuditVerdict.BLOCKED
+
+
 def test_windows_cut_from_the_bank_need_no_files() -> None:
     parts = clean(0)
     windows = planted.article_windows(parts.bank.keys, planted.T)
