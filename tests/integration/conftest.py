@@ -42,8 +42,8 @@ batch_size = 32
 learning_rate = 0.01
 [gates]
 stage_eval_cosine = 0.77
-success_r_at_5 = 0.15
-success_mrr = 0.15
+success_r_at_5 = 0.2
+success_mrr = 0.2
 [schedule]
 short_epochs = 4
 long_epochs = 2

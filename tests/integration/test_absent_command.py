@@ -110,7 +110,8 @@ def test_a_full_disk_in_phase_1_is_inconclusive_and_a_resume_says_what_its_journ
     failing.clear()  # there is space again, but the arms of a step find no memory
     failing["temperature", "*"] = OUT_OF_MEMORY
     document = agree(triage(folder, ["--resume", str(folder)]))
-    assert (document["phase1"]["verdict"], document["cause"]) == ("FAIL", "projection_head")
+    assert (document["phase1"]["verdict"], document["cause"]) == ("FAIL", None)
+    assert document["verdict"] == "INCONCLUSIVE"  # the step that is absent may have been the fix
     crashed = {one["step"]: one["detail"] for one in document["absent"]}
     assert crashed == {"temperature": "CUDA out of memory"}
 

@@ -300,7 +300,7 @@ def test_a_disk_that_fills_up_during_a_run_costs_no_event(
     path = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
     # The state of a training, which holds the optimiser's moments, is longer than its weights; the
     # journal is shorter until then.
-    limit = weights.stat().st_size
+    limit = weights.stat().st_size * 5 // 4
     words = [sys.executable, "-c", LIMITED, str(limit), WITHOUT_RAY, "-", "1", *small.new("full")]
     done = subprocess.run(
         list(map(str, words)), cwd=small.folder, capture_output=True, text=True,

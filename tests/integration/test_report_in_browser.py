@@ -151,7 +151,8 @@ def test_every_plot_is_drawn_with_marks_and_said_in_words(run, page, events) -> 
     steps = [e["step"] for e in events if e["event"] == "step_started" and "number" in e]
     assert sum("per epoch" in text for text in said) == 2 * (1 + len(steps))
     for plot in plots:
-        assert plot["marks"] > 0, plot["said"]
+        # Where a step keeps to learned spaces, no cosine of it compares with the lines.
+        assert plot["marks"] > 0 or "no values" in plot["said"], plot["said"]
         assert plot["box"]["width"] > 200
         assert plot["box"]["height"] > 50
         assert re.search(r"\d", plot["said"])

@@ -318,9 +318,7 @@ ASKED = ("projection_at_inference", "infonce_alone", "context_length")
 @pytest.fixture(scope="module")
 def longer():
     """The tiny data with articles of 15 chunks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "CHUNKS", 15)
-        return tiny.dataset()
+    return tiny.dataset(tiny.bank(chunks=15))
 
 
 @pytest.fixture(scope="module")
