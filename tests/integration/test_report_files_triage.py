@@ -71,7 +71,7 @@ def runs(folder: Path, world, triage) -> Iterator[dict[str, Any]]:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tune_jobs.job, "RayExecutor", WithoutRay)
-        recipe = ["--recipe", str(world.recipe)]
+        recipe = ["--recipe", str(world.recipe), "--five-steps"]
         yield {
             name: triage(
                 world.runs / f"report_{name}",

@@ -46,8 +46,9 @@ def local(world, config, tmp_path_factory: pytest.TempPathFactory) -> Journal:
     """The journal of the same request carried out in this process."""
     folder = tmp_path_factory.mktemp("local")
     request = Request(
-        config=config, out=folder, steps=steps_in_order(), code=code_version(), num_seeds=2
-    )
+        config=config, out=folder, steps=steps_in_order(reported_only=True), code=code_version(),
+        num_seeds=2, reported_only=True,
+    )  # fmt: skip
     dataset, _ = load_dataset(DataRequest(bank=world.bank), config.recipe.context_length)
     journal = Journal(folder)
     Triage(request, dataset, LocalExecutor(), journal, journal.append).run()
