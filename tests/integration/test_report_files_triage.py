@@ -97,10 +97,23 @@ def test_the_verdict_is_that_of_the_bank(form: str, runs):
     assert found("bank")[1]["cause"].startswith("projection_head")
 
 
+def without_outlook(value: Any) -> Any:
+    """Leave out of gates how many more documents it takes: files of windows do not say of what."""
+    if isinstance(value, list):
+        return [without_outlook(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    outlook = ("reason", "articles_needed", "articles_range") if "gate" in value else ()
+    return {key: without_outlook(one) for key, one in value.items() if key not in outlook}
+
+
 @pytest.mark.parametrize("form", ["npz", "pickled"])
 def test_every_arm_is_judged_as_from_the_bank(form: str, runs):
     def judged(name: str) -> list[dict[str, Any]]:
-        return [{key: event[key] for key in JUDGED} for event in runs[name].of("arm_judged")]
+        return [
+            {key: without_outlook(event[key]) for key in JUDGED}
+            for event in runs[name].of("arm_judged")
+        ]
 
     assert len(judged("bank")) >= 8  # phase 1, a step with its control, a full training
     assert judged(form) == judged("bank")
