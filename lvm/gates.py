@@ -122,7 +122,7 @@ def gain(
     Raises ConfigError for a metric that is no mean over windows.
     """
     if metric not in JUDGED:
-        raise ConfigError(f"the metric is {metric!r}, allowed is one of {', '.join(JUDGED)}.")
+        raise ConfigError(f"the metric must be one of {', '.join(JUDGED)} (got {metric!r}).")
     problem = pair_problem(arm, control)
     if metric == "eval_cosine" and arm.space != control.space:
         problem = problem or f"cosines in the {arm.space} and {control.space} space do not compare"

@@ -37,7 +37,10 @@ class Line:
 
 
 def step_curves(run: Run, specs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the dev cosine and R@5 per epoch of some arms, with one legend for both."""
+    """Return the dev cosine and R@5 per epoch of some arms, with one legend for both.
+
+    Where all arms are searched in learned spaces there is no cosine to hold against the lines.
+    """
     panels, notes = [], {}
     for metric in CURVES:
         lines = [_line(run, spec, metric, place) for place, spec in enumerate(specs)]
@@ -46,6 +49,8 @@ def step_curves(run: Run, specs: Sequence[Mapping[str, Any]]) -> str:
             notes = {line.name: "R@5 only: its cosine is in another space"
                      for line, raw in zip(lines, shown, strict=True) if not raw}  # fmt: skip
             lines = [line for line, raw in zip(lines, shown, strict=True) if raw]
+            if not lines:
+                continue
         panels.append(_panel(run, metric, [line for line in lines if line.points]))
     legend = draw_legend(
         [_line(run, spec, "r_at_5", place) for place, spec in enumerate(specs)], notes

@@ -197,7 +197,7 @@ def test_cosines_of_two_spaces_are_not_compared_but_ranks_are() -> None:
 
 
 def test_a_metric_that_is_no_mean_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'eff_at_5', allowed is one of eval_cosine"):
+    with pytest.raises(ConfigError, match="must be one of eval_cosine"):
         gain(toy(0.1), toy(0.1), "eff_at_5", CONFIG, 0)
 
 
