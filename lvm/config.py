@@ -22,17 +22,9 @@ from lvm.errors import ConfigError
 from lvm.form import MambaForm
 from lvm.outside import brief, parse_json, read_text
 from lvm.registry import closest
+from lvm.setting import require, require_one_of
 
 Section = TypeVar("Section")
-
-
-def _require(condition: bool, key: str, seen: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigError(f"{key} is {brief(seen)}, allowed is {allowed}; change it in the recipe.")
-
-
-def _one_of(key: str, seen: str, allowed: tuple[str, ...]) -> None:
-    _require(seen in allowed, key, seen, "one of " + ", ".join(allowed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +48,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for key in ("hidden", "num_layers", "state", "head_dim", "expand", "conv_kernel"):
             value = getattr(self, key)
-            _require(value >= 1, f"model.{key}", value, "a whole number of at least 1")
+            require(value >= 1, f"model.{key}", value, "a whole number of at least 1")
         for key in ("dropout", "input_dropout", "output_dropout"):
             value = getattr(self, key)
-            _require(0 <= value < 1, f"model.{key}", value, f"0 <= {key} < 1")
-        _one_of("model.backend", self.backend, BACKENDS)
+            require(0 <= value < 1, f"model.{key}", value, "at least 0 and below 1")
+        require_one_of("model.backend", self.backend, BACKENDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +65,7 @@ class HeadConfig:
     def __post_init__(self) -> None:
         for key in ("hidden", "width"):
             value = getattr(self, key)
-            _require(value >= 1, f"head.{key}", value, "a whole number of at least 1")
+            require(value >= 1, f"head.{key}", value, "a whole number of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +84,16 @@ class ObjectiveConfig:
         for key in ("contrastive_weight", "ar_weight", "mmd_weight"):
             value = getattr(self, key)
             ok = 0 <= value < math.inf
-            _require(ok, f"objective.{key}", value, "a finite number of at least 0")
+            require(ok, f"objective.{key}", value, "a finite number of at least 0")
         total = self.contrastive_weight + self.ar_weight + self.mmd_weight
-        _require(total > 0, "objective: the sum of the weights", total, "more than 0")
+        require(total > 0, "objective: the sum of the weights", total, "more than 0")
         ok = 1e-4 <= self.temperature <= 10
-        _require(ok, "objective.temperature", self.temperature, "0.0001 to 10")
-        _one_of("objective.space", self.space, ("raw", "projected"))
-        _one_of("objective.stop_gradient", self.stop_gradient, ("target", "prediction", "none"))
-        _one_of("objective.mmd_balance", self.mmd_balance, ("fixed", "gradient"))
+        require(ok, "objective.temperature", self.temperature, "from 0.0001 to 10")
+        require_one_of("objective.space", self.space, ("raw", "projected"))
+        require_one_of(
+            "objective.stop_gradient", self.stop_gradient, ("target", "prediction", "none")
+        )
+        require_one_of("objective.mmd_balance", self.mmd_balance, ("fixed", "gradient"))
         self._require_a_way_to_the_network()
 
     @property
@@ -137,13 +131,13 @@ class NegativesConfig:
     false_negative_margin: float | None = None  # drop candidates nearer to the target
 
     def __post_init__(self) -> None:
-        _one_of("negatives.candidates", self.candidates, ("batch", "bank"))
+        require_one_of("negatives.candidates", self.candidates, ("batch", "bank"))
         for key in ("same_article", "nearby_article", "random"):
             value = getattr(self, key)
-            _require(value >= 0, f"negatives.{key}", value, "a whole number of at least 0")
+            require(value >= 0, f"negatives.{key}", value, "a whole number of at least 0")
         margin = self.false_negative_margin
         ok = margin is None or 0 < margin <= 1
-        _require(ok, "negatives.false_negative_margin", margin, "0 < margin <= 1, or none")
+        require(ok, "negatives.false_negative_margin", margin, "above 0 and at most 1, or none")
 
     @property
     def sampled(self) -> int:
@@ -166,17 +160,17 @@ class TrainingConfig:
     )
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
-        _require(self.batch_size >= 2, "training.batch_size", self.batch_size, "at least 2")
+        require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
+        require(self.batch_size >= 2, "training.batch_size", self.batch_size, "at least 2")
         ok = 0 < self.learning_rate < math.inf
-        _require(ok, "training.learning_rate", self.learning_rate, "a finite number above 0")
+        require(ok, "training.learning_rate", self.learning_rate, "a finite number above 0")
         ok = 0 <= self.weight_decay < math.inf
-        _require(ok, "training.weight_decay", self.weight_decay, "a finite number of at least 0")
+        require(ok, "training.weight_decay", self.weight_decay, "a finite number of at least 0")
         ok = 0 <= self.warmup_fraction < 1
-        _require(ok, "training.warmup_fraction", self.warmup_fraction, "0 <= fraction < 1")
+        require(ok, "training.warmup_fraction", self.warmup_fraction, "at least 0 and below 1")
         ok = 0 < self.clip_norm < math.inf
-        _require(ok, "training.clip_norm", self.clip_norm, "a finite number above 0")
-        _one_of("training.precision", self.precision, ("auto", "fp32", "bf16"))
+        require(ok, "training.clip_norm", self.clip_norm, "a finite number above 0")
+        require_one_of("training.precision", self.precision, ("auto", "fp32", "bf16"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +188,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         ok = 1 <= self.context_length <= 512
-        _require(ok, "context_length", self.context_length, "1 to 512 vectors")
-        _one_of("search_space", self.search_space, ("raw", "projected"))
-        _require(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
+        require(ok, "context_length", self.context_length, "from 1 to 512 vectors")
+        require_one_of("search_space", self.search_space, ("raw", "projected"))
+        require(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
         if self.search_space == "projected" and not self.has_head:
             raise ConfigError(
                 'search_space = "projected" needs the projection head, which is trained where '
@@ -239,12 +233,14 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         ok = -1 <= self.stage_eval_cosine <= 1
-        _require(ok, "gates.stage_eval_cosine", self.stage_eval_cosine, "-1 to 1")
+        require(ok, "gates.stage_eval_cosine", self.stage_eval_cosine, "from -1 to 1")
         for key in ("success_r_at_5", "success_mrr"):
             value = getattr(self, key)
-            _require(0 < value < 1, f"gates.{key}", value, "above 0 and below 1")
-        _require(0.5 < self.confidence < 1, "gates.confidence", self.confidence, "0.5 to 1")
-        _require(self.dev_windows >= 1, "gates.dev_windows", self.dev_windows, "at least 1")
+            require(0 < value < 1, f"gates.{key}", value, "above 0 and below 1")
+        require(
+            0.5 < self.confidence < 1, "gates.confidence", self.confidence, "above 0.5 and below 1"
+        )
+        require(self.dev_windows >= 1, "gates.dev_windows", self.dev_windows, "at least 1")
 
 
 # Of Mamba-2: lvm/models/mamba2.py says what each is.
@@ -283,16 +279,16 @@ class ScheduleConfig:
                 continue
             if isinstance(value, float):
                 ok = 0 < value < math.inf
-                _require(ok, f"schedule.{f.name}", value, "above 0 and finite")
+                require(ok, f"schedule.{f.name}", value, "above 0 and finite")
                 continue
             low = {"reduction_factor": 2, "max_restarts": 0}.get(f.name, 1)
-            _require(value >= low, f"schedule.{f.name}", value, f"at least {low}")
-        _one_of("schedule.rule", self.rule, ("synchronous", "asynchronous"))
-        _one_of("schedule.rung_metric", self.rung_metric, ("eval_cosine", *RETRIEVAL))
-        _one_of("schedule.metric_across_spaces", self.metric_across_spaces, RETRIEVAL)
-        _require(self.gpus_per_arm <= 1, "schedule.gpus_per_arm", self.gpus_per_arm, "at most 1")
+            require(value >= low, f"schedule.{f.name}", value, f"at least {low}")
+        require_one_of("schedule.rule", self.rule, ("synchronous", "asynchronous"))
+        require_one_of("schedule.rung_metric", self.rung_metric, ("eval_cosine", *RETRIEVAL))
+        require_one_of("schedule.metric_across_spaces", self.metric_across_spaces, RETRIEVAL)
+        require(self.gpus_per_arm <= 1, "schedule.gpus_per_arm", self.gpus_per_arm, "at most 1")
         ok = self.first_rung <= min(self.short_epochs, self.long_epochs)
-        _require(ok, "schedule.first_rung", self.first_rung, "at most the budget of a step")
+        require(ok, "schedule.first_rung", self.first_rung, "at most the budget of a step")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lvm.errors import ConfigError
-from lvm.outside import brief
+from lvm.setting import require, require_one_of
 
 CHOICES = {
     "gated_norm": ("after_gate", "before_gate", "none"),
@@ -45,14 +44,18 @@ class MambaForm:
 
     def __post_init__(self) -> None:
         for key, allowed in CHOICES.items():
-            _require(getattr(self, key) in allowed, key, getattr(self, key), _either(allowed))
-        _require(self.groups >= 1, "groups", self.groups, "at least 1")
-        _require(self.dt_rank >= 0, "dt_rank", self.dt_rank, "at least 0")
-        _require(0 <= self.dt_min < math.inf, "dt_min", self.dt_min, "finite and at least 0")
+            require_one_of(f"model.form.{key}", getattr(self, key), allowed)
+        require(self.groups >= 1, "model.form.groups", self.groups, "at least 1")
+        require(self.dt_rank >= 0, "model.form.dt_rank", self.dt_rank, "at least 0")
+        require(
+            0 <= self.dt_min < math.inf, "model.form.dt_min", self.dt_min, "finite and at least 0"
+        )
         top = self.dt_max
         ok = top is None or self.dt_min < top < math.inf
-        _require(ok, "dt_max", top, "finite and above dt_min, or left out")
-        _require(0 <= self.norm_eps < 1, "norm_eps", self.norm_eps, "at least 0 and below 1")
+        require(ok, "model.form.dt_max", top, "finite and above dt_min, or left out")
+        require(
+            0 <= self.norm_eps < 1, "model.form.norm_eps", self.norm_eps, "at least 0 and below 1"
+        )
 
     @property
     def why_not_plain(self) -> str | None:
@@ -76,14 +79,3 @@ LAYER_KEYS = (
     "norm_eps",
     "projection_bias",
 )
-
-
-def _either(allowed: tuple[str, ...]) -> str:
-    return "one of " + ", ".join(allowed)
-
-
-def _require(condition: bool, key: str, seen: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigError(
-            f"model.form.{key} must be {allowed} (got {brief(seen)}); change it in the recipe."
-        )

@@ -108,7 +108,7 @@ def _require_fit(path: Path, best: Candidate, width: int) -> None:
     if best.differing:
         raise CheckpointError(
             f"{path} fits no registered model; from the closest, {best.config.name}, "
-            f"{_listed(best.differing)}, allowed is no difference; {RETRAIN}."
+            f"{_listed(best.differing)}; names and shapes must agree; {RETRAIN}."
         )
     if best.width != width:
         raise CheckpointError(
@@ -121,8 +121,8 @@ def _fill(path: Path, module: torch.nn.Module, weights: Mapping[str, Tensor]) ->
     differing = differences(shapes_of(module.state_dict()), shapes_of(weights))
     if differing:
         raise CheckpointError(
-            f"{path}: in the {type(module).__name__} {_listed(differing)}, allowed is no "
-            f"difference; {RETRAIN}."
+            f"{path}: in the {type(module).__name__} {_listed(differing)}; names and shapes must "
+            f"agree; {RETRAIN}."
         )
     if odd := [name for name, weight in weights.items() if not weight.is_floating_point()]:
         raise CheckpointError(
@@ -136,8 +136,8 @@ def _fill(path: Path, module: torch.nn.Module, weights: Mapping[str, Tensor]) ->
         raise unreadable(path, error) from None
     if spoilt:
         raise CheckpointError(
-            f"{path}: {len(spoilt)} weights hold NaN or infinite values (first: {spoilt[0]}), "
-            f"allowed are 0; give an earlier checkpoint, or {RETRAIN}."
+            f"{path}: {len(spoilt)} weights hold NaN or infinite values (first: {spoilt[0]}); "
+            f"give an earlier checkpoint, or {RETRAIN}."
         )
 
 
