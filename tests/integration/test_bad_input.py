@@ -321,7 +321,8 @@ RECIPES = {
     "unknown key": ("[objective]\ntemprature = 0.1", ["objective.temprature", "temperature"]),
     "unknown section": ("[model2]\nhidden = 3", ["model2", "allowed: "]),
     "out of range": (
-        "[objective]\ntemperature = -1", ["objective.temperature must be from 0.0001 to 10", "(got -1"],
+        "[objective]\ntemperature = -1",
+        ["objective.temperature must be from 0.0001 to 10", "(got -1"],
     ),
     "wrong type": ("[training]\nepochs = 'many'", ["training.epochs", "'many'", "type int"]),
     "infinite": ("[training]\nlearning_rate = inf", ["training.learning_rate", "finite"]),
