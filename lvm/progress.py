@@ -106,6 +106,8 @@ def _more(event: Event, progress: Progress) -> dict[str, Any]:
             return _of(event, progress)
         case "arm_judged":
             return {"stage": (event.get("stage") or {}).get("verdict")}
+        case "below_ladder":
+            return {"codes": [finding["code"] for finding in event["findings"]]}
         case "test_judged":
             return _metrics(event["evaluation"]["masked"])
         case "reopened":

@@ -147,6 +147,11 @@ class Screen:
                 STYLES[stage["verdict"]],
             )
 
+    def _on_below_ladder(self, event: Mapping[str, Any]) -> None:
+        for found in event["findings"]:
+            text = f"{found['code']}: {found['seen']}. {found['meaning']}"
+            self.say(f"{self._clock()}   {text}", "yellow")
+
     def _on_confirmed(self, event: Mapping[str, Any]) -> None:
         for gate in event["gates"]:
             if gate["gate"] == "success":

@@ -62,7 +62,7 @@ def models_section(run: Run) -> Iterator[Block]:
 
 
 def _model_row(run: Run, model: Mapping[str, Any]) -> list[str]:
-    dev = (run.last("arm_judged", arm=model["arm"]).get("evaluation") or {}).get("masked", {})
+    dev = _dev_of(run, model["arm"])
     masked, latency = model["masked"], model["latency"]
     return [
         model_name(model), str(model["epochs"]), number(dev.get("eval_cosine")),
@@ -70,6 +70,17 @@ def _model_row(run: Run, model: Mapping[str, Any]) -> list[str]:
         *(number(masked.get(metric)) for metric in RETRIEVAL),
         *(number(latency.get(key), 2) for key in ("p50_ms", "p95_ms")),
     ]  # fmt: skip
+
+
+def _dev_of(run: Run, arm: str) -> Mapping[str, Any]:
+    """Return what an arm reached on dev when it had trained longest.
+
+    A model of phase 1 may be the control of a step as well, which judges it at an earlier epoch.
+    """
+    judged = [e for e in run.all("arm_judged", arm=arm) if e.get("evaluation")]
+    latest = max(judged, key=lambda event: event["epoch"], default=None)
+    found: Mapping[str, Any] = {} if latest is None else latest["evaluation"]["masked"]
+    return found
 
 
 def model_name(model: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from lvm.errors import UsageError
 from lvm.records import Estimate, Evaluation, GateResult, Pool, StopReason, Verdict
 from lvm.report import Run, Section, Table, html, plots
 from lvm.report.markdown import plain, write_report
+from lvm.report.models import _model_row
 from lvm.triage.arm import ArmSpec
 from lvm.triage.journal import SCHEMA, Journal
 from lvm.triage.step import Role
@@ -383,6 +384,21 @@ def test_models_table_holds_the_numbers_of_the_journal(fixed):
     lost = models.split("lost to approximate search")[1]
     assert row(lost, "AR-only") == ["AR-only", "0.510", "0.460", "0.054"]
     assert f"{evaluation(0.41).masked['mrr']:.3f}" in row(models, "ladder: copy_last")
+
+
+def test_the_dev_cosine_of_a_model_is_not_that_of_the_control_it_also_was():
+    """As control of a step it is judged where the step ended: at epoch 2 of its 6."""
+    events = [
+        {"event": "arm_judged", "arm": "a", "step": step, "epoch": epoch,
+         "evaluation": {"masked": {"eval_cosine": cosine}}}
+        for step, epoch, cosine in (("phase_1", 6, 0.5), ("context_path", 2, 0.1))
+    ]  # fmt: skip
+    cut = {"event": "arm_judged", "arm": "a", "step": "negatives", "epoch": 9, "evaluation": None}
+    model = {
+        "arm": "a", "name": "a", "role": "phase 1", "epochs": 6, "space": "raw", "latency": {},
+        "masked": {"eval_cosine": 0.4},
+    }  # fmt: skip
+    assert _model_row(Run([*events, cut], {}), model)[2] == "0.500"
 
 
 def test_gains_over_ar_only_carry_the_interval_of_their_gate(fixed):

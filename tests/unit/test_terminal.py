@@ -101,6 +101,14 @@ def test_a_resume_says_what_it_tries_again() -> None:
     assert "Trying again: arm 0 of negatives" in line
 
 
+def test_a_network_below_the_ladder_is_told_when_it_is_found() -> None:
+    finding = {"code": "BELOW_LADDER", "seen": "AR-only reaches .4", "meaning": "It is lost."}
+    event = {"event": "below_ladder", "findings": [finding], "gains": {}, "reason": ""}
+    (line,) = shown([event], io.StringIO()).splitlines()
+    assert line.endswith("BELOW_LADDER: AR-only reaches .4. It is lost.")
+    assert shown([{**event, "findings": []}], io.StringIO()) == ""
+
+
 def test_markup_in_a_name_is_shown_as_it_is() -> None:
     stream = io.StringIO()
     Screen(stream).say("[red]not a colour[/red]")
