@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import errno
 import os
@@ -129,7 +130,21 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
 
 
 def run_program(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Run `main` with the arguments of this process, and end the process with its status."""
+    """Run `main` with the arguments of this process, and end the process with its status.
+
+    What was registered for the end of the process is done; taking apart the modules of a program
+    that has imported torch, Ray and MLflow, which takes a second, is not.
+    """
+    status: int | None = None
+
+    def leave() -> None:
+        if status is not None:  # else the interpreter ends in its own way
+            with contextlib.suppress(OSError, ValueError):  # it says then what was not written
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+
+    atexit.register(leave)  # first, so it is called last
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without a sign must not cost the answer
             stream.reconfigure(errors="backslashreplace")

@@ -20,12 +20,17 @@ what the guess leaves open: the number at the ends of an 80 % interval of the pi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from scipy.optimize import brentq  # type: ignore[import-untyped]  # scipy has no stubs
-from scipy.special import chdtri, ndtr, ndtri, stdtrit  # type: ignore[import-untyped]
+from scipy.special import (  # type: ignore[import-untyped]  # scipy has no stubs
+    chdtri,
+    ndtr,
+    ndtri,
+    stdtrit,
+)
 
 from lvm.records import Estimate, GateResult, Verdict
 from lvm.statistics import NEAREST_DISTANCE
@@ -63,7 +68,7 @@ def more_for_a_chance(
 
         if excess(_MOST) > 0:
             return None
-        times = brentq(excess, 1.0, _MOST) if excess(1.0) > 0 else 1.0
+        times = _root(excess, 1.0, _MOST) if excess(1.0) > 0 else 1.0
         return max(1, math.ceil(articles * (times - 1)))
 
     tail = (1 - RANGE) / 2
@@ -83,7 +88,15 @@ def _margin(degrees: float, level: float) -> float:
     def lacks(margin: float) -> float:
         return float(ndtr((wanted + margin) * guesses - wanted).mean()) - POWER
 
-    return float(brentq(lacks, 0.0, 1e4))
+    return _root(lacks, 0.0, 1e4)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a function crosses zero between two places."""
+    # A quarter of a second, and many runs end without it.
+    from scipy.optimize import brentq  # type: ignore[import-untyped]  # scipy has no stubs
+
+    return float(brentq(function, low, high))
 
 
 def with_outlook(

@@ -33,11 +33,9 @@ def ask_whether_below(runner: Runner, ar_only: ArmResult) -> None:
 
 
 def asked_first(runner: Runner, plan: list[str]) -> list[str]:
-    """Return the plan with the step that the finding points to at its head."""
+    """Return the step of a plan that the finding points to, if there is one."""
     noted = runner.journal.find("below_ladder") or {"findings": []}
-    if not noted["findings"] or STEP not in plan:
-        return plan
-    return [STEP, *(name for name in plan if name != STEP)]
+    return [STEP] if noted["findings"] and STEP in plan else []
 
 
 def _gain(runner: Runner, ar_only: ArmResult, name: str) -> GateResult | None:

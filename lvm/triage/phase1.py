@@ -20,8 +20,6 @@ from lvm.records import GateResult, Verdict
 from lvm.report.subject import PREDICTIONS
 from lvm.triage.actions import Phase1Outcome
 from lvm.triage.arm import ArmSpec
-from lvm.triage.below_ladder import ask_whether_below, asked_first
-from lvm.triage.inspect import inspect_model
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms, not_judged
 from lvm.triage.lineage import judged_lineage, unread
 from lvm.triage.off_contexts import off_contexts
@@ -131,35 +129,3 @@ def _judge_predictions(runner: Runner, path: Path) -> PerQuery:
         role=Role.PHASE1, evaluation=evaluation, ann={}, epochs=0, evidence=evidence,
     )  # fmt: skip
     return per_query
-
-
-def after_phase1(runner: Runner, plan: list[str]) -> list[str]:
-    """Return the order of the steps that the findings on the models of phase 1 give."""
-    if runner.ar_only is not None and runner.ar_only.dev is not None:
-        ask_whether_below(runner, runner.ar_only)
-    if runner.request.reported_only:
-        return plan  # the report's literal order
-    return asked_first(runner, _by_its_model(runner, plan))
-
-
-def _by_its_model(runner: Runner, plan: list[str]) -> list[str]:
-    """Return the order that the findings on the base recipe's model give."""
-    spec = runner.base_model
-    if runner.request.checkpoint is not None or spec is None:
-        return plan  # the model was there before phase 1, and the audit has looked at it
-    checkpoint = spec.folder / "checkpoint"
-    judged = runner.journal.find("arm_judged", arm=spec.id, step=PHASE1)
-    if judged is None or not checkpoint.exists() or judged["reason"] not in REACHED_ITS_END:
-        return plan
-    if runner.journal.find("inspected", arm=spec.id) is None:
-        rungs = (runner.journal.find("ladder", split="dev") or {"rows": {}})["rows"]
-        found = inspect_model(
-            checkpoint, runner.dataset, spec.recipe, runner.gates,
-            model=(judged["evaluation"] or {}).get("masked"),
-            ladder={name: row["masked"] for name, row in rungs.items()},
-        )  # fmt: skip
-        runner.note("inspected", arm=spec.id, name=spec.name, **found)
-    seen = runner.journal.find("inspected", arm=spec.id) or {"order": []}
-    numbered = {str(step.number): step.name for step in runner.request.steps}
-    first = [numbered[n] for n in seen["order"] if n in numbered]
-    return [*first, *(name for name in plan if name not in first)]

@@ -17,7 +17,8 @@ from lvm.triage.actions import Action, Confirm, Outcome, Repeat, RunPhase1, RunS
 from lvm.triage.against_ladder import compare_with_ladder, rung_file
 from lvm.triage.confirm import Confirmations
 from lvm.triage.journal import Journal
-from lvm.triage.phase1 import after_phase1, run_phase1
+from lvm.triage.order import Order
+from lvm.triage.phase1 import run_phase1
 from lvm.triage.question import Questions
 from lvm.triage.race import Executor, Note
 from lvm.triage.reopen import REOPENED, reopening
@@ -76,10 +77,10 @@ class Triage:
         if not self._beside:  # on a GPU before the arms, which need its room
             measure_ladder(self._runner)
         request, history = self._request, list[Outcome]()
-        plan = [step.name for step in request.steps]
+        order = Order(self._runner, elsewhere=self._beside)
         while True:
             action = next_action(
-                plan, history, independent=request.independent, all_steps=request.all_steps,
+                order.names, history, independent=request.independent, all_steps=request.all_steps,
                 extended=[step.name for step in request.extended], more_seeds=request.more_seeds,
             )  # fmt: skip
             if isinstance(action, Stop):
@@ -92,10 +93,11 @@ class Triage:
             if isinstance(action, Stop):
                 return action
             history.append(self._perform(action))
+            order.settle()
             self._tidier.after(self._runner.journal.events)
             if isinstance(action, RunPhase1):
                 self._ladder_measured()  # the models are compared with it
-                plan = after_phase1(self._runner, plan)
+                order.after_phase1()
 
     def _perform(self, action: Action) -> Outcome:
         match action:

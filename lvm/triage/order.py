@@ -1,0 +1,81 @@
+"""The order in which the steps are asked, as the models of phase 1 change it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+from lvm.beside import beside, products_alone
+from lvm.triage.below_ladder import ask_whether_below, asked_first
+from lvm.triage.inspect import inspect_model
+from lvm.triage.judge import REACHED_ITS_END
+from lvm.triage.phase1 import PHASE1
+from lvm.triage.runner import Runner
+
+
+class Order:
+    """The names of the steps, first to last.
+
+    The findings on the base recipe's model order the steps. Where AR-only says which is asked first
+    and arms train elsewhere, the model is looked at while that step is trained.
+    """
+
+    def __init__(self, runner: Runner, *, elsewhere: bool) -> None:
+        self._runner, self._elsewhere = runner, elsewhere
+        self._looking: Future[dict[str, Any] | None] | None = None
+        self.names = [step.name for step in runner.request.steps]
+
+    def after_phase1(self) -> None:
+        """Let the models of phase 1 change the order."""
+        runner = self._runner
+        if runner.ar_only is not None and runner.ar_only.dev is not None:
+            ask_whether_below(runner, runner.ar_only)
+        if runner.request.reported_only:
+            return  # the report's literal order
+        head = asked_first(runner, self.names)
+        if head and self._elsewhere:
+            self._looking = beside(self._look_alone, "inspection")
+            self.names = [*head, *(name for name in self.names if name not in head)]
+        else:
+            self._take(self._look(), head)
+
+    def settle(self) -> None:
+        """Take in what was looked at beside a step."""
+        if self._looking is not None:
+            found, self._looking = self._looking.result(), None
+            self._take(found, asked_first(self._runner, self.names))
+
+    def _look_alone(self) -> dict[str, Any] | None:
+        with products_alone():
+            return self._look()
+
+    def _look(self) -> dict[str, Any] | None:
+        """Return the findings on the base recipe's model; None without one, or where known."""
+        runner, spec = self._runner, self._runner.base_model
+        if runner.request.checkpoint is not None or spec is None:
+            return None  # the model was there before phase 1, and the audit has looked at it
+        checkpoint = spec.folder / "checkpoint"
+        judged = runner.journal.find("arm_judged", arm=spec.id, step=PHASE1)
+        if judged is None or not checkpoint.exists() or judged["reason"] not in REACHED_ITS_END:
+            return None
+        if runner.journal.find("inspected", arm=spec.id) is not None:
+            return None
+        rungs = (runner.journal.find("ladder", split="dev") or {"rows": {}})["rows"]
+        found = inspect_model(
+            checkpoint, runner.dataset, spec.recipe, runner.gates,
+            model=(judged["evaluation"] or {}).get("masked"),
+            ladder={name: row["masked"] for name, row in rungs.items()},
+        )  # fmt: skip
+        return {"arm": spec.id, "name": spec.name, **found}
+
+    def _take(self, found: dict[str, Any] | None, head: list[str]) -> None:
+        """Note the findings; ask what is said to come first, then what they point to, then all."""
+        runner = self._runner
+        if found is not None:
+            runner.note("inspected", **found)
+        spec = runner.base_model
+        seen = None if spec is None else runner.journal.find("inspected", arm=spec.id)
+        numbered = {str(step.number): step.name for step in runner.request.steps}
+        pointed = [numbered[n] for n in (seen or {"order": []})["order"] if n in numbered]
+        first = list(dict.fromkeys([*head, *pointed]))
+        self.names = [*first, *(name for name in self.names if name not in first)]
