@@ -3,8 +3,9 @@
     python tests/without_ray.py PHASE COUNT [flags of the triage]
 
 PHASE names a function below; at its COUNT-th call the process sends itself the signals in the
-environment variable SIGNALS, as `15` or `15 15`. `-` as PHASE sends none. Ray, which takes seconds
-to start, is replaced; what it does to signals is tested with it.
+environment variable SIGNALS, as `15` or `15 15`. `-` as PHASE sends none; with `breaks`, memory
+runs out in every COUNT-th arm after phase 1. Ray, which takes seconds to start, is replaced; what
+it does to signals is tested with it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tune_jobs.job
 from lvm.command import run_program
+from lvm.data.windows import Dataset
+from lvm.triage import local
+from lvm.triage.arm import ArmSpec
 from lvm.triage.journal import Journal
 from lvm.triage.local import LocalExecutor
+from lvm.triage.step import Role
 from tune_jobs.triage import main
 
 SECOND_AFTER_SECONDS = 0.3
@@ -60,6 +65,19 @@ def hit(owner: Any, name: str, count: int) -> None:
     setattr(owner, name, called)
 
 
+def breaks(count: int) -> None:
+    """Let memory run out in every `count`-th arm after phase 1."""
+    real, begun = local.run_arm, [0]
+
+    def run_arm(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
+        begun[0] += spec.role is not Role.PHASE1
+        if spec.role is not Role.PHASE1 and begun[0] % count == 0:
+            raise MemoryError
+        yield from real(spec, dataset)
+
+    local.run_arm = run_arm
+
+
 PHASES = {
     "audit": (tune_jobs.job, "run_audit"),
     "data": (tune_jobs.job, "dataset_of"),
@@ -76,7 +94,9 @@ def run() -> None:
     """Run the triage with this process's arguments; end the process with its status."""
     phase, count, *argv = sys.argv[1:]
     tune_jobs.job.RayExecutor = WithoutRay  # type: ignore[misc, assignment]
-    if phase != "-":
+    if phase == "breaks":
+        breaks(int(count))
+    elif phase != "-":
         hit(*PHASES[phase], int(count))
     sys.argv[1:] = argv
     run_program(main)
