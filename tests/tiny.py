@@ -19,6 +19,7 @@ from lvm.config import (
     RunConfig,
     ScheduleConfig,
     TrainingConfig,
+    to_dict,
 )
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
@@ -77,6 +78,16 @@ def config(*, base: Recipe | None = None, stage: float = 0.35, epochs: int = 2) 
     )
 
 
+def started(run_config: RunConfig) -> dict[str, Any]:
+    """What a command writes of a run at its start."""
+    return {
+        "schema": SCHEMA, "command": "python tune_jobs/triage.py --out here", "arguments": {},
+        "code": "1", "commit": None, "config": to_dict(run_config), "plan": [],
+        "environment": {"versions": {}, "platform": "here", "cpus": 1, "memory_gib": 1.0},
+        "data": {"source": "a bank", "rows": 360, "width": 16, "windows": {}, "articles": {}},
+    }  # fmt: skip
+
+
 def triage(
     out: Path,
     data: Dataset,
@@ -90,7 +101,7 @@ def triage(
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out)
     if not journal.events:
-        journal.append("run_started", schema=SCHEMA)
+        journal.append("run_started", **started(run_config))
     request.setdefault("steps", steps_in_order()[:num_steps])
     asked = Request(config=run_config, out=out, code="test", **request)
 

@@ -72,7 +72,7 @@ def gates_section(run: Run) -> Iterator[Block]:
     if any(len(step["arms"]) > ARMS for step in run.document["steps"]):
         yield Paragraph(f"Of a step with very many arms the {ARMS} foremost are shown.", "note")
     rows += _gains(run)
-    differences = [row for row in rows if row[2].get("p_value") is not None]
+    differences = [row for row in rows if row[2]["estimate"] and row[2].get("p_value") is not None]
     behind: list[Block] = [Paragraph(DECIDES), Paragraph(PEEKING)]
     if differences:
         behind.insert(0, _p_values(differences))

@@ -122,8 +122,8 @@ class RunView:
         compared = events.last("compared") or {}
         found = compared.get("front", {}).get(arm)
         if found:
-            self.add_tags({"front.position": found["position"], "front.rung": found["rung"]})
-            self.add_metrics("front.", found["distance"] or {}, compared["at"])
+            self.add_tags({"front.position": found["position"], "front.rung": found.get("rung")})
+            self.add_metrics("front.", found.get("distance") or {}, compared["at"])
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

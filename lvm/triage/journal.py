@@ -21,6 +21,7 @@ from lvm.events import Event as Event
 from lvm.events import Events
 from lvm.outside import parse_json, read_text
 from lvm.records import to_plain
+from lvm.triage.event_kinds import NotToldError, read_event
 from lvm.triage.reopen import REOPENED, effective
 
 SCHEMA = 1
@@ -98,50 +99,6 @@ class Journal:
                 file.truncate(len(whole))
 
 
-# Without these fields an event cannot be told; any other may be missing. None: of any type.
-REQUIRED: dict[str, dict[str, type | None]] = {
-    "run_started": {"command": str, "config": dict, "code": str, "commit": None, "data": dict},
-    "audited": {"audit": dict},
-    "ladder": {"split": str, "rows": dict},
-    "decision": {"action": str, "since": str},
-    "step_started": {"step": str, "title": str, "arms": list},
-    "epoch": {"arm": str, "step": str, "name": str, "epoch": int},
-    "arm_ended": {"arm": str, "step": str, "name": str, "reason": str, "epoch": int},
-    "arm_judged": {
-        "arm": str, "step": str, "name": str, "reason": str, "detail": str, "epoch": int,
-        "evaluation": None,
-    },
-    "test_judged": {"arm": str, "name": str, "role": str, "epochs": int, "evaluation": dict},
-    "phase_1_judged": {"verdict": str, "gates": list},
-    "compared": {"of": str},
-    "inspected": {"findings": list},
-    "below_ladder": {"findings": list, "gains": dict, "reason": str},
-    "step_ended": {"step": str, "stage": None, "candidate": None, "kept": None, "conflicts": list},
-    "confirmed": {
-        "step": str, "arm": str, "verdict": str, "gates": list, "spec": str, "run_as": str,
-    },
-    "tidied": {"step": str, "states": list, "weights": list},
-    "repeated": {"seed": int, "models": dict, "comparisons": list},
-    "reopened": {"step": str, "arms": list},
-}  # fmt: skip
-
-
-OF_A_STEP = {
-    "question": str, "hypothesis": str, "rules_out": str, "epochs": int, "carried": list,
-    "left_out": dict,
-}  # fmt: skip
-
-
-def _needs(event: Event) -> Mapping[str, type | None]:
-    """Return the fields that this event cannot be told without, each with its type."""
-    needs = REQUIRED.get(event["event"], {})
-    if event["event"] == "decision" and event.get("action") == "Stop":
-        return {**needs, "verdict": str, "cause": list}
-    if event["event"] == "step_started" and "number" in event:
-        return {**needs, **OF_A_STEP}
-    return needs
-
-
 def read_run(folder: Path) -> Events:
     """Return the events that count in `folder`, each with what its views need.
 
@@ -149,18 +106,19 @@ def read_run(folder: Path) -> Events:
 
     Raises ResumeError when the journal is not one of this program, is damaged, or has no event yet.
     """
-    path, events = folder / FILE_NAME, list(read_journal(folder))
+    path, events = folder / FILE_NAME, list[Event]()
+    for number, event in enumerate(read_journal(folder), start=1):
+        try:
+            events.append(read_event(event))
+        except NotToldError as error:
+            raise ResumeError(
+                f"{path} line {number} ({event['event']}): {error}; it was changed or belongs to "
+                "another version: use that version, or start a new run."
+            ) from None
     if not events:
         raise ResumeError(
             f"{path} holds no whole event yet; ask again when the run has started, or start it."
         )
-    for number, event in enumerate(events, start=1):
-        for key, kind in _needs(event).items():
-            if key not in event or (kind is not None and not isinstance(event[key], kind)):
-                raise ResumeError(
-                    f"{path} line {number} is {event['event']} without its {key}; it was changed "
-                    "or belongs to another version: use that version, or start a new run."
-                )
     return Events(effective(events))
 
 

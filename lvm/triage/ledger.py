@@ -62,7 +62,8 @@ def _above(key: str, section: str, name: str) -> Callable[[Mapping[str, Any], Ev
 
     def raises(changes: Mapping[str, Any], control: Event) -> bool:
         own = (control.get(section, {}) if section else control).get(name)
-        return key in changes and own is not None and bool(changes[key] > own)
+        new = changes.get(key)
+        return isinstance(new, int | float) and isinstance(own, int | float) and new > own
 
     return raises
 

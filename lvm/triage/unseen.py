@@ -23,7 +23,7 @@ def lineage_part(events: Events) -> dict[str, Any]:
     """
     judged = events.last("phase_1_judged") or {}
     stop = events.last("decision", action="Stop") or {}
-    lineage = {**NOTHING, **judged.get("lineage", {})}
+    lineage = {**NOTHING, **(judged.get("lineage") or {})}
     return {
         **lineage,
         "verdict_if_unseen": stop.get("if_unseen"),
