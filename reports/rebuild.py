@@ -7,6 +7,7 @@ seconds, peak memory of all its processes). The example `sample` is also put int
 
 from __future__ import annotations
 
+import ast
 import datetime
 import json
 import shutil
@@ -16,7 +17,6 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -30,6 +30,16 @@ EXAMPLES = {
         "--payload", "runs/replica/payload.npz",
     ],
 }  # fmt: skip
+PACKAGES = ("lvm", "tune_jobs")
+FOLDERS = {
+    ".ci": "what CI runs",
+    "benchmarks": "measurements; `--write` keeps the table of each in reports/",
+    "docs": "what README has no room for",
+    "examples": "three short scripts on the library",
+    "recipes": "four recipes that are wrong in one respect each",
+    "reports": "kept runs, the tables of the benchmarks, and LOG.md: what was tried",
+    "tests": "unit, integration and golden tests, and the worlds in which they plant defects",
+}
 KEPT = ("report.md", "report.html", "verdict.json", "audit.json")
 PUBLIC_ROOT = "/path/to/lvm"  # stands for this checkout in what is kept
 
@@ -161,33 +171,27 @@ def _replace_block(text: str, before: str, content: str) -> str:
 
 
 def file_tree() -> str:
-    """Return the tree of tracked files with the first sentence of each package."""
+    """Return the folders of this repository with what each is for, as README shows them."""
     listing = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    tree: dict[str, Any] = {}
-    for path in listing:
-        place = tree
-        *folders, name = path.split("/")
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[name] = None
-    return "\n".join(_lines(tree, ""))
+    parents = {Path(path).parent for path in listing} - {Path()}
+    folders = {Path(*parent.parts[:2]) if parent.parts[0] in PACKAGES else Path(parent.parts[0])
+               for parent in parents}  # fmt: skip
+    return "\n".join(_line(folder) for folder in sorted(folders))
 
 
-def _lines(tree: dict[str, Any], indent: str) -> list[str]:
-    """Return one line per folder: its modules by name, other files by name."""
-    lines = []
-    for name, inner in sorted(tree.items()):
-        if inner is None:
-            continue
-        files = sorted(f for f, sub in inner.items() if sub is None and f != "__init__.py")
-        short = [f.removesuffix(".py") if f.endswith(".py") else f for f in files]
-        lines.append(f"{indent}{name + '/':<{24 - len(indent)}}{' '.join(short)}".rstrip())
-        lines.extend(_lines(inner, indent + "  "))
-    if not indent:
-        lines.extend(sorted(name for name, inner in tree.items() if inner is None))
-    return lines
+def _line(folder: Path) -> str:
+    name = f"{'  ' * (len(folder.parts) - 1)}{folder.name}/"
+    return f"{name:<14}{_meaning(folder)}"
+
+
+def _meaning(folder: Path) -> str:
+    """Return what a folder is for: the first sentence of a package, else what FOLDERS says."""
+    if folder.name in FOLDERS:
+        return FOLDERS[folder.name]
+    doc = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text())) or ""
+    return " ".join(doc.split("\n\n")[0].split()).rstrip(".")
 
 
 if __name__ == "__main__":

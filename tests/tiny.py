@@ -84,7 +84,10 @@ def started(run_config: RunConfig) -> dict[str, Any]:
         "schema": SCHEMA, "command": "python tune_jobs/triage.py --out here", "arguments": {},
         "code": "1", "commit": None, "config": to_dict(run_config), "plan": [],
         "environment": {"versions": {}, "platform": "here", "cpus": 1, "memory_gib": 1.0},
-        "data": {"source": "a bank", "rows": 360, "width": 16, "windows": {}, "articles": {}},
+        "data": {
+            "source": "a bank", "rows": 360, "width": 16, "fingerprint": None, "windows": {},
+            "articles": {},
+        },
     }  # fmt: skip
 
 

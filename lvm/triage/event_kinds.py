@@ -27,7 +27,7 @@ from lvm.triage.event_parts import (
     Environment,
     EvaluationTold,
     EvidenceTold,
-    Front,
+    FrontTold,
     LineageTold,
     Probe,
     RepeatedModel,
@@ -197,7 +197,7 @@ class ArmEnded(OfAnArm, tag="arm_ended", frozen=True, kw_only=True):
 
     reason: StopReason
     epoch: Count
-    detail: str = ""
+    detail: str
 
 
 class ArmJudged(OfAnArm, tag="arm_judged", frozen=True, kw_only=True):
@@ -211,7 +211,7 @@ class ArmJudged(OfAnArm, tag="arm_judged", frozen=True, kw_only=True):
     epochs_run: Count
     train_seconds: float
     stage: GateResult
-    gains: list[GateResult] = []
+    gains: list[GateResult]
     findings: list[FindingTold] = []
 
 
@@ -221,7 +221,6 @@ class TestJudged(OfAnArm, tag="test_judged", frozen=True, kw_only=True):
     role: str
     epochs: Count
     evaluation: EvaluationTold
-    step: str = ""
     ann: dict[str, float | None] = {}
     evidence: EvidenceTold | None = None
 
@@ -241,16 +240,16 @@ class BelowLadder(Event, tag="below_ladder", frozen=True, kw_only=True):
     findings: list[FindingTold]
     gains: dict[str, GateResult]
     reason: str
-    arm: str = ""
-    name: str = ""
+    arm: str
+    name: str
 
 
 class Inspected(Event, tag="inspected", frozen=True, kw_only=True):
     """What the base recipe's model shows of itself."""
 
     findings: list[FindingTold]
-    arm: str = ""
-    name: str = ""
+    arm: str
+    name: str
     failed: dict[str, str] = {}
     order: list[str] = []
     reasons: list[str] = []
@@ -301,7 +300,7 @@ class Compared(Event, tag="compared", frozen=True, kw_only=True):
     """Models held against the front of predictions without training."""
 
     of: str
-    front: Front = {}
+    front: dict[str, FrontTold] = {}
 
 
 class Decision(Event, tag="decision", frozen=True, kw_only=True):
@@ -316,7 +315,7 @@ class Decision(Event, tag="decision", frozen=True, kw_only=True):
     verdict: RunVerdict | None = None
     cause: list[str] | None = None
     by: tuple[str, str] | None = None  # the step and the arm that a cause rests on
-    absent: list[dict[str, Any]] = []
+    absent: list[AbsentArm] = []
     if_unseen: RunVerdict | None = None
     cause_if_unseen: list[str] = []
     seed: int | None = None

@@ -15,9 +15,9 @@ import msgspec
 from lvm.config import GateConfig, Recipe
 from lvm.records import (
     Estimate,
-    FrontPosition,
     GateResult,
     Pool,
+    Position,
     SeededEstimate,
     StopReason,
     Verdict,
@@ -33,15 +33,23 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 # --- the run --------------------------------------------------------------------------------------
 
 
+class Size(Part, frozen=True, kw_only=True):
+    """How much a split held before a part of it was drawn."""
+
+    windows: Count
+    articles: Count
+
+
 class DataSeen(Part, frozen=True, kw_only=True):
     """The data of a run."""
 
     source: str
     width: Count
-    rows: Count | None = None
-    fingerprint: str | None = None
-    windows: dict[str, Count] = {}
-    articles: dict[str, Count] = {}
+    rows: Count
+    fingerprint: str | None
+    windows: dict[str, Count]
+    articles: dict[str, Count]
+    drawn_from: dict[str, Size] = {}
 
 
 class Arguments(Part, frozen=True, kw_only=True):
@@ -108,13 +116,14 @@ class Arm(Part, frozen=True, kw_only=True):
 
 
 class AbsentArm(Part, frozen=True, kw_only=True):
-    """An arm that left nothing to judge."""
+    """An arm that left nothing to judge, as `lvm.absence.Absence` writes it."""
 
     step: str
     arm: str
-    name: str
+    role: str
     reason: StopReason
     detail: str = ""
+    num_arms: Count = 1
 
 
 class ControlTold(Part, frozen=True, kw_only=True):
@@ -217,7 +226,7 @@ class Example(Part, frozen=True, kw_only=True):
 class Words(Part, frozen=True, kw_only=True):
     """A row in words."""
 
-    key: list[int]
+    key: tuple[int, int]
     text: str | None
 
 
@@ -227,7 +236,7 @@ class EvidenceTold(Part, frozen=True, kw_only=True):
     windows: Count
     spaces: dict[str, SpaceTold]
     reach: Reach
-    ranks: list[float]
+    ranks: tuple[float, float, float]  # quartiles
     hubs: list[Hub]
     found: Found
     examples: list[Example]
@@ -291,4 +300,13 @@ class LineageTold(Part, frozen=True, kw_only=True):
     off_contexts: dict[str, Estimate] | None = None
 
 
-Front = dict[str, FrontPosition]
+class FrontTold(Part, frozen=True, kw_only=True):
+    """A model against the front, as `lvm.records.FrontPosition` writes it."""
+
+    position: Position
+    metrics: tuple[str, str]
+    distance: Estimate | None
+    rung: str | None
+    gains: dict[str, Estimate]
+    mixture: dict[str, float]
+    reason: str

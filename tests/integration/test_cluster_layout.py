@@ -79,7 +79,7 @@ def copied(source: Path, target: Path) -> None:
 
 def readmes_job(laid: Laid, flags: list[str]) -> list[str]:
     """README's line for this home and job server, with other flags for data, size and folder."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "docs/cluster.md").read_text()
     (line,) = re.findall(r"^RAY_AUTH_MODE=token (ray job submit .*)$", readme, re.MULTILINE)
     command = shlex.split(line.replace(HOME, str(laid.home)))
     assert command[:3] == ["ray", "job", "submit"]

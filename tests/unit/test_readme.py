@@ -10,9 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-sys.path.insert(0, str(ROOT / "reports"))
+PAGES = {path: path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+ALL = "\n".join(PAGES.values())
+sys.path[:0] = [str(ROOT / "reports"), str(ROOT / "docs")]
 
-import rebuild  # noqa: E402  # lives beside what it writes, not in a package
+import build  # noqa: E402  # these two live beside what they write, in no package
+import rebuild  # noqa: E402
 
 import lvm.cli  # noqa: E402
 import tune_jobs.train  # noqa: E402
@@ -27,8 +30,8 @@ from tune_jobs.presets import PRESETS, preset  # noqa: E402
 
 
 def commands(prefix):
-    """Every line of the README's shell blocks that holds a command, from `prefix` on."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
+    """Every line of the shell blocks that holds a command, from `prefix` on."""
+    blocks = re.findall(r"```bash\n(.*?)```", ALL, flags=re.S)
     lines = [line.split(" #")[0].rstrip() for block in blocks for line in block.splitlines()]
     return [line[line.index(prefix) :] for line in lines if prefix in line]
 
@@ -61,7 +64,7 @@ def test_there_are_commands_to_check():
 def test_every_lvm_command_is_named():
     actions = lvm.cli.parser()._subparsers._group_actions
     names = set(actions[0].choices)
-    missing = {name for name in names if f"lvm {name}" not in README}
+    missing = {name for name in names if f"lvm {name}" not in ALL}
     assert missing <= {"ui"}  # printed by every run
 
 
@@ -75,16 +78,16 @@ def test_make_targets_exist():
 @pytest.mark.parametrize("registry", [MODELS, STEPS, CHECKS], ids=["models", "steps", "checks"])
 def test_registered_names_are_documented(registry):
     for name in registry.names():
-        assert f"`{name}`" in README, name
+        assert f"`{name}`" in ALL, name
 
 
 def test_presets_are_documented():
     for name in PRESETS:
-        assert f"`{name}`" in README, name
+        assert f"`{name}`" in ALL, name
 
 
 def test_recipe_example_loads(tmp_path):
-    recipe = re.search(r"```toml\n(.*?)```", README, flags=re.S).group(1)
+    recipe = re.search(r"```toml\n(.*?)```", ALL, flags=re.S).group(1)
     (tmp_path / "recipe.toml").write_text(recipe)
     config = load_run_config(tmp_path / "recipe.toml", preset("laptop"))
     assert (config.recipe.objective.space, config.gates.stage_eval_cosine) == ("raw", 0.4)
@@ -105,6 +108,20 @@ def test_exit_statuses_are_those_of_the_program():
 
 def test_tree_is_the_tree():
     assert text_block("## The files") == rebuild.file_tree()
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 180
+
+
+def test_links_lead_to_files():
+    for page, text in PAGES.items():
+        for link in re.findall(r"\]\(([\w./-]+)\)", text):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_page_of_the_journal_is_that_of_its_structs():
+    assert (ROOT / "docs/journal.md").read_text() == build.document()
 
 
 def test_output_is_the_kept_output():
