@@ -14,8 +14,8 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lvm.triage import event_kinds  # noqa: E402  # found through the path above
-from lvm.triage.event_parts import Part  # noqa: E402
+from lvm.triage import events as event_kinds  # noqa: E402  # found through the path above
+from lvm.triage.events.parts import Part  # noqa: E402
 from lvm.triage.journal import SCHEMA  # noqa: E402
 
 OUT = ROOT / "docs" / "journal.md"

@@ -22,12 +22,12 @@ from lvm.terminal import Screen
 from lvm.triage.journal import FILE_NAME, read_run
 from lvm.triage.verdict import build_verdict
 
-Path_ = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 VALUES: tuple[Any, ...] = (None, True, 7, -1, 0.5, 1e300, "", "text", [], [None], {}, {"a": []})
 GONE = object()
 
 
-def places(value: Any, names: frozenset[str], at: Path_ = ()) -> Iterator[tuple[Path_, Path_]]:
+def places(value: Any, names: frozenset[str], at: Place = ()) -> Iterator[tuple[Place, Place]]:
     """Yield (path, shape of the path): of places of one shape a caller takes one."""
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -39,7 +39,7 @@ def places(value: Any, names: frozenset[str], at: Path_ = ()) -> Iterator[tuple[
             yield from places(item, names, (*at, number))
 
 
-def shape(path: Path_, names: frozenset[str]) -> Path_:
+def shape(path: Place, names: frozenset[str]) -> Place:
     """Return a path with `*` for places in lists and for names of a run."""
     return tuple("*" if isinstance(p, int) or p in names or p.isdigit() else p for p in path)
 
@@ -52,7 +52,7 @@ def names_of(events: list[dict[str, Any]]) -> frozenset[str]:
     return frozenset(found.union(*rows))
 
 
-def mutations(events: list[dict[str, Any]]) -> Iterator[tuple[int, Path_, Any]]:
+def mutations(events: list[dict[str, Any]]) -> Iterator[tuple[int, Place, Any]]:
     """Yield (event, path, value) once for every kind, shape of a path and value of another type."""
     names, seen = names_of(events), set()
     for number, event in enumerate(events):
@@ -68,14 +68,14 @@ def mutations(events: list[dict[str, Any]]) -> Iterator[tuple[int, Path_, Any]]:
                     yield number, path, value
 
 
-def at(event: Any, path: Path_) -> Any:
+def at(event: Any, path: Place) -> Any:
     """Return the value at a path."""
     for part in path:
         event = event[part]
     return event
 
 
-def changed(event: dict[str, Any], path: Path_, value: Any) -> dict[str, Any]:
+def changed(event: dict[str, Any], path: Place, value: Any) -> dict[str, Any]:
     """Return a copy of an event with another value at a path."""
     event = copy.deepcopy(event)
     inside = at(event, path[:-1])

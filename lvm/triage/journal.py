@@ -21,7 +21,7 @@ from lvm.events import Event as Event
 from lvm.events import Events
 from lvm.outside import parse_json, read_text
 from lvm.records import to_plain
-from lvm.triage.event_kinds import NotToldError, read_event
+from lvm.triage.events import NotToldError, read_event
 from lvm.triage.reopen import REOPENED, effective
 
 SCHEMA = 1

@@ -15,7 +15,7 @@ from lvm.command import run_command
 from lvm.errors import ResumeError
 from lvm.progress import JsonLines, line, seconds_left
 from lvm.status import screen, status
-from lvm.triage.event_kinds import KINDS
+from lvm.triage.events import KINDS
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.lock import Driver, Owner
 from tune_jobs import triage

@@ -1,13 +1,24 @@
-"""The audit of a run in the form that is on disk, see `lvm.triage.event_parts`."""
+"""The audit of a run in the form that is on disk, see `lvm.triage.events.parts`."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from lvm.audit.finding import Severity, Status
-from lvm.triage.event_parts import Count, Part
+from lvm.triage.events.parts import Count, Part
+
+
+class Where(Part, frozen=True, kw_only=True):
+    """Where a finding lies; other keys that are texts or numbers are shown under their names."""
+
+    input: str | None = None
+    source: str | None = None
+    count: int | UnsetType = UNSET
+    of: int | UnsetType = UNSET
+    rows: list[int | float | str] | None = None
+    articles: list[int | float | str] | None = None
+    blocks: list[tuple[int | float | str, int | float | str]] | None = None
 
 
 class FindingTold(Part, frozen=True, kw_only=True):
@@ -17,7 +28,7 @@ class FindingTold(Part, frozen=True, kw_only=True):
     severity: Severity
     seen: str
     allowed: str
-    where: dict[str, Any]
+    where: Where
     meaning: str
     next: str
     values: dict[str, float | None] = {}

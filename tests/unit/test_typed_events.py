@@ -11,7 +11,7 @@ import pytest
 from frozen_runs import FROZEN, RUNS
 
 from lvm.errors import ResumeError
-from lvm.triage.event_kinds import KINDS, NotToldError, told
+from lvm.triage.events import KINDS, NotToldError, told
 from lvm.triage.journal import FILE_NAME, read_run
 
 LOOKED_AT = 40  # accepted changes of a run that every view is asked to tell; thousands were tried

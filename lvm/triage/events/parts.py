@@ -18,7 +18,6 @@ from lvm.records import (
     GateResult,
     Pool,
     Position,
-    SeededEstimate,
     StopReason,
     Verdict,
 )
@@ -28,6 +27,12 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """A part of an event; keys that this version does not know are left out."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    """What all events have."""
+
+    at: float  # seconds since 1970
 
 
 # --- the run --------------------------------------------------------------------------------------
@@ -155,149 +160,6 @@ class EvaluationTold(Part, frozen=True, kw_only=True):
         for name in ("eval_cosine", "r_at_5", "mrr"):
             if self.masked.get(name) is None:
                 raise ValueError(f"Object missing required field `masked.{name}`")
-
-
-# --- evidence -------------------------------------------------------------------------------------
-
-
-class SpaceTold(Part, frozen=True, kw_only=True):
-    """Cosines of one space, in bins, and its metrics."""
-
-    low: float
-    width: float
-    paired: list[float]
-    shuffled: list[float]
-    paired_mean: float
-    shuffled_mean: float
-    closer: float
-    r_at_1: float
-    r_at_5: float
-    r_at_10: float
-    mrr: float
-    contain_at_50: float
-
-    def __post_init__(self) -> None:
-        if not len(self.paired) == len(self.shuffled) > 0 or self.width <= 0:
-            raise ValueError("Expected two histograms over the same bins")
-
-
-class Reach(Part, frozen=True, kw_only=True):
-    """Share of targets within the first k places."""
-
-    k: list[int]
-    share: list[float]
-
-    def __post_init__(self) -> None:
-        if len(self.k) != len(self.share):
-            raise ValueError("Expected a share for every k")
-
-
-class Hub(Part, frozen=True, kw_only=True):
-    """A row that many windows retrieve."""
-
-    row: int
-    windows: int
-
-
-class Found(Part, frozen=True, kw_only=True):
-    """How many windows found their target."""
-
-    hit: Count
-    near_miss: Count = msgspec.field(name="near miss")
-    miss: Count
-
-
-class Example(Part, frozen=True, kw_only=True):
-    """A window to look at; rows are rows of the bank."""
-
-    kind: str
-    contexts: list[int]
-    target: int
-    rank: float
-    cosine: float
-    retrieved: list[int]
-    scores: list[float]
-
-    def __post_init__(self) -> None:
-        if len(self.retrieved) != len(self.scores):
-            raise ValueError("Expected a score for every row retrieved")
-
-
-class Words(Part, frozen=True, kw_only=True):
-    """A row in words."""
-
-    key: tuple[int, int]
-    text: str | None
-
-
-class EvidenceTold(Part, frozen=True, kw_only=True):
-    """What stands behind a model's metrics on test."""
-
-    windows: Count
-    spaces: dict[str, SpaceTold]
-    reach: Reach
-    ranks: tuple[float, float, float]  # quartiles
-    hubs: list[Hub]
-    found: Found
-    examples: list[Example]
-    words: dict[str, Words] = {}
-    titles: dict[str, str] = {}
-    source: str = ""
-    licence: str = ""
-
-
-# --- several seeds --------------------------------------------------------------------------------
-
-
-class OfSeed(Part, frozen=True, kw_only=True):
-    """A model's test metrics under one seed."""
-
-    seed: int
-    eval_cosine: float
-    r_at_5: float
-    mrr: float
-
-
-class RepeatedModel(Part, frozen=True, kw_only=True):
-    """A model under several seeds."""
-
-    arm: str
-    per_seed: list[OfSeed]
-    over_seeds: dict[str, SeededEstimate] = {}
-
-
-class Comparison(Part, frozen=True, kw_only=True):
-    """The gain of one repeated model over another."""
-
-    model: str
-    over: str
-    metric: str
-    bound: float
-    seeds: list[int]
-    estimate: SeededEstimate
-
-
-# --- what a model has read ------------------------------------------------------------------------
-
-
-class TraceTold(Part, frozen=True, kw_only=True):
-    """A trace of the test articles in a model's answers."""
-
-    found: bool
-    reference: str
-    surplus: Estimate
-    over_nearest_train: Estimate
-
-
-class LineageTold(Part, frozen=True, kw_only=True):
-    """What is known of the articles that the judged model has read."""
-
-    articles: str
-    model: str | None = None
-    why: str = ""
-    read: Count = 0
-    trace: TraceTold | None = None
-    off_contexts: dict[str, Estimate] | None = None
 
 
 class FrontTold(Part, frozen=True, kw_only=True):

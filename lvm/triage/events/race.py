@@ -1,0 +1,128 @@
+"""The events of a race: its arms, their epochs, and what became of them."""
+
+from __future__ import annotations
+
+from msgspec import UNSET, UnsetType
+
+from lvm.records import GateResult, StopReason, Verdict
+from lvm.triage.events.audit import FindingTold
+from lvm.triage.events.evidence import EvidenceTold
+from lvm.triage.events.parts import Arm, Count, EvaluationTold, Event
+
+
+class StepStarted(Event, tag="step_started", frozen=True, kw_only=True):
+    """A race begins: phase 1, a step, a confirmation or another seed."""
+
+    step: str
+    title: str
+    arms: list[Arm]
+    epochs: Count
+    number: int | None = None  # of a step; a race of another kind has none of what follows
+    left_out: dict[str, str] | UnsetType = UNSET
+    question: str | UnsetType = UNSET
+    hypothesis: str | UnsetType = UNSET
+    rules_out: str | UnsetType = UNSET
+    carried: list[tuple[str, str]] | UnsetType = UNSET
+    reported: bool = True
+    extended: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.number is not None:
+            for key in ("left_out", "question", "hypothesis", "rules_out", "carried"):
+                if getattr(self, key) is UNSET:
+                    raise ValueError(f"Object missing required field `{key}`")
+
+
+class Epoch(Event, tag="epoch", frozen=True, kw_only=True):
+    """One epoch of one arm, judged on dev."""
+
+    arm: str
+    step: str
+    name: str
+    epoch: Count
+    eval_cosine: float | None = None
+    r_at_5: float | None = None
+    mrr: float | None = None
+    stage: Verdict | None = None
+    seconds: float = 0.0
+    backend: str = ""
+    loss: float | None = None
+    ar: float | None = None
+    contrastive: float | None = None
+    mmd: float | None = None
+    gradient_norm: float | None = None
+    num_negatives: float | None = None
+    negatives: dict[str, float | None] = {}
+    health: dict[str, float | None] = {}
+    wall: float | None = None
+
+
+class Rung(Event, tag="rung", frozen=True, kw_only=True):
+    """What a rung decided."""
+
+    step: str
+    epoch: Count
+    metric: str = "eval_cosine"
+    values: dict[str, float | None]
+    cutoff: float | None
+    pruned: list[str]
+    held: list[str]
+    seen: int | None = None
+    arrived: str | None = None
+
+
+class OfAnArm(Event, frozen=True, kw_only=True):
+    """An event about one arm of a race."""
+
+    arm: str
+    step: str
+    name: str
+
+
+class ArmRestarted(OfAnArm, tag="arm_restarted", frozen=True, kw_only=True):
+    """An arm whose process went away goes on in another one."""
+
+    attempt: int
+    epoch: Count
+    detail: str
+
+
+class Waiting(Event, tag="waiting", frozen=True, kw_only=True):
+    """Arms wait for room that the cluster does not have."""
+
+    step: str
+    detail: str
+
+
+class ArmEnded(OfAnArm, tag="arm_ended", frozen=True, kw_only=True):
+    """An arm has ended."""
+
+    reason: StopReason
+    epoch: Count
+    detail: str
+
+
+class ArmJudged(OfAnArm, tag="arm_judged", frozen=True, kw_only=True):
+    """An arm, judged on dev."""
+
+    reason: StopReason
+    detail: str
+    epoch: Count
+    evaluation: EvaluationTold | None
+    role: str
+    epochs_run: Count
+    train_seconds: float
+    stage: GateResult
+    gains: list[GateResult]
+    findings: list[FindingTold] = []
+
+
+class TestJudged(OfAnArm, tag="test_judged", frozen=True, kw_only=True):
+    """A model, measured on the test split."""
+
+    role: str
+    epochs: Count
+    evaluation: EvaluationTold
+    ann: dict[str, float | None] = {}
+    evidence: EvidenceTold | None = None
