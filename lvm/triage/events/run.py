@@ -194,6 +194,8 @@ class Decision(Event, tag="decision", frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.action == "Stop" and (self.verdict is None or self.cause is None):
             raise ValueError("Object missing required field `verdict` or `cause`")
+        if self.verdict in (RunVerdict.FIXED, RunVerdict.BLOCKED) and not self.cause:
+            raise ValueError("Expected what was fixed, or what blocks, in `cause`")
 
 
 class Tidied(Event, tag="tidied", frozen=True, kw_only=True):
