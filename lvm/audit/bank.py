@@ -45,7 +45,9 @@ def duplicates(material: Material) -> Iterator[Finding]:
     yield from repeated_windows(material)
     yield from repeated_first_chunks(material)
     bank = material.pool
-    group = material.content.group
+    group = np.array(material.content.group)
+    spoilt = _spoilt_rows(material)
+    group[spoilt] = spoilt  # NONFINITE and ZERO_ROWS speak of these: they are no text twice
     first = group != np.arange(len(bank))
     share, twice = float(first.mean()), _stored_twice(group, bank.keys)
     if share > DUPLICATES_WARN:
@@ -125,7 +127,7 @@ def target_not_in_bank(material: Material) -> Iterator[Finding]:
             raise NotEvaluable(f"the vectors cannot be compared: {mismatch}", "mend SPACE_MISMATCH")
     share, limit = float(inside.mean()), same_from(material)
     # Rows of the bank that are NaN or zero were somebody's: NONFINITE and ZERO_ROWS speak of them.
-    if share >= ALLOWED_SHARE - 2 * _spoilt_share(material):
+    if share >= ALLOWED_SHARE - 2 * len(_spoilt_rows(material)) / len(bank):
         return
     seen = f"{share:.1%} of {len(rows)} targets have a bank row with cosine {limit:.4g} or more"
     yield _not_in_bank(material, side, rows[~inside], len(rows), seen, share)
@@ -177,10 +179,10 @@ def _train_fits(material: Material) -> bool:
     return float(found.right.mean()) >= ALLOWED_SHARE
 
 
-def _spoilt_share(material: Material) -> float:
-    """Return the share of bank rows that are not finite or zero."""
-    bad = [len(s.nonfinite) + len(s.zero) for s in scans(material) if s.input == "bank"]
-    return sum(bad) / len(material.pool)
+def _spoilt_rows(material: Material) -> Int[np.ndarray, " n"]:
+    """Return the bank rows that are not finite or zero."""
+    (bank,) = (scan for scan in scans(material) if scan.input == "bank")
+    return np.concatenate([bank.nonfinite, bank.zero])
 
 
 def locate_targets(

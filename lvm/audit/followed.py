@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import NotEvaluable
-from lvm.audit.location import SEARCHED, find_rows, in_run, nearest, same_from
+from lvm.audit.location import SEARCHED, find_rows, in_run, nearest, same_from, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.padding import padding_by_keys
 
@@ -22,8 +22,8 @@ class Keyed:
     """For each looked-at window and each place of its sequence: is the vector at its key?
 
     `right` where the bank has it there; `wrong` where it does not, although the bank holds this
-    vector elsewhere. Neither: the vector is not in the bank, which is another defect, or it is the
-    first chunk of an article, repeated where the article has none.
+    vector elsewhere. Neither: the vector is not in the bank or has no direction, which are other
+    defects, or it is the first chunk of an article, repeated where the article has none.
     """
 
     side: Side
@@ -77,8 +77,12 @@ def _num_followed(material: Material, side: Side) -> int:
 def _is_elsewhere(
     material: Material, vectors: Float[np.ndarray, "m S D"], right: Bool[np.ndarray, "m S"]
 ) -> Bool[np.ndarray, "m S"]:
-    """Say for each vector that is not at its key whether the bank holds it at all."""
+    """Say for each vector that is not at its key whether the bank holds it at all.
+
+    Of one that is zero or not finite the bank says nothing: it equals every other such row.
+    """
     lost = np.argwhere(~right)
+    lost = lost[np.isfinite(unit(vectors[lost[:, 0], lost[:, 1]])).all(axis=1)]
     found = np.zeros(right.shape, dtype=bool)
     if len(lost) == 0:
         return found

@@ -245,3 +245,16 @@ def test_zeros_in_front_of_an_article_are_padding_and_others_a_failed_encoder() 
     contexts[::9, 0] = 0  # in front as well, but in the middle of articles
     failed = audit(dataclasses.replace(parts, eval=change(parts.eval, contexts=contexts)))
     assert finding(failed, "ZERO_ROWS", "eval").severity is Severity.BLOCK
+
+
+@pytest.mark.parametrize("share", [0.03, 0.3, 1.0])
+@pytest.mark.parametrize(("value", "code"), [(0, "ZERO_ROWS"), (np.nan, "NONFINITE")])
+def test_rows_without_direction_are_neither_copies_nor_under_wrong_keys(
+    value: float, code: str, share: float
+) -> None:
+    """One such row equals every other, and so says nothing of its key."""
+    bank = clean(0).bank
+    vectors = np.array(bank.vectors)
+    some = np.random.default_rng(0).choice(len(bank), round(share * len(bank)), replace=False)
+    vectors[some] = value
+    assert blocking(audit(parts_of(vectors, np.array(bank.keys)))) == {code}
