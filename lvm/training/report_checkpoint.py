@@ -214,6 +214,12 @@ def _weights(path: Path, content: Mapping[Any, Any], key: str) -> dict[str, Tens
     )
     if not named:
         raise CheckpointError(f"{path}: {key} is not tensors by name; {SAVE_AGAIN}.")
+    odd = [n for n, w in given.items() if w.is_quantized or w.is_meta or w.layout != torch.strided]
+    if odd:
+        raise CheckpointError(
+            f"{path}: {len(odd)} weights are quantized, sparse or without data (first: {odd[0]}), "
+            f"needed are plain tensors; {SAVE_AGAIN}."
+        )
     claimed = sum(w.numel() * w.element_size() for w in given.values())
     if claimed > MAX_EXPANSION * path.stat().st_size:
         raise CheckpointError(
