@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import sys
 from typing import Any
@@ -19,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from lvm.errors import MissingExtraError
-from lvm.outside import lower_limit
+from lvm.outside import lower_limit, shortened
+
+AT_ITS_SOURCE = re.compile(r"^Error in .* at \S+:\d+: (?:Error: )?")
 
 
 def faiss_module() -> Any:
@@ -43,8 +46,7 @@ def main() -> None:
     except MissingExtraError:
         _answer({"missing": True})
     except (RuntimeError, MemoryError) as error:
-        said = [*str(error).strip().splitlines(), type(error).__name__]
-        _answer({"error": said[-2 if len(said) > 1 else -1][:120]})
+        _answer({"error": _why(error)})
     else:
         _answer(
             {"size": int(index.ntotal), "width": int(index.d), "trained": bool(index.is_trained)}
@@ -62,13 +64,18 @@ def _serve(faiss: Any, index: Any) -> None:
         try:
             scores, ids = index.search(rows.reshape(asked["rows"], -1), asked["k"])
         except (RuntimeError, MemoryError, AssertionError) as error:
-            said = [*str(error).strip().splitlines(), type(error).__name__]
-            _answer({"error": said[0][:120]})
+            _answer({"error": _why(error)})
             continue
         _answer({})
         sys.stdout.buffer.write(np.ascontiguousarray(ids, np.int64).tobytes())
         sys.stdout.buffer.write(np.ascontiguousarray(scores, np.float32).tobytes())
         sys.stdout.buffer.flush()
+
+
+def _why(error: Exception) -> str:
+    """Return what FAISS says is wrong, in one short line, without its place in FAISS's source."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shortened(AT_ITS_SOURCE.sub("", lines[-1]) or lines[-1])
 
 
 def _allow(seconds: int) -> None:

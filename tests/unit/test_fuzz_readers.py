@@ -197,6 +197,13 @@ def test_an_index_in_another_process_finds_what_one_in_this_process_finds(tmp_pa
         np.testing.assert_array_equal(mine[1], theirs[1])
 
 
+def test_the_reason_of_faiss_is_told_without_its_place_in_the_source_of_faiss(tmp_path) -> None:
+    (tmp_path / "i.faiss").write_text("hello")
+    with pytest.raises(DataError) as raised:
+        read_index(tmp_path / "i.faiss")
+    assert '(Index type 0x6c6c6568 ("hell") not recognized); write it' in str(raised.value)
+
+
 def test_the_process_of_an_index_ends_with_it(folder: Path) -> None:
     index = read_index(folder / "index.faiss")
     process = index._process
