@@ -45,6 +45,7 @@ def read_bank(path: Path, *, check_sha256: bool = False, check_counts: bool = Tr
         return read_other_bank(path) or _read_npz_bank(path, check_counts)
     manifest = _read_manifest(path / "manifest.json")
     vectors, keys = map_npy(path / "vectors.npy"), np.array(map_npy(path / "keys.npy"))
+    keys = as_keys(keys, str(path))
     if check_counts:
         _check_manifest(manifest, vectors, str(path))
     if check_sha256:

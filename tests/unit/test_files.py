@@ -414,3 +414,13 @@ def test_writing_refuses_windows_that_do_not_fit(tmp_path):
     with pytest.raises(DataError, match="allowed for the targets"):
         write_window_file(tmp_path / "w.npz", unit((N, T, D)), unit((N - 1, D)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_of_a_folder_are_int32_like_those_of_an_npz(folder):
+    wide = KEYS.astype(np.int64)
+    np.save(folder / "keys.npy", wide)
+    assert read_bank(folder).keys.dtype == np.int32
+    wide[0, 0] = 2**40
+    np.save(folder / "keys.npy", wide)
+    with pytest.raises(DataError, match="keys reach from 0 to 1099511627776, allowed is the range"):
+        read_bank(folder)
