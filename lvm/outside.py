@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import shlex
 import stat
@@ -15,6 +16,10 @@ from typing import Any
 BOM = "\ufeff"  # some editors write it before a text
 MAX_DIGITS = 19  # of a whole number that 64 bits hold
 MOST_SHOWN, MOST_NAMED, MOST_SIGNS = 120, 10, 60  # signs of a value; names, and signs of each
+# Control signs that are no white space, embedding and isolation of a direction, half characters.
+_COMMANDS = re.compile(
+    r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 MAX_TEXT_BYTES = 256 << 20  # of a manifest, a recipe or a journal
 
 
@@ -92,6 +97,14 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)
+
+
+def harmless(text: str) -> str:
+    """Return text of several lines that moves no cursor, rings no bell and turns no direction.
+
+    Unlike `printable`, it keeps lines, spaces of every kind and the joiners of scripts.
+    """
+    return _COMMANDS.sub(lambda found: _escaped(found[0]), text)
 
 
 def quoted(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lvm.errors import UsageError
 from lvm.files import write_whole
+from lvm.outside import harmless
 from lvm.report import (
     Block,
     Event,
@@ -161,7 +162,7 @@ def plain(text: str) -> str:
 def _write(path: Path, text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        write_whole(path, harmless(text))
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written ({error.strerror}); free some space or make the folder "

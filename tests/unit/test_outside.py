@@ -14,7 +14,7 @@ from lvm.command import run_command
 from lvm.config import RunConfig, load_run_config
 from lvm.data.files import read_bank, write_bank
 from lvm.errors import ConfigError, DataError, UsageError
-from lvm.outside import parse_json, printable, quoted
+from lvm.outside import harmless, parse_json, printable, quoted
 
 HOSTILE = "\x1b[2Jclean\n\x07\x9b1m\u202e\ud800 \\ 'x'"
 
@@ -60,6 +60,14 @@ def test_a_bank_with_marked_texts_is_read(tmp_path):
 def test_json_of_this_program_is_read_as_it_was_written():
     value = {"a": [1, -(2**62), 1.5, None, "é"], "b": {"c": True}}
     assert parse_json(json.dumps(value)) == value
+
+
+def test_harmless_text_keeps_lines_spaces_and_scripts():
+    kept = "Écriture\n\t名\u3000\u00a0می\u200cخواهم 👩\u200d🔬 עברית"
+    assert harmless(kept) == kept
+    assert harmless("\x1b[2Ja\nb\x07\x00\x9b\u202ec\u2066\ud800") == (
+        "\\x1b[2Ja\nb\\x07\\x00\\x9b\\u202ec\\u2066\\ud800"
+    )
 
 
 def test_printable_text_stays_and_everything_else_is_escaped():

@@ -647,6 +647,13 @@ def test_names_are_escaped(tmp_path):
     assert Checker.of(page).problems == []
 
 
+def test_a_report_sends_no_commands_to_a_terminal(tmp_path):
+    story = fixed_story(tmp_path, raw_name="\x1b[2J\x07\u202eraw\x00")
+    for text in report(story.journal.events, tmp_path):
+        assert not set("\x1b\x07\x00\u202e") & set(text)
+        assert r"\x1b[2J\x07\u202eraw\x00" in text
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
