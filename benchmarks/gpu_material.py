@@ -22,11 +22,11 @@ from lvm.config import HeadConfig, ModelConfig, Recipe, TrainingConfig
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.device import synchronise
+from lvm.presets import preset
 from lvm.training import loop
 from lvm.training.health import Probe
 from lvm.training.updates import DeviceUpdates
 from lvm.training.world import World
-from tune_jobs.presets import preset
 
 RATE = 1e-4  # of every update: nothing is learnt, nothing diverges
 WINDOWS = 396_000  # of the report's epoch

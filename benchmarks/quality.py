@@ -35,9 +35,9 @@ sys.path[:0] = [str(ROOT)]  # the presets
 from lvm.data.windows import Dataset  # noqa: E402  # beside what is found through the path above
 from lvm.evaluation.inference import predict  # noqa: E402
 from lvm.models.predictor import Predictor  # noqa: E402
+from lvm.presets import laptop  # noqa: E402
 from lvm.records import Estimate  # noqa: E402
 from lvm.training.loop import train  # noqa: E402
-from tune_jobs.presets import laptop  # noqa: E402
 
 OUT = REPORTS / "quality" / "quality.md"
 SEEDS = (0, 1, 2)

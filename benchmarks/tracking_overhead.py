@@ -33,9 +33,9 @@ ROWS = {
 
 def measure(run: Path, scratch: Path, *, pauses: bool) -> dict[str, float]:
     """Return the seconds of each kind of call while the journal of `run` is played back."""
+    from lvm.jobs.writer import TRACKED
     from lvm.tracking import Tracker
     from lvm.triage.journal import read_journal
-    from tune_jobs.writer import TRACKED
 
     folder = scratch / "runs" / run.name
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("mlflow.json", "tune", "*.npz"))

@@ -41,7 +41,7 @@ def audit(args: Any) -> int:
     """Audit what is named, print and write what was found, and repair it where asked to."""
     from lvm.audit.session import with_command
     from lvm.data.load import DataRequest
-    from tune_jobs.presets import load_config
+    from lvm.presets import load_config
 
     config = load_config(args.preset or "laptop", args.recipe)
     if args.out is not None:

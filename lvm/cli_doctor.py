@@ -37,7 +37,7 @@ def doctor(args: Any) -> int:
 
 def _cluster_file(path: Path) -> int:
     from lvm.doctor.cluster_file import lint
-    from tune_jobs.presets import preset
+    from lvm.presets import preset
 
     defects = lint(path, preset(PRESET).schedule)
     for defect in defects:

@@ -75,22 +75,28 @@ def _not_made(folder: Path, error: OSError) -> UsageError:
 # --- commands as a person types them --------------------------------------------------------------
 
 
-def shown(path: Path) -> str:
-    """Return a path as a person would type it from here: relative where it lies below."""
+def shown(path: Path, *, kept: bool = False) -> str:
+    """Return a path as a person would type it from here: relative where it lies below.
+
+    What is `kept` in a file may be read from anywhere, so it is whole.
+    """
     path = path.absolute()
     here = Path.cwd()
-    return quoted(str(path.relative_to(here) if path.is_relative_to(here) else path))
+    below = not kept and path.is_relative_to(here)
+    return quoted(str(path.relative_to(here) if below else path))
 
 
-def python_command() -> str:
+def python_command(*, kept: bool = False) -> str:
     """Return this interpreter as typed from here, so that a printed line works as it stands."""
-    return shown(Path(sys.executable))
+    return shown(Path(sys.executable), kept=kept)
 
 
-def lvm_command() -> str:
+def lvm_command(*, kept: bool = False) -> str:
     """Return the `lvm` command beside this interpreter, which need not be on the path."""
     script = Path(sys.executable).with_name("lvm")
-    return shown(script) if script.exists() else f"{python_command()} -m lvm.cli"
+    if script.exists():
+        return shown(script, kept=kept)
+    return f"{python_command(kept=kept)} -m lvm.cli"
 
 
 class Parser(argparse.ArgumentParser):

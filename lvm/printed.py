@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lvm.command import lvm_command, shown
-from lvm.outside import quoted
+from lvm.command import lvm_command, python_command, shown
+from lvm.packages import JOBS
 
-JOBS = "tune_jobs"  # found by its name: the library does not import its jobs
+INSTALLED = ("site-packages", "dist-packages")
 PATHS = ("data", "train", "eval", "payload", "checkpoint", "predictions", "seen", "recipe")
 REPORT_FILES = ("train", "eval", "payload")
 
 
 def job_command(name: str, *, kept: bool = False) -> str:
-    """Return the command of a job, `triage` or `train`, without its flags."""
+    """Return the command of a job, `triage` or `train`, without its flags.
+
+    In a checkout that is its script, which needs no installation; else the job is one of `lvm`.
+    """
     spec = importlib.util.find_spec(JOBS)
     places = list(spec.submodule_search_locations or ()) if spec is not None else []
-    if not places:
-        return f"{_path(Path(sys.executable), kept)} -m {JOBS}.{name}"
-    return f"{_path(Path(sys.executable), kept)} {_path(Path(places[0]) / f'{name}.py', kept)}"
+    if not places or Path(places[0]).parent.name in INSTALLED:
+        return f"{lvm_command(kept=kept)} {name}"
+    script = Path(places[0]) / f"{name}.py"
+    return f"{python_command(kept=kept)} {shown(script, kept=kept)}"
 
 
 def typed(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
@@ -38,14 +41,14 @@ def typed(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
     words: list[str] = []
     for name, value in arguments.items():
         flag = f"--{name.replace('_', '-')}"
-        if value is None or value is False or value == []:
+        if value is None or value is False or value in ([], ()):
             continue
         if value is True:
             words.append(flag)
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             words += [f"{flag} {shlex.quote(str(item))}" for item in value]
         elif isinstance(value, Path) or name in PATHS:
-            words.append(f"{flag} {_path(Path(value), kept)}")
+            words.append(f"{flag} {shown(Path(value), kept=kept)}")
         else:
             words.append(f"{flag} {shlex.quote(str(value))}")
     return " ".join(words)
@@ -77,7 +80,3 @@ def eval_command(checkpoint: Path, arguments: Mapping[str, Any]) -> str:
     """Return the command that judges a checkpoint on the data of its run."""
     data = typed({name: arguments.get(name) for name in ("data", *REPORT_FILES)})
     return f"{lvm_command()} eval {shown(checkpoint)} {data}".rstrip()
-
-
-def _path(path: Path, kept: bool) -> str:
-    return quoted(str(path.absolute())) if kept else shown(path)

@@ -15,8 +15,8 @@ import psutil
 
 from lvm import __version__
 from lvm.cores import usable_cores
+from lvm.packages import OWN_PACKAGES
 
-_OWN_PACKAGES = ("lvm", "tune_jobs")  # found by name: the library does not import its jobs
 _PACKAGES = ("torch", "numpy", "ray", "mlflow", "faiss-cpu", "sentence-transformers")
 _WEIGHTS, _MANIFEST = "model.safetensors", "manifest.json"
 
@@ -28,7 +28,7 @@ def code_version() -> str:
     what a run means, and where a file's influence ends nobody keeps up to date in a list.
     """
     digest = hashlib.sha256()
-    for root in filter(None, map(_root_of, _OWN_PACKAGES)):
+    for root in filter(None, map(_root_of, OWN_PACKAGES)):
         for path in sorted(root.rglob("*.py")):
             digest.update(f"{path.relative_to(root.parent).as_posix()}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -29,12 +29,12 @@ from lvm.evaluation.foreign_index import read_index
 from lvm.evaluation.predictions import read_predictions
 from lvm.models.predictor import Predictor
 from lvm.outside import regular
+from lvm.presets import preset
 from lvm.status import screen, status
 from lvm.training.checkpoint import load_checkpoint, load_optimizer_state, save_checkpoint
 from lvm.training.report_fit import load_any_checkpoint
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.verdict import build_verdict
-from tune_jobs.presets import preset
 
 ROWS, WIDTH = 40, 16
 RECIPE = tiny.recipe()

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import tune_jobs.job
+import lvm.jobs.job
 from lvm.command import run_program
 from lvm.data.windows import Dataset
 from lvm.triage import local
@@ -79,13 +79,13 @@ def breaks(count: int) -> None:
 
 
 PHASES = {
-    "audit": (tune_jobs.job, "run_audit"),
-    "data": (tune_jobs.job, "dataset_of"),
+    "audit": (lvm.jobs.job, "run_audit"),
+    "data": (lvm.jobs.job, "dataset_of"),
     "start": (WithoutRay, "start"),
     "event": (Journal, "append"),
     "arms": (LocalExecutor, "run"),
-    "views": (tune_jobs.job, "write_views"),
-    "words": (tune_jobs.job, "print_verdict"),
+    "views": (lvm.jobs.job, "write_views"),
+    "words": (lvm.jobs.job, "print_verdict"),
     "stop": (WithoutRay, "stop"),
 }
 
@@ -93,7 +93,7 @@ PHASES = {
 def run() -> None:
     """Run the triage with this process's arguments; end the process with its status."""
     phase, count, *argv = sys.argv[1:]
-    tune_jobs.job.RayExecutor = WithoutRay  # type: ignore[misc, assignment]
+    lvm.jobs.job.RayExecutor = WithoutRay  # type: ignore[misc, assignment]
     if phase == "breaks":
         breaks(int(count))
     elif phase != "-":

@@ -12,9 +12,9 @@ from lvm.doctor.defect import Code, Defect, error, warning
 from lvm.doctor.expected import Expected
 from lvm.doctor.ray_file import EVERYWHERE, FIRST, ON_HEAD, ON_WORKERS, RayFile
 from lvm.doctor.yaml_file import Place
+from lvm.packages import OWN_PACKAGES
 
-PACKAGES = ("lvm", "tune_jobs")
-NEEDED = ("pyproject.toml", *PACKAGES)  # without these the installation on a node fails
+NEEDED = ("pyproject.toml", *OWN_PACKAGES)  # without these the installation on a node fails
 _MOUNT = re.compile(r"\bmount\s+(?:-\w+\s+\S+\s+)*(\S+)\s+(/[^\s;&|)'\"]+)")
 _FSTAB = re.compile(r"(\S+)\s+(/\S+)\s+(?:nfs4?|efs|lustre|ceph|cifs|beegfs|gpfs)\b")
 _GUARD = re.compile(r"\bmountpoint\s+(?:-q\s+)?(/[^\s;&|)'\"]+)")
@@ -94,7 +94,7 @@ def check_mounts(file: RayFile, expected: Expected) -> Iterator[Defect]:
                 f"{remote}: {path.name}",
             )
         checkout = target if (path / "pyproject.toml").exists() else target.parent
-        if checkout.name in PACKAGES:
+        if checkout.name in OWN_PACKAGES:
             hiding.setdefault(checkout, _shadowing(checkout, target, local))
     yield from hiding.values()
     yield from _incomplete(file, [PurePosixPath(remote) for remote, _ in mounts])

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from lvm.config import Recipe, ScheduleConfig
 from lvm.errors import ConfigError
+from lvm.packages import STEPS as STEPS_PACKAGE
 from lvm.registry import Registry
 
 
@@ -79,7 +80,7 @@ def why_refused(recipe: Recipe, changes: Mapping[str, object]) -> str:
     return ""
 
 
-STEPS: Registry[Step] = Registry("step", "tune_jobs.steps")
+STEPS: Registry[Step] = Registry("step", STEPS_PACKAGE)
 
 
 def steps_in_order(order: Sequence[str] = (), *, reported_only: bool = False) -> list[Step]:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from lvm.data.load import DataRequest, load_dataset
+from lvm.presets import load_config
 from lvm.provenance import code_version
 from lvm.triage.journal import Event, Journal
 from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request
 from lvm.triage.step import steps_in_order
 from lvm.triage.triage import Triage
-from tune_jobs.presets import load_config
 
 
 def alone(bank: Path, recipe: Path, folder: Path, *, reported_only: bool = False) -> list[Event]:

@@ -13,8 +13,7 @@ import time
 import pytest
 import torch
 
-import tune_jobs.job
-import tune_jobs.triage
+import lvm.jobs.job
 from lvm.report import Run as Reported
 from lvm.report.markdown import render, report_sections
 from lvm.status import screen, status
@@ -59,7 +58,7 @@ def failing(monkeypatch):
             yield record
 
     monkeypatch.setattr(local, "run_arm", run_arm)
-    monkeypatch.setattr(tune_jobs.job, "RayExecutor", WithoutRay)
+    monkeypatch.setattr(lvm.jobs.job, "RayExecutor", WithoutRay)
     return faults
 
 

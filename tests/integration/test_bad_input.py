@@ -26,9 +26,9 @@ from lvm.data.files import write_bank
 from lvm.data.report_files import write_report_files
 from lvm.data.windows import dataset_from_bank
 from lvm.models.predictor import Predictor
+from lvm.presets import load_config
 from lvm.training.checkpoint import save_checkpoint
 from lvm.triage.on_ray import RayExecutor
-from tune_jobs.presets import load_config
 
 pytestmark = pytest.mark.integration
 

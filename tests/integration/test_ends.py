@@ -28,7 +28,7 @@ import without_ray
 from forked import Forked
 from without_ray import WithoutRay
 
-import tune_jobs.job
+import lvm.jobs.job
 import tune_jobs.triage
 from lvm.cli import main as lvm_main
 from lvm.command import run_command
@@ -109,7 +109,7 @@ def small(world, tmp_path_factory: pytest.TempPathFactory) -> Small:
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process need no Ray either."""
-    monkeypatch.setattr(tune_jobs.job, "RayExecutor", WithoutRay)
+    monkeypatch.setattr(lvm.jobs.job, "RayExecutor", WithoutRay)
     monkeypatch.setattr(lock, "WATCH_SECONDS", 0.5)
 
 
@@ -117,7 +117,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def uninterrupted(small: Small) -> Path:
     """The run that every other one has to equal."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune_jobs.job, "RayExecutor", WithoutRay)
+        patch.setattr(lvm.jobs.job, "RayExecutor", WithoutRay)
         assert small.here(*small.new("uninterrupted")) == 0
     return small.folder / "uninterrupted"
 

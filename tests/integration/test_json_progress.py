@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-import tune_jobs.job
+import lvm.jobs.job
 from lvm.status import status
 from lvm.triage.journal import read_run
 from lvm.triage.local import LocalExecutor
@@ -33,7 +33,7 @@ class WithoutRay(LocalExecutor):
 
 
 def test_a_run_told_as_json_is_json_to_its_end(world, triage, monkeypatch) -> None:
-    monkeypatch.setattr(tune_jobs.job, "RayExecutor", WithoutRay)
+    monkeypatch.setattr(lvm.jobs.job, "RayExecutor", WithoutRay)
     folder = world.runs / "json"
     data = ["--data", str(world.bank), "--recipe", str(world.recipe)]
     run = triage(folder, [*data, "--out", str(folder), "--json"])

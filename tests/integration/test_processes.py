@@ -17,9 +17,9 @@ import torch.multiprocessing
 
 from lvm.config import fingerprint
 from lvm.errors import NonFiniteLossError
+from lvm.presets import PRESETS, preset
 from lvm.training import loop
 from lvm.training.checkpoint import load_checkpoint
-from tune_jobs.presets import PRESETS, preset
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -81,7 +81,7 @@ def test_a_triage_repeats_to_the_last_digit_and_needs_no_heavy_package(tmp_path)
 
 def test_fingerprints_are_the_same_in_another_process() -> None:
     program = (
-        "from lvm.config import fingerprint\nfrom tune_jobs.presets import PRESETS, preset\n"
+        "from lvm.config import fingerprint\nfrom lvm.presets import PRESETS, preset\n"
         "print(*(fingerprint(preset(n)) for n in sorted(PRESETS)), fingerprint({'b': 1, 'a': [2]}))"
     )
     here = [fingerprint(preset(n)) for n in sorted(PRESETS)] + [fingerprint({"a": [2], "b": 1})]

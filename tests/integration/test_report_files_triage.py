@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tune_jobs.job
+import lvm.jobs.job
 from lvm.data.files import write_bank
 from lvm.data.report_files import dataset_from_report_files, write_report_files
 from lvm.data.windows import SPLITS, dataset_from_bank
@@ -70,7 +70,7 @@ def runs(folder: Path, world, triage) -> Iterator[dict[str, Any]]:
         "pickled": report_flags(folder / "pickled", "payload.npy"),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune_jobs.job, "RayExecutor", WithoutRay)
+        patch.setattr(lvm.jobs.job, "RayExecutor", WithoutRay)
         recipe = ["--recipe", str(world.recipe), "--five-steps"]
         yield {
             name: triage(

@@ -22,10 +22,10 @@ from lvm.data.load import DataRequest, load_dataset
 from lvm.device import claim
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.inference import predict
+from lvm.presets import load_config
 from lvm.training.loop import EpochRecord, read_epochs, train
 from lvm.triage.arm import ArmSpec
 from lvm.triage.step import Role
-from tune_jobs.presets import load_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

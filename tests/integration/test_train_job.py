@@ -11,9 +11,9 @@ import pytest
 from without_ray import WithoutRay
 
 import lvm.cli
+import lvm.jobs.training
 import tune_jobs.train
-import tune_jobs.training
-from lvm.command import run_command
+from lvm.command import lvm_command, run_command
 from lvm.data.files import read_bank, write_bank
 from lvm.records import StopReason
 from lvm.training import loop
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tune_jobs.training, "RayExecutor", WithoutRay)
+    monkeypatch.setattr(lvm.jobs.training, "RayExecutor", WithoutRay)
     monkeypatch.chdir(tmp_path)
 
 
@@ -140,3 +140,32 @@ def test_a_training_that_diverges_says_what_to_change(world, monkeypatch, capsys
     said = capsys.readouterr()
     assert "the training ended early (diverged: " in said.err.splitlines()[-1]
     assert said.out == ""
+
+
+def test_lvm_train_needs_no_ray_and_goes_on_by_the_command_it_prints(
+    world, tmp_path, monkeypatch, capsys
+):
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("Ray was asked")
+
+    flags = ["train", "--data", str(world.bank), "--recipe", str(world.recipe)]
+    flags += ["--preset", "laptop", "--out", "own"]
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lvm.jobs.training, "RayExecutor", refused)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "objective", interrupted)
+        assert run_command(lvm.cli.main, flags) == 130
+    printed = capsys.readouterr().out.strip().removeprefix("interrupted; go on with: ")
+    assert printed == f"{lvm_command()} {shlex.join(flags)}"
+    assert run_command(lvm.cli.main, flags) == 0
+    assert len(read_epochs(tmp_path / "own")) == 2
+    own = capsys.readouterr().out.splitlines()
+    monkeypatch.setattr(lvm.jobs.training, "RayExecutor", WithoutRay)
+    assert train(world) == 0
+    full = capsys.readouterr().out.splitlines()
+    same = slice(0, -3)  # but for latencies and the next command
+    assert own[same] == full[same]
+    assert own[-1] == full[-1].replace("full/", "own/")

@@ -12,6 +12,7 @@ import pytest
 
 from lvm.config import RunConfig
 from lvm.data.load import DataRequest, load_dataset
+from lvm.presets import load_config
 from lvm.provenance import code_version
 from lvm.records import METRICS, RunVerdict, StopReason
 from lvm.tracking import EXPERIMENT
@@ -20,7 +21,6 @@ from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request
 from lvm.triage.step import steps_in_order
 from lvm.triage.triage import Triage
-from tune_jobs.presets import load_config
 
 pytestmark = [
     pytest.mark.integration,

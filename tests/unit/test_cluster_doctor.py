@@ -28,7 +28,7 @@ from lvm.doctor.defect import Code, Defect, Severity
 from lvm.doctor.instances import aws_machines, gcp_machines
 from lvm.doctor.yaml_file import read_yaml
 from lvm.errors import DataError
-from tune_jobs.presets import preset
+from lvm.presets import preset
 
 ROOT = Path(__file__).parents[2]
 FILES = (AWS, LOCAL, KUBE)

@@ -24,7 +24,7 @@ from lvm.config import (
     with_changes,
 )
 from lvm.errors import ConfigError, UsageError
-from tune_jobs.presets import PRESETS, load_config, preset
+from lvm.presets import PRESETS, load_config, preset
 
 
 def leaves(cls=RunConfig, prefix=""):

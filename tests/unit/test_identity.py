@@ -15,6 +15,10 @@ import torch
 from lvm.config import to_dict
 from lvm.data.seen import read_seen
 from lvm.errors import ResumeError, UsageError
+from lvm.jobs import request as asked
+from lvm.jobs.doors import triage_parser
+from lvm.jobs.flags import triage_options
+from lvm.jobs.options import TriageOptions
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
 from lvm.triage.arm import ArmSpec, arm_id
@@ -22,8 +26,6 @@ from lvm.triage.journal import Journal
 from lvm.triage.request import Request, identity
 from lvm.triage.step import Role, steps_in_order
 from lvm.triage.verdict import build_verdict
-from tune_jobs import request as asked
-from tune_jobs.flags import parser
 
 RECIPE = tiny.recipe(**{"training.epochs": 2})
 CONFIG = tiny.config(base=RECIPE, stage=0.99)
@@ -175,8 +177,7 @@ def bank(tmp_path) -> Path:
 def journal(tmp_path, bank) -> Journal:
     """The journal of a run that was started with --data and --recipe."""
     (tmp_path / "recipe.toml").write_text("seed = 3\n")
-    flags = ["--data", str(bank), "--recipe", str(tmp_path / "recipe.toml"), "--seeds", "2"]
-    args = parser().parse_args(flags)
+    args = TriageOptions(data=bank, recipe=tmp_path / "recipe.toml", seeds=2)
     made = Journal(tmp_path / "run")
     made.append(
         "run_started", schema=1, arguments=asked.arguments(args), code="c", config=to_dict(CONFIG),
@@ -185,8 +186,9 @@ def journal(tmp_path, bank) -> Journal:
     return made
 
 
-def resumed(journal: Journal, *more: str) -> Any:
-    return asked.resumed(parser().parse_args(["--resume", str(journal.folder), *more]), journal)
+def resumed(journal: Journal, *more: str) -> TriageOptions:
+    parsed = triage_parser().parse_args(["--resume", str(journal.folder), *more])
+    return asked.resumed(triage_options(parsed), journal)
 
 
 def test_a_resume_takes_its_flags_from_the_journal(journal, bank, tmp_path) -> None:
@@ -234,7 +236,7 @@ def test_a_recipe_that_was_left_behind_is_taken_from_the_journal(journal, tmp_pa
     ],
 )
 def test_what_changed_is_refused_by_its_name(journal, now, words) -> None:
-    args = parser().parse_args(["--predictions", "p.npy", "--checkpoint", "c", "--seen", "s"])
+    args = TriageOptions(predictions=Path("p.npy"), checkpoint=Path("c"), seen=Path("s"))
     same = {"request": "r", "data": "d", "checkpoint": "", "predictions": "", "seen": ""}
     asked.refuse_changes(journal, same, "c", args)
     with pytest.raises(ResumeError) as refused:

@@ -6,6 +6,7 @@ import argparse
 import ast
 import functools
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,17 @@ def test_no_module_of_the_core_imports_plots_or_rich_at_the_top() -> None:
             assert not top & {"matplotlib", "rich", "sklearn", "gensim", "psutil"}, path
 
 
+def test_the_library_names_its_jobs_in_one_place() -> None:
+    """What is written as one word is a package or a module; commands and sentences are longer."""
+    named = {
+        path.relative_to(ROOT).as_posix()
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and re.fullmatch(r"tune_jobs(\.\w+)*", str(node.value))
+    }
+    assert named == {"lvm/packages.py"}
+
+
 # --- frozen flags --------------------------------------------------------------------------------
 
 HELP = {"--help"}
@@ -132,7 +144,8 @@ FLAGS = {
 }  # fmt: skip
 COMMANDS = {
     "embed": {"files", "--model", "--out", "--skip"},
-    "train": {"--data", "--recipe", "--preset", "--out"},
+    "triage": FLAGS["tune_jobs.triage"],
+    "train": FLAGS["tune_jobs.train"],
     "eval": {"--data", "--train", "--eval", "--payload", "--other-data", "checkpoint"},
     "audit": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--index",

@@ -5,12 +5,18 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import tune_jobs
 from lvm import printed
 from lvm.cli import parser as lvm_parser
+from lvm.command import lvm_command
+from lvm.jobs import request as asked
+from lvm.jobs.doors import triage_parser as parser
+from lvm.jobs.flags import triage_options
+from lvm.jobs.options import TriageOptions
 from lvm.printed import (
     eval_command,
     job_command,
@@ -19,8 +25,6 @@ from lvm.printed import (
     triage_command,
     typed,
 )
-from tune_jobs import request as asked
-from tune_jobs.flags import parser
 
 SCRIPT = Path(tune_jobs.__file__).parent / "triage.py"
 
@@ -45,9 +49,17 @@ def test_a_command_names_an_interpreter_and_a_script_that_exist_from_here(
     assert all(Path(word).is_absolute() and Path(word).is_file() for word in kept)
 
 
-def test_without_a_checkout_the_module_is_run(monkeypatch) -> None:
-    monkeypatch.setattr(printed.importlib.util, "find_spec", lambda name: None)
-    assert job_command("triage").endswith(" -m tune_jobs.triage")
+@pytest.mark.parametrize("place", [None, "/venv/lib/python3.11/site-packages/tune_jobs"])
+def test_without_a_checkout_the_command_of_the_package_is_run(place, monkeypatch) -> None:
+    spec = place and SimpleNamespace(submodule_search_locations=[place])
+    monkeypatch.setattr(printed.importlib.util, "find_spec", lambda name: spec)
+    assert job_command("triage") == f"{lvm_command()} triage"
+    kept = resume_command(Path("/run"), "a:1", kept=True)
+    assert Path(shlex.split(kept)[0]).is_absolute()
+    argv = shlex.split(kept.partition(" triage ")[2])
+    assert triage_options(lvm_parser().parse_args(["triage", *argv])) == TriageOptions(
+        resume=Path("/run"), address="a:1"
+    )
 
 
 def test_a_resume_keeps_the_cluster_and_finds_the_run(tmp_path, monkeypatch) -> None:
@@ -71,7 +83,7 @@ def test_flags_are_typed_as_they_were_given(tmp_path, monkeypatch) -> None:
     relative = Path("a bank")
     expected = {k: v for k, v in vars(args).items() if v not in (None, False)}
     assert arguments(triage_command(vars(args))) == {**expected, "data": relative}
-    kept = arguments(asked.command(args))
+    kept = arguments(asked.command(triage_options(args)))
     assert kept == {
         **expected, "data": tmp_path / "a bank", "recipe": tmp_path / "r.toml",
         "out": tmp_path / "here",
@@ -79,7 +91,7 @@ def test_flags_are_typed_as_they_were_given(tmp_path, monkeypatch) -> None:
 
 
 def test_a_run_is_asked_again_without_its_folder_and_with_its_cluster(tmp_path) -> None:
-    args = parser().parse_args(["--data", "/bank", "--out", "/run", "--address", "a:1", "--json"])
+    args = TriageOptions(data=Path("/bank"), out=Path("/run"), address="a:1", json=True)
     again = {"data": Path("/bank"), "address": "a:1"}
     assert arguments(asked.again(args)) == again
     assert arguments(asked.again(args, recipe=Path("/fix.toml"))) == {

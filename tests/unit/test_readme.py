@@ -24,9 +24,9 @@ from lvm.audit.check import CHECKS  # noqa: E402
 from lvm.config import load_run_config  # noqa: E402
 from lvm.errors import ExitStatus  # noqa: E402
 from lvm.models.base import MODELS  # noqa: E402
+from lvm.presets import PRESETS, preset  # noqa: E402
 from lvm.records import RunVerdict  # noqa: E402
 from lvm.triage.step import STEPS  # noqa: E402
-from tune_jobs.presets import PRESETS, preset  # noqa: E402
 
 
 def commands(prefix):

@@ -14,6 +14,7 @@ from lvm.config import to_dict
 from lvm.errors import UsageError
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain_over_seeds, level_over_seeds
+from lvm.jobs.doors import triage_parser as parser
 from lvm.records import RunVerdict, Verdict
 from lvm.report import Run
 from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
@@ -33,7 +34,6 @@ from lvm.triage.actions import (
 from lvm.triage.repeat import behind_verdict
 from lvm.triage.tree import next_action
 from lvm.triage.verdict import build_verdict
-from tune_jobs.flags import parser
 
 PASS, FAIL = Verdict.PASS, Verdict.FAIL
 FIXED_BY_ONE = [

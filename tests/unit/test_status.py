@@ -13,14 +13,14 @@ import tiny
 from lvm.cli import main
 from lvm.command import run_command
 from lvm.errors import ResumeError
+from lvm.jobs.doors import triage_parser as parser
+from lvm.jobs.job import Job
 from lvm.progress import JsonLines, line, seconds_left
 from lvm.status import screen, status
 from lvm.triage.events import KINDS
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.lock import Driver, Owner
 from tune_jobs import triage
-from tune_jobs.flags import parser
-from tune_jobs.job import Job
 
 CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
 STARTED = tiny.started(CONFIG)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from lvm.errors import RunTakenError, UsageError
+from lvm.jobs.writer import Writer
 from lvm.progress import JsonLines
 from lvm.signals import heeding_signals
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.lock import FILE, Lock, acquire
-from tune_jobs.writer import Writer
 
 
 @pytest.fixture

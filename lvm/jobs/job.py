@@ -1,4 +1,4 @@
-"""One process that drives one run: from its flags, or from where it was left, to its verdict."""
+"""One process that drives one run: from where it stands to its verdict."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ from lvm.errors import (
     ExitStatus,
     LvmError,
     RunTakenError,
-    UsageError,
 )
+from lvm.jobs import request as asked
+from lvm.jobs.ending import print_blocked, print_verdict, write_views
+from lvm.jobs.options import TriageOptions
+from lvm.jobs.start import data_of, data_seen, predicted_time, started
+from lvm.jobs.writer import Writer
 from lvm.printed import resume_command
 from lvm.progress import JsonLines
 from lvm.provenance import code_version, git_commit
@@ -28,8 +32,6 @@ from lvm.records import RunVerdict
 from lvm.signals import end_was_asked_for, held_signals, whole
 from lvm.terminal import AuditProgress, Screen
 from lvm.tracking import Tracker
-from lvm.triage.address import check_address, check_growth
-from lvm.triage.folder import new_run, run_to_resume
 from lvm.triage.journal import Journal
 from lvm.triage.local_head import LocalHead
 from lvm.triage.lock import Lock
@@ -39,56 +41,20 @@ from lvm.triage.request import Request, identity
 from lvm.triage.step import extended_steps, steps_in_order
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
-from tune_jobs import request as asked
-from tune_jobs.ending import print_blocked, print_verdict, write_views
-from tune_jobs.start import data_of, data_seen, predicted_time, show, started
-from tune_jobs.writer import Writer
-
-RUNS = Path("runs")
-
-
-def run(args: Any, head: LocalHead | None = None) -> int:
-    """Start or resume a triage, or show what it would do; return the exit status."""
-    check_address(args.address)
-    if args.show:
-        if args.resume is not None:
-            raise UsageError("--show cannot be given with --resume; use lvm status.")
-        show(args)
-        return ExitStatus.OK
-    with JsonLines(sys.stdout if args.json else None) as lines:
-        return (_start if args.resume is None else _resume)(args, head, lines)
-
-
-def _start(args: Any, head: LocalHead | None, lines: JsonLines) -> int:
-    config = asked.configuration(args)
-    check_growth(config.schedule, args.address)
-    with new_run(args.out, RUNS) as lock:
-        return Job(args, asked.command(args), config, lock, Journal(lock.folder), lines, head).run()
-
-
-def _resume(args: Any, head: LocalHead | None, lines: JsonLines) -> int:
-    command = asked.command(args)
-    with run_to_resume(args.resume) as lock:
-        journal = Journal(lock.folder)
-        args = asked.resumed(args, journal)
-        config = asked.configuration(args, journal)
-        check_growth(config.schedule, args.address)
-        lines.skip(journal)
-        return Job(args, command, config, lock, journal, lines, head).run()
 
 
 class Job:
     """The run of one process; `run` is its main path."""
 
     def __init__(
-        self, args: Any, command: str, config: RunConfig, lock: Lock, journal: Journal,
+        self, options: TriageOptions, command: str, config: RunConfig, lock: Lock, journal: Journal,
         lines: JsonLines, head: LocalHead | None = None,
     ) -> None:  # fmt: skip
-        self._args, self._command, self._config = args, command, config
+        self._options, self._command, self._config = options, command, config
         self._journal, self._lines = journal, lines
         self._writer = Writer(journal, lock, lines)
         storage, schedule = journal.folder / "tune", config.schedule
-        self._executor = RayExecutor(storage, address=args.address, schedule=schedule, head=head)
+        self._executor = RayExecutor(storage, address=options.address, schedule=schedule, head=head)
 
     def run(self) -> int:
         """Run to the verdict, or to an end that can be resumed; return the exit status."""
@@ -113,7 +79,7 @@ class Job:
             self._stop_ray()
 
     def _run(self) -> int:
-        config, material = asked.opened(self._args, self._config)
+        config, material = asked.opened(self._options, self._config)
         check_config(config, material.width or 1)
         audited = self._journal.find("audited")
         audit = audited["audit"] if audited is not None else self._audit(material)
@@ -131,32 +97,33 @@ class Job:
     # --- before the walk -------------------------------------------------------------------------
 
     def _audit(self, material: Material) -> dict[str, Any]:
-        allowed = self._args.allow or ()
+        allowed = self._options.allow
         with AuditProgress(sys.stderr) as progress:
             begin = self._executor.begin  # it takes as long as the audit
             _, document = run_audit(material, allowed=allowed, progress=progress, then=begin)
-        command = f"{lvm_command()} audit {asked.audit_flags(self._args)}".rstrip()
+        command = f"{lvm_command()} audit {asked.audit_flags(self._options)}".rstrip()
         return with_command(document, command, "repaired")
 
     def _request(self, config: RunConfig, material: Material, audit: dict[str, Any]) -> Request:
-        args = self._args
+        options = self._options
         return Request(
             config=config,
             out=self._journal.folder,
             steps=steps_in_order(
-                () if args.five_steps else audit["route"]["order"], reported_only=args.five_steps
+                () if options.five_steps else audit["route"]["order"],
+                reported_only=options.five_steps,
             ),
             code=code_version(),
             commit=git_commit(),
             checkpoint=own_checkpoint(material, self._journal.folder),
-            given=args.checkpoint,
-            predictions=args.predictions,
+            given=options.checkpoint,
+            predictions=options.predictions,
             seen=material.seen,
-            independent=args.independent,
-            reported_only=args.five_steps,
-            all_steps=args.all_steps,
-            extended=extended_steps() if args.extended else (),
-            num_seeds=args.seeds or 1,
+            independent=options.independent,
+            reported_only=options.five_steps,
+            all_steps=options.all_steps,
+            extended=extended_steps() if options.extended else (),
+            num_seeds=options.seeds or 1,
             from_bank=material.train is None or material.train.file is None,
         )
 
@@ -165,12 +132,12 @@ class Job:
         own = identity(request, dataset.fingerprint)
         if not self._journal.events:
             data = data_of(dataset, source)
-            return started(self._args, self._command, request, data, own)
-        asked.refuse_changes(self._journal, own, request.code, self._args)
+            return started(self._options, self._command, request, data, own)
+        asked.refuse_changes(self._journal, own, request.code, self._options)
         return {
             "command": self._command,
-            "address": self._args.address,
-            "arguments": asked.arguments(self._args),
+            "address": self._options.address,
+            "arguments": asked.arguments(self._options),
         }
 
     # --- the walk --------------------------------------------------------------------------------
@@ -230,7 +197,7 @@ class Job:
                 commit=git_commit(),
             )  # fmt: skip
             data = data_seen(material)
-            note("run_started", **started(self._args, self._command, request, data, {}))
+            note("run_started", **started(self._options, self._command, request, data, {}))
         if journal.find("audited") is None:
             note("audited", audit=audit)
             codes = audit["route"]["blocked"]
@@ -253,7 +220,7 @@ class Job:
         report = write_views(self._journal, document)
         self._lines.verdict(document)
         with _heard():
-            print_verdict(document, report, self._args)
+            print_verdict(document, report, self._options)
         self._close(document)  # last: a model's upload keeps nobody waiting
         tracker = self._writer.tracker
         if tracker is not None and tracker.problem:
@@ -266,7 +233,7 @@ class Job:
         """End this process's part of a run that can be resumed: what matters most comes first."""
         if not self._journal.events:
             with _heard():
-                print(f"{word} before the run began; start it with: {asked.again(self._args)}")
+                print(f"{word} before the run began; start it with: {asked.again(self._options)}")
             return
         with contextlib.suppress(LvmError):  # a disk that is full; the journal needs no such line
             self._writer.end("interrupted", **about)
@@ -284,7 +251,7 @@ class Job:
         self._stop_ray()
 
     def _document(self) -> dict[str, Any]:
-        resume = resume_command(self._journal.folder, self._args.address, kept=True)
+        resume = resume_command(self._journal.folder, self._options.address, kept=True)
         return build_verdict(self._journal.events, resume=resume)
 
     def _close(self, document: dict[str, Any] | None) -> None:
@@ -302,8 +269,8 @@ class Job:
     def _then(self) -> str:
         """Return what to type after an end without a verdict."""
         if not self._journal.events:
-            return f"start again with: {asked.again(self._args)}"
-        return f"go on with: {resume_command(self._journal.folder, self._args.address)}"
+            return f"start again with: {asked.again(self._options)}"
+        return f"go on with: {resume_command(self._journal.folder, self._options.address)}"
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from lvm.audit.material import Material
 from lvm.config import RunConfig, to_dict
 from lvm.data.load import load_dataset
 from lvm.data.windows import SPLITS, Dataset
+from lvm.jobs import request as asked
+from lvm.jobs.options import TriageOptions
 from lvm.provenance import environment
 from lvm.triage.forecast import Forecast, forecast
 from lvm.triage.journal import SCHEMA
@@ -15,19 +17,22 @@ from lvm.triage.plan import plan_races
 from lvm.triage.probe import probe, slots_here
 from lvm.triage.request import Request
 from lvm.triage.step import Facts, extended_steps, steps_in_order
-from tune_jobs import request as asked
 
 
 def started(
-    args: Any, command: str, request: Request, data: dict[str, Any], identity: dict[str, str]
+    options: TriageOptions,
+    command: str,
+    request: Request,
+    data: dict[str, Any],
+    identity: dict[str, str],
 ) -> dict[str, Any]:
     """Return the content of `run_started`."""
     return {
         "schema": SCHEMA,
         "command": command,
-        "again": asked.again(args, kept=True),
-        "address": args.address,
-        "arguments": asked.arguments(args),
+        "again": asked.again(options, kept=True),
+        "address": options.address,
+        "arguments": asked.arguments(options),
         "config": to_dict(request.config),
         "code": request.code,
         "commit": request.commit,
@@ -77,23 +82,23 @@ def predicted_time(request: Request, dataset: Dataset) -> Forecast:
     return forecast(races, costs, config.schedule, num_windows=len(dataset.train), slots=slots)
 
 
-def show(args: Any) -> None:
+def show(options: TriageOptions) -> None:
     """Print the tree that would be walked, with its arms for this recipe."""
-    config, _ = asked.opened(args, asked.configuration(args))
-    dataset, _ = load_dataset(asked.data_request(args), config.recipe.context_length)
+    config, _ = asked.opened(options, asked.configuration(options))
+    dataset, _ = load_dataset(asked.data_request(options), config.recipe.context_length)
     gates, schedule = config.gates, config.schedule
     print(f"phase 1: AR-only and the base recipe, {config.recipe.training.epochs} epochs")
     print(
         f"  success gate on test: R@5 +{gates.success_r_at_5:.2f} or MRR +{gates.success_mrr:.2f} "
         "over AR-only"
     )
-    _show_steps(config, dataset, args.five_steps, args.extended)
+    _show_steps(config, dataset, options.five_steps, options.extended)
     print(
         f"an arm with dev cosine >= {gates.stage_eval_cosine} is trained in full on "
         f"{schedule.confirm_workers} workers and judged by the success gate"
     )
-    if args.seeds and args.seeds > 1:
-        more = ", ".join(str(config.recipe.seed + i) for i in range(1, args.seeds))
+    if options.seeds and options.seeds > 1:
+        more = ", ".join(str(config.recipe.seed + i) for i in range(1, options.seeds))
         print(f"then AR-only, the base recipe and the arm behind the verdict with seeds {more}")
 
 

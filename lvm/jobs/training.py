@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from lvm.command import answering
+from lvm.command import answering, lvm_command
 from lvm.config import RunConfig, fingerprint
 from lvm.data.draw import drawn
 from lvm.data.load import DataRequest, load_dataset
@@ -22,6 +21,9 @@ from lvm.errors import (
     ProgramError,
     UsageError,
 )
+from lvm.jobs.judging import print_test
+from lvm.jobs.options import TrainOptions
+from lvm.presets import load_config
 from lvm.printed import eval_command, job_command, typed
 from lvm.provenance import git_commit
 from lvm.records import StopReason
@@ -29,45 +31,50 @@ from lvm.signals import held_signals, whole
 from lvm.triage.address import check_address, check_growth
 from lvm.triage.arm import ArmSpec
 from lvm.triage.folder import training_folder
+from lvm.triage.local import LocalExecutor
 from lvm.triage.on_ray import RayExecutor
 from lvm.triage.preflight import check_config, check_dataset
-from lvm.triage.race import Lane, Race
+from lvm.triage.race import Lane, Note, Race
 from lvm.triage.step import Role
-from tune_jobs.presets import load_config
 
 
-def run(args: Any) -> int:
+def run(options: TrainOptions) -> int:
     """Train, judge on the test split, print the result; return the exit status."""
-    check_address(args.address)
-    if args.workers < 1:
-        raise UsageError(f"--workers must be at least 1 (got {args.workers}).")
-    config = load_config(args.preset, args.recipe)
-    schedule = dataclasses.replace(config.schedule, confirm_workers=args.workers)
+    check_address(options.address)
+    workers = 1 if options.workers is None else options.workers
+    if workers < 1:
+        raise UsageError(f"--workers must be at least 1 (got {workers}).")
+    config = load_config(options.preset, options.recipe)
+    schedule = dataclasses.replace(config.schedule, confirm_workers=workers)
     config = dataclasses.replace(config, schedule=schedule)
-    check_growth(config.schedule, args.address)
-    whole, source = load_dataset(DataRequest(bank=args.data), config.recipe.context_length)
+    if options.on_ray:
+        check_growth(config.schedule, options.address)
+    whole, source = load_dataset(DataRequest(bank=options.data), config.recipe.context_length)
     dataset = drawn(whole, config.gates.dev_windows, config.recipe.seed)
     check_config(config, dataset.bank.width)
     check_dataset(config, dataset)
-    then = f"go on with: {job_command('train')} {typed(vars(args))}"
-    with training_folder(args.out) as folder:
+    command = job_command("train") if options.on_ray else f"{lvm_command()} train"
+    then = f"go on with: {command} {typed(vars(options))}"
+    where = f"on {workers} workers" if options.on_ray else "in this process"
+    with training_folder(options.out) as folder:
         try:
             with answering(lambda: folder, lambda: then):
                 spec = _spec(config, folder)
-                print(f"{source}: training {folder} on {args.workers} workers", file=sys.stderr)
-                _finished(_trained(spec, config, dataset, args.address), then)
+                print(f"{source}: training {folder} {where}", file=sys.stderr)
+                _finished(_trained(spec, options, config, dataset), then)
         except KeyboardInterrupt:
             print(f"interrupted; {then}")
             return ExitStatus.INTERRUPTED
-    _print_result(spec.folder, args.data)
+    print_test(spec.folder)
+    print(f"next: {eval_command(spec.folder / 'checkpoint', {'data': options.data})}")
     return ExitStatus.OK
 
 
-def _trained(spec: ArmSpec, config: RunConfig, dataset: Dataset, address: str | None) -> Lane:
-    """Train on Ray and return what became of it."""
+def _trained(spec: ArmSpec, options: TrainOptions, config: RunConfig, dataset: Dataset) -> Lane:
+    """Train where it was asked and return what became of it."""
     epochs = config.recipe.training.epochs
     race = Race("train", [spec], _progress(epochs), epochs=[epochs], schedule=config.schedule)
-    executor = RayExecutor(spec.folder / "tune", address=address, schedule=config.schedule)
+    executor = _executor(spec, options, config)
     try:
         executor.start()
         executor.run(race, dataset)
@@ -75,6 +82,15 @@ def _trained(spec: ArmSpec, config: RunConfig, dataset: Dataset, address: str | 
         with whole(), held_signals():
             executor.stop()
     return race.lanes[spec.id]
+
+
+def _executor(
+    spec: ArmSpec, options: TrainOptions, config: RunConfig
+) -> LocalExecutor | RayExecutor:
+    if not options.on_ray:
+        return LocalExecutor()
+    storage = spec.folder / "tune"
+    return RayExecutor(storage, address=options.address, schedule=config.schedule)
 
 
 def _finished(lane: Lane, then: str) -> None:
@@ -95,13 +111,6 @@ def _finished(lane: Lane, then: str) -> None:
     raise LvmError(f"{told}; change what it names and start again.")
 
 
-def _print_result(folder: Path, data: Path | None) -> None:
-    metrics = json.loads((folder / "test.json").read_text())["evaluation"]["masked"]
-    print("test split, own contexts masked:")
-    print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None))
-    print(f"next: {eval_command(folder / 'checkpoint', {'data': data})}")
-
-
 def _spec(config: RunConfig, folder: Path) -> ArmSpec:
     return ArmSpec(
         id=fingerprint(config.recipe),
@@ -119,7 +128,7 @@ def _spec(config: RunConfig, folder: Path) -> ArmSpec:
     )
 
 
-def _progress(epochs: int) -> Any:
+def _progress(epochs: int) -> Note:
     def note(event: str, **values: Any) -> None:
         if event == "epoch":
             left = (epochs - values["epoch"]) * values["seconds"]

@@ -81,6 +81,7 @@ def cluster() -> RunConfig:
     )
 
 
+DEFAULT_PRESET = "laptop"
 PRESETS: dict[str, Callable[[], RunConfig]] = {"laptop": laptop, "gpu": gpu, "cluster": cluster}
 
 

@@ -1,9 +1,10 @@
-"""What the triage is asked: its configuration, its files, and what a resumed run may change."""
+"""What a triage is asked: its configuration, its files, and what a resumed run may change."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,46 @@ from lvm.audit.session import complete
 from lvm.config import RunConfig, from_dict
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
+from lvm.jobs.options import TriageOptions
+from lvm.presets import DEFAULT_PRESET, load_config
 from lvm.printed import PATHS, arguments_of, triage_command, typed
 from lvm.triage.journal import Journal
-from tune_jobs.flags import DEFAULT_PRESET
-from tune_jobs.presets import load_config
 
 DATA = ("data", "train", "eval", "payload")
 NOT_ASKED = ("out", "resume", "address", "show", "json")  # of how it is run, not of what is asked
 
 
-def data_request(args: Any) -> DataRequest:
+def data_request(options: TriageOptions) -> DataRequest:
     """Return the data that the flags name."""
-    return DataRequest(bank=args.data, train=args.train, evaluation=args.eval, payload=args.payload)
+    return DataRequest(
+        bank=options.data, train=options.train, evaluation=options.eval, payload=options.payload
+    )
 
 
-def configuration(args: Any, journal: Journal | None = None) -> RunConfig:
+def configuration(options: TriageOptions, journal: Journal | None = None) -> RunConfig:
     """Return the preset, changed by the recipe.
 
     A run that was fetched from another machine may have left its recipe there: its journal holds
     what came of it.
     """
-    if journal is not None and args.recipe is not None and not args.recipe.exists():
+    recipe = options.recipe
+    if journal is not None and recipe is not None and not recipe.exists():
         return from_dict(RunConfig, journal.events[0]["config"])
-    return load_config(args.preset or DEFAULT_PRESET, args.recipe)
+    return load_config(options.preset or DEFAULT_PRESET, recipe)
 
 
-def opened(args: Any, config: RunConfig) -> tuple[RunConfig, Material]:
+def opened(options: TriageOptions, config: RunConfig) -> tuple[RunConfig, Material]:
     """Return the configuration and the material of the audit; nothing large is read.
 
     A checkpoint brings its own recipe.
     """
-    request = data_request(args)
+    request = data_request(options)
     material = open_material(request, config)
     material = complete(
-        material, checkpoint=args.checkpoint, predictions=args.predictions, seen=args.seen
+        material,
+        checkpoint=options.checkpoint,
+        predictions=options.predictions,
+        seen=options.seen,
     )
     own = material.checkpoint.recipe if material.checkpoint is not None else None
     if own is None:
@@ -61,66 +68,67 @@ def opened(args: Any, config: RunConfig) -> tuple[RunConfig, Material]:
 # --- what is kept and printed ---------------------------------------------------------------------
 
 
-def arguments(args: Any) -> dict[str, Any]:
+def arguments(options: TriageOptions) -> dict[str, Any]:
     """Return what a resumed run takes from the journal."""
-    paths = {k: str(v.resolve()) if (v := getattr(args, k)) is not None else None for k in PATHS}
+    given: dict[str, Path | None] = {name: getattr(options, name) for name in PATHS}
     return {
-        **paths,
-        "preset": args.preset or DEFAULT_PRESET,
-        "independent": args.independent,
-        "five_steps": args.five_steps,
-        "all_steps": args.all_steps,
-        "extended": args.extended,
-        "seeds": args.seeds,
-        "allow": sorted(args.allow or []),
+        **{name: str(path.resolve()) if path else None for name, path in given.items()},
+        "preset": options.preset or DEFAULT_PRESET,
+        "independent": options.independent,
+        "five_steps": options.five_steps,
+        "all_steps": options.all_steps,
+        "extended": options.extended,
+        "seeds": options.seeds,
+        "allow": sorted(options.allow),
     }
 
 
-def command(args: Any) -> str:
+def command(options: TriageOptions) -> str:
     """Return the command line, so that it works in every folder."""
-    return triage_command({k: v for k, v in vars(args).items() if k != "show"}, kept=True)
+    return triage_command({k: v for k, v in vars(options).items() if k != "show"}, kept=True)
 
 
-def again(args: Any, *, kept: bool = False, **changes: Any) -> str:
+def again(options: TriageOptions, *, kept: bool = False, **changes: Path | None) -> str:
     """Return the command of a new run that is asked the same, with some flags changed."""
-    asked = {k: v for k, v in vars(args).items() if k not in NOT_ASKED}
-    return triage_command({**asked, "address": args.address, **changes}, kept=kept)
+    asked = {k: v for k, v in vars(options).items() if k not in NOT_ASKED}
+    return triage_command({**asked, "address": options.address, **changes}, kept=kept)
 
 
-def audit_flags(args: Any) -> str:
+def audit_flags(options: TriageOptions) -> str:
     """Return the flags of an audit of the same files by the same gates, as they are typed."""
-    return typed({name: getattr(args, name) for name in (*DATA, "recipe", "preset")})
+    return typed({name: getattr(options, name) for name in (*DATA, "recipe", "preset")})
 
 
 # --- going on -------------------------------------------------------------------------------------
 
 
-def resumed(args: Any, journal: Journal) -> Any:
-    """Return the arguments that the run in a journal was started with.
+def resumed(options: TriageOptions, journal: Journal) -> TriageOptions:
+    """Return the options that the run in a journal was started with.
 
     A path may be given again: a run that was moved or fetched finds its files elsewhere, and their
     content decides. Raises UsageError for any other flag, ResumeError for a file that is not there.
     """
     if not journal.events:
         raise ResumeError(f"{journal.folder} holds an empty journal; start a new run.")
-    known = arguments_of(journal.events)
+    told = arguments_of(journal.events)
+    known = {f.name: told[f.name] for f in fields(options) if f.name in told}
     for key in ("out", *known):
         moved = key in PATHS and known[key] is not None
-        if getattr(args, key) not in (None, False) and not moved:
+        if getattr(options, key) not in (None, False, ()) and not moved:
             raise UsageError(
                 f"--{key.replace('_', '-')} cannot be given with --resume, which takes it from the "
                 "journal; leave it out or start a new run."
             )
-    for key, value in known.items():
-        setattr(args, key, _located(args, journal, key, value) if key in PATHS else value)
-    return args
+    paths = {key: _located(options, journal, key, known[key]) for key in known if key in PATHS}
+    allow = tuple(known.get("allow", options.allow))
+    return dataclasses.replace(options, **{**known, **paths, "allow": allow})
 
 
-def _located(args: Any, journal: Journal, key: str, told: str | None) -> Path | None:
+def _located(options: TriageOptions, journal: Journal, key: str, told: str | None) -> Path | None:
     """Return where a file of the run lies now."""
     if told is None:
         return None
-    path: Path = getattr(args, key) or Path(told)
+    path: Path = getattr(options, key) or Path(told)
     if not path.exists() and key != "recipe":  # the journal holds what came of the recipe
         raise ResumeError(
             f"{journal.folder} was started with --{key} {path}, which does not exist here; give "
@@ -129,15 +137,17 @@ def _located(args: Any, journal: Journal, key: str, told: str | None) -> Path | 
     return path
 
 
-def refuse_changes(journal: Journal, identity: Mapping[str, str], code: str, args: Any) -> None:
+def refuse_changes(
+    journal: Journal, identity: Mapping[str, str], code: str, options: TriageOptions
+) -> None:
     """Raise ResumeError when configuration, data, model or code are not those of the run."""
     first = journal.events[0]
     names = {
         "request": "the configuration",
         "data": "the data",
-        "checkpoint": f"the checkpoint {args.checkpoint}",
-        "predictions": f"the predictions {args.predictions}",
-        "seen": f"the articles in {args.seen}",
+        "checkpoint": f"the checkpoint {options.checkpoint}",
+        "predictions": f"the predictions {options.predictions}",
+        "seen": f"the articles in {options.seen}",
     }
     changed = [names[k] for k, v in identity.items() if first["identity"].get(k, "") != v]
     if first["code"] != code:

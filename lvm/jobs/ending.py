@@ -8,6 +8,8 @@ from typing import Any
 
 from lvm.command import lvm_command, shown
 from lvm.files import write_json
+from lvm.jobs import request as asked
+from lvm.jobs.options import TriageOptions
 from lvm.printed import eval_command
 from lvm.records import METRICS, RunVerdict, to_plain
 from lvm.report.markdown import write_report
@@ -15,7 +17,6 @@ from lvm.report.seeds import over_seeds
 from lvm.terminal import Screen, models_table, print_audit
 from lvm.triage.folder import found_at
 from lvm.triage.journal import Journal
-from tune_jobs import request as asked
 
 
 def write_views(journal: Journal, document: dict[str, Any]) -> Path:
@@ -35,7 +36,7 @@ def print_blocked(audit: dict[str, Any], report: Path) -> None:
     print(f"MLflow: {lvm_command()} track {shown(report.parent)} records this run")
 
 
-def print_verdict(document: dict[str, Any], report: Path, args: Any) -> None:
+def print_verdict(document: dict[str, Any], report: Path, options: TriageOptions) -> None:
     """Print the verdict, the table, and what to type next."""
     screen = Screen(sys.stdout)
     if document["judged"]["sentence"]:
@@ -62,18 +63,18 @@ def print_verdict(document: dict[str, Any], report: Path, args: Any) -> None:
     )
     screen.say(f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)")
     screen.say(f"MLflow: {lvm_command()} ui {shown(report.parent)}")
-    screen.say(f"next: {_next_command(document, report.parent, args)}")
+    screen.say(f"next: {_next_command(document, report.parent, options)}")
 
 
-def _next_command(document: dict[str, Any], folder: Path, args: Any) -> str:
+def _next_command(document: dict[str, Any], folder: Path, options: TriageOptions) -> str:
     if document["arm"] is not None:
         checkpoint = found_at(document["arm"]["checkpoint"], folder)
-        return eval_command(checkpoint, asked.arguments(args))
+        return eval_command(checkpoint, asked.arguments(options))
     if document["verdict"] == RunVerdict.PASSED:
         return f"{lvm_command()} report {shown(folder)}"
     if document["lineage"]["verdict_if_unseen"]:
-        return f"{asked.again(args)} --seen FILE (the articles that the model has read)"
+        return f"{asked.again(options)} --seen FILE (the articles that the model has read)"
     if document["absent"]:
         return str(document["resume"])
-    command = asked.again(args, recipe=None)
+    command = asked.again(options, recipe=None)
     return f"{command} --recipe FILE (what was not tried: see the report)"

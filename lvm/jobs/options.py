@@ -1,0 +1,64 @@
+"""What a job is asked on its command line: one frozen value of typed fields each.
+
+The fields stand in the order of the flags, which is the order in which a command is printed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriageOptions:
+    """What a triage is asked; None where a flag is left out."""
+
+    data: Path | None = None
+    train: Path | None = None
+    eval: Path | None = None
+    payload: Path | None = None
+    checkpoint: Path | None = None
+    predictions: Path | None = None
+    seen: Path | None = None
+    recipe: Path | None = None
+    preset: str | None = None
+    allow: tuple[str, ...] = ()
+    out: Path | None = None
+    resume: Path | None = None
+    address: str | None = None
+    independent: bool = False
+    five_steps: bool = False
+    all_steps: bool = False
+    extended: bool = False
+    seeds: int | None = None
+    show: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What a training is asked."""
+
+    data: Path | None = None
+    recipe: Path | None = None
+    preset: str
+    workers: int | None = None  # of Ray Train
+    out: Path
+    address: str | None = None
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether Ray Train runs it; else this process does."""
+        return self.workers is not None or self.address is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """What the judgement of a checkpoint is asked."""
+
+    checkpoint: Path
+    data: Path | None = None
+    train: Path | None = None
+    eval: Path | None = None
+    payload: Path | None = None
+    other_data: bool = False
