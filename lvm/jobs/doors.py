@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from lvm.command import Parser
 from lvm.jobs.flags import add_train_flags, add_triage_flags, train_options, triage_options
 from lvm.jobs.options import EvalOptions, TrainOptions, TriageOptions
-from lvm.triage.local_head import local_head
 
 
 def triage(options: TriageOptions) -> int:
     """Run, resume or show a triage; return the exit status."""
+    from lvm.triage.local_head import local_head
+
     with local_head(wanted=options.address is None and not options.show) as head:
         from lvm.jobs.run import run
 

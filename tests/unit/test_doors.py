@@ -104,7 +104,7 @@ def test_options_are_frozen_and_in_the_order_of_the_flags() -> None:
 ORDER = """
 import contextlib, sys
 from lvm import cli
-from lvm.jobs import doors
+from lvm.triage import local_head as module
 
 def heavy():
     return sorted({"numpy", "torch", "ray", "mlflow", "rich"} & set(sys.modules))
@@ -114,7 +114,7 @@ def local_head(wanted):
     print(wanted, heavy())
     yield
 
-doors.local_head = local_head
+module.local_head = local_head
 with contextlib.suppress(Exception):
     cli.main(["triage", "--data", "none"])
 """
