@@ -119,6 +119,7 @@ METRICS: Mapping[str, MetricInfo] = _declare(
         highest=math.inf,
     ),
 )
+LIMITS = ("oracle", "random")  # rungs of the ladder that are the ends of its scale, no competitors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from lvm.absence import Absence, in_short, sentences
+from lvm.audit.words import answer, blocking_codes
 from lvm.command import lvm_command, shown
 from lvm.events import Event, Events, indexed
 from lvm.pace import AFTER_A_STEP, gate_of
 from lvm.printed import arguments_of, eval_command, resume_of
 from lvm.progress import arms_of, seconds_left, since_start
 from lvm.records import METRICS, RunVerdict
-from lvm.report import counted
-from lvm.report.audit import answer, blocking_codes
 from lvm.terminal import duration
+from lvm.text import counted
 from lvm.triage.folder import found_at
 from lvm.triage.lock import Driver
 from lvm.triage.verdict import build_verdict

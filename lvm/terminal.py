@@ -13,10 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lvm.few import foremost, tally
-from lvm.outside import printable
-from lvm.records import METRICS
-from lvm.report.audit import (
+from lvm.audit.words import (
     answer,
     broken,
     not_looked_at,
@@ -25,7 +22,10 @@ from lvm.report.audit import (
     unverified,
     where_in_words,
 )
-from lvm.report.subject import subject
+from lvm.few import foremost, tally
+from lvm.outside import printable
+from lvm.records import METRICS
+from lvm.triage.subject import subject
 
 COLUMNS = ("eval_cosine", "r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
 STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_EVALUABLE": "dim"}

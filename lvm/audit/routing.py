@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lvm.records import LIMITS
+
 IN_ORDER = (1, 2, 3, 4, 5)
 LOW_RECALL = 0.5  # of the best trivial predictor's R@5
-LIMITS = ("oracle", "random")  # ladder rows that are the ends of the scale
 REPAIRED_ARMS = {
     "NEGATIVES_FEWER": "the stated number of negatives is not what was trained on, so the control "
     "arm, which is, stands beside every arm",

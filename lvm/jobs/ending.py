@@ -13,10 +13,10 @@ from lvm.jobs.options import TriageOptions
 from lvm.printed import eval_command
 from lvm.records import METRICS, RunVerdict, to_plain
 from lvm.report.markdown import write_report
-from lvm.report.seeds import over_seeds
 from lvm.terminal import Screen, models_table, print_audit
 from lvm.triage.folder import found_at
 from lvm.triage.journal import Journal
+from lvm.triage.seeds import over_seeds
 
 
 def write_views(journal: Journal, document: dict[str, Any]) -> Path:

@@ -6,7 +6,6 @@ plain mappings, and any part of them may be missing: a run can be reported befor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +13,7 @@ from typing import Any
 
 from lvm.events import Event as Event
 from lvm.events import Events, indexed
-from lvm.records import METRICS
-
-NONE = "–"  # a value that does not exist
-LIMITS = ("oracle", "random")  # ladder rows that are the ends of the scale, not competitors
-
+from lvm.records import LIMITS
 
 # --- blocks --------------------------------------------------------------------------------------
 
@@ -200,40 +195,7 @@ class Run:
         return str(self.last("step_started", step=step).get("title", step))
 
 
-# --- values as text ------------------------------------------------------------------------------
-
-
-def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
-    """Return a rounded number, or a dash for a value that does not exist."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    return f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
-
-
-def estimate(gate: Mapping[str, Any]) -> str:
-    """Return value and interval of a gate, with signs where the value is a difference."""
-    found = gate.get("estimate")
-    if not found:
-        return NONE
-    sign = gate["gate"] != "stage"
-    value, low, high = (number(found[k], sign=sign) for k in ("value", "lower", "upper"))
-    return f"{value} [{low}, {high}]"
-
-
-def title_of(metric: str) -> str:
-    """Return how a metric is written in a heading."""
-    return METRICS[metric].title if metric in METRICS else metric
-
-
-def seconds(value: float) -> str:
-    """Return seconds, and minutes beside them when they are many."""
-    minutes, rest = divmod(round(value), 60)
-    return f"{value:,.1f} s" + (f" ({minutes} min {rest} s)" if minutes >= 2 else "")
-
-
-def counted(count: int, word: str) -> str:
-    """Return a count with its word, plural where it needs one."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+# --- verdicts -----------------------------------------------------------------------------------
 
 
 def tone(verdict: str) -> str:
@@ -243,8 +205,3 @@ def tone(verdict: str) -> str:
         "BLOCKED": "fail", "INCONCLUSIVE": "unsure", "CLEAN": "pass", "WARNINGS": "unsure",
         "UNSURE": "unsure", "NOT_EVALUABLE": "none",
     }.get(verdict, "none")  # fmt: skip
-
-
-def one_line(text: str) -> str:
-    """Return text with every run of white space as one space."""
-    return " ".join(text.split())

@@ -6,9 +6,22 @@ another version.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lvm.audit.words import (
+    Document,
+    answer,
+    as_sentence,
+    blocking_codes,
+    broken,
+    checks_with,
+    not_looked_at,
+    overrides,
+    severity_of,
+    unverified,
+    where_in_words,
+)
 from lvm.records import METRICS
 from lvm.report import (
     Block,
@@ -21,141 +34,10 @@ from lvm.report import (
     Run,
     Section,
     Table,
-    counted,
-    number,
     plot_words,
-    seconds,
     small_plots,
-    title_of,
 )
-
-Document = Mapping[str, Any]
-NUM_NAMED = 5  # rows or articles of a finding that are named in words
-
-
-# --- in words -------------------------------------------------------------------------------------
-
-
-def answer(document: Document) -> str:
-    """Return what the audit came to, in one line."""
-    match document.get("verdict"):
-        case "BLOCKED":
-            return f"BLOCKED: {', '.join(blocking_codes(document))}"
-        case "UNSURE":
-            broke = ", ".join(check["code"] for check in _checks(document, "FAILED"))
-            found = ", ".join(_codes(document, "block", "warn"))
-            rest = f"; found: {found}" if found else ""
-            return f"not sure: {broke or 'a check'} broke{rest}; {_counts(document)}"
-        case "NOT_EVALUABLE":
-            found = ", ".join(_codes(document, "block", "warn"))
-            rest = f"; found: {found}" if found else ""
-            return f"not evaluable: too little to look at{rest}; {_counts(document)}"
-        case "WARNINGS":
-            return f"warnings: {', '.join(_codes(document, 'block', 'warn'))}; {_counts(document)}"
-        case _:
-            known = ", ".join(_codes(document, "info"))
-            rest = f"; worth knowing: {known}" if known else ""
-            return f"clean: {_counts(document)}{rest}"
-
-
-def blocking_codes(document: Document) -> list[str]:
-    """Return the codes that block, worst first, without those that the person allowed."""
-    allowed = document.get("allowed", [])
-    return [code for code in _codes(document, "block") if code not in allowed]
-
-
-def overrides(document: Document) -> list[str]:
-    """Return a sentence for each blocking finding that was overridden with --allow."""
-    allowed = document.get("allowed", [])
-    return [
-        f"--allow {f['code']}: the audit would have stopped this run. {_sentence(f['seen'])} "
-        f"{_sentence(f['meaning'])}"
-        for f in document.get("findings", [])
-        if f["severity"] == "block" and f["code"] in allowed
-    ]
-
-
-def broken(document: Document) -> list[str]:
-    """Return a sentence for each check that broke."""
-    return [
-        f"The check {check['code']} broke, so the data is not called clean: "
-        f"{_sentence(check.get('reason') or 'no reason was recorded')}"
-        for check in _checks(document, "FAILED")
-    ]
-
-
-def unverified(document: Document) -> list[str]:
-    """Return a sentence for a checkpoint that may be computed otherwise than it was trained."""
-    return [
-        f"The checkpoint is {_sentence(f['seen'])}"
-        for f in document.get("findings", [])
-        if f["code"] == "LOADER" and f.get("values", {}).get("not_verified")
-    ]
-
-
-def not_looked_at(document: Document) -> list[str]:
-    """Return one line per reason for which checks had nothing to look at."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for check in _checks(document, "NOT_EVALUABLE"):
-        reason = str(check.get("reason") or "no reason was recorded")
-        groups.setdefault((reason, str(check.get("next") or "")), []).append(check["code"])
-    return [
-        f"{', '.join(codes)}: {reason}" + (f" ({next})" if next else "")
-        for (reason, next), codes in groups.items()
-    ]
-
-
-def where_in_words(where: Mapping[str, Any], named: int = NUM_NAMED) -> str:
-    """Return where a finding lies: input, file, how many rows, and the worst of them.
-
-    At most `named` rows, articles and blocks are listed; further scalars follow under their name.
-    """
-    parts = []
-    if "count" in where:
-        of = f" of {where['of']:,}" if "of" in where else ""
-        parts.append(f"{where['count']:,}{of} rows")
-    for key in ("rows", "articles"):
-        if where.get(key):
-            parts.append(f"{key} {_listed([str(value) for value in where[key]], named)}")
-    if where.get("blocks"):
-        spans = [f"{first}–{last}" for first, last in where["blocks"]]
-        parts.append(f"blocks of articles {_listed(spans, named)}")
-    known = ("input", "source", "count", "of", "rows", "articles", "blocks")
-    parts += [f"{k} {v}" for k, v in where.items() if k not in known and isinstance(v, str | int)]
-    place = str(where.get("input", ""))
-    if where.get("source"):
-        place = f"{place}, {where['source']}" if place else str(where["source"])
-    return ": ".join(part for part in (place, "; ".join(parts)) if part)
-
-
-def severity_of(finding: Mapping[str, Any], document: Document) -> str:
-    """Return the severity of a finding, and whether it was overridden."""
-    severity = str(finding["severity"])
-    allowed = severity == "block" and finding["code"] in document.get("allowed", [])
-    return f"{severity} (allowed)" if allowed else severity
-
-
-def _listed(values: Sequence[str], named: int) -> str:
-    return ", ".join(values[:named]) + (" …" if len(values) > named else "")
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def _codes(document: Document, *severities: str) -> list[str]:
-    found = [f["code"] for f in document.get("findings", []) if f["severity"] in severities]
-    return list(dict.fromkeys(found))
-
-
-def _checks(document: Document, status: str) -> list[Mapping[str, Any]]:
-    return [check for check in document.get("checks", []) if check["status"] == status]
-
-
-def _counts(document: Document) -> str:
-    passed, blind = (len(_checks(document, status)) for status in ("PASS", "NOT_EVALUABLE"))
-    return f"{counted(passed, 'check')} passed, {blind} had nothing to look at"
-
+from lvm.text import number, seconds, title_of
 
 # --- the section ----------------------------------------------------------------------------------
 
@@ -184,7 +66,7 @@ def _model_of_phase_1(run: Run) -> Iterator[Block]:
         return
     yield Heading("What the models of phase 1 show")
     if below:
-        told = [_told(f) for f in below["findings"]] or [_sentence(below["reason"])]
+        told = [_told(f) for f in below["findings"]] or [as_sentence(below["reason"])]
         yield Items(f"{below['name']}, on dev", told)
     if seen:
         name, findings = seen.get("name", "the base recipe"), seen.get("findings", [])
@@ -195,7 +77,7 @@ def _model_of_phase_1(run: Run) -> Iterator[Block]:
 
 
 def _told(finding: Mapping[str, Any]) -> str:
-    return f"{finding['code']}: {_sentence(finding['seen'])} {finding['meaning']}"
+    return f"{finding['code']}: {as_sentence(finding['seen'])} {finding['meaning']}"
 
 
 def standalone(document: Document) -> list[Section]:
@@ -214,7 +96,7 @@ def first_screen(document: Document) -> Iterator[Block]:
         yield Paragraph(sentence, "warning")
     findings = document.get("findings", [])
     shown = [f for f in findings if f["code"] in blocking_codes(document)] or findings[:3]
-    pairs = [(f["code"], f"{_sentence(f['seen'])} {f['meaning']}") for f in shown]
+    pairs = [(f["code"], f"{as_sentence(f['seen'])} {f['meaning']}") for f in shown]
     pairs.append(("Cost", f"0 s of training; the audit took {seconds(_seconds(document))}"))
     steps = list(dict.fromkeys(f["next"] for f in shown if f.get("next")))
     pairs += [("Next" if i == 0 else "Then", step) for i, step in enumerate(steps)]
@@ -241,7 +123,7 @@ def _details(document: Document) -> Iterator[Block]:
     yield Heading("What was looked at")
     if blind := not_looked_at(document):
         yield Items("Could not be looked at, and so has not passed", blind)
-    if passed := [f"{c['code']}: {c['question']}" for c in _checks(document, "PASS")]:
+    if passed := [f"{c['code']}: {c['question']}" for c in checks_with(document, "PASS")]:
         yield Items("Passed", passed)
     yield from _route(document)
     yield from _ladder(document)

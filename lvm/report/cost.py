@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lvm.report import NONE, Block, Paragraph, Run, Table, counted, number, seconds
+from lvm.report import Block, Paragraph, Run, Table
 from lvm.report.origin import unreached
-from lvm.report.spent import GATE, PRUNING, Spent, saved_seconds, spent_by_arm
+from lvm.text import NONE, counted, number, seconds
+from lvm.triage.spent import GATE, PRUNING, Spent, saved_seconds, spent_by_arm
 
 
 def saved_in_words(run: Run) -> str:
     """Return what was saved, and by what, in one clause."""
-    saved = saved_seconds(run)
+    saved = saved_seconds(run.index)
     return (
         f"{seconds(saved[GATE])} saved by the stage gate, "
         f"{seconds(saved[PRUNING])} by pruning (ASHA)"
@@ -20,7 +21,7 @@ def saved_in_words(run: Run) -> str:
 
 def cost_section(run: Run) -> Iterator[Block]:
     """Yield what each part cost, and what the stage gate and ASHA saved in it."""
-    arms = spent_by_arm(run)
+    arms = spent_by_arm(run.index)
     parts = {
         step: [a for a in arms if a.step == step] for step in dict.fromkeys(a.step for a in arms)
     }

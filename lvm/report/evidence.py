@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lvm.report import (
-    NONE,
     Block,
     Event,
     Facts,
@@ -21,12 +20,10 @@ from lvm.report import (
     Paragraph,
     Run,
     Table,
-    counted,
     evidence_plots,
-    number,
-    title_of,
 )
 from lvm.report.models import model_name
+from lvm.text import NONE, counted, number, title_of
 
 Evidence = Mapping[str, Any]
 COMPARED = ("r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")

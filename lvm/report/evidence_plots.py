@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lvm.report import Event, Run, number
+from lvm.report import Event, Run
 from lvm.report.models import model_name
 from lvm.report.plots import MARKERS, NUM_COLOURS, Line, draw_legend, draw_marker, drawing
 from lvm.report.small_plots import draw_histogram
+from lvm.text import number
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 12, 40

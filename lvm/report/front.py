@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lvm.records import Position
-from lvm.report import LIMITS, NONE, Block, Figure, Heading, Paragraph, Run, Table, number
+from lvm.records import LIMITS, Position
+from lvm.report import Block, Figure, Heading, Paragraph, Run, Table
 from lvm.report.models import model_name
 from lvm.report.plots import (
     MARKERS,
@@ -20,6 +20,7 @@ from lvm.report.plots import (
     round_ticks,
 )
 from lvm.report.small_plots import HEIGHT, WIDTH, Axes, draw_frame
+from lvm.text import NONE, number
 
 PAIR = ("eval_cosine", "r_at_5")
 TITLE = "R@5 over cosine, test split"

@@ -6,20 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lvm.gates import FAIL_ARTICLES, MIN_ARTICLES, SKEWED
-from lvm.report import (
-    NONE,
-    Block,
-    Event,
-    Folded,
-    Paragraph,
-    Run,
-    Table,
-    estimate,
-    number,
-    title_of,
-)
+from lvm.report import Block, Event, Folded, Paragraph, Run, Table
 from lvm.report.many import ARMS, shown_arms
 from lvm.report.models import added, confirmed_name, is_combination
+from lvm.text import NONE, estimate, number, title_of
 
 DECIDES = (
     "Every difference is paired by window, and the article is its unit. The p-value after "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lvm.report import Block, Facts, Paragraph, Run, Section, Table, estimate, seconds, title_of
+from lvm.report import Block, Facts, Paragraph, Run, Section, Table
+from lvm.text import estimate, seconds, title_of
 
 KINDS = (
     ("hypothesis", "the failure report's hypotheses"),

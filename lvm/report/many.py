@@ -10,7 +10,8 @@ from typing import Any
 
 from lvm.few import foremost, tally
 from lvm.records import StopReason
-from lvm.report import Event, Run, counted
+from lvm.report import Event, Run
+from lvm.text import counted
 
 ARMS = 30  # rows of a table about one step, and leaves of its place in the tree
 CURVES = 12  # lines of a plot

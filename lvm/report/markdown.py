@@ -24,7 +24,6 @@ from lvm.report import (
     Section,
     Table,
     html,
-    one_line,
 )
 from lvm.report.audit import audit_of, audit_section, standalone
 from lvm.report.cost import cost_section
@@ -38,6 +37,7 @@ from lvm.report.seeds import seeds_section
 from lvm.report.steps import steps_section
 from lvm.report.summary import stopped_by_audit, verdict_section
 from lvm.report.tree import tree_section
+from lvm.text import one_line
 
 
 def write_report(events: Sequence[Event], document: Mapping[str, Any], folder: Path) -> Path:

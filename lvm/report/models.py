@@ -6,21 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lvm.records import Pool
-from lvm.report import (
-    NONE,
-    Block,
-    Event,
-    Figure,
-    Folded,
-    Paragraph,
-    Run,
-    Table,
-    counted,
-    estimate,
-    number,
-    plots,
-    title_of,
-)
+from lvm.report import Block, Event, Figure, Folded, Paragraph, Run, Table, plots
+from lvm.text import NONE, counted, estimate, number, title_of
 
 RETRIEVAL = ("r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50", "eff_at_5", "percentile")
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lvm.few import tally
-from lvm.report import Block, Facts, Items, Paragraph, Preformatted, Run, counted
+from lvm.report import Block, Facts, Items, Paragraph, Preformatted, Run
 from lvm.report.many import ARMS, ends
+from lvm.text import counted
 
 
 def unreached(run: Run) -> list[str]:

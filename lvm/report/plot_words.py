@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lvm.report import number
+from lvm.text import number
 
 Part = Mapping[str, Any]
 RIGHT_OFFSET = -1  # of the chunk that a last context is, from its target

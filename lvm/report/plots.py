@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from lvm.report import Run, number, title_of
+from lvm.report import Run
+from lvm.text import number, title_of
 
 CURVES = ("eval_cosine", "r_at_5")
 WIDTH, HEIGHT = 456, 250  # of one panel, in units of the drawing; two stand side by side

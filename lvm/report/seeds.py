@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lvm.report import NONE, Block, Figure, Paragraph, Run, Table, counted, number, title_of
+from lvm.report import Block, Figure, Paragraph, Run, Table
 from lvm.report.plots import NUM_COLOURS, WIDTH, draw_marker, drawing, round_ticks
+from lvm.text import NONE, number, title_of
+from lvm.triage.seeds import Repeated, basis, interval, over_seeds, per_seed
 
 METRICS = ("r_at_5", "mrr", "eval_cosine")
-ENOUGH = 3  # seeds; two say so little of a third that their interval is ten times their distance
 PITCH, TOP, BOTTOM, EDGE = 44, 8, 24, 16  # of the plot: a row, and what surrounds the rows
-
-Repeated = Mapping[str, Any]  # verdict.json's `seeds`
 
 
 def seeds_section(run: Run) -> Iterator[Block]:
@@ -37,69 +36,6 @@ def seeds_section(run: Run) -> Iterator[Block]:
     if repeated["comparisons"]:
         yield _gains(repeated["comparisons"])
     yield from _lost(run, repeated)
-
-
-def basis(repeated: Repeated) -> str:
-    """Return what the verdict rests on: the first seed, or a model whose seed nobody knows."""
-    first, models = repeated["seeds"][0], list(repeated["models"].values())
-    known = [result["seed"] for result in models[-1]["per_seed"]] if models else []
-    return f"seed {first}" if first in known else "the model that was handed in"
-
-
-def over_seeds(repeated: Repeated) -> str:
-    """Say in one sentence whether the verdict's gain holds over all seeds; "" without a gain."""
-    gains = _behind(repeated)
-    if not gains:
-        return ""
-    first = gains[0]
-    if len(first["seeds"]) < ENOUGH:
-        words = " and ".join(
-            f"{title_of(c['metric'])} "
-            + ", ".join(number(value, sign=True) for value in _per_seed(repeated, c))
-            + f" against {number(c['bound'], sign=True)}"
-            for c in gains
-        )
-        return (
-            f"Seed by seed {first['model']} gains {words} over {first['over']}; an interval over "
-            f"seeds says something from {ENOUGH} on."
-        )
-    words = " and ".join(
-        f"{title_of(c['metric'])} {_interval(c)} against {number(c['bound'], sign=True)}"
-        for c in gains
-    )
-    clear = any(c["estimate"]["lower"] >= c["bound"] for c in gains)
-    below = all(c["estimate"]["upper"] < c["bound"] for c in gains)
-    answer = "no gain is clear of its bound"
-    if clear or below:
-        answer = "a gain is clear of its bound" if clear else "every gain lies below its bound"
-    return (
-        f"Over {counted(len(first['seeds']), 'seed')} {answer}: {first['model']} gains {words} "
-        f"over {first['over']}."
-    )
-
-
-def rests_on_one_seed(repeated: Repeated) -> bool:
-    """Return whether other seeds do not bear out the gain that a verdict claims.
-
-    From three seeds on, no interval is clear of its bound; with two, one of them gains too little.
-    """
-    gains = _behind(repeated)
-    if gains and len(gains[0]["seeds"]) < ENOUGH:
-        return all(min(_per_seed(repeated, c)) < c["bound"] for c in gains)
-    return bool(gains) and all(c["estimate"]["lower"] < c["bound"] for c in gains)
-
-
-def _behind(repeated: Repeated) -> list[Mapping[str, Any]]:
-    """Return the gains over AR-only of the model that the verdict rests on: the last repeated."""
-    baseline = next(iter(repeated["models"]), None)
-    against = [c for c in repeated["comparisons"] if c["over"] == baseline]
-    return [c for c in against if c["model"] == against[-1]["model"]]
-
-
-def _interval(comparison: Mapping[str, Any]) -> str:
-    found = comparison["estimate"]
-    value, low, high = (number(found[k], sign=True) for k in ("value", "lower", "upper"))
-    return f"{value} [{low}, {high}]"
 
 
 def _levels(repeated: Repeated) -> Table:
@@ -129,7 +65,7 @@ def _gains(comparisons: Sequence[Mapping[str, Any]]) -> Table:
         deviation = number(found["between_seeds"] ** 0.5)
         rows.append(
             [c["model"], c["over"], title_of(c["metric"]), number(c["bound"], sign=True),
-             _interval(c), deviation, str(found["num_seeds"]), f"{found['num_articles']:,}"]
+             interval(c), deviation, str(found["num_seeds"]), f"{found['num_articles']:,}"]
         )  # fmt: skip
     return Table(
         "gains over seeds and articles together; SD is what a seed alone moves a gain by, the "
@@ -153,7 +89,7 @@ def _lost(run: Run, repeated: Repeated) -> Iterator[Block]:
 
 def _plot(repeated: Repeated, against: Sequence[Mapping[str, Any]]) -> str:
     """Return a row per gain: its seeds, its interval, and its bound."""
-    values = {_key(c): _per_seed(repeated, c) for c in against}
+    values = {_key(c): per_seed(repeated, c) for c in against}
     ends = [c["estimate"][k] for c in against for k in ("lower", "upper")]
     ends += [c["bound"] for c in against] + [v for found in values.values() for v in found]
     ticks = round_ticks(min([0.0, *ends]), max([0.1, *ends]))
@@ -172,7 +108,7 @@ def _plot(repeated: Repeated, against: Sequence[Mapping[str, Any]]) -> str:
     for place, c in enumerate(against):
         middle, found = TOP + PITCH * place + 28, c["estimate"]
         marks = "".join(draw_marker("circle", x(v), middle, 3.5) for v in values[_key(c)])
-        said = f"{_title(c)}: {_interval(c)}"
+        said = f"{_title(c)}: {interval(c)}"
         parts.append(
             f'<text class="name" x="0" y="{middle - 14}">{escape(_title(c))}</text>'
             f'<line class="gate" x1="{x(c["bound"]):.1f}" x2="{x(c["bound"]):.1f}" '
@@ -182,7 +118,7 @@ def _plot(repeated: Repeated, against: Sequence[Mapping[str, Any]]) -> str:
             f'x2="{x(found["upper"]):.1f}" y1="{middle}" y2="{middle}"/>{marks}</g>'
         )
     said = "; ".join(
-        f"{_title(c)} {_interval(c)}, bound {number(c['bound'], sign=True)}" for c in against
+        f"{_title(c)} {interval(c)}, bound {number(c['bound'], sign=True)}" for c in against
     )
     legend = (
         '<ul class="legend"><li><svg viewBox="0 0 30 12" aria-hidden="true"><g class="c1">'
@@ -202,12 +138,3 @@ def _key(comparison: Mapping[str, Any]) -> tuple[str, str]:
 
 def _title(comparison: Mapping[str, Any]) -> str:
     return f"{comparison['model']}, {title_of(comparison['metric'])}"
-
-
-def _per_seed(repeated: Repeated, comparison: Mapping[str, Any]) -> list[float]:
-    """Return the gain of every seed that both models have."""
-    ours, theirs = (
-        {r["seed"]: r[comparison["metric"]] for r in repeated["models"][name]["per_seed"]}
-        for name in (comparison["model"], comparison["over"])
-    )
-    return [ours[seed] - theirs[seed] for seed in comparison["seeds"]]

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from lvm.report import counted, number
 from lvm.report.plot_words import (
     BLOCKS,
     LINES,
@@ -27,6 +26,7 @@ from lvm.report.plot_words import (
     line_reading,
 )
 from lvm.report.plots import MARKERS, Line, draw_legend, draw_marker, drawing, round_ticks
+from lvm.text import counted, number
 
 WIDTH, HEIGHT = 456, 236
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 24, 40

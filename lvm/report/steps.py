@@ -9,22 +9,7 @@ from typing import Any
 from lvm.absence import CONFIRMATION, Absence, sentences
 from lvm.few import foremost
 from lvm.records import Verdict
-from lvm.report import (
-    NONE,
-    Block,
-    Event,
-    Facts,
-    Figure,
-    Heading,
-    Items,
-    Paragraph,
-    Run,
-    Table,
-    estimate,
-    number,
-    plots,
-    title_of,
-)
+from lvm.report import Block, Event, Facts, Figure, Heading, Items, Paragraph, Run, Table, plots
 from lvm.report.many import (
     CURVES,
     NAMES,
@@ -36,6 +21,7 @@ from lvm.report.many import (
 )
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
+from lvm.text import NONE, estimate, number, title_of
 
 DEV = ("eval_cosine", "r_at_5", "mrr")
 

@@ -6,26 +6,17 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lvm.audit.words import answer, broken, overrides, unverified
 from lvm.printed import job_command
 from lvm.records import RunVerdict, Verdict
-from lvm.report import (
-    Block,
-    Facts,
-    Paragraph,
-    Preformatted,
-    Run,
-    counted,
-    estimate,
-    number,
-    seconds,
-    title_of,
-)
-from lvm.report.audit import answer, audit_of, broken, first_screen, overrides, unverified
+from lvm.report import Block, Facts, Paragraph, Preformatted, Run
+from lvm.report.audit import audit_of, first_screen
 from lvm.report.cost import saved_in_words
 from lvm.report.gates import independent
 from lvm.report.models import confirmed_name
-from lvm.report.seeds import over_seeds
-from lvm.report.subject import subject
+from lvm.text import counted, estimate, number, seconds, title_of
+from lvm.triage.seeds import over_seeds
+from lvm.triage.subject import subject
 
 
 def stopped_by_audit(run: Run) -> bool:

@@ -7,22 +7,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from lvm.audit.words import answer
 from lvm.records import StopReason
-from lvm.report import (
-    Block,
-    Event,
-    Figure,
-    Preformatted,
-    Run,
-    counted,
-    number,
-    one_line,
-    tone,
-)
-from lvm.report.audit import answer, audit_of
+from lvm.report import Block, Event, Figure, Preformatted, Run, tone
+from lvm.report.audit import audit_of
 from lvm.report.many import left_out, named, shown_arms, specs_by_id
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
+from lvm.text import counted, number, one_line
 
 MARKS = {  # kind of a leaf -> mark, what the mark means
     "confirmed": ("◆", "confirmation, judged on the test split"),

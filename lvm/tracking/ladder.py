@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lvm.events import indexed
-from lvm.report import LIMITS
+from lvm.records import LIMITS
 from lvm.tracking.views import Event, RunView, data_view, milliseconds
 
 LADDER = "ladder"  # tag `role` and `step` of these runs, so that a filter can have or leave them

@@ -9,10 +9,11 @@ from typing import Any
 
 from lvm.events import Event, indexed
 from lvm.records import METRICS
-from lvm.report import NONE, Block, Paragraph, Run, Section, Table, estimate, number, title_of
+from lvm.report import Block, Paragraph, Run, Section, Table
 from lvm.report.markdown import render
 from lvm.report.models import added, models_section
 from lvm.report.summary import verdict_section
+from lvm.text import NONE, estimate, number, title_of
 
 VIEW_TAG = "mlflow.sharedViewState."  # of an experiment; MLflow's page opens it by its name
 # MLflow takes no "@" in the name of a metric.

@@ -12,11 +12,10 @@ from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.front import front_position
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.predictions import read_predictions
-from lvm.records import FrontPosition
-from lvm.report import LIMITS
-from lvm.report.subject import PREDICTIONS
+from lvm.records import LIMITS, FrontPosition
 from lvm.triage.runner import Runner
 from lvm.triage.step import Role
+from lvm.triage.subject import PREDICTIONS
 
 
 def rung_file(out: Path, name: str, split: str = "test") -> Path:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvm.absence import Absence, sentences
-from lvm.records import METRICS, Position, RunVerdict
-from lvm.report import LIMITS
-from lvm.report.audit import broken, overrides, unverified
-from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
+from lvm.audit.words import broken, overrides, unverified
+from lvm.records import LIMITS, METRICS, Position, RunVerdict
+from lvm.triage.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.triage.worth import subjects
 
 

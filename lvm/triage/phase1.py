@@ -17,7 +17,6 @@ from lvm.evaluation.predictions import read_predictions
 from lvm.evaluation.words import in_words
 from lvm.gates import success_gates
 from lvm.records import GateResult, Verdict
-from lvm.report.subject import PREDICTIONS
 from lvm.triage.actions import Phase1Outcome
 from lvm.triage.arm import ArmSpec
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms, not_judged
@@ -25,6 +24,7 @@ from lvm.triage.lineage import judged_lineage, unread
 from lvm.triage.off_contexts import off_contexts
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
 from lvm.triage.step import Role
+from lvm.triage.subject import PREDICTIONS
 from lvm.triage.trace import trace
 
 PHASE1 = "phase_1"

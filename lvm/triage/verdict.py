@@ -9,14 +9,13 @@ from typing import Any
 from lvm.absence import absences
 from lvm.events import Event, Events, indexed
 from lvm.records import to_plain
-from lvm.report import Run
-from lvm.report.spent import spent_by_arm
-from lvm.report.subject import subject
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
 from lvm.triage.by_size import steps_by_gain
 from lvm.triage.cautions import of_the_absent, of_the_audit, of_the_ladder, of_the_seeds
 from lvm.triage.headline import headline
 from lvm.triage.ledger import ledger
+from lvm.triage.spent import spent_by_arm
+from lvm.triage.subject import subject
 from lvm.triage.unseen import lineage_part, of_the_lineage
 from lvm.triage.worth import beats_ladder
 
@@ -247,7 +246,7 @@ def _compute(events: Events) -> dict[str, Any]:
 
     An arm that broke, or has not ended, has saved nothing.
     """
-    arms = spent_by_arm(Run(events, {}))
+    arms = spent_by_arm(events)
     return {
         "train_seconds": round(sum(arm.seconds for arm in arms), 1),
         "trials": len(arms),

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lvm.records import METRICS, Position, RunVerdict
-from lvm.report.subject import PREDICTIONS
 from lvm.triage.step import Role
+from lvm.triage.subject import PREDICTIONS
 
 Document = Mapping[str, Any]  # verdict.json
 FRONT = "the front of predictions without training"

@@ -17,7 +17,6 @@ from lvm.gates import gain_over_seeds, level_over_seeds
 from lvm.jobs.doors import triage_parser as parser
 from lvm.records import RunVerdict, Verdict
 from lvm.report import Run
-from lvm.report.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.report.tree import _as_text, _nodes
 from lvm.status import status
 from lvm.triage.actions import (
@@ -32,6 +31,7 @@ from lvm.triage.actions import (
     Stop,
 )
 from lvm.triage.repeat import behind_verdict
+from lvm.triage.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.triage.tree import next_action
 from lvm.triage.verdict import build_verdict
 

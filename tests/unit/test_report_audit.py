@@ -8,8 +8,9 @@ from xml.etree import ElementTree
 import pytest
 from test_report import HOSTILE, Checker, Story, fixed_story, report, section
 
+from lvm.audit.words import answer, not_looked_at, where_in_words
 from lvm.report import Run, plot_words, small_plots
-from lvm.report.audit import answer, audit_section, not_looked_at, where_in_words
+from lvm.report.audit import audit_section
 from lvm.report.markdown import write_audit_report
 from lvm.terminal import print_audit
 

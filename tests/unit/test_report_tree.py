@@ -5,7 +5,7 @@ import pytest
 from test_report import HOSTILE, RESUME, Checker, fixed_story, report, row, section
 
 from lvm.report import Run
-from lvm.report.spent import GATE, PRUNING, saved_seconds
+from lvm.triage.spent import GATE, PRUNING, saved_seconds
 from lvm.triage.verdict import build_verdict
 
 
@@ -145,7 +145,7 @@ def run_of(events) -> Run:
 def test_gate_and_pruning_are_charged_for_what_each_saved(told):
     """12 epochs left by the arm that held and the two it stopped, 4 by the pruned arm; the five
     that a diverged arm did not run are no saving."""
-    saved = saved_seconds(run_of(told[0]))
+    saved = saved_seconds(run_of(told[0]).index)
     assert saved == pytest.approx({GATE: 12 * 2.53, PRUNING: 4 * 2.53})
     cells = row(section(told[1], "Cost"), "all")
     assert cells[-2:] == ["30.4 s, 12 epochs", "10.1 s, 4 epochs"]
@@ -157,4 +157,4 @@ def test_gate_and_pruning_are_charged_for_what_each_saved(told):
 
 def test_an_arm_that_is_still_running_has_saved_nothing(told):
     events = [e for e in told[0] if e["event"] != "arm_ended"]
-    assert saved_seconds(run_of(events)) == {GATE: 0.0, PRUNING: 0.0}
+    assert saved_seconds(run_of(events).index) == {GATE: 0.0, PRUNING: 0.0}

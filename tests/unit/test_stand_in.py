@@ -19,11 +19,11 @@ from lvm.records import Estimate, GateResult, Verdict
 from lvm.report import Run
 from lvm.report.html import render as html
 from lvm.report.markdown import render, report_sections
-from lvm.report.subject import subject
 from lvm.status import screen, status
 from lvm.terminal import Screen
 from lvm.triage.against_ladder import rung_file
 from lvm.triage.journal import Journal
+from lvm.triage.subject import subject
 from lvm.triage.verdict import build_verdict
 
 CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)

@@ -11,12 +11,12 @@ import torch
 
 from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery, Ranks
+from lvm.events import indexed
 from lvm.records import Pool, Verdict
-from lvm.report import Run
-from lvm.report.spent import saved_seconds
 from lvm.triage.actions import Attribution
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.judge import judge_confirmation
+from lvm.triage.spent import saved_seconds
 from lvm.triage.step import STEPS
 from lvm.triage.verdict import build_verdict
 
@@ -87,7 +87,7 @@ def test_saved_seconds_are_the_epochs_that_early_stopping_did_not_run() -> None:
     assert compute == {  # 7 epochs of the pruned arm, 2 of the cancelled, none of the diverged
         "train_seconds": 22.0, "trials": 5, "saved_seconds": 18.0, "wall_seconds": 9.5,
     }  # fmt: skip
-    assert compute["saved_seconds"] == sum(saved_seconds(Run([*ran, *over], {})).values())
+    assert compute["saved_seconds"] == sum(saved_seconds(indexed([*ran, *over])).values())
 
 
 def test_every_prefix_of_a_journal_gives_an_unfinished_document(events) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lvm.events import Events
 from lvm.records import StopReason
-from lvm.report import Run
 
 GATE, PRUNING = "stage gate", "pruning"
 STOPPED_BY = {
@@ -33,25 +33,25 @@ class Spent:
     stopped_by: str  # GATE, PRUNING, or "" for an arm that ended by itself or has not ended
 
 
-def spent_by_arm(run: Run) -> list[Spent]:
+def spent_by_arm(events: Events) -> list[Spent]:
     """Return what every arm has cost and saved; epochs that two steps share count once."""
     budgets = {
         spec["id"]: spec["recipe"]["training"]["epochs"]
-        for started in run.all("step_started")
+        for started in events.of("step_started")
         for spec in started["arms"]
         if spec["source"] is None
     }
     steps: dict[str, str] = {}
-    for event in run.all("epoch"):
+    for event in events.of("epoch"):
         steps.setdefault(event["arm"], event["step"])
-    return [_spent(run, arm, step, budgets.get(arm, 0)) for arm, step in steps.items()]
+    return [_spent(events, arm, step, budgets.get(arm, 0)) for arm, step in steps.items()]
 
 
-def _spent(run: Run, arm: str, step: str, budget: int) -> Spent:
-    records = run.curve(arm)
+def _spent(events: Events, arm: str, step: str, budget: int) -> Spent:
+    records = {event["epoch"]: event for event in events.of("epoch", arm=arm)}
     trained = [e for e in records if e > 0]
     cost = sum(record.get("seconds") or 0.0 for record in records.values())
-    ended = run.last("arm_ended", arm=arm).get("reason", "")
+    ended = (events.last("arm_ended", arm=arm) or {}).get("reason", "")
     left = max(0, budget - max(records)) if ended else 0
     return Spent(
         step=step, epochs=len(trained), seconds=cost, left=left,
@@ -59,7 +59,7 @@ def _spent(run: Run, arm: str, step: str, budget: int) -> Spent:
     )  # fmt: skip
 
 
-def saved_seconds(run: Run) -> Mapping[str, float]:
+def saved_seconds(events: Events) -> Mapping[str, float]:
     """Return the seconds of training saved by the stage gate and by pruning."""
-    arms = spent_by_arm(run)
+    arms = spent_by_arm(events)
     return {by: sum(a.saved for a in arms if a.stopped_by == by) for by in (GATE, PRUNING)}

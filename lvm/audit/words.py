@@ -1,0 +1,138 @@
+"""What an audit came to, in words.
+
+The audit document is read as a plain mapping, and any part of it may be missing: it may come from
+another version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lvm.text import counted
+
+Document = Mapping[str, Any]
+NUM_NAMED = 5  # rows or articles of a finding that are named in words
+
+
+def answer(document: Document) -> str:
+    """Return what the audit came to, in one line."""
+    match document.get("verdict"):
+        case "BLOCKED":
+            return f"BLOCKED: {', '.join(blocking_codes(document))}"
+        case "UNSURE":
+            broke = ", ".join(check["code"] for check in checks_with(document, "FAILED"))
+            found = ", ".join(_codes(document, "block", "warn"))
+            rest = f"; found: {found}" if found else ""
+            return f"not sure: {broke or 'a check'} broke{rest}; {_counts(document)}"
+        case "NOT_EVALUABLE":
+            found = ", ".join(_codes(document, "block", "warn"))
+            rest = f"; found: {found}" if found else ""
+            return f"not evaluable: too little to look at{rest}; {_counts(document)}"
+        case "WARNINGS":
+            return f"warnings: {', '.join(_codes(document, 'block', 'warn'))}; {_counts(document)}"
+        case _:
+            known = ", ".join(_codes(document, "info"))
+            rest = f"; worth knowing: {known}" if known else ""
+            return f"clean: {_counts(document)}{rest}"
+
+
+def blocking_codes(document: Document) -> list[str]:
+    """Return the codes that block, worst first, without those that the person allowed."""
+    allowed = document.get("allowed", [])
+    return [code for code in _codes(document, "block") if code not in allowed]
+
+
+def overrides(document: Document) -> list[str]:
+    """Return a sentence for each blocking finding that was overridden with --allow."""
+    allowed = document.get("allowed", [])
+    return [
+        f"--allow {f['code']}: the audit would have stopped this run. {as_sentence(f['seen'])} "
+        f"{as_sentence(f['meaning'])}"
+        for f in document.get("findings", [])
+        if f["severity"] == "block" and f["code"] in allowed
+    ]
+
+
+def broken(document: Document) -> list[str]:
+    """Return a sentence for each check that broke."""
+    return [
+        f"The check {check['code']} broke, so the data is not called clean: "
+        f"{as_sentence(check.get('reason') or 'no reason was recorded')}"
+        for check in checks_with(document, "FAILED")
+    ]
+
+
+def unverified(document: Document) -> list[str]:
+    """Return a sentence for a checkpoint that may be computed otherwise than it was trained."""
+    return [
+        f"The checkpoint is {as_sentence(f['seen'])}"
+        for f in document.get("findings", [])
+        if f["code"] == "LOADER" and f.get("values", {}).get("not_verified")
+    ]
+
+
+def not_looked_at(document: Document) -> list[str]:
+    """Return one line per reason for which checks had nothing to look at."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for check in checks_with(document, "NOT_EVALUABLE"):
+        reason = str(check.get("reason") or "no reason was recorded")
+        groups.setdefault((reason, str(check.get("next") or "")), []).append(check["code"])
+    return [
+        f"{', '.join(codes)}: {reason}" + (f" ({next})" if next else "")
+        for (reason, next), codes in groups.items()
+    ]
+
+
+def where_in_words(where: Mapping[str, Any], named: int = NUM_NAMED) -> str:
+    """Return where a finding lies: input, file, how many rows, and the worst of them.
+
+    At most `named` rows, articles and blocks are listed; further scalars follow under their name.
+    """
+    parts = []
+    if "count" in where:
+        of = f" of {where['of']:,}" if "of" in where else ""
+        parts.append(f"{where['count']:,}{of} rows")
+    for key in ("rows", "articles"):
+        if where.get(key):
+            parts.append(f"{key} {_listed([str(value) for value in where[key]], named)}")
+    if where.get("blocks"):
+        spans = [f"{first}–{last}" for first, last in where["blocks"]]
+        parts.append(f"blocks of articles {_listed(spans, named)}")
+    known = ("input", "source", "count", "of", "rows", "articles", "blocks")
+    parts += [f"{k} {v}" for k, v in where.items() if k not in known and isinstance(v, str | int)]
+    place = str(where.get("input", ""))
+    if where.get("source"):
+        place = f"{place}, {where['source']}" if place else str(where["source"])
+    return ": ".join(part for part in (place, "; ".join(parts)) if part)
+
+
+def severity_of(finding: Mapping[str, Any], document: Document) -> str:
+    """Return the severity of a finding, and whether it was overridden."""
+    severity = str(finding["severity"])
+    allowed = severity == "block" and finding["code"] in document.get("allowed", [])
+    return f"{severity} (allowed)" if allowed else severity
+
+
+def _listed(values: Sequence[str], named: int) -> str:
+    return ", ".join(values[:named]) + (" …" if len(values) > named else "")
+
+
+def as_sentence(text: str) -> str:
+    """Return text with a full stop where it has no end."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _codes(document: Document, *severities: str) -> list[str]:
+    found = [f["code"] for f in document.get("findings", []) if f["severity"] in severities]
+    return list(dict.fromkeys(found))
+
+
+def checks_with(document: Document, status: str) -> list[Mapping[str, Any]]:
+    """Return the checks that ended with this status."""
+    return [check for check in document.get("checks", []) if check["status"] == status]
+
+
+def _counts(document: Document) -> str:
+    passed, blind = (len(checks_with(document, status)) for status in ("PASS", "NOT_EVALUABLE"))
+    return f"{counted(passed, 'check')} passed, {blind} had nothing to look at"

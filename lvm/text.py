@@ -1,0 +1,49 @@
+"""Values as a person reads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lvm.records import METRICS
+
+NONE = "–"  # a value that does not exist
+
+
+def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
+    """Return a rounded number, or a dash for a value that does not exist."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
+
+
+def estimate(gate: Mapping[str, Any]) -> str:
+    """Return value and interval of a gate, with signs where the value is a difference."""
+    found = gate.get("estimate")
+    if not found:
+        return NONE
+    sign = gate["gate"] != "stage"
+    value, low, high = (number(found[k], sign=sign) for k in ("value", "lower", "upper"))
+    return f"{value} [{low}, {high}]"
+
+
+def title_of(metric: str) -> str:
+    """Return how a metric is written in a heading."""
+    return METRICS[metric].title if metric in METRICS else metric
+
+
+def seconds(value: float) -> str:
+    """Return seconds, and minutes beside them when they are many."""
+    minutes, rest = divmod(round(value), 60)
+    return f"{value:,.1f} s" + (f" ({minutes} min {rest} s)" if minutes >= 2 else "")
+
+
+def counted(count: int, word: str) -> str:
+    """Return a count with its word, plural where it needs one."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def one_line(text: str) -> str:
+    """Return text with every run of white space as one space."""
+    return " ".join(text.split())
