@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,8 +29,10 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 import linear_bank  # noqa: E402  # found through the path above
 from replica import SMALL, make_replica  # noqa: E402
 
+from lvm.command import lvm_command  # noqa: E402
 from lvm.events import Events  # noqa: E402
 from lvm.pace import Progress  # noqa: E402
+from lvm.printed import job_command  # noqa: E402
 from lvm.progress import line_of  # noqa: E402
 from lvm.records import to_plain  # noqa: E402
 from lvm.report import Run  # noqa: E402
@@ -86,7 +89,7 @@ def rendered(folder: Path) -> dict[str, str]:
         *ladder_views(events),
         *arm_views(events, document, closed=True),
     ]
-    return {
+    files = {
         "verdict.json": _json(to_plain(document)),
         "report.md": render(report_sections(Run(events, document)), title),
         "status.json": _json(seen),
@@ -94,6 +97,17 @@ def rendered(folder: Path) -> dict[str, str]:
         "mlflow.jsonl": _lines(dataclasses.asdict(view) for view in mlflow),
         "progress.jsonl": _progress(events),
     }
+    return {name: _anywhere(text) for name, text in files.items()}
+
+
+def _anywhere(text: str) -> str:
+    """Return text whose commands name no place of this machine."""
+    kept = (True, False)
+    told = {job_command("triage", kept=k): "python /lvm/tune_jobs/triage.py" for k in kept}
+    told |= {lvm_command(kept=k): "lvm" for k in kept}
+    for typed, said in told.items():
+        text = re.sub(rf"(?<![\w./-]){re.escape(typed)}(?![\w./-])", said, text)
+    return text
 
 
 def _progress(events: Events) -> str:
