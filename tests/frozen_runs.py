@@ -106,7 +106,9 @@ def _anywhere(text: str) -> str:
     told = {job_command("triage", kept=k): "python /lvm/tune_jobs/triage.py" for k in kept}
     told |= {lvm_command(kept=k): "lvm" for k in kept}
     for typed, said in told.items():
-        text = re.sub(rf"(?<![\w./-]){re.escape(typed)}(?![\w./-])", said, text)
+        # In JSON a command that begins a line stands after the two signs of a line break.
+        before = r"(?:(?<=\\n)|(?<![\w./-]))"
+        text = re.sub(rf"{before}{re.escape(typed)}(?![\w./-])", said, text)
     return text
 
 
