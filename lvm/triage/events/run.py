@@ -147,9 +147,9 @@ class Confirmed(Event, tag="confirmed", frozen=True, kw_only=True):
 class Settled(Event, tag="settled", frozen=True, kw_only=True):
     """All full trainings, judged together."""
 
-    best: tuple[str, str] | None = None
-    comparisons: int = 0
-    adds: list[GateResult] = []
+    best: tuple[str, str] | None
+    comparisons: int
+    adds: list[GateResult]
 
 
 class Repeated(Event, tag="repeated", frozen=True, kw_only=True):
