@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,8 +20,18 @@ from typing import Any, TypeVar
 from lvm.errors import ConfigError
 from lvm.form import MambaForm
 from lvm.outside import brief, parse_json, read_text
+from lvm.parts import (
+    PARTS,
+    TERMS,
+    Options,
+    TermOptions,
+    model_options,
+    read_options,
+    read_tables,
+    tables_of,
+)
 from lvm.registry import closest
-from lvm.setting import require, require_one_of
+from lvm.setting import require, require_one_of, section, typed
 
 Section = TypeVar("Section")
 
@@ -44,6 +53,8 @@ class ModelConfig:
     residual: bool = False  # add a learned weighting of the context vectors to the output
     backend: str = "auto"  # how Mamba-2 is computed
     form: MambaForm = field(default_factory=MambaForm)  # what a Mamba network computes
+    # What models declare themselves, by their names.
+    options: Mapping[str, Options] = tables_of(model_options)
 
     def __post_init__(self) -> None:
         for key in ("hidden", "num_layers", "state", "head_dim", "expand", "conv_kernel"):
@@ -53,6 +64,12 @@ class ModelConfig:
             value = getattr(self, key)
             require(0 <= value < 1, f"model.{key}", value, "at least 0 and below 1")
         require_one_of("model.backend", self.backend, BACKENDS)
+
+    @property
+    def own_options(self) -> Options:
+        """The options that the named model declares itself."""
+        given, place = self.options.get(self.name), f"model.options.{self.name}."
+        return given or read_options(model_options(self.name), {}, prefix=place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +87,7 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Weights and form of the loss: contrastive (InfoNCE), autoregressive cosine, MMD."""
+    """Weights and form of the loss: contrastive (InfoNCE), autoregressive cosine, MMD, others."""
 
     contrastive_weight: float = 0.7
     ar_weight: float = 0.3
@@ -79,13 +96,19 @@ class ObjectiveConfig:
     temperature: float = 0.07
     space: str = "projected"  # where the contrastive loss is taken: "raw" or "projected"
     stop_gradient: str = "target"  # branch of the head that gets no gradient
+    # Further terms by their names, each with a weight and options of its own.
+    terms: Mapping[str, TermOptions] = tables_of(TERMS.get)
 
     def __post_init__(self) -> None:
         for key in ("contrastive_weight", "ar_weight", "mmd_weight"):
             value = getattr(self, key)
             ok = 0 <= value < math.inf
             require(ok, f"objective.{key}", value, "a finite number of at least 0")
-        total = self.contrastive_weight + self.ar_weight + self.mmd_weight
+        for name in self.terms:
+            where = f"objective.{name}_weight" if name in OWN_KEYS else "a term of another name"
+            if name in (*OWN_KEYS, *RECORDED):
+                raise ConfigError(f"objective.terms.{name} is taken; write it as {where}.")
+        total = sum(self.weights.values())
         require(total > 0, "objective: the sum of the weights", total, "more than 0")
         ok = 1e-4 <= self.temperature <= 10
         require(ok, "objective.temperature", self.temperature, "from 0.0001 to 10")
@@ -97,27 +120,52 @@ class ObjectiveConfig:
         self._require_a_way_to_the_network()
 
     @property
-    def reaches_by_contrast(self) -> bool:
-        """Whether the contrastive term has a gradient for the predictions."""
-        stopped = self.space == "projected" and self.stop_gradient == "prediction"
-        return self.contrastive_weight > 0 and not stopped
+    def weights(self) -> dict[str, float]:
+        """The terms that weigh something, in the order in which one stands for the objective."""
+        own = {name: getattr(self, f"{name}_weight") for name in OWN_KEYS}
+        further = {name: self.terms[name].weight for name in sorted(self.terms)}
+        return {name: weight for name, weight in (own | further).items() if weight > 0}
+
+    def key(self, term: str, option: str) -> str:
+        """Return the dotted key of a term's option, for messages."""
+        return (
+            f"objective.{term}_{option}" if term in OWN_KEYS else f"objective.terms.{term}.{option}"
+        )
+
+    def is_balanced(self, term: str) -> bool:
+        """Whether a term is scaled by the gradient of the others."""
+        further = self.terms.get(term)
+        balance = self.mmd_balance if term == "mmd" else getattr(further, "balance", "fixed")
+        return balance == "gradient"
+
+    def reaches_network(self, term: str) -> bool:
+        """Whether a term has a gradient for the predictions."""
+        if term == "contrastive":
+            return not (self.space == "projected" and self.stop_gradient == "prediction")
+        return term not in self.terms or self.terms[term].reaches_network
 
     def _require_a_way_to_the_network(self) -> None:
         """Refuse weights with which the network itself would learn nothing."""
-        if self.ar_weight > 0 or self.reaches_by_contrast:
-            return
-        if self.mmd_weight == 0:
+        reaching = [name for name in self.weights if self.reaches_network(name)]
+        if not reaching:
+            stopped = 'objective.stop_gradient = "prediction" keeps the contrastive term'
+            why = (
+                stopped
+                if "contrastive" in self.weights
+                else f"{' and '.join(self.weights)} keep away"
+            )
             raise ConfigError(
-                'objective.stop_gradient = "prediction" keeps the contrastive term from the '
-                "network, so another term must train it: objective.ar_weight or "
+                f"{why} from the network, so another term must train it: objective.ar_weight or "
                 "objective.mmd_weight must be above 0 (got 0 for both)."
             )
-        if self.mmd_balance == "gradient":
-            raise ConfigError(
-                'objective.mmd_balance = "gradient" scales the MMD term by another term that '
-                "trains the network, and there is none: set objective.ar_weight above 0, or "
-                'objective.mmd_balance to "fixed".'
-            )
+        fixed = [name for name in reaching if not self.is_balanced(name)]
+        for name in self.weights:
+            if self.is_balanced(name) and not (fixed and name in reaching):
+                key = self.key(name, "balance")
+                raise ConfigError(
+                    f'{key} = "gradient" scales a term that trains the network by another one, '
+                    f'and there are no two: set objective.ar_weight above 0, or {key} to "fixed".'
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,15 +257,16 @@ class Recipe:
 
     def ar_only(self) -> Recipe:
         """Return the AR-only sibling: the same network and schedule, the cosine loss alone."""
-        return self.with_changes(
-            {
-                "objective.contrastive_weight": 0.0,
-                "objective.ar_weight": 1.0,
-                "objective.mmd_weight": 0.0,
-                "objective.space": "raw",
-                "negatives": NegativesConfig(),
-                "search_space": "raw",
-            }
+        alone = dataclasses.replace(
+            self.objective,
+            contrastive_weight=0.0,
+            ar_weight=1.0,
+            mmd_weight=0.0,
+            space="raw",
+            terms={},
+        )
+        return dataclasses.replace(
+            self, objective=alone, negatives=NegativesConfig(), search_space="raw"
         )
 
 
@@ -243,6 +292,23 @@ class GateConfig:
         require(self.dev_windows >= 1, "gates.dev_windows", self.dev_windows, "at least 1")
 
 
+RECORDED = (
+    "loss",
+    "gradient_norm",
+    "num_negatives",
+    "cosine",
+    "epoch",
+    "seconds",
+    "negatives",
+    "health",
+    "backend",
+    "wall",
+    "eval_cosine",
+    "r_at_5",
+    "mrr",
+    "stage",
+)
+OWN_KEYS = ("contrastive", "ar", "mmd")  # terms whose options stand in [objective] itself
 # Of Mamba-2: lvm/models/mamba2.py says what each is.
 BACKENDS = ("auto", "dual", "chunked", "mamba_ssm", "compiled", "kernel")
 RETRIEVAL = ("r_at_5", "mrr")  # what every epoch of an arm measures beside its cosine
@@ -304,8 +370,13 @@ class RunConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as nested plain dictionaries."""
-    return dataclasses.asdict(config)
+    """Return a configuration as nested plain dictionaries.
+
+    Tables of parts that name none are left out, so that recipes without them keep their ids.
+    """
+    return dataclasses.asdict(
+        config, dict_factory=lambda items: {key: value for key, value in items if value != {}}
+    )
 
 
 def canonical_json(value: object) -> str:
@@ -328,6 +399,8 @@ def from_dict(
     Raises ConfigError on an unknown key, a value of the wrong type, or a value out of range.
     """
     hints = typing.get_type_hints(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a config class
+    tables = {field.name: field.metadata.get(PARTS) for field in fields}
     changed: dict[str, Any] = {}
     for key, value in values.items():
         dotted = f"{prefix}{key}"
@@ -338,30 +411,20 @@ def from_dict(
                 f"unknown key {brief(dotted)}{where}{closest(key, known)}; allowed: "
                 f"{', '.join(known)}."
             )
-        if dataclasses.is_dataclass(hints[key]):
+        inner = getattr(base, key) if base is not None else None
+        if (options_of := tables[key]) is not None:
+            changed[key] = read_tables(options_of, value, base=inner or {}, dotted=dotted)
+        elif dataclasses.is_dataclass(hints[key]):
             if dataclasses.is_dataclass(value):
                 changed[key] = value
                 continue
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{dotted} is {brief(value)}, allowed is a section of keys.")
-            inner = getattr(base, key) if base is not None else None
-            changed[key] = from_dict(hints[key], value, base=inner, prefix=f"{dotted}.")
+            keys = section(dotted, value)
+            changed[key] = from_dict(hints[key], keys, base=inner, prefix=f"{dotted}.")
         else:
-            changed[key] = _checked(dotted, value, hints[key])
+            changed[key] = typed(dotted, value, hints[key])
     if base is None:
         return cls(**changed)
     return dataclasses.replace(base, **changed)  # type: ignore[type-var]  # a config class
-
-
-def _checked(key: str, value: Any, hint: Any) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if option is float and type(value) in (int, float):
-            return float(value)
-        if type(value) is option:
-            return value
-    names = " or ".join("none" if o is types.NoneType else o.__name__ for o in options)
-    raise ConfigError(f"{key} is {brief(value)}, allowed is a value of type {names}.")
 
 
 def with_changes(config: Section, changes: Mapping[str, object]) -> Section:

@@ -24,6 +24,10 @@ def closest(name: str, known: list[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def _home(part: object) -> str:
+    return str(getattr(part, "__module__", None) or type(part).__module__)
+
+
 class Registry(Generic[T]):
     """A mapping from names to parts of one kind, discovered lazily in one package."""
 
@@ -38,7 +42,10 @@ class Registry(Generic[T]):
 
         def file_under_name(part: T) -> T:
             if name in self._parts:
-                raise ValueError(f"two {self.kind}s are named {name!r}")
+                raise ConfigError(
+                    f"two {self.kind}s are named {name!r}, one of {_home(self._parts[name])} and "
+                    f"one of {_home(part)}; rename one of them."
+                )
             self._parts[name] = part
             return part
 

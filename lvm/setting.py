@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
 from lvm.errors import ConfigError
 from lvm.outside import brief
 
@@ -15,3 +21,27 @@ def require(condition: bool, key: str, seen: object, allowed: str) -> None:
 def require_one_of(key: str, seen: str, allowed: tuple[str, ...]) -> None:
     """Raise ConfigError unless the setting is one of the names."""
     require(seen in allowed, key, seen, f"one of {', '.join(allowed)}")
+
+
+def typed(key: str, value: Any, hint: Any) -> Any:
+    """Return the value of the setting `key`, whole numbers as floats where the type is float.
+
+    Raises ConfigError when it is missing or of another type.
+    """
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is float and type(value) in (int, float):
+            return float(value)
+        if type(value) is option:
+            return value
+    names = " or ".join("none" if o is types.NoneType else o.__name__ for o in options)
+    if value is dataclasses.MISSING:
+        raise ConfigError(f"{key} is missing; write a value of type {names} in the recipe.")
+    raise ConfigError(f"{key} is {brief(value)}, allowed is a value of type {names}.")
+
+
+def section(key: str, value: object) -> Mapping[str, Any]:
+    """Return the section of keys at `key`; ConfigError when the value is none."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key} is {brief(value)}, allowed is a section of keys.")
+    return value

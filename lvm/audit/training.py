@@ -25,7 +25,6 @@ from lvm.audit.negatives import stated_negatives_finding as stated_negatives_fin
 from lvm.audit.training_log import (
     ENOUGH_UPDATES,
     LEARNED,
-    TERMS,
     WARMUP_MARGIN,
     finding_on,
     share_left,
@@ -34,12 +33,14 @@ from lvm.audit.training_log import TrainingLog as TrainingLog
 from lvm.audit.training_log import log_from_epochs as log_from_epochs
 from lvm.audit.training_log import too_early as too_early
 from lvm.audit.training_log import training_log as training_log
+from lvm.config import ObjectiveConfig
 from lvm.records import StopReason
 from lvm.training.epochs import EpochRecord
 
 if TYPE_CHECKING:
     from lvm.audit.material import Material
 
+REFERENCES = ("contrastive", "ar")  # terms above 0 that others are compared with
 DROWNED, WEAK = 0.01, 0.1  # gradient ratio below which (or above the inverse) a term does nothing
 DEAD = 0.01  # share of parameter rows without gradient
 RISING_EPOCHS, RISE = 3, 0.02  # dev loss up so often in a row, and by this share in all
@@ -124,17 +125,17 @@ def undertrained(log: TrainingLog) -> Iterator[Finding]:
 @_on_training("LOSS_SCALE", "does every term of the loss have a say?")
 def loss_scale(log: TrainingLog) -> Iterator[Finding]:
     """Report terms whose gradient is a hundredth of the reference term's (a tenth: info)."""
-    weights = {t: getattr(log.recipe.objective, f"{t}_weight") for t in TERMS}
-    if sum(weight > 0 for weight in weights.values()) < 2:
+    objective = log.recipe.objective
+    if len(objective.weights) < 2:
         return
     log.first("updates")
-    for term, weight in weights.items():
+    for term in objective.weights:
         ratios = [value for _, value in log.series(f"gradient_ratio_{term}")]
         ratio = statistics.median(ratios) if ratios else 1.0
         weakness = min(ratio, 1 / ratio)
         if weakness >= WEAK:
             continue
-        reference = next(t for t in TERMS if weights[t] > 0)
+        reference = log.term
         weak, strong = (term, reference) if ratio < 1 else (reference, term)
         yield finding_on(
             "LOSS_SCALE", log,
@@ -145,15 +146,17 @@ def loss_scale(log: TrainingLog) -> Iterator[Finding]:
             "knowing",
             meaning=f"The {weak} term hardly moves the network beside the {strong} term, so the "
             "training says nothing of its use.",
-            next=_balance(term, weight, ratio),
+            next=_balance(objective, term, ratio),
             values={"ratio": ratio},
         )  # fmt: skip
 
 
-def _balance(term: str, weight: float, ratio: float) -> str:
-    if term == "mmd":
-        return 'set objective.mmd_balance = "gradient", which gives the term its share'
-    return f"set objective.{term}_weight to about {weight / ratio:.2g} to give both one pull"
+def _balance(objective: ObjectiveConfig, term: str, ratio: float) -> str:
+    if term not in REFERENCES:
+        key = objective.key(term, "balance")
+        return f'set {key} = "gradient", which gives the term its share'
+    key, weight = objective.key(term, "weight"), objective.weights[term] / ratio
+    return f"set {key} to about {weight:.2g} to give both one pull"
 
 
 @_on_training("DEAD_PARAMETERS", "does every parameter get a gradient?")
@@ -202,10 +205,10 @@ def overfit(log: TrainingLog) -> Iterator[Finding]:
 
 
 def _dev_losses(log: TrainingLog) -> list[tuple[int, float]]:
-    """Return (epoch, loss): 1 - cosine where MMD alone is trained, which is around 0."""
-    name = "dev_cosine" if log.term == "mmd" else f"dev_{log.term}"
+    """Return (epoch, loss): 1 - cosine where the terms trained may be around 0, as MMD is."""
+    name = f"dev_{log.term}" if log.term in REFERENCES else "dev_cosine"
     log.first(name)
-    return [(e, 1 - v if log.term == "mmd" else v) for e, v in log.series(name)]
+    return [(e, v if log.term in REFERENCES else 1 - v) for e, v in log.series(name)]
 
 
 def _first_is_best(log: TrainingLog, losses: Sequence[tuple[int, float]]) -> str:

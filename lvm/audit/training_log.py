@@ -13,7 +13,6 @@ from lvm.config import Recipe, from_dict
 from lvm.errors import CheckpointError, ConfigError
 from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates
 
-TERMS = ("contrastive", "ar", "mmd")  # in the order in which one stands for the objective
 WARMUP_MARGIN = 1.5  # a verdict must lie outside this many warm-ups
 ENOUGH_UPDATES = 500
 LEARNED = 0.9  # of the loss of guessing, or of the first loss: what an early verdict asks for
@@ -41,8 +40,8 @@ class TrainingLog:
 
     @property
     def term(self) -> str:
-        """The term that stands for the objective: contrastive, else AR, else MMD."""
-        return next(t for t in TERMS if getattr(self.recipe.objective, f"{t}_weight") > 0)
+        """The term that stands for the objective: contrastive, else AR, else MMD, else another."""
+        return next(iter(self.recipe.objective.weights))
 
     def series(self, name: str) -> list[tuple[int, float]]:
         """Return (epoch, value) of a health value, where it was measured."""
@@ -80,12 +79,12 @@ def log_from_epochs(
     recipe: Recipe, epochs: Iterable[Mapping[str, Any]], ended: str = ""
 ) -> TrainingLog:
     """Return the log of an arm from its flat records per epoch, as a journal keeps them."""
-    records = [_record(flat) for flat in epochs if flat["epoch"] >= 1]
+    records = [_record(flat, recipe) for flat in epochs if flat["epoch"] >= 1]
     return _log(recipe, sorted(records, key=lambda r: r.epoch), ended=ended, source="")
 
 
-def _record(flat: Mapping[str, Any]) -> EpochRecord:
-    trained = ("loss", "gradient_norm", "num_negatives", *TERMS)
+def _record(flat: Mapping[str, Any], recipe: Recipe) -> EpochRecord:
+    trained = ("loss", "gradient_norm", "num_negatives", *recipe.objective.weights)
     return EpochRecord(
         epoch=int(flat["epoch"]),
         train={name: flat[name] for name in trained if name in flat},
@@ -106,7 +105,8 @@ def too_early(log: TrainingLog) -> str | None:
     """Return why a training cannot be judged yet, or None when it can, or nothing is known of it.
 
     A verdict must lie outside 1.5 warm-ups, and after 500 updates or after the loss has moved: the
-    contrastive loss to .9 of that of guessing, without one the AR (or MMD) loss to .9 of its first.
+    contrastive loss to .9 of that of guessing, without one the AR (or another) term to .9 of its
+    first value.
     """
     if not log.records or log.updates_per_epoch == 0:
         return None

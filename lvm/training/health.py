@@ -11,7 +11,7 @@ Nothing here draws from a random stream of the training or changes a number of i
                                 reference is the contrastive term, else the AR term
     train_cosine                mean cosine of prediction and target on the last batch
     dev_loss, dev_TERM, dev_cosine   the objective on the same few batches of dev windows, with
-                                their targets as candidates; MMD with its fixed weight
+                                their targets as candidates; no weight is balanced
 
 and in the record of epoch 1 alone
 
@@ -37,8 +37,9 @@ from lvm.models.base import NextVectorModel
 from lvm.models.predictor import Predictor
 from lvm.models.transformer import RecencyEmbedding
 from lvm.randomness import numpy_generator
+from lvm.training.forward import Outputs, forward_pass
 from lvm.training.negatives import NegativeSampler
-from lvm.training.objective import Objective, Outputs, forward_pass, objective_terms
+from lvm.training.objective import Objective, objective_terms
 from lvm.training.world import World
 
 MAX_DEV_BATCHES = 4
@@ -206,7 +207,7 @@ class DevLoss:
         alone = World(device=self._vectors.device)
         terms, _ = objective_terms(self._recipe, outputs, alone)
         values = {name: float(term) for name, term in terms.items()}
-        config = self._recipe.objective
-        values["loss"] = sum(getattr(config, f"{n}_weight") * v for n, v in list(values.items()))
+        weights = self._recipe.objective.weights
+        values["loss"] = sum(weights[name] * value for name, value in values.items())
         values["cosine"] = float((outputs.predictions * outputs.targets).sum(dim=1).mean())
         return values

@@ -38,9 +38,10 @@ from lvm.training.checkpoint import (
     save_checkpoint,
 )
 from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates, write_epochs
+from lvm.training.forward import Outputs, forward_pass
 from lvm.training.health import DevLoss, Probe, configured_negatives
 from lvm.training.negatives import NegativeSampler
-from lvm.training.objective import Outputs, forward_pass, objective
+from lvm.training.objective import objective
 from lvm.training.reach import unreached
 from lvm.training.updates import DeviceUpdates, Parts, not_finite
 from lvm.training.world import World
@@ -143,7 +144,9 @@ class _State:
             self.vectors[ids_on(ids[rows], self.device)]
             for ids in (self.dataset.train.contexts, self.dataset.train.targets)
         )
-        idle = unreached(self.predictor, self.recipe, contexts, targets, autocast=self.autocast)
+        idle = unreached(
+            self.predictor, self.recipe, contexts, targets, self.world, autocast=self.autocast
+        )
         for parameter in idle:
             parameter.requires_grad_(False)
 
@@ -306,12 +309,10 @@ def _update(state: _State, batch: np.ndarray, probe: Probe) -> dict[str, float]:
     result.total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     probe.after_backward(state.predictor)
     norm = nn.utils.clip_grad_norm_(state.predictor.parameters(), recipe.training.clip_norm)
-    names = ["loss", "gradient_norm", *result.terms]
-    packed = torch.stack(
-        [result.total.detach(), norm, *(t.detach() for t in result.terms.values())]
-    )
+    measured = {"loss": result.total.detach(), "gradient_norm": norm, **result.measured}
+    packed = torch.stack([value.double() for value in measured.values()])
     # One transfer per update. DDP has reduced the gradients, but each rank knows its own loss only.
-    values = dict(zip(names, packed.to(device="cpu", dtype=torch.float64).tolist(), strict=True))
+    values = dict(zip(measured, packed.tolist(), strict=True))
     finite = math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
     if world.size > 1:
         bad = world.sum(torch.tensor(0.0 if finite else 1.0, device=world.device))
@@ -319,7 +320,6 @@ def _update(state: _State, batch: np.ndarray, probe: Probe) -> dict[str, float]:
     if not finite:
         raise not_finite(values["loss"], values["gradient_norm"])
     state.optimizer.step()
-    values["num_negatives"] = float(result.num_negatives)
     return values
 
 

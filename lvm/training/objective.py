@@ -1,181 +1,72 @@
-"""The objective of a recipe: contrastive + autoregressive cosine + MMD, term by term.
-
-And the forward pass that makes what it is computed from.
-"""
+"""The objective of a recipe: the weighted sum of the terms that its table holds."""
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from lvm.config import Recipe
-from lvm.data.windows import Windows
-from lvm.device import ids_on
-from lvm.losses.cosine import ar_cosine
-from lvm.losses.infonce import Excluded, infonce
-from lvm.losses.mmd import mmd2_unbiased
-from lvm.models.predictor import Predictor
-from lvm.training.negatives import Candidates
+from lvm.parts import TERMS
+from lvm.training.forward import Outputs
+from lvm.training.terms.base import Term
 from lvm.training.world import World
 
 
 @dataclass(frozen=True, eq=False)
-class Outputs:
-    """What one forward pass hands to the objective, unit rows throughout."""
-
-    predictions: Float[Tensor, "B D"]
-    targets: Float[Tensor, "B D"]
-    queries: Float[Tensor, "B W"]  # predictions in the space of the contrastive loss
-    candidates: Float[Tensor, "C W"]
-    documents: Float[Tensor, "C D"]  # candidates in the space of the targets, without a gradient
-    positive: Int[Tensor, " B"]  # column of every row's target among the candidates
-    excluded: Excluded  # candidates that are no negatives of a row
-    products: torch.dtype | None = None  # what the products of very many candidates are rounded to
-
-
-@dataclass(frozen=True, eq=False)
 class Objective:
-    """The total loss, its terms, and the number of negatives really seen per row."""
+    """The total loss, its terms, and what these measured beside their values."""
 
     total: Tensor
     terms: dict[str, Tensor]  # unweighted
-    weights: dict[str, Any]  # of each term in the total, after any balancing; number or tensor
-    num_negatives: Float[Tensor, ""]
+    weights: dict[str, float | Tensor]  # of each term in the total, after any balancing
+    logged: dict[str, Tensor]
+
+    @property
+    def measured(self) -> dict[str, Tensor]:
+        """All numbers of an update for its record, by name, without gradients."""
+        return {name: term.detach() for name, term in self.terms.items()} | self.logged
 
 
-def forward_pass(
-    network: nn.Module,
-    predictor: Predictor,
-    vectors: Float[Tensor, "N D"],
-    windows: Windows,
-    local: Int[np.ndarray, " B"],
-    drawn: Candidates,
-    *,
-    autocast: bool,
-) -> Outputs:
-    """Return what the objective needs of the windows `local` against the candidates drawn for them.
-
-    `network` is the predictor, or DDP around it. `vectors` is the bank on the predictor's device.
-    """
-    device = vectors.device
-    return outputs_of(
-        network,
-        predictor,
-        vectors[ids_on(windows.contexts[local], device)],
-        vectors[ids_on(windows.targets[local], device)],
-        vectors[ids_on(drawn.ids, device)],
-        ids_on(drawn.positive, device),
-        ids_on(drawn.excluded, device),
-        autocast=autocast,
-    )
-
-
-def outputs_of(
-    network: nn.Module,
-    predictor: Predictor,
-    contexts: Float[Tensor, "B T D"],
-    targets: Float[Tensor, "B D"],
-    raw_candidates: Float[Tensor, "C D"],
-    positive: Int[Tensor, " B"],
-    excluded: Excluded,
-    *,
-    autocast: bool,
-    products: torch.dtype | None = None,
-) -> Outputs:
-    """Return what the objective needs, from rows of the bank on the predictor's device.
-
-    Candidates that come out of the network in the dtype of `products` stay in it.
-    """
-    with torch.autocast(contexts.device.type, dtype=torch.bfloat16, enabled=autocast):
-        predictions, queries, candidates = network(contexts, raw_candidates)
-        with torch.no_grad():  # a document tower learns from the contrastive term alone
-            targets = predictor.model.encode_documents(targets)
-            documents = _documents(predictor, raw_candidates, candidates)
-    return Outputs(
-        predictions=predictions.float(),
-        targets=targets.float(),
-        queries=queries.float(),
-        candidates=candidates if candidates.dtype == products else candidates.float(),
-        documents=documents,
-        positive=positive,
-        excluded=excluded,
-        products=products,
-    )
-
-
-def _documents(
-    predictor: Predictor, raw_candidates: Float[Tensor, "C D"], candidates: Float[Tensor, "C W"]
-) -> Float[Tensor, "C D"]:
-    """Return what the model makes of the bank's rows before any head looks at them.
-
-    A margin compares them with the targets, which a document tower moves too.
-    """
-    if predictor.head is None:
-        return candidates.detach()
-    return predictor.model.encode_documents(raw_candidates)
+def terms_of(recipe: Recipe) -> dict[str, Term]:
+    """Return the terms that the recipe gives a weight, by their names."""
+    return {
+        name: cast(type[Term], TERMS.get(name)).of(recipe, name)
+        for name in recipe.objective.weights
+    }
 
 
 def objective(recipe: Recipe, outputs: Outputs, world: World) -> Objective:
     """Return the weighted loss of the rows of this worker.
 
-    The mean over workers of every term equals the term of the global batch: InfoNCE and cosine are
-    means over rows against global candidates, MMD is computed on the gathered predictions.
+    The mean over workers of every term equals the term of the global batch. The weight of a
+    balanced term is its share of the gradient norm of all terms that are not balanced.
     """
-    config = recipe.objective
-    terms, num_negatives = objective_terms(recipe, outputs, world)
-    weights: dict[str, Any] = {name: getattr(config, f"{name}_weight") for name in terms}
-    parts = [weights[name] * terms[name] for name in ("contrastive", "ar") if name in terms]
-    total = torch.stack(parts).sum() if parts else outputs.predictions.new_zeros(())
-    if "mmd" in terms:
-        if config.mmd_balance == "gradient" and parts:
-            ratio = _gradient_ratio(total, terms["mmd"], outputs.predictions, world)
-            weights["mmd"] *= _without_waiting(ratio)
-        total = total + weights["mmd"] * terms["mmd"]
-    return Objective(total, terms, weights, num_negatives)
+    table = terms_of(recipe)
+    terms, logged = objective_terms(recipe, outputs, world)
+    weights: dict[str, float | Tensor] = {name: term.weight for name, term in table.items()}
+    fixed = [weights[n] * terms[n] for n, term in table.items() if term.balance == "fixed"]
+    rest = total = functools.reduce(operator.add, fixed)
+    for name, term in table.items():
+        if term.balance == "gradient":
+            ratio = _gradient_ratio(rest, terms[name], outputs.predictions, world)
+            weights[name] *= _without_waiting(ratio)
+            total = total + weights[name] * terms[name]
+    return Objective(total, terms, weights, logged)
 
 
 def objective_terms(
     recipe: Recipe, outputs: Outputs, world: World
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the unweighted terms that the recipe gives a weight, and the negatives per row."""
-    config, terms = recipe.objective, {}
-    num_negatives = outputs.predictions.new_zeros((), dtype=torch.float64)
-    if config.contrastive_weight > 0:
-        margin = recipe.negatives.false_negative_margin
-        result = infonce(
-            outputs.queries,
-            outputs.candidates,
-            outputs.positive,
-            temperature=config.temperature,
-            excluded=outputs.excluded,
-            false_negative_margin=margin,
-            reference=(outputs.targets, outputs.documents) if margin is not None else None,
-            products=outputs.products,
-        )
-        terms["contrastive"], num_negatives = result.loss, result.num_negatives
-    if config.ar_weight > 0:
-        terms["ar"] = ar_cosine(outputs.predictions, outputs.targets)
-    if config.mmd_weight > 0:
-        terms["mmd"] = _global_mmd(outputs.predictions, outputs.targets, world)
-    return terms, num_negatives
-
-
-def _global_mmd(predictions: Tensor, targets: Tensor, world: World) -> Tensor:
-    """Return the MMD of the global batch, with the gradient of this worker's share of it.
-
-    Each worker differentiates by its own rows alone, so nothing is communicated in the backward
-    pass, beside DDP's own reductions. DDP averages over workers where this gradient must be summed:
-    hence the factor on the gradient, and none on the value.
-    """
-    if world.size == 1:
-        return mmd2_unbiased(predictions, targets)
-    value = mmd2_unbiased(world.gather(predictions), world.gather(targets))
-    return value.detach() + world.size * (value - value.detach())
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the unweighted terms that the recipe gives a weight, and what they log beside it."""
+    logged = {"num_negatives": outputs.predictions.new_zeros((), dtype=torch.float64)}
+    terms = {n: term.value(outputs, world, logged) for n, term in terms_of(recipe).items()}
+    return terms, {name: value.detach() for name, value in logged.items()}
 
 
 def _gradient_ratio(

@@ -8,28 +8,39 @@ from torch import Tensor, nn
 
 from lvm.config import Recipe
 from lvm.models.predictor import Predictor
+from lvm.training.forward import outputs_of
+from lvm.training.objective import objective_terms
+from lvm.training.world import World
 
 
 def unreached(
     predictor: Predictor,
     recipe: Recipe,
     contexts: Float[Tensor, "B T D"],
-    candidates: Float[Tensor, "C D"],
+    targets: Float[Tensor, "B D"],
+    world: World,
     *,
     autocast: bool,
 ) -> list[nn.Parameter]:
     """Return the parameters that no term of the recipe's objective has a gradient for.
 
-    Found by one pass over any rows on the predictor's device: a document tower behind a stopped
-    gradient, or one whose model learns by cosines alone, is asked and yet not trained.
+    Found by one pass over any windows on the predictor's device, every worker with its own: a
+    document tower behind a stopped gradient, or one whose model learns by cosines alone, is asked
+    and yet not trained.
     """
-    objective = recipe.objective
-    with torch.autocast(contexts.device.type, dtype=torch.bfloat16, enabled=autocast):
-        predictions, queries, documents = predictor(contexts, candidates)
-    used = [predictions] if objective.ar_weight > 0 or objective.mmd_weight > 0 else []
-    if objective.contrastive_weight > 0:
-        used += [queries, documents]
-    sums = [rows.float().sum() for rows in used if rows.requires_grad]
+    rows = torch.arange(len(targets), device=targets.device)
+    outputs = outputs_of(
+        predictor,
+        predictor,
+        contexts,
+        targets,
+        targets,
+        rows,
+        rows.new_empty(0, 2),
+        autocast=autocast,
+    )
+    terms, _ = objective_terms(recipe, outputs, world)
+    reaching = [term for term in terms.values() if term.requires_grad]
     parameters = list(predictor.parameters())
-    gradients = torch.autograd.grad(torch.stack(sums).sum(), parameters, allow_unused=True)
+    gradients = torch.autograd.grad(torch.stack(reaching).sum(), parameters, allow_unused=True)
     return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is None]

@@ -31,8 +31,9 @@ from lvm.device import ids_on, synchronise
 from lvm.errors import LvmError, NonFiniteLossError
 from lvm.models.predictor import Predictor
 from lvm.training.candidates import DeviceCandidates
+from lvm.training.forward import outputs_of
 from lvm.training.health import Probe
-from lvm.training.objective import objective, outputs_of
+from lvm.training.objective import objective
 from lvm.training.world import World
 
 WARM_UP = 3  # updates before the capture: compilers, libraries and allocator settle in them
@@ -205,8 +206,7 @@ class DeviceUpdates:
             {
                 "loss": result.total.detach(),
                 "gradient_norm": norm,
-                **{name: term.detach() for name, term in result.terms.items()},
-                "num_negatives": result.num_negatives,
+                **result.measured,
                 "cosine": cosine,
             }
         )

@@ -11,6 +11,7 @@ a mistake shows on the first machine that it runs on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,18 @@ class World:
         torch.distributed.all_gather(parts, rows.detach().contiguous())
         parts[self.rank] = rows
         return torch.cat(parts)
+
+    def over_global_batch(self, loss: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+        """Return `loss` of the rows of all workers, with the gradient of this worker's share of it.
+
+        Each worker differentiates by its own rows alone, so nothing is communicated in the backward
+        pass, beside DDP's own reductions. DDP averages over workers where this gradient must be
+        summed: hence the factor on the gradient, and none on the value.
+        """
+        if self.size == 1:
+            return loss(*rows)
+        value = loss(*(self.gather(part) for part in rows))
+        return value.detach() + self.size * (value - value.detach())
 
     def barrier(self) -> None:
         """Wait for all workers."""

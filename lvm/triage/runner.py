@@ -15,6 +15,7 @@ from lvm.data.windows import Dataset
 from lvm.errors import ResumeError
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.words import in_words
+from lvm.parts import TERMS
 from lvm.provenance import checkpoint_digest
 from lvm.records import ABSENT, GateResult, StopReason, to_plain
 from lvm.triage.agreement import disagreement
@@ -280,11 +281,5 @@ def _dev_results(lane: Lane) -> PerQuery | None:
 
 def objective_name(recipe: Recipe) -> str:
     """Return the name of a recipe's objective as the report's table writes it."""
-    objective = recipe.objective
-    parts = [
-        ("InfoNCE", objective.contrastive_weight),
-        ("AR", objective.ar_weight),
-        ("MMD", objective.mmd_weight),
-    ]
-    names = [name for name, weight in parts if weight > 0]
+    names = [TERMS.get(name).title or name for name in recipe.objective.weights]
     return "AR-only recipe" if names == ["AR"] else "+".join(names)

@@ -96,7 +96,7 @@ def gradient(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     return {
         "loss": float(loss),
         "weights": {name: float(weight) for name, weight in result.weights.items()},
-        "negatives": float(world.sum(result.num_negatives)) / world.size,
+        "negatives": float(world.sum(result.logged["num_negatives"])) / world.size,
         "encoder": float(sum(g.norm() for n, g in parts.items() if n.startswith("model.encoder"))),
         "gradient": parts,
     }

@@ -11,6 +11,7 @@ import tiny
 import torch
 from torch import nn
 
+from lvm.config import Recipe
 from lvm.errors import ConfigError
 from lvm.losses.infonce import infonce
 from lvm.models.base import MODELS
@@ -25,8 +26,13 @@ def idle_names(**changes: object) -> set[str]:
     recipe = tiny.recipe(**changes)
     predictor = Predictor(recipe, tiny.WIDTH)
     rows = tiny.bank().tensor[:12]
-    idle = {id(p) for p in unreached(predictor, recipe, rows.view(2, 6, -1), rows, autocast=False)}
-    return {name for name, p in predictor.named_parameters() if id(p) in idle}
+    named = {id(parameter) for parameter in idle(predictor, recipe, rows)}
+    return {name for name, p in predictor.named_parameters() if id(p) in named}
+
+
+def idle(predictor: Predictor, recipe: Recipe, rows: torch.Tensor) -> list[nn.Parameter]:
+    contexts, targets = rows.view(2, 6, -1), rows[:2]
+    return unreached(predictor, recipe, contexts, targets, World(), autocast=False)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +72,7 @@ def test_every_recipe_that_is_accepted_trains_its_network() -> None:
             continue
         predictor = Predictor(recipe, tiny.WIDTH)
         with tiny.shapes_known():
-            idle = unreached(predictor, recipe, rows.view(2, 6, -1), rows, autocast=False)
-        named = {id(parameter) for parameter in idle}
+            named = {id(parameter) for parameter in idle(predictor, recipe, rows)}
         tower = getattr(predictor.model.encoder, "document_tower", nn.Module())
         for parameter in {*predictor.model.parameters()} - {*tower.parameters()}:
             assert id(parameter) not in named, changes
@@ -100,5 +105,5 @@ def test_a_margin_compares_targets_with_candidates_in_one_space(space: str) -> N
         excluded=torch.cat([outputs.excluded, near]),
     )  # fmt: skip
     found = objective(recipe, outputs, World())
-    assert float(found.num_negatives) == float(wanted.num_negatives) < 62
+    assert float(found.logged["num_negatives"]) == float(wanted.num_negatives) < 62
     torch.testing.assert_close(found.terms["contrastive"], wanted.loss)

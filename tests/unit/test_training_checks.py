@@ -322,7 +322,7 @@ def test_ratios_are_those_of_the_gradients_across_the_predictions() -> None:
     ar = (1 - (predictions * targets).sum(dim=1)).mean()
     other = (predictions * targets).sum(dim=1).square().sum()
     terms, weights = {"contrastive": other, "ar": ar}, {"contrastive": 2.0, "ar": 3.0}
-    result = Objective(2 * other + 3 * ar, terms, weights, torch.tensor(7.0))
+    result = Objective(2 * other + 3 * ar, terms, weights, {})
     found = health.gradient_ratios(predictions, result, World())
     # The same numbers by way of the vectors before they were given unit length.
     lengths = free.detach().norm(dim=1, keepdim=True)
