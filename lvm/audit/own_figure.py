@@ -2,7 +2,7 @@
 
 Names and shapes of weights fit more than one forward pass. A file of another program states its
 validation cosine at best, and seldom the windows of it; where the dev or the eval windows here give
-that figure back, the model is its own. What shapes and args leave open (lvm/training/
+that figure back, the model is its own. What shapes and args leave open (lvm/models/
 foreign_forms.py) is tried against the figure, and has to meet it to the last digit that is stored:
 with dozens of ways to compute a network, one of them comes near any figure.
 """
@@ -23,9 +23,9 @@ from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
 from lvm.audit.material import Material, Side
 from lvm.config import Recipe, to_dict
 from lvm.data.windows import Dataset, Windows
+from lvm.models.foreign_forms import Alternative
 from lvm.models.predictor import Predictor
 from lvm.randomness import numpy_generator
-from lvm.training.foreign_forms import Alternative
 from lvm.training.report_checkpoint import ReportCheckpoint, read_report_checkpoint
 from lvm.training.report_fit import fit_as, ways_to_compute
 

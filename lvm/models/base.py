@@ -1,4 +1,14 @@
-"""What every model shares: the registry, unit predictions, the residual, and the seeded build."""
+"""What every model shares: unit predictions, the residual, the seeded build, what it may declare.
+
+A model is registered in MODELS as a class, made by cls(config, width), whose forward maps contexts
+[B, T, D] to [B, D]. It may declare, all of it optional:
+
+    Options                          keys of [model.options.NAME], found in config.own_options
+    encode_documents(vectors)        it moves the vectors that are searched, [..., D] to [..., D]
+    sizes_of(shapes, args)           its keys of [model] for weights made elsewhere
+    ways_to_compute(config, args)    what these leave open, as lvm.models.foreign_forms lists it
+    resolve_backend(name, T, device) how it is computed, for the journal
+"""
 
 from __future__ import annotations
 
@@ -11,18 +21,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lvm.config import ModelConfig
+from lvm.errors import ConfigError
+from lvm.parts import MODELS as MODELS
 from lvm.randomness import derive_seed
-from lvm.registry import Registry
 
 MAX_CONTEXT = 512  # the longest context_length that a recipe allows
 
 NORM_EPS = 1e-5
 
 Module = TypeVar("Module", bound=nn.Module)
-Build = Callable[[ModelConfig, int], nn.Module]
-
-# A part is build(config, width) -> module whose forward maps contexts [B, T, D] to [B, D].
-MODELS: Registry[Build] = Registry("model", "lvm.models")
 
 
 class NextVectorModel(nn.Module):
@@ -90,6 +97,19 @@ class NextVectorModel(nn.Module):
         encode = cast(Callable[[Tensor], Tensor], self.encoder.encode_documents)
         return F.normalize(encode(vectors).float(), dim=-1)
 
+    def document_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that decide where the vectors of the pool are moved to."""
+        if not self.has_document_tower:
+            return []
+        was_training, parameters = self.training, list(self.parameters())
+        self.eval()  # no dropout: nothing is drawn from the training's random stream
+        device = parameters[0].device
+        with torch.enable_grad():
+            moved = self.encode_documents(torch.ones(1, self.width, device=device))
+            found = torch.autograd.grad(moved.sum(), parameters, allow_unused=True)
+        self.train(was_training)
+        return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+
 
 def build_model(config: ModelConfig, width: int, seed: int) -> NextVectorModel:
     """Return the model that `config` names for vectors of the given width D, float32, on the CPU.
@@ -98,7 +118,7 @@ def build_model(config: ModelConfig, width: int, seed: int) -> NextVectorModel:
     sizes that do not fit together.
     """
     build = MODELS.get(config.name)
-    return seeded(
+    model = seeded(
         lambda: NextVectorModel(
             build(config, width),
             width,
@@ -109,6 +129,22 @@ def build_model(config: ModelConfig, width: int, seed: int) -> NextVectorModel:
         ),
         derive_seed(seed, "model"),
     )
+    if model.has_document_tower and not moves_documents(config.name):
+        raise ConfigError(
+            f"model {config.name!r} has encode_documents, but it is registered as a function that "
+            "does not; register its class."
+        )
+    return model
+
+
+def declared(name: str, what: str) -> Any:
+    """Return what the model called `name` declares, None where it does not."""
+    return getattr(MODELS.get(name), what, None)
+
+
+def moves_documents(name: str) -> bool:
+    """Whether the model called `name` moves the vectors that are searched."""
+    return declared(name, "encode_documents") is not None
 
 
 def seeded(build: Callable[[], Module], seed: int) -> Module:

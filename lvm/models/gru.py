@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lvm.config import ModelConfig
 from lvm.models.base import MODELS, RMSNorm, width_adapters
+from lvm.models.foreign_forms import Args, Shapes
 
 
 class GRUEncoder(nn.Module):
@@ -33,8 +34,11 @@ class GRUEncoder(nn.Module):
         states, _ = self.gru(self.norm_in(self.project_in(contexts)))
         return cast(Tensor, self.project_out(states[:, -1]))
 
+    @staticmethod
+    def sizes_of(shapes: Shapes, args: Args) -> dict[str, object]:
+        """Return the sizes that weights made elsewhere show."""
+        layers = sum(name.startswith("encoder.gru.weight_ih_l") for name in shapes)
+        return {"hidden": shapes["encoder.gru.weight_hh_l0"][1], "num_layers": layers}
 
-@MODELS.register("gru")
-def build_gru(config: ModelConfig, width: int) -> nn.Module:
-    """Return the GRU encoder."""
-    return GRUEncoder(config, width)
+
+MODELS.register("gru")(GRUEncoder)

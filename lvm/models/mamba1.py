@@ -18,6 +18,15 @@ from torch import Tensor, nn
 from lvm.config import ModelConfig
 from lvm.models.base import MODELS, no_weight_decay
 from lvm.models.conv import causal_conv
+from lvm.models.foreign_forms import (
+    FIRST_LAYER,
+    Alternative,
+    Args,
+    Shapes,
+    alternatives,
+    form_of,
+    num_parts,
+)
 from lvm.models.mamba_layers import (
     MambaEncoder,
     MambaLayer,
@@ -126,7 +135,32 @@ class Mamba1Layer(MambaLayer):
         super().__init__(config, Mamba1Block(config))
 
 
-@MODELS.register("mamba1")
-def build_mamba1(config: ModelConfig, width: int) -> nn.Module:
-    """Return the Mamba-1 encoder: `head_dim` and `backend` mean nothing to it."""
-    return MambaEncoder(config, width, Mamba1Layer)
+class Mamba1Encoder(MambaEncoder):
+    """Layers of Mamba-1 over the context: `head_dim` and `backend` mean nothing to it."""
+
+    def __init__(self, config: ModelConfig, width: int) -> None:
+        super().__init__(config, width, Mamba1Layer)
+
+    @staticmethod
+    def sizes_of(shapes: Shapes, args: Args) -> dict[str, object]:
+        """Return the sizes and the form that weights made elsewhere, and their args, show."""
+        block = FIRST_LAYER + "mixer."
+        hidden, inner = shapes[block + "out_proj.weight"]
+        _, rank = shapes[block + "dt_proj.weight"]
+        return {
+            "hidden": hidden,
+            "expand": inner // hidden,
+            "state": shapes[block + "A_log"][1],
+            "conv_kernel": shapes[block + "conv1d.weight"][2],
+            "num_layers": num_parts(shapes, "encoder.layers."),
+            "form.dt_rank": rank,
+            **form_of(shapes, args, gated=False),
+        }
+
+    @staticmethod
+    def ways_to_compute(config: ModelConfig, args: Args) -> list[Alternative]:
+        """Return the ways to compute such weights that these do not tell apart."""
+        return alternatives(config, args, gated=False)
+
+
+MODELS.register("mamba1")(Mamba1Encoder)

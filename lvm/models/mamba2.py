@@ -19,6 +19,16 @@ from lvm.errors import ConfigError
 from lvm.models import forms, mamba_ssm_backend, short, short_kernel
 from lvm.models.base import MODELS, NORM_EPS, RMSNorm, no_weight_decay
 from lvm.models.conv import causal_conv
+from lvm.models.foreign_forms import (
+    FIRST_LAYER,
+    Alternative,
+    Args,
+    Shapes,
+    alternatives,
+    form_of,
+    groups_and_state,
+    num_parts,
+)
 from lvm.models.mamba_layers import MambaEncoder, MambaLayer, dt_bias_at_start, start_near_identity
 from lvm.models.ssd import DUAL_LIMIT, ssd_chunked, ssd_dual, ssd_last
 
@@ -260,8 +270,31 @@ class Mamba2Encoder(MambaEncoder):
     def __init__(self, config: ModelConfig, width: int) -> None:
         super().__init__(config, width, Mamba2Layer)
 
+    resolve_backend = staticmethod(resolve_backend)
 
-@MODELS.register("mamba2")
-def build_mamba2(config: ModelConfig, width: int) -> nn.Module:
-    """Return the Mamba-2 encoder; ConfigError when head_dim does not divide hidden * expand."""
-    return Mamba2Encoder(config, width)
+    @staticmethod
+    def sizes_of(shapes: Shapes, args: Args) -> dict[str, object]:
+        """Return the sizes and the form that weights made elsewhere, and their args, show."""
+        block = FIRST_LAYER + "mixer."
+        hidden, inner = shapes[block + "out_proj.weight"]
+        (heads,) = shapes[block + "dt_bias"]
+        mixed, _, taps = shapes[block + "conv1d.weight"]  # the channels of x, B and C
+        groups, state = groups_and_state((mixed - inner) // 2, heads, args)
+        return {
+            "hidden": hidden,
+            "expand": inner // hidden,
+            "head_dim": inner // heads,
+            "state": state,
+            "conv_kernel": taps,
+            "num_layers": num_parts(shapes, "encoder.layers."),
+            "form.groups": groups,
+            **form_of(shapes, args, gated=True),
+        }
+
+    @staticmethod
+    def ways_to_compute(config: ModelConfig, args: Args) -> list[Alternative]:
+        """Return the ways to compute such weights that these do not tell apart."""
+        return alternatives(config, args, gated=True)
+
+
+MODELS.register("mamba2")(Mamba2Encoder)

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from lvm.config import ModelConfig
 from lvm.errors import ConfigError
 from lvm.models.base import MAX_CONTEXT, MODELS, no_weight_decay, width_adapters
+from lvm.models.foreign_forms import Args, Shapes, first, num_parts
+
+HEAD_COUNTS = ("num_heads", "n_heads", "nhead")  # spellings in training scripts
 
 
 class RecencyEmbedding(nn.Module):
@@ -79,8 +82,19 @@ class TransformerEncoder(nn.Module):
         u = self.layers(self.positions(self.project_in(contexts)))
         return cast(Tensor, self.project_out(self.norm_f(u[:, -1])))
 
+    @staticmethod
+    def sizes_of(shapes: Shapes, args: Args) -> dict[str, object]:
+        """Return the sizes that weights made elsewhere, and their args, show."""
+        inner, hidden = shapes["encoder.layers.0.mlp.0.weight"]
+        sizes: dict[str, object] = {
+            "hidden": hidden,
+            "expand": inner // hidden,
+            "num_layers": num_parts(shapes, "encoder.layers."),
+        }
+        heads = first(args, HEAD_COUNTS)
+        if isinstance(heads, int) and heads > 0:  # shapes do not tell how many heads cut a row
+            sizes["head_dim"] = hidden // heads
+        return sizes
 
-@MODELS.register("transformer")
-def build_transformer(config: ModelConfig, width: int) -> nn.Module:
-    """Return the transformer encoder; ConfigError when head_dim does not divide hidden."""
-    return TransformerEncoder(config, width)
+
+MODELS.register("transformer")(TransformerEncoder)

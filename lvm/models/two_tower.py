@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lvm.config import ModelConfig
 from lvm.models.base import MODELS, width_adapters
+from lvm.models.foreign_forms import Args, Shapes, num_parts
 from lvm.models.transformer import RecencyEmbedding, num_heads
 
 
@@ -68,8 +69,16 @@ class TwoTowerEncoder(nn.Module):
         """Return the vectors to search among, of any length, [..., D]."""
         return cast(Tensor, self.document_tower(vectors))
 
+    @staticmethod
+    def sizes_of(shapes: Shapes, args: Args) -> dict[str, object]:
+        """Return the sizes that weights made elsewhere show."""
+        heads, hidden = shapes["encoder.scores.weight"]
+        return {
+            "hidden": hidden,
+            "head_dim": hidden // heads,
+            "expand": shapes["encoder.mlp.0.up.weight"][0] // hidden,
+            "num_layers": num_parts(shapes, "encoder.mlp."),
+        }
 
-@MODELS.register("two_tower")
-def build_two_tower(config: ModelConfig, width: int) -> nn.Module:
-    """Return the two towers; ConfigError when head_dim does not divide hidden."""
-    return TwoTowerEncoder(config, width)
+
+MODELS.register("two_tower")(TwoTowerEncoder)

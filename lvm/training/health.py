@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import torch
@@ -151,9 +150,9 @@ def _idle_rows(predictor: Predictor, recipe: Recipe) -> dict[int, int]:
             used[id(module.weight)] = recipe.context_length
         if isinstance(module, NextVectorModel) and module.residual:
             used[id(module.residual_logits)] = recipe.context_length
-    if predictor.model.has_document_tower and recipe.objective.contrastive_weight == 0:
-        tower = cast(nn.Module, predictor.model.encoder.document_tower)
-        used |= {id(parameter): 0 for parameter in tower.parameters()}
+    if recipe.objective.contrastive_weight == 0:
+        tower = predictor.model.document_parameters()
+        used |= {id(parameter): 0 for parameter in tower if parameter.grad is None}
     return used
 
 

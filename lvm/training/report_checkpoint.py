@@ -26,11 +26,11 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from lvm.data.magic import SAFETENSORS, kind_of
 from lvm.errors import CheckpointError, UnsafePayloadError
+from lvm.models.foreign_forms import flattened
 from lvm.outside import listed, regular
 from lvm.training import foreign
 from lvm.training.checkpoint import UNREADABLE
 from lvm.training.extent import check_pickles
-from lvm.training.foreign_forms import flattened
 
 MODEL_NAMES = ("model_state_dict", "state_dict", "model", "ema_state_dict", "weights")
 ARGS_NAMES = ("args", "hyper_parameters", "hparams", "config")

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from lvm.config import ModelConfig, Recipe, to_dict
 from lvm.errors import CheckpointError
+from lvm.models.base import declared
+from lvm.models.foreign_forms import Alternative
 from lvm.models.predictor import Predictor
 from lvm.outside import listed
 from lvm.training.checkpoint import load_checkpoint
-from lvm.training.foreign_forms import Alternative, alternatives
 from lvm.training.foreign_names import canonical, renamed
 from lvm.training.report_checkpoint import (
     NUM_NAMED,
@@ -48,7 +49,12 @@ def ways_to_compute(checkpoint: ReportCheckpoint, width: int) -> list[Alternativ
 
     The first is that of `fit_report_checkpoint`, whose errors it raises.
     """
-    return alternatives(_fitting(checkpoint, width).config, checkpoint.args)
+    config = _fitting(checkpoint, width).config
+    open_ways = declared(config.name, "ways_to_compute")
+    if open_ways is None:
+        return [Alternative(config=config, departures=0, words="")]
+    ways: list[Alternative] = open_ways(config, checkpoint.args)
+    return ways
 
 
 def fit_as(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,11 +17,10 @@ from torch import Tensor
 
 from lvm.config import ModelConfig, Recipe, with_changes
 from lvm.errors import ConfigError
-from lvm.models.base import MODELS, build_model
-from lvm.training.foreign_forms import FIRST_LAYER, STATE, first, form_of, groups_and_state
+from lvm.models.base import MODELS, build_model, declared
+from lvm.models.foreign_forms import STATE, Shapes, first, num_parts
 from lvm.training.foreign_names import OWN_NAMES
 
-Shapes = Mapping[str, tuple[int, ...]]
 Config = TypeVar("Config", ModelConfig, Recipe)
 
 # Spellings of a setting in training scripts, the first that is present counts.
@@ -46,7 +45,6 @@ MODEL_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "conv_kernel": ("d_conv", "conv_kernel"),
     "dropout": ("dropout",),
 }
-HEAD_COUNTS = ("num_heads", "n_heads", "nhead")
 ACCUMULATION_NAMES = ("grad_accum", "grad_accum_steps", "gradient_accumulation_steps",
                       "accumulation_steps", "accum_steps")  # fmt: skip
 EFFECTIVE_NAMES = ("effective_batch", "effective_batch_size")
@@ -69,7 +67,7 @@ class Candidate:
 
 def closest_model(shapes: Shapes, args: Mapping[str, Any], width: int) -> Candidate:
     """Return the registered model that fits, else the one that knows the most weights by name."""
-    names = sorted(MODELS.names(), key=lambda name: name != "mamba2")
+    names = sorted(MODELS.names(), key=lambda name: name != ModelConfig().name)
     candidates = [_candidate(name, shapes, args, width) for name in names]
     return min(candidates, key=lambda c: (bool(c.differing), -c.shared, len(c.differing)))
 
@@ -78,7 +76,8 @@ def _candidate(name: str, shapes: Shapes, args: Mapping[str, Any], width: int) -
     config = _from_args(ModelConfig(name=name), MODEL_SPELLINGS, args)
     config = with_changes(config, {**_shared_sizes(shapes), "residual": OWN_NAMES[0] in shapes})
     with contextlib.suppress(LookupError, ValueError, ZeroDivisionError, ConfigError):
-        config = with_changes(config, SHAPE_READERS.get(name, _no_reader)(shapes, args))
+        read = declared(name, "sizes_of")  # without it a model is sized by `args` alone
+        config = with_changes(config, read(shapes, args) if read is not None else {})
     own_width = (shapes.get("encoder.project_in.weight") or (0,))[-1] or config.hidden
     try:
         wanted = _shapes_of(config, own_width)
@@ -115,96 +114,15 @@ def differences(wanted: Shapes, found: Shapes) -> tuple[str, ...]:
 
 # --- sizes from shapes ----------------------------------------------------------------------------
 
-ShapeReader = Callable[[Shapes, Mapping[str, Any]], dict[str, object]]
-
 
 def _shared_sizes(shapes: Shapes) -> dict[str, object]:
     """Return what most models show alike, so that a misfit names what is really different."""
-    layers = _count(shapes, "encoder.layers.")
+    layers = num_parts(shapes, "encoder.layers.")
     sizes: dict[str, object] = {"num_layers": layers} if layers else {}
     for name in ("encoder.project_in.weight", "encoder.norm_f.weight"):
         if shapes.get(name) and shapes[name][0]:
             return {**sizes, "hidden": shapes[name][0]}
     return sizes
-
-
-def _no_reader(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
-    return {}
-
-
-def _mamba2(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
-    block = FIRST_LAYER + "mixer."
-    hidden, inner = shapes[block + "out_proj.weight"]
-    (heads,) = shapes[block + "dt_bias"]
-    mixed, _, taps = shapes[block + "conv1d.weight"]  # the channels of x, B and C
-    groups, state = groups_and_state((mixed - inner) // 2, heads, args)
-    return {
-        "hidden": hidden,
-        "expand": inner // hidden,
-        "head_dim": inner // heads,
-        "state": state,
-        "conv_kernel": taps,
-        "num_layers": _count(shapes, "encoder.layers."),
-        "form.groups": groups,
-        **form_of("mamba2", shapes, args),
-    }
-
-
-def _mamba1(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
-    block = FIRST_LAYER + "mixer."
-    hidden, inner = shapes[block + "out_proj.weight"]
-    _, rank = shapes[block + "dt_proj.weight"]
-    return {
-        "hidden": hidden,
-        "expand": inner // hidden,
-        "state": shapes[block + "A_log"][1],
-        "conv_kernel": shapes[block + "conv1d.weight"][2],
-        "num_layers": _count(shapes, "encoder.layers."),
-        "form.dt_rank": rank,
-        **form_of("mamba1", shapes, args),
-    }
-
-
-def _gru(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
-    layers = sum(name.startswith("encoder.gru.weight_ih_l") for name in shapes)
-    return {"hidden": shapes["encoder.gru.weight_hh_l0"][1], "num_layers": layers}
-
-
-def _transformer(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
-    inner, hidden = shapes["encoder.layers.0.mlp.0.weight"]
-    sizes: dict[str, object] = {
-        "hidden": hidden,
-        "expand": inner // hidden,
-        "num_layers": _count(shapes, "encoder.layers."),
-    }
-    heads = first(args, HEAD_COUNTS)
-    if isinstance(heads, int) and heads > 0:  # shapes do not tell in how many heads a row is cut
-        sizes["head_dim"] = hidden // heads
-    return sizes
-
-
-def _two_tower(shapes: Shapes, args: Mapping[str, Any]) -> dict[str, object]:
-    heads, hidden = shapes["encoder.scores.weight"]
-    return {
-        "hidden": hidden,
-        "head_dim": hidden // heads,
-        "expand": shapes["encoder.mlp.0.up.weight"][0] // hidden,
-        "num_layers": _count(shapes, "encoder.mlp."),
-    }
-
-
-# A model that is not listed is sized by `args` alone.
-SHAPE_READERS: Mapping[str, ShapeReader] = {
-    "mamba1": _mamba1,
-    "mamba2": _mamba2,
-    "gru": _gru,
-    "transformer": _transformer,
-    "two_tower": _two_tower,
-}
-
-
-def _count(shapes: Shapes, prefix: str) -> int:
-    return len({n.removeprefix(prefix).partition(".")[0] for n in shapes if n.startswith(prefix)})
 
 
 # --- settings from args ---------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from lvm.evaluation.index import Index, build_index
 from lvm.evaluation.inference import device_of, predict, search_pool
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import stage_gate, success_gates
-from lvm.models.mamba2 import resolve_backend
+from lvm.models.base import declared, moves_documents
 from lvm.models.predictor import Predictor
 from lvm.records import to_plain
 from lvm.training.checkpoint import load_checkpoint, load_weights
@@ -36,7 +36,6 @@ from lvm.training.world import World
 from lvm.triage.step import Role
 
 MAX_LATENCY_QUERIES = 100
-LEARNS_THE_SPACE = ("two_tower",)  # networks that move the vectors that are searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +145,8 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
 def _backend(spec: ArmSpec, device: torch.device) -> str:
     """Return how the model is computed, for the journal."""
     model = spec.recipe.model
-    if model.name != "mamba2":
-        return "torch"
-    return resolve_backend(model.backend, spec.recipe.context_length, device)
+    resolve = declared(model.name, "resolve_backend")
+    return resolve(model.backend, spec.recipe.context_length, device) if resolve else "torch"
 
 
 def dev_file(folder: Path, epoch: int) -> Path:
@@ -201,7 +199,7 @@ def stage_baseline(spec: ArmSpec) -> Path | None:
 
 def learns_its_space(spec: ArmSpec) -> bool:
     """Whether an arm is searched in a space of its own, learned with the model."""
-    return spec.recipe.search_space != "raw" or spec.recipe.model.name in LEARNS_THE_SPACE
+    return spec.recipe.search_space != "raw" or moves_documents(spec.recipe.model.name)
 
 
 def _evaluate_test_once(spec: ArmSpec, dataset: Dataset, device: torch.device) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from lvm.config import ModelConfig, with_changes
 from lvm.errors import CheckpointError
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]  # of weights by our names, lvm/training/foreign_names.py
 Args = Mapping[str, Any]
 
 GROUPS = ("n_groups", "ngroups", "num_groups", "groups")
@@ -43,6 +43,11 @@ FIRST_LAYER = "encoder.layers.0."
 def first(args: Args, names: tuple[str, ...]) -> Any:
     """Return the first value among several spellings that is present, or None."""
     return next((args[n] for n in names if args.get(n) is not None), None)
+
+
+def num_parts(shapes: Shapes, prefix: str) -> int:
+    """Return how many parts, such as layers, have names that begin with `prefix`."""
+    return len({n.removeprefix(prefix).partition(".")[0] for n in shapes if n.startswith(prefix)})
 
 
 def flattened(args: Args) -> dict[str, Any]:
@@ -90,10 +95,11 @@ def _groups_of_state(both: int, heads: int, args: Args) -> int | None:
     return groups if heads % groups == 0 else None
 
 
-def form_of(name: str, shapes: Shapes, args: Args) -> dict[str, object]:
+def form_of(shapes: Shapes, args: Args, *, gated: bool) -> dict[str, object]:
     """Return the settings of `model.form` (dotted keys of a model config) as far as they are told.
 
-    `name` is mamba1 or mamba2. Raises CheckpointError for a setting that no model here computes.
+    `gated` is for Mamba-2, whose blocks end in a norm with a gate. Raises CheckpointError for a
+    setting that no model here computes.
     """
     block = FIRST_LAYER + "mixer."
     form: dict[str, object] = {
@@ -104,9 +110,9 @@ def form_of(name: str, shapes: Shapes, args: Args) -> dict[str, object]:
     }
     if FIRST_LAYER + "norm.bias" in shapes or "encoder.norm_f.bias" in shapes:
         form["norm_kind"] = "layer"
-    if name == "mamba2" and block + "norm.weight" not in shapes:
+    if gated and block + "norm.weight" not in shapes:
         form["gated_norm"] = "none"
-    return {f"form.{k}": v for k, v in {**form, **_stated(name, form, shapes, args)}.items()}
+    return {f"form.{k}": v for k, v in {**form, **_stated(form, shapes, args, gated)}.items()}
 
 
 def _adapters(shapes: Shapes) -> str:
@@ -119,14 +125,16 @@ def _adapters(shapes: Shapes) -> str:
     return "in" if into else "out"
 
 
-def _stated(name: str, form: Mapping[str, object], shapes: Shapes, args: Args) -> dict[str, object]:
+def _stated(
+    form: Mapping[str, object], shapes: Shapes, args: Args, gated: bool
+) -> dict[str, object]:
     found: dict[str, object] = {}
     eps = first(args, EPS)
     if type(eps) is float and 0 <= eps < 1:
         found["norm_eps"] = eps
     if form["block_norm"] != "none" and type(flag := first(args, NORM_FIRST)) is bool:
         found["block_norm"] = "before" if flag else "after"
-    if name == "mamba2":
+    if gated:
         before = args.get("norm_before_gate")
         if type(before) is bool and form.get("gated_norm") != "none":
             found["gated_norm"] = "before_gate" if before else "after_gate"
@@ -199,15 +207,12 @@ class Alternative:
     words: str  # the open settings and their values
 
 
-def alternatives(config: ModelConfig, args: Args) -> list[Alternative]:
+def alternatives(config: ModelConfig, args: Args, *, gated: bool) -> list[Alternative]:
     """Return all ways to compute a fitted Mamba network, the likeliest first.
 
-    They differ in what neither shapes nor args tell. One entry where everything is told, or where
-    the model is no Mamba network.
+    They differ in what neither shapes nor args tell. One entry where everything is told.
     """
-    if config.name not in ("mamba1", "mamba2"):
-        return [Alternative(config=config, departures=0, words="")]
-    open_ = dict(_open(config, args))
+    open_ = dict(_open(config, args, gated))
     found = []
     for values in itertools.product(*open_.values()):
         chosen = dict(zip(open_, values, strict=True))
@@ -235,10 +240,10 @@ def _words(chosen: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in chosen.items())
 
 
-def _open(config: ModelConfig, args: Args) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _open(config: ModelConfig, args: Args, gated: bool) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Yield each setting that is not told, with its values, the likeliest first."""
     form = config.form
-    if config.name == "mamba2":
+    if gated:
         both = form.groups * config.state
         heads = config.hidden * config.expand // config.head_dim
         told = type(first(args, GROUPS)) is int or _groups_of_state(both, heads, args)
