@@ -5,7 +5,8 @@ A model is registered in MODELS as a class, made by cls(config, width), whose fo
 
     Options                          keys of [model.options.NAME], found in config.own_options
     encode_documents(vectors)        it moves the vectors that are searched, [..., D] to [..., D]
-    sizes_of(shapes, args)           its keys of [model] for weights made elsewhere
+    sizes_of(shapes, args)           its keys of [model] for weights made elsewhere; `hidden` is D
+                                     where no encoder.project_in leads in
     ways_to_compute(config, args)    what these leave open, as lvm.models.foreign_forms lists it
     resolve_backend(name, T, device) how it is computed, for the journal
 """
