@@ -104,6 +104,7 @@ class ObjectiveConfig:
             value = getattr(self, key)
             ok = 0 <= value < math.inf
             require(ok, f"objective.{key}", value, "a finite number of at least 0")
+        require_one_of("objective.mmd_balance", self.mmd_balance, ("fixed", "gradient"))
         for name in self.terms:
             where = f"objective.{name}_weight" if name in OWN_KEYS else "a term of another name"
             if name in (*OWN_KEYS, *RECORDED):
@@ -116,51 +117,44 @@ class ObjectiveConfig:
         require_one_of(
             "objective.stop_gradient", self.stop_gradient, ("target", "prediction", "none")
         )
-        require_one_of("objective.mmd_balance", self.mmd_balance, ("fixed", "gradient"))
         self._require_a_way_to_the_network()
 
     @property
-    def weights(self) -> dict[str, float]:
+    def table(self) -> dict[str, TermOptions]:
         """The terms that weigh something, in the order in which one stands for the objective."""
-        own = {name: getattr(self, f"{name}_weight") for name in OWN_KEYS}
-        further = {name: self.terms[name].weight for name in sorted(self.terms)}
-        return {name: weight for name, weight in (own | further).items() if weight > 0}
+        own = {
+            "contrastive": TermOptions(weight=self.contrastive_weight),
+            "ar": TermOptions(weight=self.ar_weight),
+            "mmd": TermOptions(weight=self.mmd_weight, balance=self.mmd_balance),
+        }
+        further = {name: self.terms[name] for name in sorted(self.terms)}
+        return {name: term for name, term in (own | further).items() if term.weight > 0}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of `table`."""
+        return {name: term.weight for name, term in self.table.items()}
 
     def key(self, term: str, option: str) -> str:
         """Return the dotted key of a term's option, for messages."""
-        return (
-            f"objective.{term}_{option}" if term in OWN_KEYS else f"objective.terms.{term}.{option}"
-        )
-
-    def is_balanced(self, term: str) -> bool:
-        """Whether a term is scaled by the gradient of the others."""
-        further = self.terms.get(term)
-        balance = self.mmd_balance if term == "mmd" else getattr(further, "balance", "fixed")
-        return balance == "gradient"
-
-    def reaches_network(self, term: str) -> bool:
-        """Whether a term has a gradient for the predictions."""
-        if term == "contrastive":
-            return not (self.space == "projected" and self.stop_gradient == "prediction")
-        return term not in self.terms or self.terms[term].reaches_network
+        own = f"objective.{term}_{option}"
+        return own if term in OWN_KEYS else f"objective.terms.{term}.{option}"
 
     def _require_a_way_to_the_network(self) -> None:
         """Refuse weights with which the network itself would learn nothing."""
-        reaching = [name for name in self.weights if self.reaches_network(name)]
+        reaching = {name for name, term in self.table.items() if term.reaches_network}
+        if self.space == "projected" and self.stop_gradient == "prediction":
+            reaching.discard("contrastive")
         if not reaching:
-            stopped = 'objective.stop_gradient = "prediction" keeps the contrastive term'
-            why = (
-                stopped
-                if "contrastive" in self.weights
-                else f"{' and '.join(self.weights)} keep away"
-            )
+            stopped = 'objective.stop_gradient = "prediction" keeps the contrastive term from the'
+            why = stopped if "contrastive" in self.weights else "none of the terms reaches the"
             raise ConfigError(
-                f"{why} from the network, so another term must train it: objective.ar_weight or "
+                f"{why} network, so another term must train it: objective.ar_weight or "
                 "objective.mmd_weight must be above 0 (got 0 for both)."
             )
-        fixed = [name for name in reaching if not self.is_balanced(name)]
-        for name in self.weights:
-            if self.is_balanced(name) and not (fixed and name in reaching):
+        balanced = [name for name, term in self.table.items() if term.balance == "gradient"]
+        for name in balanced:
+            if name not in reaching or reaching <= set(balanced):
                 key = self.key(name, "balance")
                 raise ConfigError(
                     f'{key} = "gradient" scales a term that trains the network by another one, '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -33,11 +34,11 @@ class Objective:
         return {name: term.detach() for name, term in self.terms.items()} | self.logged
 
 
-def terms_of(recipe: Recipe) -> dict[str, Term]:
+@functools.lru_cache(maxsize=16)  # asked at every update
+def terms_of(recipe: Recipe) -> Mapping[str, Term]:
     """Return the terms that the recipe gives a weight, by their names."""
     return {
-        name: cast(type[Term], TERMS.get(name)).of(recipe, name)
-        for name in recipe.objective.weights
+        name: cast(type[Term], TERMS.get(name)).of(recipe, name) for name in recipe.objective.table
     }
 
 

@@ -23,7 +23,7 @@ import tune_jobs.triage  # noqa: E402
 from lvm.audit.check import CHECKS  # noqa: E402
 from lvm.config import load_run_config  # noqa: E402
 from lvm.errors import ExitStatus  # noqa: E402
-from lvm.models.base import MODELS  # noqa: E402
+from lvm.parts import MODELS, TERMS  # noqa: E402
 from lvm.presets import PRESETS, preset  # noqa: E402
 from lvm.records import RunVerdict  # noqa: E402
 from lvm.triage.step import STEPS  # noqa: E402
@@ -75,7 +75,7 @@ def test_make_targets_exist():
     assert README.index("make triage") < README.index("make test") < README.index("## ")
 
 
-@pytest.mark.parametrize("registry", [MODELS, STEPS, CHECKS], ids=["models", "steps", "checks"])
+@pytest.mark.parametrize("registry", [TERMS, MODELS, STEPS, CHECKS], ids=lambda r: r.kind)
 def test_registered_names_are_documented(registry):
     for name in registry.names():
         assert f"`{name}`" in ALL, name

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from lvm.config import Recipe
 from lvm.losses.cosine import ar_cosine
 from lvm.training.forward import Outputs
 from lvm.training.terms.base import TERMS, Term
@@ -17,14 +17,10 @@ from lvm.training.world import World
 @TERMS.register("ar")
 @dataclass(frozen=True, kw_only=True)
 class Autoregressive(Term):
-    """1 - cosine of prediction and target; its weight is objective.ar_weight."""
+    """1 - cosine of prediction and target."""
 
     title: ClassVar[str] = "AR"
-
-    @classmethod
-    def of(cls, recipe: Recipe, name: str) -> Term:
-        """Return the term with the weight of [objective]."""
-        return cls(weight=recipe.objective.ar_weight)
+    keys: ClassVar[Mapping[str, str]] = {"weight": "objective.ar_weight"}
 
     def value(self, outputs: Outputs, world: World, log: dict[str, Tensor]) -> Tensor:
         """Return the mean over this worker's rows."""

@@ -18,8 +18,10 @@ CUDA graph.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from operator import attrgetter
+from typing import ClassVar, cast
 
 from torch import Tensor
 
@@ -34,10 +36,14 @@ from lvm.training.world import World
 class Term(TermOptions, ABC):
     """One term of the objective; its fields are its options."""
 
+    keys: ClassVar[Mapping[str, str]] = {}  # options that stand elsewhere in a recipe, and where
+
     @classmethod
     def of(cls, recipe: Recipe, name: str) -> Term:
-        """Return the term as a recipe sets it, by default in [objective.terms.NAME]."""
-        return cast(Term, recipe.objective.terms[name])
+        """Return the term as a recipe sets it, in [objective.terms.NAME] or by keys of its own."""
+        if not cls.keys:
+            return cast(Term, recipe.objective.terms[name])
+        return cls(**{option: attrgetter(key)(recipe) for option, key in cls.keys.items()})
 
     @abstractmethod
     def value(self, outputs: Outputs, world: World, log: dict[str, Tensor]) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from lvm.config import Recipe
 from lvm.losses.infonce import infonce
 from lvm.training.forward import Outputs
 from lvm.training.terms.base import TERMS, Term
@@ -17,21 +17,17 @@ from lvm.training.world import World
 @TERMS.register("contrastive")
 @dataclass(frozen=True, kw_only=True)
 class Contrastive(Term):
-    """InfoNCE; its options are the keys of [objective] and [negatives]."""
+    """InfoNCE."""
 
     title: ClassVar[str] = "InfoNCE"
+    keys: ClassVar[Mapping[str, str]] = {
+        "weight": "objective.contrastive_weight",
+        "temperature": "objective.temperature",
+        "false_negative_margin": "negatives.false_negative_margin",
+    }
 
     temperature: float
     false_negative_margin: float | None
-
-    @classmethod
-    def of(cls, recipe: Recipe, name: str) -> Term:
-        """Return the term with the keys of [objective] and [negatives]."""
-        return cls(
-            weight=recipe.objective.contrastive_weight,
-            temperature=recipe.objective.temperature,
-            false_negative_margin=recipe.negatives.false_negative_margin,
-        )
 
     def value(self, outputs: Outputs, world: World, log: dict[str, Tensor]) -> Tensor:
         """Return the mean over this worker's rows; logs `num_negatives` per row."""

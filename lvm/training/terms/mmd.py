@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from lvm.config import Recipe
 from lvm.losses.mmd import mmd2_unbiased
 from lvm.training.forward import Outputs
 from lvm.training.terms.base import TERMS, Term
@@ -17,15 +17,13 @@ from lvm.training.world import World
 @TERMS.register("mmd")
 @dataclass(frozen=True, kw_only=True)
 class AnchorMMD(Term):
-    """MMD^2 of predictions and targets; its options are objective.mmd_weight and mmd_balance."""
+    """MMD^2 of predictions and targets."""
 
     title: ClassVar[str] = "MMD"
-
-    @classmethod
-    def of(cls, recipe: Recipe, name: str) -> Term:
-        """Return the term with the keys of [objective]."""
-        config = recipe.objective
-        return cls(weight=config.mmd_weight, balance=config.mmd_balance)
+    keys: ClassVar[Mapping[str, str]] = {
+        "weight": "objective.mmd_weight",
+        "balance": "objective.mmd_balance",
+    }
 
     def value(self, outputs: Outputs, world: World, log: dict[str, Tensor]) -> Tensor:
         """Return the MMD^2 of the global batch."""
