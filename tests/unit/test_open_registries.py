@@ -22,6 +22,7 @@ from lvm.gates import success_gates
 from lvm.models.base import MODELS, build_model
 from lvm.models.predictor import Predictor
 from lvm.parts import TERMS
+from lvm.presets import preset
 from lvm.training import loop, updates
 from lvm.training.forward import Outputs
 from lvm.training.objective import objective, terms_of
@@ -32,7 +33,6 @@ from lvm.training.world import World
 from lvm.triage import arm
 from lvm.triage.runner import objective_name
 from lvm.triage.step import Role
-from tune_jobs.presets import preset
 
 PARTS = """
 from dataclasses import dataclass
