@@ -8,10 +8,8 @@ stopped and ends in the same bytes. OUT itself appears at the end, by one rename
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,8 +26,8 @@ from lvm.data.bank import Bank
 from lvm.data.corpus import Document, read_documents
 from lvm.data.files import read_bank, write_bank
 from lvm.data.fit import Chunked, Count, fit
-from lvm.data.npz import sync
 from lvm.errors import DataError, MissingExtraError, ResumeError, UsageError
+from lvm.files import whole_file, write_whole
 from lvm.outside import parse_json
 
 # Two encoders with the same name may still differ (another revision, pooling or precision). Their
@@ -269,7 +267,7 @@ def _open_parts(parts: Path, job: Mapping[str, Any]) -> None:
         _check_same_job(job, _read_json(state), parts)
         return
     parts.mkdir(parents=True, exist_ok=True)
-    _replace(state, lambda handle: handle.write(json.dumps(job).encode()))
+    write_whole(state, json.dumps(job))
 
 
 def _check_same_job(job: Mapping[str, Any], earlier: Mapping[str, Any], where: Path) -> None:
@@ -316,7 +314,8 @@ def _embed_parts(
             path = parts / f"{start // part_size:06d}.npy"
             if not _is_whole(path, (len(texts), width)):
                 vectors = encoder.encode(texts, job["batching"]["batch_size"]).astype(job["dtype"])
-                _replace(path, functools.partial(np.save, arr=vectors, allow_pickle=False))
+                with whole_file(path) as file:
+                    np.save(file, vectors, allow_pickle=False)
             advance(sum(map(len, texts)))
 
 
@@ -341,15 +340,6 @@ def _gather(parts: Path, order: np.ndarray, job: Mapping[str, Any]) -> np.ndarra
         part = np.load(parts / f"{start // part_size:06d}.npy")
         vectors[order[start : start + part_size]] = part
     return np.asanyarray(vectors)
-
-
-def _replace(path: Path, write: Callable[[Any], object]) -> None:
-    """Write a file under another name, flush it to the disk and give it its name at once."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    with temporary.open("wb") as handle:
-        write(handle)
-        sync(handle)
-    temporary.replace(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

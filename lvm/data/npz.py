@@ -25,6 +25,7 @@ import numpy as np
 
 from lvm.data.magic import MAGIC, kind_of
 from lvm.errors import DataError
+from lvm.files import whole_file
 from lvm.outside import brief, regular
 
 LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's own header (APPNOTE.TXT, section 4.3.7)
@@ -199,14 +200,8 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> np.ndarr
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an uncompressed `.npz` (so that it can be mapped), or nothing if that fails."""
-    temporary = sibling(path)
-    try:
-        with temporary.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
-            sync(handle)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def sibling(path: Path) -> Path:

@@ -18,12 +18,13 @@ import numpy as np
 
 from lvm.data.bank import Bank
 from lvm.data.matching import RowFinder, prefer_matching_keys
-from lvm.data.npz import sibling, write_npz
+from lvm.data.npz import write_npz
 from lvm.data.payload import read_payload
 from lvm.data.pickled import KEY_NAMES
 from lvm.data.window_files import WindowFile, read_window_file, write_window_file
 from lvm.data.windows import MIN_ARTICLES, Dataset, Windows, ranked_articles
 from lvm.errors import DataError
+from lvm.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -251,10 +252,5 @@ def _write_pickled_payload(path: Path, bank: Bank) -> None:
         row: (texts[row], dict(zip(KEY_NAMES, bank.keys[row].tolist(), strict=True)), vector)
         for row, vector in enumerate(np.asarray(bank.vectors[: len(bank.pool_rows)]))
     }
-    temporary = sibling(path)
-    try:
-        with temporary.open("wb") as handle:
-            np.save(handle, np.array(entries, dtype=object), allow_pickle=True)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        np.save(file, np.array(entries, dtype=object), allow_pickle=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lvm.files import write_json
 from lvm.outside import parse_json
 
 STATE_FILE = "mlflow.json"
@@ -60,8 +59,5 @@ class Marks:
         """Write all marks, with what they are about, in one rename; nothing where none is new."""
         if not self._num_unsaved:
             return
-        fresh = self._path.with_name(f".{STATE_FILE}.new")
-        text = json.dumps({**about, "done": self._done, "models": self._kept}, indent=1)
-        fresh.write_text(text + "\n", encoding="utf-8")
-        os.replace(fresh, self._path)
+        write_json(self._path, {**about, "done": self._done, "models": self._kept})
         self._num_unsaved = 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lvm.config import TrainingConfig
+from lvm.files import write_whole
 from lvm.outside import parse_json
 
 FILE = "epochs.jsonl"
@@ -46,10 +46,4 @@ def read_epochs(folder: Path) -> list[EpochRecord]:
 
 def write_epochs(folder: Path, records: Sequence[EpochRecord]) -> None:
     """Replace the records in `folder` in one rename."""
-    fresh = folder / ".epochs.new"
-    with fresh.open("w") as file:
-        for record in records:
-            file.write(json.dumps(vars(record)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, folder / FILE)
+    write_whole(folder / FILE, "".join(f"{json.dumps(vars(record))}\n" for record in records))

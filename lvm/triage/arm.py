@@ -7,8 +7,6 @@ forwards what it yields.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.index import Index, build_index
 from lvm.evaluation.inference import device_of, predict, search_pool
 from lvm.evaluation.metrics import PerQuery
+from lvm.files import write_json
 from lvm.gates import stage_gate, success_gates
 from lvm.models.base import declared, moves_documents
 from lvm.models.predictor import Predictor
@@ -231,9 +230,7 @@ def evaluate_test(spec: ArmSpec, dataset: Dataset, predictor: Predictor) -> None
         "ann": to_plain(_ann_loss(spec, dataset, searched, exact)),
         "evidence": to_plain(evidence),
     }
-    fresh = spec.folder / ".test.json.new"
-    fresh.write_text(json.dumps(stored, indent=1) + "\n")
-    os.replace(fresh, spec.folder / "test.json")
+    write_json(spec.folder / "test.json", stored)
 
 
 def _latency(
