@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 
 from lvm.records import Verdict
 from lvm.report import (
@@ -19,10 +20,12 @@ from lvm.report import (
     Table,
     tone,
 )
-from lvm.report.style import STYLE
 
 LONG_TABLE = 14  # rows; a longer one can be folded away
 WORDS = sorted((str(verdict) for verdict in Verdict), key=len, reverse=True)
+
+
+STYLE = files("lvm.report").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def render(sections: Sequence[Section], verdict: str, title: str = "Triage report") -> str:
@@ -34,7 +37,7 @@ def render(sections: Sequence[Section], verdict: str, title: str = "Triage repor
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(title)}: {escape(verdict)}</title>\n<style>{STYLE}</style>\n"
+        f"<title>{escape(title)}: {escape(verdict)}</title>\n<style>\n{STYLE}</style>\n"
         '</head>\n<body>\n<a class="skip" href="#content">Skip to the content</a>\n'
         f'<header><h1>{escape(title)}</h1><p class="badge {tone(verdict)}">'
         f"{escape(verdict)}</p></header>\n"
