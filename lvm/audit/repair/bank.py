@@ -103,10 +103,12 @@ def _copies(
     rows = np.flatnonzero(usable)
     groups, codes = material.content.group[rows], key_codes(material.pool.keys[rows])
     copy, same = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    if len(rows) == 0:
+        return copy, same
     copy[rows] = _repeats(groups)
     _, place = np.unique(codes, return_inverse=True)
     same[rows] = _repeats(place.ravel() * np.int64(len(material.pool)) + groups)
-    unique = place.max(initial=-1) + 1 if len(rows) else 0
+    unique = place.max() + 1
     if copy[rows].mean() <= DUPLICATES_WARN and unique >= UNIQUE_SHARE * len(rows):
         return np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     return copy, same | _embedded_again(material, rows, codes, same)

@@ -46,10 +46,11 @@ def repair(material: Material, out: Path) -> Repaired:
     """Write repaired files at `out`: a folder, or the eval file itself where `out` ends in .npz.
 
     Files that need no repair are not written. Raises UsageError when there is nothing that can be
-    repaired, and when something stands at `out` already.
+    repaired, when nothing of a file would be left, and when something stands at `out` already.
     """
     refuse_taken(out)
     plans = _plan(_every_row(material))
+    _require_rows(plans)
     writes = _writes(plans, out)
     if not writes:
         why = "; ".join(["no repair is known for what the audit found", *plans.notes])
@@ -60,6 +61,18 @@ def repair(material: Material, out: Path) -> Repaired:
         files=files, steps=[*plans.steps, *plans.notes], dropped=plans.dropped,
         kept=_num_kept(plans), next=_next(material, files),
     )  # fmt: skip
+
+
+def _require_rows(plans: Plans) -> None:
+    """Refuse a repair that would leave nothing of a file."""
+    kept = {"bank": plans.bank, "eval": plans.windows, "train": plans.train}
+    emptied = [name for name, plan in kept.items() if plan is not None and len(plan.rows) == 0]
+    if emptied:
+        reasons = "; ".join(f"{why}: {count:,}" for why, count in plans.dropped)
+        raise UsageError(
+            f"a repair would leave no row of {' and '.join(emptied)} ({reasons}); write "
+            f"{'it' if len(emptied) == 1 else 'them'} again."
+        )
 
 
 def _every_row(material: Material) -> Material:
