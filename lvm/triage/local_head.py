@@ -55,8 +55,14 @@ ENVIRONMENT = {  # applied where the person has not chosen otherwise
 
 
 def ray_environment() -> dict[str, str]:
-    """Return the environment of Ray's processes, and of every process before it imports Ray."""
-    return {**ENVIRONMENT, **os.environ}
+    """Return the environment of Ray's processes, and of every process before it imports Ray.
+
+    Ray asks for the home folder at its import; a container's user may have neither HOME nor an
+    entry that names one.
+    """
+    homeless = os.path.expanduser("~") == "~"
+    home = {"HOME": tempfile.gettempdir()} if homeless else {}
+    return {**ENVIRONMENT, **os.environ, **home}
 
 
 def of_its_own() -> dict[str, str]:

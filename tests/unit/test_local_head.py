@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,6 +92,17 @@ def test_what_a_person_set_for_ray_stays(monkeypatch):
     assert ray_environment().items() >= ENVIRONMENT.items()
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     assert ray_environment()["RAY_USAGE_STATS_ENABLED"] == "1"
+
+
+def test_a_user_without_a_home_folder_gets_one_that_ray_can_name(monkeypatch):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)  # a container's user without an entry
+    assert ray_environment()["HOME"] == tempfile.gettempdir()
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert ray_environment()["HOME"] == "/somewhere"
 
 
 def test_a_user_without_a_token_gets_one_that_nobody_else_knows(tmp_path, monkeypatch):
