@@ -18,7 +18,7 @@
     |-- NonFiniteLossError      training stopped before an update that would have spoilt the weights
     `-- ProgramError            an error of the program itself; its traceback is kept in a file
 
-A message is one sentence in three parts: what was seen, what is allowed, what to do.
+A message is one sentence in three parts: what was seen, what was expected, what to do.
 """
 
 from __future__ import annotations

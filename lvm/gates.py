@@ -169,13 +169,13 @@ def gain_over_seeds(
     """
     if len(arms) != len(controls):
         raise DataError(
-            f"there are {len(arms)} evaluations and {len(controls)} of the control, allowed is one "
+            f"there are {len(arms)} evaluations and {len(controls)} of the control, expected one "
             "of each per seed; evaluate what is missing."
         )
     for arm, control in zip(arms, controls, strict=True):
         problem = pair_problem(arm, control) or pair_problem(arm, arms[0])
         if problem:
-            raise DataError(f"{problem}; allowed are the same windows for every seed.")
+            raise DataError(f"{problem}; expected the same windows for every seed.")
     values = np.array(
         [values_of(a, metric) - values_of(c, metric) for a, c in zip(arms, controls, strict=True)]
     )
@@ -192,7 +192,7 @@ def level_over_seeds(
     """
     problems = [pair_problem(each, evaluations[0]) for each in evaluations]
     for problem in filter(None, problems):
-        raise DataError(f"{problem}; allowed are the same windows for every seed.")
+        raise DataError(f"{problem}; expected the same windows for every seed.")
     values = np.array([values_of(each, metric) for each in evaluations])
     articles = evaluations[0].articles if evaluations else np.empty(0, dtype=np.int64)
     return mean_over_seeds(values, articles, confidence=config.confidence)

@@ -37,11 +37,11 @@ def typed(key: str, value: Any, hint: Any) -> Any:
     names = " or ".join("none" if o is types.NoneType else o.__name__ for o in options)
     if value is dataclasses.MISSING:
         raise ConfigError(f"{key} is missing; write a value of type {names} in the recipe.")
-    raise ConfigError(f"{key} is {brief(value)}, allowed is a value of type {names}.")
+    raise ConfigError(f"{key} is {brief(value)}, expected a value of type {names}.")
 
 
 def section(key: str, value: object) -> Mapping[str, Any]:
     """Return the section of keys at `key`; ConfigError when the value is none."""
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key} is {brief(value)}, allowed is a section of keys.")
+        raise ConfigError(f"{key} is {brief(value)}, expected a section of keys.")
     return value

@@ -167,7 +167,7 @@ def _article_sums(values: np.ndarray, articles: np.ndarray) -> tuple[np.ndarray,
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if len(unique) < 2 or bad:
         raise DataError(
-            f"{len(unique)} articles and {bad} values that are not finite, allowed are 2 articles "
+            f"{len(unique)} articles and {bad} values that are not finite, expected 2 articles "
             "or more and finite values; evaluate on more documents or repair the predictions."
         )
     sums = np.bincount(place, weights=np.asarray(values, dtype=np.float64))
@@ -267,7 +267,7 @@ def mean_over_seeds(
     num_seeds = len(values)
     if num_seeds < 2:
         raise DataError(
-            f"there are results of {num_seeds} seeds, allowed are 2 or more, for their variance; "
+            f"results of {num_seeds} seeds, expected at least 2, to estimate their variance; "
             "train with another seed as well."
         )
     rows = [_article_sums(row, articles) for row in values]

@@ -116,7 +116,7 @@ def on_test_split(material: Material) -> Material:
 
 def _schema(part: str, path: Path, error: str) -> Finding:
     seen, _, todo = error.partition("; ")
-    seen, _, allowed = seen.partition(", allowed ")
+    seen, _, allowed = seen.partition(", expected ")
     return Finding(
         code="SCHEMA",
         severity=Severity.BLOCK,

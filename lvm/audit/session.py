@@ -139,7 +139,7 @@ def _index(material: Material, path: Path) -> Any:
     rows = map_npy(path)
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise DataError(
-            f"{path} has shape {rows.shape} and type {rows.dtype}, allowed are the vectors of the "
+            f"{path} has shape {rows.shape} and type {rows.dtype}, expected the vectors of the "
             "index, [N, D] floats in the order of its ids; save them with numpy.save."
         )
     return TorchIndex(torch.from_numpy(rows.astype("float32")))

@@ -46,18 +46,18 @@ class Bank:
         if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
             raise SchemaError(
                 f"{self.source}: vectors have shape {vectors.shape} and type {vectors.dtype}, "
-                "allowed is [N, D] float16 or float32; write the bank again with lvm embed."
+                "expected [N, D] float16 or float32; write the bank again with lvm embed."
             )
         if len(vectors) == 0:
             raise SchemaError(f"{self.source}: the bank has 0 rows; embed at least one document.")
         if keys.shape != (len(vectors), 2) or keys.dtype.kind != "i":
             raise SchemaError(
-                f"{self.source}: keys have shape {keys.shape} and type {keys.dtype}, allowed is "
+                f"{self.source}: keys have shape {keys.shape} and type {keys.dtype}, expected "
                 f"[{len(vectors)}, 2] integers, one (article, chunk) per vector."
             )
         if self.pool_size is not None and not 1 <= self.pool_size <= len(vectors):
             raise SchemaError(
-                f"{self.source}: the pool has {self.pool_size} of {len(vectors)} rows, allowed is "
+                f"{self.source}: the pool has {self.pool_size} of {len(vectors)} rows, expected "
                 "1 row to all of them."
             )
 
@@ -164,5 +164,5 @@ def check_vectors(vectors: np.ndarray, source: str, *, block: int = 16384) -> No
         if rows:
             raise DataError(
                 f"{source}: {len(rows)} of {len(vectors)} vectors are {what} (first: row "
-                f"{rows[0]}), allowed are 0; embed these chunks again."
+                f"{rows[0]}), expected none; embed these chunks again."
             )

@@ -111,12 +111,12 @@ def load_encoder(model: str | Path, *, name: str | None = None) -> SentenceEncod
     local = folder.is_dir()
     if local and not (folder / "modules.json").is_file():
         raise DataError(
-            f"{folder}: no modules.json, allowed is a folder saved by sentence-transformers; "
+            f"{folder}: no modules.json, expected a folder saved by sentence-transformers; "
             "name such a folder or a model of the hub."
         )
     if not local and (folder.is_absolute() or str(model).startswith(".")):
         raise DataError(
-            f"{folder}: no such folder, allowed is a folder saved by sentence-transformers or the "
+            f"{folder}: no such folder, expected a folder saved by sentence-transformers or the "
             "name of a model of the hub; correct --model."
         )
     try:
@@ -129,7 +129,7 @@ def load_encoder(model: str | Path, *, name: str | None = None) -> SentenceEncod
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"the encoder {model} could not be loaded ({reason}), allowed is a folder or a name"
+            f"the encoder {model} could not be loaded ({reason}), expected a folder or a name"
             " that is cached or can be downloaded; check it, or download the model and name "
             "its folder."
         ) from error
@@ -193,14 +193,14 @@ def embed_documents(
     """
     _require_free(out)
     if dtype not in ("float32", "float16"):
-        raise UsageError(f"dtype {dtype!r}, allowed are float32 and float16; choose one.")
+        raise UsageError(f"dtype {dtype!r}, expected float32 or float16; choose one.")
     fitted = fit(documents, token_counter(encoder), encoder.limit, skip=skip)
     articles = fitted.documents
     for sentence in fitted.in_words():
         print(sentence, file=sys.stderr)
     chunks = [chunk for article in articles for chunk in article.chunks]
     if not chunks:
-        raise DataError("no chunk in the files, allowed is 1 or more; give longer documents.")
+        raise DataError("no chunk in the files, expected at least one; give longer documents.")
     job = {
         "embedder": encoder.name,
         "probes": _probe(encoder),
@@ -282,13 +282,13 @@ def _check_same_job(job: Mapping[str, Any], earlier: Mapping[str, Any], where: P
     for what, (before, now) in differences.items():
         if before != now:
             raise ResumeError(
-                f"{where}: {what} was {before} and is now {now}, allowed is no change; use another "
+                f"{where}: {what} has changed from {before} to {now}; use another "
                 "folder for --out, or delete this one."
             )
     if lowest < MIN_PROBE_COSINE:
         raise ResumeError(
             f"{where}: made with another encoder of the same name (cosine {lowest:.3f} on a probe "
-            f"sentence, allowed is {MIN_PROBE_COSINE} or more); use another folder for --out, or "
+            f"sentence, expected at least {MIN_PROBE_COSINE}); use another folder for --out, or "
             "delete this one."
         )
 
@@ -349,7 +349,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         raise ResumeError(
-            f"{path}: not a JSON object, allowed is what lvm embed wrote; delete its folder."
+            f"{path}: not a JSON object, expected what lvm embed wrote; delete its folder."
         )
     return value
 

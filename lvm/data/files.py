@@ -74,10 +74,10 @@ def write_bank(
     check_rows(bank)
     if texts is not None and len(texts) != len(bank):
         raise DataError(
-            f"{folder}: {len(texts)} texts for {len(bank)} vectors, allowed is one text per vector."
+            f"{folder}: {len(texts)} texts for {len(bank)} vectors, expected one text per vector."
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} exists, allowed is a new or empty folder; choose another.")
+        raise DataError(f"{folder} exists, expected a new or empty folder; choose another.")
     temporary = sibling(folder)
     temporary.mkdir()
     try:

@@ -91,7 +91,7 @@ class _Npz(Mapping[str, np.ndarray]):
         where = f"{self._path}, member {name}"
         try:
             if info.flag_bits & 1:
-                raise DataError(f"{where} is encrypted, allowed is plain; write it again.")
+                raise DataError(f"{where} is encrypted; write it again without a password.")
             if info.compress_type == zipfile.ZIP_STORED:
                 with self._path.open("rb") as handle:
                     _seek_to_data(handle, info, where)
@@ -137,7 +137,7 @@ def read_npy_header(handle: IO[bytes], where: str) -> tuple[tuple[int, ...], boo
     except Exception as error:  # NumPy parses it as Python, which may fail in any way
         told = str(error).splitlines() or [type(error).__name__]
         raise DataError(f"{where} is not a .npy array ({told[0][:200]}); write it again.") from None
-    raise DataError(f"{where} has .npy version {version}, allowed are 1.0 and 2.0; write it again.")
+    raise DataError(f"{where} has .npy version {version}, expected 1.0 or 2.0; write it again.")
 
 
 def _plain_header(
@@ -148,7 +148,7 @@ def _plain_header(
     shape, fortran, dtype = read_npy_header(handle, where)
     if dtype.hasobject:
         raise DataError(
-            f"{where} holds Python objects (a pickle), allowed are numbers and text; "
+            f"{where} holds Python objects (a pickle), expected numbers and text; "
             "write it again as a plain array."
         )
     if dtype.itemsize == 0:

@@ -183,7 +183,7 @@ class _Unpickler(pickle.Unpickler):
         if admitted is None:
             named = shortened(f"{module}.{name}")
             raise UnsafePayloadError(
-                f"{self._source} is a pickle that names {named}, allowed are plain containers and "
+                f"{self._source} is a pickle that names {named}, expected plain containers and "
                 "numpy arrays; nothing was run, write it as .npz with vectors and keys."
             )
         return admitted

@@ -73,12 +73,12 @@ def _check_fit(file: WindowFile, bank: Bank, context_length: int) -> None:
     if file.context_length != context_length:
         raise DataError(
             f"{file.source}: the contexts have {file.context_length} vectors, the recipe's "
-            f"context_length is {context_length}, allowed is the same; change the recipe."
+            f"context_length is {context_length}, expected the same; change the recipe."
         )
     if file.width != bank.width:
         raise DataError(
             f"{file.source}: the vectors have width {file.width}, those of {bank.source} have "
-            f"{bank.width}, allowed is the same; embed both with one model."
+            f"{bank.width}, expected the same; embed both with one model."
         )
 
 
@@ -138,7 +138,7 @@ def _hold_out_dev(windows: Windows, source: str) -> tuple[Windows, Windows]:
 def _check_articles(windows: Windows, split: str, source: str) -> None:
     if windows.num_articles < MIN_ARTICLES[split]:
         raise DataError(
-            f"{source}: the {split} split has {windows.num_articles} articles, allowed are "
+            f"{source}: the {split} split has {windows.num_articles} articles, expected "
             f"{MIN_ARTICLES[split]} or more; write windows of more articles."
         )
 

@@ -47,12 +47,12 @@ class WindowFile:
         if target_shape != (m, width):
             raise SchemaError(
                 f"{self.source}: contexts have shape {self.contexts.shape} and targets "
-                f"{target_shape}, allowed for the targets is {(m, width)}; write the file again "
+                f"{target_shape}, expected {(m, width)} for the targets; write the file again "
                 "with one target per context."
             )
         if self.truth_keys is not None and self.truth_keys.shape != (m, 2):
             raise SchemaError(
-                f"{self.source}: truth_keys have shape {self.truth_keys.shape}, allowed is "
+                f"{self.source}: truth_keys have shape {self.truth_keys.shape}, expected "
                 f"{(m, 2)}, one (article, chunk) per window; write the file again."
             )
 
@@ -71,15 +71,15 @@ class WindowFile:
 
 
 def _check_floats(array: np.ndarray, name: str, shape: str, source: str) -> None:
-    allowed = f"allowed is {shape} of float16, float32 or float64"
+    expected = f"expected {shape} of float16, float32 or float64"
     if array.ndim != shape.count(",") + 1 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise SchemaError(
-            f"{source}: {name} have shape {array.shape} and type {array.dtype}, {allowed}; "
+            f"{source}: {name} have shape {array.shape} and type {array.dtype}, {expected}; "
             "write the file again."
         )
     if 0 in array.shape:
         raise SchemaError(
-            f"{source}: {name} have shape {array.shape}, which holds no vector, {allowed} with no "
+            f"{source}: {name} have shape {array.shape}, which holds no vector, {expected} with no "
             "length 0; write the file again with at least one window."
         )
 

@@ -156,7 +156,7 @@ def split_articles(articles: Sequence[int]) -> dict[str, list[int]]:
     needed = sum(MIN_ARTICLES.values())
     if len(ranked) < needed:
         raise DataError(
-            f"{len(ranked)} articles have windows, allowed are {needed} or more "
+            f"{len(ranked)} articles have windows, expected {needed} or more "
             f"({', '.join(f'{n} {k}' for k, n in MIN_ARTICLES.items())}); embed more documents."
         )
     num_dev = max(MIN_ARTICLES["dev"], round(0.12 * len(ranked)))
@@ -194,7 +194,7 @@ def dataset_from_bank(
             if article in seen:
                 raise SplitError(
                     f"{bank.source}: article {article} is in the splits {seen[article]} and {name},"
-                    " allowed is one; remove it from one of them."
+                    " expected one; remove it from one of them."
                 )
             seen[article] = name
         parts[name] = windows.select(np.isin(windows.articles, ids))
@@ -206,5 +206,5 @@ def _require_articles(windows: Windows, name: str, bank: Bank) -> None:
     if windows.num_articles < MIN_ARTICLES[name]:
         raise DataError(
             f"{bank.source}: the {name} split has {windows.num_articles} articles with windows, "
-            f"allowed are {MIN_ARTICLES[name]} or more; embed more documents."
+            f"expected {MIN_ARTICLES[name]} or more; embed more documents."
         )

@@ -81,7 +81,7 @@ def _check(predictions: Tensor, windows: Windows, vectors: Tensor, size: int) ->
     wanted = (len(windows), vectors.shape[1])
     if tuple(predictions.shape) != wanted:
         raise DataError(
-            f"the predictions have shape {tuple(predictions.shape)}, allowed is {wanted}, one row "
+            f"the predictions have shape {tuple(predictions.shape)}, expected {wanted}, one row "
             "per window in the width of the pool; predict for exactly these windows."
         )
     if predictions.device != vectors.device:
@@ -90,14 +90,14 @@ def _check(predictions: Tensor, windows: Windows, vectors: Tensor, size: int) ->
         )
     if len(vectors) != size:
         raise DataError(
-            f"the pool has {len(vectors)} vectors, allowed is {size}, one per row of the bank that "
+            f"the pool has {len(vectors)} vectors, expected {size}, one per row of the bank that "
             "may be retrieved; project every row."
         )
     outside = int(np.count_nonzero((windows.targets < 0) | (windows.targets >= size)))
     if outside:
         raise DataError(
             f"{outside} of {len(windows)} targets are not among the {size} rows of the pool, "
-            "allowed are 0; add their vectors to the bank."
+            "expected none; add their vectors to the bank."
         )
 
 

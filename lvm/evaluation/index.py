@@ -111,7 +111,7 @@ def build_index(
         return _exact(vectors)
     if kind == "ivf":
         return _ivf(vectors, nprobe, seed)
-    raise ConfigError(f"the index kind is {kind!r}, allowed is exact or ivf; choose one of them.")
+    raise ConfigError(f"the index kind is {kind!r}, expected exact or ivf; choose one of them.")
 
 
 def _exact(vectors: Tensor) -> Index:

@@ -140,7 +140,7 @@ class PerQuery:
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise DataError(
-                f"{path} cannot be read as measured windows ({error}), allowed is a file written "
+                f"{path} cannot be read as measured windows ({error}), expected a file written "
                 "by an evaluation; evaluate the model again."
             ) from error
 

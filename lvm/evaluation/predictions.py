@@ -23,7 +23,7 @@ def read_predictions(path: Path, rows: int, width: int) -> Float[Tensor, "M D"]:
         ) from None
     if array.shape != (rows, width) or array.dtype.kind != "f":
         raise DataError(
-            f"the predictions {path} have shape {array.shape}, allowed is ({rows}, {width}) "
+            f"the predictions {path} have shape {array.shape}, expected ({rows}, {width}) "
             "floats, one row per evaluation window in order; predict for exactly these windows."
         )
     tensor = torch.from_numpy(np.array(array, dtype=np.float32))
@@ -31,7 +31,7 @@ def read_predictions(path: Path, rows: int, width: int) -> Float[Tensor, "M D"]:
     bad = int((~torch.isfinite(norms) | (norms < 1e-6)).sum())
     if bad:
         raise DataError(
-            f"the predictions {path} hold {bad} rows that are zero or not finite, allowed are 0; "
+            f"the predictions {path} hold {bad} rows that are zero or not finite, expected none; "
             "predict them again."
         )
     return torch.nn.functional.normalize(tensor, dim=1)

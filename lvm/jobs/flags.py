@@ -108,6 +108,6 @@ def _seeds(text: str) -> int:
     """Return a number of seeds, or raise what argparse turns into one sentence."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(
-            f"it is {text!r}, allowed is a whole number from 1; 3 tell how much a seed changes"
+            f"it is {text!r}, expected a whole number from 1; 3 tell how much a seed changes"
         )
     return int(text)

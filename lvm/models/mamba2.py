@@ -119,7 +119,7 @@ class Mamba2Block(nn.Module):
         self.inner = config.hidden * config.expand
         if self.inner % config.head_dim:
             raise ConfigError(
-                f"model.head_dim is {config.head_dim}, allowed is a divisor of hidden * expand = "
+                f"model.head_dim is {config.head_dim}, expected a divisor of hidden * expand = "
                 f"{self.inner}; change one of the three in the recipe."
             )
         heads = self.inner // config.head_dim

@@ -39,7 +39,7 @@ def require(device: torch.device) -> None:
             raise MissingExtraError(name, "gpu", "model.backend = mamba_ssm")
     if device.type != "cuda":
         raise ConfigError(
-            f"model.backend is 'mamba_ssm' on the device {device}, allowed is CUDA; use 'auto'."
+            f"model.backend is 'mamba_ssm' on the device {device}, expected CUDA; use 'auto'."
         )
 
 

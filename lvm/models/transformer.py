@@ -36,7 +36,7 @@ def num_heads(config: ModelConfig) -> int:
     """Return hidden / head_dim; ConfigError when it is not a whole number."""
     if config.hidden % config.head_dim:
         raise ConfigError(
-            f"model.head_dim is {config.head_dim}, allowed for {config.name} is a divisor of "
+            f"model.head_dim is {config.head_dim}, expected a divisor of "
             f"hidden = {config.hidden}; change one of the two in the recipe."
         )
     return config.hidden // config.head_dim

@@ -127,7 +127,8 @@ def load_checkpoint(folder: Path) -> tuple[Predictor, Recipe, dict[str, Any]]:
     if not worst <= PROBE_TOLERANCE:
         raise CheckpointError(
             f"{folder} does not give back its own probe outputs (largest difference {worst:.2g}, "
-            f"allowed is {PROBE_TOLERANCE:g}); it was written by another model, train it again."
+            f"expected at most {PROBE_TOLERANCE:g}); it was written by another model: train it "
+            "again."
         )
     return predictor, recipe, manifest
 

@@ -105,13 +105,13 @@ class _State:
         batch = recipe.training.batch_size
         if batch % world.size:
             raise ConfigError(
-                f"training.batch_size is {batch}, allowed is a multiple of the {world.size} "
+                f"training.batch_size is {batch}, expected a multiple of the {world.size} "
                 "workers; change one of the two."
             )
         self.updates_per_epoch = len(dataset.train) // batch
         if self.updates_per_epoch == 0:
             raise DataError(
-                f"the train split has {len(dataset.train)} windows, allowed are {batch} or more "
+                f"the train split has {len(dataset.train)} windows, expected {batch} or more "
                 "(training.batch_size); lower the batch size or embed more text."
             )
         torch.manual_seed(derive_seed(recipe.seed, "torch"))  # dropout draws from the global stream

@@ -46,7 +46,7 @@ class NegativeSampler:
         if config.candidates == "bank" and config.sampled:
             raise ConfigError(
                 f"negatives.candidates is 'bank' with {config.sampled} sampled negatives per "
-                "window, allowed are 0 since every row is a candidate already; set same_article, "
+                "window, expected 0: every row is a candidate already; set same_article, "
                 "nearby_article and random to 0 or candidates to 'batch'."
             )
         self._config = config

@@ -101,7 +101,7 @@ def read_report_checkpoint(path: Path) -> ReportCheckpoint:
         more = {k: foreign.plain(content[k]) for k in STATED if k in content}
     except RecursionError:
         raise CheckpointError(
-            f"{path} holds values nested without end, allowed are plain ones; {SAVE_AGAIN}."
+            f"{path} holds values nested without end, expected plain ones; {SAVE_AGAIN}."
         ) from None
     given = [plain[name] for name in ARGS_NAMES if isinstance(plain[name], dict)]
     args = {key: value for one in reversed(given) for key, value in flattened(one).items()}
@@ -133,7 +133,7 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
         raise unreadable(path, error) from None
     if running := foreign.running(named):
         raise UnsafePayloadError(
-            f"{path} names {listed(running[:NUM_NAMED])}, allowed are tensors, plain "
+            f"{path} names {listed(running[:NUM_NAMED])}, expected tensors, plain "
             f"containers, paths and argparse.Namespace; nothing was run, {SAVE_AGAIN}."
         )
     with safe_globals(foreign.stand_ins(named)), warnings.catch_warnings():
@@ -223,7 +223,7 @@ def _weights(path: Path, content: Mapping[Any, Any], key: str) -> dict[str, Tens
     claimed = sum(w.numel() * w.element_size() for w in given.values())
     if claimed > MAX_EXPANSION * path.stat().st_size:
         raise CheckpointError(
-            f"{path}: {key} claims {claimed / 1e9:.3g} GB, allowed is {MAX_EXPANSION} times the "
-            f"size of the file; {SAVE_AGAIN}."
+            f"{path}: {key} claims {claimed / 1e9:.3g} GB, expected at most {MAX_EXPANSION} times "
+            f"the size of the file; {SAVE_AGAIN}."
         )
     return dict(given)

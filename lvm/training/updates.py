@@ -241,6 +241,6 @@ def not_finite(loss: float, norm: float) -> NonFiniteLossError:
     """Return the error of an update whose loss or gradient is not finite."""
     return NonFiniteLossError(
         f"the loss is {loss} and the gradient norm {norm}, "
-        "allowed are finite numbers; lower training.learning_rate or raise "
+        "expected finite numbers; lower training.learning_rate or raise "
         "objective.temperature (the last good epoch is kept)."
     )

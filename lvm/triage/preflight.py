@@ -28,7 +28,7 @@ def check_config(config: RunConfig, width: int) -> None:
         workers = getattr(config.schedule, key)
         if batch % workers:
             raise ConfigError(
-                f"training.batch_size is {batch}, allowed is a multiple of the {workers} workers "
+                f"training.batch_size is {batch}, expected a multiple of the {workers} workers "
                 f"of schedule.{key}; change one of the two."
             )
 
@@ -38,7 +38,7 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
     batch = config.recipe.training.batch_size
     if len(dataset.train) < batch:
         raise DataError(
-            f"{dataset.bank.source}: the train split has {len(dataset.train)} windows, allowed are "
+            f"{dataset.bank.source}: the train split has {len(dataset.train)} windows, expected "
             f"{batch} or more (training.batch_size); lower the batch size or embed more text."
         )
 

@@ -140,7 +140,7 @@ BANKS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "truncated folder": (folder_with_short_vectors, ["vectors.npy", "damaged", "write"]),
     "too few articles": (
         lambda tmp: npz(tmp / "bank.npz", vectors=vectors(), keys=keys()),
-        ["bank.npz", "6 articles", "allowed are 9 or more", "embed more documents"],
+        ["bank.npz", "6 articles", "expected 9 or more", "embed more documents"],
     ),
     "too short articles": (
         lambda tmp: npz(tmp / "bank.npz", vectors=vectors(), keys=keys(12, 5)),
@@ -151,12 +151,12 @@ BROKEN_BANKS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
     "wrong rank": (
         lambda tmp: npz(tmp / "bank.npz", vectors=vectors().reshape(60, 4, 8), keys=keys()),
         "SCHEMA",
-        ["bank.npz", "(60, 4, 8)", "is [N, D]", "write the bank again"],
+        ["bank.npz", "(60, 4, 8)", "expected [N, D]", "write the bank again"],
     ),
     "one key too few": (
         lambda tmp: npz(tmp / "bank.npz", vectors=vectors(), keys=keys()[1:]),
         "SCHEMA",
-        ["bank.npz", "(59, 2)", "is [60, 2]"],
+        ["bank.npz", "(59, 2)", "expected [60, 2]"],
     ),
     "zero rows": (
         lambda tmp: npz(tmp / "bank.npz", vectors=vectors()[:0], keys=keys()[:0]),
@@ -202,7 +202,7 @@ def test_a_train_split_smaller_than_one_batch(tmp_path: Path, make_bank, refused
     small = make_bank(10, 10)
     write_bank(tmp_path / "bank", small.vectors, small.keys, {})
     sentence = refused("--data", tmp_path / "bank", out=tmp_path / "run")
-    for words in ("25 windows", "allowed are 256 or more", "lower the batch size"):
+    for words in ("25 windows", "expected 256 or more", "lower the batch size"):
         assert words in sentence
 
 
@@ -253,7 +253,7 @@ WINDOWS: dict[str, tuple[str, str, Callable[[np.ndarray], np.ndarray], list[str]
     "targets of rank 3": ("SCHEMA", "target_vectors", lambda a: a[:, None], ["shape", "[M, D]"]),
     "one target too few": ("SCHEMA", "target_vectors", lambda a: a[1:], ["targets", "for the tar"]),
     "contexts of another width": (
-        "SCHEMA", "context_sequences", lambda a: a[..., :16], ["targets", "for the targets is"],
+        "SCHEMA", "context_sequences", lambda a: a[..., :16], ["targets", "for the targets"],
     ),
     "contexts of another length": (
         "SCHEMA", "context_sequences", lambda a: a[:, 1:], ["4 vectors in eval", "5 vectors in tr"],
@@ -311,7 +311,7 @@ def test_a_bare_foreign_pickle(report_files, tmp_path: Path, refused):
     payload = tmp_path / "payload.pkl"
     payload.write_bytes(pickle.dumps({0: ("text", {}, Path("/"))}))
     sentence = refused(*flags(report_files, "--payload"), "--payload", payload)
-    for words in (str(payload), "pathlib", "allowed are plain containers and numpy arrays"):
+    for words in (str(payload), "pathlib", "expected plain containers and numpy arrays"):
         assert words in sentence
 
 
@@ -326,7 +326,7 @@ RECIPES = {
     ),
     "wrong type": ("[training]\nepochs = 'many'", ["training.epochs", "'many'", "type int"]),
     "infinite": ("[training]\nlearning_rate = inf", ["training.learning_rate", "finite"]),
-    "no section": ("schedule = 3", ["schedule", "3", "allowed is a section"]),
+    "no section": ("schedule = 3", ["schedule", "3", "expected a section"]),
     "broken TOML": ("[model\nhidden = 3", ["cannot be read", "TOML"]),
     "empty value": ("seed =", ["cannot be read", "TOML"]),
 }  # fmt: skip
@@ -458,7 +458,7 @@ def test_predictions(array: np.ndarray, said: str, world, tmp_path: Path, refuse
     sentence = refused(
         "--data", world.bank, "--recipe", world.recipe, "--predictions", path, out=tmp_path / "run"
     )
-    for words in (str(path), said, "allowed", "predict"):
+    for words in (str(path), said, "expected", "predict"):
         assert words in sentence
 
 

@@ -44,7 +44,7 @@ def slow_windows(keys, context_length):
 
 @pytest.mark.parametrize("shape", [(4,), (2, 3, 4)])
 def test_bank_refuses_wrong_rank(shape):
-    with pytest.raises(DataError, match=r"allowed is \[N, D\]"):
+    with pytest.raises(DataError, match=r"expected \[N, D\]"):
         Bank(np.ones(shape, np.float32), np.zeros((shape[0], 2), np.int32))
 
 
@@ -194,7 +194,7 @@ def test_split_depends_on_the_ids_alone():
 
 
 def test_too_few_articles():
-    with pytest.raises(DataError, match="8 articles have windows, allowed are 9"):
+    with pytest.raises(DataError, match="8 articles have windows, expected 9"):
         split_articles(range(8))
 
 

@@ -48,7 +48,7 @@ def test_no_field_takes_a_number_that_is_not_finite(key, bad) -> None:
 
 @pytest.mark.parametrize("key", LEAVES)
 def test_no_field_takes_another_type(key) -> None:
-    with pytest.raises(ConfigError, match=r"allowed is a (value of type|section of keys)"):
+    with pytest.raises(ConfigError, match=r"expected a (value of type|section of keys)"):
         with_changes(RunConfig(), {key: ["a list"]})
 
 
@@ -219,8 +219,8 @@ def test_toml_and_json_say_the_same(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("r.toml", "model = 3", "model is 3, allowed is a section of keys"),
-        ("r.toml", "gates = 3", "gates is 3, allowed is a section of keys"),
+        ("r.toml", "model = 3", "model is 3, expected a section of keys"),
+        ("r.toml", "gates = 3", "gates is 3, expected a section of keys"),
         ("r.toml", "[objective]\ntemprature = 1", "did you mean temperature"),
         ("r.toml", "[gates]\nstage = 1", r"unknown key 'gates\.stage'"),
         (
@@ -231,8 +231,8 @@ def test_toml_and_json_say_the_same(tmp_path) -> None:
         ("r.toml", "seed = ", "write it as TOML or JSON"),
         ("r.json", "{", "write it as TOML or JSON"),
         ("r.json", "[1]", "holds no keys"),
-        ("r.json", '{"seed": "3"}', "allowed is a value of type int"),
-        ("r.json", '{"seed": null}', "allowed is a value of type int"),
+        ("r.json", '{"seed": "3"}', "expected a value of type int"),
+        ("r.json", '{"seed": null}', "expected a value of type int"),
         ("r.json", '{"training": {"learning_rate": NaN}}', r"learning_rate must be .* \(got nan\)"),
     ],
 )

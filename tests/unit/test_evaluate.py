@@ -112,7 +112,7 @@ def test_shapes_that_do_not_fit_are_refused(bank, windows) -> None:
     for predictions in (good[1:], good[:, 1:]):
         with pytest.raises(DataError, match="the predictions have shape"):
             evaluate(predictions, windows, bank, space="raw", split="dev")
-    with pytest.raises(DataError, match="the pool has 70 vectors, allowed is 72"):
+    with pytest.raises(DataError, match="the pool has 70 vectors, expected 72"):
         evaluate(good, windows, bank, pool_vectors=bank.tensor[:70], space="raw", split="dev")
 
 

@@ -422,5 +422,5 @@ def test_keys_of_a_folder_are_int32_like_those_of_an_npz(folder):
     assert read_bank(folder).keys.dtype == np.int32
     wide[0, 0] = 2**40
     np.save(folder / "keys.npy", wide)
-    with pytest.raises(DataError, match="keys reach from 0 to 1099511627776, allowed is the range"):
+    with pytest.raises(DataError, match="keys reach from 0 to 1099511627776, expected the range"):
         read_bank(folder)

@@ -382,5 +382,5 @@ def test_gains_of_several_seeds_are_paired_seed_by_seed() -> None:
         gain_over_seeds(arms[:2], controls, "r_at_5", CONFIG)
     with pytest.raises(DataError, match="different windows"):
         gain_over_seeds([*arms[:2], toy(0.1, each=50)], controls, "r_at_5", CONFIG)
-    with pytest.raises(DataError, match="1 seeds, allowed are 2 or more"):
+    with pytest.raises(DataError, match="1 seeds, expected at least 2"):
         gain_over_seeds(arms[:1], controls[:1], "r_at_5", CONFIG)

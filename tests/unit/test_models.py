@@ -421,7 +421,7 @@ def test_an_absent_package_names_the_extra(monkeypatch, fresh_kernel):
 
 def test_the_package_is_refused_away_from_cuda(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: types.SimpleNamespace())
-    with pytest.raises(ConfigError, match="allowed is CUDA"):
+    with pytest.raises(ConfigError, match="expected CUDA"):
         resolve_backend("mamba_ssm", 5, CPU)
     assert resolve_backend("mamba_ssm", 5, torch.device("cuda")) == "mamba_ssm"
 

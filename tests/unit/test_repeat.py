@@ -275,7 +275,7 @@ def test_a_claim_that_other_seeds_do_not_bear_out_is_warned_of(whole) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
 def test_a_number_of_seeds_that_is_none_is_refused(text) -> None:
-    with pytest.raises(UsageError, match="allowed is a whole number from 1"):
+    with pytest.raises(UsageError, match="expected a whole number from 1"):
         parser().parse_args(["--seeds", text])
 
 

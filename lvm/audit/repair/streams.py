@@ -124,7 +124,7 @@ def refuse_taken(path: Path) -> None:
         return
     if path.exists() or path.is_symlink():
         raise UsageError(
-            f"{path} exists, allowed is a new file or a new or empty folder, because a repair "
+            f"{path} exists, expected a new file or a new or empty folder, because a repair "
             "never overwrites; choose another."
         )
 
