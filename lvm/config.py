@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from lvm.errors import ConfigError
 from lvm.form import MambaForm
+from lvm.metrics import METRICS, Shown
 from lvm.outside import brief, parse_json, read_text
 from lvm.parts import (
     PARTS,
@@ -107,7 +108,7 @@ class ObjectiveConfig:
         require_one_of("objective.mmd_balance", self.mmd_balance, ("fixed", "gradient"))
         for name in self.terms:
             where = f"objective.{name}_weight" if name in OWN_KEYS else "a term of another name"
-            if name in (*OWN_KEYS, *RECORDED):
+            if name in (*OWN_KEYS, *RECORDED, *METRICS.names()):
                 raise ConfigError(f"objective.terms.{name} is taken; write it as {where}.")
         total = sum(self.weights.values())
         require(total > 0, "objective: the sum of the weights", total, "more than 0")
@@ -269,21 +270,26 @@ class GateConfig:
     """Bounds of the stage gate and the success gate (the report's values are the defaults)."""
 
     stage_eval_cosine: float = 0.35  # dev prediction-to-target cosine that lets an arm through
-    success_r_at_5: float = 0.10  # gain in R@5 over AR-only, as a share (0.10 = 10 points)
-    success_mrr: float = 0.05  # gain in MRR over AR-only
+    success_r_at_5: float = METRICS.bounds({})["r_at_5"]  # gain in R@5 over AR-only, as a share
+    success_mrr: float = METRICS.bounds({})["mrr"]  # gain in MRR over AR-only
     confidence: float = 0.95  # two-sided level of the intervals
     dev_windows: int = 8192  # at most so many dev windows judge an epoch, drawn once by article
 
     def __post_init__(self) -> None:
         ok = -1 <= self.stage_eval_cosine <= 1
         require(ok, "gates.stage_eval_cosine", self.stage_eval_cosine, "from -1 to 1")
-        for key in ("success_r_at_5", "success_mrr"):
-            value = getattr(self, key)
-            require(0 < value < 1, f"gates.{key}", value, "above 0 and below 1")
+        for name, bound in self.success_bounds.items():
+            metric = METRICS.get(name)
+            require(metric.allows(bound), f"gates.success_{name}", bound, metric.allowed)
         require(
             0.5 < self.confidence < 1, "gates.confidence", self.confidence, "above 0.5 and below 1"
         )
         require(self.dev_windows >= 1, "gates.dev_windows", self.dev_windows, "at least 1")
+
+    @property
+    def success_bounds(self) -> dict[str, float]:
+        """The gain over AR-only that is a success, by metric; one of them is enough."""
+        return METRICS.bounds(vars(self))
 
 
 RECORDED = (
@@ -297,15 +303,11 @@ RECORDED = (
     "health",
     "backend",
     "wall",
-    "eval_cosine",
-    "r_at_5",
-    "mrr",
     "stage",
 )
 OWN_KEYS = ("contrastive", "ar", "mmd")  # terms whose options stand in [objective] itself
 # Of Mamba-2: lvm/models/mamba2.py says what each is.
 BACKENDS = ("auto", "dual", "chunked", "mamba_ssm", "compiled", "kernel")
-RETRIEVAL = ("r_at_5", "mrr")  # what every epoch of an arm measures beside its cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,8 +346,12 @@ class ScheduleConfig:
             low = {"reduction_factor": 2, "max_restarts": 0}.get(f.name, 1)
             require(value >= low, f"schedule.{f.name}", value, f"at least {low}")
         require_one_of("schedule.rule", self.rule, ("synchronous", "asynchronous"))
-        require_one_of("schedule.rung_metric", self.rung_metric, ("eval_cosine", *RETRIEVAL))
-        require_one_of("schedule.metric_across_spaces", self.metric_across_spaces, RETRIEVAL)
+        ranking = [m for m in METRICS if Shown.DEV in m.shown and m.higher_is_better]
+        require_one_of("schedule.rung_metric", self.rung_metric, tuple(m.name for m in ranking))
+        require_one_of(
+            "schedule.metric_across_spaces", self.metric_across_spaces,
+            tuple(m.name for m in ranking if m.across_spaces),
+        )  # fmt: skip
         require(self.gpus_per_arm <= 1, "schedule.gpus_per_arm", self.gpus_per_arm, "at most 1")
         ok = self.first_rung <= min(self.short_epochs, self.long_epochs)
         require(ok, "schedule.first_rung", self.first_rung, "at most the budget of a step")

@@ -33,8 +33,9 @@ from dataclasses import replace
 import numpy as np
 
 from lvm.config import GateConfig
-from lvm.errors import ConfigError, DataError
-from lvm.measured import JUDGED, Measured, pair_problem, problem_of, values_of
+from lvm.errors import DataError
+from lvm.measured import Measured, improvement, pair_problem, problem_of, values_of
+from lvm.metrics import METRICS
 from lvm.outlook import with_outlook
 from lvm.records import Estimate, GateResult, SeededEstimate, Verdict
 from lvm.statistics import (
@@ -46,6 +47,7 @@ from lvm.statistics import (
     mean_over_seeds,
     sign_flip_mean_p,
 )
+from lvm.text import title_of
 
 MIN_ARTICLES = 6  # no PASS and no FAIL on fewer
 FAIL_ARTICLES = 40  # from here on the upper limit needs no care for skewed gains
@@ -97,11 +99,12 @@ def success_gates(
 ) -> tuple[Verdict, list[GateResult]]:
     """Judge the gains of `arm` over the AR-only baseline in R@5 and MRR; one PASS is enough.
 
-    `other_p_values` are judged together with these two, `looks` and `split_share` are as in
-    `correct`. The whole is FAIL only if both intervals lie below their bounds. The results carry
-    uncorrected p-values, to be handed to `correct` again.
+    So are the gains in any other metric that declares a success bound. `other_p_values` are judged
+    together with these, `looks` and `split_share` are as in `correct`. The whole is FAIL only if
+    all intervals lie below their bounds. The results carry uncorrected p-values, to be handed to
+    `correct` again.
     """
-    bounds = {"r_at_5": config.success_r_at_5, "mrr": config.success_mrr}
+    bounds = config.success_bounds
     problem = pair_problem(arm, baseline)
     if problem:
         results = [_not_evaluable("success", m, b, problem) for m, b in bounds.items()]
@@ -119,13 +122,13 @@ def gain(
 ) -> GateResult:
     """Judge whether `arm` beats its control in `metric` at all: PASS needs an interval above 0.
 
-    Raises ConfigError for a metric that is no mean over windows.
+    A gain is an improvement: a fall where lower is better. Raises ConfigError for a metric that is
+    no mean over windows.
     """
-    if metric not in JUDGED:
-        raise ConfigError(f"the metric must be one of {', '.join(JUDGED)} (got {metric!r}).")
     problem = pair_problem(arm, control)
-    if metric == "eval_cosine" and arm.space != control.space:
-        problem = problem or f"cosines in the {arm.space} and {control.space} space do not compare"
+    if not METRICS.get(metric).across_spaces and arm.space != control.space:
+        spaces = f"the {arm.space} and {control.space} space"
+        problem = problem or f"{title_of(metric)}s in {spaces} do not compare"
     if problem:
         return _not_evaluable("gain", metric, 0.0, problem)
     return correct([_difference("gain", arm, control, metric, 0.0, config, seed)], config)[0]
@@ -176,9 +179,8 @@ def gain_over_seeds(
         problem = pair_problem(arm, control) or pair_problem(arm, arms[0])
         if problem:
             raise DataError(f"{problem}; expected the same windows for every seed.")
-    values = np.array(
-        [values_of(a, metric) - values_of(c, metric) for a, c in zip(arms, controls, strict=True)]
-    )
+    pairs = [improvement(a, c, metric) for a, c in zip(arms, controls, strict=True)]
+    values = np.array([better - worse for better, worse in pairs])
     articles = arms[0].articles if arms else np.empty(0, dtype=np.int64)
     return mean_over_seeds(values, articles, confidence=config.confidence)
 
@@ -208,7 +210,7 @@ def _difference(
     seed: int,
 ) -> GateResult:
     """Measure a difference; `correct` judges it."""
-    ours, theirs = values_of(arm, metric), values_of(other, metric)
+    ours, theirs = improvement(arm, other, metric)
     mean = mean_difference(ours, theirs, arm.articles)
     difference = np.asarray(ours, dtype=np.float64) - theirs
     result = GateResult(

@@ -6,16 +6,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from lvm.errors import ConfigError, DataError
+from lvm.metrics import METRICS, Ranked
 from lvm.records import Pool
 
 
 @runtime_checkable  # the tests check annotations when functions are called
-class Measured(Protocol):
+class Measured(Ranked, Protocol):
     """What a gate reads of an evaluation, one entry per window; own contexts are masked."""
-
-    @property
-    def cosine(self) -> np.ndarray:
-        """Prediction to target in the space of the search, [M]."""
 
     @property
     def articles(self) -> np.ndarray:
@@ -29,23 +27,38 @@ class Measured(Protocol):
     def pool(self) -> Pool:
         """Rows that may be retrieved."""
 
-    @property
-    def reciprocal_rank(self) -> np.ndarray:
-        """Reciprocal rank of the target, [M]."""
-
-    def hit(self, k: int) -> np.ndarray:
-        """Probability that the target is among the first k, [M]."""
-
-
-_HITS = {"r_at_1": 1, "r_at_5": 5, "r_at_10": 10, "contain_at_50": 50}
-JUDGED = ("eval_cosine", "mrr", *_HITS)
-
 
 def values_of(per_query: Measured, metric: str) -> np.ndarray:
-    """Return a metric of every window, [M]; `metric` is one of JUDGED."""
-    if metric == "eval_cosine":
-        return per_query.cosine
-    return per_query.reciprocal_rank if metric == "mrr" else per_query.hit(_HITS[metric])
+    """Return a metric of every window, [M]; ConfigError for one that is no mean over windows."""
+    declared = METRICS.get(metric)
+    if declared.values is None:
+        known = ", ".join(m.name for m in METRICS if m.values is not None)
+        raise ConfigError(f"the metric must be one of {known} (got {metric!r}).")
+    found = np.asarray(declared.values(per_query))
+    if found.shape != per_query.articles.shape:
+        raise DataError(
+            f"metric {metric!r} returned an array of shape {found.shape}, allowed is one value per "
+            f"window, {per_query.articles.shape}; correct its function."
+        )
+    return found
+
+
+def means_of(per_query: Measured) -> dict[str, float | None]:
+    """Return the metrics by name; null where there is no window, or nothing to divide by."""
+    found: dict[str, float | None] = {}
+    for metric in METRICS:
+        if metric.values is not None:
+            values = values_of(per_query, metric.name)
+            found[metric.name] = float(values.mean(dtype=np.float64)) if len(values) else None
+        elif metric.of_means is not None:
+            found[metric.name] = metric.of_means(found)
+    return found
+
+
+def improvement(arm: Measured, other: Measured, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (a, b), [M] each, such that a - b is what `arm` is better by in `metric`."""
+    ours, theirs = values_of(arm, metric), values_of(other, metric)
+    return (ours, theirs) if METRICS.get(metric).higher_is_better else (theirs, ours)
 
 
 def problem_of(per_query: Measured) -> str | None:

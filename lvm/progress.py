@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from lvm.events import Event, Events
+from lvm.metrics import METRICS, Shown
 from lvm.pace import AFTER_A_STEP, Progress, budget
 from lvm.triage.journal import Journal
 
@@ -46,7 +47,7 @@ def _arm(events: Events, started: Event, spec: Mapping[str, Any]) -> dict[str, A
         "role": spec.get("role"),
         "epoch": ended.get("epoch", latest.get("epoch", 0)),
         "of": budget(started, spec),
-        **{key: latest.get(key) for key in ("eval_cosine", "r_at_5", "loss")},
+        **{key: latest.get(key) for key in (*METRICS.shown(Shown.CURVES), "loss")},
         "reason": ended.get("reason"),
         "detail": ended.get("detail") or None,
         "stage": stage.get("verdict"),
@@ -62,7 +63,6 @@ def seconds_left(events: Iterable[Event]) -> float | None:
 
 PLAIN = (str, int, float, bool, type(None))
 NOT_PROGRESS = ("rung",)  # what a rung decides is told by the arms that it ends
-METRICS_TOLD = ("eval_cosine", "r_at_5", "mrr")
 
 
 def line(events: Sequence[Event]) -> dict[str, Any] | None:
@@ -124,7 +124,7 @@ def _of(event: Event, progress: Progress) -> dict[str, Any]:
 
 
 def _metrics(masked: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: masked.get(name) for name in METRICS_TOLD}
+    return {name: masked.get(name) for name in METRICS.shown(Shown.SUMMARY)}
 
 
 class JsonLines:

@@ -1,7 +1,7 @@
 """What a run measures and decides, as plain typed records that turn into JSON and back.
 
-Metrics are declared once, here, with direction, unit and bounds; everything else refers to them by
-name. Verdicts and stop reasons are enumerations, so that no decision hangs on a loose string.
+Metrics are referred to by name (`lvm.metrics` declares them). Verdicts and stop reasons are
+enumerations, so that no decision hangs on a loose string.
 """
 
 from __future__ import annotations
@@ -60,65 +60,6 @@ ABSENT = (StopReason.CRASHED, StopReason.STUCK, StopReason.UNPLACED, StopReason.
 """Endings that say nothing about the arm: never evidence, and tried again by a resumed run."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MetricInfo:
-    """Declaration of a metric."""
-
-    name: str
-    title: str
-    meaning: str
-    higher_is_better: bool = True
-    unit: str = "share"
-    lowest: float = 0.0
-    highest: float = 1.0
-
-
-def _declare(*metrics: MetricInfo) -> dict[str, MetricInfo]:
-    return {metric.name: metric for metric in metrics}
-
-
-METRICS: Mapping[str, MetricInfo] = _declare(
-    MetricInfo(
-        name="eval_cosine",
-        title="cosine",
-        meaning="mean cosine between prediction and target, in the space of the search",
-        unit="cosine",
-        lowest=-1.0,
-    ),
-    MetricInfo(name="r_at_1", title="R@1", meaning="share of queries with the target at rank 1"),
-    MetricInfo(name="r_at_5", title="R@5", meaning="share with the target in the top 5"),
-    MetricInfo(name="r_at_10", title="R@10", meaning="share with the target in the top 10"),
-    MetricInfo(name="mrr", title="MRR", meaning="mean reciprocal rank of the target"),
-    MetricInfo(
-        name="contain_at_50", title="Contain@50", meaning="share with the target in the top 50"
-    ),
-    MetricInfo(
-        name="eff_at_5",
-        title="Eff@5",
-        meaning="R@5 divided by Contain@50; null when both are 0",
-    ),
-    MetricInfo(
-        name="percentile",
-        title="percentile",
-        meaning="mean percentile rank of the target: 1 is the top, .5 is chance",
-    ),
-    MetricInfo(
-        name="p50_ms",
-        title="P50",
-        meaning="median latency of one query, model and search, warm",
-        higher_is_better=False,
-        unit="ms",
-        highest=math.inf,
-    ),
-    MetricInfo(
-        name="p95_ms",
-        title="P95",
-        meaning="95th percentile of the latency of one query, model and search, warm",
-        higher_is_better=False,
-        unit="ms",
-        highest=math.inf,
-    ),
-)
 LIMITS = ("oracle", "random")  # rungs of the ladder that are the ends of its scale, no competitors
 
 

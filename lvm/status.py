@@ -16,9 +16,9 @@ from lvm.events import Event, Events, indexed
 from lvm.pace import AFTER_A_STEP, gate_of
 from lvm.printed import arguments_of, eval_command, resume_of
 from lvm.progress import arms_of, seconds_left, since_start
-from lvm.records import METRICS, RunVerdict
+from lvm.records import RunVerdict
 from lvm.terminal import duration
-from lvm.text import counted
+from lvm.text import counted, title_of
 from lvm.triage.folder import found_at
 from lvm.triage.lock import Driver
 from lvm.triage.verdict import build_verdict
@@ -292,8 +292,7 @@ def _arms(step: Mapping[str, Any]) -> Iterator[str]:
 
 def _gates(gains: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for index, gain in enumerate(gains):
-        title = METRICS[gain["metric"]].title if gain["metric"] in METRICS else gain["metric"]
-        text = f"{title} {gain['verdict']}, {gain['reason']}"
+        text = f"{title_of(gain['metric'])} {gain['verdict']}, {gain['reason']}"
         yield from _folded("" if index else "gain", text, 2)
 
 

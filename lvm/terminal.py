@@ -23,11 +23,11 @@ from lvm.audit.words import (
     where_in_words,
 )
 from lvm.few import foremost, tally
+from lvm.metrics import METRICS, Shown
 from lvm.outside import printable
-from lvm.records import METRICS
+from lvm.text import title_of
 from lvm.triage.subject import subject
 
-COLUMNS = ("eval_cosine", "r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
 STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_EVALUABLE": "dim"}
 AUDIT_STYLES = {"BLOCKED": "bold red", "CLEAN": "bold green"}
 SEVERITY_STYLES = {"block": "red", "warn": "yellow"}
@@ -156,7 +156,7 @@ class Screen:
         for gate in event["gates"]:
             if gate["gate"] == "success":
                 self.say(
-                    f"{self._clock()}   {event['arm']}: gain in {METRICS[gate['metric']].title} "
+                    f"{self._clock()}   {event['arm']}: gain in {title_of(gate['metric'])} "
                     f"{gate['verdict']}, {gate['reason']}",
                     STYLES[gate["verdict"]],
                 )
@@ -175,7 +175,8 @@ class Screen:
         if not self._step:
             return Text(f"{self._clock()} preparing", style="dim")
         table = Table(box=None, pad_edge=False)
-        for title in ("arm", "epoch", "dev cosine", "gate", "R@5", "loss", ""):
+        drawn = map(title_of, self._beside_cosine)
+        for title in ("arm", "epoch", "dev cosine", "gate", *drawn, "loss", ""):
             table.add_column(title, justify="left" if title in ("arm", "") else "right")
         arms = list(self._status.values())
         room = max(1, min(ROWS, self.console.height - OTHER_LINES))
@@ -193,9 +194,13 @@ class Screen:
 
         epoch = f"{arm['epoch']}/{self._step['epochs']}"
         return [
-            arm["name"], epoch, number("eval_cosine"), f"{self._bound:.2f}", number("r_at_5"),
-            number("loss"), str(arm.get("reason", "")),
+            arm["name"], epoch, number("eval_cosine"), f"{self._bound:.2f}",
+            *map(number, self._beside_cosine), number("loss"), str(arm.get("reason", "")),
         ]  # fmt: skip
+
+    @property
+    def _beside_cosine(self) -> list[str]:
+        return [name for name in METRICS.shown(Shown.CURVES) if name != "eval_cosine"]
 
     def _headline(self) -> str:
         best = max(
@@ -229,8 +234,8 @@ def models_table(document: Mapping[str, Any]) -> Table:
     """Return the table of models and ladder on the test split, own contexts masked."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("test split")
-    for name in COLUMNS:
-        table.add_column(METRICS[name].title, justify="right")
+    for name in METRICS.shown(Shown.TERMINAL):
+        table.add_column(title_of(name), justify="right")
     for row in document["models"]:
         table.add_row(row["name"], *_cells(row["masked"]))
     for name, row in document["ladder"].items():
@@ -239,7 +244,8 @@ def models_table(document: Mapping[str, Any]) -> Table:
 
 
 def _cells(metrics: Mapping[str, float | None]) -> list[str]:
-    return ["" if (v := metrics.get(name)) is None else f"{v:.3f}" for name in COLUMNS]
+    found = [metrics.get(name) for name in METRICS.shown(Shown.TERMINAL)]
+    return ["" if value is None else f"{value:.3f}" for value in found]
 
 
 # --- the audit ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lvm.records import METRICS
+from lvm.metrics import METRICS
 
 NONE = "–"  # a value that does not exist
 
@@ -30,7 +30,7 @@ def estimate(gate: Mapping[str, Any]) -> str:
 
 def title_of(metric: str) -> str:
     """Return how a metric is written in a heading."""
-    return METRICS[metric].title if metric in METRICS else metric
+    return METRICS.get(metric).title if metric in METRICS.names() else metric
 
 
 def seconds(value: float) -> str:

@@ -14,6 +14,7 @@ from lvm.audit.finding import Finding, Severity
 from lvm.audit.gates import stated_pool
 from lvm.audit.material import Material
 from lvm.audit.selftest import TRIVIAL, Bench, bench
+from lvm.measured import improvement
 from lvm.statistics import NEAREST_DISTANCE, article_mean, design_effect, more_articles
 
 
@@ -62,16 +63,12 @@ def _stage_power(tried: Bench) -> Power:
 def _success_power(tried: Bench) -> list[Power]:
     """Gains: of copying over averaging, two predictors as like as two arms; against no gain."""
     a, b = tried.ranked["copy_last"][0], tried.ranked["mean_context"][0]
-    differences = {
-        "r_at_5": (a.hit(5) - b.hit(5), tried.config.success_r_at_5),
-        "mrr": (a.reciprocal_rank - b.reciprocal_rank, tried.config.success_mrr),
-    }
     return [
         _power(
-            tried, metric, values, a.articles, tried.test.sizes,
+            tried, metric, np.subtract(*improvement(a, b, metric)), a.articles, tried.test.sizes,
             bound, f"no gain and a gain of {bound:g}",
         )
-        for metric, (values, bound) in differences.items()
+        for metric, bound in tried.config.success_bounds.items()
     ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lvm.metrics import FRONT
 from lvm.records import LIMITS
 
 IN_ORDER = (1, 2, 3, 4, 5)
@@ -75,6 +76,6 @@ def _lacks_discrimination(
     rungs = [row for name, row in ladder.items() if name not in LIMITS]
     if not rungs:
         return False
-    best = {key: max(row[key] for row in rungs) for key in ("eval_cosine", "r_at_5")}
+    best = {key: max(row[key] for row in rungs) for key in FRONT["raw"]}
     low = float(model["r_at_5"]) < LOW_RECALL * best["r_at_5"]
     return low and float(model["eval_cosine"]) > float(best["eval_cosine"])

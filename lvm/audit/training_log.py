@@ -11,6 +11,7 @@ from typing import Any
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.config import Recipe, from_dict
 from lvm.errors import CheckpointError, ConfigError
+from lvm.metrics import METRICS, Shown
 from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates
 
 WARMUP_MARGIN = 1.5  # a verdict must lie outside this many warm-ups
@@ -88,7 +89,7 @@ def _record(flat: Mapping[str, Any], recipe: Recipe) -> EpochRecord:
     return EpochRecord(
         epoch=int(flat["epoch"]),
         train={name: flat[name] for name in trained if name in flat},
-        dev={n: flat[n] for n in ("eval_cosine", "r_at_5", "mrr") if flat.get(n) is not None},
+        dev={n: flat[n] for n in METRICS.shown(Shown.DEV) if flat.get(n) is not None},
         seconds=float(flat.get("seconds") or 0.0),
         health=flat.get("health") or {},
     )

@@ -20,6 +20,7 @@ from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.index import build_index
 from lvm.evaluation.inference import by_block, predict, search_pool
 from lvm.evaluation.metrics import PerQuery, Ranks, own_groups, summarise
+from lvm.metrics import METRICS, Shown
 from lvm.models.predictor import Predictor
 from lvm.randomness import numpy_generator
 
@@ -32,7 +33,6 @@ SHOWN_RETRIEVED = 3
 MAX_COPIES = 22  # of own contexts that are skipped among the rows retrieved first
 NEAR = 10  # a target at ranks 2 to 10 is a near miss; beyond it is missed
 DIGITS = 4
-COMPARED = ("r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ def _space(view: View, windows: Windows, partner: Int[np.ndarray, " M"]) -> dict
         "paired_mean": _mean(paired),
         "shuffled_mean": _mean(shuffled),
         "closer": _mean(paired > shuffled),
-        **{metric: masked[metric] for metric in COMPARED},
+        **{metric: masked[metric] for metric in METRICS.shown(Shown.SPACES)},
     }
 
 

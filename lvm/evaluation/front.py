@@ -38,12 +38,11 @@ import numpy as np
 from jaxtyping import Float
 
 from lvm.config import GateConfig
-from lvm.measured import Measured, pair_problem
+from lvm.measured import Measured, pair_problem, values_of
+from lvm.metrics import FRONT
 from lvm.records import Estimate, FrontPosition, Position
 from lvm.statistics import article_mean
 
-COMPARABLE = ("eval_cosine", "r_at_5")
-LEARNED_SPACE = ("mrr", "r_at_5")
 TRADE = 10  # between weighted_mix and its neighbour 9 points of R@5 are to be had for one of cosine
 LEVEL = 1e-12  # rungs whose payoffs differ by less are equally near
 
@@ -65,7 +64,7 @@ def front_position(
     `rungs` are competitors: leave out the oracle and the random rows. Without any rung, or where
     windows or pools differ, the position is NOT_EVALUABLE, with the reason.
     """
-    metrics = COMPARABLE if model.space == "raw" else LEARNED_SPACE
+    metrics = FRONT[model.space]
     problems = [pair_problem(model, rung) for rung in rungs.values()]
     reason = next(filter(None, problems), None) if rungs else "no rung of the ladder was measured"
     if reason is not None:
@@ -110,8 +109,8 @@ def distance_to_front(model: Measured, rungs: Mapping[str, Measured]) -> float |
     """Return D in cosine and R@5 as measured; None without rungs or in a learned space."""
     if model.space != "raw" or not rungs or any(pair_problem(model, r) for r in rungs.values()):
         return None
-    theirs = np.stack([_values(rung, COMPARABLE) for rung in rungs.values()])
-    return solve((_values(model, COMPARABLE) - theirs).mean(axis=2)).value
+    theirs = np.stack([_values(rung, FRONT["raw"]) for rung in rungs.values()])
+    return solve((_values(model, FRONT["raw"]) - theirs).mean(axis=2)).value
 
 
 def solve(gains: Float[np.ndarray, "K 2"]) -> Saddle:
@@ -159,9 +158,4 @@ def _bad_trades(means: Float[np.ndarray, "K 2"]) -> list[tuple[int, int]]:
 
 
 def _values(measured: Measured, metrics: tuple[str, str]) -> Float[np.ndarray, "2 M"]:
-    known = {
-        "eval_cosine": measured.cosine,
-        "r_at_5": measured.hit(5),
-        "mrr": measured.reciprocal_rank,
-    }
-    return np.stack([np.asarray(known[metric], dtype=np.float64) for metric in metrics])
+    return np.stack([values_of(measured, metric).astype(np.float64) for metric in metrics])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -27,6 +27,7 @@ from torch import Tensor
 from lvm.data.copies import copy_groups
 from lvm.device import ids_on
 from lvm.errors import DataError
+from lvm.measured import means_of
 from lvm.outside import parse_json
 from lvm.records import Pool
 
@@ -104,6 +105,11 @@ class PerQuery:
     def reciprocal_rank(self) -> Float[np.ndarray, " M"]:
         """Expected reciprocal rank of the target with own contexts masked."""
         return self.masked.reciprocal_rank
+
+    @property
+    def percentile(self) -> Float[np.ndarray, " M"]:
+        """Share of the other candidates that the target beats, own contexts masked."""
+        return self.masked.percentile
 
     def hit(self, k: int) -> Float[np.ndarray, " M"]:
         """Probability that the target is among the first k with own contexts masked."""
@@ -247,25 +253,4 @@ def summarise(
     per_query: PerQuery,
 ) -> tuple[Mapping[str, float | None], Mapping[str, float | None]]:
     """Return (masked, raw) metrics by name; null where there is no window or Eff@5 is 0 / 0."""
-    cosine = _mean(per_query.cosine)
-    return (
-        {"eval_cosine": cosine, **_retrieval(per_query.masked)},
-        {"eval_cosine": cosine, **_retrieval(per_query.raw)},
-    )
-
-
-def _retrieval(ranks: Ranks) -> dict[str, float | None]:
-    at_5, at_50 = _mean(ranks.hit(5)), _mean(ranks.hit(50))
-    return {
-        "r_at_1": _mean(ranks.hit(1)),
-        "r_at_5": at_5,
-        "r_at_10": _mean(ranks.hit(10)),
-        "mrr": _mean(ranks.reciprocal_rank),
-        "contain_at_50": at_50,
-        "eff_at_5": at_5 / at_50 if at_5 is not None and at_50 else None,
-        "percentile": _mean(ranks.percentile),
-    }
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean(dtype=np.float64)) if len(values) else None
+    return means_of(per_query), means_of(replace(per_query, masked=per_query.raw))

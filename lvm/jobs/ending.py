@@ -11,9 +11,10 @@ from lvm.files import write_json
 from lvm.jobs import request as asked
 from lvm.jobs.options import TriageOptions
 from lvm.printed import eval_command
-from lvm.records import METRICS, RunVerdict, to_plain
+from lvm.records import RunVerdict, to_plain
 from lvm.report.markdown import write_report
 from lvm.terminal import Screen, models_table, print_audit
+from lvm.text import title_of
 from lvm.triage.folder import found_at
 from lvm.triage.journal import Journal
 from lvm.triage.seeds import over_seeds
@@ -52,7 +53,7 @@ def print_verdict(document: dict[str, Any], report: Path, options: TriageOptions
     judged = document["arm"] or document["phase1"]
     for gate in judged["gates"]:
         if gate["gate"] == "success":
-            title = METRICS[gate["metric"]].title
+            title = title_of(gate["metric"])
             screen.say(f"gain over AR-only in {title}: {gate['verdict']}, {gate['reason']}")
     if document["seeds"] and (seeds := over_seeds(document["seeds"])):
         screen.say(f"{seeds[0].lower()}{seeds[1:]}")

@@ -11,6 +11,7 @@ from lvm.data.windows import SPLITS, Dataset
 from lvm.jobs import request as asked
 from lvm.jobs.options import TriageOptions
 from lvm.provenance import environment
+from lvm.text import title_of
 from lvm.triage.forecast import Forecast, forecast
 from lvm.triage.journal import SCHEMA
 from lvm.triage.plan import plan_races
@@ -88,10 +89,8 @@ def show(options: TriageOptions) -> None:
     dataset, _ = load_dataset(asked.data_request(options), config.recipe.context_length)
     gates, schedule = config.gates, config.schedule
     print(f"phase 1: AR-only and the base recipe, {config.recipe.training.epochs} epochs")
-    print(
-        f"  success gate on test: R@5 +{gates.success_r_at_5:.2f} or MRR +{gates.success_mrr:.2f} "
-        "over AR-only"
-    )
+    bounds = " or ".join(f"{title_of(m)} +{b:.2f}" for m, b in gates.success_bounds.items())
+    print(f"  success gate on test: {bounds} over AR-only")
     _show_steps(config, dataset, options.five_steps, options.extended)
     print(
         f"an arm with dev cosine >= {gates.stage_eval_cosine} is trained in full on "

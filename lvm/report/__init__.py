@@ -13,6 +13,7 @@ from typing import Any
 
 from lvm.events import Event as Event
 from lvm.events import Events, indexed
+from lvm.metrics import METRICS
 from lvm.records import LIMITS
 
 # --- blocks --------------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ class Run:
                 spec["id"]
                 for started in self.all("step_started")
                 for spec in started["arms"]
-                if metric != "eval_cosine" or spec["recipe"]["search_space"] == "raw"
+                if METRICS.get(metric).across_spaces or spec["recipe"]["search_space"] == "raw"
             }
             values = [event[metric] for event in events if event["arm"] in compared]
             last = max([1, *(event["epoch"] for event in events)])
@@ -188,7 +189,8 @@ class Run:
         rows = self.last("ladder", split=split).get("rows", {})
         values = {name: row["masked"].get(metric) for name, row in rows.items()}
         kept = {n: v for n, v in values.items() if v is not None and n not in LIMITS}
-        return dict(sorted(kept.items(), key=lambda item: -item[1]))
+        sign = -1 if METRICS.get(metric).higher_is_better else 1
+        return dict(sorted(kept.items(), key=lambda item: sign * item[1]))
 
     def title(self, step: str) -> str:
         """Return the title of a step, or its name when it was not started."""

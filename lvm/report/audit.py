@@ -22,7 +22,7 @@ from lvm.audit.words import (
     unverified,
     where_in_words,
 )
-from lvm.records import METRICS
+from lvm.metrics import METRICS
 from lvm.report import (
     Block,
     Facts,
@@ -169,7 +169,8 @@ def _route(document: Document) -> Iterator[Block]:
 def _ladder(document: Document) -> Iterator[Block]:
     ladder = document.get("ladder") or {}
     every = {metric for row in ladder.values() for metric in row}
-    metrics = [m for m in METRICS if m in every] + sorted(every - set(METRICS))
+    known = [m.name for m in METRICS if m.name in every]
+    metrics = known + sorted(every - set(known))
     if metrics:
         yield Table(
             "what predictors without training reach on the eval windows",

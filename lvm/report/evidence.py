@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lvm.metrics import METRICS, Shown
 from lvm.report import (
     Block,
     Event,
@@ -26,7 +27,6 @@ from lvm.report.models import model_name
 from lvm.text import NONE, counted, number, title_of
 
 Evidence = Mapping[str, Any]
-COMPARED = ("r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50")
 KINDS = {
     "hit": "Hits: the true next comes first",
     "near miss": "Near misses: the true next comes at places 2 to 10",
@@ -100,10 +100,11 @@ def _spaces(run: Run, judged: Sequence[Event]) -> Iterator[Block]:
         drawn = Figure(evidence_plots.cosines(others, judged), "The same axis as above.")
         yield Folded("Cosines of the other models", [drawn], only_html=True)
     rows = [row for event in judged for row in _space_rows(event)]
+    metrics = METRICS.shown(Shown.SPACES)
     header = ("Model", "Space", "Own target", "Another's", "Difference", "Own is closer",
-              *(title_of(metric) for metric in COMPARED))  # fmt: skip
+              *map(title_of, metrics))  # fmt: skip
     caption = "raw against projected space, test split; * is the space of the search"
-    yield Table(caption, "llrrrr" + "r" * len(COMPARED), header, rows)
+    yield Table(caption, "llrrrr" + "r" * len(metrics), header, rows)
     said = [text for event in judged if (text := _in_both(event))]
     if said:
         yield Items("What the head changes", said)
@@ -119,7 +120,7 @@ def _space_rows(event: Event) -> Iterator[list[str]]:
         yield [
             model_name(event), f"{name}{mark}", number(paired), number(shuffled),
             number(paired - shuffled, sign=True) if known else NONE, _percent(space["closer"]),
-            *(number(space.get(metric)) for metric in COMPARED),
+            *(number(space.get(metric)) for metric in METRICS.shown(Shown.SPACES)),
         ]  # fmt: skip
 
 

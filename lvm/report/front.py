@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lvm.metrics import FRONT
 from lvm.records import LIMITS, Position
 from lvm.report import Block, Figure, Heading, Paragraph, Run, Table
 from lvm.report.models import model_name
@@ -22,7 +23,6 @@ from lvm.report.plots import (
 from lvm.report.small_plots import HEIGHT, WIDTH, Axes, draw_frame
 from lvm.text import NONE, number
 
-PAIR = ("eval_cosine", "r_at_5")
 TITLE = "R@5 over cosine, test split"
 Place = tuple[float, float]  # cosine, R@5
 
@@ -64,9 +64,10 @@ def front_blocks(run: Run) -> Iterator[Block]:
 def front_line(ladder: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Place]]:
     """Return the rungs at the corners of the front, from the best cosine to the best R@5."""
     places = {
-        name: (row["masked"]["eval_cosine"], row["masked"]["r_at_5"])
+        name: _place(row["masked"])
         for name, row in ladder.items()
-        if name not in LIMITS and all(row["masked"].get(metric) is not None for metric in PAIR)
+        if name not in LIMITS
+        and all(row["masked"].get(metric) is not None for metric in FRONT["raw"])
     }
     corners: list[tuple[str, Place]] = []
     for name, place in sorted(places.items(), key=lambda item: item[1], reverse=True):
@@ -76,6 +77,12 @@ def front_line(ladder: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Place
             corners.pop()
         corners.append((name, place))
     return corners
+
+
+def _place(masked: Mapping[str, Any]) -> Place:
+    """Return where a model or a rung lies; no evaluation is without these metrics."""
+    first, second = FRONT["raw"]
+    return masked[first], masked[second]
 
 
 def _inside(first: Place, middle: Place, last: Place) -> bool:
@@ -110,7 +117,7 @@ def _picture(
     found: Mapping[str, Mapping[str, Any]],
     baseline: str,
 ) -> str:
-    places = [(model["masked"]["eval_cosine"], model["masked"]["r_at_5"]) for model in models]
+    places = [_place(model["masked"]) for model in models]
     bars = [_bar(place, found[m["arm"]]) for place, m in zip(places, models, strict=True)]
     ends = [end for bar in bars for end in bar]
     x_ticks, y_ticks = (

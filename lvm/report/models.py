@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lvm.metrics import METRICS, Shown
 from lvm.records import Pool
 from lvm.report import Block, Event, Figure, Folded, Paragraph, Run, Table, plots
 from lvm.text import NONE, counted, estimate, number, title_of
-
-RETRIEVAL = ("r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50", "eff_at_5", "percentile")
 
 
 def models_section(run: Run) -> Iterator[Block]:
@@ -20,7 +19,7 @@ def models_section(run: Run) -> Iterator[Block]:
         return
     first = (models or list(ladder.values()))[0]
     pool = Pool(**first["pool"])
-    metrics = [title_of(m) for m in RETRIEVAL]
+    metrics = [title_of(m) for m in METRICS.shown(Shown.MODELS)]
     fixed = (run.document.get("arm") or {}).get("id")
     rows = [_model_row(run, model) for model in models]
     strong = frozenset(i for i, model in enumerate(models) if model["arm"] == fixed)
@@ -28,7 +27,7 @@ def models_section(run: Run) -> Iterator[Block]:
     rows += [_ladder_row(run, name, row) for name, row in ladder.items()]
     yield Table(
         f"own contexts masked out of the pool; Δ is the difference to {run.baseline}",
-        "lrrrl" + "r" * (len(RETRIEVAL) + 2),
+        "lrrrl" + "r" * (len(metrics) + 2),
         ("Model", "Epochs", "Dev cosine", "Eval cosine", "Space", *metrics, "P50 ms", "P95 ms"),
         [row for row in rows if row],
         strong,
@@ -54,7 +53,7 @@ def _model_row(run: Run, model: Mapping[str, Any]) -> list[str]:
     return [
         model_name(model), str(model["epochs"]), number(dev.get("eval_cosine")),
         number(masked["eval_cosine"]), model["space"],
-        *(number(masked.get(metric)) for metric in RETRIEVAL),
+        *_retrieval(masked),
         *(number(latency.get(key), 2) for key in ("p50_ms", "p95_ms")),
     ]  # fmt: skip
 
@@ -108,7 +107,7 @@ def _delta_row(run: Run, model: Mapping[str, Any]) -> list[str]:
 
     def delta(metric: str, part: str = "masked", digits: int = 3) -> str:
         if part == "masked" and (gates.get(metric) or {}).get("estimate"):
-            return estimate(gates[metric])
+            return estimate(_as_difference(gates[metric]))
         value, other = model[part].get(metric), base[part].get(metric)
         missing = value is None or other is None
         return NONE if missing else number(value - other, digits, sign=True)
@@ -116,9 +115,18 @@ def _delta_row(run: Run, model: Mapping[str, Any]) -> list[str]:
     cosine = delta("eval_cosine") if model["space"] == base["space"] else NONE
     return [
         f"Δ {model_name(model)}", NONE, NONE, cosine, "",
-        *(delta(metric) for metric in RETRIEVAL),
+        *(delta(metric) for metric in METRICS.shown(Shown.MODELS)),
         *(delta(key, "latency", 2) for key in ("p50_ms", "p95_ms")),
     ]  # fmt: skip
+
+
+def _as_difference(gate: Event) -> Event:
+    """Return a judged improvement as the difference that it is: a fall where lower is better."""
+    found = gate["estimate"]
+    if gate["metric"] not in METRICS.names() or METRICS.get(gate["metric"]).higher_is_better:
+        return gate
+    turned = {"value": -found["value"], "lower": -found["upper"], "upper": -found["lower"]}
+    return {**gate, "estimate": {**found, **turned}}
 
 
 def _ladder_row(run: Run, name: str, row: Mapping[str, Any]) -> list[str]:
@@ -126,17 +134,18 @@ def _ladder_row(run: Run, name: str, row: Mapping[str, Any]) -> list[str]:
     masked = row["masked"]
     return [
         f"ladder: {name}", NONE, number(dev.get("eval_cosine")), number(masked["eval_cosine"]),
-        row["space"], *(number(masked.get(metric)) for metric in RETRIEVAL), NONE, NONE,
+        row["space"], *_retrieval(masked), NONE, NONE,
     ]  # fmt: skip
 
 
 def _raw_table(run: Run) -> Table:
-    rows = [
-        [model_name(model), *(number(model["raw"].get(metric)) for metric in RETRIEVAL)]
-        for model in run.document["models"]
-    ]
-    header = ("Model", *(title_of(metric) for metric in RETRIEVAL))
-    return Table("the same, nothing masked", "l" + "r" * len(RETRIEVAL), header, rows)
+    rows = [[model_name(model), *_retrieval(model["raw"])] for model in run.document["models"]]
+    header = ("Model", *map(title_of, METRICS.shown(Shown.MODELS)))
+    return Table("the same, nothing masked", "l" + "r" * (len(header) - 1), header, rows)
+
+
+def _retrieval(metrics: Mapping[str, Any]) -> list[str]:
+    return [number(metrics.get(metric)) for metric in METRICS.shown(Shown.MODELS)]
 
 
 def _ann_table(run: Run) -> Iterator[Block]:

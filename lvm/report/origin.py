@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lvm.few import tally
+from lvm.metrics import METRICS
 from lvm.report import Block, Facts, Items, Paragraph, Preformatted, Run
 from lvm.report.many import ARMS, ends
-from lvm.text import counted
+from lvm.text import counted, title_of
 
 
 def unreached(run: Run) -> list[str]:
@@ -72,14 +73,15 @@ def origin_section(run: Run) -> Iterator[Block]:
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
     at = datetime.datetime.fromtimestamp(started["at"], datetime.UTC)
     gates = run.gates
+    bounds = " or ".join(f"{title_of(m)} +{b:g}" for m, b in METRICS.bounds(gates).items())
     pairs = [
         ("Started", f"{at:%Y-%m-%d %H:%M} UTC"),
         ("Data", f"{data['source']}; {data['rows']:,} vectors of width {data['width']}"),
         ("Data fingerprint", data["fingerprint"] or "not taken: the data was not loaded"),
         ("Splits", "; ".join(_split(data, name) for name in data["windows"])),
         ("Seed", str(started["config"]["recipe"]["seed"])),
-        ("Gates", f"stage: dev cosine >= {gates['stage_eval_cosine']:g}; success: R@5 "
-         f"+{gates['success_r_at_5']:g} or MRR +{gates['success_mrr']:g} over {run.baseline}; "
+        ("Gates", f"stage: dev cosine >= {gates['stage_eval_cosine']:g}; success: "
+         f"{bounds} over {run.baseline}; "
          f"{gates['confidence']:.0%} intervals over articles"),
         ("Code version", started["code"]),
         ("Commit", started["commit"] or "no git checkout"),

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from lvm.metrics import METRICS, Shown
 from lvm.report import Run
 from lvm.text import number, title_of
 
-CURVES = ("eval_cosine", "r_at_5")
 WIDTH, HEIGHT = 456, 250  # of one panel, in units of the drawing; two stand side by side
 LEFT, RIGHT, TOP, BOTTOM = 34, 124, 12, 34  # the right margin holds the names of the levels
 NUM_COLOURS = 7
@@ -43,9 +43,9 @@ def step_curves(run: Run, specs: Sequence[Mapping[str, Any]]) -> str:
     Where all arms are searched in learned spaces there is no cosine to hold against the lines.
     """
     panels, notes = [], {}
-    for metric in CURVES:
+    for metric in METRICS.shown(Shown.CURVES):
         lines = [_line(run, spec, metric, place) for place, spec in enumerate(specs)]
-        if metric == "eval_cosine":
+        if not METRICS.get(metric).across_spaces:
             shown = [spec["recipe"]["search_space"] == "raw" for spec in specs]
             notes = {line.name: "R@5 only: its cosine is in another space"
                      for line, raw in zip(lines, shown, strict=True) if not raw}  # fmt: skip
@@ -202,11 +202,13 @@ def draw_legend(lines: Sequence[Line], notes: Mapping[str, str]) -> str:
 def comparison(run: Run) -> str:
     """Return bars of cosine and R@5 on the test split, models before the ladder."""
     panels = []
-    for metric in CURVES:
+    for metric in METRICS.shown(Shown.CURVES):
         models = [
-            m for m in run.document["models"] if metric != "eval_cosine" or m["space"] == "raw"
+            m
+            for m in run.document["models"]
+            if METRICS.get(metric).across_spaces or m["space"] == "raw"
         ]
-        rows = [(m["name"], m["masked"][metric], True) for m in models]
+        rows = [(m["name"], m["masked"].get(metric), True) for m in models]
         rows += [(name, value, False) for name, value in run.ladder("test", metric).items()]
         panels.append(_bars(f"test {title_of(metric)}", rows))
     legend = (

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lvm.metrics import METRICS
 from lvm.report import Block, Figure, Paragraph, Run, Table
 from lvm.report.plots import NUM_COLOURS, WIDTH, draw_marker, drawing, round_ticks
 from lvm.text import NONE, number, title_of
 from lvm.triage.seeds import Repeated, basis, interval, over_seeds, per_seed
 
-METRICS = ("r_at_5", "mrr", "eval_cosine")
 PITCH, TOP, BOTTOM, EDGE = 44, 8, 24, 16  # of the plot: a row, and what surrounds the rows
 
 
@@ -44,11 +44,11 @@ def _levels(repeated: Repeated) -> Table:
     rows = []
     for name, model in repeated["models"].items():
         known = {result["seed"]: result for result in model["per_seed"]}
-        for metric in METRICS:
-            values = [known[s][metric] for s in seeds if s in known]
+        for metric in (*METRICS.judged, "eval_cosine"):
+            values = [v for s in seeds if (v := known.get(s, {}).get(metric)) is not None]
             spread = number(statistics.stdev(values)) if len(values) > 1 else NONE
             mean = number(statistics.fmean(values)) if values else NONE
-            cells = [number(known[s][metric]) if s in known else NONE for s in seeds]
+            cells = [number(known.get(s, {}).get(metric)) for s in seeds]
             rows.append([name, title_of(metric), *cells, mean, spread])
     return Table(
         "the models on the test split, seed by seed; SD is that of the values of the seeds",

@@ -8,6 +8,7 @@ from typing import Any
 
 from lvm.absence import CONFIRMATION, Absence, sentences
 from lvm.few import foremost
+from lvm.metrics import FINEST_FIRST, METRICS, Shown
 from lvm.records import Verdict
 from lvm.report import Block, Event, Facts, Figure, Heading, Items, Paragraph, Run, Table, plots
 from lvm.report.many import (
@@ -22,8 +23,6 @@ from lvm.report.many import (
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
 from lvm.text import NONE, estimate, number, title_of
-
-DEV = ("eval_cosine", "r_at_5", "mrr")
 
 RESTARTS_SHOWN = 10
 
@@ -48,8 +47,9 @@ def _phase1(run: Run) -> Iterator[Block]:
     for spec in started["arms"]:
         judged = run.last("arm_judged", arm=spec["id"], step="phase_1")
         rows.append([spec["name"], *_ran(run, spec, judged), *_dev_numbers(run, spec, judged)])
-    header = ("Model", "Epochs", "Ended", *(f"dev {title_of(m)}" for m in DEV))
-    yield Table("the two models of phase 1", "lllrrr", header, rows)
+    metrics = METRICS.shown(Shown.DEV)
+    header = ("Model", "Epochs", "Ended", *(f"dev {title_of(m)}" for m in metrics))
+    yield Table("the two models of phase 1", "lll" + "r" * len(metrics), header, rows)
     yield Figure(
         plots.step_curves(run, run.specs("phase_1")), "Phase 1, per epoch on the dev split."
     )
@@ -97,11 +97,11 @@ def _by_gain(run: Run) -> Table:
     rows = [
         [
             run.title(found["step"]), found["arm"], found["split"],
-            *(estimate(found["gains"].get(metric, {})) for metric in ("mrr", "r_at_5")),
+            *(estimate(found["gains"].get(metric, {})) for metric in FINEST_FIRST),
         ]
         for found in run.document["by_gain"]
     ]  # fmt: skip
-    header = ("Step", "Arm", "On", "MRR over its control", "R@5 over its control")
+    header = ("Step", "Arm", "On", *(f"{title_of(m)} over its control" for m in FINEST_FIRST))
     return Table("the steps by what they gain, the largest first", "lllrr", header, rows)
 
 
@@ -168,31 +168,33 @@ def _ran(run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]) -> list[s
 
 def _dev_numbers(run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]) -> list[str]:
     found = measured(run, spec["id"], judged)
-    return [number(found.get(metric)) for metric in DEV]
+    return [number(found.get(metric)) for metric in METRICS.shown(Shown.DEV)]
 
 
 def _dev_table(
     run: Run, step: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], specs: Mapping[str, Any]
 ) -> Table:
-    rows = []
+    rows, metrics, judged = [], METRICS.shown(Shown.DEV), METRICS.judged
     for arm in arms:
         spec = specs[arm["id"]]
         own, control = measured(run, arm["id"], arm), _control(run, step, spec, arm)
         cells = []
-        for metric in DEV:
-            split = metric == "eval_cosine" and spec["recipe"]["search_space"] != _space(run)
+        elsewhere = spec["recipe"]["search_space"] != _space(run)
+        for metric in metrics:
+            split = elsewhere and not METRICS.get(metric).across_spaces
             mark = f" ({spec['recipe']['search_space']})" if split else ""
             cells += [number(own.get(metric)) + mark]
             cells += [NONE if split else number(control.get(metric))]
         gains = {g["metric"]: g for g in arm["gains"] or []}
-        found = [gains.get(metric) for metric in DEV[1:]]
+        found = [gains.get(metric) for metric in judged]
         cells.append((arm["stage"] or {}).get("verdict", NONE))
         cells += [f"{g['verdict']} {estimate(g)}" if g else NONE for g in found]
         rows.append([arm["name"], *cells])
-    numbers = [word for m in DEV for word in (title_of(m), "control")]
-    header = ("Arm", *numbers, "Stage gate", *(f"gain in {title_of(m)}" for m in DEV[1:]))
+    numbers = [word for m in metrics for word in (title_of(m), "control")]
+    header = ("Arm", *numbers, "Stage gate", *(f"gain in {title_of(m)}" for m in judged))
     caption = "dev split, at the epoch where each arm ended; the control at the same epoch"
-    return Table(caption, "lrrrrrrlll", header, rows)
+    aligned = "l" + "rr" * len(metrics) + "l" * (1 + len(judged))
+    return Table(caption, aligned, header, rows)
 
 
 def _space(run: Run) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from lvm.events import Event, indexed
-from lvm.records import METRICS
+from lvm.metrics import METRICS, Shown
 from lvm.report import Block, Paragraph, Run, Section, Table
 from lvm.report.markdown import render
 from lvm.report.models import added, models_section
@@ -16,23 +16,23 @@ from lvm.report.summary import verdict_section
 from lvm.text import NONE, estimate, number, title_of
 
 VIEW_TAG = "mlflow.sharedViewState."  # of an experiment; MLflow's page opens it by its name
-# MLflow takes no "@" in the name of a metric.
-TITLES = {
-    "eval_cosine": "cosine", "r_at_1": "R at 1", "r_at_5": "R at 5", "r_at_10": "R at 10",
-    "mrr": "MRR", "contain_at_50": "Contain at 50", "eff_at_5": "Eff at 5", "p50_ms": "P50 ms",
-    "p95_ms": "P95 ms",
-}  # fmt: skip
-COLUMNS = (
-    "tags.`verdict`", "metrics.`Epochs`", "metrics.`Dev cosine`", "metrics.`Dev R at 5`",
-    "metrics.`cosine`", *(f"metrics.`{t}`" for n, t in TITLES.items() if n not in
-    ("eval_cosine", "p50_ms")), "tags.`cause`", "tags.`stop`", "params.`changes`",
-)  # fmt: skip
 WIDTHS = {"attributes.`Run Name`": 440, "tags.`verdict`": 140, "params.`changes`": 360}  # pixels
 
 
 def table_name(metric: str) -> str:
     """Return the name of a metric in MLflow's table; "" for one that the table leaves out."""
-    return TITLES.get(metric, "")
+    if metric not in METRICS.shown(Shown.MLFLOW):
+        return ""
+    unit = " ms" if METRICS.get(metric).unit == "ms" else ""
+    return title_of(metric).replace("@", " at ") + unit  # MLflow takes no "@" in a name
+
+
+def columns() -> list[str]:
+    """Return the columns that MLflow's page opens with."""
+    dev = [f"Dev {table_name(metric)}" for metric in METRICS.shown(Shown.CURVES)]
+    test = [table_name(metric) for metric in METRICS.shown(Shown.MLFLOW_COLUMN)]
+    numbers = [f"metrics.`{name}`" for name in ("Epochs", *dev, *test)]
+    return ["tags.`verdict`", *numbers, "tags.`cause`", "tags.`stop`", "params.`changes`"]
 
 
 def table_link(experiment: str, triage: str) -> str:
@@ -47,8 +47,8 @@ def table_state(triage: str) -> str:
             "searchFilter": f"tags.`lvm.triage` = '{triage}'",
             "orderByKey": "attributes.start_time",
             "orderByAsc": True,
-            "selectedColumns": COLUMNS,
-            "columnOrder": COLUMNS,
+            "selectedColumns": columns(),
+            "columnOrder": columns(),
             "columnWidths": WIDTHS,
         }
     )
@@ -129,8 +129,8 @@ def registered_note(events: Sequence[Event], spec: Event, test: Event) -> str:
     """Return the description of a registered version: whose model it is, and what it reached."""
     masked, data = test["evaluation"]["masked"], events[0]["data"]
     reached = ", ".join(
-        f"{METRICS[name].title} {number(masked[name])}"
-        for name in ("eval_cosine", "r_at_5", "mrr")
+        f"{title_of(name)} {number(masked[name])}"
+        for name in METRICS.shown(Shown.SUMMARY)
         if masked.get(name) is not None
     )
     stop = Run(events, {}).last("decision", action="Stop")

@@ -26,6 +26,7 @@ from lvm.evaluation.inference import device_of, predict, search_pool
 from lvm.evaluation.metrics import PerQuery
 from lvm.files import write_json
 from lvm.gates import stage_gate, success_gates
+from lvm.metrics import METRICS, Shown
 from lvm.models.base import declared, moves_documents
 from lvm.models.predictor import Predictor
 from lvm.records import to_plain
@@ -172,9 +173,7 @@ def validate(spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int) 
     )
     per_query.save(dev_file(spec.folder, epoch))
     return {
-        "eval_cosine": evaluation.masked["eval_cosine"],
-        "r_at_5": evaluation.masked["r_at_5"],
-        "mrr": evaluation.masked["mrr"],
+        **{metric: evaluation.masked[metric] for metric in METRICS.shown(Shown.DEV)},
         "stage": str(_stage_verdict(spec, per_query)),
     }
 

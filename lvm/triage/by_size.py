@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lvm.events import Event, Events
+from lvm.metrics import FINEST_FIRST
 from lvm.triage.step import Role
-
-METRICS = ("mrr", "r_at_5")  # the first one ranks: it is the finest
 
 
 def steps_by_gain(events: Events) -> list[dict[str, Any]]:
@@ -36,10 +35,12 @@ def _measured(events: Events, step: str) -> dict[str, Any] | None:
 
 def _gains(gates: Iterable[Event]) -> dict[str, Event]:
     """Return the gains over the control that have an estimate, by metric."""
-    kept = [g for g in gates if g["gate"] == "gain" and g["metric"] in METRICS and g["estimate"]]
+    kept = [
+        g for g in gates if g["gate"] == "gain" and g["metric"] in FINEST_FIRST and g["estimate"]
+    ]
     return {g["metric"]: g for g in kept}
 
 
 def _size(gains: Mapping[str, Event]) -> float:
-    sizes = [float(gains[m]["estimate"]["value"]) for m in METRICS if m in gains]
+    sizes = [float(gains[m]["estimate"]["value"]) for m in FINEST_FIRST if m in gains]
     return sizes[0] if sizes else float("-inf")

@@ -7,7 +7,8 @@ from typing import Any
 
 from lvm.absence import Absence, sentences
 from lvm.audit.words import broken, overrides, unverified
-from lvm.records import LIMITS, METRICS, Position, RunVerdict
+from lvm.records import LIMITS, Position, RunVerdict
+from lvm.text import title_of
 from lvm.triage.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.triage.worth import subjects
 
@@ -63,8 +64,8 @@ def _against_front(model: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     if found["position"] == Position.ABOVE:
         return ""
     metrics, gains = found["metrics"], found["gains"]
-    reached = ", ".join(f"{METRICS[m].title} {model['masked'][m]:.3f}" for m in metrics)
-    differences = " and ".join(f"{METRICS[m].title} {_interval(gains[m])}" for m in metrics)
+    reached = ", ".join(f"{title_of(m)} {model['masked'][m]:.3f}" for m in metrics)
+    differences = " and ".join(f"{title_of(m)} {_interval(gains[m])}" for m in metrics)
     where = "is below" if found["position"] == Position.BELOW else "is not told apart from"
     apart = "" if model["space"] == "raw" else " Its cosine is in another space."
     return (
@@ -86,7 +87,7 @@ def _not_beaten(model: Mapping[str, Any], metric: str, ladder: Mapping[str, Any]
     """Name the best predictor without training if a model's mean does not exceed it; else ""."""
     values = {n: r["masked"][metric] for n, r in ladder.items() if n not in LIMITS}
     best = max(values, key=lambda name: values[name], default="")
-    value, title = model["masked"][metric], METRICS[metric].title
+    value, title = model["masked"][metric], title_of(metric)
     if not best or value > values[best]:
         return ""
     return (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain
+from lvm.metrics import METRICS
 from lvm.records import GateResult, Position, StopReason
 from lvm.triage.actions import (
     COMBINATION,
@@ -20,7 +21,7 @@ from lvm.triage.actions import (
 from lvm.triage.against_ladder import position_of, rungs_on
 from lvm.triage.arm import ArmSpec
 from lvm.triage.full_training import FullTraining, train_in_full
-from lvm.triage.judge import SUCCESS_METRICS, Confirmation, judge_confirmation
+from lvm.triage.judge import Confirmation, judge_confirmation
 from lvm.triage.runner import AR_ONLY, Runner
 
 
@@ -157,7 +158,7 @@ def settle(
     if best is not None and together is not None:
         pair = together.test, best.test
         if pair[0] is not None and pair[1] is not None:
-            adds = [gain(pair[0], pair[1], metric, gates, seed) for metric in SUCCESS_METRICS]
+            adds = [gain(pair[0], pair[1], metric, gates, seed) for metric in METRICS.judged]
     return Settlement(
         judged=judged, best=best, adds=adds, comparisons=sum(map(len, success)) + len(extra)
     )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lvm.events import Event, Events
-from lvm.records import METRICS, RunVerdict
+from lvm.records import RunVerdict
+from lvm.text import title_of
 from lvm.triage.actions import MORE_TRAINING
 from lvm.triage.unseen import headline_if_unseen
 from lvm.triage.worth import worth
@@ -76,7 +77,7 @@ def _nearest(events: Events) -> str | None:
     helping = [e for e in crossing if _verdicts(e, "gain", "PASS")]
     named = (helping or crossing)[-1]
     gains = ", ".join(
-        f"{METRICS[g['metric']].title} {g['reason']}"
+        f"{title_of(g['metric'])} {g['reason']}"
         for g in _verdicts(named, "success", "INCONCLUSIVE")
     )
     if helping:
@@ -106,7 +107,7 @@ def _beside(combination: Mapping[str, Any] | None) -> str | None:
         return None
     steps = ", ".join(combination["steps"])
     gains = ", ".join(
-        f"{METRICS[g['metric']].title} {g['reason'].split(' against ')[0]}"
+        f"{title_of(g['metric'])} {g['reason'].split(' against ')[0]}"
         for g in combination["adds"]
         if g["estimate"]
     )

@@ -17,13 +17,13 @@ from lvm.config import GateConfig
 from lvm.evaluation.front import distance_to_front
 from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import correct, gain, stage_gate, success_gates
+from lvm.metrics import METRICS
 from lvm.records import ABSENT, Evaluation, GateResult, StopReason, Verdict
 from lvm.triage.actions import Attribution, attribute
 from lvm.triage.arm import ArmSpec, stage_baseline
 from lvm.triage.race import Lane
 from lvm.triage.step import Role
 
-SUCCESS_METRICS = ("r_at_5", "mrr")
 REACHED_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
 
 
@@ -146,9 +146,7 @@ def judge_gains(
     for result in arms:
         control, arm = controls[result.spec.id], result.spec.id
         if result.dev is not None and control is not None:
-            found[arm] = [
-                gain(result.dev, control, metric, gates, seed) for metric in SUCCESS_METRICS
-            ]
+            found[arm] = [gain(result.dev, control, m, gates, seed) for m in METRICS.judged]
             shown[arm] = [gain(result.dev, control, "eval_cosine", gates, seed)]
     together = [g for gains in found.values() for g in gains]
     corrected = iter(correct(together, gates, looks=looks, split_share=split_share))
@@ -157,7 +155,7 @@ def judge_gains(
 
 def decisive(gains: Sequence[GateResult]) -> list[GateResult]:
     """Return the gains that decide; the others are shown beside them."""
-    return [g for g in gains if g.metric in SUCCESS_METRICS]
+    return [g for g in gains if g.metric in METRICS.judged]
 
 
 def judge_step(
@@ -244,7 +242,7 @@ def judge_confirmation(
     control, control_gates = judge_success(unchanged)
     over: list[GateResult] = []
     if judged is not None and unchanged is not None:
-        over = [gain(judged, unchanged, metric, gates, seed) for metric in SUCCESS_METRICS]
+        over = [gain(judged, unchanged, metric, gates, seed) for metric in METRICS.judged]
         over = correct(over, gates, other_gains, looks=looks, split_share=split_share)
     wins = control_diverged or any(g.verdict is Verdict.PASS for g in over)
     return Confirmation(

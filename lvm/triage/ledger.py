@@ -24,9 +24,10 @@ from typing import Any
 
 from lvm.events import Event, Events, indexed
 from lvm.few import foremost
-from lvm.records import ABSENT, METRICS, RunVerdict, StopReason, Verdict
+from lvm.metrics import METRICS
+from lvm.records import ABSENT, RunVerdict, StopReason, Verdict
+from lvm.text import title_of
 
-GAINS = ("r_at_5", "mrr")
 OVER_CONTROL = "gain over the control at the same budget and seed in R@5 and MRR, dev split"
 AT_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
 NUM_SAID = 12  # arms of one entry that are told in words
@@ -247,8 +248,7 @@ def _arm(events: Events, step: str, spec: Event) -> dict[str, Any]:
     gates = test if test and alone else [gate for gate in dev if gate["estimate"]]
     evaluation = judged.get("evaluation") or {}
     behind = evaluation.get("space") == "projected"
-    success = spec["gates"]
-    bounds = {"r_at_5": success["success_r_at_5"], "mrr": success["success_mrr"]}
+    bounds = METRICS.bounds(spec["gates"])
     return {
         "arm": spec["name"],
         "step": step,
@@ -268,7 +268,7 @@ def _arm(events: Events, step: str, spec: Event) -> dict[str, Any]:
                 "success_bound": bounds[gate["metric"]],
             }
             for gate in gates
-            if gate["metric"] in GAINS
+            if gate["metric"] in bounds
         ],
     }
 
@@ -297,7 +297,7 @@ def _joined(clauses: Sequence[str], num_arms: int) -> str:
 def _in_words(arm: Mapping[str, Any]) -> str:
     """Return one clause on one arm."""
     gains = ", ".join(
-        f"{METRICS[g['metric']].title} {g['value']:+.3f} [{g['lower']:+.3f}, {g['upper']:+.3f}]"
+        f"{title_of(g['metric'])} {g['value']:+.3f} [{g['lower']:+.3f}, {g['upper']:+.3f}]"
         for g in arm["gains"]
     )
     notes = [] if arm["split"] == "dev" else ["test split, over the unchanged recipe"]

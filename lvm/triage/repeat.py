@@ -16,14 +16,13 @@ from typing import Any
 from lvm.config import Recipe
 from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import gain_over_seeds, level_over_seeds
+from lvm.metrics import METRICS
 from lvm.triage.actions import COMBINATION, Attribution, Repeat, RepeatedOutcome
 from lvm.triage.arm import ArmSpec
 from lvm.triage.full_training import FullTraining
-from lvm.triage.judge import REACHED_ITS_END, SUCCESS_METRICS, Confirmation
+from lvm.triage.judge import REACHED_ITS_END, Confirmation
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
 from lvm.triage.step import Role
-
-SHOWN = ("eval_cosine", *SUCCESS_METRICS)
 
 
 @dataclass(kw_only=True)
@@ -105,20 +104,19 @@ class Repetitions:
 
     def _over_seeds(self, model: Repeated) -> dict[str, Any]:
         """Return a model's test metrics per seed, and their spread where there are two."""
-        per_seed = []
+        per_seed, shown = [], ("eval_cosine", *METRICS.judged)
         for seed, found in sorted(model.results.items()):
             masked, _ = summarise(found)
-            per_seed.append({"seed": seed, **{metric: masked[metric] for metric in SHOWN}})
+            per_seed.append({"seed": seed, **{metric: masked[metric] for metric in shown}})
         several = list(model.results.values())
         spread = {}
         if len(several) > 1:
-            spread = {m: level_over_seeds(several, m, self._runner.gates) for m in SHOWN}
+            spread = {m: level_over_seeds(several, m, self._runner.gates) for m in shown}
         return {"per_seed": per_seed, "over_seeds": spread}
 
     def _comparisons(self) -> list[dict[str, Any]]:
         """Return the gain of every model over those before it, over the seeds that both have."""
         gates = self._runner.gates
-        bounds = {"r_at_5": gates.success_r_at_5, "mrr": gates.success_mrr}
         names, found = list(self._models), []
         for later, name in enumerate(names):
             for other in names[:later]:
@@ -127,9 +125,9 @@ class Repetitions:
                 if len(seeds) < 2:
                     continue
                 pair = [ours[s] for s in seeds], [theirs[s] for s in seeds]
-                for metric in SUCCESS_METRICS:
+                for metric, success in gates.success_bounds.items():
                     estimate = gain_over_seeds(*pair, metric, gates)
-                    bound = bounds[metric] if other == AR_ONLY else 0.0
+                    bound = success if other == AR_ONLY else 0.0
                     found.append(
                         {
                             "model": name, "over": other, "metric": metric, "bound": bound,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lvm.records import METRICS, Position, RunVerdict
+from lvm.records import Position, RunVerdict
+from lvm.text import title_of
 from lvm.triage.step import Role
 from lvm.triage.subject import PREDICTIONS
 
@@ -38,7 +39,7 @@ def beats_ladder(document: Document) -> bool | None:
 def worth(document: Document) -> str:
     """Return where the model of the verdict lies, as a clause with its comma; "" if unmeasured."""
     found = _position(document)
-    titles = " and ".join(METRICS[metric].title for metric in found.get("metrics", ()))
+    titles = " and ".join(title_of(metric) for metric in found.get("metrics", ()))
     match found.get("position"):
         case Position.ABOVE:
             return f", above {FRONT} by {found['distance']['value']:.3f} in both {titles}"
@@ -53,7 +54,7 @@ def worth(document: Document) -> str:
 def _losses(found: Mapping[str, Any]) -> str:
     """Return in brackets what a model on the front clearly loses to the rung beside it; else ""."""
     lost = [
-        f"{METRICS[metric].title} {gain['value']:+.3f}"
+        f"{title_of(metric)} {gain['value']:+.3f}"
         for metric, gain in found["gains"].items()
         if gain["upper"] < 0
     ]

@@ -11,7 +11,8 @@ from lvm.data.windows import Windows, article_windows
 from lvm.errors import DataError
 from lvm.evaluation.evaluate import ann_loss, evaluate, measure_latency
 from lvm.evaluation.index import build_index
-from lvm.records import METRICS, evaluation_from_plain, to_plain
+from lvm.metrics import METRICS
+from lvm.records import evaluation_from_plain, to_plain
 
 
 def make_bank(articles: int = 6, chunks: int = 12, width: int = 16, **kwargs) -> Bank:
@@ -41,7 +42,7 @@ def test_the_oracle_is_perfect_and_copy_last_is_seen_only_unmasked(bank, windows
     assert (evaluation.num_windows, evaluation.num_articles) == (len(windows), 6)
     assert (evaluation.split, evaluation.space) == ("test", "raw")
     assert (evaluation.pool.size, evaluation.pool.mask) == (72, "own contexts")
-    assert set(evaluation.masked) <= set(METRICS)
+    assert set(evaluation.masked) <= set(METRICS.names())
     np.testing.assert_array_equal(per_query.articles, windows.articles)
 
     last = bank.tensor[torch.from_numpy(windows.contexts[:, -1])]

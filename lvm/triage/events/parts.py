@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 
 from lvm.config import GateConfig, Recipe
+from lvm.metrics import DECIDING
 from lvm.records import (
     Estimate,
     GateResult,
@@ -157,7 +158,7 @@ class EvaluationTold(Part, frozen=True, kw_only=True):
     latency: dict[str, float | None] = {}
 
     def __post_init__(self) -> None:
-        for name in ("eval_cosine", "r_at_5", "mrr"):
+        for name in DECIDING:
             if self.masked.get(name) is None:
                 raise ValueError(f"Object missing required field `masked.{name}`")
 
