@@ -6,7 +6,7 @@ To add one, in a file of this package or outside it:
     def r_at_20(queries: Ranked) -> np.ndarray:
         return queries.hit(20)
 
-Needs no torch.
+Needs neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lvm.errors import ConfigError
 from lvm.registry import Registry
+
+if TYPE_CHECKING:  # commands that only read a journal start without numpy
+    import numpy as np
 
 
 class Shown(Enum):
@@ -60,7 +61,7 @@ class Ranked(Protocol):
         """Probability that the target is among the first k, [M]."""
 
 
-Values = Callable[[Ranked], np.ndarray]
+Values = Callable[[Ranked], "np.ndarray"]
 Means = Mapping[str, float | None]
 
 
@@ -114,6 +115,20 @@ class Metrics(Registry[Metric]):
     def __iter__(self) -> Iterator[Metric]:
         self._discover()
         return iter(list(self._parts.values()))
+
+    def register(self, name: str) -> Callable[[Metric], Metric]:
+        """Return a decorator that files a metric; a success bound is judged window by window."""
+        file = super().register(name)
+
+        def refuse_or_file(metric: Metric) -> Metric:
+            if metric.success is not None and metric.values is None:
+                raise ConfigError(
+                    f"metric {name!r} has a success bound and no values per window to judge; "
+                    "declare it with METRICS.per_query."
+                )
+            return file(metric)
+
+        return refuse_or_file
 
     def per_query(self, metric: Metric) -> Callable[[Values], Values]:
         """Return a decorator: `metric` is the mean of what the function returns, [M]."""
