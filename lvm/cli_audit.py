@@ -64,6 +64,7 @@ def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, dict[
     from lvm.audit.session import complete, own_data, run_audit
     from lvm.data.load import DataRequest
     from lvm.terminal import AuditProgress
+    from lvm.triage.step import steps_in_order
 
     material = open_material(request, config, whole=False)
     if request == DataRequest() and args.checkpoint is not None:
@@ -72,8 +73,11 @@ def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, dict[
         material, checkpoint=args.checkpoint, predictions=args.predictions, index=args.index,
         encoder=args.encoder, texts=args.texts, seen=args.seen,
     )  # fmt: skip
+    steps = steps_in_order()
     with AuditProgress(sys.stderr) as progress:
-        found, document = run_audit(material, allowed=args.allow, progress=progress, thorough=True)
+        found, document = run_audit(
+            material, allowed=args.allow, progress=progress, steps=steps, thorough=True
+        )
     return material, found, document
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coherence import Level
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.given_away import answers_with_rows, leaked_rows
@@ -37,7 +37,11 @@ NUM_NAMED = 10
 REMEDY = "write the predictions again, row i for window i of the eval side: "
 
 
-@check("PREDICTIONS_MISALIGNED", "does every prediction stand in the row of its window?")
+@check(
+    "PREDICTIONS_MISALIGNED",
+    "does every prediction stand in the row of its window?",
+    About(blocks=True, cause=170, thorough=True),
+)
 def predictions_misaligned(material: Material) -> Iterator[Finding]:
     """Report rows that belong to other windows: a shift, a known order, or rows mixed up."""
     given = given_rows(material)

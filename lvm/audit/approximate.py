@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
@@ -45,7 +45,15 @@ class BlockIndex(Index):
         return ids.numpy(), scores.numpy()
 
 
-@check("ANN_LOSS", "does the approximate index lose answers?")
+@check(
+    "ANN_LOSS",
+    "does the approximate index lose answers?",
+    About(
+        of_model=True,
+        thorough=True,
+        for_arms="the index loses answers, so every arm is judged by exact search",
+    ),
+)
 def index_loss(material: Material) -> Iterator[Finding]:
     """Compare exact and approximate Contain@50 on the model's own queries.
 

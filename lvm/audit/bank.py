@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lvm.audit.blame import bank_overwritten
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coherence import coherence, level
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.followed import counted_off, keyed
@@ -39,7 +39,7 @@ NEAR_COPIES_WARN = 0.05
 INDEX_QUERIES = 256
 
 
-@check("DUPLICATES", "does the bank hold the same chunk again and again?")
+@check("DUPLICATES", "does the bank hold the same chunk again and again?", About(blocks=True))
 def duplicates(material: Material) -> Iterator[Finding]:
     """Report exact copies in the bank, and neighbours that nearly repeat each other."""
     yield from repeated_windows(material)
@@ -110,7 +110,9 @@ def _near_copies(material: Material) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-@check("TARGET_NOT_IN_BANK", "can the right answer be retrieved at all?")
+@check(
+    "TARGET_NOT_IN_BANK", "can the right answer be retrieved at all?", About(blocks=True, cause=60)
+)
 def target_not_in_bank(material: Material) -> Iterator[Finding]:
     """Report eval targets that no row of the bank equals."""
     side, bank = material.side("eval"), material.pool
@@ -218,7 +220,9 @@ def locate_targets(
     return inside, spoilt
 
 
-@check("INDEX_MISMATCH", "are the ids of the index those of the bank?")
+@check(
+    "INDEX_MISMATCH", "are the ids of the index those of the bank?", About(blocks=True, cause=70)
+)
 def index_mismatch(material: Material) -> Iterator[Finding]:
     """Query the index with bank rows: each must find itself."""
     import torch

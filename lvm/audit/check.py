@@ -1,4 +1,4 @@
-"""A check: one code of the catalogue and the function that looks for it.
+"""A check: one row of the catalogue and the function that measures.
 
 Checks register in the files of this package, so a new one is one function in one file. A check
 reads a Material and yields findings; it raises NotEvaluable when what it needs is missing.
@@ -6,36 +6,71 @@ reads a Material and yields findings; it raises NotEvaluable when what it needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lvm.audit.finding import Finding
+from lvm.audit.finding import Finding, Seen, Severity
 from lvm.registry import Registry
 
 if TYPE_CHECKING:
     from lvm.audit.material import Material
 
-Look = Callable[["Material"], Iterable[Finding]]
+Look = Callable[["Material"], Iterable[Finding | Seen]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """One code, what it asks, and how it looks."""
+class About:
+    """What the catalogue says of a check beside its code and its question."""
+
+    blocks: bool = False  # whether a finding may stop a run
+    meaning: str = ""  # what a finding means, where all mean the same
+    next: str = ""  # what to do about one, likewise
+    cause: int | None = None  # place among the causes, which are listed before the rest
+    of_model: bool = False  # looks at a trained model, and so is asked again after phase 1
+    thorough: bool = False  # searches with many queries or needs a model: not for the quick look
+    because: str = ""  # why a finding has steps asked first, as a clause
+    for_arms: str = ""  # what a finding means for the arms of the steps, as a clause
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(About):
+    """One row of the catalogue: a code, what it asks, and how it looks."""
 
     code: str
     question: str  # what it asks, in a few words
     look: Look
 
+    def findings(self, material: Material) -> Iterator[Finding]:
+        """Look, and give what was seen the row's words where it has none of its own."""
+        for found in self.look(material):
+            yield found if isinstance(found, Finding) else self._finding(found)
+
+    def _finding(self, seen: Seen) -> Finding:
+        return Finding(
+            code=self.code,
+            severity=Severity.BLOCK if self.blocks else Severity.WARN,
+            meaning=self.meaning,
+            next=self.next,
+            **vars(seen),
+        )
+
 
 CHECKS: Registry[Check] = Registry("check", "lvm.audit")
 
 
-def check(code: str, question: str) -> Callable[[Look], Look]:
+def check(code: str, question: str, about: About | None = None) -> Callable[[Look], Look]:
     """Return a decorator that registers a function as the check of `code`."""
 
     def register(look: Look) -> Look:
-        CHECKS.register(code)(Check(code=code, question=question, look=look))
+        row = vars(about or About())
+        CHECKS.register(code)(Check(code=code, question=question, look=look, **row))
         return look
 
     return register
+
+
+def causes_first() -> list[str]:
+    """Return the codes of the causes, in their order."""
+    causes = [(row.cause, row.code) for row in CHECKS if row.cause is not None]
+    return [code for _, code in sorted(causes)]

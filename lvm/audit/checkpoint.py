@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.lineage import read_lineage
 from lvm.audit.loaded import CheckpointPart as CheckpointPart
@@ -25,7 +25,7 @@ NUM_NAMED = 5  # classes that a finding names
 # --- its own numbers ------------------------------------------------------------------------------
 
 
-@check("LOADER", "does the checkpoint give back its own numbers?")
+@check("LOADER", "does the checkpoint give back its own numbers?", About(blocks=True, cause=140))
 def loader(material: Material) -> Iterator[Finding]:
     """Compare outputs and validation cosine with those stored; report what cannot be loaded."""
     part = material.checkpoint

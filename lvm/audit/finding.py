@@ -61,6 +61,16 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a check saw, where the catalogue says what it means; its fields are those of Finding."""
+
+    seen: str
+    allowed: str
+    where: Mapping[str, Any]
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckResult:
     """What one check came to."""
 

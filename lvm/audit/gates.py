@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coverage import easy_pool
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
@@ -20,7 +20,11 @@ FULL_SCORE_TOLERANCE = 0.02  # of the oracle, for rounding and equal rows
 QUERIES = ("predictions", "copy_last", "mean_context")  # whose rank 1 is looked at
 
 
-@check("GATE_INVALID", "does an oracle pass every gate, and do blind predictors fail it?")
+@check(
+    "GATE_INVALID",
+    "does an oracle pass every gate, and do blind predictors fail it?",
+    About(blocks=True, cause=130, thorough=True),
+)
 def gate_invalid(material: Material) -> Iterator[Finding]:
     """Report gates that an oracle fails, or that random rows or shuffled pairs pass."""
     tried = bench(material)
@@ -28,7 +32,7 @@ def gate_invalid(material: Material) -> Iterator[Finding]:
         yield from invalid(tried, gate)
 
 
-@check("GATE_BELOW_TRIVIAL", "does a predictor without a model pass a gate?")
+@check("GATE_BELOW_TRIVIAL", "does a predictor without a model pass a gate?", About(thorough=True))
 def gate_below_trivial(material: Material) -> Iterator[Finding]:
     """Report gates that lie below the ladder."""
     tried = bench(material)
@@ -36,7 +40,7 @@ def gate_below_trivial(material: Material) -> Iterator[Finding]:
         yield from below_trivial(tried, gate)
 
 
-@check("POOL", "does the pool hold the contexts of the query?")
+@check("POOL", "does the pool hold the contexts of the query?", About(thorough=True))
 def pool(material: Material) -> Iterator[Finding]:
     """Report a pool of few articles, and own contexts at rank 1 where the run has no mask."""
     yield from easy_pool(material)

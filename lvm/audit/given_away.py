@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import find_rows, unit
 from lvm.audit.material import Material
@@ -32,7 +32,7 @@ STUCK_SHARE, STUCK_ROWS, STUCK_ARTICLES = (
 NUM_NAMED = 10
 
 
-@check("PREDICTIONS_LEAKED", "did the model have the answers?")
+@check("PREDICTIONS_LEAKED", "did the model have the answers?", About(blocks=True, cause=150))
 def predictions_leaked(material: Material) -> Iterator[Finding]:
     """Report predictions that are their targets up to rounding.
 
@@ -68,7 +68,11 @@ def predictions_leaked(material: Material) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-@check("PREDICTIONS_REPEATED", "is one prediction written for many windows?")
+@check(
+    "PREDICTIONS_REPEATED",
+    "is one prediction written for many windows?",
+    About(blocks=True, cause=160),
+)
 def predictions_repeated(material: Material) -> Iterator[Finding]:
     """Report one row that stands for windows with different contexts, where other rows differ.
 

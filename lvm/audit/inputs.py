@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.gaps import is_padding, windows_across_gaps
@@ -62,7 +62,9 @@ class Scan:
     sampled: bool
 
 
-@check("SCHEMA", "are all arrays there, with the right names and shapes?")
+@check(
+    "SCHEMA", "are all arrays there, with the right names and shapes?", About(blocks=True, cause=10)
+)
 def schema(material: Material) -> Iterator[Finding]:
     """Report what was found while opening, and parts that do not fit each other."""
     yield from (f for f in material.problems if f.code == "SCHEMA")
@@ -155,7 +157,7 @@ def _schema(side: Side, seen: str, allowed: str, meaning: str, next: str) -> Fin
 # --- values ---------------------------------------------------------------------------------------
 
 
-@check("NONFINITE", "is every number finite?")
+@check("NONFINITE", "is every number finite?", About(blocks=True, cause=20))
 def nonfinite(material: Material) -> Iterator[Finding]:
     """Report rows with NaN or infinite numbers, or with a length that float32 cannot square."""
     for scan in scans(material):
@@ -167,7 +169,7 @@ def nonfinite(material: Material) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-@check("ZERO_ROWS", "did the encoder fail silently?")
+@check("ZERO_ROWS", "did the encoder fail silently?", About(blocks=True, cause=30))
 def zero_rows(material: Material) -> Iterator[Finding]:
     """Report zero vectors."""
     for scan in scans(material):

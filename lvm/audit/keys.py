@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lvm.audit.blame import WrongBank, wrong_bank
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.followed import Keyed, counted_off, keyed
 from lvm.audit.location import in_run
@@ -23,7 +23,7 @@ NUM_WORST = 10
 COUNTED_OFF = "The keys were counted off from row numbers; they do not say where a window is from."
 
 
-@check("KEYS_DEGENERATE", "does every row have a key of its own?")
+@check("KEYS_DEGENERATE", "does every row have a key of its own?", About(blocks=True, cause=50))
 def keys_degenerate(material: Material) -> Iterator[Finding]:
     """Report few keys for many rows, on the eval side and in the bank."""
     looked = False
@@ -74,7 +74,7 @@ def _key_tables(material: Material) -> Iterator[tuple[str, str, np.ndarray]]:
 # --- keys against vectors -------------------------------------------------------------------------
 
 
-@check("KEYS_WRONG", "does every key lead to its own vector?")
+@check("KEYS_WRONG", "does every key lead to its own vector?", About(blocks=True, cause=40))
 def keys_wrong(material: Material) -> Iterator[Finding]:
     """Follow every key of the eval side, and those of a sample of the train side."""
     if (wrong := wrong_bank(material)) is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lvm.audit.blame import wrong_bank
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
@@ -37,7 +37,11 @@ BANK_ROWS, FAR = 4096, 5  # rows of the bank that are followed by their keys, an
 NUM_WORST = 10
 
 
-@check("ORDER_BROKEN", "do chunks stand in the order of their text, within one article?")
+@check(
+    "ORDER_BROKEN",
+    "do chunks stand in the order of their text, within one article?",
+    About(blocks=True, cause=100),
+)
 def order_broken(material: Material) -> Iterator[Finding]:
     """Report text without direction, newest first, interleaved, or windows across articles."""
     if not material.sides:

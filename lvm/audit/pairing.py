@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.blame import wrong_bank
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coherence import (
     MIN_CLUSTERS,
     Coherence,
@@ -29,7 +29,7 @@ OFFSETS = range(-4, 5)  # of the target in the bank, in chunks
 NUM_WORST = 10
 
 
-@check("EVAL_UNPAIRED", "do contexts and target come from one text?")
+@check("EVAL_UNPAIRED", "do contexts and target come from one text?", About(blocks=True, cause=80))
 def eval_unpaired(material: Material) -> Iterator[Finding]:
     """Hold the coherence of each side against train's, or against what a linear map finds."""
     train = coherence(material, "train") if material.train is not None else None
@@ -214,7 +214,11 @@ def _map_lift(weights: np.ndarray, side: Coherence, which: np.ndarray) -> Level:
 # --- the place of the target ----------------------------------------------------------------------
 
 
-@check("TARGET_SHIFTED", "is the target the chunk that follows the contexts?")
+@check(
+    "TARGET_SHIFTED",
+    "is the target the chunk that follows the contexts?",
+    About(blocks=True, cause=110),
+)
 def target_shifted(material: Material) -> Iterator[Finding]:
     """Find where the last context and the target lie in the bank, and how far apart."""
     if not material.sides:

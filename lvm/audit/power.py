@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.gates import stated_pool
 from lvm.audit.material import Material
@@ -18,7 +18,7 @@ from lvm.measured import improvement
 from lvm.statistics import NEAREST_DISTANCE, article_mean, design_effect, more_articles
 
 
-@check("UNDERPOWERED", "are there articles enough to tell?")
+@check("UNDERPOWERED", "are there articles enough to tell?", About(thorough=True))
 def underpowered(material: Material) -> Iterator[Finding]:
     """Report gates whose interval is wider than what they have to tell apart."""
     tried = bench(material)

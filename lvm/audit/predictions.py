@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Float
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coherence import MIN_WINDOWS, Coherence, Level
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.location import unit
@@ -27,7 +27,11 @@ UNRELATED = 0.25  # of what the last contexts of like windows share
 OFFSETS = range(-4, 5)
 
 
-@check("IGNORES_INPUT", "does the output depend on the context?")
+@check(
+    "IGNORES_INPUT",
+    "does the output depend on the context?",
+    About(blocks=True, cause=180, of_model=True),
+)
 def ignores_input(material: Material) -> Iterator[Finding]:
     """Report one output for every context, or outputs that have nothing to do with the contexts.
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coherence import MIN_WINDOWS
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
@@ -96,7 +96,7 @@ class Hubs:
     rows: Int[np.ndarray, " r"]  # most found first
 
 
-@check("HUBNESS", "do a few rows attract all queries?")
+@check("HUBNESS", "do a few rows attract all queries?", About(of_model=True, thorough=True))
 def hubness(material: Material) -> Iterator[Finding]:
     """Compare the hubs of predictions with those of targets and of mixes of the same contexts.
 
@@ -170,7 +170,15 @@ class InSpace:
     shuffled: float  # and with that of another article
 
 
-@check("SPLIT_SPACE", "is the model searched in the space it was trained in?")
+@check(
+    "SPLIT_SPACE",
+    "is the model searched in the space it was trained in?",
+    About(
+        of_model=True,
+        thorough=True,
+        because="the model is better in a space that it is not searched in",
+    ),
+)
 def split_space(material: Material) -> Iterator[Finding]:
     """Compare R@5 in the raw and in the projected space against the space used at inference."""
     given = queries(material)

@@ -1,32 +1,39 @@
-"""What the findings mean for the five steps: nothing runs, or in which order and why.
+"""What the findings mean for the steps: nothing runs, or in which order and why.
 
-The signatures are those of the catalogue; steps go by their number in the failure report.
-
-    anything that blocks                      nothing runs
-    SPLIT_SPACE                               1, then the others
-    COLLAPSE                                  2 and 5 first
-    cosine above the ladder, recall low       4 first
-    none of these                             1 to 5
+Steps go by their numbers. A step names the findings on which it is asked first; the catalogue says
+why. Where something blocks, nothing runs; where nothing points to a step, the failure report's
+steps come in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from lvm.audit.check import CHECKS
 from lvm.metrics import FRONT
 from lvm.records import LIMITS
 
-IN_ORDER = (1, 2, 3, 4, 5)
 LOW_RECALL = 0.5  # of the best trivial predictor's R@5
-REPAIRED_ARMS = {
-    "NEGATIVES_FEWER": "the stated number of negatives is not what was trained on, so the control "
-    "arm, which is, stands beside every arm",
-    "UNDERTRAINED": "the given model was judged before it had learned, so the control arm decides",
-    "LOSS_SCALE": "one term of the loss drowns the others, so the control arm decides",
-    "ANN_LOSS": "the index loses answers, so every arm is judged by exact search",
-}
+RARELY_FOUND = "RARELY_FOUND"  # no check: the model's metrics beside the ladder's show it
+WHY_RARELY_FOUND = "the cosine beats every trivial predictor, but the target is rarely found"
+
+
+class Routed(Protocol):
+    """What is asked of a step to put it in order."""
+
+    @property
+    def number(self) -> int:
+        """Its place in the order."""
+
+    @property
+    def reported(self) -> bool:
+        """Whether it is one of the failure report's."""
+
+    @property
+    def first_on(self) -> Collection[str]:
+        """The codes on which it is asked first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,33 +46,37 @@ class Route:
 
 def route(
     codes: Sequence[str],
+    steps: Collection[Routed],
     *,
     model: Mapping[str, Any] | None = None,
     ladder: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Route:
-    """Return the order of the five steps for the codes that were found.
+    """Return the order of `steps` for the codes that were found.
 
     `model` holds the masked metrics of the model under triage and `ladder` those of the trivial
     predictors on the same windows, where they are known.
     """
-    first: list[int] = []
-    reasons: list[str] = []
-    if "SPLIT_SPACE" in codes:
-        first.append(1)
-        reasons.append("step 1 first: the model is better in a space that it is not searched in")
-    if "COLLAPSE" in codes:
-        first += [2, 5]
-        reasons.append("steps 2 and 5 first: predictions have collapsed towards their mean")
-    if _lacks_discrimination(model, ladder):
-        first.append(4)
-        reasons.append(
-            "step 4 first: the cosine beats every trivial predictor, but the target is rarely found"
-        )
-    order = list(dict.fromkeys([*first, *IN_ORDER]))
-    reasons += [text for code, text in REPAIRED_ARMS.items() if code in codes]
-    if not first:
-        reasons.append("steps 1 to 5 in order: no finding points to one of them")
-    return Route(order=order, reasons=reasons)
+    signs = [*codes, *([RARELY_FOUND] if _lacks_discrimination(model, ladder) else [])]
+    rows = {row.code: row for row in CHECKS}
+    pointed: list[tuple[list[int], str]] = []
+    because = {code: row.because for code, row in rows.items()} | {RARELY_FOUND: WHY_RARELY_FOUND}
+    for sign in dict.fromkeys(signs):
+        if numbers := sorted(step.number for step in steps if sign in step.first_on):
+            pointed.append((numbers, because.get(sign) or f"{sign} was found"))
+    pointed.sort()
+    in_order = sorted(step.number for step in steps if step.reported)
+    reasons = [f"{_named(numbers)} first: {why}" for numbers, why in pointed]
+    reasons += [row.for_arms for row in rows.values() if row.for_arms and row.code in codes]
+    if not pointed and in_order:
+        span = f"{in_order[0]} to {in_order[-1]}"
+        reasons.append(f"steps {span} in order: no finding points to one of them")
+    first = [number for numbers, _ in pointed for number in numbers]
+    return Route(order=list(dict.fromkeys([*first, *in_order])), reasons=reasons)
+
+
+def _named(numbers: Sequence[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"steps {', '.join(most)} and {last}" if most else f"step {last}"
 
 
 def _lacks_discrimination(

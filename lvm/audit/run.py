@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from lvm.audit.check import CHECKS, Check
+from lvm.audit.check import CHECKS, Check, causes_first
 from lvm.audit.finding import CheckResult, Finding, NotEvaluable, Severity, Status
 from lvm.audit.material import Material
 from lvm.errors import ExitStatus
@@ -17,13 +17,6 @@ from lvm.records import to_plain
 
 SCHEMA = 1
 MIN_CHECKS = 10  # that have looked at something, before anything is called clean
-# Causes before what follows from them, in the order of the catalogue's routing.
-CAUSES_FIRST = (
-    "SCHEMA", "NONFINITE", "ZERO_ROWS", "KEYS_WRONG", "KEYS_DEGENERATE", "TARGET_NOT_IN_BANK",
-    "INDEX_MISMATCH", "EVAL_UNPAIRED", "SPACE_MISMATCH", "ORDER_BROKEN", "TARGET_SHIFTED",
-    "SPLIT_LEAK", "GATE_INVALID", "LOADER", "PREDICTIONS_LEAKED", "PREDICTIONS_REPEATED",
-    "PREDICTIONS_MISALIGNED", "IGNORES_INPUT",
-)  # fmt: skip
 Progress = Callable[[str, int, int], None]  # code of the check that starts, its number, of how many
 
 
@@ -56,9 +49,10 @@ class Audit:
 
     @property
     def findings(self) -> list[Finding]:
-        """All findings, worst first."""
+        """All findings, worst first, and causes before what follows from them."""
         found = [finding for result in self.results for finding in result.findings]
-        return sorted(found, key=lambda f: (f.severity.rank, _place(f.code)))
+        place = {code: at for at, code in enumerate(causes_first())}
+        return sorted(found, key=lambda f: (f.severity.rank, place.get(f.code, len(place))))
 
     @property
     def blocking(self) -> list[str]:
@@ -79,10 +73,6 @@ class Audit:
         if any(finding.severity is not Severity.INFO for finding in self.findings):
             return AuditVerdict.WARNINGS
         return AuditVerdict.CLEAN  # what is only worth knowing makes nothing unclean
-
-
-def _place(code: str) -> int:
-    return CAUSES_FIRST.index(code) if code in CAUSES_FIRST else len(CAUSES_FIRST)
 
 
 def run_checks(
@@ -114,7 +104,7 @@ def _run(one: Check, material: Material) -> CheckResult:
     findings: list[Finding] = []
     status, reason, supply = Status.PASS, "", ""
     try:
-        findings.extend(one.look(material))
+        findings.extend(one.findings(material))
     except NotEvaluable as answer:
         status, reason, supply = Status.NOT_EVALUABLE, answer.reason, answer.next
     except Exception as error:

@@ -16,25 +16,12 @@ from lvm.audit.finding import REPAIR, NotEvaluable
 from lvm.audit.material import Material
 from lvm.audit.open import on_test_split
 from lvm.audit.profiles import plot_data
-from lvm.audit.routing import route
+from lvm.audit.routing import Routed, route
 from lvm.audit.run import Audit, Progress, audit_document, run_checks
 from lvm.audit.selftest import ladder
 from lvm.errors import DataError, UsageError
 
 LARGE_BYTES = 512 << 20  # of vectors, from which a quick look comes first
-# Checks that search the bank with many queries, or need a model: not for the quick look.
-THOROUGH = frozenset(
-    [
-        "GATE_INVALID",
-        "GATE_BELOW_TRIVIAL",
-        "POOL",
-        "UNDERPOWERED",
-        "HUBNESS",
-        "SPLIT_SPACE",
-        "ANN_LOSS",
-        "PREDICTIONS_MISALIGNED",
-    ]
-)
 
 
 def complete(
@@ -157,10 +144,11 @@ def run_audit(
     *,
     allowed: Collection[str],
     progress: Progress,
+    steps: Collection[Routed],
     thorough: bool = False,
     then: Callable[[], None] = lambda: None,
 ) -> tuple[Audit, dict[str, Any]]:
-    """Return the audit of a material and its document, `audit.json`.
+    """Return the audit of a material and its document, `audit.json`, with the order of `steps`.
 
     `thorough` skips the quick look and always runs every check on every row. `then` is called once,
     when every row is about to be read: where the quick look blocks, whatever it would start is not
@@ -168,16 +156,16 @@ def run_audit(
     """
     if not thorough and num_bytes(material) > LARGE_BYTES:
         quick = dataclasses.replace(material, quick=True)
-        codes = [code for code in CHECKS.names() if code not in THOROUGH]
+        codes = [row.code for row in CHECKS if not row.thorough]
         audit = run_checks(quick, codes=codes, allowed=allowed, progress=progress)
         if audit.blocking:
-            return audit, document(audit, quick)
+            return audit, document(audit, quick, steps)
     then()
     audit = run_checks(material, allowed=allowed, progress=progress)
-    return audit, document(audit, material)
+    return audit, document(audit, material, steps)
 
 
-def document(audit: Audit, material: Material) -> dict[str, Any]:
+def document(audit: Audit, material: Material, steps: Collection[Routed]) -> dict[str, Any]:
     """Return the content of `audit.json`, with what its plots and its route are made from."""
     rungs: dict[str, Any] = {}
     if not material.quick:
@@ -189,7 +177,7 @@ def document(audit: Audit, material: Material) -> dict[str, Any]:
         plots = plot_data(material)
     except (NotEvaluable, ArithmeticError, ValueError):
         plots = {}
-    taken = route([f.code for f in audit.findings], ladder=rungs)
+    taken = route([f.code for f in audit.findings], steps, ladder=rungs)
     order = [] if audit.blocking else [str(number) for number in taken.order]
     reasons = [] if audit.blocking else list(taken.reasons)
     return audit_document(

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from scipy.special import expit  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.audit.centring import shifted_articles
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coherence import VECTORS, Coherence, coherence
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
@@ -191,7 +191,11 @@ def _differs(material: Material, name: str) -> bool:
         return False
 
 
-@check("SPACE_MISMATCH", "are all vectors from one encoder and one pooling?")
+@check(
+    "SPACE_MISMATCH",
+    "are all vectors from one encoder and one pooling?",
+    About(blocks=True, cause=90),
+)
 def space_mismatch(material: Material) -> Iterator[Finding]:
     """Hold the eval side and the bank against train, articles and contexts against their own."""
     if material.eval is None and material.bank is None:

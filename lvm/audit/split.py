@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 
 from lvm.audit.ancestors import Places, require_known, seen_before, seen_findings
 from lvm.audit.blame import wrong_bank
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level, sample_rows
 from lvm.audit.finding import REPAIR, Finding, Severity
 from lvm.audit.followed import counted_off
@@ -28,7 +28,7 @@ COPIED_WINDOWS = 0.01  # of all eval windows, from which copies block
 QUICK_TRAIN = 100_000  # train windows that a quick audit compares
 
 
-@check("SPLIT_LEAK", "has nothing of the eval side been trained on?")
+@check("SPLIT_LEAK", "has nothing of the eval side been trained on?", About(blocks=True, cause=120))
 def split_leak(material: Material) -> Iterator[Finding]:
     """Report shared articles, overlapping windows, shared content, a seen lineage."""
     yield from (f for f in material.problems if f.code == "SPLIT_LEAK")

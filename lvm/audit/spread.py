@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
@@ -33,7 +33,11 @@ OF_MIX_BLOCK, OF_MIX_WARN, FLOOR = 0.2, 0.4, 0.005
 LOW_RANK = 0.2
 
 
-@check("COLLAPSE", "do predictions spread as targets do?")
+@check(
+    "COLLAPSE",
+    "do predictions spread as targets do?",
+    About(blocks=True, of_model=True, because="predictions have collapsed towards their mean"),
+)
 def collapse(material: Material) -> Iterator[Finding]:
     """Report predictions that have shrunk towards their mean, relative to targets and text."""
     given = queries(material)
@@ -59,7 +63,7 @@ def collapse(material: Material) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-@check("LOW_RANK", "do predictions use as many directions as the text has?")
+@check("LOW_RANK", "do predictions use as many directions as the text has?", About(of_model=True))
 def low_rank(material: Material) -> Iterator[Finding]:
     """Report predictions that lie in a subspace: effective rank far below that of context mixes.
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.negatives import negatives_fewer
 from lvm.audit.negatives import stated_negatives_finding as stated_negatives_finding
@@ -64,14 +64,14 @@ def training_findings(log: TrainingLog) -> list[Finding]:
     return sorted(found, key=lambda finding: finding.severity.rank)
 
 
-def _on_training(code: str, question: str) -> Callable[[Judge], Judge]:
+def _on_training(code: str, question: str, about: About | None = None) -> Callable[[Judge], Judge]:
     """Register a function of a log as a check of the material's training."""
 
     def register(judge: Judge) -> Judge:
         def look(material: Material) -> Iterator[Finding]:
             yield from judge(_given(material))
 
-        check(code, question)(look)
+        check(code, question, about)(look)
         _JUDGES.append(judge)
         return judge
 
@@ -86,7 +86,14 @@ def _given(material: Material) -> TrainingLog:
     return material.training
 
 
-@check("NEGATIVES_FEWER", "did as many negatives stand against each target as was said?")
+@check(
+    "NEGATIVES_FEWER",
+    "did as many negatives stand against each target as was said?",
+    About(
+        for_arms="the stated number of negatives is not what was trained on, so the control "
+        "arm, which is, stands beside every arm"
+    ),
+)
 def _negatives_fewer(material: Material) -> Iterator[Finding]:
     if material.training is None and material.checkpoint is not None:
         from lvm.training.report_recipe import accumulated_negatives
@@ -101,7 +108,11 @@ def _negatives_fewer(material: Material) -> Iterator[Finding]:
     yield from negatives_fewer(_given(material))
 
 
-@_on_training("UNDERTRAINED", "was the model trained long enough to be judged?")
+@_on_training(
+    "UNDERTRAINED",
+    "was the model trained long enough to be judged?",
+    About(for_arms="the given model was judged before it had learned, so the control arm decides"),
+)
 def undertrained(log: TrainingLog) -> Iterator[Finding]:
     """Report a training that ended, or was judged, before it learned."""
     log.first("updates")
@@ -122,7 +133,11 @@ def undertrained(log: TrainingLog) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-@_on_training("LOSS_SCALE", "does every term of the loss have a say?")
+@_on_training(
+    "LOSS_SCALE",
+    "does every term of the loss have a say?",
+    About(for_arms="one term of the loss drowns the others, so the control arm decides"),
+)
 def loss_scale(log: TrainingLog) -> Iterator[Finding]:
     """Report terms whose gradient is a hundredth of the reference term's (a tenth: info)."""
     objective = log.recipe.objective

@@ -79,6 +79,7 @@ class Job:
             self._stop_ray()
 
     def _run(self) -> int:
+        steps_in_order()  # refuses two that contradict each other before anything is started
         config, material = asked.opened(self._options, self._config)
         check_config(config, material.width or 1)
         audited = self._journal.find("audited")
@@ -100,7 +101,9 @@ class Job:
         allowed = self._options.allow
         with AuditProgress(sys.stderr) as progress:
             begin = self._executor.begin  # it takes as long as the audit
-            _, document = run_audit(material, allowed=allowed, progress=progress, then=begin)
+            _, document = run_audit(
+                material, allowed=allowed, progress=progress, steps=steps_in_order(), then=begin
+            )
         command = f"{lvm_command()} audit {asked.audit_flags(self._options)}".rstrip()
         return with_command(document, command, "repaired")
 

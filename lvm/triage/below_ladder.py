@@ -14,11 +14,11 @@ from lvm.records import GateResult, to_plain
 from lvm.triage.against_ladder import rung_file
 from lvm.triage.judge import ArmResult, training_of
 from lvm.triage.runner import AR_ONLY, Runner
+from lvm.triage.step import steps_in_order
 
 CODE = "BELOW_LADDER"
 MIX = "weighted_mix"  # the best fixed mix in cosine: what a network is held against
 COPIES = ("copy_last", "mean_context", MIX)
-STEP = "context_path"
 
 
 def ask_whether_below(runner: Runner, ar_only: ArmResult) -> None:
@@ -33,9 +33,13 @@ def ask_whether_below(runner: Runner, ar_only: ArmResult) -> None:
 
 
 def asked_first(runner: Runner, plan: list[str]) -> list[str]:
-    """Return the step of a plan that the finding points to, if there is one."""
+    """Return the steps of a plan that the finding points to, where it was made."""
     noted = runner.journal.find("below_ladder") or {"findings": []}
-    return [STEP] if noted["findings"] and STEP in plan else []
+    return [name for name in _pointed_to() if name in plan] if noted["findings"] else []
+
+
+def _pointed_to() -> list[str]:
+    return [step.name for step in steps_in_order() if CODE in step.first_on]
 
 
 def _gain(runner: Runner, ar_only: ArmResult, name: str) -> GateResult | None:
@@ -66,6 +70,8 @@ def _finding(against: GateResult, below: list[str], ar_only: ArmResult) -> Findi
     reached = float(ar_only.dev.cosine.mean())
     interval = f"{estimate.value:+.3f} [{estimate.lower:.3f}, {estimate.upper:.3f}]"
     others = [name for name in below if name != MIX]
+    *most, last = _pointed_to()
+    asked = f"steps {', '.join(most)} and {last} are" if most else f"step {last} is"
     also = f"; {' and '.join(others)} do better as well" if others else ""
     return Finding(
         code=CODE,
@@ -75,6 +81,6 @@ def _finding(against: GateResult, below: list[str], ar_only: ArmResult) -> Findi
         allowed=f"an interval that reaches 0: at least the cosine of {MIX}",
         where={"input": "training"},
         meaning="The network loses its context: it fails before any contrastive loss can.",
-        next=f"the step {STEP} is asked first",
+        next=f"the {asked} asked first",
         values={"cosine": reached, "difference": estimate.value, "upper": estimate.upper},
     )

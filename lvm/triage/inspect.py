@@ -5,10 +5,11 @@ The audit's checks of predictions run on dev windows, since the test split is fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from lvm.audit.check import CHECKS
 from lvm.audit.checkpoint import open_checkpoint
 from lvm.audit.material import Material, Side
 from lvm.audit.routing import route
@@ -16,9 +17,7 @@ from lvm.audit.run import run_checks
 from lvm.config import GateConfig, Recipe
 from lvm.data.windows import Dataset
 from lvm.records import to_plain
-
-# What a model's predictions can show; the data's own checks ran before.
-CODES = ("IGNORES_INPUT", "COLLAPSE", "LOW_RANK", "HUBNESS", "SPLIT_SPACE", "ANN_LOSS")
+from lvm.triage.step import Step
 
 
 def inspect_model(
@@ -29,8 +28,9 @@ def inspect_model(
     *,
     model: Mapping[str, Any] | None,
     ladder: Mapping[str, Mapping[str, Any]],
+    steps: Collection[Step],
 ) -> dict[str, Any]:
-    """Return the findings on a trained model, and the order of the steps that follows from them.
+    """Return the findings on a trained model, and the order of `steps` that follows from them.
 
     `model` and `ladder` are masked metrics on dev. Nothing here blocks: a trained model that is
     worthless is what the steps are for.
@@ -45,8 +45,8 @@ def inspect_model(
         seed=recipe.seed,
         checkpoint=open_checkpoint(checkpoint, bank.width, recipe.context_length),
     )
-    audit = run_checks(material, codes=CODES)
-    taken = route([f.code for f in audit.findings], model=model, ladder=ladder)
+    audit = run_checks(material, codes=[row.code for row in CHECKS if row.of_model])
+    taken = route([f.code for f in audit.findings], steps, model=model, ladder=ladder)
     plain: dict[str, Any] = to_plain(
         {
             "findings": audit.findings,

@@ -1,6 +1,6 @@
-"""The hypothesis ledger: what the failure report supposed, and what this run says of it.
+"""The hypothesis ledger: what the steps suppose, and what this run says of it.
 
-Each entry states its prediction here, before any run. Its status comes from the journal alone:
+Each step states its predictions, before any run. Their status comes from the journal alone:
 
     confirmed     an arm beats its control in R@5 or MRR: the interval, corrected by Holm over the
                   arms of its step, lies above zero. Where the arm was trained in full, the gain
@@ -17,8 +17,7 @@ Intervals are not corrected over the entries of the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -27,11 +26,10 @@ from lvm.few import foremost
 from lvm.metrics import METRICS
 from lvm.records import ABSENT, RunVerdict, StopReason, Verdict
 from lvm.text import title_of
+from lvm.triage.step import Hypothesis, Step, hypotheses
 
-OVER_CONTROL = "gain over the control at the same budget and seed in R@5 and MRR, dev split"
 AT_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
 NUM_SAID = 12  # arms of one entry that are told in words
-HIGH_COSINE = 0.70  # what the report expects behind the head if it is to be used
 
 
 class Status(StrEnum):
@@ -43,174 +41,24 @@ class Status(StrEnum):
     UNTESTED = "untested"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hypothesis:
-    """One entry, with its prediction and the arms that test it."""
-
-    id: str
-    kind: str  # "hypothesis", "open question" or "beyond the report"
-    claim: str  # the failure report's, in short
-    predicts: str
-    steps: tuple[str, ...]
-    # (arm's changed keys, control's recipe) -> whether the arm tests the claim
-    tests: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda changes, control: True
-    statistic: str = OVER_CONTROL
-    remedy: str = "--all-steps"  # what has a later run test it
-
-
-def _above(key: str, section: str, name: str) -> Callable[[Mapping[str, Any], Event], bool]:
-    """Return a test for arms that raise a number of the recipe above the control's."""
-
-    def raises(changes: Mapping[str, Any], control: Event) -> bool:
-        own = (control.get(section, {}) if section else control).get(name)
-        new = changes.get(key)
-        return isinstance(new, int | float) and isinstance(own, int | float) and new > own
-
-    return raises
-
-
-def _one_space(changes: Mapping[str, Any], control: Event) -> bool:
-    return "search_space" in changes or "objective.space" in changes
-
-
-def _behind_the_head(changes: Mapping[str, Any], control: Event) -> bool:
-    return list(changes) == ["search_space"] and changes["search_space"] == "projected"
-
-
-def _same_objective(changes: Mapping[str, Any], control: Event) -> bool:
-    return not any(key.startswith("objective.") for key in changes)
-
-
-def _network(*names: str) -> Callable[[Mapping[str, Any], Event], bool]:
-    return lambda changes, control: changes.get("model.name") in names
-
-
-HYPOTHESES: tuple[Hypothesis, ...] = (
-    Hypothesis(
-        id="H1",
-        kind="hypothesis",
-        claim="Objective mismatch: InfoNCE shapes a projected space, inference searches the raw "
-        "one.",
-        predicts="The model finds more once training and search share a space: searched behind its "
-        "head, or trained in the raw space.",
-        steps=("projection_head",),
-        tests=_one_space,
-    ),
-    Hypothesis(
-        id="H2",
-        kind="hypothesis",
-        claim="The contrastive weight of .7 is too low against the autoregressive term.",
-        predicts="A weight of .85 or .90 finds more than .70.",
-        steps=("contrastive_weight",),
-    ),
-    Hypothesis(
-        id="H3",
-        kind="hypothesis",
-        claim="Negatives are too weak or too few.",
-        predicts="Harder negatives, a larger batch or the whole bank find more than the batch.",
-        steps=("negatives",),
-    ),
-    Hypothesis(
-        id="H4",
-        kind="hypothesis",
-        claim="The temperature is too low and over-sharpens the distribution.",
-        predicts="A higher temperature finds more.",
-        steps=("temperature",),
-        tests=_above("objective.temperature", "objective", "temperature"),
-    ),
-    Hypothesis(
-        id="H5",
-        kind="hypothesis",
-        claim="The stop-gradient is on the wrong branch.",
-        predicts="No stop-gradient, or one on the prediction, finds more than one on the target.",
-        steps=("projection_head", "stop_gradient"),
-        tests=lambda changes, control: "objective.stop_gradient" in changes,
-        remedy="--extended",
-    ),
-    Hypothesis(
-        id="Q1",
-        kind="open question",
-        claim="Should the projection head be used at inference?",
-        predicts="If yes, one and the same model finds more behind its head than in the raw space.",
-        steps=("projection_head", "projection_at_inference"),
-        tests=_behind_the_head,
-        statistic="gain of one model searched behind its head over itself searched in the raw "
-        f"space, R@5 and MRR, dev split; its cosine behind the head against {HIGH_COSINE:.2f}",
-        remedy="--extended",
-    ),
-    Hypothesis(
-        id="Q2",
-        kind="open question",
-        claim="Is InfoNCE fundamentally incompatible with autoregressive prediction?",
-        predicts="If yes, InfoNCE alone finds more than both terms together in the same space.",
-        steps=("infonce_alone",),
-        remedy="--extended",
-    ),
-    Hypothesis(
-        id="Q3",
-        kind="open question",
-        claim="Should two towers take the place of Mamba?",
-        predicts="If yes, two towers find more than the recipe's network at the same budget.",
-        steps=("architecture",),
-        tests=_network("two_tower"),
-        remedy="--extended",
-    ),
-    Hypothesis(
-        id="Q4",
-        kind="open question",
-        claim="Is a context of 5 vectors too short?",
-        predicts="If yes, a longer context finds more of the same targets in the same pool.",
-        steps=("context_length",),
-        tests=_above("context_length", "", "context_length"),
-        remedy="--extended",
-    ),
-    Hypothesis(
-        id="B1",
-        kind="beyond the report",
-        claim="Predictions leave the distribution of the vectors (step 5; the report gives this "
-        "remedy and no hypothesis).",
-        predicts="An anchor to that distribution finds more.",
-        steps=("anchor_mmd",),
-    ),
-    Hypothesis(
-        id="B3",
-        kind="beyond the report",
-        claim="The network has no path by which it could as much as copy its context.",
-        predicts="A residual from the context, or a network as wide as the vectors, finds more "
-        "under the same objective.",
-        steps=("context_path",),
-        tests=_same_objective,
-    ),
-    Hypothesis(
-        id="B2",
-        kind="beyond the report",
-        claim="The network is at fault, whichever it is.",
-        predicts="A GRU, a transformer or Mamba-2 in place of the recipe's network finds more.",
-        steps=("architecture",),
-        tests=_network("gru", "transformer", "mamba2"),
-        remedy="--extended",
-    ),
-)
-
-
 def ledger(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Return every entry with its status, as plain values; no journal is too short."""
     events = indexed(events)
-    return [_entry(events, hypothesis) for hypothesis in HYPOTHESES]
+    return [_entry(events, hypothesis, steps) for hypothesis, steps in hypotheses()]
 
 
-def _entry(events: Events, hypothesis: Hypothesis) -> dict[str, Any]:
-    arms = _evidence(events, hypothesis)
+def _entry(events: Events, hypothesis: Hypothesis, steps: Sequence[Step]) -> dict[str, Any]:
+    arms = _evidence(events, hypothesis, [step.name for step in steps])
     judged = [arm for arm in arms if arm["gains"]]
     complete = all(arm["reason"] not in ABSENT for arm in arms)
     status = _status(judged, complete=complete) if judged else Status.UNTESTED
-    result = _all_in_words(judged) or _why_untested(events, hypothesis, arms)
+    result = _all_in_words(judged) or _why_untested(events, hypothesis, steps, arms)
     if judged and not complete:
         gone = [f"{a['arm']} {a['reason']}" for a in arms if a["reason"] in ABSENT]
         result += f"; not judged: {', '.join(gone)}"
     return {
         "id": hypothesis.id,
-        "kind": hypothesis.kind,
+        "kind": hypothesis.kind.value,
         "claim": hypothesis.claim,
         "predicts": hypothesis.predicts,
         "statistic": hypothesis.statistic,
@@ -220,10 +68,10 @@ def _entry(events: Events, hypothesis: Hypothesis) -> dict[str, Any]:
     }
 
 
-def _evidence(events: Events, hypothesis: Hypothesis) -> list[dict[str, Any]]:
+def _evidence(events: Events, hypothesis: Hypothesis, steps: Sequence[str]) -> list[dict[str, Any]]:
     """Return what each arm that tests the hypothesis came to; of one arm twice, the longer run."""
     found: dict[str, dict[str, Any]] = {}
-    for step in hypothesis.steps:
+    for step in steps:
         started = events.last("step_started", step=step)
         if started is None:
             continue
@@ -310,11 +158,16 @@ def _in_words(arm: Mapping[str, Any]) -> str:
     return f"{arm['arm']}: {gains}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _why_untested(events: Events, hypothesis: Hypothesis, arms: Sequence[Mapping[str, Any]]) -> str:
+def _why_untested(
+    events: Events,
+    hypothesis: Hypothesis,
+    steps: Sequence[Step],
+    arms: Sequence[Mapping[str, Any]],
+) -> str:
     if arms:
         ends = [f"{a['arm']}: {a['detail'] or _without_gain(a)}" for a in arms[:NUM_SAID]]
         return _joined(ends, len(arms))
-    started = [e for s in hypothesis.steps if (e := events.last("step_started", step=s))]
+    started = [e for s in steps if (e := events.last("step_started", step=s.name))]
     left_out = [f"{n}: {why}" for event in started for n, why in event["left_out"].items()]
     if left_out:
         return "; ".join(left_out)
@@ -325,7 +178,8 @@ def _why_untested(events: Events, hypothesis: Hypothesis, arms: Sequence[Mapping
         return "the run has not come to it yet"
     if stop["verdict"] == RunVerdict.BLOCKED:
         return "the audit stopped the run before any training"
-    return f"the run ended {stop['verdict']} before; {hypothesis.remedy} tests it"
+    flag = next(step.flag for step in steps if hypothesis in step.hypotheses)
+    return f"the run ended {stop['verdict']} before; {flag} tests it"
 
 
 def _without_gain(arm: Mapping[str, Any]) -> str:

@@ -65,6 +65,7 @@ class Order:
             checkpoint, runner.dataset, spec.recipe, runner.gates,
             model=(judged["evaluation"] or {}).get("masked"),
             ladder={name: row["masked"] for name, row in rungs.items()},
+            steps=runner.request.steps,
         )  # fmt: skip
         return {"arm": spec.id, "name": spec.name, **found}
 

@@ -1,14 +1,16 @@
 """A step of the tree: one question, the arms that answer it, and a control.
 
 Steps are found by file: every module of `tune_jobs/steps/` registers one. A step never trains or
-judges; it only says, for a base recipe, which variants are worth a trial.
+judges. It says, for a base recipe, which variants are worth a trial, what they test, and on which
+findings it is asked first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 
 from lvm.config import Recipe, ScheduleConfig
 from lvm.errors import ConfigError
@@ -55,20 +57,75 @@ class Proposal:
     control: Mapping[str, object] = field(default_factory=dict)  # what every arm has, control too
 
 
+OVER_CONTROL = "gain over the control at the same budget and seed in R@5 and MRR, dev split"
+# (an arm's changed keys, its control's recipe) -> whether the arm tests the claim
+Tests = Callable[[Mapping[str, object], Mapping[str, object]], bool]
+
+
+class Kind(StrEnum):
+    """Whose a hypothesis is, in the order of the ledger."""
+
+    HYPOTHESIS = "hypothesis"  # the failure report's
+    OPEN_QUESTION = "open question"  # the failure report's; its claim is a question
+    BEYOND = "beyond the report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """A claim with its prediction, and which arms test it by what statistic."""
+
+    id: str
+    claim: str
+    predicts: str
+    kind: Kind = Kind.BEYOND
+    tests: Tests = lambda changes, control: True
+    statistic: str = OVER_CONTROL
+    also: Collection[str] = ()  # other steps that have arms which test it
+
+    @property
+    def statement(self) -> str:
+        """What is supposed, as a statement."""
+        return self.predicts if self.kind is Kind.OPEN_QUESTION else self.claim
+
+
+def raises(key: str) -> Tests:
+    """Return a test for arms that raise a number of the recipe above the control's."""
+    *section, name = key.split(".")
+
+    def above_control(changes: Mapping[str, object], control: Mapping[str, object]) -> bool:
+        table = control.get(section[0], {}) if section else control
+        own = table.get(name) if isinstance(table, Mapping) else None
+        new = changes.get(key)
+        return isinstance(new, int | float) and isinstance(own, int | float) and new > own
+
+    return above_control
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One question of the tree."""
+    """One question of the tree, and all that is said about it."""
 
     name: str
     number: int  # place in the order: the report's five, then ours, then the open questions
     title: str
     question: str
-    hypothesis: str  # what the failure report supposed
+    hypotheses: Sequence[Hypothesis]  # at least one; the first is the step's own
     rules_out: str  # what is known when no arm helps
     propose: Callable[[Recipe, Facts], Proposal]
     epochs: Callable[[ScheduleConfig], int]
+    first_on: Collection[str] = ()  # codes of findings on which it is asked before the others
     reported: bool = False  # one of the failure report's five
     extended: bool = False  # asks an open question: measured on dev, never confirmed or carried
+
+    @property
+    def hypothesis(self) -> str:
+        """What the step supposes."""
+        return self.hypotheses[0].statement
+
+    @property
+    def flag(self) -> str:
+        """What has a run ask the step, whatever the steps before it came to."""
+        return "--extended" if self.extended else "--all-steps"
 
 
 def why_refused(recipe: Recipe, changes: Mapping[str, object]) -> str:
@@ -86,13 +143,58 @@ STEPS: Registry[Step] = Registry("step", STEPS_PACKAGE)
 def steps_in_order(order: Sequence[str] = (), *, reported_only: bool = False) -> list[Step]:
     """Return the steps of the tree: those numbered in `order` first, then by their numbers.
 
-    `reported_only` leaves out what is not one of the failure report's five.
+    `reported_only` leaves out what is not one of the failure report's five. ConfigError where two
+    steps contradict each other.
     """
     place = {number: at for at, number in enumerate(order)}
-    steps = [s for s in STEPS if not s.extended and (s.reported or not reported_only)]
+    steps = [s for s in _numbered() if not s.extended and (s.reported or not reported_only)]
     return sorted(steps, key=lambda s: (place.get(str(s.number), len(place)), s.number))
 
 
 def extended_steps() -> list[Step]:
-    """Return the steps that ask the report's open questions, in their order."""
-    return sorted((step for step in STEPS if step.extended), key=lambda s: s.number)
+    """Return the steps that ask open questions, in their order."""
+    return [step for step in _numbered() if step.extended]
+
+
+def hypotheses() -> Iterator[tuple[Hypothesis, list[Step]]]:
+    """Yield every hypothesis with the steps that test it; the one that states it gives its place.
+
+    The failure report's own come in its numbering, then ours as their steps are asked.
+    """
+    steps = _numbered()
+    stated = [(h, step) for step in steps for h in step.hypotheses]
+    kinds = list(Kind)
+
+    def place(entry: tuple[Hypothesis, Step]) -> tuple[int, int, int, str]:
+        hypothesis, step = entry
+        number = step.number if hypothesis.kind is Kind.BEYOND else 0
+        return kinds.index(hypothesis.kind), number, len(hypothesis.id), hypothesis.id
+
+    for hypothesis, step in sorted(stated, key=place):
+        asked = {step.name, *hypothesis.also}
+        yield hypothesis, [other for other in steps if other.name in asked]
+
+
+def _numbered() -> list[Step]:
+    """Return all steps by number; ConfigError where one contradicts another."""
+    steps = sorted(STEPS, key=lambda step: step.number)
+    for one, other in pairwise(steps):
+        if one.number == other.number:
+            raise ConfigError(
+                f"the steps {one.name!r} and {other.name!r} both have number {one.number}; "
+                f"give one of them a free number, for example {steps[-1].number + 1}."
+            )
+    owners: dict[str, str] = {}
+    for step in steps:
+        if not step.hypotheses:
+            raise ConfigError(f"the step {step.name!r} has no hypothesis; give it one to test.")
+        for hypothesis in step.hypotheses:
+            for name in hypothesis.also:
+                STEPS.get(name)
+            if hypothesis.id in owners:
+                raise ConfigError(
+                    f"the steps {owners[hypothesis.id]!r} and {step.name!r} both state the "
+                    f"hypothesis {hypothesis.id!r}; give one of them another id."
+                )
+            owners[hypothesis.id] = step.name
+    return steps

@@ -68,7 +68,7 @@ def run(tmp_path_factory) -> Path:
     journal.append("run_started", **_started(data, config))
     request = DataRequest(bank=scratch / "bank")
     material = replace(open_material(request, config), dataset=data)
-    _, audit = run_audit(material, allowed=(), progress=lambda *_: None)
+    _, audit = run_audit(material, allowed=(), progress=lambda *_: None, steps=steps_in_order())
     journal.append("audited", audit=audit)
     tiny.triage(scratch / "work", data, config, num_steps=2, num_seeds=2)
     folder = scratch / "kept"

@@ -12,8 +12,8 @@ from lvm.records import ABSENT
 from lvm.report import Run
 from lvm.report.ledger import ledger_sections
 from lvm.report.markdown import render
-from lvm.triage.ledger import HYPOTHESES, ledger
-from lvm.triage.step import STEPS, Facts
+from lvm.triage.ledger import ledger
+from lvm.triage.step import STEPS, Facts, Kind, hypotheses
 
 GATES = {"success_r_at_5": 0.10, "success_mrr": 0.05}
 FACTS = Facts(num_train_windows=2_000_000, width=tiny.WIDTH)
@@ -78,14 +78,27 @@ def story():
 
 
 def test_the_report_s_five_hypotheses_and_four_questions_are_there_with_predictions() -> None:
-    kinds = [h.kind for h in HYPOTHESES]
-    assert (kinds.count("hypothesis"), kinds.count("open question")) == (5, 4)
-    assert len({h.id for h in HYPOTHESES}) == len(HYPOTHESES)
-    for entry in HYPOTHESES:
-        assert entry.predicts.endswith(".")
-        assert set(entry.steps) <= set(STEPS.names())
-    asked = {step for h in HYPOTHESES for step in h.steps}
-    assert asked == set(STEPS.names())  # no step without an entry
+    named = {kind: [h.id for h, _ in hypotheses() if h.kind is kind] for kind in Kind}
+    assert named[Kind.HYPOTHESIS] == ["H1", "H2", "H3", "H4", "H5"]
+    assert named[Kind.OPEN_QUESTION] == ["Q1", "Q2", "Q3", "Q4"]
+    assert named[Kind.BEYOND][:3] == ["B1", "B3", "B2"]  # as their steps are asked
+    assert [e["id"] for e in ledger([])] == [id for ids in named.values() for id in ids]
+    assert all(h.predicts.endswith(".") and h.statement.endswith(".") for h, _ in hypotheses())
+
+
+@pytest.mark.parametrize(
+    ("id", "steps"),
+    [
+        ("H1", ["projection_head"]),
+        ("H5", ["projection_head", "stop_gradient"]),
+        ("Q1", ["projection_head", "projection_at_inference"]),
+        ("Q3", ["architecture"]),
+        ("B2", ["architecture"]),
+    ],
+)
+def test_a_hypothesis_is_tested_by_every_step_that_has_arms_for_it(id, steps) -> None:
+    (tested,) = ([step.name for step in by] for h, by in hypotheses() if h.id == id)
+    assert tested == steps
 
 
 def test_a_journal_that_has_only_begun_tests_nothing(story) -> None:

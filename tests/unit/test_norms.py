@@ -17,10 +17,11 @@ from lvm.data.bank import check_vectors
 from lvm.data.files import read_bank
 from lvm.data.window_files import read_window_file
 from lvm.errors import DataError
+from lvm.triage.step import steps_in_order
 
 PARTS = ("train", "eval", "bank")
 LONG, SHORT = (1e20, 1e30, 1e38), (1e-30, 1e-40)  # the last one is denormal in float32
-QUIET = {"allowed": (), "progress": lambda code, number, total: None}
+QUIET = {"allowed": (), "progress": lambda code, number, total: None, "steps": steps_in_order()}
 
 
 def scaled(part: str, factor: float, share: float = 1.0):

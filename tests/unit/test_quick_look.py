@@ -6,8 +6,12 @@ import pytest
 from planted import Parts, clean, plant
 
 from lvm.audit import session
+from lvm.audit.check import CHECKS
 from lvm.audit.run import Audit
-from lvm.audit.session import THOROUGH, run_audit
+from lvm.audit.session import run_audit
+from lvm.triage.step import steps_in_order
+
+THOROUGH = {row.code for row in CHECKS if row.thorough}
 
 # One that every file shows in a sample, per kind of thing that is looked at.
 SEEN_AT_ONCE = (
@@ -26,7 +30,7 @@ def looked_at(parts: Parts, *, thorough: bool = False) -> tuple[Audit, bool, lis
     calls: list[str] = []
     audit, document = run_audit(
         parts.material(), allowed=(), progress=lambda code, number, total: None,
-        thorough=thorough, then=lambda: calls.append("every row"),
+        steps=steps_in_order(), thorough=thorough, then=lambda: calls.append("every row"),
     )  # fmt: skip
     return audit, document["quick"], calls
 

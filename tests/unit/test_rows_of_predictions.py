@@ -17,18 +17,20 @@ import torch
 import worlds
 
 from lvm.audit import queries
+from lvm.audit.check import causes_first
 from lvm.audit.finding import Finding, Severity, Status
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side
 from lvm.audit.orders import known_orders
 from lvm.audit.routing import route
 from lvm.audit.rows_given import MOST_ROWS, RUN, chosen_rows, given_rows
-from lvm.audit.run import CAUSES_FIRST, run_checks
+from lvm.audit.run import run_checks
 from lvm.data.sample import load_sample
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.models.ladder import fit_ladder
 from lvm.training.checkpoint import load_checkpoint
 from lvm.training.loop import train
+from lvm.triage.step import steps_in_order
 
 CODES = ("PREDICTIONS_LEAKED", "PREDICTIONS_REPEATED", "PREDICTIONS_MISALIGNED")
 HONEST = ("copy_last", "mean_context", "weighted_mix", "ridge")
@@ -364,6 +366,6 @@ def test_a_model_that_was_run_here_stands_in_its_rows(monkeypatch) -> None:
 
 
 def test_the_codes_block_and_stand_before_what_follows_from_them() -> None:
-    places = [CAUSES_FIRST.index(code) for code in (*CODES, "IGNORES_INPUT")]
+    places = [causes_first().index(code) for code in (*CODES, "IGNORES_INPUT")]
     assert places == sorted(places)
-    assert list(route(CODES).order) == [1, 2, 3, 4, 5]
+    assert list(route(CODES, steps_in_order()).order) == [1, 2, 3, 4, 5]

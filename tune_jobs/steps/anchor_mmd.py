@@ -1,7 +1,7 @@
 """Step 5: do predictions drift from the distribution of the vectors?"""
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step, why_refused
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Proposal, Step, why_refused
 
 WRITTEN_WEIGHT = 0.02  # the failure report's weight; far below the other gradients
 BALANCED_SHARE = 0.5  # gradient of the anchor relative to all other terms
@@ -37,10 +37,18 @@ STEPS.register("anchor_mmd")(
         number=5,
         title="Anchor-MMD",
         question="Does anchoring predictions to the distribution of the vectors help?",
-        hypothesis="Predictions leave the distribution of the encoder's vectors.",
+        hypotheses=[
+            Hypothesis(
+                id="B1",
+                claim="Predictions leave the distribution of the vectors (step 5; the report gives "
+                "this remedy and no hypothesis).",
+                predicts="An anchor to that distribution finds more.",
+            )
+        ],
         rules_out="a drift of the prediction distribution that an anchor would mend",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
+        first_on=["COLLAPSE"],
         reported=True,
     )
 )

@@ -1,10 +1,11 @@
 """Open question 3: is it the network? Two towers, and the other networks at the same budget."""
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step
 
+TWO_TOWERS = "two_tower"
 NETWORKS = {
-    "two_tower": ("two towers", "separate networks for the context and for the vectors searched"),
+    TWO_TOWERS: ("two towers", "separate networks for the context and for the vectors searched"),
     "mamba2": ("Mamba-2", "the state-space network of the failure report"),
     "gru": ("GRU", "the recurrent network to beat"),
     "transformer": ("transformer", "the attention network to beat"),
@@ -35,7 +36,23 @@ STEPS.register("architecture")(
         number=9,
         title="Network",
         question="Should another network take the place of the recipe's?",
-        hypothesis="Mamba is the wrong network, and two towers would do better.",
+        hypotheses=[
+            Hypothesis(
+                id="Q3",
+                kind=Kind.OPEN_QUESTION,
+                claim="Should two towers take the place of Mamba?",
+                predicts="If yes, two towers find more than the recipe's network at the same "
+                "budget.",
+                tests=lambda changes, control: changes.get("model.name") == TWO_TOWERS,
+            ),
+            Hypothesis(
+                id="B2",
+                claim="The network is at fault, whichever it is.",
+                predicts="A GRU, a transformer or Mamba-2 in place of the recipe's network finds "
+                "more.",
+                tests=lambda changes, control: changes.get("model.name") != TWO_TOWERS,
+            ),
+        ],
         rules_out="that one of these networks does better at this size and budget",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,

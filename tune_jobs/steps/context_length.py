@@ -6,7 +6,7 @@ for all, so that nothing but the length differs.
 """
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step, raises
 
 LENGTHS = (5, 10, 20)
 
@@ -38,7 +38,16 @@ STEPS.register("context_length")(
         number=10,
         title="Context length",
         question="Is the context too short?",
-        hypothesis="Five vectors are too few to tell what comes next.",
+        hypotheses=[
+            Hypothesis(
+                id="Q4",
+                kind=Kind.OPEN_QUESTION,
+                claim="Is a context of 5 vectors too short?",
+                predicts="If yes, a longer context finds more of the same targets in the same "
+                "pool.",
+                tests=raises("context_length"),
+            )
+        ],
         rules_out="that a longer context helps this network at this budget",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,

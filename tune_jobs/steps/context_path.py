@@ -5,7 +5,7 @@ below a fixed mix of the context (finding BELOW_LADDER), this is asked before th
 """
 
 from lvm.config import ModelConfig, Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Proposal, Step
 
 # Found on dev and in cross-validation over train articles of the sample; reports/LOG.md has what
 # it reaches on test.
@@ -73,9 +73,18 @@ STEPS.register("context_path")(
         number=6,
         title="Context path",
         question="Can the network let its context through at all?",
-        hypothesis="The network has no path by which it could as much as copy its context.",
+        hypotheses=[
+            Hypothesis(
+                id="B3",
+                claim="The network has no path by which it could as much as copy its context.",
+                predicts="A residual from the context, or a network as wide as the vectors, finds "
+                "more under the same objective.",
+                tests=lambda changes, control: not any(k.startswith("objective.") for k in changes),
+            )
+        ],
         rules_out="a network that stands between the context and the prediction",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
+        first_on=["BELOW_LADDER"],
     )
 )

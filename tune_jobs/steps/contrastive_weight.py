@@ -1,7 +1,7 @@
 """Step 3: does the autoregressive term drown the contrastive one?"""
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step
 
 WEIGHTS = ((0.85, 0.15), (0.90, 0.10))  # contrastive, autoregressive: the failure report's values
 
@@ -27,7 +27,14 @@ STEPS.register("contrastive_weight")(
         number=3,
         title="Contrastive weight",
         question="Does more weight on the contrastive term help?",
-        hypothesis="A contrastive weight of .7 is too low against the autoregressive pull.",
+        hypotheses=[
+            Hypothesis(
+                id="H2",
+                kind=Kind.HYPOTHESIS,
+                claim="The contrastive weight of .7 is too low against the autoregressive term.",
+                predicts="A weight of .85 or .90 finds more than .70.",
+            )
+        ],
         rules_out="too little contrastive weight, up to .90",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,

@@ -5,7 +5,7 @@ about, would answer for them.
 """
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step, why_refused
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step, why_refused
 
 ONE_SPACE = {"objective.space": "raw", "search_space": "raw"}
 
@@ -36,7 +36,15 @@ STEPS.register("infonce_alone")(
         number=8,
         title="InfoNCE alone",
         question="Is InfoNCE incompatible with autoregressive prediction?",
-        hypothesis="The two objectives pull apart, so that one alone does better than both.",
+        hypotheses=[
+            Hypothesis(
+                id="Q2",
+                kind=Kind.OPEN_QUESTION,
+                claim="Is InfoNCE fundamentally incompatible with autoregressive prediction?",
+                predicts="If yes, InfoNCE alone finds more than both terms together in the same "
+                "space.",
+            )
+        ],
         rules_out="that the autoregressive term is what holds the contrastive one back",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,

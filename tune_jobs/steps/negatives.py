@@ -5,7 +5,7 @@ one matrix product, and every negative counted is a real one (gradient accumulat
 """
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step
 
 PER_WINDOW = 4  # sampled negatives per window in a tier
 TIERS = (
@@ -64,10 +64,19 @@ STEPS.register("negatives")(
         number=4,
         title="Negatives",
         question="Do harder or more negatives help?",
-        hypothesis="1024 nominal negatives (255 real ones) are too few and too easy.",
+        hypotheses=[
+            Hypothesis(
+                id="H3",
+                kind=Kind.HYPOTHESIS,
+                claim="Negatives are too weak or too few.",
+                predicts="Harder negatives, a larger batch or the whole bank find more than the "
+                "batch.",
+            )
+        ],
         rules_out="the kind and number of negatives that were tried",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
+        first_on=["RARELY_FOUND"],
         reported=True,
     )
 )

@@ -4,7 +4,10 @@ Step 1 asks it too. Here it is asked in any case, and alone.
 """
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step
+
+BEHIND_THE_HEAD = {"search_space": "projected"}
+HIGH_COSINE = 0.70  # what the report expects behind the head if it is to be used
 
 
 def propose(recipe: Recipe, facts: Facts) -> Proposal:
@@ -17,7 +20,7 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
         return Proposal(arms=(), left_out={"search in the projected space": reason})
     arm = Arm(
         name="search in the projected space",
-        changes={"search_space": "projected"},
+        changes=BEHIND_THE_HEAD,
         why="costs no training: the index is built behind the head",
         trains=False,
     )
@@ -30,7 +33,20 @@ STEPS.register("projection_at_inference")(
         number=7,
         title="Projection head at inference",
         question="Should the projection head be used at inference?",
-        hypothesis="The head's space is the one that was trained, so it is the one to search.",
+        hypotheses=[
+            Hypothesis(
+                id="Q1",
+                kind=Kind.OPEN_QUESTION,
+                claim="Should the projection head be used at inference?",
+                predicts="If yes, one and the same model finds more behind its head than in the "
+                "raw space.",
+                tests=lambda changes, control: dict(changes) == BEHIND_THE_HEAD,
+                statistic="gain of one model searched behind its head over itself searched in the "
+                f"raw space, R@5 and MRR, dev split; its cosine behind the head against "
+                f"{HIGH_COSINE:.2f}",
+                also=["projection_head"],
+            )
+        ],
         rules_out="that the search of this model should go through its head",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,

@@ -1,7 +1,9 @@
 """Step 1: is the model trained in one space and searched in another?"""
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step
+
+SPACES = frozenset(["search_space", "objective.space"])  # of the search and of the loss
 
 
 def propose(recipe: Recipe, facts: Facts) -> Proposal:
@@ -39,10 +41,21 @@ STEPS.register("projection_head")(
         number=1,
         title="Projection head",
         question="Should the projection head be used at inference, or not at all in the loss?",
-        hypothesis="InfoNCE shapes a 256-D projected space, inference searches the raw space.",
+        hypotheses=[
+            Hypothesis(
+                id="H1",
+                kind=Kind.HYPOTHESIS,
+                claim="Objective mismatch: InfoNCE shapes a projected space, inference searches "
+                "the raw one.",
+                predicts="The model finds more once training and search share a space: searched "
+                "behind its head, or trained in the raw space.",
+                tests=lambda changes, control: not SPACES.isdisjoint(changes),
+            )
+        ],
         rules_out="a split between the space of the loss and the space of the search",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
+        first_on=["SPLIT_SPACE"],
         reported=True,
     )
 )

@@ -1,7 +1,7 @@
 """The report's fifth hypothesis in full: on which branch of the head should no gradient flow?"""
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step, why_refused
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step, why_refused
 
 BRANCHES = {
     "target": ("stop-gradient on the target", "only the prediction's side teaches the head"),
@@ -30,7 +30,17 @@ STEPS.register("stop_gradient")(
         number=11,
         title="Stop-gradient",
         question="Is the stop-gradient on the wrong branch?",
-        hypothesis="The gradient should flow through the target's side of the head as well.",
+        hypotheses=[
+            Hypothesis(
+                id="H5",
+                kind=Kind.HYPOTHESIS,
+                claim="The stop-gradient is on the wrong branch.",
+                predicts="No stop-gradient, or one on the prediction, finds more than one on the "
+                "target.",
+                tests=lambda changes, control: "objective.stop_gradient" in changes,
+                also=["projection_head"],
+            )
+        ],
         rules_out="the branch that takes no gradient",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,

@@ -1,7 +1,7 @@
 """Step 2: is the softmax too sharp or too flat?"""
 
 from lvm.config import Recipe
-from lvm.triage.step import STEPS, Arm, Facts, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step, raises
 
 TEMPERATURES = (0.05, 0.10, 0.15)  # the failure report's sweep
 
@@ -30,10 +30,19 @@ STEPS.register("temperature")(
         number=2,
         title="Temperature",
         question="Does another temperature let the contrastive loss work?",
-        hypothesis="A temperature of .07 over-sharpens the distribution.",
+        hypotheses=[
+            Hypothesis(
+                id="H4",
+                kind=Kind.HYPOTHESIS,
+                claim="The temperature is too low and over-sharpens the distribution.",
+                predicts="A higher temperature finds more.",
+                tests=raises("objective.temperature"),
+            )
+        ],
         rules_out="the temperature, within .05 to .15",
         propose=propose,
         epochs=lambda schedule: schedule.short_epochs,
+        first_on=["COLLAPSE"],
         reported=True,
     )
 )
