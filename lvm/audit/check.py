@@ -1,7 +1,8 @@
 """A check: one row of the catalogue and the function that measures.
 
 Checks register in the files of this package, so a new one is one function in one file. A check
-reads a Material and yields findings; it raises NotEvaluable when what it needs is missing.
+reads a Material and yields what it saw, to which its row adds code, severity, meaning and next
+step, or whole findings where these differ. It raises NotEvaluable when what it needs is missing.
 """
 
 from __future__ import annotations

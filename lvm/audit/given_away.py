@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen
 from lvm.audit.location import find_rows, unit
 from lvm.audit.material import Material
 from lvm.audit.queries import dispersion
@@ -32,8 +32,19 @@ STUCK_SHARE, STUCK_ROWS, STUCK_ARTICLES = (
 NUM_NAMED = 10
 
 
-@check("PREDICTIONS_LEAKED", "did the model have the answers?", About(blocks=True, cause=150))
-def predictions_leaked(material: Material) -> Iterator[Finding]:
+@check(
+    "PREDICTIONS_LEAKED",
+    "did the model have the answers?",
+    About(
+        blocks=True,
+        cause=150,
+        meaning="The targets were written in place of predictions, or reached the model as its "
+        "input (contexts that end one chunk late, and a model that copies), so a verdict on them "
+        "says nothing.",
+        next="predict from the contexts of each window alone, and save what the model returns",
+    ),
+)
+def predictions_leaked(material: Material) -> Iterator[Seen]:
     """Report predictions that are their targets up to rounding.
 
     A target that stands among its own contexts can be copied from there, and does not count. A
@@ -52,18 +63,12 @@ def predictions_leaked(material: Material) -> Iterator[Finding]:
     if leaked.sum() < LEAKED_ROWS or share < least:
         return
     count = round(share * given.total)
-    yield Finding(
-        code="PREDICTIONS_LEAKED",
-        severity=Severity.BLOCK,
+    yield Seen(
         seen=f"{share:.1%} of the predictions are the target of their window up to rounding",
         allowed="0: no model knows the next chunk to the last digit",
         where={"input": "predictions", "count": count, "of": given.total,
                "rows": given.rows[leaked][:NUM_NAMED].tolist(),
                "blocks": _stretches(given, leaked)},
-        meaning="The targets were written in place of predictions, or reached the model as its "
-        "input (contexts that end one chunk late, and a model that copies), so a verdict on them "
-        "says nothing.",
-        next="predict from the contexts of each window alone, and save what the model returns",
         values={"share": share, "leaked": float(leaked.sum())},
     )  # fmt: skip
 
@@ -71,9 +76,15 @@ def predictions_leaked(material: Material) -> Iterator[Finding]:
 @check(
     "PREDICTIONS_REPEATED",
     "is one prediction written for many windows?",
-    About(blocks=True, cause=160),
+    About(
+        blocks=True,
+        cause=160,
+        meaning="Part of the file holds one row over and over, as a writer leaves that stopped or "
+        "padded its last batch, so the mean over all rows is not that of the model.",
+        next="predict the rows named here again, and check that the last batch is written as it is",
+    ),
 )
-def predictions_repeated(material: Material) -> Iterator[Finding]:
+def predictions_repeated(material: Material) -> Iterator[Seen]:
     """Report one row that stands for windows with different contexts, where other rows differ.
 
     One output for every window is IGNORES_INPUT's to report. A model with few outputs to choose
@@ -97,18 +108,13 @@ def predictions_repeated(material: Material) -> Iterator[Finding]:
         return
     share = float(repeated.mean())
     worst = int(np.bincount(groups[repeated]).max())
-    yield Finding(
-        code="PREDICTIONS_REPEATED",
-        severity=Severity.BLOCK,
+    yield Seen(
         seen=f"{share:.1%} of the predictions repeat another one, the most frequent {worst} times, "
         f"for windows with other contexts; {distinct:.0%} of all predictions are distinct",
         allowed=f"less than {least / len(groups):.1%}",
         where={"input": "predictions", "count": round(share * given.total), "of": given.total,
                "rows": given.rows[repeated][:NUM_NAMED].tolist(),
                "blocks": _stretches(given, repeated)},
-        meaning="Part of the file holds one row over and over, as a writer leaves that stopped or "
-        "padded its last batch, so the mean over all rows is not that of the model.",
-        next="predict the rows named here again, and check that the last batch is written as it is",
         values={"share": share, "most": float(worst), "distinct": distinct},
     )  # fmt: skip
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from lvm.audit.check import check
+from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen
 from lvm.audit.material import Material
 
 CLEAR = 5.0  # standard errors from which a difference is beyond doubt
@@ -19,8 +19,16 @@ ARTICLES_PER_BLOCK = 10
 NUM_WORST = 10
 
 
-@check("EASY_REGION", "does the eval text hang together as the train text does?")
-def easy_region(material: Material) -> Iterator[Finding]:
+@check(
+    "EASY_REGION",
+    "does the eval text hang together as the train text does?",
+    About(
+        meaning="A number measured here says more about this region of the text than about the "
+        "model.",
+        next="draw the eval articles at random from the whole collection",
+    ),
+)
+def easy_region(material: Material) -> Iterator[Seen]:
     """Compare the coherence of the eval side, whole and by blocks of articles, with train's.
 
     Neighbouring contexts tell it; targets are left out, since they may be unpaired or shifted, and
@@ -46,18 +54,13 @@ def easy_region(material: Material) -> Iterator[Finding]:
             f"; articles {worst[0][0]} to {worst[0][-1]}: {worst[1].value:.2f} times "
             f"({len(odd)} of {len(blocks)} blocks are out)"
         )
-    yield Finding(
-        code="EASY_REGION",
-        severity=Severity.WARN,
+    yield Seen(
         seen=seen,
         allowed=f"up to {EASY_RATIO} in all, {REGION[0]} to {REGION[1]} per block of "
         f"{ARTICLES_PER_BLOCK} articles",
         where={"input": "eval", "source": material.side("eval").source,
                "articles": [int(a) for articles, _ in odd for a in articles][:NUM_WORST],
                "blocks": [[int(a[0]), int(a[-1])] for a, _ in odd]},
-        meaning="A number measured here says more about this region of the text than about the "
-        "model.",
-        next="draw the eval articles at random from the whole collection",
         values={"ratio": whole.value, "blocks_out": float(len(odd))},
     )  # fmt: skip
 

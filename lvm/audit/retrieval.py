@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import MIN_WINDOWS
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Seen, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, affine_mix, queries
@@ -96,8 +96,18 @@ class Hubs:
     rows: Int[np.ndarray, " r"]  # most found first
 
 
-@check("HUBNESS", "do a few rows attract all queries?", About(of_model=True, thorough=True))
-def hubness(material: Material) -> Iterator[Finding]:
+@check(
+    "HUBNESS",
+    "do a few rows attract all queries?",
+    About(
+        of_model=True,
+        thorough=True,
+        meaning="A few rows of the bank answer nearly every query, whatever it asks.",
+        next="run steps 2 (temperature) and 4 (negatives) first; read the rows named here: hubs "
+        "are often boilerplate that should not be in the bank",
+    ),
+)
+def hubness(material: Material) -> Iterator[Seen]:
     """Compare the hubs of predictions with those of targets and of mixes of the same contexts.
 
     Cautious queries lie near the mean and find hubs in any high-dimensional pool, so nothing but
@@ -122,9 +132,7 @@ def hubness(material: Material) -> Iterator[Finding]:
     if mine.share <= allowed:  # skewness says less: one row set for all has less than a graded one
         return
     worst = found.rows[mine.rows]
-    yield Finding(
-        code="HUBNESS",
-        severity=Severity.WARN,
+    yield Seen(
         seen=f"{len(mine.rows)} of {len(found.rows)} rows hold {mine.share:.0%} of the places "
         f"among the first {NEIGHBOURS} of all queries (skewness {mine.skew:.1f})",
         allowed=f"at most {allowed:.0%}; targets and mixes of their contexts come to {share:.0%} "
@@ -132,9 +140,6 @@ def hubness(material: Material) -> Iterator[Finding]:
         where={"input": found.given.source, "count": len(mine.rows), "of": len(found.rows),
                "rows": worst[:10].tolist(),
                "articles": material.pool.articles[worst[:10]].tolist()},
-        meaning="A few rows of the bank answer nearly every query, whatever it asks.",
-        next="run steps 2 (temperature) and 4 (negatives) first; read the rows named here: hubs "
-        "are often boilerplate that should not be in the bank",
         values={"share": mine.share, "skew": mine.skew, "usual_share": share, "usual_skew": skew,
                 "pool": float(len(found.rows))},
     )  # fmt: skip

@@ -79,7 +79,6 @@ class Job:
             self._stop_ray()
 
     def _run(self) -> int:
-        steps_in_order()  # refuses two that contradict each other before anything is started
         config, material = asked.opened(self._options, self._config)
         check_config(config, material.width or 1)
         audited = self._journal.find("audited")

@@ -15,6 +15,7 @@ from lvm.triage.address import check_address, check_growth
 from lvm.triage.folder import new_run, run_to_resume
 from lvm.triage.journal import Journal
 from lvm.triage.local_head import LocalHead
+from lvm.triage.step import steps_in_order
 
 RUNS = Path("runs")
 
@@ -22,6 +23,7 @@ RUNS = Path("runs")
 def run(options: TriageOptions, head: LocalHead | None = None) -> int:
     """Start or resume a triage, or show what it would do; return the exit status."""
     check_address(options.address)
+    steps_in_order()  # refuses two that contradict each other, before anything is started
     if options.show:
         if options.resume is not None:
             raise UsageError("--show cannot be given with --resume; use lvm status.")

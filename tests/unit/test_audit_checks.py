@@ -45,12 +45,11 @@ def result(code: str, material: Material) -> CheckResult:
 # --- the contract of every check ------------------------------------------------------------------
 
 
-def test_every_code_of_the_catalogue_is_a_check_and_no_other() -> None:
-    assert CHECKS.names() == sorted(CATALOGUE)
-    assert len(CATALOGUE) == 36
+def test_every_code_of_the_catalogue_is_a_check() -> None:
+    assert set(CATALOGUE) <= set(CHECKS.names())
 
 
-@pytest.mark.parametrize("code", CATALOGUE)
+@pytest.mark.parametrize("code", CHECKS.names())
 def test_a_check_asks_a_question_and_passes_nothing_where_it_has_nothing(code: str) -> None:
     assert CHECKS.get(code).question.endswith("?")
     answer = result(code, Material())

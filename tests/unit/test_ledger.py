@@ -227,6 +227,6 @@ def test_the_ledger_is_json_and_the_report_shows_every_entry(story) -> None:
     for entry in entries:
         assert f"| {entry['id']} |" in text
         assert entry["status"] in text
-    assert "1 confirmed, 0 refuted, 0 inconclusive, 11 untested" in text
+    assert f"1 confirmed, 0 refuted, 0 inconclusive, {len(entries) - 1} untested" in text
     assert "Took / said**: 1.10" in text
     assert ledger_sections(Run(story.events, {})) == []  # a document of an older version

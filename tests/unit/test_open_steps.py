@@ -19,6 +19,7 @@ from lvm.audit.words import blocking_codes
 from lvm.errors import ConfigError
 from lvm.jobs import start
 from lvm.jobs.options import TriageOptions
+from lvm.jobs.run import run
 from lvm.report import Run
 from lvm.report.audit import standalone
 from lvm.report.markdown import render, report_sections
@@ -173,6 +174,15 @@ def test_steps_that_contradict_each_other_are_refused(plugged, changes, words) -
         with pytest.raises(ConfigError, match=words) as raised:
             asked()
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_a_run_is_refused_before_it_has_a_folder(plugged, show, tmp_path, capsys) -> None:
+    STEPS._parts[STEP] = dataclasses.replace(STEPS.get(STEP), number=6)
+    with pytest.raises(ConfigError, match="both have number 6"):
+        run(TriageOptions(out=tmp_path / "run", show=show))
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr().out == ""
 
 
 def test_without_the_file_the_order_is_as_it_was() -> None:

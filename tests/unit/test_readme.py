@@ -23,6 +23,7 @@ import tune_jobs.triage  # noqa: E402
 from lvm.audit.check import CHECKS  # noqa: E402
 from lvm.config import load_run_config  # noqa: E402
 from lvm.errors import ExitStatus  # noqa: E402
+from lvm.packages import OWN_PACKAGES  # noqa: E402
 from lvm.parts import MODELS, TERMS  # noqa: E402
 from lvm.presets import PRESETS, preset  # noqa: E402
 from lvm.records import RunVerdict  # noqa: E402
@@ -78,7 +79,10 @@ def test_make_targets_exist():
 @pytest.mark.parametrize("registry", [TERMS, MODELS, STEPS, CHECKS], ids=lambda r: r.kind)
 def test_registered_names_are_documented(registry):
     for name in registry.names():
-        assert f"`{name}`" in ALL, name
+        part = registry.get(name)
+        function = getattr(part, "look", getattr(part, "propose", part))  # of a check, of a step
+        if function.__module__.partition(".")[0] in OWN_PACKAGES:
+            assert f"`{name}`" in ALL, name
 
 
 def test_presets_are_documented():
