@@ -9,6 +9,7 @@ from typing import Any
 from lvm.command import free_folder, lvm_command, make_folder, next_folder, shown
 from lvm.config import RunConfig
 from lvm.files import write_json
+from lvm.plugins import load_given
 from lvm.printed import triage_command, typed
 
 AUDITS = Path("audits")
@@ -31,6 +32,7 @@ def add_flags(p: Any) -> None:
     )  # fmt: skip
     p.add_argument("--texts", type=Path, metavar="FILE", help="the documents, for --encoder")
     p.add_argument("--recipe", type=Path, metavar="FILE", help="gates and context length")
+    p.add_argument("--plugin", action="append", metavar="FILE.py", help="import your parts first")
     p.add_argument("--preset", metavar="NAME", help="of the gates (default: laptop)")
     p.add_argument("--allow", action="append", default=[], metavar="CODE", help="override a code")
     p.add_argument("--repair", type=Path, metavar="OUT", help="write repaired files")
@@ -43,6 +45,7 @@ def audit(args: Any) -> int:
     from lvm.data.load import DataRequest
     from lvm.presets import load_config
 
+    load_given(args.plugin or ())
     config = load_config(args.preset or "laptop", args.recipe)
     if args.out is not None:
         free_folder(args.out)
@@ -118,11 +121,12 @@ def _repair(material: Any, config: RunConfig, args: Any, out: Path) -> int:
     _, found, document = audited(request, config, args)
     _report(document, out / "repaired")
     named = {FLAG_OF.get(name, name): path for name, path in files.items()}
-    print(f"next: {triage_command({**named, 'recipe': args.recipe, 'preset': args.preset})}")
+    asked = {name: getattr(args, name) for name in ("recipe", "plugin", "preset")}
+    print(f"next: {triage_command({**named, **asked})}")
     return int(found.verdict.exit_status)
 
 
 def _command(args: Any) -> str:
     """Return the audit as it was asked for, without what a repair adds."""
-    names = ("data", "train", "eval", "payload", "recipe", "preset")
+    names = ("data", "train", "eval", "payload", "recipe", "plugin", "preset")
     return f"{lvm_command()} audit {typed({name: getattr(args, name) for name in names})}".rstrip()

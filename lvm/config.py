@@ -31,6 +31,7 @@ from lvm.parts import (
     read_tables,
     tables_of,
 )
+from lvm.plugins import load_modules
 from lvm.registry import closest
 from lvm.setting import require, require_one_of, section, typed
 
@@ -364,6 +365,7 @@ class RunConfig:
     recipe: Recipe = field(default_factory=Recipe)
     gates: GateConfig = field(default_factory=GateConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    plugins: tuple[str, ...] = ()  # modules that are imported before the recipe is read
 
 
 # --- reading, changing, hashing ------------------------------------------------------------------
@@ -372,10 +374,12 @@ class RunConfig:
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as nested plain dictionaries.
 
-    Tables of parts that name none are left out, so that recipes without them keep their ids.
+    Tables of parts and lists of plug-ins that name none are left out, so that recipes without them
+    keep their ids.
     """
     return dataclasses.asdict(
-        config, dict_factory=lambda items: {key: value for key, value in items if value != {}}
+        config,
+        dict_factory=lambda items: {key: value for key, value in items if value not in ({}, ())},
     )
 
 
@@ -443,6 +447,7 @@ def load_run_config(path: Path, base: RunConfig) -> RunConfig:
     """Read a recipe file (.toml or .json) over `base`.
 
     The sections [gates] and [schedule] change those of the run; every other key is the recipe's.
+    What `plugins` lists is imported first: it may name what other keys hold.
     """
     try:
         text = read_text(path)
@@ -459,9 +464,26 @@ def load_run_config(path: Path, base: RunConfig) -> RunConfig:
         raise ConfigError(f"the recipe {path} holds no keys; write it as a table of keys.")
     sections = {key: values.pop(key, {}) for key in ("gates", "schedule")}
     try:
+        plugins = _with_plugins(values.pop("plugins", []))
         return dataclasses.replace(
             from_dict(RunConfig, sections, base=base),
             recipe=from_dict(Recipe, values, base=base.recipe),
+            plugins=plugins,
         )
     except ConfigError as error:
         raise ConfigError(f"the recipe {path}: {error}") from None
+
+
+def run_config_of(values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration that a journal keeps, after its plug-ins are imported."""
+    plugins = _with_plugins(values.get("plugins", []))
+    plain = {key: value for key, value in values.items() if key != "plugins"}
+    return dataclasses.replace(from_dict(RunConfig, plain), plugins=plugins)
+
+
+def _with_plugins(names: object) -> tuple[str, ...]:
+    """Import the modules of a recipe's `plugins` and return their names."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"plugins is {brief(names)}, allowed is a list of names of modules.")
+    load_modules(names)
+    return tuple(names)

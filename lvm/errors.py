@@ -3,6 +3,7 @@
     LvmError                    base; carries the exit status of the command
     |-- UsageError              a flag, preset, folder or combination of them that cannot work
     |-- ConfigError             a recipe with an unknown key or a value out of range
+    |-- PluginError             code from outside that is not there, fails or registers nothing
     |-- DataError               a file that is missing, unreadable, or not what its format promises
     |   |-- SchemaError         a readable file whose arrays are missing, misnamed or misshapen
     |   |-- SplitError          splits that share an article
@@ -67,6 +68,10 @@ class UsageError(LvmError):
 
 class ConfigError(LvmError):
     """A recipe or preset is not valid."""
+
+
+class PluginError(LvmError):
+    """Code from outside the package cannot be imported, or is not the same everywhere."""
 
 
 class DataError(LvmError):

@@ -14,9 +14,11 @@ from typing import Any
 
 from lvm.command import lvm_command, python_command, shown
 from lvm.packages import JOBS
+from lvm.plugins import is_file
 
 INSTALLED = ("site-packages", "dist-packages")
 PATHS = ("data", "train", "eval", "payload", "checkpoint", "predictions", "seen", "recipe")
+PLUGIN = "plugin"  # each a path or the name of a module
 REPORT_FILES = ("train", "eval", "payload")
 
 
@@ -45,6 +47,8 @@ def typed(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
             continue
         if value is True:
             words.append(flag)
+        elif name == PLUGIN:
+            words += [f"{flag} {_plugin(item, kept)}" for item in value]
         elif isinstance(value, list | tuple):
             words += [f"{flag} {shlex.quote(str(item))}" for item in value]
         elif isinstance(value, Path) or name in PATHS:
@@ -52,6 +56,10 @@ def typed(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
         else:
             words.append(f"{flag} {shlex.quote(str(value))}")
     return " ".join(words)
+
+
+def _plugin(given: str, kept: bool) -> str:
+    return shown(Path(given), kept=kept) if is_file(given) else shlex.quote(given)
 
 
 def triage_command(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
@@ -76,7 +84,15 @@ def arguments_of(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return known[-1] if known else {}
 
 
-def eval_command(checkpoint: Path, arguments: Mapping[str, Any]) -> str:
-    """Return the command that judges a checkpoint on the data of its run."""
-    data = typed({name: arguments.get(name) for name in ("data", *REPORT_FILES)})
+def eval_command(
+    checkpoint: Path, arguments: Mapping[str, Any], modules: Sequence[str] = ()
+) -> str:
+    """Return the command that judges a checkpoint on the data of its run.
+
+    `modules` are the plug-ins of its recipe, which this command is not given.
+    """
+    plugins = dict.fromkeys([*arguments.get(PLUGIN, ()), *modules])
+    data = typed(
+        {name: arguments.get(name) for name in ("data", *REPORT_FILES)} | {PLUGIN: [*plugins]}
+    )
     return f"{lvm_command()} eval {shown(checkpoint)} {data}".rstrip()

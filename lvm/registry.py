@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lvm.errors import ConfigError
 
 T = TypeVar("T")
+FILED: list[tuple[Registry[Any], str]] = []  # who has filed a part in what: the module, in order
 
 
 def closest(name: str, known: list[str]) -> str:
@@ -26,6 +28,14 @@ def closest(name: str, known: list[str]) -> str:
 
 def _home(part: object) -> str:
     return str(getattr(part, "__module__", None) or type(part).__module__)
+
+
+def _filing_module() -> str:
+    """Return the module whose import files a part: its body is the innermost on the stack."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_name != "<module>" and frame.f_back is not None:
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__"))
 
 
 class Registry(Generic[T]):
@@ -47,6 +57,7 @@ class Registry(Generic[T]):
                     f"one of {_home(part)}; rename one of them."
                 )
             self._parts[name] = part
+            FILED.append((self, _filing_module()))
             return part
 
         return file_under_name

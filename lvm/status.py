@@ -195,7 +195,8 @@ def _next(
         return str(events[0].get("again") or events[0]["command"])
     if document["arm"] is not None and state == "finished":
         checkpoint = found_at(document["arm"]["checkpoint"], folder)
-        return eval_command(checkpoint, arguments_of(events))
+        modules = events[0]["config"].get("plugins", ())
+        return eval_command(checkpoint, arguments_of(events), modules)
     return f"{lvm_command()} report {shown(folder)}"
 
 

@@ -10,6 +10,7 @@ from lvm.command import lvm_command, shown
 from lvm.files import write_json
 from lvm.jobs import request as asked
 from lvm.jobs.options import TriageOptions
+from lvm.plugins import module_names
 from lvm.printed import eval_command
 from lvm.records import RunVerdict, to_plain
 from lvm.report.markdown import write_report
@@ -70,7 +71,7 @@ def print_verdict(document: dict[str, Any], report: Path, options: TriageOptions
 def _next_command(document: dict[str, Any], folder: Path, options: TriageOptions) -> str:
     if document["arm"] is not None:
         checkpoint = found_at(document["arm"]["checkpoint"], folder)
-        return eval_command(checkpoint, asked.arguments(options))
+        return eval_command(checkpoint, asked.arguments(options), module_names())
     if document["verdict"] == RunVerdict.PASSED:
         return f"{lvm_command()} report {shown(folder)}"
     if document["lineage"]["verdict_if_unseen"]:

@@ -16,6 +16,15 @@ TRAIN_ENDS = (
     ExitStatus.OK, ExitStatus.USAGE, ExitStatus.PROGRAM, ExitStatus.LOST, ExitStatus.INTERRUPTED,
 )  # fmt: skip
 
+LISTS = ("plugin", "allow")  # flags that are given once for each value
+
+
+def add_plugin_flag(p: argparse.ArgumentParser) -> None:
+    """Add the flag that names code from outside."""
+    p.add_argument(
+        "--plugin", action="append", metavar="FILE.py", help="import your parts (or a MODULE)"
+    )
+
 
 def add_triage_flags(p: argparse.ArgumentParser) -> None:
     """Add the flags of the triage, and what its help says around them."""
@@ -29,6 +38,7 @@ def add_triage_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--predictions", type=Path, metavar="NPY", help="judge these predictions")
     p.add_argument("--seen", type=Path, metavar="FILE", help="articles that this model has read")
     p.add_argument("--recipe", type=Path, metavar="FILE", help="changes to the preset (TOML, JSON)")
+    add_plugin_flag(p)
     names = ", ".join(PRESETS)
     p.add_argument("--preset", metavar="NAME", help=f"{names} (default: {DEFAULT_PRESET})")
     p.add_argument(
@@ -53,8 +63,7 @@ def add_triage_flags(p: argparse.ArgumentParser) -> None:
 
 def triage_options(parsed: argparse.Namespace) -> TriageOptions:
     """Return what a triage is asked, from its parsed flags."""
-    allow = tuple(parsed.allow or ())
-    return TriageOptions(**{**_values(TriageOptions, parsed), "allow": allow})
+    return TriageOptions(**_values(TriageOptions, parsed))
 
 
 def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -> None:
@@ -69,6 +78,7 @@ def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -
     )
     p.add_argument("--data", type=Path, metavar="BANK", help="default: the bundled sample")
     p.add_argument("--recipe", type=Path, metavar="FILE", help="changes to the preset")
+    add_plugin_flag(p)
     p.add_argument("--preset", default=DEFAULT_PRESET, metavar="NAME", help=", ".join(PRESETS))
     otherwise = "train in this process" if workers is None else str(workers)
     p.add_argument(
@@ -92,6 +102,7 @@ def add_eval_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--other-data", action="store_true", help="judge on data that it was not trained with"
     )
+    add_plugin_flag(p)
     p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
 
 
@@ -101,7 +112,8 @@ def eval_options(parsed: argparse.Namespace) -> EvalOptions:
 
 
 def _values(kind: type[Any], parsed: argparse.Namespace) -> dict[str, Any]:
-    return {field.name: getattr(parsed, field.name) for field in fields(kind)}
+    found = {field.name: getattr(parsed, field.name) for field in fields(kind)}
+    return {k: tuple(v or ()) if k in LISTS else v for k, v in found.items()}
 
 
 def _seeds(text: str) -> int:

@@ -25,6 +25,7 @@ from lvm.jobs.ending import print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
 from lvm.jobs.writer import Writer
+from lvm.plugins import digests
 from lvm.printed import resume_command
 from lvm.progress import JsonLines
 from lvm.provenance import code_version, git_commit
@@ -116,6 +117,7 @@ class Job:
                 reported_only=options.five_steps,
             ),
             code=code_version(),
+            plugins=digests(),
             commit=git_commit(),
             checkpoint=own_checkpoint(material, self._journal.folder),
             given=options.checkpoint,

@@ -14,6 +14,7 @@ from lvm.data.load import DataRequest, load_dataset
 from lvm.data.windows import Dataset
 from lvm.errors import ExitStatus, UsageError
 from lvm.jobs.options import EvalOptions
+from lvm.plugins import load_given
 from lvm.training.checkpoint import load_checkpoint
 from lvm.triage.arm import ArmSpec, evaluate_test
 from lvm.triage.step import Role
@@ -22,6 +23,7 @@ from lvm.triage.step import Role
 def judge(options: EvalOptions) -> int:
     """Judge a checkpoint, print the result; return the exit status."""
     checkpoint = options.checkpoint
+    load_given(options.plugin)
     predictor, recipe, manifest = load_checkpoint(checkpoint)
     asked = DataRequest(
         bank=options.data, train=options.train, evaluation=options.eval, payload=options.payload

@@ -21,6 +21,7 @@ class TriageOptions:
     predictions: Path | None = None
     seen: Path | None = None
     recipe: Path | None = None
+    plugin: tuple[str, ...] = ()  # paths of .py files and names of modules
     preset: str | None = None
     allow: tuple[str, ...] = ()
     out: Path | None = None
@@ -41,6 +42,7 @@ class TrainOptions:
 
     data: Path | None = None
     recipe: Path | None = None
+    plugin: tuple[str, ...] = ()
     preset: str
     workers: int | None = None  # of Ray Train
     out: Path
@@ -62,3 +64,4 @@ class EvalOptions:
     eval: Path | None = None
     payload: Path | None = None
     other_data: bool = False
+    plugin: tuple[str, ...] = ()

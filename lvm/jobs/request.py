@@ -11,12 +11,13 @@ from typing import Any
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.session import complete
-from lvm.config import RunConfig, from_dict
+from lvm.config import RunConfig, run_config_of
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
 from lvm.jobs.options import TriageOptions
+from lvm.plugins import is_file, load_given
 from lvm.presets import DEFAULT_PRESET, load_config
-from lvm.printed import PATHS, arguments_of, triage_command, typed
+from lvm.printed import PATHS, PLUGIN, arguments_of, triage_command, typed
 from lvm.triage.journal import Journal
 
 DATA = ("data", "train", "eval", "payload")
@@ -31,14 +32,15 @@ def data_request(options: TriageOptions) -> DataRequest:
 
 
 def configuration(options: TriageOptions, journal: Journal | None = None) -> RunConfig:
-    """Return the preset, changed by the recipe.
+    """Return the preset, changed by the recipe; the plug-ins are imported before.
 
     A run that was fetched from another machine may have left its recipe there: its journal holds
     what came of it.
     """
+    load_given(options.plugin)
     recipe = options.recipe
     if journal is not None and recipe is not None and not recipe.exists():
-        return from_dict(RunConfig, journal.events[0]["config"])
+        return run_config_of(journal.events[0]["config"])
     return load_config(options.preset or DEFAULT_PRESET, recipe)
 
 
@@ -73,6 +75,7 @@ def arguments(options: TriageOptions) -> dict[str, Any]:
     given: dict[str, Path | None] = {name: getattr(options, name) for name in PATHS}
     return {
         **{name: str(path.resolve()) if path else None for name, path in given.items()},
+        PLUGIN: [str(Path(p).resolve()) if is_file(p) else p for p in options.plugin],
         "preset": options.preset or DEFAULT_PRESET,
         "independent": options.independent,
         "five_steps": options.five_steps,
@@ -96,7 +99,7 @@ def again(options: TriageOptions, *, kept: bool = False, **changes: Path | None)
 
 def audit_flags(options: TriageOptions) -> str:
     """Return the flags of an audit of the same files by the same gates, as they are typed."""
-    return typed({name: getattr(options, name) for name in (*DATA, "recipe", "preset")})
+    return typed({name: getattr(options, name) for name in (*DATA, "recipe", PLUGIN, "preset")})
 
 
 # --- going on -------------------------------------------------------------------------------------
@@ -113,15 +116,28 @@ def resumed(options: TriageOptions, journal: Journal) -> TriageOptions:
     told = arguments_of(journal.events)
     known = {f.name: told[f.name] for f in fields(options) if f.name in told}
     for key in ("out", *known):
-        moved = key in PATHS and known[key] is not None
+        moved = key in (*PATHS, PLUGIN) and bool(known[key])
         if getattr(options, key) not in (None, False, ()) and not moved:
             raise UsageError(
                 f"--{key.replace('_', '-')} cannot be given with --resume, which takes it from the "
                 "journal; leave it out or start a new run."
             )
     paths = {key: _located(options, journal, key, known[key]) for key in known if key in PATHS}
-    allow = tuple(known.get("allow", options.allow))
-    return dataclasses.replace(options, **{**known, **paths, "allow": allow})
+    lists = {"allow": tuple(known.get("allow", options.allow)), PLUGIN: _plugins(options, journal)}
+    return dataclasses.replace(options, **{**known, **paths, **lists})
+
+
+def _plugins(options: TriageOptions, journal: Journal) -> tuple[str, ...]:
+    """Return the plug-ins of the run, each where it lies now: a file is known by its name."""
+    now = {Path(given).name: given for given in options.plugin}
+    told = arguments_of(journal.events).get(PLUGIN) or ()
+    for given in told:
+        if is_file(given) and not Path(now.get(Path(given).name, given)).exists():
+            raise ResumeError(
+                f"{journal.folder} was started with --plugin {given}, which does not exist here; "
+                "give --plugin again with where it lies now."
+            )
+    return tuple(now.pop(Path(given).name, given) for given in told) + tuple(now.values())
 
 
 def _located(options: TriageOptions, journal: Journal, key: str, told: str | None) -> Path | None:
@@ -149,7 +165,12 @@ def refuse_changes(
         "predictions": f"the predictions {options.predictions}",
         "seen": f"the articles in {options.seen}",
     }
-    changed = [names[k] for k, v in identity.items() if first["identity"].get(k, "") != v]
+    before = first["identity"]
+    changed = [
+        names.get(key, f"the {key}")
+        for key in dict.fromkeys([*identity, *before])
+        if before.get(key, "") != identity.get(key, "")
+    ]
     if first["code"] != code:
         changed.append(f"the code ({first['code']}, now {code})")
     if changed:

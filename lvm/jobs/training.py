@@ -23,6 +23,7 @@ from lvm.errors import (
 )
 from lvm.jobs.judging import print_test
 from lvm.jobs.options import TrainOptions
+from lvm.plugins import load_given
 from lvm.presets import load_config
 from lvm.printed import eval_command, job_command, typed
 from lvm.provenance import git_commit
@@ -44,6 +45,7 @@ def run(options: TrainOptions) -> int:
     workers = 1 if options.workers is None else options.workers
     if workers < 1:
         raise UsageError(f"--workers must be at least 1 (got {workers}).")
+    load_given(options.plugin)
     config = load_config(options.preset, options.recipe)
     schedule = dataclasses.replace(config.schedule, confirm_workers=workers)
     config = dataclasses.replace(config, schedule=schedule)
@@ -66,7 +68,7 @@ def run(options: TrainOptions) -> int:
             print(f"interrupted; {then}")
             return ExitStatus.INTERRUPTED
     print_test(spec.folder)
-    print(f"next: {eval_command(spec.folder / 'checkpoint', {'data': options.data})}")
+    print(f"next: {eval_command(spec.folder / 'checkpoint', vars(options), config.plugins)}")
     return ExitStatus.OK
 
 

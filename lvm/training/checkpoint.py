@@ -29,6 +29,7 @@ from lvm.config import Recipe, from_dict, to_dict
 from lvm.errors import CheckpointError, ConfigError
 from lvm.models.predictor import Predictor
 from lvm.outside import parse_json, read_text, regular
+from lvm.plugins import digests, missing
 from lvm.randomness import torch_generator
 from lvm.training.extent import check_pickles
 
@@ -72,6 +73,7 @@ def save_checkpoint(
         "format": 1,
         "lvm": __version__,
         "recipe": to_dict(recipe),
+        **({"plugins": digests()} if digests() else {}),
         "probe_outputs": probe_outputs(predictor, recipe.context_length, width),
         **manifest,
     }
@@ -158,7 +160,9 @@ def fit_parts(
         _require_size(recipe, manifest["width"], weights, source)
         predictor = Predictor(recipe, manifest["width"])
     except ConfigError as error:
-        raise CheckpointError(f"{source}: {error}") from None
+        lacking = missing(manifest.get("plugins"))
+        told = f"{source} was {lacking}." if lacking else f"{source}: {error}"
+        raise CheckpointError(told) from None
     _fill(predictor, weights, source)
     return predictor.eval(), recipe
 

@@ -29,6 +29,7 @@ from lvm.device import claim, ids_on
 from lvm.errors import CheckpointError, ConfigError, DataError
 from lvm.models.base import weight_decay_groups
 from lvm.models.predictor import Predictor
+from lvm.plugins import digests, in_words
 from lvm.randomness import derive_seed, numpy_generator
 from lvm.training.candidates import DeviceCandidates
 from lvm.training.checkpoint import (
@@ -191,6 +192,11 @@ class _State:
                     f"{checkpoint} was trained with another {key.split('_')[0]} "
                     f"({manifest.get(key)}, now {value}); use another folder."
                 )
+        if (made_with := manifest.get("plugins", {})) != (here := digests()):
+            raise CheckpointError(
+                f"{checkpoint} was trained with other plug-ins ({in_words(made_with)}, now "
+                f"{in_words(here)}); use another folder."
+            )
         self.epochs_done = int(manifest["epoch"])
         if self.epochs_done < self.recipe.training.epochs:  # the state of a whole one may be gone
             self.optimizer.load_state_dict(load_optimizer_state(checkpoint)["optimizer"])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from lvm.training.world import World
 from lvm.triage.step import Role
 
 MAX_LATENCY_QUERIES = 100
+NO_PLUGINS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +93,19 @@ def _stored(path: Path, run: Path | None) -> str:
     return path.relative_to(run).as_posix() if run is not None and inside else str(path)
 
 
-def arm_id(recipe: Recipe, *, data: str, code: str, source: str = "", workers: int = 1) -> str:
+def arm_id(
+    recipe: Recipe, *, data: str, code: str, plugins: Mapping[str, str] = NO_PLUGINS,
+    source: str = "", workers: int = 1,
+) -> str:  # fmt: skip
     """Return the name of an arm: a hash of all that decides its numbers, and nothing else.
 
     `source` names the content of the checkpoint that is searched: where it lies decides nothing.
+    `plugins` name the content of the code from outside.
     """
-    return fingerprint(
-        {"recipe": to_dict(recipe), "data": data, "code": code, "source": source, "n": workers}
-    )
+    decides = {
+        "recipe": to_dict(recipe), "data": data, "code": code, "source": source, "n": workers,
+    }  # fmt: skip
+    return fingerprint(decides | ({"plugins": dict(plugins)} if plugins else {}))
 
 
 def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lvm.config import RunConfig, fingerprint
@@ -20,6 +20,7 @@ class Request:
     out: Path
     steps: Sequence[Step]
     code: str  # version of the code that trains, part of every arm's name
+    plugins: Mapping[str, str] = field(default_factory=dict)  # name -> content, likewise
     commit: str | None = None
     checkpoint: Path | None = None  # stands in for the base recipe's phase-1 training
     given: Path | None = None  # the file or folder that checkpoint was made from
@@ -52,6 +53,7 @@ def identity(request: Request, data: str) -> dict[str, str]:
         "checkpoint": checkpoint_digest(given) if given is not None else "",
         "predictions": file_digest(read) if read is not None else "",
         "seen": request.seen.fingerprint if request.seen is not None else "",
+        **{f"plug-in {name}": digest for name, digest in request.plugins.items()},
     }
 
 

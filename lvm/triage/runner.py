@@ -123,7 +123,8 @@ class Runner:
         workers = workers or (1 if source else schedule.workers_per_arm)
         identity = arm_id(
             recipe, data=(dataset or self.dataset).fingerprint, code=self.request.code,
-            workers=workers, source=checkpoint_digest(source) if source else "",
+            plugins=self.request.plugins, workers=workers,
+            source=checkpoint_digest(source) if source else "",
         )  # fmt: skip
         ar_only = self.phase1.get(AR_ONLY)
         if dataset is not None and dataset is not self.dataset:

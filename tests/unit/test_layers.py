@@ -138,18 +138,21 @@ FLAGS = {
     "tune_jobs.triage": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--recipe",
         "--preset", "--out", "--resume", "--address", "--independent", "--all-steps", "--extended",
-        "--seeds", "--seen", "--show", "--allow", "--json", "--five-steps",
+        "--seeds", "--seen", "--show", "--allow", "--json", "--five-steps", "--plugin",
     },
-    "tune_jobs.train": {"--data", "--recipe", "--preset", "--workers", "--out", "--address"},
+    "tune_jobs.train": {
+        "--data", "--recipe", "--plugin", "--preset", "--workers", "--out", "--address",
+    },
 }  # fmt: skip
 COMMANDS = {
     "embed": {"files", "--model", "--out", "--skip"},
     "triage": FLAGS["tune_jobs.triage"],
     "train": FLAGS["tune_jobs.train"],
-    "eval": {"--data", "--train", "--eval", "--payload", "--other-data", "checkpoint"},
+    "eval": {"--data", "--train", "--eval", "--payload", "--other-data", "--plugin", "checkpoint"},
     "audit": {
         "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--index",
-        "--encoder", "--texts", "--seen", "--recipe", "--preset", "--allow", "--repair", "--out",
+        "--encoder", "--texts", "--seen", "--recipe", "--plugin", "--preset", "--allow", "--repair",
+        "--out",
     },
     "report": {"run"},
     "status": {"run", "--json"},

@@ -69,6 +69,7 @@ class Arguments(Part, frozen=True, kw_only=True):
     predictions: str | None = None
     seen: str | None = None
     recipe: str | None = None
+    plugin: list[str] = []
     preset: str | None = None
     independent: bool = False
     five_steps: bool = False

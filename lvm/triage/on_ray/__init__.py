@@ -20,6 +20,7 @@ from typing import Any
 from lvm.config import ScheduleConfig
 from lvm.data.windows import Dataset
 from lvm.errors import ClusterError, ClusterLostError
+from lvm.plugins import loaded, packed
 from lvm.triage.local_head import LocalHead
 from lvm.triage.on_ray.cluster import (
     check,
@@ -52,6 +53,7 @@ class RayExecutor:
         self._desk = Desk(schedule)
         self._thread: threading.Thread | None = None
         self._shared: tuple[Dataset, Any] | None = None
+        self._plugins: Any = None  # reference of those that this process has imported
         self._connected = self._lost = False
         self._spare = 0  # CPUs that a cluster started here counts and does not have
         self._pulse: Pulse | None = None
@@ -106,7 +108,7 @@ class RayExecutor:
             self._connected |= self._early.end()
             self._early = None
         if self._connected and not self._lost:
-            self._shared = self._pulse = None
+            self._shared = self._pulse = self._plugins = None
             with _no_collection():
                 import_ray().shutdown()
             self._connected = False
@@ -179,7 +181,12 @@ class RayExecutor:
     def _common(self) -> dict[str, Any]:
         """Return what every trial is given beside its arm."""
         assert self._shared is not None  # a race is served
-        return {"data": self._shared[1], "schedule": asdict(self._schedule), "spare": self._spare}
+        return {
+            "data": self._shared[1],
+            "plugins": self._plugins,
+            "schedule": asdict(self._schedule),
+            "spare": self._spare,
+        }
 
     def _share(self, ray: Any, dataset: Dataset) -> None:
         """Put the data into the object store once; trials on one node map the same memory."""
@@ -187,6 +194,7 @@ class RayExecutor:
             from lvm.triage.on_ray.trainable import pack
 
             self._shared = (dataset, ray.put(pack(dataset)))
+            self._plugins = ray.put(packed()) if loaded() else None
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import lvm
 from lvm.config import ScheduleConfig
 from lvm.cores import usable_cores
 from lvm.errors import ClusterError
+from lvm.plugins import loaded, packed
 from lvm.signals import held_signals
 from lvm.training import distributed
 from lvm.triage.address import not_joined, not_started
@@ -130,7 +131,9 @@ def check(
     """Return what code and versions each node of a remote cluster runs.
 
     Raises ClusterError when the cluster is too small and will not grow, when a node cannot see
-    `storage` (it would lose what it trained), or when it runs other code than the driver.
+    `storage` (it would lose what it trained), when it runs other code than the driver, or cannot
+    import the driver's plug-ins: these are asked for on this machine as well, where workers have
+    another path.
     """
     total = ray.cluster_resources()
     needed = {"CPU": _min_cpus(schedule)}
@@ -143,7 +146,10 @@ def check(
                 f"the cluster has {total.get(kind, 0):g} {kind}s, the confirming training "
                 f"needs {number:g}; add nodes, lower schedule.confirm_workers{remedy}."
             )
-    return {} if address is None else _check_nodes(ray, storage)
+    if address is None and not loaded():
+        return {}
+    nodes = _check_nodes(ray, storage)
+    return {} if address is None else nodes
 
 
 def _min_cpus(schedule: ScheduleConfig) -> float:
@@ -157,9 +163,9 @@ def _check_nodes(ray: Any, storage: Path) -> dict[str, dict[str, str]]:
     storage.mkdir(parents=True, exist_ok=True)
     token = storage / f".seen-{uuid.uuid4().hex}"
     token.touch()
-    here, there = facts(), {}
+    here, there, plugins = facts(), {}, packed()
     try:
-        asked = {n["NodeManagerAddress"]: on_node(n["NodeID"], _look(), str(token))
+        asked = {n["NodeManagerAddress"]: on_node(n["NodeID"], _look(), str(token), plugins)
                  for n in ray.nodes() if n["Alive"]}  # fmt: skip
         for node, task in asked.items():
             there[node] = _answer(ray, node, task)
@@ -172,14 +178,19 @@ def _check_nodes(ray: Any, storage: Path) -> dict[str, dict[str, str]]:
 def _look() -> Any:
     """Return a function that Ray ships whole: where lvm cannot be imported, it still answers."""
 
-    def look(token: str) -> dict[str, str]:
+    def look(token: str, plugins: list[dict[str, Any]]) -> dict[str, str]:
         from pathlib import Path
 
         try:
             from lvm.triage.on_ray.nodes import facts
         except ImportError as error:
             return {"problem": f"{error}"}
-        return {**facts(), "sees": str(Path(token).exists())}
+        seen = {**facts(), "sees": str(Path(token).exists())}
+        if plugins:  # other code may not know the word: it is refused as such
+            from lvm.triage.on_ray import nodes
+
+            seen["refused"] = getattr(nodes, "refused", lambda _: "")(plugins)
+        return seen
 
     return look
 
@@ -195,9 +206,7 @@ def _answer(ray: Any, node: str, task: Any) -> dict[str, str]:
     return answer
 
 
-def _require_same(
-    here: Mapping[str, str], there: Mapping[str, str], node: str, storage: Path
-) -> None:
+def _require_same(here: Mapping[str, str], there: dict[str, str], node: str, storage: Path) -> None:
     if "problem" in there:
         raise ClusterError(
             f"node {node} cannot import lvm with the interpreter of its Ray ({there['problem']}): "
@@ -205,6 +214,8 @@ def _require_same(
         )
     if sentence := difference(here, there, node):
         raise ClusterError(sentence)
+    if refused := there.pop("refused", ""):
+        raise ClusterError(f"node {node}: {refused}")
     if there["sees"] != "True":
         raise ClusterError(
             f"the node {node} cannot see {storage}; choose an --out on a file system that every "

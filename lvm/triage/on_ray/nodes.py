@@ -6,12 +6,15 @@ import functools
 import importlib.metadata
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import lvm
+from lvm.errors import PluginError
+from lvm.plugins import load_packed
 from lvm.provenance import code_version
 
 SAME = ("code", "python", "torch", "numpy", "ray")  # what must be equal everywhere
@@ -45,6 +48,18 @@ def difference(driver: Mapping[str, str], other: Mapping[str, str], node: str) -
                 f"runs {driver[name]} ({driver['package']}): {remedy}, or start the run from there."
             )
     return None
+
+
+def refused(plugins: Iterable[Mapping[str, Any]]) -> str:
+    """Return in one sentence why this process cannot import what the driver has; "" where it can.
+
+    As text: an error would arrive inside one of Ray's.
+    """
+    try:
+        load_packed(plugins)
+    except PluginError as error:
+        return str(error)
+    return ""
 
 
 def _public(name: str, version: str) -> str:

@@ -17,6 +17,7 @@ from ray import tune
 
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
+from lvm.plugins import load_packed
 from lvm.records import ABSENT
 from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.endings import failure_of
@@ -73,6 +74,7 @@ class ArmTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         """Take nothing up: an arm takes up its own checkpoint."""
 
     def _take(self, config: dict[str, Any]) -> None:
+        load_shared(config["plugins"])
         spec = ArmSpec.from_plain(config["spec"])
         # What the driver knows of an arm that goes on is not told again.
         self._next = 0 if spec.source is not None else int(config["known"]) + 1
@@ -86,7 +88,7 @@ class ArmTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         else:
             from lvm.triage.on_ray.workers import from_workers
 
-            self._records = from_workers(spec, config["data"], config["schedule"])
+            self._records = from_workers(spec, config)
 
     def _close(self) -> None:
         close = getattr(self._records, "close", None)
@@ -151,6 +153,14 @@ def dataset_of(shared: Any) -> Dataset:
 
         _datasets[shared.hex()] = unpack(ray.get(shared))
     return _datasets[shared.hex()]
+
+
+def load_shared(shared: Any) -> None:
+    """Import the plug-ins behind the reference of a shared object, as the driver has them."""
+    if shared is not None:
+        import ray
+
+        load_packed(ray.get(shared))
 
 
 # --- an arm ---------------------------------------------------------------------------------------

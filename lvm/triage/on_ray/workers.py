@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -26,6 +26,7 @@ from lvm.triage.on_ray.trainable import (
     PLACEMENT_GROUP,
     ArmBroke,
     dataset_of,
+    load_shared,
     records_or_reason,
 )
 
@@ -69,16 +70,19 @@ def _mailbox() -> Any:
     return Mailbox
 
 
-def from_workers(spec: ArmSpec, data: Any, schedule: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def from_workers(spec: ArmSpec, trial: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Run an arm on Ray Train workers; yield its records, and signs of life between them.
+
+    `trial` is the configuration of the trial that drives them.
 
     Raises what broke the training, as one line.
     """
     mailbox = ray.remote(_mailbox()).options(num_cpus=0).remote()
     pool = ThreadPoolExecutor(max_workers=1)
-    config = {"spec": spec.to_plain(), "data": data, "mailbox": mailbox}
+    shared = {name: trial[name] for name in ("data", "plugins")}
+    config = {"spec": spec.to_plain(), "mailbox": mailbox, **shared}
     try:
-        training = pool.submit(_fit, spec, config, ScheduleConfig(**schedule))
+        training = pool.submit(_fit, spec, config, ScheduleConfig(**trial["schedule"]))
         waits, epoch = True, 0
         yield {"waits": True}
         while True:
@@ -144,6 +148,7 @@ def _fit(spec: ArmSpec, config: dict[str, Any], schedule: ScheduleConfig) -> Non
 
 def _worker(config: dict[str, Any]) -> None:
     """Body of a Ray Train worker: the same arm, in a world of several."""
+    load_shared(config["plugins"])
     spec, mailbox = ArmSpec.from_plain(config["spec"]), config["mailbox"]
     last = spec.recipe.training.epochs
     world = World.current(claim(spec.device))
