@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import foreign
 import pytest
 import tiny
 
-from lvm import plugins
+from lvm import cli, plugins
 from lvm.audit.checkpoint import open_checkpoint
+from lvm.command import run_command
 from lvm.config import RunConfig, fingerprint, load_run_config, run_config_of, to_dict
 from lvm.errors import CheckpointError, ConfigError, PluginError, ResumeError, UsageError
 from lvm.jobs import request as asked
@@ -369,3 +371,52 @@ def test_a_checkpoint_of_our_model_needs_no_plugin(file, tmp_path, monkeypatch) 
     list(loop.train(recipe, tiny.dataset(), tmp_path / "run", validate=lambda p, e: {}))
     forget(monkeypatch)
     load_checkpoint(tmp_path / "run" / "checkpoint")
+
+
+# --- through a run and the commands ---------------------------------------------------------------
+
+
+def test_the_example_of_the_page_goes_through_phase_1_and_a_step(tmp_path) -> None:
+    (tmp_path / "my_model.py").write_text(foreign.example())
+    plugins.load_given([str(tmp_path / "my_model.py")])
+    config = tiny.config(base=tiny.recipe(**{"model.name": "last_two"}), stage=0.99)
+    _, journal = tiny.triage(
+        tmp_path / "run", tiny.dataset(), config, num_steps=1, plugins=plugins.digests()
+    )
+    ended = [(event["step"], event["reason"]) for event in journal.all("arm_ended")]
+    assert {step for step, _ in ended} >= {"phase_1", "projection_head"}
+    assert {reason for _, reason in ended} <= {"finished", "pruned"}
+    (manifest, *_) = (read_manifest(path) for path in tmp_path.glob("run/arms/*/checkpoint"))
+    assert manifest["plugins"] == plugins.digests()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["triage", "--show"],
+        ["triage"],
+        ["train", "--out", "trained"],
+        ["eval", "checkpoint"],
+        ["audit"],
+    ],
+)
+def test_a_command_refuses_a_plugin_before_anything_starts(
+    words, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status = run_command(cli.main, [*words, "--plugin", "none.py"])
+    assert status == 2
+    said = capsys.readouterr()
+    assert "the plug-in none.py cannot be read (No such file or directory)" in said.err
+    assert said.out == ""
+    assert not any(tmp_path.iterdir())
+
+
+def test_show_knows_the_models_of_a_plugin(file, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.toml").write_text('model = {name = "my_last", options = {my_last = {}}}\n')
+    assert run_command(cli.main, ["triage", "--show", "--recipe", "r.toml"]) == 2
+    assert "unknown model 'my_last'" in capsys.readouterr().err
+    show = ["triage", "--show", "--recipe", "r.toml", "--plugin", "mine.py"]
+    assert run_command(cli.main, show) == 0
+    assert "step 1, projection_head" in capsys.readouterr().out
