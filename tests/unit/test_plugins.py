@@ -33,7 +33,7 @@ from lvm.triage.arm import arm_id
 from lvm.triage.journal import Journal
 from lvm.triage.on_ray.nodes import refused
 from lvm.triage.request import Request, identity
-from lvm.triage.step import steps_in_order
+from lvm.triage.step import STEPS, steps_in_order
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = '''
@@ -52,13 +52,24 @@ class Last(torch.nn.Module):
     def forward(self, contexts):
         return self.through(contexts[:, -1])
 '''
+STEP = """
+from lvm.triage.step import STEPS, Arm, Proposal, Step
+
+STEPS.register("my_step")(
+    Step(
+        name="my_step", number=50, title="Mine", question="Does another seed help?",
+        hypothesis="", rules_out="", epochs=lambda schedule: 1,
+        propose=lambda recipe, facts: Proposal(arms=[Arm(name="a", changes={"seed": 5}, why="")]),
+    )
+)
+"""
 MINE = {"model.name": "my_last", "training.epochs": 1}
 
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     """A process that has imported no plug-in, and leaves none behind."""
-    for registry in (TERMS, MODELS):
+    for registry in (TERMS, MODELS, STEPS):
         registry.names()
         monkeypatch.setattr(registry, "_parts", dict(registry._parts))
     monkeypatch.setattr(plugins, "_loaded", {})
@@ -420,3 +431,11 @@ def test_show_knows_the_models_of_a_plugin(file, tmp_path, monkeypatch, capsys) 
     show = ["triage", "--show", "--recipe", "r.toml", "--plugin", "mine.py"]
     assert run_command(cli.main, show) == 0
     assert "step 1, projection_head" in capsys.readouterr().out
+
+
+def test_a_step_of_a_plugin_is_asked(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "step.py").write_text(STEP)
+    assert run_command(cli.main, ["triage", "--show", "--plugin", "step.py"]) == 0
+    shown = capsys.readouterr().out
+    assert "step 50, my_step: Does another seed help? (1 epochs and a control)\n  a: seed" in shown
