@@ -69,7 +69,7 @@ def arms_of(events: list[Event], model: str) -> list[dict]:
     """The arms of a run that was fixed in step 1, all of them of one model; none broke."""
     assert [e["verdict"] for e in events if e.get("action") == "Stop"] == ["FIXED"]
     ended = {event["arm"]: event["reason"] for event in events if event["event"] == "arm_ended"}
-    assert set(ended.values()) <= {"finished", "gate held", "pruned"}
+    assert set(ended.values()) <= {"finished", "gate held", "pruned", "cancelled"}
     started = [event for event in events if event["event"] == "step_started"]
     assert [event["step"] for event in started] == [
         "phase_1", "projection_head", "confirm_projection_head",

@@ -152,9 +152,10 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
 
     monkeypatch.setattr("lvm.training.distributed.fit", fit)
     signs = [{"waits": True}, {"waits": False, "placed": 0}]
-    assert list(from_workers(spec, None, asdict(ScheduleConfig()))) == [*signs, *written]
+    trial = {"data": None, "plugins": None, "schedule": asdict(ScheduleConfig())}
+    assert list(from_workers(spec, trial)) == [*signs, *written]
     spec = dataclasses.replace(spec, folder=tmp_path / "broken")
-    records = from_workers(spec, None, asdict(ScheduleConfig()))
+    records = from_workers(spec, trial)
     assert [next(records) for _ in (*signs, *written)] == [*signs, *written]
     with pytest.raises(ArmBroke, match="RuntimeError: a worker died"):
         next(records)
