@@ -53,12 +53,13 @@ class Last(torch.nn.Module):
         return self.through(contexts[:, -1])
 '''
 STEP = """
-from lvm.triage.step import STEPS, Arm, Proposal, Step
+from lvm.triage.step import STEPS, Arm, Hypothesis, Proposal, Step
 
 STEPS.register("my_step")(
     Step(
         name="my_step", number=50, title="Mine", question="Does another seed help?",
-        hypothesis="", rules_out="", epochs=lambda schedule: 1,
+        hypotheses=[Hypothesis(id="M1", claim="The seed is bad.", predicts="Another is better.")],
+        rules_out="the seed", epochs=lambda schedule: 1,
         propose=lambda recipe, facts: Proposal(arms=[Arm(name="a", changes={"seed": 5}, why="")]),
     )
 )
