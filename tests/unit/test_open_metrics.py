@@ -110,6 +110,8 @@ def test_every_evaluation_holds_them_masked_and_raw(run):
             assert part["r_at_10"] <= part["r_at_20"] <= part["contain_at_50"]
             assert 1 <= part["mean_rank"] <= found["pool"]["size"]
         assert found["masked"]["mean_rank"] < found["raw"]["mean_rank"]  # own contexts go
+    spaces = [e["evidence"]["spaces"] for e in events if e["event"] == "test_judged"]
+    assert all(0 <= space["r_at_20"] <= 1 for found in spaces for space in found.values())
     ladder = next(e["rows"] for e in events if e["event"] == "ladder" and e["split"] == "test")
     assert ladder["oracle"]["masked"]["mean_rank"] == 1
 
@@ -160,6 +162,7 @@ def test_the_report_shows_them_in_its_tables(run):
     assert below.startswith(f"{-gate['estimate']['value']:+.3f} [")  # a difference, as its caption
     assert "R@5 +0.1 or MRR +0.05 or mean rank +2 over AR-only" in report
     assert "dev R@20" in report
+    assert row(report, "Model | Space | Own target")[-1] == "R@20"
 
 
 def test_the_terminal_json_lines_and_mlflow_show_them(run):
