@@ -59,9 +59,10 @@ def digests() -> dict[str, str]:
     return {plugin.name: plugin.digest for plugin in sorted(loaded(), key=lambda p: p.name)}
 
 
-def in_words(named: Mapping[str, str]) -> str:
+def in_words(named: object) -> str:
     """Return plug-ins, by the names and contents that a manifest states, as a sentence does."""
-    found = [printable(f"{name} ({digest})") for name, digest in named.items()]
+    stated = named if isinstance(named, Mapping) else {}
+    found = [printable(f"{name} ({digest})") for name, digest in stated.items()]
     return ", ".join(found) or "none"
 
 
@@ -219,7 +220,7 @@ def _imported(plugin: Plugin, run: Callable[[str], Any], path: Path | None) -> N
     except (Exception, SystemExit) as error:
         raise PluginError(
             f"the plug-in {plugin.name} cannot be imported: {type(error).__name__}"
-            f"{_line(error, path or _origin(plugin.module))}: {brief_of(error)}; mend it or leave "
+            f"{_line(error, path or _origin(plugin.module))}: {_said(error)}; mend it or leave "
             "it out."
         ) from None
 
@@ -231,13 +232,14 @@ def _run_file(plugin: Plugin, path: Path, module: str) -> None:
     made = importlib.util.module_from_spec(spec)
     sys.modules[module] = made  # dataclasses look for it there
     try:
-        exec(compile(plugin.source or b"", str(path), "exec"), vars(made))
+        code = compile(plugin.source or b"", str(path), "exec", dont_inherit=True)
+        exec(code, vars(made))
     except BaseException:
         del sys.modules[module]
         raise
 
 
-def brief_of(error: BaseException) -> str:
+def _said(error: BaseException) -> str:
     """Return what an error says, in one short line that obeys no terminal."""
     said = error.msg if isinstance(error, SyntaxError) else str(error)
     return brief(said)[1:-1] if said else "without a message"

@@ -127,6 +127,14 @@ def test_a_file_is_imported_once_under_the_name_of_its_content(file, tmp_path) -
     assert not (tmp_path / "__pycache__").exists()
 
 
+def test_a_file_is_compiled_as_it_is_written(file) -> None:
+    """Without what this package asks of the compiler: annotations stay values there."""
+    file.write_text(MODEL + "\nsize: int = 1\n")
+    plugins.load_given([str(file)])
+    (found,) = plugins.loaded()
+    assert sys.modules[found.module].__annotations__ == {"size": int}
+
+
 def test_a_process_that_never_had_the_file_imports_the_same(file) -> None:
     """A class in it is pickled by reference there as well."""
     plugins.load_given([str(file)])
