@@ -10,7 +10,7 @@ import tiny
 import torch
 import worlds
 
-from lvm.config import load_run_config
+from lvm.config import load_run_config, to_dict
 from lvm.records import RunVerdict, Verdict
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
 from lvm.triage.step import STEPS
@@ -45,7 +45,7 @@ def test_more_training_is_the_cause_where_the_unchanged_recipe_needs_nothing_els
     assert confirmed["control"]["verdict"] == Verdict.PASS
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (MORE_TRAINING,))  # ... and is no cause
     document = build_verdict(journal.events, resume="")
-    assert document["arm"]["recipe"]["objective"] == dataclasses.asdict(right.objective)
+    assert document["arm"]["recipe"]["objective"] == to_dict(right)["objective"]
     assert document["arm"]["id"] == confirmed["control"]["spec"]
 
 
