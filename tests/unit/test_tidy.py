@@ -19,7 +19,7 @@ from lvm.report import Run
 from lvm.report.origin import removed
 from lvm.training.checkpoint import load_checkpoint
 from lvm.triage.journal import Journal
-from lvm.triage.step import Arm, Proposal, Step
+from lvm.triage.step import Arm, Hypothesis, Proposal, Step
 from lvm.triage.tidy import GIB, STOPPED, Tidier
 
 BUDGET = 8  # epochs; the rungs are 2, 4 and 8
@@ -260,7 +260,8 @@ def question(name: str, number: int, *, extended: bool) -> Step:
         for value in (0.05, 0.5)
     ]
     return Step(
-        name=name, number=number, title=name, question="", hypothesis="", rules_out="",
+        name=name, number=number, title=name, question="", rules_out="",
+        hypotheses=[Hypothesis(id=name, claim="", predicts="")],
         propose=lambda recipe, facts: Proposal(arms=arms),
         epochs=lambda schedule: schedule.short_epochs, extended=extended,
     )  # fmt: skip
