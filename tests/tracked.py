@@ -49,13 +49,14 @@ RECIPE = Recipe(
     training=TrainingConfig(epochs=EPOCHS),
 )
 WIDTH = 8
+HERE = {"versions": {}, "platform": "here", "cpus": 1, "memory_gib": 1.0}
 FINDING = {
     "code": "DUPLICATES", "severity": "warn", "seen": "4.3% of rows repeat another row",
     "allowed": "at most 1%", "where": {"input": "bank"}, "meaning": "Copies.", "next": "repair",
     "values": {"share": 0.043},
 }  # fmt: skip
 AUDIT = {
-    "schema": 1, "verdict": "WARNINGS", "allowed": [],
+    "schema": 1, "verdict": "WARNINGS", "allowed": [], "route": {"blocked": []},
     "findings": [FINDING, {**FINDING, "code": "HUBNESS"}, {**FINDING, "seen": "a lesser one"}],
     "checks": [
         {"code": "COLLAPSE", "question": "?", "status": "NOT_EVALUABLE", "reason": "no model",
@@ -116,7 +117,7 @@ class Writer:
         self.journal.append(
             "run_started", schema=1, command="python tune_jobs/triage.py --data 'my bank'",
             arguments={"data": "my bank"}, config=to_dict(RunConfig(recipe=RECIPE)),
-            code="0.1.0+abc", commit="0123456789ab", environment={}, plan=["temperature"],
+            code="0.1.0+abc", commit="0123456789ab", environment=HERE, plan=["temperature"],
             identity={},
             data={
                 "source": "my bank", "rows": 100, "width": WIDTH, "fingerprint": fingerprint,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fuzz_journal as fuzz
 import pytest
+import tracked
 from frozen_runs import FROZEN, RUNS
 
 from lvm.errors import ResumeError
@@ -21,6 +22,11 @@ LOOKED_AT = 40  # accepted changes of a run that every view is asked to tell; th
 def test_every_event_of_a_kept_run_is_of_a_known_kind(name: str):
     for event in fuzz.lines_of(FROZEN / name):
         assert isinstance(told(event), KINDS[event["event"]])
+
+
+def test_the_journal_that_mlflow_is_tried_with_is_one(tmp_path: Path):
+    events = tracked.whole_journal(tmp_path)
+    assert all(told(event) is not None for event in events)
 
 
 @pytest.mark.parametrize("name", ["blocked", "crashed", "resumed_seeds"])
