@@ -15,9 +15,10 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import linecache
 import sys
-import tempfile
 import traceback
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -147,20 +148,14 @@ def load_packed(plugins: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _kept(plugin: Plugin) -> Path:
-    """Write a file that has travelled to a folder of this process: tracebacks and Triton read it.
+    """Return where a file that has travelled seems to lie: tracebacks and Triton read it there.
 
-    It is named by its content, since two of a name may come after each other.
+    Nothing is written, since a worker that is killed would leave it behind.
     """
-    path = Path(_folder().name) / plugin.module / plugin.name
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(plugin.source or b"")
+    path = Path(f"<{plugin.name} {plugin.digest}>")
+    lines = (plugin.source or b"").decode(errors="replace").splitlines(keepends=True)
+    linecache.cache[str(path)] = (len(plugin.source or b""), None, lines, str(path))
     return path
-
-
-@functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="lvm_plugins_")
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -227,9 +222,8 @@ def _imported(plugin: Plugin, run: Callable[[str], Any], path: Path | None) -> N
 
 def _run_file(plugin: Plugin, path: Path, module: str) -> None:
     """Import the bytes that were hashed, and leave no cache beside a person's file."""
-    spec = importlib.util.spec_from_file_location(module, path)
-    assert spec is not None  # its name ends in .py
-    made = importlib.util.module_from_spec(spec)
+    made = types.ModuleType(module)
+    made.__file__ = str(path)
     sys.modules[module] = made  # dataclasses look for it there
     try:
         code = compile(plugin.source or b"", str(path), "exec", dont_inherit=True)
