@@ -403,3 +403,29 @@ def test_a_process_that_is_killed_is_never_handed_on(workers, finished, killed, 
         assert controller._reuse_actors is not killed
     assert controller._reuse_actors
     assert ended == (["actor"] if killed else [])
+
+
+def test_a_checkpoint_searched_for_a_step_is_searched_again_for_its_confirmation() -> None:
+    """The trial of the step still holds its process, and has nothing more to say."""
+    searched = dataclasses.replace(arm(0), source=Path("checkpoint"))
+    first = Tune([searched], slots=2)
+    desk = first.desk
+    assert desk.next_arm("step") is not None
+    desk.started("step", "node", 1)
+    desk.take("step", {"epoch": 0, "eval_cosine": 0.5, "r_at_5": 0.1, "mrr": 0.1, "stage": "PASS"})
+    assert first.race.over
+    assert desk.seats["step"].place is Place.HELD
+
+    second = Tune([searched], slots=2)
+    desk._race = second.race
+    assert (Move.TRAIN, "step") not in desk.moves()
+    assert desk.next_arm("confirmation") == (searched, 0)
+    desk.take("step", {"over": True})
+    assert not second.race.over
+    desk.started("confirmation", "node", 1)
+    desk.take(
+        "confirmation", {"epoch": 0, "eval_cosine": 0.5, "r_at_5": 0.1, "mrr": 0.1, "stage": "PASS"}
+    )
+    (lane,) = second.race.lanes.values()
+    assert lane.ending is not None
+    assert lane.ending.reason is StopReason.FINISHED

@@ -104,7 +104,7 @@ class Desk:
             if any(self._may_train(seat) for seat in self._at(Place.PAUSED)):
                 return None  # those that have trained already come first
             assert self._race is not None  # it has an arm
-            self.seats[trial] = Seat(spec, self.clock())
+            self.seats[trial] = Seat(spec, self.clock(), race=self._race)
             return spec, self._race.known_epochs(spec.id)
 
     def rest(self) -> None:
@@ -126,7 +126,7 @@ class Desk:
         if "waits" in result:
             self._workers(seat, waits=bool(result["waits"]))
             return Move.TRAIN
-        if race is not None and seat.spec.id in race.lanes:
+        if race is not None and seat.spec.id in race.lanes and not self._searched_before(seat):
             if "ended" in result:
                 race.failed(seat.spec.id, StopReason(result["ended"]), str(result["detail"]))
             elif "epoch" in result:
@@ -267,7 +267,17 @@ class Desk:
     def _lives(self, seat: Seat) -> bool:
         """Whether the arm of a trial is in this race and has not ended."""
         race, arm = self._race, seat.spec.id
-        return race is not None and arm in race.lanes and not race.stopped(arm)
+        if race is None or self._searched_before(seat):
+            return False
+        return arm in race.lanes and not race.stopped(arm)
+
+    def _searched_before(self, seat: Seat) -> bool:
+        """Whether a trial has searched its checkpoint for an earlier race.
+
+        It has nothing more to say, though the same arm may be asked again, also about the test
+        split. One that trains goes on where it stands.
+        """
+        return seat.spec.source is not None and seat.race is not self._race
 
     def _may_train(self, seat: Seat) -> bool:
         race = self._race
@@ -278,7 +288,8 @@ class Desk:
         race = self._race
         if race is None:
             return None
-        seated = {seat.spec.id for seat in self.seats.values()}
+        seats = self.seats.values()
+        seated = {seat.spec.id for seat in seats if not self._searched_before(seat)}
         free = [s for s in race.waiting if s.id not in seated and race.may_train(s.id)]
         return min(free, key=lambda spec: race.known_epochs(spec.id), default=None)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from lvm.triage.arm import ArmSpec
+from lvm.triage.race import Race
 
 
 class Place(Enum):
@@ -40,6 +41,7 @@ class Seat:
     waits_for_workers: bool = False
     stack: str | None = None  # of a trial that was killed as stuck
     ends_itself: bool = False  # its workers have finished, and give their room back
+    race: Race | None = None  # in which it was seated
     staged: bool = False  # Tune has asked for its process, and takes over one that comes free
 
     @property

@@ -79,7 +79,7 @@ class ArmTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         # What the driver knows of an arm that goes on is not told again.
         self._next = 0 if spec.source is not None else int(config["known"]) + 1
         self._told = False
-        if self._arm == spec.id:
+        if self._arm == spec.id and spec.source is None:  # a search is done again
             return
         self._close()
         self._arm = spec.id
