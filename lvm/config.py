@@ -484,6 +484,6 @@ def run_config_of(values: Mapping[str, Any]) -> RunConfig:
 def _with_plugins(names: object) -> tuple[str, ...]:
     """Import the modules of a recipe's `plugins` and return their names."""
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"plugins is {brief(names)}, allowed is a list of names of modules.")
+        raise ConfigError(f"plugins is {brief(names)}, expected a list of names of modules.")
     load_modules(names)
     return tuple(names)

@@ -391,7 +391,7 @@ def spoilt(shape, place, value):
         ({"contexts": np.zeros((N, 0, D))}, "holds no vector"),
         ({"contexts": np.zeros((0, T, D)), "targets": np.zeros((0, D))}, "holds no vector"),
         ({"targets": unit((N, 1, D))}, r"targets have shape \(20, 1, 8\)"),
-        ({"targets": unit((N, D - 1))}, r"allowed for the targets is \(20, 8\)"),
+        ({"targets": unit((N, D - 1))}, r"expected \(20, 8\) for the targets"),
         ({"targets": spoilt((N, D), (4, 2), np.nan)}, "targets: 1 of 20 vectors are NaN"),
         ({"targets": spoilt((N, D), 4, 0)}, "targets: 1 of 20 vectors are zero"),
         ({"contexts": spoilt((N, T, D), (1, 2, 3), np.inf)}, "contexts: 1 of 100 .*first: row 7"),
