@@ -18,7 +18,7 @@ OF_A_RUN = {
     "report": "write the report of a run again, from its journal",
     "status": "tell where a running or finished run stands",
     "ui": "open the MLflow UI on the store of a run, on this machine",
-    "track": "write the MLflow runs of a run again, likewise",
+    "track": "write the MLflow runs of a run again from its journal",
 }
 
 

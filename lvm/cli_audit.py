@@ -20,7 +20,7 @@ def add_flags(p: Any) -> None:
     """Add the flags of `lvm audit`."""
     p.add_argument("--data", type=Path, metavar="BANK", help="default: the bundled sample")
     p.add_argument("--train", type=Path, metavar="NPZ", help="train windows, the report's format")
-    p.add_argument("--eval", type=Path, metavar="NPZ", help="evaluation windows, likewise")
+    p.add_argument("--eval", type=Path, metavar="NPZ", help="evaluation windows, same format")
     p.add_argument("--payload", type=Path, metavar="P", help="the vectors to be retrieved")
     p.add_argument("--checkpoint", type=Path, metavar="C", help="a checkpoint folder or .pt file")
     p.add_argument("--predictions", type=Path, metavar="NPY", help="one row per eval window")

@@ -37,7 +37,7 @@ def values_of(per_query: Measured, metric: str) -> np.ndarray:
     found = np.asarray(declared.values(per_query))
     if found.shape != per_query.articles.shape:
         raise DataError(
-            f"metric {metric!r} returned an array of shape {found.shape}, allowed is one value per "
+            f"metric {metric!r} returned an array of shape {found.shape}, expected one value per "
             f"window, {per_query.articles.shape}; correct its function."
         )
     return found

@@ -48,31 +48,7 @@ FROZEN = TESTS / "frozen"
 WITHOUT_RAY = TESTS / "without_ray.py"
 PLACE = Path("/runs/frozen")  # where the run folders say that they are
 RESUME = "lvm triage --resume /runs/frozen"
-LINEAR_RECIPE = """
-[model]
-hidden = 32
-state = 16
-num_layers = 1
-head_dim = 32
-[head]
-hidden = 32
-width = 16
-[objective]
-temperature = 0.02
-[training]
-epochs = 2
-batch_size = 32
-learning_rate = 0.01
-[gates]
-stage_eval_cosine = 0.77
-success_r_at_5 = 0.2
-success_mrr = 0.2
-[schedule]
-short_epochs = 4
-long_epochs = 2
-first_rung = 1
-confirm_workers = 1
-"""
+LINEAR_RECIPE = linear_bank.RECIPE.replace("confirm_workers = 2", "confirm_workers = 1")
 
 
 # --- what is seen of a run ------------------------------------------------------------------------

@@ -15,6 +15,32 @@ from lvm.randomness import numpy_generator
 
 ARTICLES, CHUNKS, WIDTH = 40, 25, 32
 NOISE = 0.3  # length of the noise in each move of a point of length 1
+# A recipe whose temperature is wrong for this bank.
+RECIPE = """\
+[model]
+hidden = 32
+state = 16
+num_layers = 1
+head_dim = 32
+[head]
+hidden = 32
+width = 16
+[objective]
+temperature = 0.02
+[training]
+epochs = 2
+batch_size = 32
+learning_rate = 0.01
+[gates]
+stage_eval_cosine = 0.77
+success_r_at_5 = 0.2
+success_mrr = 0.2
+[schedule]
+short_epochs = 4
+long_epochs = 2
+first_rung = 1
+confirm_workers = 2
+"""
 SPLIT = {"train": range(20), "dev": range(20, 30), "test": range(30, 40)}
 
 

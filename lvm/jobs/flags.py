@@ -32,7 +32,9 @@ def add_triage_flags(p: argparse.ArgumentParser) -> None:
     p.epilog = statuses(status for status in ExitStatus if status is not ExitStatus.TOO_LITTLE)
     p.add_argument("--data", type=Path, metavar="BANK", help="a bank (default: the bundled sample)")
     p.add_argument("--train", type=Path, metavar="NPZ", help="train windows in the report's format")
-    p.add_argument("--eval", type=Path, metavar="NPZ", help="evaluation windows, likewise")
+    p.add_argument(
+        "--eval", type=Path, metavar="NPZ", help="evaluation windows, in the same format"
+    )
     p.add_argument("--payload", type=Path, metavar="P", help="the vectors to be retrieved")
     p.add_argument("--checkpoint", type=Path, metavar="C", help="triage this trained model")
     p.add_argument("--predictions", type=Path, metavar="NPY", help="judge these predictions")

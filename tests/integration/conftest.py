@@ -25,32 +25,6 @@ from lvm.data.bank import Bank
 from lvm.triage.journal import Event, read_journal
 from lvm.triage.on_ray import RayExecutor
 
-RECIPE = """\
-[model]
-hidden = 32
-state = 16
-num_layers = 1
-head_dim = 32
-[head]
-hidden = 32
-width = 16
-[objective]
-temperature = 0.02
-[training]
-epochs = 2
-batch_size = 32
-learning_rate = 0.01
-[gates]
-stage_eval_cosine = 0.77
-success_r_at_5 = 0.2
-success_mrr = 0.2
-[schedule]
-short_epochs = 4
-long_epochs = 2
-first_rung = 1
-confirm_workers = 2
-"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class World:
@@ -101,7 +75,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The linear world on disk."""
     folder = tmp_path_factory.mktemp("world")
     linear_bank.write(folder / "bank")
-    (folder / "recipe.toml").write_text(RECIPE)
+    (folder / "recipe.toml").write_text(linear_bank.RECIPE)
     (folder / "runs").mkdir()
     return World(bank=folder / "bank", recipe=folder / "recipe.toml", runs=folder / "runs")
 
