@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = {
     "sample": [],
     "five_steps": ["--five-steps"],
+    "all_steps": ["--all-steps"],
     "planted": ["--data", "runs/planted/bank", "--recipe", "runs/planted/recipe.json"],
     "blocked": [
         "--train", "runs/replica/train.npz", "--eval", "runs/replica/eval.npz",
