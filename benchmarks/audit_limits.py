@@ -30,8 +30,14 @@ from lvm.provenance import environment, git_commit  # noqa: E402
 OUT = ROOT / "reports" / "audit_limits" / "audit_limits.md"
 SHARES = (0.005, 0.05, 0.5, 1.0)
 # What these plants touch at share 1.
-TOUCHED = {"nan": 0.01, "nan_in_bank": 0.01, "zero_rows": 0.01, "duplicates": 0.03,
-           "rows_dropped": 0.27, "mixed_encoders": 0.5}  # fmt: skip
+TOUCHED = {
+    "nan": 0.01,
+    "nan_in_bank": 0.01,
+    "zero_rows": 0.01,
+    "duplicates": 0.03,
+    "rows_dropped": 0.27,
+    "mixed_encoders": 0.5,
+}
 
 
 def main() -> None:
@@ -123,8 +129,10 @@ def ladder(seeds: int) -> Iterator[str]:
     yield f"| defect | code | {shares} | limit | any code |"
     yield "|---|---|" + "---|" * (len(SHARES) + 2)
     for name in PLANTS:
-        found = {share: [suite.audit(plant(name, seed, share)) for seed in range(seeds)]
-                 for share in SHARES}  # fmt: skip
+        found = {
+            share: [suite.audit(plant(name, seed, share)) for seed in range(seeds)]
+            for share in SHARES
+        }
         part = f" *{TOUCHED[name]:.0%}" if name in TOUCHED else ""
         said = {share: _said(PLANTS[name].code, audits) for share, audits in found.items()}
         sure = [share for share in SHARES if said[share] in ("BLOCK", "warn")]

@@ -129,9 +129,14 @@ def one(place: chaos.Place, number: int, hit: str, at: int, wanted: tuple) -> Re
 
 
 def _hit(
-    place: chaos.Place, number: int, hit: str, at: int, wanted: tuple, result: Result,
+    place: chaos.Place,
+    number: int,
+    hit: str,
+    at: int,
+    wanted: tuple,
+    result: Result,
     stack: contextlib.ExitStack,
-) -> None:  # fmt: skip
+) -> None:
     folder, env = place.folder / f"run{number}", {}
     folder.mkdir()
     trigger = None
@@ -175,9 +180,19 @@ def mlflow_server(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'server.db'}",
+    ]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen(command, cwd=folder, start_new_session=True, **quiet)
     deadline = time.monotonic() + SERVER_SECONDS
@@ -208,9 +223,12 @@ def _confirming(events: list[dict]) -> bool:
 
 
 def _strike(
-    run: chaos.Run, hit: str, folder: Path, trigger: Path | None,
+    run: chaos.Run,
+    hit: str,
+    folder: Path,
+    trigger: Path | None,
     server: subprocess.Popen[bytes] | None,
-) -> None:  # fmt: skip
+) -> None:
     if hit in chaos.HITS:
         chaos.HITS[hit](run)
     elif hit == "full disk":

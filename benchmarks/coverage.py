@@ -181,9 +181,14 @@ class Promises:
 
 
 def promises(
-    population: Population, articles: int, *, distance: float, level: float, rounds: int,
+    population: Population,
+    articles: int,
+    *,
+    distance: float,
+    level: float,
+    rounds: int,
     seed: int = 0,
-) -> Promises:  # fmt: skip
+) -> Promises:
     """Draw pilots, add the articles that each promises, and judge a gain `distance` over its bound.
 
     The gain is what the promise supposes it to be: the truth.
@@ -241,9 +246,10 @@ def main() -> None:
 def report(rounds: int) -> Iterator[str]:
     """Yield the report line by line."""
     yield from origin(
-        "Coverage of the intervals", __doc__.splitlines()[0],
+        "Coverage of the intervals",
+        __doc__.splitlines()[0],
         f"python benchmarks/coverage.py --write --rounds {rounds}",
-    )  # fmt: skip
+    )
     populations = [drawn(c, s) for s in (1.2, 1.4) for c in (-0.86, -0.4, 0.0)]
     yield from _intervals([*populations, *real_articles()], rounds)
     yield from _skewed(rounds)

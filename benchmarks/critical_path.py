@@ -87,9 +87,12 @@ def measure(root: Path, out: Path) -> dict[str, float]:
     """Run the triage of a checkout once; return the seconds of each row."""
     started = time.time()
     subprocess.run(
-        [sys.executable, str(root / "tune_jobs" / "triage.py"), "--out", str(out)], check=True,
-        env={**os.environ, "PYTHONPATH": str(root)}, cwd=root, capture_output=True,
-    )  # fmt: skip
+        [sys.executable, str(root / "tune_jobs" / "triage.py"), "--out", str(out)],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=root,
+        capture_output=True,
+    )
     whole = time.time() - started
     spans: dict[str, list[float]] = {}
     for line in (out / "journal.jsonl").read_text().splitlines():

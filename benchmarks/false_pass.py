@@ -130,11 +130,16 @@ class Drawn:
     def headline(self, stop: Stop) -> str:
         """Return what a run with this end would be headed by."""
         document = {
-            "verdict": stop.verdict, "cause": "+".join(stop.cause), "since": stop.since,
+            "verdict": stop.verdict,
+            "cause": "+".join(stop.cause),
+            "since": stop.since,
             "arm": {"name": "an arm", "recipe": {"training": {"epochs": 1}}, "gates": []},
-            "judged": {"stand_in": False, "file": ""}, "combination": None, "models": [],
-            "front": {}, "lineage": {"verdict_if_unseen": None, "model": None},
-        }  # fmt: skip
+            "judged": {"stand_in": False, "file": ""},
+            "combination": None,
+            "models": [],
+            "front": {},
+            "lineage": {"verdict_if_unseen": None, "model": None},
+        }
         return headline(document, indexed(self._events))
 
     def _perform(self, action: Action, plan: dict[str, int]) -> Outcome:
@@ -168,9 +173,14 @@ class Drawn:
 
     def _arm(self, name: str) -> ArmResult:
         spec = ArmSpec(
-            id=name, step="", name=name, role=Role.ARM, recipe=Recipe().with_changes(RAW),
-            folder=Path("unused"), gates=GATES,
-        )  # fmt: skip
+            id=name,
+            step="",
+            name=name,
+            role=Role.ARM,
+            recipe=Recipe().with_changes(RAW),
+            folder=Path("unused"),
+            gates=GATES,
+        )
         lane = Lane(spec, ending=Ending(reason=StopReason.FINISHED, epoch=1))
         return ArmResult(lane=lane, dev=self._measure(self.scenario.arms, self._dev))
 
@@ -183,9 +193,12 @@ class Drawn:
         confirmed = {"event": "confirmed", "verdict": judged.verdict, "gates": judged.gates}
         self._events += [to_plain({**decision, **about}), to_plain({**confirmed, **about})]
         return ConfirmOutcome(
-            step=action.step, arm=action.arm or carried[action.step], verdict=judged.success,
-            control=judged.control, over_control=judged.over_control,
-        )  # fmt: skip
+            step=action.step,
+            arm=action.arm or carried[action.step],
+            verdict=judged.success,
+            control=judged.control,
+            over_control=judged.over_control,
+        )
 
     def _measure(self, law: RankLaw, split: Windows) -> PerQuery:
         by_size = 0.0 if law is BASE else self.scenario.by_size
@@ -221,9 +234,10 @@ def main() -> None:
 def report(runs: int, seeds: int) -> Iterator[str]:
     """Yield the report line by line."""
     yield from origin(
-        "False passes of the whole tree", __doc__.splitlines()[0],
+        "False passes of the whole tree",
+        __doc__.splitlines()[0],
         f"python benchmarks/false_pass.py --write --runs {runs} --seeds {seeds}",
-    )  # fmt: skip
+    )
     if runs:
         yield from _drawn(runs)
     if seeds:

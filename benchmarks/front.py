@@ -68,11 +68,14 @@ def scores(dataset: Dataset, predictors: Mapping[str, TrivialPredictor]) -> dict
     """Return what predictors reach on every train window."""
     found: dict[str, Scores] = {}
     judge_ladder(
-        predictors, dataset, "train", torch.device("cpu"),
+        predictors,
+        dataset,
+        "train",
+        torch.device("cpu"),
         lambda name, q: found.__setitem__(
             name, Scores(q.cosine.astype(np.float64), q.hit(5), q.articles, q.pool)
         ),
-    )  # fmt: skip
+    )
     return found
 
 
@@ -95,9 +98,12 @@ def places(rungs: Mapping[str, Scores]) -> dict[str, np.ndarray]:
         rungs[n].place for n in ("weighted_mix", "mix_plus_0.2_last", "mix_plus_0.8_last")
     )
     return {
-        "best cosine": mix, "between": some, "best R@5": last,
-        "same cosine, less R@5": mix - [0, 0.02], "same R@5, less cosine": last - [0.02, 0],
-    }  # fmt: skip
+        "best cosine": mix,
+        "between": some,
+        "best R@5": last,
+        "same cosine, less R@5": mix - [0, 0.02],
+        "same R@5, less cosine": last - [0.02, 0],
+    }
 
 
 def onto(model: Scores, rungs: Mapping[str, Scores], place: np.ndarray) -> Scores:

@@ -71,10 +71,18 @@ def _time_norm(bench: Bench, batch: int) -> None:
     weight, grad = torch.ones(width, device=bench.device), torch.randn_like(u).bfloat16()
     norm: Any = short_kernel._Norm
     name = f"B {batch}: norm and residual stream"
-    _row(bench, f"{name}, forward", lambda: norm.forward(kept, u, weight, NORM_EPS, grad.dtype),
-         u.nbytes + grad.nbytes)  # fmt: skip
-    _row(bench, f"{name}, backward", lambda: norm.backward(kept, grad, passed),
-         3 * u.nbytes + grad.nbytes)  # fmt: skip
+    _row(
+        bench,
+        f"{name}, forward",
+        lambda: norm.forward(kept, u, weight, NORM_EPS, grad.dtype),
+        u.nbytes + grad.nbytes,
+    )
+    _row(
+        bench,
+        f"{name}, backward",
+        lambda: norm.backward(kept, grad, passed),
+        3 * u.nbytes + grad.nbytes,
+    )
 
 
 def _variant(bench: Bench, batch: int, changes: dict[str, Any], *, backward: bool) -> None:
@@ -124,8 +132,11 @@ def _calls(
 
 def _row(bench: Bench, name: str, call: Callable[[], object], nbytes: int) -> None:
     seconds = _seconds(bench, call)
-    bench.row(name, f"{1e3 * seconds:.3f} ms", f"{nbytes / seconds / 1e12:.2f} TB/s of what it has "
-              "to read and write")  # fmt: skip
+    bench.row(
+        name,
+        f"{1e3 * seconds:.3f} ms",
+        f"{nbytes / seconds / 1e12:.2f} TB/s of what it has to read and write",
+    )
 
 
 def _seconds(bench: Bench, call: Callable[[], object]) -> float:

@@ -275,8 +275,10 @@ def _profiled(bench: Bench, name: str, update: Callable[[], object]) -> str:
         f"{kernels} kernels, busy for {busy:.1f} ms",
     )
     on_device.sort(key=lambda e: -e.self_device_time_total)
-    lines = [f"{e.self_device_time_total / 1e3:8.3f} ms {e.count:5d} x {e.key[:110]}"
-             for e in on_device[:16]]  # fmt: skip
+    lines = [
+        f"{e.self_device_time_total / 1e3:8.3f} ms {e.count:5d} x {e.key[:110]}"
+        for e in on_device[:16]
+    ]
     return "\n".join(lines)
 
 
@@ -301,11 +303,14 @@ def whole_bank(bench: Bench) -> None:
             base = bench.update_ms.get(("as chosen, graph", batch), 0.0) / 1e3
             share = operations / bench.bf16_rate / max(took - base, 1e-9)
             update_row(
-                bench, f"B {batch} against {columns} rows, {space} space", batch, took,
+                bench,
+                f"B {batch} against {columns} rows, {space} space",
+                batch,
+                took,
                 f"{operations / 1e12:.2f} TFLOP of products, {share:.0%} of the bf16 rate beside a "
                 f"batch's update; first update {first:.1f} s; "
                 f"{'captured' if work.is_captured else 'NOT captured'}",
-            )  # fmt: skip
+            )
 
 
 def long_products(bench: Bench) -> None:
@@ -371,9 +376,10 @@ def latency(bench: Bench) -> None:
         for name, way in ways.items():
             found = measure_latency(way, index, contexts)
             bench.row(
-                f"one query, {name}", f"P50 {found['p50_ms']:.2f}, P95 {found['p95_ms']:.2f} ms",
+                f"one query, {name}",
+                f"P50 {found['p50_ms']:.2f}, P95 {found['p95_ms']:.2f} ms",
                 f"{bench.size.queries} queries, {len(data.bank)} rows, from and to the host",
-            )  # fmt: skip
+            )
 
 
 def _captured_model(
@@ -409,9 +415,10 @@ def optimiser(bench: Bench) -> None:
         clip = bench.median(lambda: torch.nn.utils.clip_grad_norm_(parameters, 1.0))
         count = sum(p.numel() for p in parameters)
         bench.row(
-            f"fused AdamW over {count / 1e6:.1f} M parameters", f"{1e3 * took:.2f} ms",
+            f"fused AdamW over {count / 1e6:.1f} M parameters",
+            f"{1e3 * took:.2f} ms",
             f"clipping {1e3 * clip:.2f} ms; started one by one",
-        )  # fmt: skip
+        )
 
 
 # Name -> the part and the seconds that it may take at most.

@@ -21,10 +21,17 @@ def phase_1(bench: Bench) -> None:
     for name, recipe in (("AR-only", base.ar_only()), ("InfoNCE+AR", base)):
         with tempfile.TemporaryDirectory() as folder:
             spec = ArmSpec(
-                id=name, step="phase_1", name=name, role=Role.PHASE1, recipe=recipe,
-                folder=Path(folder), gates=GateConfig(), evaluate_test=True, threads=4,
+                id=name,
+                step="phase_1",
+                name=name,
+                role=Role.PHASE1,
+                recipe=recipe,
+                folder=Path(folder),
+                gates=GateConfig(),
+                evaluate_test=True,
+                threads=4,
                 device=bench.device.type,
-            )  # fmt: skip
+            )
             records: list[dict[str, Any]] = []
             took = bench.seconds(lambda: records.extend(run_arm(spec, data)))  # noqa: B023
         whole += took

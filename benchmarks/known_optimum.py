@@ -125,9 +125,10 @@ def main() -> None:
 def report(seeds: int) -> Iterator[str]:
     """Yield the report line by line."""
     yield from origin(
-        "The linear world", __doc__.splitlines()[0],
+        "The linear world",
+        __doc__.splitlines()[0],
         f"python benchmarks/known_optimum.py --write --seeds {seeds}",
-    )  # fmt: skip
+    )
     yield (
         "x_next = normalise(A x + noise), and normalise(A x) is the best prediction by cosine: the "
         "optimum below (tests/linear_world.py). `ratio` is the cosine of the model that the "

@@ -143,9 +143,11 @@ def _judge(replica: Replica, repaired: Path, scratch: Path) -> None:
     torch.set_num_threads(2)
     broken = _dataset(replica, replica.eval)
     learnt = Dataset(
-        broken.bank, _part(broken.train, TRAIN_WINDOWS), _part(broken.dev, DEV_WINDOWS),
+        broken.bank,
+        _part(broken.train, TRAIN_WINDOWS),
+        _part(broken.dev, DEV_WINDOWS),
         _part(broken.test, JUDGED_WINDOWS),
-    )  # fmt: skip
+    )
     model: list[Predictor] = []
 
     def keep(predictor: Predictor, epoch: int) -> dict[str, float]:

@@ -113,11 +113,15 @@ class Front:
         limits = value + stretch * (np.quantile(draws, [1 - tail, tail], axis=0) - value)
         hit, cosine = (
             Estimate(
-                value=float(value[at]), lower=float(limits[0, at]), upper=float(limits[1, at]),
-                confidence=CONFIDENCE, num_windows=len(scores.hit), num_articles=num_articles,
+                value=float(value[at]),
+                lower=float(limits[0, at]),
+                upper=float(limits[1, at]),
+                confidence=CONFIDENCE,
+                num_windows=len(scores.hit),
+                num_articles=num_articles,
             )
             for at in range(2)
-        )  # fmt: skip
+        )
         return Above(hit, cosine)
 
 

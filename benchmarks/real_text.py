@@ -51,9 +51,10 @@ def main() -> None:
 def report() -> Iterator[str]:
     """Yield the report line by line."""
     yield from origin(
-        "Real text and the audit", __doc__.splitlines()[0],
+        "Real text and the audit",
+        __doc__.splitlines()[0],
         "python benchmarks/real_text.py --write",
-    )  # fmt: skip
+    )
     with tempfile.TemporaryDirectory() as folder:
         yield from _spaces(Path(folder))
     yield from _copies()
@@ -88,8 +89,9 @@ def _row(train: str, eval_: str, found: Likeness) -> str:
 def _files(folder: Path) -> dict[str, tuple[Path, Path, Path]]:
     """Return train, eval and payload files of every kind of text."""
     encoder, sample = corpora.encoder(), load_sample()
-    banks = {kind.__name__: corpora.embedded(kind, encoder, folder / kind.__name__)
-             for kind in KINDS}  # fmt: skip
+    banks = {
+        kind.__name__: corpora.embedded(kind, encoder, folder / kind.__name__) for kind in KINDS
+    }
     few = np.isin(sample.articles, np.unique(sample.articles)[::4])
     banks["wikipedia"] = Bank(np.float32(sample.vectors[few]), sample.keys[few])
     found = {}

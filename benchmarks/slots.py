@@ -127,9 +127,14 @@ def _many(dataset: Dataset, arms: int) -> Iterator[str]:
 
 
 def _run(
-    executor: Executor, dataset: Dataset, arms: int, schedule: ScheduleConfig, folder: Path,
-    budget: int, note: Any = lambda event, **values: None,
-) -> Ran:  # fmt: skip
+    executor: Executor,
+    dataset: Dataset,
+    arms: int,
+    schedule: ScheduleConfig,
+    folder: Path,
+    budget: int,
+    note: Any = lambda event, **values: None,
+) -> Ran:
     specs = [_arm(i, arms, folder, budget) for i in range(arms)]
     race = race_of("slots", specs, note, budget=budget, schedule=schedule)
     started = time.perf_counter()
@@ -137,8 +142,9 @@ def _run(
     seconds = time.perf_counter() - started
     epochs = sum(
         len((spec.folder / "epochs.jsonl").read_text().splitlines())
-        for spec in specs if (spec.folder / "epochs.jsonl").exists()
-    )  # fmt: skip
+        for spec in specs
+        if (spec.folder / "epochs.jsonl").exists()
+    )
     return Ran(race, epochs, seconds)
 
 
@@ -148,10 +154,14 @@ def _arm(number: int, arms: int, folder: Path, budget: int) -> ArmSpec:
         **{"training.epochs": budget, "training.learning_rate": rate, "objective.space": "raw"}
     )
     return ArmSpec(
-        id=f"{number:04d}", step="slots", name=f"rate {rate:.1e}",
-        role=Role.CONTROL if number == 0 else Role.ARM, recipe=recipe,
-        folder=folder / f"{number:04d}", gates=GATES,
-    )  # fmt: skip
+        id=f"{number:04d}",
+        step="slots",
+        name=f"rate {rate:.1e}",
+        role=Role.CONTROL if number == 0 else Role.ARM,
+        recipe=recipe,
+        folder=folder / f"{number:04d}",
+        gates=GATES,
+    )
 
 
 if __name__ == "__main__":

@@ -26,9 +26,11 @@ PAUSE_SECONDS = 10.0  # between two calls, after which the writer has surely fin
 NUM_REPEATS = 3  # the fastest counts: other programs slow a call down and never speed it up
 
 ROWS = {
-    "start": "Tracker()", "sync": "sync, all calls", "close": "close",
+    "start": "Tracker()",
+    "sync": "sync, all calls",
+    "close": "close",
     "prepare": "prepare (not counted)",
-}  # fmt: skip
+}
 
 
 def measure(run: Path, scratch: Path, *, pauses: bool) -> dict[str, float]:

@@ -49,10 +49,14 @@ def absences(events: Iterable[Mapping[str, Any]]) -> list[Absence]:
             role, num_arms = arms.get((event["step"], event["arm"]), (ARM, 1))
             found.append(
                 Absence(
-                    step=event["step"], arm=event["name"], role=role, num_arms=num_arms,
-                    reason=StopReason(event["reason"]), detail=event.get("detail", ""),
+                    step=event["step"],
+                    arm=event["name"],
+                    role=role,
+                    num_arms=num_arms,
+                    reason=StopReason(event["reason"]),
+                    detail=event.get("detail", ""),
                 )
-            )  # fmt: skip
+            )
     return found
 
 

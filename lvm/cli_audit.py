@@ -27,9 +27,12 @@ def add_flags(p: Any) -> None:
     p.add_argument("--seen", type=Path, metavar="FILE", help="articles that the model has read")
     p.add_argument("--index", type=Path, metavar="I", help="your index: .faiss, or its rows")
     p.add_argument(
-        "--encoder", nargs="?", const="", metavar="NAME",
+        "--encoder",
+        nargs="?",
+        const="",
+        metavar="NAME",
         help="embed a few texts again (default NAME: the manifest's)",
-    )  # fmt: skip
+    )
     p.add_argument("--texts", type=Path, metavar="FILE", help="the documents, for --encoder")
     p.add_argument("--recipe", type=Path, metavar="FILE", help="gates and context length")
     p.add_argument("--plugin", action="append", metavar="FILE.py", help="import your parts first")
@@ -73,9 +76,14 @@ def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, dict[
     if request == DataRequest() and args.checkpoint is not None:
         material = own_data(material, args.checkpoint)
     material = complete(
-        material, checkpoint=args.checkpoint, predictions=args.predictions, index=args.index,
-        encoder=args.encoder, texts=args.texts, seen=args.seen,
-    )  # fmt: skip
+        material,
+        checkpoint=args.checkpoint,
+        predictions=args.predictions,
+        index=args.index,
+        encoder=args.encoder,
+        texts=args.texts,
+        seen=args.seen,
+    )
     steps = steps_in_order()
     with AuditProgress(sys.stderr) as progress:
         found, document = run_audit(
@@ -111,9 +119,11 @@ def _repair(material: Any, config: RunConfig, args: Any, out: Path) -> int:
     given = {"bank": args.data, "train": args.train, "eval": args.eval, "payload": args.payload}
     files = {**given, **repaired.files}
     request = DataRequest(
-        bank=files["bank"], train=files["train"], evaluation=files["eval"],
+        bank=files["bank"],
+        train=files["train"],
+        evaluation=files["eval"],
         payload=files["payload"],
-    )  # fmt: skip
+    )
     print("\naudit of the repaired files:")
     # What was given beside the files belongs to the windows as they were.
     for name in ("checkpoint", "predictions", "seen", "index"):

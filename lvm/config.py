@@ -350,9 +350,10 @@ class ScheduleConfig:
         ranking = [m for m in METRICS if Shown.DEV in m.shown and m.higher_is_better]
         require_one_of("schedule.rung_metric", self.rung_metric, tuple(m.name for m in ranking))
         require_one_of(
-            "schedule.metric_across_spaces", self.metric_across_spaces,
+            "schedule.metric_across_spaces",
+            self.metric_across_spaces,
             tuple(m.name for m in ranking if m.across_spaces),
-        )  # fmt: skip
+        )
         require(self.gpus_per_arm <= 1, "schedule.gpus_per_arm", self.gpus_per_arm, "at most 1")
         ok = self.first_rung <= min(self.short_epochs, self.long_epochs)
         require(ok, "schedule.first_rung", self.first_rung, "at most the budget of a step")

@@ -230,9 +230,12 @@ def _difference(
 def _on_articles(result: GateResult, mean: ArticleMean) -> GateResult:
     """Add what the interval stands on."""
     return replace(
-        result, degrees=mean.degrees, effective_articles=mean.effective_articles,
-        size_correlation=mean.size_correlation, skew=mean.skew,
-    )  # fmt: skip
+        result,
+        degrees=mean.degrees,
+        effective_articles=mean.effective_articles,
+        size_correlation=mean.size_correlation,
+        skew=mean.skew,
+    )
 
 
 def _judge_difference(
@@ -245,10 +248,14 @@ def _judge_difference(
 ) -> GateResult:
     level = (1 - config.confidence) / 2
     judged = replace(
-        result, verdict=Verdict.INCONCLUSIVE, adjusted_p=adjusted, num_tests=num_tests,
-        reason=_against(estimate, f"{result.bound:+.3f}", sign="+"), articles_needed=None,
+        result,
+        verdict=Verdict.INCONCLUSIVE,
+        adjusted_p=adjusted,
+        num_tests=num_tests,
+        reason=_against(estimate, f"{result.bound:+.3f}", sign="+"),
+        articles_needed=None,
         articles_range=None,
-    )  # fmt: skip
+    )
     if estimate.num_articles < MIN_ARTICLES:
         return _too_few(judged)
     if adjusted <= level:

@@ -129,9 +129,11 @@ def with_outlook(
         f"{estimate.value:{sign}.3f}: about {found[0]:,} {what} ({found[1]:,} to {found[2]:,})"
     )
     return replace(
-        result, articles_needed=more.articles, articles_range=(more.fewest, more.most),
+        result,
+        articles_needed=more.articles,
+        articles_range=(more.fewest, more.most),
         reason=f"{result.reason}; {words}",
-    )  # fmt: skip
+    )
 
 
 def _two_figures(number: float) -> int:

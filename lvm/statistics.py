@@ -69,9 +69,13 @@ class ArticleMean:
         """Return the mean with its two-sided interval."""
         half_width = float(stdtrit(self.degrees, (1 + confidence) / 2)) * self.error
         return Estimate(
-            value=self.value, lower=self.value - half_width, upper=self.value + half_width,
-            confidence=confidence, num_windows=self.num_windows, num_articles=self.num_articles,
-        )  # fmt: skip
+            value=self.value,
+            lower=self.value - half_width,
+            upper=self.value + half_width,
+            confidence=confidence,
+            num_windows=self.num_windows,
+            num_articles=self.num_articles,
+        )
 
     def p_value(self, bound: float = 0.0) -> float:
         """Return the one-sided p-value of "the mean is at most `bound`".
@@ -288,8 +292,14 @@ def mean_over_seeds(
     )
     value = float(means.mean())
     return SeededEstimate(
-        value=value, lower=value - half_width, upper=value + half_width, confidence=confidence,
-        num_windows=values.shape[1], num_articles=num_articles, num_seeds=num_seeds,
+        value=value,
+        lower=value - half_width,
+        upper=value + half_width,
+        confidence=confidence,
+        num_windows=values.shape[1],
+        num_articles=num_articles,
+        num_seeds=num_seeds,
         between_seeds=max(0.0, seed_means - rest / num_articles),
-        between_articles=between_articles, rest=rest,
-    )  # fmt: skip
+        between_articles=between_articles,
+        rest=rest,
+    )

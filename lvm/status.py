@@ -183,9 +183,7 @@ def _gains(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _next(
-    document: Mapping[str, Any], folder: Path, state: str, events: Sequence[Event]
-) -> str:  # fmt: skip
+def _next(document: Mapping[str, Any], folder: Path, state: str, events: Sequence[Event]) -> str:
     """Return the command to type now."""
     if state == "interrupted":
         return str(document["resume"])
@@ -310,9 +308,13 @@ def _advice(seen: Mapping[str, Any]) -> Iterator[str]:
 def _folded(label: str, text: str, lines: int) -> list[str]:
     """Return text under a label on at most so many lines."""
     return textwrap.wrap(
-        text, WIDTH, initial_indent=f"{label:{LABEL}} ", subsequent_indent=" " * (LABEL + 1),
-        max_lines=lines, placeholder=" …",
-    )  # fmt: skip
+        text,
+        WIDTH,
+        initial_indent=f"{label:{LABEL}} ",
+        subsequent_indent=" " * (LABEL + 1),
+        max_lines=lines,
+        placeholder=" …",
+    )
 
 
 def _labelled(label: str, text: str) -> str:

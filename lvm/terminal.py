@@ -52,9 +52,11 @@ class Screen:
     def __enter__(self) -> Screen:
         if self.console.is_terminal:
             self._live = Live(
-                get_renderable=self._render, console=self.console, transient=True,
+                get_renderable=self._render,
+                console=self.console,
+                transient=True,
                 refresh_per_second=4,
-            )  # fmt: skip
+            )
             self._live.start()
         return self
 
@@ -194,9 +196,14 @@ class Screen:
 
         epoch = f"{arm['epoch']}/{self._step['epochs']}"
         return [
-            arm["name"], epoch, number("eval_cosine"), f"{self._bound:.2f}",
-            *map(number, self._beside_cosine), number("loss"), str(arm.get("reason", "")),
-        ]  # fmt: skip
+            arm["name"],
+            epoch,
+            number("eval_cosine"),
+            f"{self._bound:.2f}",
+            *map(number, self._beside_cosine),
+            number("loss"),
+            str(arm.get("reason", "")),
+        ]
 
     @property
     def _beside_cosine(self) -> list[str]:
@@ -310,9 +317,11 @@ class AuditProgress:
     def __enter__(self) -> AuditProgress:
         if self._console.is_terminal:
             self._live = Live(
-                get_renderable=self._line, console=self._console, transient=True,
+                get_renderable=self._line,
+                console=self._console,
+                transient=True,
                 refresh_per_second=4,
-            )  # fmt: skip
+            )
             self._live.start()
         return self
 

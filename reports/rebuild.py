@@ -27,10 +27,14 @@ EXAMPLES = {
     "all_steps": ["--all-steps"],
     "planted": ["--data", "runs/planted/bank", "--recipe", "runs/planted/recipe.json"],
     "blocked": [
-        "--train", "runs/replica/train.npz", "--eval", "runs/replica/eval.npz",
-        "--payload", "runs/replica/payload.npz",
+        "--train",
+        "runs/replica/train.npz",
+        "--eval",
+        "runs/replica/eval.npz",
+        "--payload",
+        "runs/replica/payload.npz",
     ],
-}  # fmt: skip
+}
 PACKAGES = ("lvm", "tune_jobs")
 FOLDERS = {
     ".ci": "what CI runs",
@@ -177,8 +181,10 @@ def file_tree() -> str:
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     parents = {Path(path).parent for path in listing} - {Path()}
-    folders = {Path(*parent.parts[:2]) if parent.parts[0] in PACKAGES else Path(parent.parts[0])
-               for parent in parents}  # fmt: skip
+    folders = {
+        Path(*parent.parts[:2]) if parent.parts[0] in PACKAGES else Path(parent.parts[0])
+        for parent in parents
+    }
     return "\n".join(_line(folder) for folder in sorted(folders))
 
 

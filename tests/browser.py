@@ -22,10 +22,18 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 MISSING = "no Chromium on this machine: apt-get install chromium"
 LIMIT_SECONDS = 60.0
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-    "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-default-apps", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 # Bash, because the shell of POSIX moves no descriptor above 9.
 MOVE_PIPES = 'read_from=$0; write_to=$1; shift; exec "$@" 3<&"$read_from" 4>&"$write_to"'
 
@@ -51,9 +59,12 @@ class Page:
     def show(self, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Set the size of the screen in CSS pixels, and the theme the person prefers."""
         self._send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
             mobile=width < 600,
-        )  # fmt: skip
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._send("Emulation.setEmulatedMedia", features=[scheme])
 
@@ -65,8 +76,9 @@ class Page:
 
     def ask(self, expression: str) -> Any:
         """Return the value of a JavaScript expression; AssertionError when it throws."""
-        found = self._send("Runtime.evaluate", expression=expression, returnByValue=True,
-                           awaitPromise=True)  # fmt: skip
+        found = self._send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
@@ -160,9 +172,13 @@ def chromium(scratch: Path) -> Iterator[Page]:
     arguments = [str(theirs_in), str(theirs_out), path, *FLAGS, f"--user-data-dir={scratch}"]
     with (scratch / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
-            ["bash", "-c", MOVE_PIPES, *arguments], pass_fds=(theirs_in, theirs_out), stdout=log,
-            stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            ["bash", "-c", MOVE_PIPES, *arguments],
+            pass_fds=(theirs_in, theirs_out),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     os.close(theirs_in)
     os.close(theirs_out)
     try:

@@ -89,10 +89,14 @@ class Run:
         """Start the process."""
         with self.log.open("a") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, TRIAGE, *flags], stdout=stream, stderr=subprocess.STDOUT,
-                env={**self.place.env, MARK: self.mark, **env}, cwd=self.place.folder, text=True,
+                [sys.executable, TRIAGE, *flags],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env={**self.place.env, MARK: self.mark, **env},
+                cwd=self.place.folder,
+                text=True,
                 start_new_session=True,
-            )  # fmt: skip
+            )
 
     def events(self) -> list[dict[str, Any]]:
         """Return the whole lines of the journal."""
@@ -162,8 +166,9 @@ def outcome(events: list[dict[str, Any]]) -> tuple[Any, ...]:
     stop = [e for e in effective if e["event"] == "decision" and e["action"] == "Stop"]
     judged = {
         (e["step"], e["name"]): [_rounded(e[key]) for key in JUDGED]
-        for e in effective if e["event"] == "arm_judged"
-    }  # fmt: skip
+        for e in effective
+        if e["event"] == "arm_judged"
+    }
     return (stop[-1]["verdict"] if stop else None, stop[-1]["cause"] if stop else None, judged)
 
 

@@ -112,9 +112,12 @@ def _triage(folder: Path, *flags: str, phase: str = "-", count: int = 1, signals
     """Run a triage whose arms train in its own process."""
     argv = [sys.executable, str(WITHOUT_RAY), phase, str(count), *flags]
     done = subprocess.run(
-        argv, cwd=folder, capture_output=True, text=True,
+        argv,
+        cwd=folder,
+        capture_output=True,
+        text=True,
         env={**os.environ, "SIGNALS": signals, "PYTHONPATH": str(TESTS.parent)},
-    )  # fmt: skip
+    )
     if done.returncode not in (0, 1, 3, 130):
         raise SystemExit(done.stderr)
 

@@ -93,8 +93,9 @@ def ran(
         time.sleep(0.005)
     return {
         "status": os.waitstatus_to_exitcode(ended[1]),
-        "stdout": out.read_text(errors="replace"), "stderr": err.read_text(errors="replace"),
-    }  # fmt: skip
+        "stdout": out.read_text(errors="replace"),
+        "stderr": err.read_text(errors="replace"),
+    }
 
 
 def damaged(reader: str, folder: Path) -> list[tuple[str, bytes | None]]:
@@ -128,8 +129,16 @@ def main() -> None:
                 asked = argv[1:] if argv[0] == TRIAGE else argv
                 answer = ran(program, asked, folder)
                 left = sorted(fuzz_readers.files(folder) - before)
-                answers.append({"number": number, "reader": reader, "argv": argv,
-                                "change": change, "left": left, **answer})  # fmt: skip
+                answers.append(
+                    {
+                        "number": number,
+                        "reader": reader,
+                        "argv": argv,
+                        "change": change,
+                        "left": left,
+                        **answer,
+                    }
+                )
                 os.chdir(place)
                 shutil.rmtree(folder)
     print(json.dumps(answers))

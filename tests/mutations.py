@@ -22,10 +22,35 @@ import numpy as np
 Mutation = tuple[str, bytes]
 EXTREMES = (0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 ODD_VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 2**31, 2**63, 10**30, 0.5, 1e308, float("nan"), float("-inf"), "", "x",
-    "\ud800", "\0", "\x1b[2J", "../../etc/passwd", "/dev/zero", "9" * 400, [], [[]], [None], ["x"],
-    [1, 2, 3], {}, {"a": None}, {"train": [1]}, {"": 1},
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    1e308,
+    float("nan"),
+    float("-inf"),
+    "",
+    "x",
+    "\ud800",
+    "\0",
+    "\x1b[2J",
+    "../../etc/passwd",
+    "/dev/zero",
+    "9" * 400,
+    [],
+    [[]],
+    [None],
+    ["x"],
+    [1, 2, 3],
+    {},
+    {"a": None},
+    {"train": [1]},
+    {"": 1},
+)
 DEEP = 3000  # deeper than Python's own recursion limit
 
 
@@ -114,8 +139,8 @@ def of_text(rng: random.Random, samples: Sequence[bytes]) -> Mutation:
         "digits": (text[:at] + "9" * 5000 + text[at:]).encode(),
         "line twice": "".join(line * 2 for line in text.splitlines(keepends=True)).encode(),
         "no line": "".join(_without(rng, text.splitlines(keepends=True))).encode(),
-        "other brackets": text.replace(*rng.choice(("[]", "{}", "[{", "=:", '"\'', ",;"))).encode(),
-    }  # fmt: skip
+        "other brackets": text.replace(*rng.choice(("[]", "{}", "[{", "=:", "\"'", ",;"))).encode(),
+    }
     name = rng.choice(list(odd))
     return name, odd[name]
 
@@ -163,9 +188,9 @@ def _changed_json(rng: random.Random, value: Any) -> Mutation:
     if kind < 0.2 and path and isinstance(path[-1], str):
         odd = rng.choice(ODD_VALUES)
         text = json.dumps(value).replace(
-            f"{json.dumps(path[-1])}:", f"{json.dumps(path[-1])}: {json.dumps(odd)}, "
             f"{json.dumps(path[-1])}:",
-        )  # fmt: skip
+            f"{json.dumps(path[-1])}: {json.dumps(odd)}, {json.dumps(path[-1])}:",
+        )
         return f"{path} twice", text.encode()
     if kind < 0.3 and path:
         without = replaced(value, path, None)
@@ -197,15 +222,63 @@ def of_lines(rng: random.Random, samples: Sequence[bytes]) -> Mutation:
 # --- arrays and containers ------------------------------------------------------------------------
 
 DESCRIPTIONS: tuple[Any, ...] = (
-    "<f4", ">f4", "<f2", "<f8", "<f16", "<c8", "<i4", "<u8", "|b1", "|O", "|S0", "|V0", "<U0",
-    "<U9", "|S999999999", "<U999999999", "|V2147483647", "<M8[s]", "<m8", "f8,f8", "f4," * 500,
-    [("a", "<f4")], [("a", "|O")], [("a", "<f4", (2**31, 2**31))], {"names": []}, None, 4, "", "x",
-    ("<f4", (4,)), "\u00e9", "a5", "f", "\\d",
-)  # fmt: skip
+    "<f4",
+    ">f4",
+    "<f2",
+    "<f8",
+    "<f16",
+    "<c8",
+    "<i4",
+    "<u8",
+    "|b1",
+    "|O",
+    "|S0",
+    "|V0",
+    "<U0",
+    "<U9",
+    "|S999999999",
+    "<U999999999",
+    "|V2147483647",
+    "<M8[s]",
+    "<m8",
+    "f8,f8",
+    "f4," * 500,
+    [("a", "<f4")],
+    [("a", "|O")],
+    [("a", "<f4", (2**31, 2**31))],
+    {"names": []},
+    None,
+    4,
+    "",
+    "x",
+    ("<f4", (4,)),
+    "\u00e9",
+    "a5",
+    "f",
+    "\\d",
+)
 SHAPES: tuple[Any, ...] = (
-    (), (0,), (1,), (-1,), (2**31,), (2**63,), (10**30,), (0, 2**62, 2**62), (1, 2**40), (3, -1, 5),
-    (True,), (1.5,), ("3",), [3], None, 3, (1,) * 33, (1,) * 65, (2**32, 2**32), (None,),
-)  # fmt: skip
+    (),
+    (0,),
+    (1,),
+    (-1,),
+    (2**31,),
+    (2**63,),
+    (10**30,),
+    (0, 2**62, 2**62),
+    (1, 2**40),
+    (3, -1, 5),
+    (True,),
+    (1.5,),
+    ("3",),
+    [3],
+    None,
+    3,
+    (1,) * 33,
+    (1,) * 65,
+    (2**32, 2**32),
+    (None,),
+)
 
 
 def npy_header(descr: Any, fortran: Any, shape: Any, version: int = 1) -> bytes:
@@ -245,10 +318,21 @@ def of_npy(rng: random.Random, samples: Sequence[bytes]) -> Mutation:
 
 def _odd_header(rng: random.Random, content: bytes) -> Mutation:
     texts = (
-        b"(" * 9000, b"[" * 60000, b"{}", b"{'descr': '<f4'}", b"__import__('os').abort()",
-        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'x': 1}", b" " * 20000, b"\xff\0",
-        b"'\\d'", b"-" * 9000 + b"1", b"{" + b"'a': 1, " * 1000 + b"}", b"9" * 9000, b"1L", b"",
-    )  # fmt: skip
+        b"(" * 9000,
+        b"[" * 60000,
+        b"{}",
+        b"{'descr': '<f4'}",
+        b"__import__('os').abort()",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'x': 1}",
+        b" " * 20000,
+        b"\xff\0",
+        b"'\\d'",
+        b"-" * 9000 + b"1",
+        b"{" + b"'a': 1, " * 1000 + b"}",
+        b"9" * 9000,
+        b"1L",
+        b"",
+    )
     text = rng.choice(texts)
     head = b"\x93NUMPY\x02\x00" + struct.pack("<I", rng.choice((len(text), len(text), 2**32 - 1)))
     return f"header {text[:20]!r}", head + text + content
@@ -297,9 +381,15 @@ def _other_members(rng: random.Random, members: list[tuple[str, bytes]]) -> Muta
 
 
 DIRECTORY = {  # fields of a member's entry in the directory: offset and form
-    "flags": (8, "<H"), "method": (10, "<H"), "crc": (16, "<I"), "packed size": (20, "<I"),
-    "size": (24, "<I"), "name length": (28, "<H"), "extra length": (30, "<H"), "offset": (42, "<I"),
-}  # fmt: skip
+    "flags": (8, "<H"),
+    "method": (10, "<H"),
+    "crc": (16, "<I"),
+    "packed size": (20, "<I"),
+    "size": (24, "<I"),
+    "name length": (28, "<H"),
+    "extra length": (30, "<H"),
+    "offset": (42, "<I"),
+}
 
 
 def _other_directory(rng: random.Random, data: bytes) -> Mutation:

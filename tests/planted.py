@@ -108,9 +108,12 @@ def parts_of(vectors: np.ndarray, keys: np.ndarray, context_length: int = T) -> 
     for name, articles in (("train", split["train"] + split["dev"]), ("eval", split["test"])):
         part = windows.select(np.isin(windows.articles, articles))
         files[name] = WindowFile(
-            vectors[part.contexts], vectors[part.targets], keys[part.targets],
-            {"num_windows": len(part)}, f"{name}.npz",
-        )  # fmt: skip
+            vectors[part.contexts],
+            vectors[part.targets],
+            keys[part.targets],
+            {"num_windows": len(part)},
+            f"{name}.npz",
+        )
     return Parts(train=files["train"], eval=files["eval"], bank=bank)
 
 
@@ -256,9 +259,11 @@ def _eval_not_in_bank(parts: Parts, rng: np.random.Generator, share: float) -> P
     gone = rng.choice(articles, max(1, round(share * len(articles))), replace=False)
     keep = ~np.isin(parts.bank.articles, gone)
     bank = Bank(
-        parts.bank.vectors[keep], parts.bank.keys[keep], {"count": int(keep.sum())},
+        parts.bank.vectors[keep],
+        parts.bank.keys[keep],
+        {"count": int(keep.sum())},
         source=parts.bank.source,
-    )  # fmt: skip
+    )
     return dataclasses.replace(parts, bank=bank)
 
 
@@ -392,9 +397,12 @@ def _windows_across_articles(parts: Parts, rng: np.random.Generator, share: floa
     ids = rows[starts[:, None] + np.arange(T + 1)]
     vectors, keys = parts.bank.vectors, parts.bank.keys
     file = WindowFile(
-        vectors[ids[:, :-1]], vectors[ids[:, -1]], keys[ids[:, -1]], {"num_windows": len(ids)},
+        vectors[ids[:, :-1]],
+        vectors[ids[:, -1]],
+        keys[ids[:, -1]],
+        {"num_windows": len(ids)},
         parts.eval.source,
-    )  # fmt: skip
+    )
     return dataclasses.replace(parts, eval=file)
 
 
@@ -420,9 +428,12 @@ def _target_two_ahead(parts: Parts, rng: np.random.Generator, share: float) -> P
             targets.append(row)
     file = parts.eval
     shifted = WindowFile(
-        file.contexts[kept], parts.bank.vectors[targets], parts.bank.keys[targets],
-        {"num_windows": len(kept)}, file.source,
-    )  # fmt: skip
+        file.contexts[kept],
+        parts.bank.vectors[targets],
+        parts.bank.keys[targets],
+        {"num_windows": len(kept)},
+        file.source,
+    )
     return dataclasses.replace(parts, eval=shifted)
 
 
@@ -452,9 +463,12 @@ def _split_leak(parts: Parts, rng: np.random.Generator, share: float) -> Parts:
     for name, index in (("train", ~to_eval), ("eval", to_eval)):
         part = windows.select(index)
         files[name] = WindowFile(
-            parts.bank.vectors[part.contexts], parts.bank.vectors[part.targets],
-            parts.bank.keys[part.targets], {"num_windows": len(part)}, f"{name}.npz",
-        )  # fmt: skip
+            parts.bank.vectors[part.contexts],
+            parts.bank.vectors[part.targets],
+            parts.bank.keys[part.targets],
+            {"num_windows": len(part)},
+            f"{name}.npz",
+        )
     return Parts(train=files["train"], eval=files["eval"], bank=parts.bank)
 
 
@@ -495,9 +509,12 @@ def recut(parts: Parts, vectors: np.ndarray, keys: np.ndarray) -> Parts:
     for name, index in (("train", ~mine), ("eval", mine)):
         part = windows.select(index)
         files[name] = WindowFile(
-            vectors[part.contexts], vectors[part.targets], keys[part.targets],
-            {"num_windows": len(part)}, f"{name}.npz",
-        )  # fmt: skip
+            vectors[part.contexts],
+            vectors[part.targets],
+            keys[part.targets],
+            {"num_windows": len(part)},
+            f"{name}.npz",
+        )
     bank = Bank(vectors, keys, {"count": len(vectors)}, source=parts.bank.source)
     return Parts(train=files["train"], eval=files["eval"], bank=bank)
 

@@ -42,9 +42,7 @@ def _damage(
 
 
 # Which inputs each plant of the planted suite breaks.
-PLANTED: Mapping[str, frozenset[str]] = {
-    name: frozenset(["eval"]) for name in PLANTS
-} | {
+PLANTED: Mapping[str, frozenset[str]] = {name: frozenset(["eval"]) for name in PLANTS} | {
     "nan_in_bank": frozenset(["bank"]),
     "zero_rows": frozenset(["bank"]),
     "duplicates": frozenset(["bank"]),
@@ -62,7 +60,7 @@ PLANTED: Mapping[str, frozenset[str]] = {
     "order_pairs_swapped": frozenset(["train", "eval", "bank"]),
     "order_batches_shuffled": frozenset(["train", "eval", "bank"]),
     "order_merged_in_runs": frozenset(["train", "eval", "bank"]),
-}  # fmt: skip
+}
 
 
 def damaged(name: str, seed: int = 0) -> Parts:
@@ -182,8 +180,13 @@ def train_windows_repeated(parts: Parts, rng: np.random.Generator) -> Parts:
 
 def _repeated(file: WindowFile, times: int) -> WindowFile:
     rows = np.tile(np.arange(len(file)), times)
-    return WindowFile(file.contexts[rows], file.targets[rows], file.truth_keys[rows],
-                      {"num_windows": len(rows)}, file.source)  # fmt: skip
+    return WindowFile(
+        file.contexts[rows],
+        file.targets[rows],
+        file.truth_keys[rows],
+        {"num_windows": len(rows)},
+        file.source,
+    )
 
 
 @_damage("ZERO_ROWS", "train", "eval", blocks=False)
@@ -213,9 +216,12 @@ def _padded(parts: Parts, file: WindowFile, scale: float = 0.0) -> WindowFile:
             targets.append(rows[before])
     count = len(file) + len(targets)
     return WindowFile(
-        np.concatenate([file.contexts, contexts]), np.concatenate([file.targets, vectors[targets]]),
-        np.concatenate([file.truth_keys, keys[targets]]), {"num_windows": count}, file.source,
-    )  # fmt: skip
+        np.concatenate([file.contexts, contexts]),
+        np.concatenate([file.targets, vectors[targets]]),
+        np.concatenate([file.truth_keys, keys[targets]]),
+        {"num_windows": count},
+        file.source,
+    )
 
 
 # --- clean kinds ----------------------------------------------------------------------------------

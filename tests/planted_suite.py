@@ -16,10 +16,23 @@ from lvm.audit.run import Audit, run_checks
 
 # The codes that look at the data alone; those of gates, models and training have their own tests.
 DATA_CODES = (
-    "SCHEMA", "NONFINITE", "ZERO_ROWS", "UNNORMALISED", "DUPLICATES", "KEYS_DEGENERATE",
-    "KEYS_WRONG", "TARGET_NOT_IN_BANK", "ROWS_DROPPED", "EVAL_UNPAIRED", "SPACE_MISMATCH",
-    "ORDER_BROKEN", "TARGET_SHIFTED", "EASY_REGION", "SPLIT_LEAK", "INDEX_MISMATCH",
-)  # fmt: skip
+    "SCHEMA",
+    "NONFINITE",
+    "ZERO_ROWS",
+    "UNNORMALISED",
+    "DUPLICATES",
+    "KEYS_DEGENERATE",
+    "KEYS_WRONG",
+    "TARGET_NOT_IN_BANK",
+    "ROWS_DROPPED",
+    "EVAL_UNPAIRED",
+    "SPACE_MISMATCH",
+    "ORDER_BROKEN",
+    "TARGET_SHIFTED",
+    "EASY_REGION",
+    "SPLIT_LEAK",
+    "INDEX_MISMATCH",
+)
 
 BASE = Family()
 # Kinds of clean text: nothing here may block.
@@ -71,19 +84,48 @@ def blocking(found: Audit) -> set[str]:
 # The order in which plants go on top of each other, so that none undoes what another did: the text
 # itself, the cut into windows, what stands in them, their keys, their space, their values.
 LAYERS = (
-    "order_shuffled", "order_interleaved", "order_as_text", "order_pairs_swapped",
-    "order_batches_shuffled", "order_merged_in_runs", "easy_region", "mixed_encoders",
-    "reworded_across", "chunks_overlap", "eval_partly_centred", "articles_cut_in_two",
-    "eval_signs_alone", "eval_cut_and_padded",
-    "split_leak", "windows_across_articles",
-    "target_two_ahead", "target_is_last", "eval_order_shuffled", "order_reversed",
-    "eval_not_in_bank", "unpaired_targets", "unpaired_keys_kept",
-    "keys_made_up", "keys_next_article", "keys_next_chunk", "keys_collapsed",
-    "eval_and_its_rows_rotated", "eval_rotated", "eval_through_a_layer", "eval_mean_flipped",
+    "order_shuffled",
+    "order_interleaved",
+    "order_as_text",
+    "order_pairs_swapped",
+    "order_batches_shuffled",
+    "order_merged_in_runs",
+    "easy_region",
+    "mixed_encoders",
+    "reworded_across",
+    "chunks_overlap",
+    "eval_partly_centred",
+    "articles_cut_in_two",
+    "eval_signs_alone",
+    "eval_cut_and_padded",
+    "split_leak",
+    "windows_across_articles",
+    "target_two_ahead",
+    "target_is_last",
+    "eval_order_shuffled",
+    "order_reversed",
+    "eval_not_in_bank",
+    "unpaired_targets",
+    "unpaired_keys_kept",
+    "keys_made_up",
+    "keys_next_article",
+    "keys_next_chunk",
+    "keys_collapsed",
+    "eval_and_its_rows_rotated",
+    "eval_rotated",
+    "eval_through_a_layer",
+    "eval_mean_flipped",
     "contexts_in_another_space",
-    "reworded_in_bank", "duplicates", "rows_dropped", "unnormalised", "zero_rows", "nan_in_bank",
-    "nan", "keys_missing", "index_rolled",
-)  # fmt: skip
+    "reworded_in_bank",
+    "duplicates",
+    "rows_dropped",
+    "unnormalised",
+    "zero_rows",
+    "nan_in_bank",
+    "nan",
+    "keys_missing",
+    "index_rolled",
+)
 
 ANOTHER_SPACE = ("eval_rotated", "eval_through_a_layer", "eval_mean_flipped")
 UNPAIRED = ("unpaired_targets", "unpaired_keys_kept")
@@ -95,30 +137,48 @@ def _with(first: Iterable[str], second: Iterable[str], reason: str) -> dict[froz
 
 # Pairs of which one defect is gone, or has left no trace, once the other is there.
 IMPOSSIBLE = {
-    **_with(["order_interleaved"], ["easy_region"],
-            "no two neighbours are of one article any more, on either side"),
-    **_with(["easy_region"], ["split_leak"],
-            "a random split puts the same easy articles on both sides"),
-    **_with(["windows_across_articles", "target_two_ahead", "keys_next_article", "keys_next_chunk"],
-            ["eval_not_in_bank", *ANOTHER_SPACE],
-            "only the rows of the bank tell which chunk a vector is"),
-    **_with(["eval_not_in_bank"], [*ANOTHER_SPACE, "eval_and_its_rows_rotated"],
-            "vectors of another space are in no bank, whatever it holds"),
-    **_with(["target_two_ahead", "target_is_last"], UNPAIRED,
-            "the second overwrites the targets of the first"),
-    **_with(["keys_missing"],
-            ["keys_made_up", "keys_next_article", "keys_next_chunk", "keys_collapsed"],
-            "there are no keys left that could be wrong"),
-    **_with(["eval_not_in_bank"], UNPAIRED,
-            "the targets are then rows of the bank, if not the right ones"),
-}  # fmt: skip
+    **_with(
+        ["order_interleaved"],
+        ["easy_region"],
+        "no two neighbours are of one article any more, on either side",
+    ),
+    **_with(
+        ["easy_region"], ["split_leak"], "a random split puts the same easy articles on both sides"
+    ),
+    **_with(
+        ["windows_across_articles", "target_two_ahead", "keys_next_article", "keys_next_chunk"],
+        ["eval_not_in_bank", *ANOTHER_SPACE],
+        "only the rows of the bank tell which chunk a vector is",
+    ),
+    **_with(
+        ["eval_not_in_bank"],
+        [*ANOTHER_SPACE, "eval_and_its_rows_rotated"],
+        "vectors of another space are in no bank, whatever it holds",
+    ),
+    **_with(
+        ["target_two_ahead", "target_is_last"],
+        UNPAIRED,
+        "the second overwrites the targets of the first",
+    ),
+    **_with(
+        ["keys_missing"],
+        ["keys_made_up", "keys_next_article", "keys_next_chunk", "keys_collapsed"],
+        "there are no keys left that could be wrong",
+    ),
+    **_with(
+        ["eval_not_in_bank"],
+        UNPAIRED,
+        "the targets are then rows of the bank, if not the right ones",
+    ),
+}
 
 # Pairs of which the two together make a third code true.
 _STATED = "with no row to be found, articles are what the keys say, and those name train articles"
 ALSO_TRUE = {
-    **_with(["unpaired_targets", "keys_next_article"], [*ANOTHER_SPACE, "eval_not_in_bank"],
-            _STATED),
-}  # fmt: skip
+    **_with(
+        ["unpaired_targets", "keys_next_article"], [*ANOTHER_SPACE, "eval_not_in_bank"], _STATED
+    ),
+}
 
 
 def pairs(names: Iterable[str] = LAYERS) -> list[tuple[str, str]]:

@@ -111,9 +111,14 @@ class Pretended(torch.Tensor):
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> Pretended:
         made = torch.Tensor._make_wrapper_subclass(
-            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(),
-            dtype=inner.dtype, layout=inner.layout, device=device(),
-        )  # fmt: skip
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            layout=inner.layout,
+            device=device(),
+        )
         made.inner = inner
         return made
 

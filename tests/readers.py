@@ -95,10 +95,20 @@ def write_files(folder: Path) -> None:
     np.save(folder / "payload.npy", np.array(entries, dtype=object), allow_pickle=True)
     predictor = Predictor(RECIPE, WIDTH)
     save_checkpoint(
-        folder / "checkpoint", predictor, RECIPE, optimizer_state={"step": 3, "moments": []},
-        manifest={"width": WIDTH, "epoch": 1, "articles_seen": [1, 2], "parents": [],
-                  "bank": "0" * 12, "data": "0" * 12, "val_articles": [[1, 2]]},
-    )  # fmt: skip
+        folder / "checkpoint",
+        predictor,
+        RECIPE,
+        optimizer_state={"step": 3, "moments": []},
+        manifest={
+            "width": WIDTH,
+            "epoch": 1,
+            "articles_seen": [1, 2],
+            "parents": [],
+            "bank": "0" * 12,
+            "data": "0" * 12,
+            "val_articles": [[1, 2]],
+        },
+    )
     safetensors.torch.save_file(predictor.model.state_dict(), folder / "weights.safetensors")
     columns = {"vector": list(_vectors()), "article": _keys()[:, 0], "chunk": _keys()[:, 1]}
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / "bank.parquet")
@@ -108,8 +118,9 @@ def write_files(folder: Path) -> None:
     (folder / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     pages = "".join(
         f"<page><title>T{n}</title><ns>0</ns><revision><text>'''T''' [[x|y]] {long}</text>"
-        "</revision></page>\n" for n in range(3)
-    )  # fmt: skip
+        "</revision></page>\n"
+        for n in range(3)
+    )
     (folder / "dump.xml").write_text(f"<mediawiki>\n{pages}</mediawiki>\n")
     (folder / "recipe.json").write_text(json.dumps(_recipe()))
     (folder / "recipe.toml").write_text(_toml(_recipe()))
@@ -126,10 +137,14 @@ def _report_checkpoint(predictor: Predictor) -> dict[str, Any]:
     head = {} if predictor.head is None else predictor.head.state_dict()
     args = {"d_model": 16, "temperature": 0.07, "lr": 1e-3, "epochs": 3, "batch_size": 64}
     return {
-        "model_state_dict": predictor.model.state_dict(), "projection_head_state_dict": head,
-        "args": args, "val_cosine": 0.5, "epoch": 3, "history": [{"loss": np.float64(1.0)}],
+        "model_state_dict": predictor.model.state_dict(),
+        "projection_head_state_dict": head,
+        "args": args,
+        "val_cosine": 0.5,
+        "epoch": 3,
+        "history": [{"loss": np.float64(1.0)}],
         "seen": {1, 2},
-    }  # fmt: skip
+    }
 
 
 def _recipe() -> dict[str, Any]:
@@ -250,11 +265,15 @@ READERS: dict[str, Reader] = {
     "npz bank": Reader(target="bank.npz", form="npz", read=_bank, errors=DATA),
     "npy vectors": Reader(target="vectors.npy", form="npy", read=_bank, errors=DATA),
     "npy keys": Reader(
-        target="keys.npy", form="npy", errors=DATA,
+        target="keys.npy",
+        form="npy",
+        errors=DATA,
         read=lambda path: _bank(path.with_name("vectors.npy")),
     ),
     "predictions": Reader(
-        target="predictions.npy", form="npy", errors=DATA,
+        target="predictions.npy",
+        form="npy",
+        errors=DATA,
         read=lambda path: read_predictions(path, ROWS, WIDTH),
     ),
     "pickle": Reader(target="payload.pkl", form="pickle", read=_payload, errors=DATA, apart=True),
@@ -267,37 +286,39 @@ READERS: dict[str, Reader] = {
         target="weights.safetensors", form="safetensors", read=_foreign, errors=CHECKPOINT
     ),
     "weights": Reader(
-        target="checkpoint/model.safetensors", form="safetensors", read=_checkpoint,
+        target="checkpoint/model.safetensors",
+        form="safetensors",
+        read=_checkpoint,
         errors=CHECKPOINT,
     ),
     "checkpoint": Reader(
         target="checkpoint/manifest.json", form="json", read=_checkpoint, errors=CHECKPOINT
     ),
     "moments": Reader(
-        target="checkpoint/state.pt", form="pt", errors=CHECKPOINT,
+        target="checkpoint/state.pt",
+        form="pt",
+        errors=CHECKPOINT,
         read=lambda path: load_optimizer_state(path.parent),
     ),
     "faiss": Reader(
         target="index.faiss", form="bytes", read=_index, errors=DATA, samples=_indices, slow=True
     ),
-    "manifest": Reader(
-        target="bank/manifest.json", form="json", read=_folder, errors=DATA
-    ),
+    "manifest": Reader(target="bank/manifest.json", form="json", read=_folder, errors=DATA),
     "texts": Reader(target="bank/texts.jsonl", form="lines", read=_texts, errors=DATA),
     "texts gz": Reader(target="zipped/texts.jsonl.gz", form="bytes", read=_texts, errors=DATA),
     "documents": Reader(target="texts.jsonl", form="lines", read=_documents, errors=DATA),
     "dump": Reader(target="dump.xml", form="text", read=_documents, errors=DATA),
     "toml": Reader(target="recipe.toml", form="text", read=_config, errors=(ConfigError,)),
-    "json recipe": Reader(
-        target="recipe.json", form="json", read=_config, errors=(ConfigError,)
-    ),
+    "json recipe": Reader(target="recipe.json", form="json", read=_config, errors=(ConfigError,)),
     "journal": Reader(
         target="run/journal.jsonl", form="lines", read=_journal, errors=(ResumeError,)
     ),
     "cluster": Reader(
-        target="cluster.yaml", form="text", errors=DATA,
+        target="cluster.yaml",
+        form="text",
+        errors=DATA,
         read=lambda path: lint(path, preset("cluster").schedule),
         samples=lambda _: [path.read_bytes() for path in CLUSTERS],
     ),
     "parquet": Reader(target="bank.parquet", form="bytes", read=_bank, errors=DATA),
-}  # fmt: skip
+}

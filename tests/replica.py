@@ -37,9 +37,13 @@ class Size:
 
 
 SMALL = Size(
-    articles=240, unique_rows=8_000, payload_rows=8_360, train_windows=5_000, eval_windows=800,
+    articles=240,
+    unique_rows=8_000,
+    payload_rows=8_360,
+    train_windows=5_000,
+    eval_windows=800,
     width=64,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +78,12 @@ def make_replica(folder: Path, size: Size = Size(), *, seed: int = 0) -> Replica
         made_up[:, 0].astype(np.int64) * 2**32 + made_up[:, 1],
     )
     replica = Replica(
-        train=folder / "train.npz", eval=folder / "eval.npz", payload=folder / "payload.npz",
-        true_targets=windows.targets[held], size=size,
-    )  # fmt: skip
+        train=folder / "train.npz",
+        eval=folder / "eval.npz",
+        payload=folder / "payload.npz",
+        true_targets=windows.targets[held],
+        size=size,
+    )
     _write(
         replica.train,
         context_sequences=(vectors, windows.contexts[train]),
@@ -92,9 +99,11 @@ def make_replica(folder: Path, size: Size = Size(), *, seed: int = 0) -> Replica
         provenance={"num_sequences": len(held), "payload_aligned": True},
     )
     _write(
-        replica.payload, vectors=(vectors, rows), keys=keys[rows],
+        replica.payload,
+        vectors=(vectors, rows),
+        keys=keys[rows],
         provenance={"count": len(rows), "width": size.width},
-    )  # fmt: skip
+    )
     (folder / ".vectors.npy").unlink()
     return replica
 

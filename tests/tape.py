@@ -15,9 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 REFUSED = (
-    "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2",
-    "aten::unique_dim", "aten::equal", "aten::is_nonzero", "aten::repeat_interleave.Tensor",
-)  # fmt: skip
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::_unique2",
+    "aten::unique_dim",
+    "aten::equal",
+    "aten::is_nonzero",
+    "aten::repeat_interleave.Tensor",
+)
 
 
 class Tape(TorchDispatchMode):

@@ -81,14 +81,23 @@ def config(*, base: Recipe | None = None, stage: float = 0.35, epochs: int = 2) 
 def started(run_config: RunConfig) -> dict[str, Any]:
     """What a command writes of a run at its start."""
     return {
-        "schema": SCHEMA, "command": "python tune_jobs/triage.py --out here", "arguments": {},
-        "code": "1", "commit": None, "config": to_dict(run_config), "plan": [],
+        "schema": SCHEMA,
+        "command": "python tune_jobs/triage.py --out here",
+        "arguments": {},
+        "code": "1",
+        "commit": None,
+        "config": to_dict(run_config),
+        "plan": [],
         "environment": {"versions": {}, "platform": "here", "cpus": 1, "memory_gib": 1.0},
         "data": {
-            "source": "a bank", "rows": 360, "width": 16, "fingerprint": None, "windows": {},
+            "source": "a bank",
+            "rows": 360,
+            "width": 16,
+            "fingerprint": None,
+            "windows": {},
             "articles": {},
         },
-    }  # fmt: skip
+    }
 
 
 def triage(

@@ -51,20 +51,40 @@ RECIPE = Recipe(
 WIDTH = 8
 HERE = {"versions": {}, "platform": "here", "cpus": 1, "memory_gib": 1.0}
 FINDING = {
-    "code": "DUPLICATES", "severity": "warn", "seen": "4.3% of rows repeat another row",
-    "allowed": "at most 1%", "where": {"input": "bank"}, "meaning": "Copies.", "next": "repair",
+    "code": "DUPLICATES",
+    "severity": "warn",
+    "seen": "4.3% of rows repeat another row",
+    "allowed": "at most 1%",
+    "where": {"input": "bank"},
+    "meaning": "Copies.",
+    "next": "repair",
     "values": {"share": 0.043},
-}  # fmt: skip
+}
 AUDIT = {
-    "schema": 1, "verdict": "WARNINGS", "allowed": [], "route": {"blocked": []},
+    "schema": 1,
+    "verdict": "WARNINGS",
+    "allowed": [],
+    "route": {"blocked": []},
     "findings": [FINDING, {**FINDING, "code": "HUBNESS"}, {**FINDING, "seen": "a lesser one"}],
     "checks": [
-        {"code": "COLLAPSE", "question": "?", "status": "NOT_EVALUABLE", "reason": "no model",
-         "next": "give one", "seconds": 0.0},
-        {"code": "DUPLICATES", "question": "?", "status": "FOUND", "reason": "", "next": "",
-         "seconds": 0.1},
+        {
+            "code": "COLLAPSE",
+            "question": "?",
+            "status": "NOT_EVALUABLE",
+            "reason": "no model",
+            "next": "give one",
+            "seconds": 0.0,
+        },
+        {
+            "code": "DUPLICATES",
+            "question": "?",
+            "status": "FOUND",
+            "reason": "",
+            "next": "",
+            "seconds": 0.1,
+        },
     ],
-}  # fmt: skip
+}
 
 
 # --- a small journal, written by the journal's own class from the run's own records --------------
@@ -72,28 +92,39 @@ AUDIT = {
 
 def estimate(value: float) -> Estimate:
     return Estimate(
-        value=value, lower=value - 0.02, upper=value + 0.02, confidence=0.95, num_windows=40,
+        value=value,
+        lower=value - 0.02,
+        upper=value + 0.02,
+        confidence=0.95,
+        num_windows=40,
         num_articles=8,
-    )  # fmt: skip
+    )
 
 
 def gate(name: str, metric: str, value: float, bound: float) -> GateResult:
     return GateResult(
-        gate=name, metric=metric, bound=bound, estimate=estimate(value),
+        gate=name,
+        metric=metric,
+        bound=bound,
+        estimate=estimate(value),
         verdict=Verdict.PASS if value - 0.02 >= bound else Verdict.FAIL,
         reason=f"{value:.3f} against a bound of {bound:.3f}",
         p_value=None if name == "stage" else 0.001,
-    )  # fmt: skip
+    )
 
 
 def evaluation(split: str, value: float) -> Evaluation:
     masked = {"eval_cosine": value, "r_at_5": value / 2, "mrr": value / 3, "eff_at_5": None}
     return Evaluation(
-        split=split, space="raw", num_windows=40, num_articles=8,
+        split=split,
+        space="raw",
+        num_windows=40,
+        num_articles=8,
         pool=Pool(id="p", size=100, mask="own contexts"),
-        masked=masked, raw={k: v and v / 2 for k, v in masked.items()},
+        masked=masked,
+        raw={k: v and v / 2 for k, v in masked.items()},
         latency={"p50_ms": 1.5, "p95_ms": 2.5} if split == "test" else {},
-    )  # fmt: skip
+    )
 
 
 @dataclass
@@ -109,21 +140,38 @@ class Writer:
         recipe = RECIPE.ar_only() if name == "AR-only" else RECIPE.with_changes(dotted)
         arm = f"{step}-{name}".replace(" ", "-").lower()
         return ArmSpec(
-            id=arm, step=step, name=name, role=role, recipe=recipe, gates=GateConfig(),
-            folder=self.journal.folder / "arms" / arm, evaluate_test=test, changes=dotted,
-        )  # fmt: skip
+            id=arm,
+            step=step,
+            name=name,
+            role=role,
+            recipe=recipe,
+            gates=GateConfig(),
+            folder=self.journal.folder / "arms" / arm,
+            evaluate_test=test,
+            changes=dotted,
+        )
 
     def start(self, fingerprint: str | None = "feedfacecafe") -> None:
         self.journal.append(
-            "run_started", schema=1, command="python tune_jobs/triage.py --data 'my bank'",
-            arguments={"data": "my bank"}, config=to_dict(RunConfig(recipe=RECIPE)),
-            code="0.1.0+abc", commit="0123456789ab", environment=HERE, plan=["temperature"],
+            "run_started",
+            schema=1,
+            command="python tune_jobs/triage.py --data 'my bank'",
+            arguments={"data": "my bank"},
+            config=to_dict(RunConfig(recipe=RECIPE)),
+            code="0.1.0+abc",
+            commit="0123456789ab",
+            environment=HERE,
+            plan=["temperature"],
             identity={},
             data={
-                "source": "my bank", "rows": 100, "width": WIDTH, "fingerprint": fingerprint,
-                "windows": {"train": 80, "dev": 40, "test": 40}, "articles": {},
+                "source": "my bank",
+                "rows": 100,
+                "width": WIDTH,
+                "fingerprint": fingerprint,
+                "windows": {"train": 80, "dev": 40, "test": 40},
+                "articles": {},
             },
-        )  # fmt: skip
+        )
         self.journal.append("audited", audit=AUDIT)
         for split in ("dev", "test"):
             rows = {"copy_last": evaluation(split, 0.21), "random": evaluation(split, 0.01)}
@@ -138,39 +186,74 @@ class Writer:
     def epoch(self, spec: ArmSpec, epoch: int, base: float) -> None:
         value = base + epoch / 100
         self.journal.append(
-            "epoch", arm=spec.id, step=spec.step, name=spec.name, epoch=epoch, eval_cosine=value,
-            r_at_5=value / 2, mrr=value / 3, stage="FAIL", loss=2.0 - value, num_negatives=255.0,
-            gradient_norm=0.5, seconds=1.25, negatives={"batch": 1.0},
-        )  # fmt: skip
+            "epoch",
+            arm=spec.id,
+            step=spec.step,
+            name=spec.name,
+            epoch=epoch,
+            eval_cosine=value,
+            r_at_5=value / 2,
+            mrr=value / 3,
+            stage="FAIL",
+            loss=2.0 - value,
+            num_negatives=255.0,
+            gradient_norm=0.5,
+            seconds=1.25,
+            negatives={"batch": 1.0},
+        )
 
     def end(self, spec: ArmSpec, reason: StopReason, epoch: int) -> None:
         self.journal.append(
-            "arm_ended", arm=spec.id, step=spec.step, name=spec.name, reason=reason, epoch=epoch,
+            "arm_ended",
+            arm=spec.id,
+            step=spec.step,
+            name=spec.name,
+            reason=reason,
+            epoch=epoch,
             detail="the loss is NaN" if reason is StopReason.DIVERGED else "",
-        )  # fmt: skip
+        )
 
     def judge(self, spec: ArmSpec, reason: StopReason, epoch: int, value: float) -> None:
         gains = [gate("gain", "r_at_5", 0.1, 0.0)] if spec.role is Role.ARM else []
         self.journal.append(
-            "arm_judged", arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
-            reason=reason, detail="", epoch=epoch, epochs_run=epoch, train_seconds=1.25 * epoch,
-            evaluation=evaluation("dev", value), stage=gate("stage", "eval_cosine", value, 0.35),
+            "arm_judged",
+            arm=spec.id,
+            step=spec.step,
+            name=spec.name,
+            role=spec.role,
+            reason=reason,
+            detail="",
+            epoch=epoch,
+            epochs_run=epoch,
+            train_seconds=1.25 * epoch,
+            evaluation=evaluation("dev", value),
+            stage=gate("stage", "eval_cosine", value, 0.35),
             gains=gains,
-        )  # fmt: skip
+        )
 
     def arm(
-        self, spec: ArmSpec, base: float, *, epochs: int = EPOCHS,
+        self,
+        spec: ArmSpec,
+        base: float,
+        *,
+        epochs: int = EPOCHS,
         reason: StopReason = StopReason.FINISHED,
-    ) -> None:  # fmt: skip
+    ) -> None:
         for epoch in range(1, epochs + 1):
             self.epoch(spec, epoch, base)
         self.end(spec, reason, epochs)
 
     def test(self, spec: ArmSpec, value: float) -> None:
         self.journal.append(
-            "test_judged", arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
-            epochs=EPOCHS, evaluation=evaluation("test", value), ann={"recall_at_5": 0.99},
-        )  # fmt: skip
+            "test_judged",
+            arm=spec.id,
+            step=spec.step,
+            name=spec.name,
+            role=spec.role,
+            epochs=EPOCHS,
+            evaluation=evaluation("test", value),
+            ann={"recall_at_5": 0.99},
+        )
 
     def phase_1(self) -> None:
         specs = [
@@ -194,9 +277,15 @@ class Writer:
             self.spec("temperature", "tau 0.01", Role.ARM, objective__temperature=0.01),
         ]
         self.begin(
-            "temperature", specs, number=1, question="?", hypothesis="h", rules_out="r",
-            carried=[], left_out={},
-        )  # fmt: skip
+            "temperature",
+            specs,
+            number=1,
+            question="?",
+            hypothesis="h",
+            rules_out="r",
+            carried=[],
+            left_out={},
+        )
         return specs
 
     def temperature(self, specs: list[ArmSpec]) -> None:
@@ -210,18 +299,35 @@ class Writer:
         self.judge(good, StopReason.GATE_HELD, EPOCHS, 0.43)
         self.judge(pruned, StopReason.PRUNED, 2, 0.22)
         self.journal.append(
-            "arm_judged", arm=diverged.id, step=diverged.step, name=diverged.name,
-            role=diverged.role, reason=StopReason.DIVERGED, detail="the loss is NaN", epoch=1,
-            epochs_run=1, train_seconds=1.25, evaluation=None, gains=[],
+            "arm_judged",
+            arm=diverged.id,
+            step=diverged.step,
+            name=diverged.name,
+            role=diverged.role,
+            reason=StopReason.DIVERGED,
+            detail="the loss is NaN",
+            epoch=1,
+            epochs_run=1,
+            train_seconds=1.25,
+            evaluation=None,
+            gains=[],
             stage=GateResult(
-                gate="stage", metric="eval_cosine", bound=0.0, estimate=None,
-                verdict=Verdict.NOT_EVALUABLE, reason="the loss is NaN",
+                gate="stage",
+                metric="eval_cosine",
+                bound=0.0,
+                estimate=None,
+                verdict=Verdict.NOT_EVALUABLE,
+                reason="the loss is NaN",
             ),
-        )  # fmt: skip
+        )
         self.journal.append(
-            "step_ended", step="temperature", stage="PASS", candidate="tau 0.2", kept="tau 0.2",
+            "step_ended",
+            step="temperature",
+            stage="PASS",
+            candidate="tau 0.2",
+            kept="tau 0.2",
             conflicts=[],
-        )  # fmt: skip
+        )
 
     def confirm(self) -> None:
         spec = self.spec(
@@ -233,25 +339,39 @@ class Writer:
         self.test(spec, 0.44)
         gates = [gate("success", "r_at_5", 0.15, 0.1), gate("gain", "mrr", 0.06, 0.0)]
         self.journal.append(
-            "confirmed", step="temperature", arm="tau 0.2", verdict="PASS", gates=gates,
-            spec=spec.id, run_as=spec.step,
-        )  # fmt: skip
+            "confirmed",
+            step="temperature",
+            arm="tau 0.2",
+            verdict="PASS",
+            gates=gates,
+            spec=spec.id,
+            run_as=spec.step,
+        )
 
     def combine(self) -> None:
         """With every step: two that helped are trained together, and beat the better one."""
         spec = self.spec(
-            "confirm_combination", "tau 0.2 + anchor", Role.CONFIRM, test=True,
-            objective__temperature=0.2, objective__mmd_weight=0.1,
-        )  # fmt: skip
+            "confirm_combination",
+            "tau 0.2 + anchor",
+            Role.CONFIRM,
+            test=True,
+            objective__temperature=0.2,
+            objective__mmd_weight=0.1,
+        )
         self.begin(spec.step, [spec])
         self.arm(spec, 0.45)
         self.judge(spec, StopReason.FINISHED, EPOCHS, 0.48)
         self.test(spec, 0.48)
         gates = [gate("success", "r_at_5", 0.17, 0.1), gate("gain", "r_at_5", 0.11, 0.0)]
         self.journal.append(
-            "confirmed", step="combination", arm=spec.name, verdict="PASS", gates=gates,
-            spec=spec.id, run_as=spec.step,
-        )  # fmt: skip
+            "confirmed",
+            step="combination",
+            arm=spec.name,
+            verdict="PASS",
+            gates=gates,
+            spec=spec.id,
+            run_as=spec.step,
+        )
         adds = [gate("gain", "r_at_5", 0.03, 0.0), gate("gain", "mrr", 0.01, 0.0)]
         self.journal.append("settled", best=["temperature", "tau 0.2"], comparisons=4, adds=adds)
 
@@ -262,17 +382,24 @@ class Writer:
             value=0.02, lower=0.01, upper=0.03, confidence=0.95, num_windows=40, num_articles=4
         )
         position = FrontPosition(
-            position=Position.ABOVE, metrics=("eval_cosine", "r_at_5"), distance=distance,
-            rung="copy_last", gains={"eval_cosine": distance, "r_at_5": distance},
-        )  # fmt: skip
+            position=Position.ABOVE,
+            metrics=("eval_cosine", "r_at_5"),
+            distance=distance,
+            rung="copy_last",
+            gains={"eval_cosine": distance, "r_at_5": distance},
+        )
         self.journal.append("compared", of="+".join(arms), front=dict.fromkeys(arms, position))
 
     def stop(self, *cause: str) -> None:
         self.compare()
         self.journal.append(
-            "decision", number=3, action="Stop", verdict="FIXED", cause=cause or ["temperature"],
+            "decision",
+            number=3,
+            action="Stop",
+            verdict="FIXED",
+            cause=cause or ["temperature"],
             since="tau 0.2 holds the success gate on the test split",
-        )  # fmt: skip
+        )
 
 
 LADDER = {"Ladder: copy_last": "FINISHED", "Ladder: random": "FINISHED"}

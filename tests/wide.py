@@ -12,10 +12,12 @@ Event = dict[str, Any]
 
 SAMPLE = Path(__file__).parent / "data" / "journal.jsonl"
 TITLES = {
-    "projection_head": "Projection head", "temperature": "Temperature",
-    "contrastive_weight": "Contrastive weight", "negatives": "Negatives",
+    "projection_head": "Projection head",
+    "temperature": "Temperature",
+    "contrastive_weight": "Contrastive weight",
+    "negatives": "Negatives",
     "anchor_mmd": "Anchor-MMD",
-}  # fmt: skip
+}
 EPOCHS = 8
 RUNGS = (2, 4, EPOCHS)  # the first two prune half of the arms
 SECONDS = 0.05  # between two events
@@ -67,17 +69,26 @@ class _Writer:
         for number, (step, share) in enumerate(zip(TITLES, shares, strict=True), start=1):
             yield from self._step(number, step, share)
         yield self._like(
-            "decision", {"action": "Stop"}, number=99, verdict="NOT_FIXED", cause=[],
+            "decision",
+            {"action": "Stop"},
+            number=99,
+            verdict="NOT_FIXED",
+            cause=[],
             since="no arm of any step holds the success gate",
-        )  # fmt: skip
+        )
 
     def _step(self, number: int, step: str, num_arms: int) -> Iterator[Event]:
         specs = [self._spec(step, place) for place in range(num_arms)]
         yield self._like("decision", {"action": "RunStep"}, number=number, step=step)
         yield self._like(
-            "step_started", {"step": "projection_head"}, step=step, number=number, arms=specs,
-            title=TITLES[step], epochs=EPOCHS,
-        )  # fmt: skip
+            "step_started",
+            {"step": "projection_head"},
+            step=step,
+            number=number,
+            arms=specs,
+            title=TITLES[step],
+            epochs=EPOCHS,
+        )
         ends = yield from self._race(step, specs, held=number == len(TITLES))
         for spec in specs:
             yield self._judged(step, spec, *ends[spec["id"]])
@@ -92,10 +103,13 @@ class _Writer:
         spec["recipe"]["objective"]["temperature"] = round(0.01 + place / 10000, 4)
         arm = f"{step[:4]}{place:08d}"
         return {
-            **spec, "id": arm, "step": step, "name": f"{step} {place}" if place else "control",
+            **spec,
+            "id": arm,
+            "step": step,
+            "name": f"{step} {place}" if place else "control",
             "folder": str(self.folder / "arms" / arm),
             "changes": {"objective.temperature": spec["recipe"]["objective"]["temperature"]},
-        }  # fmt: skip
+        }
 
     def _race(self, step: str, specs: list[Event], *, held: bool) -> Any:
         """Yield epochs, rungs and endings; return why and when every arm ended."""
@@ -111,9 +125,15 @@ class _Writer:
             pruned = [arm for arm, (reason, _) in ended.items() if reason == "pruned"]
             values = {spec["id"]: _cosine(spec, epoch) for spec in live}
             yield self._like(
-                "rung", {}, step=step, epoch=epoch, values=values, pruned=pruned, held=holders,
+                "rung",
+                {},
+                step=step,
+                epoch=epoch,
+                values=values,
+                pruned=pruned,
+                held=holders,
                 cutoff=0.2 if pruned else None,
-            )  # fmt: skip
+            )
             ends |= ended
             names = {spec["id"]: spec["name"] for spec in live}
             for arm, (reason, at) in ended.items():
@@ -132,16 +152,26 @@ class _Writer:
 
     def _epoch(self, step: str, spec: Event, epoch: int) -> Event:
         return self._like(
-            "epoch", {"epoch": epoch}, step=step, arm=spec["id"], name=spec["name"],
-            eval_cosine=_cosine(spec, epoch), r_at_5=_cosine(spec, epoch) / 4,
-        )  # fmt: skip
+            "epoch",
+            {"epoch": epoch},
+            step=step,
+            arm=spec["id"],
+            name=spec["name"],
+            eval_cosine=_cosine(spec, epoch),
+            r_at_5=_cosine(spec, epoch) / 4,
+        )
 
     def _judged(self, step: str, spec: Event, reason: str, epoch: int) -> Event:
         event = self._like(
-            "arm_judged", {"role": spec["role"], "step": "projection_head", "epoch": EPOCHS},
-            step=step, arm=spec["id"], name=spec["name"], reason=reason, epoch=epoch,
+            "arm_judged",
+            {"role": spec["role"], "step": "projection_head", "epoch": EPOCHS},
+            step=step,
+            arm=spec["id"],
+            name=spec["name"],
+            reason=reason,
+            epoch=epoch,
             epochs_run=epoch,
-        )  # fmt: skip
+        )
         event["evaluation"]["masked"]["mrr"] = _cosine(spec, epoch) / 3
         return event
 

@@ -162,8 +162,11 @@ def _blocks(given: GivenRows, stray: Int[np.ndarray, " k"]) -> list[tuple[int, i
     chosen = [int(start) for start, count in zip(starts, counts, strict=True) if count >= most]
     moves = {start: _best_place(given, start, length) - start for start in chosen}
     moves = {start: move for start, move in moves.items() if abs(move) >= length}
-    agreed = [start for start in moves if moves[start] in
-              (moves.get(start - length), moves.get(start + length))]  # fmt: skip
+    agreed = [
+        start
+        for start in moves
+        if moves[start] in (moves.get(start - length), moves.get(start + length))
+    ]
     if 2 * len(agreed) < len(moves):
         return []
     found: list[tuple[int, int, int]] = []
@@ -194,26 +197,34 @@ def _shifted(given: GivenRows, shift: Shift) -> Finding:
     where = "row i" if shift.whole else f"row i, from row {shift.first} to {shift.last},"
     unit = "row" if abs(shift.by) == 1 else "rows"
     return _misaligned(
-        given, shift.last - shift.first + 1,
+        given,
+        shift.last - shift.first + 1,
         f"{where} holds the prediction of window {by}: the contexts of that window explain "
         f"{shift.other:.0%} of what varies in the predictions, those of window i {shift.own:.0%}",
         "Predictions are off by "
         f"{abs(shift.by)} {unit}, so each is judged by the target of another window.",
         "look for a row that is skipped or written twice, "
         "and for targets that are cut one chunk later than contexts",
-        {"by": float(shift.by), "gain": shift.gain.value, "gain_error": shift.gain.error,
-         "own": shift.own, "other": shift.other},
+        {
+            "by": float(shift.by),
+            "gain": shift.gain.value,
+            "gain_error": shift.gain.error,
+            "own": shift.own,
+            "other": shift.other,
+        },
         blocks=[[shift.first, shift.last]],
-    )  # fmt: skip
+    )
 
 
 def _reordered(given: GivenRows, fit: Fit) -> Finding:
     moved = [piece for piece in fit.order.pieces if piece[0] != piece[2]]
     long = [(a, b, w) for a, b, w in moved if b > a][:3] or moved[:3]
-    pieces = "; ".join(f"rows {a} to {b} hold those of windows {w} to {w + b - a}"
-                       for a, b, w in long)  # fmt: skip
+    pieces = "; ".join(
+        f"rows {a} to {b} hold those of windows {w} to {w + b - a}" for a, b, w in long
+    )
     return _misaligned(
-        given, fit.moved,
+        given,
+        fit.moved,
         f"{fit.order.words}: {pieces}. The rows that moved resemble those windows by "
         f"{fit.gain.value:.3f} more than their own (cosine, {fit.gain.below(2):.3f} to "
         f"{fit.gain.above(2):.3f})",
@@ -222,7 +233,7 @@ def _reordered(given: GivenRows, fit: Fit) -> Finding:
         "join its parts by their number, not by name or by worker",
         {"gain": fit.gain.value, "gain_error": fit.gain.error, "there": fit.there},
         blocks=[[a, b] for a, b, _ in moved[:NUM_NAMED]],
-    )  # fmt: skip
+    )
 
 
 def _mixed(given: GivenRows, stray: Stray) -> Finding:
@@ -231,11 +242,13 @@ def _mixed(given: GivenRows, stray: Stray) -> Finding:
     share = len(rows) / len(stray.asked)
     # A row that lies anywhere fits its own window better than a quarter of the others by chance.
     estimate = min(1.0, share / (1 - FOREIGN))
-    named = "; ".join(f"rows {a} to {b} fit windows {w} to {w + b - a}"
-                      for a, b, w in stray.blocks[:3])  # fmt: skip
+    named = "; ".join(
+        f"rows {a} to {b} fit windows {w} to {w + b - a}" for a, b, w in stray.blocks[:3]
+    )
     where = f" ({named})" if named else f" (between rows {rows[0]} and {rows[-1]})"
     return _misaligned(
-        given, round(estimate * given.total),
+        given,
+        round(estimate * given.total),
         f"about {estimate:.0%} of the rows{where} belong to other windows: they resemble some "
         f"window of another article by {stray.gap.value:.3f} more than the other rows do, and "
         "their own no more than any",
@@ -243,12 +256,16 @@ def _mixed(given: GivenRows, stray: Stray) -> Finding:
         "rows says nothing of the model.",
         "do not shuffle the windows when predicting (shuffle=False), and sort by window before "
         "saving",
-        {"share": estimate, "gap": stray.gap.value, "gap_error": stray.gap.error,
-         "full": stray.full},
+        {
+            "share": estimate,
+            "gap": stray.gap.value,
+            "gap_error": stray.gap.error,
+            "full": stray.full,
+        },
         rows=rows[:NUM_NAMED].tolist(),
         blocks=[[a, b] for a, b, _ in stray.blocks[:NUM_NAMED]]
         or [list(run) for run in _dense(given, stray)],
-    )  # fmt: skip
+    )
 
 
 def _dense(given: GivenRows, stray: Stray) -> list[tuple[int, int]]:
@@ -261,9 +278,14 @@ def _dense(given: GivenRows, stray: Stray) -> list[tuple[int, int]]:
 
 
 def _misaligned(
-    given: GivenRows, count: int, seen: str, meaning: str, remedy: str, values: dict[str, float],
+    given: GivenRows,
+    count: int,
+    seen: str,
+    meaning: str,
+    remedy: str,
+    values: dict[str, float],
     **where: list[int] | list[list[int]],
-) -> Finding:  # fmt: skip
+) -> Finding:
     return Finding(
         code="PREDICTIONS_MISALIGNED",
         severity=Severity.BLOCK,

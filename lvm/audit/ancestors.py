@@ -35,9 +35,13 @@ def seen_before(material: Material, places: Places | None) -> Seen | None:
     keys, known = places
     rows = np.flatnonzero(known)
     return seen_articles(
-        lineage, material.bank, material.dataset, side.contexts(rows)[:, -1], keys[rows, 0],
+        lineage,
+        material.bank,
+        material.dataset,
+        side.contexts(rows)[:, -1],
+        keys[rows, 0],
         material.seen,
-    )  # fmt: skip
+    )
 
 
 def seen_findings(
@@ -61,12 +65,16 @@ def seen_findings(
         severity=Severity.WARN if few else Severity.BLOCK,
         seen=f"{len(seen.articles)} of {total} eval articles were seen by {model}{told}",
         allowed=f"{FEW_WINDOWS:.0%} of the windows" if seen.by_text else "0",
-        where={**where, "count": int(shared.sum()), "of": len(shared),
-               "articles": seen.articles[:NUM_WORST].tolist()},
+        where={
+            **where,
+            "count": int(shared.sum()),
+            "of": len(shared),
+            "articles": seen.articles[:NUM_WORST].tolist(),
+        },
         meaning="The model, or one it was started from, has been trained on this eval text.",
         next="judge it on articles that no ancestor has seen, or train again without the parents",
         values={"articles": float(len(seen.articles)), "by_text": float(seen.by_text)},
-    )  # fmt: skip
+    )
 
 
 def require_known(seen: Seen | None) -> None:

@@ -65,8 +65,9 @@ def index_loss(material: Material) -> Iterator[Finding]:
     found = search(material, QUERIES, pool=0)  # only for its queries
     windows = Windows(
         np.where(found.windows.contexts >= 0, found.rows[found.windows.contexts], -1),
-        found.rows[found.windows.targets], found.windows.articles,
-    )  # fmt: skip
+        found.rows[found.windows.targets],
+        found.windows.articles,
+    )
     exact = BlockIndex(bank, given)
     try:
         lost = ann_loss(found.asked(given.space), exact, approximate, windows)
@@ -81,13 +82,16 @@ def index_loss(material: Material) -> Iterator[Finding]:
         seen=f"Contain@50 {lost['contain_at_50_exact']:.3f} by exact search and "
         f"{lost['contain_at_50_approximate']:.3f} by {name}, on the model's own queries",
         allowed=f"a loss of at most {LOST}",
-        where={"input": given.source, "count": round(difference * len(windows)),
-               "of": len(windows)},
+        where={
+            "input": given.source,
+            "count": round(difference * len(windows)),
+            "of": len(windows),
+        },
         meaning="The index, not the model, loses the right answer; queries taken from the bank "
         "find themselves and hide it.",
         next="raise nprobe, or use the exact index, and evaluate again; nothing has to be trained",
         values=dict(lost),
-    )  # fmt: skip
+    )
 
 
 def _approximate(material: Material, given: Queries) -> tuple[Index, str]:

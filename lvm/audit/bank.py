@@ -101,13 +101,17 @@ def _near_copies(material: Material) -> Iterator[Finding]:
             severity=Severity.WARN,
             seen=f"{found.value:.1%} of neighbouring chunks have a cosine of {limit:.2f} or more",
             allowed=f"at most {NEAR_COPIES_WARN:.0%}",
-            where={"input": "train", "count": int(copies.any(axis=1).sum()),
-                   "of": len(train.rows), "rows": rows[:NUM_WORST].tolist()},
+            where={
+                "input": "train",
+                "count": int(copies.any(axis=1).sum()),
+                "of": len(train.rows),
+                "rows": rows[:NUM_WORST].tolist(),
+            },
             meaning="Chunks overlap or repeat their neighbour, so copying the last one is nearly "
             "the right answer and nothing has to be learned.",
             next="cut the text into chunks that do not overlap, and embed it again",
             values={"share": found.value, "limit": limit},
-        )  # fmt: skip
+        )
 
 
 @check(
@@ -236,9 +240,12 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
     pool = len(bank.pool_rows)
     if unusable := _unusable(index, bank.width):
         yield _mismatch(
-            bank, f"the index {unusable}; the bank holds {pool} rows of width {bank.width}",
-            {"rows": float(index.size), "width": float(index.width)}, count=pool, of=pool,
-        )  # fmt: skip
+            bank,
+            f"the index {unusable}; the bank holds {pool} rows of width {bank.width}",
+            {"rows": float(index.size), "width": float(index.width)},
+            count=pool,
+            of=pool,
+        )
         return
     ids = np.unique(np.linspace(0, min(pool, index.size) - 1, INDEX_QUERIES).astype(int))
     queries = unit(bank.rows(ids))
@@ -263,8 +270,10 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
         f"{share:.1%} of bank rows find themselves; the index holds {index.size} rows, the bank "
         f"{pool}" + (f"; ids are off by {often:+d}" if rolled else ""),
         {"share": share, "shift": float(often)},
-        count=int((~hit).sum()), of=len(ids), rows=ids[~hit][:NUM_WORST].tolist(),
-    )  # fmt: skip
+        count=int((~hit).sum()),
+        of=len(ids),
+        rows=ids[~hit][:NUM_WORST].tolist(),
+    )
 
 
 def _unusable(index: Index, width: int) -> str:

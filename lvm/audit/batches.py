@@ -128,10 +128,13 @@ def _explained(
     lift = float(np.nanmean(edges)) - _chance(articles)
     neighbours = lift + drop.value
     return Break(
-        size=size, of_file=of_file, drop=drop, shuffled=shuffled,
+        size=size,
+        of_file=of_file,
+        drop=drop,
+        shuffled=shuffled,
         in_turn=further is not None and further.z >= IN_TURN,
         unrelated=lift < UNRELATED * neighbours,
-    )  # fmt: skip
+    )
 
 
 def _has_fields(texts: list[_Text], size: int, drop: Level) -> bool:

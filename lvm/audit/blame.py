@@ -67,9 +67,12 @@ def _wrong_bank(material: Material) -> WrongBank | None:
         stated.append(mine[2])
     places, keys = np.concatenate(rows), np.concatenate(stated)
     return WrongBank(
-        eval_share=shares[0], train_share=shares[1], steady=min(steady),
-        rows=np.unique(places), rows_off=_rows_off(material, places, keys),
-    )  # fmt: skip
+        eval_share=shares[0],
+        train_share=shares[1],
+        steady=min(steady),
+        rows=np.unique(places),
+        rows_off=_rows_off(material, places, keys),
+    )
 
 
 def _share(found: Keyed) -> float:
@@ -91,11 +94,14 @@ def _steady(
     sequences = np.concatenate([side.contexts(rows), side.targets(rows)[:, None]], axis=1)
     span, width = sequences.shape[1:]
     keys, by = side.keys[rows].astype(np.int64), material.by_key.unit
-    wrong = np.column_stack([
-        ~in_run(material, keys, slot - span + 1, sequences[:, slot])[1] for slot in range(span)
-    ]).ravel()  # fmt: skip
-    stated = (keys[:, None] + np.column_stack([np.zeros(span), np.arange(1 - span, 1) * by])
-              ).astype(np.int64).reshape(-1, 2)  # fmt: skip
+    wrong = np.column_stack(
+        [~in_run(material, keys, slot - span + 1, sequences[:, slot])[1] for slot in range(span)]
+    ).ravel()
+    stated = (
+        (keys[:, None] + np.column_stack([np.zeros(span), np.arange(1 - span, 1) * by]))
+        .astype(np.int64)
+        .reshape(-1, 2)
+    )
     vectors = sequences.reshape(-1, width)
     _, vector = np.unique(digests(vectors, np.dtype(np.float32)), return_inverse=True)
     judged, one_key = _judged(vector.ravel(), key_codes(stated), wrong)

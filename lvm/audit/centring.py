@@ -69,13 +69,18 @@ def shifted_articles(material: Material) -> Iterator[Finding]:
         seen=f"eval articles lie {mine.values.mean():.2f} along the mean of train, train articles "
         f"{usual:.2f}; {int(out.sum())} of {len(out)} lie where hardly a train article does",
         allowed=f"a shift of {large:.2f}, {expected:.0%} there ({OUT_BLOCK:.0%} blocks)",
-        where={"input": "eval", "source": material.side("eval").source, "count": int(out.sum()),
-               "of": len(out), "articles": [int(a) for a in worst[:NUM_WORST]]},
+        where={
+            "input": "eval",
+            "source": material.side("eval").source,
+            "count": int(out.sum()),
+            "of": len(out),
+            "articles": [int(a) for a in worst[:NUM_WORST]],
+        },
         meaning="A mean was subtracted from, or left in, some of these vectors and not the others: "
         "cosines between the two kinds mean nothing.",
         next="embed all articles with the same settings (lvm embed), or subtract one mean from all",
         values={"shift": shift, "usual": usual, "outside": float(out.mean())},
-    )  # fmt: skip
+    )
 
 
 def _lengths(side: Coherence, axis: Float[np.ndarray, " D"]) -> Lengths:

@@ -42,14 +42,19 @@ def windows_across_gaps(material: Material) -> Iterator[Finding]:
             seen=f"{len(rows)} of {of} {side.name} windows reach across a gap in the chunk numbers "
             f"({len(rows) / of:.1%}, {len(articles)} articles)",
             allowed="any; every key leads to its vector",
-            where={"input": side.name, "source": side.source, "count": len(rows), "of": of,
-                   "rows": rows[:NUM_WORST].tolist(),
-                   "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist()},
+            where={
+                "input": side.name,
+                "source": side.source,
+                "count": len(rows),
+                "of": of,
+                "rows": rows[:NUM_WORST].tolist(),
+                "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist(),
+            },
             meaning=f"Chunks were left out before the windows were cut, so these {length} contexts "
             "and their target are not next to each other in the text.",
             next="find out which chunks were left out, if these windows are to be like the others",
             values={"share": len(rows) / of, "windows": float(len(rows))},
-        )  # fmt: skip
+        )
 
 
 def is_padding(material: Material, side: Side, rows: Int[np.ndarray, " n"]) -> bool:

@@ -76,7 +76,7 @@ def pool(material: Material) -> Iterator[Finding]:
             "pool_size": float(tried.pool.size),
             **{f"chance_at_{k}": tried.pool.chance(k) for k in (1, 5, 10)},
         },
-    )  # fmt: skip
+    )
 
 
 # --- an oracle, blind predictors, the ladder ------------------------------------------------------
@@ -92,7 +92,11 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
         )
     if not _holds(oracle) or _mismeasured(gate, oracle):
         yield _gate_finding(
-            tried, gate, "GATE_INVALID", Severity.BLOCK, {"oracle": oracle},
+            tried,
+            gate,
+            "GATE_INVALID",
+            Severity.BLOCK,
+            {"oracle": oracle},
             seen=f"the {gate.name} gate judges the oracle {_verdict(oracle)}: {_why(oracle)}",
             allowed="the oracle, which predicts every target itself, passes with "
             + ", ".join(f"{metric} {value:.3f}" for metric, value in gate.perfect.items()),
@@ -100,19 +104,23 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
             "with something else, or asks for more than there is.",
             next=f"mend the {gate.name} gate: compare each prediction with the target of the same "
             f"window, and keep its bound ({gate.bound:g}) within reach of a perfect answer",
-        )  # fmt: skip
+        )
     blind = {name: _judge(tried, gate, name) for name in BLIND}
     passed = {name: results for name, results in blind.items() if _holds(results)}
     if passed:
         yield _gate_finding(
-            tried, gate, "GATE_INVALID", Severity.BLOCK, passed,
+            tried,
+            gate,
+            "GATE_INVALID",
+            Severity.BLOCK,
+            passed,
             seen=f"the {gate.name} gate is passed by "
             + "; ".join(f"{name} pairs {_why(results)}" for name, results in passed.items()),
             allowed="predictions that know nothing of their window fail",
             meaning="Any two texts of this space are as alike as the gate asks for, so passing it "
             "says nothing about a model; data and encoder may be sound, the bound is not.",
             next=_raise_bound(gate, _trivial(tried, gate)),
-        )  # fmt: skip
+        )
 
 
 def _holds(results: Sequence[GateResult]) -> bool:
@@ -132,17 +140,22 @@ def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
         return
     over = f" over {gate.against}, as no AR-only model exists yet" if gate.against else ""
     yield _gate_finding(
-        tried, gate, "GATE_BELOW_TRIVIAL", Severity.INFO if gate.against else Severity.WARN,
+        tried,
+        gate,
+        "GATE_BELOW_TRIVIAL",
+        Severity.INFO if gate.against else Severity.WARN,
         {name: [result] for name, result in attained.items()},
         seen=f"the {gate.name} gate ({gate.bounds}{over}) {_attained_by(attained)}",
         allowed="no predictor without a model",
         meaning="A verdict on a gain is worth what its baseline is worth: beside a weak one, "
-        "copying context passes." if gate.against
+        "copying context passes."
+        if gate.against
         else "A predictor without a model attains the gate, or may attain it, so passing it "
         "proves nothing on its own.",
-        next="compare R@5 and MRR with the ladder beside the verdict" if gate.against
+        next="compare R@5 and MRR with the ladder beside the verdict"
+        if gate.against
         else _raise_bound(gate, trivial),
-    )  # fmt: skip
+    )
 
 
 def _attained_by(attained: Mapping[str, GateResult]) -> str:

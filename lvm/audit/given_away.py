@@ -66,11 +66,15 @@ def predictions_leaked(material: Material) -> Iterator[Seen]:
     yield Seen(
         seen=f"{share:.1%} of the predictions are the target of their window up to rounding",
         allowed="0: no model knows the next chunk to the last digit",
-        where={"input": "predictions", "count": count, "of": given.total,
-               "rows": given.rows[leaked][:NUM_NAMED].tolist(),
-               "blocks": _stretches(given, leaked)},
+        where={
+            "input": "predictions",
+            "count": count,
+            "of": given.total,
+            "rows": given.rows[leaked][:NUM_NAMED].tolist(),
+            "blocks": _stretches(given, leaked),
+        },
         values={"share": share, "leaked": float(leaked.sum())},
-    )  # fmt: skip
+    )
 
 
 @check(
@@ -112,11 +116,15 @@ def predictions_repeated(material: Material) -> Iterator[Seen]:
         seen=f"{share:.1%} of the predictions repeat another one, the most frequent {worst} times, "
         f"for windows with other contexts; {distinct:.0%} of all predictions are distinct",
         allowed=f"less than {least / len(groups):.1%}",
-        where={"input": "predictions", "count": round(share * given.total), "of": given.total,
-               "rows": given.rows[repeated][:NUM_NAMED].tolist(),
-               "blocks": _stretches(given, repeated)},
+        where={
+            "input": "predictions",
+            "count": round(share * given.total),
+            "of": given.total,
+            "rows": given.rows[repeated][:NUM_NAMED].tolist(),
+            "blocks": _stretches(given, repeated),
+        },
         values={"share": share, "most": float(worst), "distinct": distinct},
-    )  # fmt: skip
+    )
 
 
 def leaked_rows(given: GivenRows) -> Bool[np.ndarray, " m"]:

@@ -72,13 +72,18 @@ def halves(material: Material, mine: Keys, theirs: Keys) -> Iterator[Finding]:
         f"(cosine {limit:.2f} or more of their means) as halves of one article are; of train "
         f"articles {usual:.0%} are so like another",
         allowed=f"{doubt:.0%} of the articles, as in train ({PARTS_BLOCK:.0%} blocks)",
-        where={"input": "eval", "source": eval_.source, "count": int(odd.sum()), "of": len(odd),
-               "articles": asked.articles[np.argsort(-likeness)][:NUM_WORST].tolist()},
+        where={
+            "input": "eval",
+            "source": eval_.source,
+            "count": int(odd.sum()),
+            "of": len(odd),
+            "articles": asked.articles[np.argsort(-likeness)][:NUM_WORST].tolist(),
+        },
         meaning="Parts of one document stand on both sides under two ids, so the model has read "
         "the rest of the text that it is judged on.",
         next="give all parts of a document one id, split by document, and cut the windows again",
         values={"articles": float(odd.sum()), "share": share, "limit": limit},
-    )  # fmt: skip
+    )
 
 
 def _limit(same: Float[np.ndarray, " A"], other: Float[np.ndarray, " B"]) -> float:

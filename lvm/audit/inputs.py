@@ -101,9 +101,10 @@ def _changed_files(material: Material) -> Iterator[Finding]:
         return
     for name, seen, stated in changed_files(Path(bank.source), bank.manifest):
         yield _of_bank(
-            bank, f"{name} has sha256 {seen[:12]}, the manifest states {stated[:12]}",
+            bank,
+            f"{name} has sha256 {seen[:12]}, the manifest states {stated[:12]}",
             "the files that the manifest was written for",
-        )  # fmt: skip
+        )
     count = bank.manifest.get("count", len(bank))
     if count < len(bank):  # more than there are is ROWS_DROPPED's to say
         yield _of_bank(
@@ -149,9 +150,14 @@ def _missing_keys(material: Material) -> Iterator[Finding]:
 
 def _schema(side: Side, seen: str, allowed: str, meaning: str, next: str) -> Finding:
     return Finding(
-        code="SCHEMA", severity=Severity.BLOCK, seen=seen, allowed=allowed,
-        where={"input": side.name, "source": side.source}, meaning=meaning, next=next,
-    )  # fmt: skip
+        code="SCHEMA",
+        severity=Severity.BLOCK,
+        seen=seen,
+        allowed=allowed,
+        where={"input": side.name, "source": side.source},
+        meaning=meaning,
+        next=next,
+    )
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -163,10 +169,12 @@ def nonfinite(material: Material) -> Iterator[Finding]:
     for scan in scans(material):
         if len(scan.nonfinite):
             yield _bad_rows(
-                "NONFINITE", scan, scan.nonfinite,
+                "NONFINITE",
+                scan,
+                scan.nonfinite,
                 "not finite (NaN, infinite, or too long to be squared in float32)",
                 "One such row turns every loss and every mean that it touches into NaN.",
-            )  # fmt: skip
+            )
 
 
 @check("ZERO_ROWS", "did the encoder fail silently?", About(blocks=True, cause=30))
@@ -177,9 +185,12 @@ def zero_rows(material: Material) -> Iterator[Finding]:
             yield _padded(scan)
         elif len(scan.zero):
             yield _bad_rows(
-                "ZERO_ROWS", scan, scan.zero, "zero",
+                "ZERO_ROWS",
+                scan,
+                scan.zero,
+                "zero",
                 "An encoder that fails often writes zeros; they have no direction to be found by.",
-            )  # fmt: skip
+            )
 
 
 def _padded(scan: Scan) -> Finding:
@@ -232,9 +243,13 @@ def unnormalised(material: Material) -> Iterator[Finding]:
 
 def _where(scan: Scan, rows: np.ndarray, count: int) -> dict[str, Any]:
     return {
-        "input": scan.input, "source": scan.source, "part": scan.part, "count": int(count),
-        "of": scan.num_rows, "rows": [int(r) for r in rows[:NUM_WORST]],
-    }  # fmt: skip
+        "input": scan.input,
+        "source": scan.source,
+        "part": scan.part,
+        "count": int(count),
+        "of": scan.num_rows,
+        "rows": [int(r) for r in rows[:NUM_WORST]],
+    }
 
 
 def scans(material: Material) -> list[Scan]:
@@ -283,11 +298,17 @@ def _scan(input: str, source: str, part: str, array: np.ndarray, chosen: np.ndar
     off = np.where(bad, 0, np.maximum(np.abs(longest - mean), np.abs(shortest - mean)))
     original = np.arange(len(data)) if chosen is None else chosen
     return Scan(
-        input=input, source=source, part=part, num_rows=len(data),
-        nonfinite=original[np.flatnonzero(bad)], zero=original[zero], mean_norm=float(mean),
-        norm_spread=spread, odd_rows=original[np.argsort(-off, kind="stable")[:NUM_WORST]],
+        input=input,
+        source=source,
+        part=part,
+        num_rows=len(data),
+        nonfinite=original[np.flatnonzero(bad)],
+        zero=original[zero],
+        mean_norm=float(mean),
+        norm_spread=spread,
+        odd_rows=original[np.argsort(-off, kind="stable")[:NUM_WORST]],
         sampled=chosen is not None,
-    )  # fmt: skip
+    )
 
 
 def _norms(block: np.ndarray) -> Float[np.ndarray, "n k"]:

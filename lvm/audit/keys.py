@@ -30,9 +30,10 @@ def keys_degenerate(material: Material) -> Iterator[Finding]:
     for name, source, keys in _key_tables(material):
         looked = True
         _, place, counts = np.unique(
-            keys[:, 0].astype(np.int64) * 2**32 + keys[:, 1], return_inverse=True,
+            keys[:, 0].astype(np.int64) * 2**32 + keys[:, 1],
+            return_inverse=True,
             return_counts=True,
-        )  # fmt: skip
+        )
         share, top = len(counts) / len(keys), int(counts.max())
         if share >= UNIQUE_SHARE and (top / len(keys) <= TOP_SHARE or top <= 2):
             continue
@@ -126,16 +127,25 @@ def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
         severity=Severity.BLOCK if side.name == "eval" else Severity.WARN,
         seen=seen,
         allowed=f"{ALLOWED_SHARE:.0%} of rows, for the target and every context",
-        where=where_rows(side.name, side.source, bad, len(found.rows), side.keys[:, 0],  # type: ignore[index]
-                     count=int(found.wrong.any(axis=1).sum())),
+        where=where_rows(
+            side.name,
+            side.source,
+            bad,
+            len(found.rows),
+            side.keys[:, 0],  # type: ignore[index]
+            count=int(found.wrong.any(axis=1).sum()),
+        ),
         meaning=_meaning(offset, repaired, made_up, share) + _alone(material, side),
         next=REPAIR,
         values={
-            "worst_share": worst, "target_share": float(share[-1]),
-            "offset_article": float(offset[0]), "offset_chunk": float(offset[1]),
-            "repaired_share": repaired, "made_up": float(bool(made_up)),
+            "worst_share": worst,
+            "target_share": float(share[-1]),
+            "offset_article": float(offset[0]),
+            "offset_chunk": float(offset[1]),
+            "repaired_share": repaired,
+            "made_up": float(bool(made_up)),
         },
-    )  # fmt: skip
+    )
 
 
 def _bank_keys(material: Material, wrong: WrongBank) -> Finding:
@@ -154,9 +164,13 @@ def _bank_keys(material: Material, wrong: WrongBank) -> Finding:
         meaning="Two files that were cut apart from each other agree with themselves, and both "
         "disagree with the bank: its keys do not belong to its vectors.",
         next=REPAIR if by else f"write {bank.source} again, keys and vectors in one order",
-        values={"eval_share": wrong.eval_share, "train_share": wrong.train_share,
-                "steady": wrong.steady, "rows_off": float(by)},
-    )  # fmt: skip
+        values={
+            "eval_share": wrong.eval_share,
+            "train_share": wrong.train_share,
+            "steady": wrong.steady,
+            "rows_off": float(by),
+        },
+    )
 
 
 def _meaning(offset: tuple[int, int], repaired: float, made_up: str, share: np.ndarray) -> str:
@@ -216,14 +230,21 @@ def _best_offset(material: Material, found: Keyed) -> tuple[tuple[int, int], flo
 
 
 def where_rows(
-    name: str, source: str, rows: np.ndarray, of: int, articles: np.ndarray | None,
+    name: str,
+    source: str,
+    rows: np.ndarray,
+    of: int,
+    articles: np.ndarray | None,
     count: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return the `where` of a finding: its worst rows first, and the articles with most of them."""
     where: dict[str, Any] = {
-        "input": name, "source": source, "count": len(rows) if count is None else count,
-        "of": of, "rows": [int(r) for r in rows[:NUM_WORST]],
-    }  # fmt: skip
+        "input": name,
+        "source": source,
+        "count": len(rows) if count is None else count,
+        "of": of,
+        "rows": [int(r) for r in rows[:NUM_WORST]],
+    }
     if articles is not None and len(rows):
         ids, counts = np.unique(articles[rows[: count or None]], return_counts=True)
         where["articles"] = ids[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist()

@@ -83,10 +83,13 @@ def read_lineage(manifest: Mapping[str, Any], folder: Path) -> Lineage:
 
 
 def seen_articles(
-    lineage: Lineage, bank: Bank | None, dataset: Dataset | None,
-    vectors: Float[np.ndarray, "m D"], articles: Int[np.ndarray, " m"],
+    lineage: Lineage,
+    bank: Bank | None,
+    dataset: Dataset | None,
+    vectors: Float[np.ndarray, "m D"],
+    articles: Int[np.ndarray, " m"],
     stated: SeenArticles | None = None,
-) -> Seen:  # fmt: skip
+) -> Seen:
     """Return which of the articles of some chunks a checkpoint or one of its parents saw.
 
     `articles` are ids of `bank`. Where a manifest names another bank, or none, the sketches of its
@@ -110,9 +113,11 @@ def seen_articles(
         seen.append(stated_articles(stated, bank, vectors, articles))
         by_text |= stated.text is not None and len(seen[-1]) > 0
     return Seen(
-        articles=np.unique(np.concatenate(seen)), by_text=by_text,
-        stated=stated is not None and bool(unknown), unknown={} if stated is not None else unknown,
-    )  # fmt: skip
+        articles=np.unique(np.concatenate(seen)),
+        by_text=by_text,
+        stated=stated is not None and bool(unknown),
+        unknown={} if stated is not None else unknown,
+    )
 
 
 def _sketches(manifest: Mapping[str, Any]) -> Sketches | None:

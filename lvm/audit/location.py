@@ -43,8 +43,9 @@ class Located:
 
     def select(self, index: Int[np.ndarray, " k"]) -> Located:
         """Return some of the windows."""
-        return Located(self.rows[index], self.places[index], self.keys[index], self.ranks[index],
-                       self.unit)  # fmt: skip
+        return Located(
+            self.rows[index], self.places[index], self.keys[index], self.ranks[index], self.unit
+        )
 
     @property
     def found(self) -> np.ndarray:
@@ -215,9 +216,12 @@ def in_run(
 
 
 def best_by_key(
-    bank: Bank, index: KeyIndex, keys: Int[np.ndarray, "m 2"], vectors: Float[np.ndarray, "m D"],
+    bank: Bank,
+    index: KeyIndex,
+    keys: Int[np.ndarray, "m 2"],
+    vectors: Float[np.ndarray, "m D"],
     step: int = 0,
-) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:  # fmt: skip
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """Return for each key its row nearest to the vector, and the cosine; -1 and NaN without one.
 
     With a step, the rows so many chunks on in the order of the article.

@@ -79,10 +79,12 @@ def axes_of(articles: list[Article]) -> Axes | None:
         return None
     halves = [_agreements([u[start::2] for _, u in kept]) for start in (0, 1)]
     return Axes(
-        ids=np.array([a.id for a, _ in kept]), width=kept[0][1].shape[1],
-        fitted=halves[0], held=halves[1],
+        ids=np.array([a.id for a, _ in kept]),
+        width=kept[0][1].shape[1],
+        fitted=halves[0],
+        held=halves[1],
         means=np.stack([a.vectors.mean(axis=0) for a, _ in kept]),
-    )  # fmt: skip
+    )
 
 
 def _differences(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "m D"]:
@@ -193,10 +195,13 @@ def agree(
     cosine, noise = _cosine_of_means(axes.means[first], axes.means[second])
     null_r = math.sqrt(2 / ((axes.width - 1) * (axes.width + 2)))
     return Agreement(
-        r=r, error=error, cosine=cosine,
-        apart=r < NULL * math.hypot(null_r, error) and r + NULL * error < max(TELLING, 4 * null_r)
+        r=r,
+        error=error,
+        cosine=cosine,
+        apart=r < NULL * math.hypot(null_r, error)
+        and r + NULL * error < max(TELLING, 4 * null_r)
         and cosine < NULL * math.hypot(1 / math.sqrt(axes.width), noise),
-    )  # fmt: skip
+    )
 
 
 def _mean(values: Float[np.ndarray, "a b"]) -> tuple[float, float]:
@@ -235,15 +240,24 @@ def _finding(
         f"another space than the rest{shared(counts)}: the axes along which their chunks differ "
         f"agree by {agreement.r:.2f} with those of the rest, the means by {agreement.cosine:.2f}",
         allowed="about 1 for one encoder on one kind of text, .05 or more for any two kinds",
-        where={"input": name, "source": part.source, "count": len(ids), "of": total,
-               "articles": ids[:10].tolist()},
+        where={
+            "input": name,
+            "source": part.source,
+            "count": len(ids),
+            "of": total,
+            "articles": ids[:10].tolist(),
+        },
         meaning="Two unrelated spaces are mixed in this data: these articles come from another "
         "encoder than the rest, and no model of one predicts the other.",
         next=f"embed all articles of {part.source} in one run with one model (lvm embed --model "
         "NAME); lvm audit --encoder NAME says which articles NAME has made",
-        values={"agreement": agreement.r, "error": agreement.error, "share": share,
-                "mean_cosine": agreement.cosine},
-    )  # fmt: skip
+        values={
+            "agreement": agreement.r,
+            "error": agreement.error,
+            "share": share,
+            "mean_cosine": agreement.cosine,
+        },
+    )
 
 
 def _only_side(counts: dict[str, tuple[int, int]]) -> str:

@@ -28,14 +28,15 @@ def negatives_fewer(log: TrainingLog) -> Iterator[Finding]:
     found = stated_negatives_finding(round(columns), round(configured) + 1, first, where_in(log))
     if found is None and seen < KEPT_NEGATIVES * configured:
         found = finding_on(
-            "NEGATIVES_FEWER", log,
+            "NEGATIVES_FEWER",
+            log,
             seen=f"{seen:.1f} negatives per row after masks, of {configured:.0f} configured",
             allowed=f"at least {KEPT_NEGATIVES:.0%} of them",
             meaning="Most candidates were dropped as duplicates, own contexts or false negatives, "
             "so the contrastive loss compared the target with few rows.",
             next="raise negatives.false_negative_margin, or training.batch_size",
             values={"seen": seen, "stated": configured},
-        )  # fmt: skip
+        )
     if found is not None:
         yield found
 

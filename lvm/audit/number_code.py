@@ -92,10 +92,16 @@ def _codes(material: Material) -> dict[str, Coded]:
     # Each vector once: copies of a sparse one have their zeros in common as well.
     usual = _usual_zeros(np.unique(np.concatenate(list(samples.values())), axis=0) == 0)
     return {
-        name: Coded({"coarse": _coarse(rows), "cut": (np.equal(rows, 0) == usual).all(axis=1)
-                     if usual is not None else np.zeros(len(rows), dtype=bool)})
+        name: Coded(
+            {
+                "coarse": _coarse(rows),
+                "cut": (np.equal(rows, 0) == usual).all(axis=1)
+                if usual is not None
+                else np.zeros(len(rows), dtype=bool),
+            }
+        )
         for name, rows in samples.items()
-    }  # fmt: skip
+    }
 
 
 def _with_direction(rows: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "m D"]:

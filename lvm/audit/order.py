@@ -90,28 +90,42 @@ def _side_order(material: Material, name: str, side: Coherence) -> Iterator[Find
             if takes_turns(side) or (name == "eval" and train_takes_turns(material)):
                 return
             yield _broken(
-                material, name, side, "interleaved",
+                material,
+                name,
+                side,
+                "interleaved",
                 f"chunks two apart are more alike than neighbours: lag 1 "
                 f"{side.lag(1).mean():.3f}, lag 2 {side.lag(2).mean():.3f}",
-                MERGED, zigzag,
-            )  # fmt: skip
+                MERGED,
+                zigzag,
+            )
             return
         yield from _some_interleaved(material, name, side)
     if lift.z < CLEAR:
         return
     if direction.z <= -CLEAR and reads_backwards(side):
         yield _broken(
-            material, name, side, "reversed", _profile(side),
-            "Contexts stand newest first, so the model reads the text backwards.", direction,
-        )  # fmt: skip
+            material,
+            name,
+            side,
+            "reversed",
+            _profile(side),
+            "Contexts stand newest first, so the model reads the text backwards.",
+            direction,
+        )
         return
     flat = direction.z < 3 and direction.above() < FLAT * lift.value
     if flat and is_flat(side):
         yield _broken(
-            material, name, side, "shuffled", _profile(side),
+            material,
+            name,
+            side,
+            "shuffled",
+            _profile(side),
             "Every context is as near to the target as any other: chunks were shuffled within "
-            "their article, and no next one can be predicted.", direction,
-        )  # fmt: skip
+            "their article, and no next one can be predicted.",
+            direction,
+        )
         return
     if name == "eval" and material.train is not None:
         yield from _beside_train(material, side)
@@ -134,12 +148,17 @@ def _some_interleaved(material: Material, name: str, side: Coherence) -> Iterato
     share = float(merged.sum() / judged.sum())
     found = level(values[merged[place]], side.clusters[merged[place]])
     yield _broken(
-        material, name, side, "interleaved",
+        material,
+        name,
+        side,
+        "interleaved",
         f"in {int(merged.sum())} of {int(judged.sum())} articles chunks two apart are more alike "
         f"than neighbours, by {found.value:.3f}: articles "
         + ", ".join(str(i) for i in ids[merged][:NUM_WORST]),
-        MERGED, found, Severity.BLOCK if share >= MERGED_BLOCK else Severity.WARN,
-    )  # fmt: skip
+        MERGED,
+        found,
+        Severity.BLOCK if share >= MERGED_BLOCK else Severity.WARN,
+    )
 
 
 def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
@@ -155,10 +174,15 @@ def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
         return
     severity = Severity.BLOCK if ratio.above() < ORDER_BLOCK else Severity.WARN
     yield _broken(
-        material, "eval", eval_, "weak",
+        material,
+        "eval",
+        eval_,
+        "weak",
         f"{_profile(eval_)}; direction beside lift is {ratio.value:.0%} of train's",
-        "Part of the eval windows has its chunks in another order than the text.", ratio, severity,
-    )  # fmt: skip
+        "Part of the eval windows has its chunks in another order than the text.",
+        ratio,
+        severity,
+    )
 
 
 def _profile(side: Coherence) -> str:
@@ -169,12 +193,23 @@ def _profile(side: Coherence) -> str:
 
 
 def _broken(
-    material: Material, name: str, side: Coherence, kind: str, seen: str, meaning: str,
-    statistic: Level, severity: Severity = Severity.BLOCK,
-) -> Finding:  # fmt: skip
+    material: Material,
+    name: str,
+    side: Coherence,
+    kind: str,
+    seen: str,
+    meaning: str,
+    statistic: Level,
+    severity: Severity = Severity.BLOCK,
+) -> Finding:
     gap = side.to_target[:, -1] - side.to_target[:, 0]
-    where = {"input": name, "source": material.side(name).source, "of": len(side.rows),
-             "count": int((gap <= 0).sum()), "rows": _lowest(side.rows, gap)}  # fmt: skip
+    where = {
+        "input": name,
+        "source": material.side(name).source,
+        "of": len(side.rows),
+        "count": int((gap <= 0).sum()),
+        "rows": _lowest(side.rows, gap),
+    }
     if side.by_article:
         ids, place = np.unique(side.clusters, return_inverse=True)
         means = np.bincount(place, weights=gap) / np.bincount(place)
@@ -189,9 +224,13 @@ def _broken(
         meaning=meaning,
         next=f"sort the chunks of every article of {source} by their place in the text, then cut "
         "the windows again (lvm embed keeps the order)",
-        values={"statistic": statistic.value, "z": statistic.z,
-                "direction": side.direction.value, "lift": side.lift.value},
-    )  # fmt: skip
+        values={
+            "statistic": statistic.value,
+            "z": statistic.z,
+            "direction": side.direction.value,
+            "lift": side.lift.value,
+        },
+    )
 
 
 def _lowest(labels: np.ndarray, values: np.ndarray) -> list[int]:
@@ -217,13 +256,18 @@ def _crossings(material: Material, name: str, side: Coherence) -> Iterator[Findi
         severity=Severity.BLOCK if share > CROSSING_BLOCK else Severity.WARN,
         seen=f"{int(crossing.sum())} of {int(known.sum())} {name} windows reach across articles",
         allowed="0",
-        where={"input": name, "source": material.side(name).source, "count": len(rows),
-               "of": int(known.sum()), "rows": rows[:NUM_WORST].tolist(),
-               "articles": np.unique(side.located.keys[crossing, 0, 0])[:NUM_WORST].tolist()},
+        where={
+            "input": name,
+            "source": material.side(name).source,
+            "count": len(rows),
+            "of": int(known.sum()),
+            "rows": rows[:NUM_WORST].tolist(),
+            "articles": np.unique(side.located.keys[crossing, 0, 0])[:NUM_WORST].tolist(),
+        },
         meaning="These windows ask for the beginning of one article after the end of another.",
         next="cut the windows article by article",
         values={"share": share},
-    )  # fmt: skip
+    )
 
 
 def _once(material: Material, side: Coherence) -> np.ndarray:
@@ -251,7 +295,7 @@ def _out_of_order(material: Material, name: str, side: Coherence) -> Iterator[Fi
     if share == 0 or bank_direction(material).z < CLEAR:
         return
     backwards = float((steps[wrong] < 0).all(axis=1).mean())
-    kind = "reversed" if backwards > 0.9 else "shuffled"  # fmt: skip
+    kind = "reversed" if backwards > 0.9 else "shuffled"
     rows = side.rows[wrong]
     yield Finding(
         code="ORDER_BROKEN",
@@ -259,16 +303,25 @@ def _out_of_order(material: Material, name: str, side: Coherence) -> Iterator[Fi
         seen=f"{kind}: in {len(rows)} of {int(known.sum())} {name} windows the contexts do not "
         f"stand in the order of the bank's chunks; {_profile(side)}",
         allowed="0, oldest first",
-        where={"input": name, "source": material.side(name).source, "count": len(rows),
-               "of": int(known.sum()), "rows": rows[:NUM_WORST].tolist(),
-               "articles": np.unique(side.clusters[wrong])[:NUM_WORST].tolist()},
+        where={
+            "input": name,
+            "source": material.side(name).source,
+            "count": len(rows),
+            "of": int(known.sum()),
+            "rows": rows[:NUM_WORST].tolist(),
+            "articles": np.unique(side.clusters[wrong])[:NUM_WORST].tolist(),
+        },
         meaning="Contexts stand newest first, so the model reads the text backwards."
-        if kind == "reversed" else
-        "Contexts are out of order, so the last one is not the one before the target.",
+        if kind == "reversed"
+        else "Contexts are out of order, so the last one is not the one before the target.",
         next="lvm audit ... --repair OUT cuts these windows again from the bank, in its order",
-        values={"share": share, "backwards": backwards, "direction": side.direction.value,
-                "lift": side.lift.value},
-    )  # fmt: skip
+        values={
+            "share": share,
+            "backwards": backwards,
+            "direction": side.direction.value,
+            "lift": side.lift.value,
+        },
+    )
 
 
 def bank_direction(material: Material) -> Level:

@@ -75,8 +75,9 @@ def _by_name(parts: list[np.ndarray], seen: set[bytes]) -> Iterator[Order]:
     mark = windows.tobytes()
     if names != sorted(names) and mark not in seen:
         seen.add(mark)
-        yield Order(f"{len(parts)} shards joined in the order of their names (0, 1, 10, ...)",
-                    windows)  # fmt: skip
+        yield Order(
+            f"{len(parts)} shards joined in the order of their names (0, 1, 10, ...)", windows
+        )
 
 
 def rolled(total: int, by: int) -> Order:
@@ -119,6 +120,8 @@ def _fit(given: GivenRows, order: Order, most: int) -> Fit | None:
         return None
     best = max(range(len(gains)), key=lambda channel: gains[channel].z)
     return Fit(
-        order, gains[best], float((named - given.fits_by_chance[:, moved])[best].mean()),
+        order,
+        gains[best],
+        float((named - given.fits_by_chance[:, moved])[best].mean()),
         int((order.windows != np.arange(given.total)).sum()),
-    )  # fmt: skip
+    )

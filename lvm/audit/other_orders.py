@@ -85,24 +85,31 @@ def mistakes() -> tuple[Mistake, ...]:
         for first in (0, 1)
     ]
     named += [
-        Mistake("numbered as text", text + "are numbered by name.",
-                functools.partial(_numbered_as_text, first))
+        Mistake(
+            "numbered as text",
+            text + "are numbered by name.",
+            functools.partial(_numbered_as_text, first),
+        )
         for first in (0, 1)
-    ]  # fmt: skip
+    ]
     turned = [
-        Mistake(f"batches of {b} last one first" if b > 2 else "pairs swapped",
-                "Chunks were stored batch by batch, each of them last one first.",
-                functools.partial(_turned, b))
+        Mistake(
+            f"batches of {b} last one first" if b > 2 else "pairs swapped",
+            "Chunks were stored batch by batch, each of them last one first.",
+            functools.partial(_turned, b),
+        )
         for b in range(2, MAX_BATCH + 1)
-    ]  # fmt: skip
+    ]
     merged = [
-        Mistake(f"{w} documents merged in runs of {b}",
-                "Documents were merged in turns, as ingestion in parallel does.",
-                functools.partial(_merged, b, w))
+        Mistake(
+            f"{w} documents merged in runs of {b}",
+            "Documents were merged in turns, as ingestion in parallel does.",
+            functools.partial(_merged, b, w),
+        )
         for b in range(1, MAX_RUN + 1)
         for w in range(2, (MAX_WAYS if b > 1 else MAX_TURNS) + 1)
         if b > 1 or w > 2  # chunk by chunk, two by two: seen in the windows themselves
-    ]  # fmt: skip
+    ]
     return (*named, *turned, *merged)
 
 
@@ -176,9 +183,12 @@ def _read(
     judged = [
         (i, chosen)
         for i, article in enumerate(articles)
-        if min(len((chosen := _pairs_of(mistake, article.length, len(article.vectors))).made),
-               len(chosen.parted)) >= MIN_PAIRS
-    ]  # fmt: skip
+        if min(
+            len((chosen := _pairs_of(mistake, article.length, len(article.vectors))).made),
+            len(chosen.parted),
+        )
+        >= MIN_PAIRS
+    ]
     if len(judged) < MIN_ARTICLES:
         return None
     made, parted = (
@@ -200,9 +210,12 @@ def _read(
     if not _specific(float(gain[hit].mean()), np.array(told)):
         return None
     return Reading(
-        mistake=mistake, ids=np.array([articles[i].id for i, _ in judged]), hit=hit,
-        gain=float(gain[hit].mean()), error=float(gain[hit].std(ddof=1) / hit.sum() ** 0.5),
-    )  # fmt: skip
+        mistake=mistake,
+        ids=np.array([articles[i].id for i, _ in judged]),
+        hit=hit,
+        gain=float(gain[hit].mean()),
+        error=float(gain[hit].std(ddof=1) / hit.sum() ** 0.5),
+    )
 
 
 def _moments(

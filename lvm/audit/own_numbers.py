@@ -182,9 +182,15 @@ def loader_finding(
     """Return a finding of LOADER on a checkpoint; values that are not finite are left out."""
     finite = {name: value for name, value in (values or {}).items() if math.isfinite(value)}
     return Finding(
-        code="LOADER", severity=severity, seen=seen, allowed=allowed, meaning=meaning, next=next,
-        where={"input": "checkpoint", "source": str(part.path), **(where or {})}, values=finite,
-    )  # fmt: skip
+        code="LOADER",
+        severity=severity,
+        seen=seen,
+        allowed=allowed,
+        meaning=meaning,
+        next=next,
+        where={"input": "checkpoint", "source": str(part.path), **(where or {})},
+        values=finite,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,16 +54,21 @@ def contexts_elsewhere(material: Material) -> Iterator[Finding]:
             f"holds for their chunks (median cosine {own.cosine:.3f}), while targets are",
             allowed=f"at most {WARN:.0%} ({BLOCK:.0%} blocks) below a cosine of "
             f"{same_from(material):.4g}",
-            where={"input": name, "source": material.side(name).source, "part": "contexts",
-                   "count": len(own.windows), "of": own.looked_at,
-                   "rows": own.windows[:NUM_WORST]},
+            where={
+                "input": name,
+                "source": material.side(name).source,
+                "part": "contexts",
+                "count": len(own.windows),
+                "of": own.looked_at,
+                "rows": own.windows[:NUM_WORST],
+            },
             meaning=f"The contexts{both} are of the right text, but in another space than targets "
             "and bank: another encoder, a prefix, or a mean that was added or taken away. The keys "
             "are not at fault.",
             next=f"embed contexts and targets in one way, or let {REPAIR} cut the contexts from "
             "the bank",
             values={"share": own.share, "cosine": own.cosine, "same_text": own.same_text},
-        )  # fmt: skip
+        )
 
 
 def own_rows(material: Material, name: str) -> OwnRows | None:

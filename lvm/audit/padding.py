@@ -70,14 +70,19 @@ def repeated_first_chunks(material: Material) -> Iterator[Finding]:
             seen=f"{len(rows)} of {of} {side.name} windows repeat the first chunk of their article "
             f"in front ({len(rows) / of:.1%})",
             allowed=f"at most {PADDED_WARN:.0%}",
-            where={"input": side.name, "source": side.source, "count": len(rows), "of": of,
-                   "rows": rows[:NUM_WORST].tolist()},
+            where={
+                "input": side.name,
+                "source": side.source,
+                "count": len(rows),
+                "of": of,
+                "rows": rows[:NUM_WORST].tolist(),
+            },
             meaning="These windows are padding: fewer chunks come before their target than a "
             "context has places, and one chunk stands in all that are left.",
             next=f"leave out the windows of the first {side.context_length} chunks of an article, "
             "if the model is not to learn from repetitions",
             values={"share": len(rows) / of, "windows": float(len(rows))},
-        )  # fmt: skip
+        )
 
 
 def padding_rows(
@@ -103,9 +108,11 @@ def without_padding(article: Article) -> Article:
     same = (article.vectors[1:] == article.vectors[:-1]).all(axis=1)
     count = int(np.logical_and.accumulate(same).sum())
     return dataclasses.replace(
-        article, rows=article.rows[count:], vectors=article.vectors[count:],
+        article,
+        rows=article.rows[count:],
+        vectors=article.vectors[count:],
         length=article.length - count,
-    )  # fmt: skip
+    )
 
 
 def what_copies_mean(copies: Bool[np.ndarray, " N"], padding: Bool[np.ndarray, " N"]) -> str:

@@ -104,26 +104,39 @@ def _from_elsewhere(
         f"contexts ({share:.1%}); these share {lift.value:.3f} beyond chance, all of a sound file "
         f"{usual.value:.3f}",
         allowed=f"at most {ELSEWHERE_WARN:.0%} ({ELSEWHERE_BLOCK:.0%} blocks)",
-        where={"input": name, "source": material.side(name).source, "count": len(rows),
-               "of": int(known.sum()), "rows": rows[:NUM_WORST].tolist(),
-               "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist()},
+        where={
+            "input": name,
+            "source": material.side(name).source,
+            "count": len(rows),
+            "of": int(known.sum()),
+            "rows": rows[:NUM_WORST].tolist(),
+            "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist(),
+        },
         meaning="These windows ask for unrelated text: a part of every score is that of a guess."
-        if name == "eval" else
-        "The model is taught to answer these contexts with unrelated text.",
+        if name == "eval"
+        else "The model is taught to answer these contexts with unrelated text.",
         next=REPAIR,
         values={"share": share, "lift": lift.value},
-    )  # fmt: skip
+    )
 
 
 def _unpaired(
-    material: Material, name: str, side: Coherence, ratio: Level, severity: Severity,
+    material: Material,
+    name: str,
+    side: Coherence,
+    ratio: Level,
+    severity: Severity,
     train: Coherence | None,
-) -> Finding:  # fmt: skip
+) -> Finding:
     paired, shuffled = side.of(side.paired), side.of(side.shuffled)
-    beside = "" if train is None else (
-        f"; copy-last {side.copy_last.value:.3f} (train {train.copy_last.value:.3f}); beyond "
-        f"chance {ratio.value:.0%} of train's"
-    )  # fmt: skip
+    beside = (
+        ""
+        if train is None
+        else (
+            f"; copy-last {side.copy_last.value:.3f} (train {train.copy_last.value:.3f}); beyond "
+            f"chance {ratio.value:.0%} of train's"
+        )
+    )
     gap = side.paired - side.shuffled
     return Finding(
         code="EVAL_UNPAIRED",
@@ -131,18 +144,29 @@ def _unpaired(
         seen=f"mean of contexts with its own target {paired.value:.3f}, with another article's "
         f"{shuffled.value:.3f}{beside}",
         allowed=f"at least {PAIRED_BLOCK:.0%} of train's ({PAIRED_WARN:.0%} without a warning)",
-        where={"input": name, "source": material.side(name).source, "of": len(side.rows),
-               "count": int((gap < gap.mean() + 2 * gap.std()).sum()) if ratio.value < 0.2 else
-               int((gap < 0).sum()), **_worst(side, gap)},
+        where={
+            "input": name,
+            "source": material.side(name).source,
+            "of": len(side.rows),
+            "count": int((gap < gap.mean() + 2 * gap.std()).sum())
+            if ratio.value < 0.2
+            else int((gap < 0).sum()),
+            **_worst(side, gap),
+        },
         meaning="Contexts and targets are unrelated text: whatever a model learns, its score here "
         "is that of a guess."
         if severity is Severity.BLOCK
         else "Contexts and targets belong together less than in training: some rows are mixed up, "
         "or this text hangs together less.",
         next=REPAIR,
-        values={"ratio": ratio.value, "paired": paired.value, "shuffled": shuffled.value,
-                "copy_last": side.copy_last.value, "lift_z": side.lift.z},
-    )  # fmt: skip
+        values={
+            "ratio": ratio.value,
+            "paired": paired.value,
+            "shuffled": shuffled.value,
+            "copy_last": side.copy_last.value,
+            "lift_z": side.lift.z,
+        },
+    )
 
 
 def _worst(side: Coherence, values: Float[np.ndarray, " m"]) -> dict[str, object]:
@@ -177,15 +201,22 @@ def _by_linear_map(
     weights, held = _fit_map(train)
     own = _map_lift(weights, train, held)
     if own.z < CLEAR:
-        yield _unpaired(material, "train", train, Level(value=0.0, error=0.0, clusters=1),
-                        Severity.BLOCK, None)  # fmt: skip
+        yield _unpaired(
+            material, "train", train, Level(value=0.0, error=0.0, clusters=1), Severity.BLOCK, None
+        )
     if eval_ is None:
         return
     found = _map_lift(weights, eval_, np.ones(len(eval_.rows), dtype=bool))
     if own.z < CLEAR:
         if sides["eval"] is not None and max(eval_.lift.z, found.z) < CLEAR:
-            yield _unpaired(material, "eval", eval_, Level(value=0.0, error=0.0, clusters=1),
-                            Severity.BLOCK, None)  # fmt: skip
+            yield _unpaired(
+                material,
+                "eval",
+                eval_,
+                Level(value=0.0, error=0.0, clusters=1),
+                Severity.BLOCK,
+                None,
+            )
         return
     ratio = found.over(own)
     if ratio.above() < PAIRED_BLOCK:
@@ -285,9 +316,13 @@ def _shifted(material: Material, name: str, side: Coherence, steps: int, share: 
         seen=f"in {share:.0%} of {name} windows the target is {what}; cosine of the last context "
         f"with the target {side.copy_last.value:.3f}",
         allowed="the chunk after the last context",
-        where={"input": name, "source": material.side(name).source,
-               "count": round(share * len(side.rows)), "of": len(side.rows)},
+        where={
+            "input": name,
+            "source": material.side(name).source,
+            "count": round(share * len(side.rows)),
+            "of": len(side.rows),
+        },
         meaning="The model is asked for another chunk than the one that comes next.",
         next=REPAIR,
         values={"steps": float(steps), "share": share, "copy_last": side.copy_last.value},
-    )  # fmt: skip
+    )

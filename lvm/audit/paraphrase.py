@@ -69,15 +69,20 @@ def bank_twins(material: Material) -> Iterator[Finding]:
         seen=f"{share.value:.1%} of {len(rows)} chunks looked at have a twin in another article, "
         f"at less than half the distance of other text",
         allowed=f"at most {TWINS_WARN:.0%}",
-        where={"input": "bank", "source": bank.source, "count": len(mine), "of": len(rows),
-               "rows": rows[mine][:NUM_WORST].tolist(),
-               "articles": np.unique(found.articles[mine])[:NUM_WORST].tolist()},
+        where={
+            "input": "bank",
+            "source": bank.source,
+            "count": len(mine),
+            "of": len(rows),
+            "rows": rows[mine][:NUM_WORST].tolist(),
+            "articles": np.unique(found.articles[mine])[:NUM_WORST].tolist(),
+        },
         meaning="The same text stands in the bank twice in other words (a revision, a translation, "
         "a second embedding): no prediction can tell a target from its twin, so R@1 is bounded, "
         "and twins are negatives of each other.",
         next="keep one of the articles that say the same, and embed the bank again",
         values={"twins": share.value, "error": share.error},
-    )  # fmt: skip
+    )
 
 
 def _boilerplate(bank: Bank, found: Twins, exact: Bool[np.ndarray, " q"]) -> Iterator[Finding]:
@@ -92,13 +97,18 @@ def _boilerplate(bank: Bank, found: Twins, exact: Bool[np.ndarray, " q"]) -> Ite
         seen=f"{share.value:.1%} of {len(found.rows)} chunks looked at nearly stand in {REFERENCE} "
         "or more other places, at less than half the distance of other text",
         allowed=f"at most {TWINS_WARN:.0%}",
-        where={"input": "bank", "source": bank.source, "count": len(rows),
-               "of": len(found.rows), "rows": rows[:NUM_WORST].tolist()},
+        where={
+            "input": "bank",
+            "source": bank.source,
+            "count": len(rows),
+            "of": len(found.rows),
+            "rows": rows[:NUM_WORST].tolist(),
+        },
         meaning="Boilerplate (a header, a licence, a form) stands in many articles: as a target it "
         "has many right answers of which one counts, and as a negative it is one.",
         next="take the boilerplate out of the text, and embed the bank again",
         values={"common": share.value, "error": share.error},
-    )  # fmt: skip
+    )
 
 
 def paraphrases(
@@ -131,14 +141,19 @@ def paraphrases(
         seen=f"{len(copied)} of {len(np.unique(found.articles))} eval articles looked at say what "
         f"one train article says, chunk by chunk ({share:.1%} of the windows)",
         allowed=f"{PARAPHRASED_WARN:.0%} of the windows ({PARAPHRASED_BLOCK:.0%} blocks)",
-        where={"input": "eval", "source": eval_.source, "count": int(windows.sum()),
-               "of": len(windows), "rows": rows[windows][:NUM_WORST].tolist(),
-               "articles": copied[:NUM_WORST].tolist()},
+        where={
+            "input": "eval",
+            "source": eval_.source,
+            "count": int(windows.sum()),
+            "of": len(windows),
+            "rows": rows[windows][:NUM_WORST].tolist(),
+            "articles": copied[:NUM_WORST].tolist(),
+        },
         meaning="The model has read this text in other words (a revision, a translation, a second "
         "embedding), so a score on it says little of text that it has not read.",
         next="put all versions of a document on one side of the split, and cut the windows again",
         values={"share": share, "articles": float(len(copied))},
-    )  # fmt: skip
+    )
 
 
 def _in_one_article(found: Twins) -> Int[np.ndarray, " a"]:
@@ -165,10 +180,12 @@ def _drawn(articles: Int[np.ndarray, " n"], each: int, seed: int) -> Int[np.ndar
 
 
 def find_twins(
-    vectors: Float[np.ndarray, "n D"], owner: Int[np.ndarray, " n"],
-    table: Float[np.ndarray, "N D"], articles: Int[np.ndarray, " N"],
+    vectors: Float[np.ndarray, "n D"],
+    owner: Int[np.ndarray, " n"],
+    table: Float[np.ndarray, "N D"],
+    articles: Int[np.ndarray, " N"],
     rows: Int[np.ndarray, " q"] | None = None,
-) -> Twins | None:  # fmt: skip
+) -> Twins | None:
     """Look for twins of some `vectors` in the `table`, outside their own article.
 
     None where too few articles are searched to say what is usual.
@@ -191,9 +208,11 @@ def find_twins(
 
 
 def _nearest_by_part(
-    asked: Float[np.ndarray, "q D"], owner: Int[np.ndarray, " q"],
-    table: Float[np.ndarray, "N D"], articles: Int[np.ndarray, " N"],
-) -> tuple[Int[np.ndarray, "P q"], Float[np.ndarray, "P q"]]:  # fmt: skip
+    asked: Float[np.ndarray, "q D"],
+    owner: Int[np.ndarray, " q"],
+    table: Float[np.ndarray, "N D"],
+    articles: Int[np.ndarray, " N"],
+) -> tuple[Int[np.ndarray, "P q"], Float[np.ndarray, "P q"]]:
     """Return the nearest row outside the own article in each part of the table, and its cosine.
 
     The rows of an article lie together, so parts hold different articles; at least MIN_PARTS.

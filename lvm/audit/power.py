@@ -55,9 +55,14 @@ def _stage_power(tried: Bench) -> Power:
     sample = tried.cosines if best == "predictions" else dev
     values = tried.cosine(sample.predictions[best], sample.windows).cosine
     return _power(
-        tried, "eval_cosine", values, sample.windows.articles, sample.sizes,
-        abs(means[best] - bound), f"{best} ({means[best]:.3f}) and the bound ({bound:g})",
-    )  # fmt: skip
+        tried,
+        "eval_cosine",
+        values,
+        sample.windows.articles,
+        sample.sizes,
+        abs(means[best] - bound),
+        f"{best} ({means[best]:.3f}) and the bound ({bound:g})",
+    )
 
 
 def _success_power(tried: Bench) -> list[Power]:
@@ -65,11 +70,16 @@ def _success_power(tried: Bench) -> list[Power]:
     a, b = tried.ranked["copy_last"][0], tried.ranked["mean_context"][0]
     return [
         _power(
-            tried, metric, np.subtract(*improvement(a, b, metric)), a.articles, tried.test.sizes,
-            bound, f"no gain and a gain of {bound:g}",
+            tried,
+            metric,
+            np.subtract(*improvement(a, b, metric)),
+            a.articles,
+            tried.test.sizes,
+            bound,
+            f"no gain and a gain of {bound:g}",
         )
         for metric, bound in tried.config.success_bounds.items()
-    ]  # fmt: skip
+    ]
 
 
 def _power(
@@ -90,9 +100,13 @@ def _power(
     in_sample = (1 + float(alike) * mates) / seen.sum()
     scale = math.sqrt(effect / whole.sum() / in_sample)
     return Power(
-        metric=metric, half_width=scale * (estimate.upper - estimate.lower) / 2,
-        distance=distance, what=what, effect=effect, articles=len(whole),
-    )  # fmt: skip
+        metric=metric,
+        half_width=scale * (estimate.upper - estimate.lower) / 2,
+        distance=distance,
+        what=what,
+        effect=effect,
+        articles=len(whole),
+    )
 
 
 def _mates(sizes: Int[np.ndarray, " G"]) -> float:
@@ -115,7 +129,8 @@ def _underpowered(tried: Bench, gate: str, powers: Sequence[Power]) -> Iterator[
         where={"input": "gate", "gate": gate, "metric": worst.metric, **stated_pool(tried)},
         meaning=f"The {gate} gate cannot tell these apart on so few articles: its verdict will be "
         "INCONCLUSIVE, which is no failure of the model.",
-        next="move the bound: no number of articles settles a value that lies on it" if near
+        next="move the bound: no number of articles settles a value that lies on it"
+        if near
         else f"evaluate on about {worst.more} more articles",
         values={
             "half_width": worst.half_width,
@@ -124,4 +139,4 @@ def _underpowered(tried: Bench, gate: str, powers: Sequence[Power]) -> Iterator[
             "articles": float(worst.articles),
             "more_articles": float(worst.more),
         },
-    )  # fmt: skip
+    )

@@ -49,26 +49,28 @@ def ignores_input(material: Material) -> Iterator[Finding]:
     values = {"lift": lift.value, "moved": moved, **_sweep(material, given)}
     if moved < CONSTANT * spread and abs(lift.value) < LIFT:
         yield _ignores(
-            given, values,
+            given,
+            values,
             f"outputs for contexts of other articles have a cosine of {1 - moved:.6f}, their "
             f"cosine with the own target is {lift.value:+.4f} above that with another one",
             "The model gives one output whatever it reads, so no search with it can find anything.",
             RETRAIN if given.predictor else "check that the contexts reach the model that predicts",
-        )  # fmt: skip
+        )
         return
     honest = max(LIFT, LIFT_SHARE * windows.lift.value)
     follows, usual = follow(windows, given.predictions), follow(windows, windows.contexts[:, -1])
     unrelated = follows.above(2) < UNRELATED * usual.value
     if given.predictor is None and lift.above(2) < honest and unrelated:
         yield _ignores(
-            given, {**values, "follows": follows.value, "usual": usual.value},
+            given,
+            {**values, "follows": follows.value, "usual": usual.value},
             f"cosine with the own target {lift.value:+.4f} above that with another one; outputs "
             f"for like contexts {follows.value:+.3f} more alike than any two, their last contexts "
             f"{usual.value:+.3f}",
             "The outputs vary, but not with what was read: they are noise, or rows of other "
             "windows.",
             "predict again, one row per eval window in the order of the file, with dropout off",
-        )  # fmt: skip
+        )
 
 
 def _moved(given: Queries) -> float:

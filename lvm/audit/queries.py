@@ -139,9 +139,13 @@ def part(windows: Coherence, index: Int[np.ndarray, " k"]) -> Coherence:
     """Return some of the windows."""
     located = windows.located.select(index) if windows.located is not None else None
     return Coherence(
-        windows.rows[index], windows.contexts[index], windows.targets[index],
-        windows.clusters[index], windows.by_article, located,
-    )  # fmt: skip
+        windows.rows[index],
+        windows.contexts[index],
+        windows.targets[index],
+        windows.clusters[index],
+        windows.by_article,
+        located,
+    )
 
 
 @torch.no_grad()

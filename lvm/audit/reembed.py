@@ -51,9 +51,15 @@ def reembedded(material: Material) -> Iterator[Finding]:
     new, stored = encoder.encode(texts, 16), part.fetch(rows)
     if new.shape[1] != stored.shape[1]:
         yield _finding(
-            part, Severity.BLOCK, f"{encoder.name} gives vectors of width {new.shape[1]}, the "
-            f"{part.name} holds width {stored.shape[1]}", rows, len(rows), {}, every=True,
-        )  # fmt: skip
+            part,
+            Severity.BLOCK,
+            f"{encoder.name} gives vectors of width {new.shape[1]}, the "
+            f"{part.name} holds width {stored.shape[1]}",
+            rows,
+            len(rows),
+            {},
+            every=True,
+        )
         return
     cosine = np.nan_to_num(np.einsum("md,md->m", unit(new), unit(stored)))
     other = cosine < SAME
@@ -61,18 +67,23 @@ def reembedded(material: Material) -> Iterator[Finding]:
         return
     share = float(other.mean())
     yield _finding(
-        part, Severity.BLOCK if share >= BLOCK_SHARE else Severity.WARN,
+        part,
+        Severity.BLOCK if share >= BLOCK_SHARE else Severity.WARN,
         f"{int(other.sum())} of {len(rows)} chunks have another vector in the {part.name} than "
         f"{encoder.name} gives their text (median cosine {np.median(cosine[other]):.3f})",
-        rows[other], len(rows), _values(cosine), every=bool(other.all()),
-    )  # fmt: skip
+        rows[other],
+        len(rows),
+        _values(cosine),
+        every=bool(other.all()),
+    )
 
 
 def _values(cosine: Float[np.ndarray, " m"]) -> dict[str, float]:
     return {
-        "lowest": float(cosine.min()), "median": float(np.median(cosine)),
+        "lowest": float(cosine.min()),
+        "median": float(np.median(cosine)),
         "share": float((cosine < SAME).mean()),
-    }  # fmt: skip
+    }
 
 
 def _load(material: Material, request: EncoderRequest) -> Encoder:
@@ -132,22 +143,35 @@ def _of_documents(
 
 
 def _finding(
-    part: Part, severity: Severity, seen: str, rows: Int[np.ndarray, " m"], looked_at: int,
-    values: dict[str, float], *, every: bool,
-) -> Finding:  # fmt: skip
+    part: Part,
+    severity: Severity,
+    seen: str,
+    rows: Int[np.ndarray, " m"],
+    looked_at: int,
+    values: dict[str, float],
+    *,
+    every: bool,
+) -> Finding:
     articles = np.unique(part.keys[rows, 0])[:NUM_WORST].tolist()
     return Finding(
         code="SPACE_MISMATCH",
         severity=severity,
         seen=seen,
         allowed=f"a cosine of {SAME} or more with the stored vector, for every chunk",
-        where={"input": part.name, "source": part.source, "count": len(rows), "of": looked_at,
-               "rows": [int(r) for r in rows[:NUM_WORST]], "articles": articles},
+        where={
+            "input": part.name,
+            "source": part.source,
+            "count": len(rows),
+            "of": looked_at,
+            "rows": [int(r) for r in rows[:NUM_WORST]],
+            "articles": articles,
+        },
         meaning="The vectors were not made by this encoder, or with another pooling, prefix or "
-        "precision, or not from these texts; all files cut from them share that." if every else
-        "These chunks come from another encoder than the rest, or their text is not the one that "
-        "was embedded.",
+        "precision, or not from these texts; all files cut from them share that."
+        if every
+        else "These chunks come from another encoder than the rest, or their text is not the one "
+        "that was embedded.",
         next=f"embed the texts of {part.source} again in one run (lvm embed --model NAME), or name "
         "the encoder that made the vectors",
         values=values,
-    )  # fmt: skip
+    )

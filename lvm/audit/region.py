@@ -58,11 +58,14 @@ def easy_region(material: Material) -> Iterator[Seen]:
         seen=seen,
         allowed=f"up to {EASY_RATIO} in all, {REGION[0]} to {REGION[1]} per block of "
         f"{ARTICLES_PER_BLOCK} articles",
-        where={"input": "eval", "source": material.side("eval").source,
-               "articles": [int(a) for articles, _ in odd for a in articles][:NUM_WORST],
-               "blocks": [[int(a[0]), int(a[-1])] for a, _ in odd]},
+        where={
+            "input": "eval",
+            "source": material.side("eval").source,
+            "articles": [int(a) for articles, _ in odd for a in articles][:NUM_WORST],
+            "blocks": [[int(a[0]), int(a[-1])] for a, _ in odd],
+        },
         values={"ratio": whole.value, "blocks_out": float(len(odd))},
-    )  # fmt: skip
+    )
 
 
 def _neighbours(side: Coherence) -> Float[np.ndarray, " m"]:

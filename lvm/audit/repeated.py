@@ -62,13 +62,18 @@ def repeated_windows(material: Material) -> Iterator[Finding]:
             seen=f"{share:.1%} of {len(side)} {side.name} windows repeat another one: each stands "
             f"{times:.1f} times on average",
             allowed=f"at most {REPEATED_WARN:.0%}",
-            where={"input": side.name, "source": side.source, "count": round(share * len(side)),
-                   "of": len(side), "rows": rows[again][:NUM_WORST].tolist()},
+            where={
+                "input": side.name,
+                "source": side.source,
+                "count": round(share * len(side)),
+                "of": len(side),
+                "rows": rows[again][:NUM_WORST].tolist(),
+            },
             meaning="The same window counts several times, in every mean and in every epoch; it "
             "adds no text.",
             next=REPAIR,
             values={"repeated": share, "times": times},
-        )  # fmt: skip
+        )
 
 
 def whole_keys(side: Side, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " n"]:

@@ -137,12 +137,21 @@ def hubness(material: Material) -> Iterator[Seen]:
         f"among the first {NEIGHBOURS} of all queries (skewness {mine.skew:.1f})",
         allowed=f"at most {allowed:.0%}; targets and mixes of their contexts come to {share:.0%} "
         f"(skewness {skew:.1f}) in the same pool",
-        where={"input": found.given.source, "count": len(mine.rows), "of": len(found.rows),
-               "rows": worst[:10].tolist(),
-               "articles": material.pool.articles[worst[:10]].tolist()},
-        values={"share": mine.share, "skew": mine.skew, "usual_share": share, "usual_skew": skew,
-                "pool": float(len(found.rows))},
-    )  # fmt: skip
+        where={
+            "input": found.given.source,
+            "count": len(mine.rows),
+            "of": len(found.rows),
+            "rows": worst[:10].tolist(),
+            "articles": material.pool.articles[worst[:10]].tolist(),
+        },
+        values={
+            "share": mine.share,
+            "skew": mine.skew,
+            "usual_share": share,
+            "usual_skew": skew,
+            "pool": float(len(found.rows)),
+        },
+    )
 
 
 def _reference(found: Search, rows: Float[np.ndarray, "m D"]) -> Tensor:
@@ -215,9 +224,15 @@ def split_space(material: Material) -> Iterator[Finding]:
         "one, so what it learned is lost.",
         next=f'step 1 first: set search_space = "{other}", or train the contrastive loss in the '
         f'{used} space (objective.space = "{used}")',
-        values={"gain": gain.value, "lower": gain.lower, "upper": gain.upper,
-                "pool": float(len(found.rows)), **_named(used, here), **_named(other, there)},
-    )  # fmt: skip
+        values={
+            "gain": gain.value,
+            "lower": gain.lower,
+            "upper": gain.upper,
+            "pool": float(len(found.rows)),
+            **_named(used, here),
+            **_named(other, there),
+        },
+    )
 
 
 def _in_space(found: Search, space: str) -> InSpace:

@@ -91,8 +91,11 @@ class GivenRows:
     def scores(self, rows: Int[np.ndarray, " q"]) -> Float[np.ndarray, "q m"]:
         """Return how well each of some predictions fits every window, targets and contexts."""
         predictions, *others = self.parts
-        both = [weight * (predictions[rows] @ x.T)
-                for weight, x in zip(self.weights, others, strict=True) if weight > 0]  # fmt: skip
+        both = [
+            weight * (predictions[rows] @ x.T)
+            for weight, x in zip(self.weights, others, strict=True)
+            if weight > 0
+        ]
         return np.asarray(sum(both))
 
 
@@ -129,9 +132,13 @@ def _read(material: Material, side: Side) -> GivenRows:
             "predict them again",
         )
     return GivenRows(
-        len(side), rows[good], predictions[good], targets[good], contexts[good],
+        len(side),
+        rows[good],
+        predictions[good],
+        targets[good],
+        contexts[good],
         _articles(side, rows)[good],
-    )  # fmt: skip
+    )
 
 
 def chosen_rows(total: int) -> Int[np.ndarray, " m"]:

@@ -33,9 +33,10 @@ class AuditVerdict(StrEnum):
     def exit_status(self) -> int:
         """Exit status of `lvm audit`: a check that broke is an error of the program, not clean."""
         ends = {
-            "BLOCKED": ExitStatus.BLOCKED, "UNSURE": ExitStatus.PROGRAM,
+            "BLOCKED": ExitStatus.BLOCKED,
+            "UNSURE": ExitStatus.PROGRAM,
             "NOT_EVALUABLE": ExitStatus.TOO_LITTLE,
-        }  # fmt: skip
+        }
         return ends.get(self.value, ExitStatus.OK)
 
 
@@ -113,9 +114,13 @@ def _run(one: Check, material: Material) -> CheckResult:
     if findings and status in (Status.PASS, Status.NOT_EVALUABLE):
         status = Status.FOUND
     return CheckResult(
-        code=one.code, status=status, findings=tuple(findings), reason=reason, next=supply,
+        code=one.code,
+        status=status,
+        findings=tuple(findings),
+        reason=reason,
+        next=supply,
         seconds=round(time.perf_counter() - started, 3),
-    )  # fmt: skip
+    )
 
 
 def audit_document(audit: Audit, material: Material, **more: Any) -> dict[str, Any]:

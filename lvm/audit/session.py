@@ -181,9 +181,12 @@ def document(audit: Audit, material: Material, steps: Collection[Routed]) -> dic
     order = [] if audit.blocking else [str(number) for number in taken.order]
     reasons = [] if audit.blocking else list(taken.reasons)
     return audit_document(
-        audit, material, ladder=rungs, plots=plots,
+        audit,
+        material,
+        ladder=rungs,
+        plots=plots,
         route={"blocked": audit.blocking, "order": order, "reasons": reasons},
-    )  # fmt: skip
+    )
 
 
 def num_bytes(material: Material) -> int:

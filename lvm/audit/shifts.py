@@ -105,9 +105,14 @@ class _Reading:
         return Shift(by, first, last, bool(part.all()), gain, 1 - own.mean(), 1 - other.mean())
 
     def _is_read(
-        self, by: int, rows: Int[np.ndarray, " k"], there: Int[np.ndarray, " k"],
-        own: Float[np.ndarray, " k"], other: Float[np.ndarray, " k"], gain: Level,
-    ) -> bool:  # fmt: skip
+        self,
+        by: int,
+        rows: Int[np.ndarray, " k"],
+        there: Int[np.ndarray, " k"],
+        own: Float[np.ndarray, " k"],
+        other: Float[np.ndarray, " k"],
+        gain: Level,
+    ) -> bool:
         """Whether the shifted window is the one that was read.
 
         A better account of it is proof, but for one thing: a window further on holds the target,

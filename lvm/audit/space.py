@@ -118,15 +118,18 @@ def _frame(material: Material) -> Frame:
     values, axes = np.linalg.eigh(fitted.T.astype(np.float64) @ fitted / len(fitted))
     count = 1 + int(np.searchsorted(np.cumsum(values[::-1]) / values.sum(), ENERGY))
     made = Frame(
-        mean=fitted.mean(axis=0), axes=axes[:, ::-1][:, :count].astype(np.float32),
-        part_means=np.empty(0), part_energy=np.empty(0),
-    )  # fmt: skip
+        mean=fitted.mean(axis=0),
+        axes=axes[:, ::-1][:, :count].astype(np.float32),
+        part_means=np.empty(0),
+        part_energy=np.empty(0),
+    )
     parts = list(_parts(train, articles[half:], _num_eval_articles(material), rng))
     return Frame(
-        mean=made.mean, axes=made.axes,
+        mean=made.mean,
+        axes=made.axes,
         part_means=np.array([made.mean_cosine(p) for p in parts]),
         part_energy=np.array([made.energy(p) for p in parts]),
-    )  # fmt: skip
+    )
 
 
 def _parts(
@@ -247,9 +250,12 @@ def _finding(material: Material, name: str, like: Likeness, severity: Severity) 
         "other.",
         next=f"embed the text of the {name} side again with the model of the others (lvm embed "
         "--model NAME); if it is the same model on other text, go on with --allow SPACE_MISMATCH",
-        values={"mean_cosine": like.mean_cosine, "mean_usual": like.mean_usual,
-                "energy": like.energy},
-    )  # fmt: skip
+        values={
+            "mean_cosine": like.mean_cosine,
+            "mean_usual": like.mean_usual,
+            "energy": like.energy,
+        },
+    )
 
 
 def _random_pairs(material: Material) -> Iterator[Finding]:

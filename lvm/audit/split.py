@@ -67,16 +67,22 @@ def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Finding]:
         f"{eval_.context_length} chunks of a train window",
         allowed="0 articles, 0 windows",
         where={
-            "input": "eval", "source": eval_.source, "count": int(shared.sum()), "of": len(eval_),
+            "input": "eval",
+            "source": eval_.source,
+            "count": int(shared.sum()),
+            "of": len(eval_),
             "rows": np.flatnonzero(reach if reach.any() else shared)[:NUM_WORST].tolist(),
             "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist(),
         },
         meaning="The model has read this text, so a score on it says nothing about text that it "
         "has not read.",
         next=REPAIR,
-        values={"articles": float(len(articles)), "windows": float(shared.sum()),
-                "near": float(reach.sum())},
-    )  # fmt: skip
+        values={
+            "articles": float(len(articles)),
+            "windows": float(shared.sum()),
+            "near": float(reach.sum()),
+        },
+    )
 
 
 def target_keys(material: Material, side: Side) -> Places | None:
@@ -114,9 +120,12 @@ def _speaks(material: Material, side: Side) -> bool:
 
 
 def _foreign(
-    material: Material, train: Side, rows: Int[np.ndarray, " m"], keys: Int[np.ndarray, "m 2"],
+    material: Material,
+    train: Side,
+    rows: Int[np.ndarray, " m"],
+    keys: Int[np.ndarray, "m 2"],
     known: Bool[np.ndarray, " m"],
-) -> Bool[np.ndarray, " m"]:  # fmt: skip
+) -> Bool[np.ndarray, " m"]:
     """Which train targets seem to be of an eval article, while their contexts are of another one.
 
     Such a target was overwritten: EVAL_UNPAIRED says so, and no eval text was trained on in order.
@@ -176,13 +185,19 @@ def _by_likeness(
         seen=f"{len(own)} of {total} eval articles are copies of train articles under another id "
         f"({len(rows)} windows, {share:.1%})",
         allowed=f"{COPIED_WINDOWS:.0%} of the windows",
-        where={"input": "eval", "source": eval_.source, "count": len(rows), "of": len(eval_),
-               "rows": rows[:NUM_WORST].tolist(), "articles": own[:NUM_WORST].tolist()},
+        where={
+            "input": "eval",
+            "source": eval_.source,
+            "count": len(rows),
+            "of": len(eval_),
+            "rows": rows[:NUM_WORST].tolist(),
+            "articles": own[:NUM_WORST].tolist(),
+        },
         meaning="The same text was embedded twice, and the model has read one copy: a score on the "
         "other says nothing about text that it has not read.",
         next=REPAIR,
         values={"articles": float(len(own)), "windows": float(len(rows)), "share": share},
-    )  # fmt: skip
+    )
 
 
 def copies_of_train(
@@ -242,9 +257,12 @@ def _by_content(material: Material, eval_: Side, train: Side) -> Iterator[Findin
         if share > SAME_CONTENT:
             rows = np.flatnonzero(np.isin(mine, theirs))
             yield _content(
-                eval_, f"{share:.1%} of the last eval contexts are train targets, bit by bit", rows,
-                Severity.BLOCK, {"share": share},
-            )  # fmt: skip
+                eval_,
+                f"{share:.1%} of the last eval contexts are train targets, bit by bit",
+                rows,
+                Severity.BLOCK,
+                {"share": share},
+            )
 
 
 def _by_memory(material: Material, eval_: Side) -> Iterator[Finding]:
@@ -254,10 +272,13 @@ def _by_memory(material: Material, eval_: Side) -> Iterator[Finding]:
     gap = memoriser_gap(mine, theirs)
     if gap is not None and gap.value > MEMORISER_GAP and gap.below() > MEMORISER_GAP / 3:
         yield _content(
-            eval_, "answering with what followed the most similar train context scores "
-            f"{gap.value:.3f} more on eval than on unseen train articles", np.empty(0, np.int64),
-            Severity.WARN, {"gap": gap.value},
-        )  # fmt: skip
+            eval_,
+            "answering with what followed the most similar train context scores "
+            f"{gap.value:.3f} more on eval than on unseen train articles",
+            np.empty(0, np.int64),
+            Severity.WARN,
+            {"gap": gap.value},
+        )
 
 
 def _content(
@@ -268,12 +289,17 @@ def _content(
         severity=severity,
         seen=seen,
         allowed=f"{SAME_CONTENT:.0%} equal targets, a gap of {MEMORISER_GAP}",
-        where={"input": "eval", "source": eval_.source, "count": len(rows), "of": len(eval_),
-               "rows": rows[:NUM_WORST].tolist()},
+        where={
+            "input": "eval",
+            "source": eval_.source,
+            "count": len(rows),
+            "of": len(eval_),
+            "rows": rows[:NUM_WORST].tolist(),
+        },
         meaning="Text of the eval side, or copies of it, stand in the train side under other keys.",
         next="remove documents that occur twice before splitting, then cut the windows again",
         values=values,
-    )  # fmt: skip
+    )
 
 
 def memoriser_gap(eval_: Coherence, train: Coherence) -> Level | None:

@@ -51,7 +51,9 @@ def collapse(material: Material) -> Iterator[Finding]:
     if ratio >= warn:
         return
     yield _finding(
-        given, "COLLAPSE", Severity.BLOCK if ratio < block else Severity.WARN,
+        given,
+        "COLLAPSE",
+        Severity.BLOCK if ratio < block else Severity.WARN,
         f"predictions spread {ratio:.3g} times as much as targets; the best affine mix of contexts "
         f"{mix:.3g} times",
         f"at least {warn:.3g} (blocking below {block:.3g})",
@@ -60,7 +62,7 @@ def collapse(material: Material) -> Iterator[Finding]:
         "run steps 2 (temperature) and 5 (anchor) first; a loss that rewards the mean, or too "
         "large a weight decay, does this",
         {"ratio": ratio, "mix": mix, "dispersion": spread, "target_dispersion": targets},
-    )  # fmt: skip
+    )
 
 
 @check("LOW_RANK", "do predictions use as many directions as the text has?", About(of_model=True))
@@ -81,7 +83,9 @@ def low_rank(material: Material) -> Iterator[Finding]:
     if rank >= LOW_RANK * usual * own:
         return
     yield _finding(
-        given, "LOW_RANK", Severity.WARN,
+        given,
+        "LOW_RANK",
+        Severity.WARN,
         f"effective rank {rank:.1f}, that of the targets is {own:.1f}, of mixes of their contexts "
         f"{usual * targets:.1f}",
         f"at least {LOW_RANK * usual * own:.1f}",
@@ -90,7 +94,7 @@ def low_rank(material: Material) -> Iterator[Finding]:
         "look for a narrow layer before the output (model.hidden), or an objective taken behind a "
         "narrow head alone; step 1 has the arms for it",
         {"rank": rank, "target_rank": own, "mix_rank": usual * targets},
-    )  # fmt: skip
+    )
 
 
 def effective_rank(rows: Float[np.ndarray, "m D"]) -> float:
@@ -107,12 +111,26 @@ def effective_rank(rows: Float[np.ndarray, "m D"]) -> float:
 
 
 def _finding(
-    given: Queries, code: str, severity: Severity, seen: str, allowed: str, meaning: str, next: str,
+    given: Queries,
+    code: str,
+    severity: Severity,
+    seen: str,
+    allowed: str,
+    meaning: str,
+    next: str,
     values: dict[str, float],
-) -> Finding:  # fmt: skip
+) -> Finding:
     return Finding(
-        code=code, severity=severity, seen=seen, allowed=allowed, meaning=meaning, next=next,
-        where={"input": given.source, "count": len(given.predictions),
-               "of": len(given.predictions)},
+        code=code,
+        severity=severity,
+        seen=seen,
+        allowed=allowed,
+        meaning=meaning,
+        next=next,
+        where={
+            "input": given.source,
+            "count": len(given.predictions),
+            "of": len(given.predictions),
+        },
         values=values,
-    )  # fmt: skip
+    )

@@ -56,9 +56,11 @@ def check_stated(stated: SeenArticles, bank: Bank | None) -> None:
 
 
 def stated_articles(
-    stated: SeenArticles, bank: Bank | None, vectors: Float[np.ndarray, "m D"],
+    stated: SeenArticles,
+    bank: Bank | None,
+    vectors: Float[np.ndarray, "m D"],
     articles: Int[np.ndarray, " m"],
-) -> Int[np.ndarray, " a"]:  # fmt: skip
+) -> Int[np.ndarray, " a"]:
     """Return which of the articles of some chunks a statement names, by id or by their text."""
     by_id = np.intersect1d(articles, stated.articles)
     if stated.text is None:

@@ -41,14 +41,17 @@ def _of_reading(material: Material, part: Part, reading: Reading) -> Finding:
     counts = counted_by_side(material, judged, ids)
     share = len(ids) / len(judged)
     return _finding(
-        part, counts, ids, len(judged),
+        part,
+        counts,
+        ids,
+        len(judged),
         Severity.BLOCK if share >= BLOCK_SHARE else Severity.WARN,
         seen=f"{reading.mistake.name}: in {len(ids)} of {len(judged)} articles of the {part.name} "
         f"that were looked at{shared(counts)} neighbours become more alike, by {reading.gain:.3f} "
         f"(standard error {reading.error:.3f}), when this is undone",
         meaning=reading.mistake.meaning,
         values={"gain": reading.gain, "error": reading.error, "share": share},
-    )  # fmt: skip
+    )
 
 
 def _of_break(material: Material, part: Part, articles: list[Article], found: Break) -> Finding:
@@ -59,23 +62,35 @@ def _of_break(material: Material, part: Part, articles: list[Article], found: Br
     sure = found.in_turn if found.shuffled else found.of_file and found.unrelated
     meaning = (
         "Chunks were shuffled within batches, so the next one cannot be predicted inside a batch."
-        if found.shuffled else
-        "Batches of chunks stand in another order than the text, which breaks off at their ends."
-    )  # fmt: skip
+        if found.shuffled
+        else "Batches of chunks stand in another order than the text, which breaks off at their "
+        "ends."
+    )
     return _finding(
-        part, counts, sorted(ids), len(ids), Severity.BLOCK if sure else Severity.WARN,
+        part,
+        counts,
+        sorted(ids),
+        len(ids),
+        Severity.BLOCK if sure else Severity.WARN,
         seen=f"{'shuffled within' if found.shuffled else 'another order of'} {where}: neighbours "
         f"within a batch are more alike than across its end, by {found.drop.value:.3f} (standard "
         f"error {found.drop.error:.3f}){shared(counts)}",
         meaning=meaning + ("" if sure else " Sections of equal length would look the same."),
         values={"drop": found.drop.value, "z": found.drop.z, "batch": float(found.size)},
-    )  # fmt: skip
+    )
 
 
 def _finding(
-    part: Part, counts: dict[str, tuple[int, int]], ids: list[int], judged: int,
-    severity: Severity, *, seen: str, meaning: str, values: dict[str, float],
-) -> Finding:  # fmt: skip
+    part: Part,
+    counts: dict[str, tuple[int, int]],
+    ids: list[int],
+    judged: int,
+    severity: Severity,
+    *,
+    seen: str,
+    meaning: str,
+    values: dict[str, float],
+) -> Finding:
     damaged = [name for name, (odd, _) in counts.items() if odd]
     if part.name == "bank" and len(damaged) > 1:
         meaning += " Train and eval windows share the damage."
@@ -84,10 +99,15 @@ def _finding(
         severity=severity,
         seen=seen,
         allowed="text that runs on from chunk to chunk in the order of its keys",
-        where={"input": part.name, "source": part.source, "count": len(ids), "of": judged,
-               "articles": ids[:NUM_WORST]},
+        where={
+            "input": part.name,
+            "source": part.source,
+            "count": len(ids),
+            "of": judged,
+            "articles": ids[:NUM_WORST],
+        },
         meaning=meaning,
         next=f"sort the chunks of every article of {part.source} by their place in the text (as "
         "numbers), then cut the windows again (lvm embed keeps the order)",
         values=values,
-    )  # fmt: skip
+    )

@@ -120,7 +120,8 @@ def undertrained(log: TrainingLog) -> Iterator[Finding]:
     if reason is None:
         return
     yield finding_on(
-        "UNDERTRAINED", log,
+        "UNDERTRAINED",
+        log,
         seen=reason,
         allowed=f"outside {WARMUP_MARGIN} warm-ups, and {ENOUGH_UPDATES} updates or a loss at "
         f"{LEARNED} of no learning",
@@ -128,9 +129,12 @@ def undertrained(log: TrainingLog) -> Iterator[Finding]:
         "verdict is NOT_EVALUABLE.",
         next="raise training.epochs, lower training.warmup_fraction or training.batch_size, or "
         "train on more text",
-        values={"updates": float(log.updates), "warmup_updates": float(log.warmup),
-                "share_left": share_left(log)[0]},
-    )  # fmt: skip
+        values={
+            "updates": float(log.updates),
+            "warmup_updates": float(log.warmup),
+            "share_left": share_left(log)[0],
+        },
+    )
 
 
 @_on_training(
@@ -153,7 +157,8 @@ def loss_scale(log: TrainingLog) -> Iterator[Finding]:
         reference = log.term
         weak, strong = (term, reference) if ratio < 1 else (reference, term)
         yield finding_on(
-            "LOSS_SCALE", log,
+            "LOSS_SCALE",
+            log,
             severity=Severity.WARN if weakness < DROWNED else Severity.INFO,
             seen=f"the gradient of the weighted {term} term is {ratio:.2g} of that of the "
             f"{reference} term (median over {len(ratios)} epochs)",
@@ -163,7 +168,7 @@ def loss_scale(log: TrainingLog) -> Iterator[Finding]:
             "training says nothing of its use.",
             next=_balance(objective, term, ratio),
             values={"ratio": ratio},
-        )  # fmt: skip
+        )
 
 
 def _balance(objective: ObjectiveConfig, term: str, ratio: float) -> str:
@@ -185,7 +190,8 @@ def dead_parameters(log: TrainingLog) -> Iterator[Finding]:
         return
     where = "the whole predictor" if worst == "all" else f"the part {worst!r}"
     yield finding_on(
-        "DEAD_PARAMETERS", log,
+        "DEAD_PARAMETERS",
+        log,
         seen=f"{shares[worst]:.1%} of the parameter rows of {where} without any gradient",
         allowed=f"at most {DEAD:.0%}",
         meaning="These parameters keep their random start: a branch is cut off, an output is not "
@@ -193,7 +199,7 @@ def dead_parameters(log: TrainingLog) -> Iterator[Finding]:
         next="find the unused layer or output, or set objective.stop_gradient and the weights so "
         "that a term reaches it",
         values=shares,
-    )  # fmt: skip
+    )
 
 
 @_on_training("OVERFIT", "does the model still get better on text it has not seen?")
@@ -206,7 +212,8 @@ def overfit(log: TrainingLog) -> Iterator[Finding]:
     signs = [s for s in (_first_is_best(log, losses), _rising(losses), _gap(log, values)) if s]
     if signs:
         yield finding_on(
-            "OVERFIT", log,
+            "OVERFIT",
+            log,
             seen="; ".join(signs),
             allowed=f"fewer than {RISING_EPOCHS} rising epochs in a row (by {RISE:.0%} in all), a "
             f"best epoch after the first of {MANY_EPOCHS + 1} or more, a gap of at most {GAP:g} or "
@@ -216,7 +223,7 @@ def overfit(log: TrainingLog) -> Iterator[Finding]:
             next=f"set training.epochs to about {best_epoch}, raise model.dropout or "
             "training.weight_decay, or train on more text",
             values=values,
-        )  # fmt: skip
+        )
 
 
 def _dev_losses(log: TrainingLog) -> list[tuple[int, float]]:
@@ -272,7 +279,8 @@ def diverged(log: TrainingLog) -> Iterator[Finding]:
 def _unstable(log: TrainingLog, seen: str, values: Mapping[str, float]) -> Finding:
     rate = log.recipe.training.learning_rate
     return finding_on(
-        "DIVERGED", log,
+        "DIVERGED",
+        log,
         seen=seen,
         allowed=f"finite numbers, and a drop of at most {DROP:g} between epochs",
         meaning="The updates were too large for this loss; what was learned before is lost, or "
@@ -280,7 +288,7 @@ def _unstable(log: TrainingLog, seen: str, values: Mapping[str, float]) -> Findi
         next=f"lower training.learning_rate (now {rate:g}), or raise training.warmup_fraction or "
         "objective.temperature",
         values=values,
-    )  # fmt: skip
+    )
 
 
 def _dev_cosine(record: EpochRecord) -> float | None:

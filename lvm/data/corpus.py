@@ -214,9 +214,17 @@ _APPENDIX = re.compile(
 # the time stays proportional to the text, whatever it is.
 _EMPTY_REFERENCE = re.compile(r"<ref\b[^<>]*/>", re.I)
 _TAGS_WITHOUT_TEXT = (
-    "math", "gallery", "timeline", "imagemap", "source", "syntaxhighlight", "score", "hiero",
-    "chem", "table",
-)  # fmt: skip
+    "math",
+    "gallery",
+    "timeline",
+    "imagemap",
+    "source",
+    "syntaxhighlight",
+    "score",
+    "hiero",
+    "chem",
+    "table",
+)
 MOST_NESTED_LINKS = 20  # a link in the caption of a picture is the second level
 _BREAKING_TAG = re.compile(r"</?(?:br|hr|p|div|center|blockquote|[uod]l|li|d[dt])\b[^<>]*>", re.I)
 _CONVERT = re.compile(r"\{\{\s*(?:convert|cvt)\s*\|([^{}|]*+)\|([^{}|]*+)[^{}]*+\}\}", re.I)

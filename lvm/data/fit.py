@@ -42,10 +42,11 @@ class Fitted:
         return {
             "titles": {str(i): document.title for i, document in enumerate(self.documents)},
             "left_out": {
-                "short": len(self.short), "unreadable": len(self.unreadable),
+                "short": len(self.short),
+                "unreadable": len(self.unreadable),
                 "split_chunks": self.split,
             },
-        }  # fmt: skip
+        }
 
     def in_words(self) -> Iterator[str]:
         """Yield a sentence for each thing that a person should know."""
@@ -114,14 +115,18 @@ def _cut(chunks: list[str], count: Count | None, limit: int | None) -> tuple[lis
     """Return chunks of at most `limit` tokens and how many were split; None for one without any."""
     if count is None:
         return chunks, 0
-    numbers = [n for start in range(0, len(chunks), BATCH)
-               for n in count(chunks[start : start + BATCH])]  # fmt: skip
+    numbers = [
+        n for start in range(0, len(chunks), BATCH) for n in count(chunks[start : start + BATCH])
+    ]
     if min(numbers) == 0:
         return None, 0
     if limit is None:
         return chunks, 0
-    cut = [piece for chunk, n in zip(chunks, numbers, strict=True)
-           for piece in ([chunk] if n <= limit else _pieces(chunk, count, limit))]  # fmt: skip
+    cut = [
+        piece
+        for chunk, n in zip(chunks, numbers, strict=True)
+        for piece in ([chunk] if n <= limit else _pieces(chunk, count, limit))
+    ]
     return cut, sum(n > limit for n in numbers)
 
 

@@ -22,9 +22,7 @@ class DataRequest:
 
 def check_request(request: DataRequest, *, whole: bool = True) -> None:
     """Raise UsageError unless the request names one source of data, and all of it if `whole`."""
-    report = {
-        "--train": request.train, "--eval": request.evaluation, "--payload": request.payload
-    }  # fmt: skip
+    report = {"--train": request.train, "--eval": request.evaluation, "--payload": request.payload}
     given = [flag for flag, path in report.items() if path is not None]
     if given and request.bank is not None:
         raise UsageError(f"--data and {given[0]} both name the data; give one or the other.")

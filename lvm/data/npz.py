@@ -111,8 +111,13 @@ class _Npz(Mapping[str, np.ndarray]):
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    NotImplementedError,
+)
 
 
 def _seek_to_data(handle: IO[bytes], info: zipfile.ZipInfo, where: str) -> None:

@@ -58,9 +58,13 @@ def _read_parquet(path: Path) -> Bank:
         raise DataError(f"{path} cannot be read as Parquet ({told}); write it again.") from None
     named = {
         what: next((name for name in names if name in table.column_names), None)
-        for what, names in
-        (("vector", VECTORS), ("article", ARTICLES), ("chunk", CHUNKS), ("text", TEXTS))
-    }  # fmt: skip
+        for what, names in (
+            ("vector", VECTORS),
+            ("article", ARTICLES),
+            ("chunk", CHUNKS),
+            ("text", TEXTS),
+        )
+    }
     missing = [what for what in ("vector", "article", "chunk") if named[what] is None]
     if missing:
         raise SchemaError(

@@ -65,10 +65,21 @@ def _read_apart(path: Path, size: int) -> Bank:
 
     with tempfile.TemporaryDirectory(prefix="lvm-payload-") as name:
         done = subprocess.run(
-            [sys.executable, "-m", "lvm.data.pickled",
-             str(path.absolute()), name, str(seconds), str(memory)],
-            cwd=name, env=_environment(), capture_output=True, text=True, errors="backslashreplace",
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "lvm.data.pickled",
+                str(path.absolute()),
+                name,
+                str(seconds),
+                str(memory),
+            ],
+            cwd=name,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",
+        )
         if done.stdout:
             answer = json.loads(done.stdout)
             kind = UnsafePayloadError if answer["kind"] == "UnsafePayloadError" else DataError

@@ -16,17 +16,28 @@ from lvm.registry import closest
 
 # What Ray 2.60 reads from the provider section; its schema lets every other key through unread.
 _EVERY_PROVIDER = {
-    "type", "use_internal_ips", "use_external_head_ip", "disable_node_updaters",
-    "disable_launch_config_check", "foreground_node_launch", "worker_liveness_check",
-}  # fmt: skip
+    "type",
+    "use_internal_ips",
+    "use_external_head_ip",
+    "disable_node_updaters",
+    "disable_launch_config_check",
+    "foreground_node_launch",
+    "worker_liveness_check",
+}
 PROVIDER_KEYS: dict[str, set[str]] = {
     "aws": {
-        "region", "availability_zone", "cache_stopped_nodes", "security_group", "key_pair",
-        "aws_credentials", "max_terminate_nodes", "cloudwatch",
+        "region",
+        "availability_zone",
+        "cache_stopped_nodes",
+        "security_group",
+        "key_pair",
+        "aws_credentials",
+        "max_terminate_nodes",
+        "cloudwatch",
     },
     "gcp": {"region", "availability_zone", "project_id", "cache_stopped_nodes", "gcp_credentials"},
     "local": {"head_ip", "worker_ips", "external_head_ip", "coordinator_address"},
-}  # fmt: skip
+}
 
 
 def unknown_key(

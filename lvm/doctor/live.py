@@ -131,9 +131,17 @@ def _plain(state: Any) -> dict[str, Any]:
 
 
 _KEYS = (
-    "job_id", "status", "state", "name", "class_name", "ray_namespace", "actor_id",
-    "placement_group_id", "creator_job_id", "bundles",
-)  # fmt: skip
+    "job_id",
+    "status",
+    "state",
+    "name",
+    "class_name",
+    "ray_namespace",
+    "actor_id",
+    "placement_group_id",
+    "creator_job_id",
+    "bundles",
+)
 
 
 def judge_left_behind(

@@ -62,9 +62,14 @@ def _judged(run: Path, running: Collection[Path]) -> Finding:
         return Finding(what=shown(run), seen=str(problem), ok=False, next="remove the folder")
     verdict = build_verdict(events, resume="")["verdict"]
     return judge_run(
-        shown(run), events, verdict, driver_of(run), time.time(),
-        in_mlflow=run.absolute() in running, resume=resume_of(events, run),
-    )  # fmt: skip
+        shown(run),
+        events,
+        verdict,
+        driver_of(run),
+        time.time(),
+        in_mlflow=run.absolute() in running,
+        resume=resume_of(events, run),
+    )
 
 
 def judge_run(

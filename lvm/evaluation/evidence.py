@@ -90,9 +90,12 @@ def _selected(view: View, kept: Int[np.ndarray, " m"]) -> View:
         return Ranks(of.greater[kept], of.equal[kept], of.candidates[kept])
 
     per_query = replace(
-        found, cosine=found.cosine[kept], masked=ranks(found.masked), raw=ranks(found.raw),
+        found,
+        cosine=found.cosine[kept],
+        masked=ranks(found.masked),
+        raw=ranks(found.raw),
         articles=found.articles[kept],
-    )  # fmt: skip
+    )
     return View(view.space, view.queries[ids_on(kept, view.queries.device)], view.pool, per_query)
 
 
@@ -175,9 +178,11 @@ def _histograms(
         return [round(float(count) / len(values), DIGITS) for count in counts]
 
     return {
-        "low": round(first * width, DIGITS), "width": width, "paired": shares(paired),
+        "low": round(first * width, DIGITS),
+        "width": width,
+        "paired": shares(paired),
         "shuffled": shares(shuffled),
-    }  # fmt: skip
+    }
 
 
 def _mean(values: np.ndarray) -> float | None:

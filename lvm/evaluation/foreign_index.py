@@ -82,11 +82,18 @@ def _start(path: Path, size: int) -> subprocess.Popen[bytes]:
     places = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     limits = [SECONDS + size // BYTES_PER_SECOND, MEMORY + MEMORY_PER_BYTE * size]
     return subprocess.Popen(
-        [sys.executable, "-m", "lvm.evaluation.faiss_apart",
-         str(path.absolute()), *map(str, limits)],
+        [
+            sys.executable,
+            "-m",
+            "lvm.evaluation.faiss_apart",
+            str(path.absolute()),
+            *map(str, limits),
+        ],
         env={**os.environ, "PYTHONPATH": places, "OPENBLAS_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

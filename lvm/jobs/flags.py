@@ -13,8 +13,12 @@ from lvm.jobs.options import EvalOptions, TrainOptions, TriageOptions
 from lvm.presets import DEFAULT_PRESET, PRESETS
 
 TRAIN_ENDS = (
-    ExitStatus.OK, ExitStatus.USAGE, ExitStatus.PROGRAM, ExitStatus.LOST, ExitStatus.INTERRUPTED,
-)  # fmt: skip
+    ExitStatus.OK,
+    ExitStatus.USAGE,
+    ExitStatus.PROGRAM,
+    ExitStatus.LOST,
+    ExitStatus.INTERRUPTED,
+)
 
 LISTS = ("plugin", "allow")  # flags that are given once for each value
 
@@ -84,9 +88,12 @@ def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -
     p.add_argument("--preset", default=DEFAULT_PRESET, metavar="NAME", help=", ".join(PRESETS))
     otherwise = "train in this process" if workers is None else str(workers)
     p.add_argument(
-        "--workers", type=int, default=workers, metavar="N",
+        "--workers",
+        type=int,
+        default=workers,
+        metavar="N",
         help=f"Ray Train workers (DDP; default: {otherwise})",
-    )  # fmt: skip
+    )
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
     p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
 

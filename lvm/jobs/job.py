@@ -48,9 +48,15 @@ class Job:
     """The run of one process; `run` is its main path."""
 
     def __init__(
-        self, options: TriageOptions, command: str, config: RunConfig, lock: Lock, journal: Journal,
-        lines: JsonLines, head: LocalHead | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        options: TriageOptions,
+        command: str,
+        config: RunConfig,
+        lock: Lock,
+        journal: Journal,
+        lines: JsonLines,
+        head: LocalHead | None = None,
+    ) -> None:
         self._options, self._command, self._config = options, command, config
         self._journal, self._lines = journal, lines
         self._writer = Writer(journal, lock, lines)
@@ -147,9 +153,13 @@ class Job:
     # --- the walk --------------------------------------------------------------------------------
 
     def _walk(
-        self, request: Request, dataset: Dataset, audit: dict[str, Any], first: dict[str, Any],
+        self,
+        request: Request,
+        dataset: Dataset,
+        audit: dict[str, Any],
+        first: dict[str, Any],
         screen: Screen,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Carry out the tree on Ray."""
         writer, journal, executor = self._writer, self._journal, self._executor
         is_new = not journal.events
@@ -197,18 +207,25 @@ class Job:
         journal, note = self._journal, self._writer.note
         if not journal.events:
             request = Request(
-                config=config, out=journal.folder, steps=steps_in_order(), code=code_version(),
+                config=config,
+                out=journal.folder,
+                steps=steps_in_order(),
+                code=code_version(),
                 commit=git_commit(),
-            )  # fmt: skip
+            )
             data = data_seen(material)
             note("run_started", **started(self._options, self._command, request, data, {}))
         if journal.find("audited") is None:
             note("audited", audit=audit)
             codes = audit["route"]["blocked"]
             note(
-                "decision", number=0, action="Stop", verdict=RunVerdict.BLOCKED, cause=codes[:1],
+                "decision",
+                number=0,
+                action="Stop",
+                verdict=RunVerdict.BLOCKED,
+                cause=codes[:1],
                 since=f"the audit found {', '.join(codes)}",
-            )  # fmt: skip
+            )
         document = self._document()
         report = write_views(journal, document)
         self._lines.verdict(document)

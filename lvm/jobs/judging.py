@@ -42,9 +42,15 @@ def judge(options: EvalOptions) -> int:
         )
     with tempfile.TemporaryDirectory() as folder:
         spec = ArmSpec(
-            id="eval", step="eval", name="eval", role=Role.CONFIRM, recipe=recipe,
-            folder=Path(folder), gates=GateConfig(), evaluate_test=True,
-        )  # fmt: skip
+            id="eval",
+            step="eval",
+            name="eval",
+            role=Role.CONFIRM,
+            recipe=recipe,
+            folder=Path(folder),
+            gates=GateConfig(),
+            evaluate_test=True,
+        )
         evaluate_test(spec, dataset, predictor)
         print(f"{checkpoint} on {source}{'' if own else ', which it was not trained on'}")
         _print_seen(checkpoint, manifest, dataset)

@@ -75,10 +75,15 @@ def predicted_time(request: Request, dataset: Dataset) -> Forecast:
     """Predict how long all steps or the open questions will take on this machine."""
     config = request.config
     races = plan_races(
-        config, request.steps, request.extended, dataset, all_steps=request.all_steps,
-        from_bank=request.from_bank, more_seeds=request.more_seeds,
+        config,
+        request.steps,
+        request.extended,
+        dataset,
+        all_steps=request.all_steps,
+        from_bank=request.from_bank,
+        more_seeds=request.more_seeds,
         given=request.checkpoint is not None or request.predictions is not None,
-    )  # fmt: skip
+    )
     costs, slots = probe(config, dataset, races), slots_here(config.schedule)
     return forecast(races, costs, config.schedule, num_windows=len(dataset.train), slots=slots)
 

@@ -241,9 +241,14 @@ class Mamba2Layer(MambaLayer):
                 u = u.detach().requires_grad_()
             with torch.autocast(u.device.type, enabled=False):  # it says itself what is rounded
                 return function(
-                    u, self._weights, state=self.mixer.state, dropout=self.dropout.p,
-                    eps=NORM_EPS, last_only=last_only, dtype=dtype,
-                )  # fmt: skip
+                    u,
+                    self._weights,
+                    state=self.mixer.state,
+                    dropout=self.dropout.p,
+                    eps=NORM_EPS,
+                    last_only=last_only,
+                    dtype=dtype,
+                )
 
         return call
 
@@ -251,10 +256,16 @@ class Mamba2Layer(MambaLayer):
     def _weights(self) -> short.Weights:
         block = self.mixer
         return short.Weights(
-            cast(Tensor, self.norm.weight), block.in_proj.weight, block.conv1d.weight,
-            cast(Tensor, block.conv1d.bias), block.dt_bias, block.A_log, block.D,
-            cast(Tensor, block.norm.weight), block.out_proj.weight,
-        )  # fmt: skip
+            cast(Tensor, self.norm.weight),
+            block.in_proj.weight,
+            block.conv1d.weight,
+            cast(Tensor, block.conv1d.bias),
+            block.dt_bias,
+            block.A_log,
+            block.D,
+            cast(Tensor, block.norm.weight),
+            block.out_proj.weight,
+        )
 
 
 def _dtype(u: Tensor, weights: short.Weights) -> torch.dtype:

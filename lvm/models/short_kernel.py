@@ -125,9 +125,17 @@ def kernel_layer(
         z_weight, in_proj = torch.split(in_proj, [inner, sizes.mixed + heads])
         z = F.linear(normed[:, -1:], z_weight)
     mix = cast(Any, _Mix.apply)(
-        F.linear(normed, in_proj), z, w.taps, w.tap_bias, w.dt_bias, w.A_log, w.D, w.gated_norm,
-        sizes, eps,
-    )  # fmt: skip
+        F.linear(normed, in_proj),
+        z,
+        w.taps,
+        w.tap_bias,
+        w.dt_bias,
+        w.A_log,
+        w.D,
+        w.gated_norm,
+        sizes,
+        eps,
+    )
     update = F.linear(mix, w.out_proj.to(dtype))
     if dropout > 0:
         update = F.dropout(update, dropout)
@@ -148,9 +156,17 @@ class _Norm(torch.autograd.Function):
         scale = u.new_empty(u.shape[:2], dtype=torch.float32)
         count, width, rows = scale.numel(), u.shape[2], launch.norm_rows
         _small().norm_forward[(_cuts(count, rows),)](
-            u, weight, normed, scale, count, eps, WIDTH=width, PAD=_power(width), ROWS=rows,
+            u,
+            weight,
+            normed,
+            scale,
+            count,
+            eps,
+            WIDTH=width,
+            PAD=_power(width),
+            ROWS=rows,
             num_warps=launch.norm_warps,
-        )  # fmt: skip
+        )
         ctx.save_for_backward(u, weight, scale)
         ctx.set_materialize_grads(False)
         return normed, u.view_as(u)
@@ -166,11 +182,21 @@ class _Norm(torch.autograd.Function):
         programs = _programs(u.device, launch.norm_programs, _cuts(count, rows))
         d_u, d_weight = torch.empty_like(u), weight.new_empty(programs, width)
         _small().norm_backward[(programs,)](
-            u, weight, scale, grad.contiguous(), u if passed is None else passed.contiguous(), d_u,
-            d_weight, count, WIDTH=width, PAD=_power(width), ROWS=rows,
-            HAS_PASSED=passed is not None, ROUNDS=_cuts(_cuts(count, rows), programs),
+            u,
+            weight,
+            scale,
+            grad.contiguous(),
+            u if passed is None else passed.contiguous(),
+            d_u,
+            d_weight,
+            count,
+            WIDTH=width,
+            PAD=_power(width),
+            ROWS=rows,
+            HAS_PASSED=passed is not None,
+            ROUNDS=_cuts(_cuts(count, rows), programs),
             num_warps=launch.norm_warps,
-        )  # fmt: skip
+        )
         return d_u, d_weight.sum(0), None, None
 
 
@@ -183,23 +209,52 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, proj: Tensor, z: Tensor | None, taps: Tensor, tap_bias: Tensor, dt_bias: Tensor,
-        A_log: Tensor, D: Tensor, norm: Tensor, sizes: Sizes, eps: float,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        proj: Tensor,
+        z: Tensor | None,
+        taps: Tensor,
+        tap_bias: Tensor,
+        dt_bias: Tensor,
+        A_log: Tensor,
+        D: Tensor,
+        norm: Tensor,
+        sizes: Sizes,
+        eps: float,
+    ) -> Tensor:
         batch, rows = proj.shape[0], sizes.L - sizes.first
         filters = taps[:, 0].t().contiguous()  # [K, mixed]
         scores = proj.new_empty(batch, sizes.pairs, dtype=torch.float32)
         scale = proj.new_empty(batch, rows, dtype=torch.float32)
         mix = proj.new_empty(batch, rows, sizes.inner)
         _small().score_forward[(_cuts(batch, launch.score_windows),)](
-            proj, scores, filters, tap_bias, batch, INNER=sizes.inner, N=sizes.N,
-            WINDOWS=launch.score_windows, **_common(proj, z, sizes), num_warps=launch.score_warps,
-        )  # fmt: skip
+            proj,
+            scores,
+            filters,
+            tap_bias,
+            batch,
+            INNER=sizes.inner,
+            N=sizes.N,
+            WINDOWS=launch.score_windows,
+            **_common(proj, z, sizes),
+            num_warps=launch.score_warps,
+        )
         _large().mix_forward[(batch,)](
-            proj, proj if z is None else z, scores, mix, scale, filters, tap_bias, dt_bias, A_log,
-            D, norm, eps, HEADS=_power(sizes.H), **_of_mix(proj, z, sizes),
+            proj,
+            proj if z is None else z,
+            scores,
+            mix,
+            scale,
+            filters,
+            tap_bias,
+            dt_bias,
+            A_log,
+            D,
+            norm,
+            eps,
+            HEADS=_power(sizes.H),
+            **_of_mix(proj, z, sizes),
             num_warps=launch.forward_warps,
-        )  # fmt: skip
+        )
         ctx.save_for_backward(
             proj, z, filters, tap_bias, dt_bias, A_log, D, norm, scores, scale, mix
         )
@@ -213,9 +268,15 @@ class _Mix(torch.autograd.Function):
         K, grad, batch = sizes.K, grad.contiguous(), proj.shape[0]
         along = torch.empty_like(scale)
         _small().along[(_cuts(scale.numel(), launch.norm_rows),)](
-            mix, grad, along, scale.numel(), WIDTH=sizes.inner, PAD=_power(sizes.inner),
-            ROWS=launch.norm_rows, num_warps=launch.norm_warps,
-        )  # fmt: skip
+            mix,
+            grad,
+            along,
+            scale.numel(),
+            WIDTH=sizes.inner,
+            PAD=_power(sizes.inner),
+            ROWS=launch.norm_rows,
+            num_warps=launch.norm_warps,
+        )
         d_proj, d_z = torch.empty_like(proj), None if z is None else torch.empty_like(z)
         heads = min(launch.backward_heads, _power(sizes.H))
         cuts = _cuts(sizes.H, heads)
@@ -224,26 +285,65 @@ class _Mix(torch.autograd.Function):
         d_channels = norm.new_empty(programs, K + 2, sizes.inner)
         d_heads = norm.new_empty(programs, 3, sizes.H)
         _large().mix_backward[(cuts, programs)](
-            proj, proj if z is None else z, scores, grad, scale, along, filters, tap_bias, dt_bias,
-            A_log, D, norm, d_proj, d_proj if d_z is None else d_z, d_scores, d_channels, d_heads,
-            batch, HEADS=heads, ROUNDS=_cuts(batch, programs), **_of_mix(proj, z, sizes),
-            num_warps=launch.backward_warps, maxnreg=launch.backward_registers,
-        )  # fmt: skip
+            proj,
+            proj if z is None else z,
+            scores,
+            grad,
+            scale,
+            along,
+            filters,
+            tap_bias,
+            dt_bias,
+            A_log,
+            D,
+            norm,
+            d_proj,
+            d_proj if d_z is None else d_z,
+            d_scores,
+            d_channels,
+            d_heads,
+            batch,
+            HEADS=heads,
+            ROUNDS=_cuts(batch, programs),
+            **_of_mix(proj, z, sizes),
+            num_warps=launch.backward_warps,
+            maxnreg=launch.backward_registers,
+        )
         windows = launch.score_windows
         programs = _programs(proj.device, launch.score_programs, _cuts(batch, windows))
         d_filters = norm.new_empty(programs, K + 1, 2 * sizes.N)
         _small().score_backward[(programs,)](
-            proj, d_scores, d_proj, d_filters, filters, tap_bias, batch, INNER=sizes.inner,
-            N=sizes.N, WINDOWS=windows, CUTS=cuts, PAD=_power(cuts),
-            ROUNDS=_cuts(_cuts(batch, windows), programs), **_common(proj, z, sizes),
+            proj,
+            d_scores,
+            d_proj,
+            d_filters,
+            filters,
+            tap_bias,
+            batch,
+            INNER=sizes.inner,
+            N=sizes.N,
+            WINDOWS=windows,
+            CUTS=cuts,
+            PAD=_power(cuts),
+            ROUNDS=_cuts(_cuts(batch, windows), programs),
+            **_common(proj, z, sizes),
             num_warps=launch.score_warps,
-        )  # fmt: skip
+        )
         channels, (d_dt_bias, d_A_log, d_D) = d_channels.sum(0), d_heads.sum(0)
         mixed = torch.cat([channels[: K + 1], d_filters.sum(0)], dim=1)
         d_taps = mixed[:K].t().unsqueeze(1).contiguous()
         return (
-            d_proj, d_z, d_taps, mixed[K], d_dt_bias, d_A_log, d_D, channels[K + 1], None, None,
-        )  # fmt: skip
+            d_proj,
+            d_z,
+            d_taps,
+            mixed[K],
+            d_dt_bias,
+            d_A_log,
+            d_D,
+            channels[K + 1],
+            None,
+            None,
+        )
 
 
 def _common(proj: Tensor, z: Tensor | None, sizes: Sizes) -> dict[str, int]:

@@ -203,7 +203,15 @@ class Run:
 def tone(verdict: str) -> str:
     """Return what a verdict means for its reader: pass, fail, unsure or none."""
     return {
-        "PASS": "pass", "PASSED": "pass", "FIXED": "pass", "FAIL": "fail", "NOT_FIXED": "fail",
-        "BLOCKED": "fail", "INCONCLUSIVE": "unsure", "CLEAN": "pass", "WARNINGS": "unsure",
-        "UNSURE": "unsure", "NOT_EVALUABLE": "none",
-    }.get(verdict, "none")  # fmt: skip
+        "PASS": "pass",
+        "PASSED": "pass",
+        "FIXED": "pass",
+        "FAIL": "fail",
+        "NOT_FIXED": "fail",
+        "BLOCKED": "fail",
+        "INCONCLUSIVE": "unsure",
+        "CLEAN": "pass",
+        "WARNINGS": "unsure",
+        "UNSURE": "unsure",
+        "NOT_EVALUABLE": "none",
+    }.get(verdict, "none")

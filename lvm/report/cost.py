@@ -27,8 +27,7 @@ def cost_section(run: Run) -> Iterator[Block]:
     }
     rows = [_row(run.title(step), found) for step, found in parts.items()]
     rows.append(_row("all", arms))
-    header = ("Part", "Trials", "Epochs", "Training s", "Saved by gate",
-              "Saved by ASHA")  # fmt: skip
+    header = ("Part", "Trials", "Epochs", "Training s", "Saved by gate", "Saved by ASHA")
     strong = frozenset({len(rows) - 1})
     yield Table("where the training went, and what was not trained", "lrrrrr", header, rows, strong)
     yield Paragraph(_note(run, arms), "note")

@@ -101,8 +101,15 @@ def _spaces(run: Run, judged: Sequence[Event]) -> Iterator[Block]:
         yield Folded("Cosines of the other models", [drawn], only_html=True)
     rows = [row for event in judged for row in _space_rows(event)]
     metrics = METRICS.shown(Shown.SPACES)
-    header = ("Model", "Space", "Own target", "Another's", "Difference", "Own is closer",
-              *map(title_of, metrics))  # fmt: skip
+    header = (
+        "Model",
+        "Space",
+        "Own target",
+        "Another's",
+        "Difference",
+        "Own is closer",
+        *map(title_of, metrics),
+    )
     caption = "raw against projected space, test split; * is the space of the search"
     yield Table(caption, "llrrrr" + "r" * len(metrics), header, rows)
     said = [text for event in judged if (text := _in_both(event))]
@@ -118,10 +125,14 @@ def _space_rows(event: Event) -> Iterator[list[str]]:
         paired, shuffled = space["paired_mean"], space["shuffled_mean"]
         known = paired is not None and shuffled is not None
         yield [
-            model_name(event), f"{name}{mark}", number(paired), number(shuffled),
-            number(paired - shuffled, sign=True) if known else NONE, _percent(space["closer"]),
+            model_name(event),
+            f"{name}{mark}",
+            number(paired),
+            number(shuffled),
+            number(paired - shuffled, sign=True) if known else NONE,
+            _percent(space["closer"]),
             *(number(space.get(metric)) for metric in METRICS.shown(Shown.SPACES)),
-        ]  # fmt: skip
+        ]
 
 
 def _in_both(event: Event) -> str:

@@ -55,10 +55,22 @@ def gates_section(run: Run) -> Iterator[Block]:
     yield Table(
         "every gate that was judged; the gains of arms over their control are in the steps",
         "llllrrrrrrll",
-        ("Model or arm", "Split", "Gate", "Metric", "Bound", "Value [interval]", "Articles",
-         "Effective articles", "Correlation with size", "Design effect", "Verdict", "Reason"),
+        (
+            "Model or arm",
+            "Split",
+            "Gate",
+            "Metric",
+            "Bound",
+            "Value [interval]",
+            "Articles",
+            "Effective articles",
+            "Correlation with size",
+            "Design effect",
+            "Verdict",
+            "Reason",
+        ),
         [_gate(*row) for row in rows],
-    )  # fmt: skip
+    )
     if any(len(step["arms"]) > ARMS for step in run.document["steps"]):
         yield Paragraph(f"Of a step with very many arms the {ARMS} foremost are shown.", "note")
     rows += _gains(run)
@@ -116,31 +128,54 @@ def _gate(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
     bound = number(gate["bound"], sign=gate["gate"] != "stage") if found else NONE
     articles = f"{found['num_articles']:,}" if found else NONE
     return [
-        name, split, gate["gate"], title_of(gate["metric"]), bound, estimate(gate), articles,
+        name,
+        split,
+        gate["gate"],
+        title_of(gate["metric"]),
+        bound,
+        estimate(gate),
+        articles,
         number(gate.get("effective_articles"), 1),
         number(gate.get("size_correlation"), 2, sign=True),
-        number(gate.get("design_effect"), 1), gate["verdict"], gate["reason"],
-    ]  # fmt: skip
+        number(gate.get("design_effect"), 1),
+        gate["verdict"],
+        gate["reason"],
+    ]
 
 
 def _p_values(rows: Sequence[Row]) -> Table:
     return Table(
         "p-values of the differences, one-sided against their bounds; the corrected one decides",
         "llllrrrrrr",
-        ("Model or arm", "Split", "Gate", "Metric", "Bound", "p", "p corrected", "over",
-         "p by sign flips", "Independent windows"),
+        (
+            "Model or arm",
+            "Split",
+            "Gate",
+            "Metric",
+            "Bound",
+            "p",
+            "p corrected",
+            "over",
+            "p by sign flips",
+            "Independent windows",
+        ),
         [_p_value(*row) for row in rows],
-    )  # fmt: skip
+    )
 
 
 def _p_value(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
     effect, windows = gate.get("design_effect"), gate["estimate"]["num_windows"]
     return [
-        name, split, gate["gate"], title_of(gate["metric"]), number(gate["bound"], sign=True),
+        name,
+        split,
+        gate["gate"],
+        title_of(gate["metric"]),
+        number(gate["bound"], sign=True),
         *(_chance(gate.get(key)) for key in ("p_value", "adjusted_p")),
-        str(gate.get("num_tests") or NONE), _chance(gate.get("sign_flip_p")),
+        str(gate.get("num_tests") or NONE),
+        _chance(gate.get("sign_flip_p")),
         f"{windows / effect:,.0f} of {windows:,}" if effect else NONE,
-    ]  # fmt: skip
+    ]
 
 
 def _chance(p_value: float | None) -> str:

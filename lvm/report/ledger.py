@@ -80,9 +80,11 @@ def _together(run: Run) -> Iterator[Block]:
         for g in gates
     ]
     yield Table(
-        "gains of the combination on the test split", "llll",
-        ("Metric", "Over", "Gain [interval]", "Verdict"), rows,
-    )  # fmt: skip
+        "gains of the combination on the test split",
+        "llll",
+        ("Metric", "Over", "Gain [interval]", "Verdict"),
+        rows,
+    )
     yield Paragraph(
         "Every full training of this run was judged once, by Holm over all "
         f"{together['comparisons']} success gates together.",
@@ -94,10 +96,13 @@ def _forecast(run: Run) -> Iterator[Block]:
     said = run.document["forecast"]
     took = said["actual_seconds"]
     pairs = [
-        ("Said beforehand", f"{seconds(said['seconds'])}, from {seconds(said['lower'])} to "
-         f"{seconds(said['upper'])}"),
+        (
+            "Said beforehand",
+            f"{seconds(said['seconds'])}, from {seconds(said['lower'])} to "
+            f"{seconds(said['upper'])}",
+        ),
         ("Took", seconds(took) if took is not None else "the run has not ended"),
-    ]  # fmt: skip
+    ]
     if took:
         pairs.append(("Took / said", f"{took / said['seconds']:.2f}"))
     yield Facts(pairs)

@@ -51,11 +51,14 @@ def _model_row(run: Run, model: Mapping[str, Any]) -> list[str]:
     dev = _dev_of(run, model["arm"])
     masked, latency = model["masked"], model["latency"]
     return [
-        model_name(model), str(model["epochs"]), number(dev.get("eval_cosine")),
-        number(masked["eval_cosine"]), model["space"],
+        model_name(model),
+        str(model["epochs"]),
+        number(dev.get("eval_cosine")),
+        number(masked["eval_cosine"]),
+        model["space"],
         *_retrieval(masked),
         *(number(latency.get(key), 2) for key in ("p50_ms", "p95_ms")),
-    ]  # fmt: skip
+    ]
 
 
 def _dev_of(run: Run, arm: str) -> Mapping[str, Any]:
@@ -114,10 +117,14 @@ def _delta_row(run: Run, model: Mapping[str, Any]) -> list[str]:
 
     cosine = delta("eval_cosine") if model["space"] == base["space"] else NONE
     return [
-        f"Δ {model_name(model)}", NONE, NONE, cosine, "",
+        f"Δ {model_name(model)}",
+        NONE,
+        NONE,
+        cosine,
+        "",
         *(delta(metric) for metric in METRICS.shown(Shown.MODELS)),
         *(delta(key, "latency", 2) for key in ("p50_ms", "p95_ms")),
-    ]  # fmt: skip
+    ]
 
 
 def _as_difference(gate: Event) -> Event:
@@ -133,9 +140,15 @@ def _ladder_row(run: Run, name: str, row: Mapping[str, Any]) -> list[str]:
     dev = run.last("ladder", split="dev").get("rows", {}).get(name, {}).get("masked", {})
     masked = row["masked"]
     return [
-        f"ladder: {name}", NONE, number(dev.get("eval_cosine")), number(masked["eval_cosine"]),
-        row["space"], *_retrieval(masked), NONE, NONE,
-    ]  # fmt: skip
+        f"ladder: {name}",
+        NONE,
+        number(dev.get("eval_cosine")),
+        number(masked["eval_cosine"]),
+        row["space"],
+        *_retrieval(masked),
+        NONE,
+        NONE,
+    ]
 
 
 def _raw_table(run: Run) -> Table:

@@ -80,15 +80,17 @@ def origin_section(run: Run) -> Iterator[Block]:
         ("Data fingerprint", data["fingerprint"] or "not taken: the data was not loaded"),
         ("Splits", "; ".join(_split(data, name) for name in data["windows"])),
         ("Seed", str(started["config"]["recipe"]["seed"])),
-        ("Gates", f"stage: dev cosine >= {gates['stage_eval_cosine']:g}; success: "
-         f"{bounds} over {run.baseline}; "
-         f"{gates['confidence']:.0%} intervals over articles"),
+        (
+            "Gates",
+            f"stage: dev cosine >= {gates['stage_eval_cosine']:g}; success: "
+            f"{bounds} over {run.baseline}; "
+            f"{gates['confidence']:.0%} intervals over articles",
+        ),
         ("Code version", started["code"]),
         ("Commit", started["commit"] or "no git checkout"),
         ("Versions", versions),
-        ("Machine", f"{machine['platform']}, {machine['cpus']} CPUs, "
-         f"{machine['memory_gib']} GiB"),
-    ]  # fmt: skip
+        ("Machine", f"{machine['platform']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB"),
+    ]
     resumed = len(run.all("resumed"))
     if resumed:
         pairs.append(("Resumed", counted(resumed, "time")))

@@ -47,8 +47,11 @@ def step_curves(run: Run, specs: Sequence[Mapping[str, Any]]) -> str:
         lines = [_line(run, spec, metric, place) for place, spec in enumerate(specs)]
         if not METRICS.get(metric).across_spaces:
             shown = [spec["recipe"]["search_space"] == "raw" for spec in specs]
-            notes = {line.name: "R@5 only: its cosine is in another space"
-                     for line, raw in zip(lines, shown, strict=True) if not raw}  # fmt: skip
+            notes = {
+                line.name: "R@5 only: its cosine is in another space"
+                for line, raw in zip(lines, shown, strict=True)
+                if not raw
+            }
             lines = [line for line, raw in zip(lines, shown, strict=True) if raw]
             if not lines:
                 continue

@@ -64,9 +64,17 @@ def _gains(comparisons: Sequence[Mapping[str, Any]]) -> Table:
         found = c["estimate"]
         deviation = number(found["between_seeds"] ** 0.5)
         rows.append(
-            [c["model"], c["over"], title_of(c["metric"]), number(c["bound"], sign=True),
-             interval(c), deviation, str(found["num_seeds"]), f"{found['num_articles']:,}"]
-        )  # fmt: skip
+            [
+                c["model"],
+                c["over"],
+                title_of(c["metric"]),
+                number(c["bound"], sign=True),
+                interval(c),
+                deviation,
+                str(found["num_seeds"]),
+                f"{found['num_articles']:,}",
+            ]
+        )
     return Table(
         "gains over seeds and articles together; SD is what a seed alone moves a gain by, the "
         "chance of a few articles taken out",

@@ -96,11 +96,13 @@ def _by_gain(run: Run) -> Table:
     """Return the steps ranked by what they gain over the same budget without their change."""
     rows = [
         [
-            run.title(found["step"]), found["arm"], found["split"],
+            run.title(found["step"]),
+            found["arm"],
+            found["split"],
             *(estimate(found["gains"].get(metric, {})) for metric in FINEST_FIRST),
         ]
         for found in run.document["by_gain"]
-    ]  # fmt: skip
+    ]
     header = ("Step", "Arm", "On", *(f"{title_of(m)} over its control" for m in FINEST_FIRST))
     return Table("the steps by what they gain, the largest first", "lllrr", header, rows)
 

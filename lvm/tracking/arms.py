@@ -22,11 +22,20 @@ from lvm.tracking.views import (
 )
 
 IMPORTANT = (
-    "context_length", "model.name", "negatives.candidates", "objective.ar_weight",
-    "objective.contrastive_weight", "objective.mmd_weight", "objective.space",
-    "objective.temperature", "search_space", "seed", "training.batch_size", "training.epochs",
+    "context_length",
+    "model.name",
+    "negatives.candidates",
+    "objective.ar_weight",
+    "objective.contrastive_weight",
+    "objective.mmd_weight",
+    "objective.space",
+    "objective.temperature",
+    "search_space",
+    "seed",
+    "training.batch_size",
+    "training.epochs",
     "training.learning_rate",
-)  # fmt: skip
+)
 NO_CURVE = ("at", "epoch", "wall")
 FAILED = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)
 
@@ -89,9 +98,13 @@ def _held_against_front(event: Event) -> Iterable[str]:
 
 
 def _views_of(
-    events: Events, document: Document | None, started: Event, places: Iterable[int], *,
+    events: Events,
+    document: Document | None,
+    started: Event,
+    places: Iterable[int],
+    *,
     closed: bool,
-) -> list[RunView]:  # fmt: skip
+) -> list[RunView]:
     """Return the views of the arms of a step at some places in its list."""
     views = []
     for place in places:
@@ -249,9 +262,13 @@ def _predictions_view(events: Events, test: Event) -> RunView:
     at, step = milliseconds(test["at"]), test["step"]
     started = events.last("step_started", step=step) or {"step": step}
     view = RunView(
-        key=f"{step} / {test['arm']}", name=f"{_heading(started)}: {test['name']}",
-        status="FINISHED", started=at, ended=at, data=data_view(events, "evaluation"),
-    )  # fmt: skip
+        key=f"{step} / {test['arm']}",
+        name=f"{_heading(started)}: {test['name']}",
+        status="FINISHED",
+        started=at,
+        ended=at,
+        data=data_view(events, "evaluation"),
+    )
     view.add_tags({"step": step, "role": test["role"], "arm": test["arm"]})
     view.add_tags({"arm.name": test["name"]})
     view.add_evaluation(test)

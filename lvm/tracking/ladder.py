@@ -27,9 +27,13 @@ def _view(events: Sequence[Event], measured: Sequence[Event], name: str, earlier
     # Measured together before the event was written: the order is ours, and ahead of all arms.
     started = milliseconds(measured[0]["at"]) - earlier
     view = RunView(
-        key=f"{LADDER} / {name}", name=f"Ladder: {name}", status="FINISHED", started=started,
-        ended=max(started, milliseconds(measured[-1]["at"])), data=data_view(events, "evaluation"),
-    )  # fmt: skip
+        key=f"{LADDER} / {name}",
+        name=f"Ladder: {name}",
+        status="FINISHED",
+        started=started,
+        ended=max(started, milliseconds(measured[-1]["at"])),
+        data=data_view(events, "evaluation"),
+    )
     view.add_tags({"step": LADDER, "role": LADDER, "arm": name, "arm.name": name})
     view.add_tags({"mlflow.note.content": END_NOTE if name in LIMITS else NOTE})
     for event in measured:

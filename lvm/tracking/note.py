@@ -116,11 +116,16 @@ def arm_note(events: Sequence[Event], spec: Event) -> str:
 def _gates(gates: Sequence[tuple[str, Event]]) -> Table:
     rows = [
         [
-            split, gate["gate"], title_of(gate["metric"]), estimate(gate),
-            number(gate["bound"]) if gate["estimate"] else NONE, gate["verdict"], gate["reason"],
+            split,
+            gate["gate"],
+            title_of(gate["metric"]),
+            estimate(gate),
+            number(gate["bound"]) if gate["estimate"] else NONE,
+            gate["verdict"],
+            gate["reason"],
         ]
         for split, gate in gates
-    ]  # fmt: skip
+    ]
     header = ("Split", "Gate", "Metric", "Value [interval]", "Bound", "Verdict", "Reason")
     return Table("every gate that was judged", "lllrrll", header, rows)
 

@@ -47,10 +47,13 @@ def log_data(mlflow: Any, client: Any, run: str, data: DataView) -> None:
     shape = {
         "features": [{"name": "contexts", "type": "tensor", "tensor-spec": tensor}],
         "targets": [
-            {"name": "target", "type": "tensor",
-             "tensor-spec": {"dtype": "float32", "shape": [-1, data.width]}}
+            {
+                "name": "target",
+                "type": "tensor",
+                "tensor-spec": {"dtype": "float32", "shape": [-1, data.width]},
+            }
         ],
-    }  # fmt: skip
+    }
     dataset = entities.Dataset(
         name=data.name,
         digest=data.digest,
@@ -73,9 +76,14 @@ def checkpoint_of(model: ModelView, run_folder: Path) -> Path | None:
 
 
 def log_model(
-    mlflow: Any, client: Any, experiment: str, run: str, view: ModelView, folder: Path,
+    mlflow: Any,
+    client: Any,
+    experiment: str,
+    run: str,
+    view: ModelView,
+    folder: Path,
     metrics: Sequence[Point],
-) -> None:  # fmt: skip
+) -> None:
     """Keep the checkpoint in `folder` as a model of a run, once; register the confirmed one."""
     found = client.search_logged_models([experiment], f"source_run_id = '{run}'")
     ready = [model for model in found if str(model.status) == READY]
@@ -108,13 +116,16 @@ def _upload(
             loader_module=LOADER,
             data_path=str(checkpoint),
             mlflow_model=mlflow.models.Model(
-                artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run,
-                model_id=model.model_id, metadata=tags,
+                artifact_path=model.artifact_location,
+                model_uuid=model.model_id,
+                run_id=run,
+                model_id=model.model_id,
+                metadata=tags,
             ),
             signature=_signature(mlflow, view),
             input_example=example(view.context_length, view.width),
             pip_requirements=[f"{n}=={importlib.metadata.version(n)}" for n in REQUIREMENTS],
-        )  # fmt: skip
+        )
         client.log_model_artifacts(model.model_id, str(whole))
     return model
 
@@ -148,10 +159,14 @@ def _register(client: Any, run: str, view: ModelView, model: Any) -> None:
     if any(version.run_id == run for version in versions):
         return
     version = client.create_model_version(
-        name, source=model.artifact_location, run_id=run, model_id=model.model_id,
-        tags={"arm": view.arm, "search_space": view.space}, description=view.description,
+        name,
+        source=model.artifact_location,
+        run_id=run,
+        model_id=model.model_id,
+        tags={"arm": view.arm, "search_space": view.space},
+        description=view.description,
         await_creation_for=0,
-    )  # fmt: skip
+    )
     shown = json.dumps([{"name": name, "version": version.version}])
     client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": shown})
     client.set_registered_model_alias(name, ALIAS, version.version)

@@ -153,9 +153,12 @@ def parent_view(events: Sequence[Event], document: Document | None, *, closed: b
         unfinished = "KILLED" if latest["event"] == "interrupted" else "FAILED"
         status = "FINISHED" if stop else unfinished
     view = RunView(
-        key=PARENT, name=PARENT, status=status, started=milliseconds(first["at"]),
+        key=PARENT,
+        name=PARENT,
+        status=status,
+        started=milliseconds(first["at"]),
         ended=milliseconds(latest["at"]),
-    )  # fmt: skip
+    )
     view.params = {key: str(value) for key, value in flatten(first["config"])}
     view.data = data_view(events, "triage")
     _add_origin(view, first)

@@ -118,7 +118,9 @@ class Writer:
     def _save(self) -> None:
         self._marks.save(
             {
-                "store": without_password(self.uri), "experiment": self._experiment,
-                "view": self._triage, "runs": self._runs,
+                "store": without_password(self.uri),
+                "experiment": self._experiment,
+                "view": self._triage,
+                "runs": self._runs,
             }
-        )  # fmt: skip
+        )

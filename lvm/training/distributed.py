@@ -64,8 +64,12 @@ def _asking_nobody(policy: Any) -> Any:
     def nothing(*_: Any) -> None:
         """Register no resources."""
 
-    for name in ("after_controller_start", "_maybe_send_resource_request",
-                 "_send_resource_request", "_cancel_resource_request"):  # fmt: skip
+    for name in (
+        "after_controller_start",
+        "_maybe_send_resource_request",
+        "_send_resource_request",
+        "_cancel_resource_request",
+    ):
         setattr(policy, name, nothing)
     return policy
 

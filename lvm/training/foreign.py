@@ -20,14 +20,51 @@ from lvm.data.pickled import ADMITTED_GLOBALS
 
 # Who names one of these wants something to happen when the file is read.
 RUNNING = (
-    "posix", "nt", "os", "subprocess", "sys", "shutil", "socket", "importlib", "runpy", "ctypes",
-    "pty", "platform", "webbrowser", "code", "codeop", "pickle", "marshal", "operator", "functools",
-    "asyncio", "multiprocessing", "threading", "signal", "pip", "timeit", "cProfile", "pdb",
-)  # fmt: skip
+    "posix",
+    "nt",
+    "os",
+    "subprocess",
+    "sys",
+    "shutil",
+    "socket",
+    "importlib",
+    "runpy",
+    "ctypes",
+    "pty",
+    "platform",
+    "webbrowser",
+    "code",
+    "codeop",
+    "pickle",
+    "marshal",
+    "operator",
+    "functools",
+    "asyncio",
+    "multiprocessing",
+    "threading",
+    "signal",
+    "pip",
+    "timeit",
+    "cProfile",
+    "pdb",
+)
 RUNNING_BUILTINS = (
-    "eval", "exec", "compile", "__import__", "getattr", "setattr", "delattr", "open", "input",
-    "breakpoint", "globals", "locals", "vars", "map", "filter",
-)  # fmt: skip
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "getattr",
+    "setattr",
+    "delattr",
+    "open",
+    "input",
+    "breakpoint",
+    "globals",
+    "locals",
+    "vars",
+    "map",
+    "filter",
+)
 
 
 class LeftOut:

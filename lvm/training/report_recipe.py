@@ -45,8 +45,13 @@ MODEL_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "conv_kernel": ("d_conv", "conv_kernel"),
     "dropout": ("dropout",),
 }
-ACCUMULATION_NAMES = ("grad_accum", "grad_accum_steps", "gradient_accumulation_steps",
-                      "accumulation_steps", "accum_steps")  # fmt: skip
+ACCUMULATION_NAMES = (
+    "grad_accum",
+    "grad_accum_steps",
+    "gradient_accumulation_steps",
+    "accumulation_steps",
+    "accum_steps",
+)
 EFFECTIVE_NAMES = ("effective_batch", "effective_batch_size")
 
 

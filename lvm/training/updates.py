@@ -188,10 +188,16 @@ class DeviceUpdates:
         batch = parts.candidates.of(self._order.index_select(0, self._number)[0])
         on_cuda = self._order.device.type == "cuda"
         outputs = outputs_of(
-            parts.network, parts.predictor, batch.contexts, batch.targets, batch.raw_candidates,
-            batch.positive, batch.excluded, autocast=parts.autocast,
+            parts.network,
+            parts.predictor,
+            batch.contexts,
+            batch.targets,
+            batch.raw_candidates,
+            batch.positive,
+            batch.excluded,
+            autocast=parts.autocast,
             products=torch.bfloat16 if parts.autocast and on_cuda else None,
-        )  # fmt: skip
+        )
         parts.optimizer.zero_grad(set_to_none=True)
         result = objective(parts.recipe, outputs, parts.world)
         if probe is not None:

@@ -177,10 +177,12 @@ def if_unseen(stop: Stop, unread: str) -> Stop:
     if not unread:
         return stop
     return Stop(
-        verdict=RunVerdict.INCONCLUSIVE, cause=(), if_unseen=stop.verdict,
+        verdict=RunVerdict.INCONCLUSIVE,
+        cause=(),
+        if_unseen=stop.verdict,
         cause_if_unseen=stop.cause,
         since=f"{stop.since}, but nobody knows whether {unread} has read the test articles",
-    )  # fmt: skip
+    )
 
 
 Action = RunPhase1 | RunStep | Confirm | Settle | Repeat | Stop

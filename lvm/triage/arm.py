@@ -94,17 +94,26 @@ def _stored(path: Path, run: Path | None) -> str:
 
 
 def arm_id(
-    recipe: Recipe, *, data: str, code: str, plugins: Mapping[str, str] = NO_PLUGINS,
-    source: str = "", workers: int = 1,
-) -> str:  # fmt: skip
+    recipe: Recipe,
+    *,
+    data: str,
+    code: str,
+    plugins: Mapping[str, str] = NO_PLUGINS,
+    source: str = "",
+    workers: int = 1,
+) -> str:
     """Return the name of an arm: a hash of all that decides its numbers, and nothing else.
 
     `source` names the content of the checkpoint that is searched: where it lies decides nothing.
     `plugins` name the content of the code from outside.
     """
     decides = {
-        "recipe": to_dict(recipe), "data": data, "code": code, "source": source, "n": workers,
-    }  # fmt: skip
+        "recipe": to_dict(recipe),
+        "data": data,
+        "code": code,
+        "source": source,
+        "n": workers,
+    }
     return fingerprint(decides | ({"plugins": dict(plugins)} if plugins else {}))
 
 
@@ -226,9 +235,12 @@ def evaluate_test(spec: ArmSpec, dataset: Dataset, predictor: Predictor) -> None
     per_query.save(spec.folder / "test.npz")
     searched = View(space, queries, pool, per_query)
     evidence = gather(
-        searched, dataset, seed=spec.recipe.seed, predictor=predictor,
+        searched,
+        dataset,
+        seed=spec.recipe.seed,
+        predictor=predictor,
         context_length=spec.recipe.context_length,
-    )  # fmt: skip
+    )
     exact = build_index(pool, "exact", seed=spec.recipe.seed)
     latency = _latency(spec, dataset, predictor, exact)
     stored = {

@@ -138,12 +138,23 @@ class AsyncRungs:
         return sorted(there, key=lambda arm: -self._values[arm][epoch])
 
     def _decision(
-        self, epoch: int, arms: Sequence[str], *, cutoff: float | None, pruned: Sequence[str],
-        held: Sequence[str], arrived: str | None = None,
-    ) -> RungDecision:  # fmt: skip
+        self,
+        epoch: int,
+        arms: Sequence[str],
+        *,
+        cutoff: float | None,
+        pruned: Sequence[str],
+        held: Sequence[str],
+        arrived: str | None = None,
+    ) -> RungDecision:
         seen = sum(epoch in self._values[a] for a in self._arms if a not in self._exempt)
         values = {arm: self._values[arm][epoch] for arm in arms if epoch in self._values[arm]}
         return RungDecision(
-            epoch=epoch, values=values, cutoff=cutoff, pruned=pruned, held=held, seen=seen,
+            epoch=epoch,
+            values=values,
+            cutoff=cutoff,
+            pruned=pruned,
+            held=held,
+            seen=seen,
             arrived=arrived,
-        )  # fmt: skip
+        )

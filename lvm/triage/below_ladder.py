@@ -27,9 +27,14 @@ def ask_whether_below(runner: Runner, ar_only: ArmResult) -> None:
     measured = {name: found for name, found in gains.items() if found is not None}
     finding, reason = _judged(measured, ar_only)
     runner.once(
-        "below_ladder", (), arm=ar_only.spec.id, name=AR_ONLY, gains=to_plain(measured),
-        findings=[] if finding is None else [finding], reason=reason,
-    )  # fmt: skip
+        "below_ladder",
+        (),
+        arm=ar_only.spec.id,
+        name=AR_ONLY,
+        gains=to_plain(measured),
+        findings=[] if finding is None else [finding],
+        reason=reason,
+    )
 
 
 def asked_first(runner: Runner, plan: list[str]) -> list[str]:

@@ -40,26 +40,36 @@ class Confirmations:
         if self._runner.request.all_steps:
             return TrainedOutcome(step=trained.step, arm=trained.arm)
         judged = judge_one(
-            trained, self._ar_only(), self._runner.gates, self._runner.base.seed,
-            looks=self._runner.looks, split_share=self._runner.split_share("test"),
-        )  # fmt: skip
+            trained,
+            self._ar_only(),
+            self._runner.gates,
+            self._runner.base.seed,
+            looks=self._runner.looks,
+            split_share=self._runner.split_share("test"),
+        )
         return self._note(trained, judged)
 
     def settle(self) -> SettledOutcome:
         """Judge all full trainings together, and what the combination adds to the best of them."""
         settled = settle(
-            self._trained, self._ar_only(), self._runner.gates, self._runner.base.seed,
+            self._trained,
+            self._ar_only(),
+            self._runner.gates,
+            self._runner.base.seed,
             split_share=self._runner.split_share("test"),
-        )  # fmt: skip
+        )
         outcomes = [
             self._note(trained, judged)
             for trained, judged in zip(self._trained, settled.judged, strict=True)
         ]
         best = settled.best
         self._runner.once(
-            "settled", (), best=None if best is None else [best.step, best.arm],
-            comparisons=settled.comparisons, adds=settled.adds,
-        )  # fmt: skip
+            "settled",
+            (),
+            best=None if best is None else [best.step, best.arm],
+            comparisons=settled.comparisons,
+            adds=settled.adds,
+        )
         return SettledOutcome(confirmed=tuple(outcomes))
 
     def _ar_only(self) -> PerQuery | None:
@@ -69,21 +79,36 @@ class Confirmations:
         self.judged.append((trained, judged))
         spec = trained.result.spec
         self._runner.once(
-            "confirmed", ("step", "spec"), step=trained.step, arm=trained.arm, spec=spec.id,
-            verdict=judged.verdict, gates=judged.gates, run_as=spec.step, success=judged.success,
-            attribution=judged.attribution, over_control=judged.over_control,
+            "confirmed",
+            ("step", "spec"),
+            step=trained.step,
+            arm=trained.arm,
+            spec=spec.id,
+            verdict=judged.verdict,
+            gates=judged.gates,
+            run_as=spec.step,
+            success=judged.success,
+            attribution=judged.attribution,
+            over_control=judged.over_control,
             control={
-                "spec": trained.control.id, "name": trained.control.name,
-                "reason": trained.control_reason, "verdict": judged.control,
+                "spec": trained.control.id,
+                "name": trained.control.name,
+                "reason": trained.control_reason,
+                "verdict": judged.control,
                 "gates": judged.control_gates,
             },
-        )  # fmt: skip
+        )
         return ConfirmOutcome(
-            step=trained.step, arm=trained.arm, verdict=judged.success, control=judged.control,
-            over_control=judged.over_control, gain=judged.gain, dominated=self._dominated(spec),
+            step=trained.step,
+            arm=trained.arm,
+            verdict=judged.success,
+            control=judged.control,
+            over_control=judged.over_control,
+            gain=judged.gain,
+            dominated=self._dominated(spec),
             absent=trained.absent,
             unread=self._runner.unread if spec.source is not None else "",
-        )  # fmt: skip
+        )
 
     def _dominated(self, spec: ArmSpec) -> bool:
         """Whether what needs no training does better; the report's own tree does not ask."""
@@ -131,9 +156,13 @@ def judge_one(
 
 
 def settle(
-    trainings: Sequence[FullTraining], ar_only: PerQuery | None, gates: GateConfig, seed: int, *,
+    trainings: Sequence[FullTraining],
+    ar_only: PerQuery | None,
+    gates: GateConfig,
+    seed: int,
+    *,
     split_share: float | None = None,
-) -> Settlement:  # fmt: skip
+) -> Settlement:
     """Judge all trainings by Holm over their success gates, and over their gains likewise."""
     alone = [judge_one(trained, ar_only, gates, seed) for trained in trainings]
     success = [_p_values(judged.gates, "success") for judged in alone]
@@ -146,12 +175,16 @@ def settle(
     extra = [p for found in controls.values() for p in found]
     judged = [
         judge_one(
-            trained, ar_only, gates, seed,
-            others=[*_without(success, i), *extra], other_gains=_without(gains, i),
+            trained,
+            ar_only,
+            gates,
+            seed,
+            others=[*_without(success, i), *extra],
+            other_gains=_without(gains, i),
             split_share=split_share,
         )
         for i, trained in enumerate(trainings)
-    ]  # fmt: skip
+    ]
     best = _best(trainings, judged)
     together = next((t for t in trainings if t.step == COMBINATION), None)
     adds: list[GateResult] = []

@@ -66,9 +66,13 @@ class Forecast:
 
 
 def forecast(
-    races: Sequence[PlannedRace], costs: Costs, schedule: ScheduleConfig, *, num_windows: int,
+    races: Sequence[PlannedRace],
+    costs: Costs,
+    schedule: ScheduleConfig,
+    *,
+    num_windows: int,
     slots: int,
-) -> Forecast:  # fmt: skip
+) -> Forecast:
     """Return the time of `races` on `slots` cores (or GPUs)."""
     parts = {
         race.name: race_seconds(race, costs, schedule, num_windows=num_windows, slots=slots)

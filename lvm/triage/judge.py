@@ -76,12 +76,16 @@ def absent_arms(results: Iterable[ArmResult]) -> tuple[Absence, ...]:
     num_arms = sum(result.spec.role is Role.ARM for result in results)
     return tuple(
         Absence(
-            step=r.spec.step, arm=r.spec.name, role=r.spec.role, reason=r.reason,
-            detail=r.lane.detail, num_arms=num_arms,
+            step=r.spec.step,
+            arm=r.spec.name,
+            role=r.spec.role,
+            reason=r.reason,
+            detail=r.lane.detail,
+            num_arms=num_arms,
         )
         for r in results
         if r.absent
-    )  # fmt: skip
+    )
 
 
 def not_judged(reason: str) -> GateResult:
@@ -235,9 +239,14 @@ def judge_confirmation(
     left no model to compare with, and any model beats that.
     """
     judge_success = partial(
-        _success, baseline=baseline, gates=gates, seed=seed, others=others, looks=looks,
+        _success,
+        baseline=baseline,
+        gates=gates,
+        seed=seed,
+        others=others,
+        looks=looks,
         split_share=split_share,
-    )  # fmt: skip
+    )
     success, results = judge_success(judged)
     control, control_gates = judge_success(unchanged)
     over: list[GateResult] = []

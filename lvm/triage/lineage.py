@@ -61,14 +61,22 @@ def judged_lineage(
     model, lineage = found
     bank, test = runner.dataset.bank, runner.dataset.test
     seen = seen_articles(
-        lineage, bank, runner.dataset, bank.rows(test.contexts[:, -1]), test.articles,
+        lineage,
+        bank,
+        runner.dataset,
+        bank.rows(test.contexts[:, -1]),
+        test.articles,
         runner.request.seen,
-    )  # fmt: skip
+    )
     why = "; ".join(f"{name}: {reason}" for name, reason in seen.unknown.items())
     return JudgedLineage(
-        articles=_state(seen), model=model, why=why,
-        read=len(seen.articles), trace=trace, off_contexts=off_contexts,
-    )  # fmt: skip
+        articles=_state(seen),
+        model=model,
+        why=why,
+        read=len(seen.articles),
+        trace=trace,
+        off_contexts=off_contexts,
+    )
 
 
 def _handed_in(request: Request) -> tuple[str, Lineage] | None:

@@ -93,9 +93,13 @@ class LocalHead:
         self._asked = False
         environment = {**AHEAD, **ray_environment()}
         self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAM)], env=environment, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaint,
-        )  # fmt: skip
+            [sys.executable, str(PROGRAM)],
+            env=environment,
+            start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaint,
+        )
 
     @property
     def pid(self) -> int:

@@ -56,10 +56,13 @@ class Owner:
         """Return this process with a new token."""
         pid = os.getpid()
         return cls(
-            host=socket.gethostname(), boot=_read("/proc/sys/kernel/random/boot_id"),
-            space=_link("/proc/self/ns/pid"), pid=pid, started=_start_of(pid) or "",
+            host=socket.gethostname(),
+            boot=_read("/proc/sys/kernel/random/boot_id"),
+            space=_link("/proc/self/ns/pid"),
+            pid=pid,
+            started=_start_of(pid) or "",
             token=uuid.uuid4().hex,
-        )  # fmt: skip
+        )
 
     def lives(self, here: Owner) -> bool | None:
         """Whether the process lives; None where `here` cannot know."""

@@ -31,9 +31,12 @@ MOST_WINDOWS = 4096  # of a side, that are looked at
 
 
 def off_contexts(
-    given: Path | Float[np.ndarray, "m D"], ar_only: Path, dataset: Dataset, gates: GateConfig,
+    given: Path | Float[np.ndarray, "m D"],
+    ar_only: Path,
+    dataset: Dataset,
+    gates: GateConfig,
     seed: int,
-) -> dict[str, Any] | None:  # fmt: skip
+) -> dict[str, Any] | None:
     """Return the agreement off the contexts of what was handed in, and of AR-only beside it.
 
     `given` is a checkpoint folder or one prediction per test window. The answer is plain: `model`

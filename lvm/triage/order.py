@@ -62,11 +62,14 @@ class Order:
             return None
         rungs = (runner.journal.find("ladder", split="dev") or {"rows": {}})["rows"]
         found = inspect_model(
-            checkpoint, runner.dataset, spec.recipe, runner.gates,
+            checkpoint,
+            runner.dataset,
+            spec.recipe,
+            runner.gates,
             model=(judged["evaluation"] or {}).get("masked"),
             ladder={name: row["masked"] for name, row in rungs.items()},
             steps=runner.request.steps,
-        )  # fmt: skip
+        )
         return {"arm": spec.id, "name": spec.name, **found}
 
     def _take(self, found: dict[str, Any] | None, head: list[str]) -> None:

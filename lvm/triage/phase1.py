@@ -125,7 +125,15 @@ def _judge_predictions(runner: Runner, path: Path) -> PerQuery:
     evidence = in_words(gather(view, runner.dataset, seed=runner.base.seed), bank)
     bank.leave(device)
     runner.once(
-        "test_judged", ("arm",), arm=PREDICTIONS, step=PHASE1, name=f"{path.name} (predictions)",
-        role=Role.PHASE1, evaluation=evaluation, ann={}, epochs=0, evidence=evidence,
-    )  # fmt: skip
+        "test_judged",
+        ("arm",),
+        arm=PREDICTIONS,
+        step=PHASE1,
+        name=f"{path.name} (predictions)",
+        role=Role.PHASE1,
+        evaluation=evaluation,
+        ann={},
+        epochs=0,
+        evidence=evidence,
+    )
     return per_query

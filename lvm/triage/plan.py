@@ -38,9 +38,16 @@ class PlannedRace:
 
 
 def plan_races(
-    config: RunConfig, steps: Sequence[Step], extended: Sequence[Step], dataset: Dataset, *,
-    all_steps: bool, from_bank: bool = True, given: bool = False, more_seeds: Sequence[int] = (),
-) -> list[PlannedRace]:  # fmt: skip
+    config: RunConfig,
+    steps: Sequence[Step],
+    extended: Sequence[Step],
+    dataset: Dataset,
+    *,
+    all_steps: bool,
+    from_bank: bool = True,
+    given: bool = False,
+    more_seeds: Sequence[int] = (),
+) -> list[PlannedRace]:
     """Return every race that a triage could run, each arm once.
 
     Without `all_steps` a run may end with the first step that has arms for this recipe, and the
@@ -63,11 +70,13 @@ def plan_races(
         windows = len(recut(dataset, cut).train) if cut > base.context_length else 0
         arms = [
             Planned(
-                recipe=budgeted.with_changes(arm.changes), trains=arm.trains,
-                pruned=not step.extended, num_windows=windows,
+                recipe=budgeted.with_changes(arm.changes),
+                trains=arm.trains,
+                pruned=not step.extended,
+                num_windows=windows,
             )
             for arm in proposal.arms
-        ]  # fmt: skip
+        ]
         if any(arm.trains for arm in arms):
             control = budgeted.with_changes(proposal.control)
             arms.append(Planned(recipe=control, pruned=False, num_windows=windows))

@@ -94,9 +94,13 @@ def _probe(
         dataset.bank.leave(device)  # the arms need the room
     start = _start_seconds()
     return Costs(
-        update=update, epoch=epoch, dev=dev, test=test, start=start,
+        update=update,
+        epoch=epoch,
+        dev=dev,
+        test=test,
+        start=start,
         probe=time.perf_counter() - began,
-    )  # fmt: skip
+    )
 
 
 def _updates(
@@ -123,12 +127,20 @@ def _evaluations(config: RunConfig, dataset: Dataset, device: str) -> tuple[floa
     predictor = Predictor(config.recipe, dataset.bank.width).eval().to(device)
     with tempfile.TemporaryDirectory() as folder:
         spec = ArmSpec(
-            id="probe", step="probe", name="probe", role=Role.ARM, recipe=config.recipe,
-            folder=Path(folder), gates=config.gates, device=device,
-        )  # fmt: skip
+            id="probe",
+            step="probe",
+            name="probe",
+            role=Role.ARM,
+            recipe=config.recipe,
+            folder=Path(folder),
+            gates=config.gates,
+            device=device,
+        )
         seconds = []
-        for measure in (lambda: validate(spec, dataset, predictor, 1),
-                        lambda: evaluate_test(spec, dataset, predictor)):  # fmt: skip
+        for measure in (
+            lambda: validate(spec, dataset, predictor, 1),
+            lambda: evaluate_test(spec, dataset, predictor),
+        ):
             started = time.perf_counter()
             measure()
             seconds.append(time.perf_counter() - started)

@@ -35,9 +35,10 @@ class Questions:
         budgeted = base.with_changes({"training.epochs": epochs})
         whole = self._runner.dataset
         facts = Facts(
-            num_train_windows=len(whole.train), width=whole.bank.width,
+            num_train_windows=len(whole.train),
+            width=whole.bank.width,
             why_not_cut=self._why_not_cut,
-        )  # fmt: skip
+        )
         proposal = step.propose(budgeted, facts)
         dataset = self._cut_for(proposal.arms)
         self._runner.proposals[step.name] = {arm.name: arm for arm in proposal.arms}
@@ -45,11 +46,19 @@ class Questions:
             step, proposal, base, budgeted, dataset, carried=bool(action.carried)
         )
         self._runner.begin(
-            step.name, specs, title=step.title, epochs=epochs, left_out=proposal.left_out,
-            question=step.question, hypothesis=step.hypothesis, rules_out=step.rules_out,
-            number=step.number, carried=[list(pair) for pair in action.carried],
-            reported=step.reported, extended=step.extended,
-        )  # fmt: skip
+            step.name,
+            specs,
+            title=step.title,
+            epochs=epochs,
+            left_out=proposal.left_out,
+            question=step.question,
+            hypothesis=step.hypothesis,
+            rules_out=step.rules_out,
+            number=step.number,
+            carried=[list(pair) for pair in action.carried],
+            reported=step.reported,
+            extended=step.extended,
+        )
         if not proposal.arms:
             return self._end_step(step.name, Verdict.NOT_EVALUABLE, None, None, [])
         results = self._runner.race(
@@ -82,9 +91,15 @@ class Questions:
         return found if isinstance(found, Dataset) else self._runner.dataset
 
     def _step_specs(
-        self, step: Step, proposal: Proposal, base: Recipe, budgeted: Recipe, dataset: Dataset, *,
+        self,
+        step: Step,
+        proposal: Proposal,
+        base: Recipe,
+        budgeted: Recipe,
+        dataset: Dataset,
+        *,
         carried: bool,
-    ) -> list[ArmSpec]:  # fmt: skip
+    ) -> list[ArmSpec]:
         """Return the specs of a step: the control first, unless no arm trains."""
         trained_model = self._runner.base_model
         specs: list[ArmSpec] = []
@@ -95,10 +110,15 @@ class Questions:
             recipe = (base if source else budgeted).with_changes(arm.changes)
             specs.append(
                 self._runner.spec(
-                    step.name, arm.name, Role.ARM, recipe, source=source, changes=arm,
+                    step.name,
+                    arm.name,
+                    Role.ARM,
+                    recipe,
+                    source=source,
+                    changes=arm,
                     dataset=dataset,
                 )
-            )  # fmt: skip
+            )
         if any(spec.source is None for spec in specs):
             unchanged = Arm(name=CONTROL, changes=proposal.control, why="")
             recipe = budgeted.with_changes(proposal.control)
@@ -115,11 +135,14 @@ class Questions:
             self._runner.judge_dev(control)
         controls = {r.spec.id: self._control_of(r, control) for r in arms}
         gains = judge_gains(
-            arms, controls, self._runner.gates, self._runner.base.seed,
+            arms,
+            controls,
+            self._runner.gates,
+            self._runner.base.seed,
             # Open questions carry nothing, and are a family each.
             looks=1 if step.extended else len(self._runner.request.steps),
             split_share=self._runner.split_share("dev"),
-        )  # fmt: skip
+        )
         stages = {
             r.spec.id: self._runner.judge_dev(r, gains.get(r.spec.id, ())).verdict for r in arms
         }
@@ -147,18 +170,35 @@ class Questions:
         )
 
     def _end_step(
-        self, step: str, stage: Verdict, candidate: str | None, carried: str | None,
-        conflicts: Sequence[str], *, gain: float = 0.0, changes: frozenset[str] = frozenset(),
+        self,
+        step: str,
+        stage: Verdict,
+        candidate: str | None,
+        carried: str | None,
+        conflicts: Sequence[str],
+        *,
+        gain: float = 0.0,
+        changes: frozenset[str] = frozenset(),
         absent: tuple[Absence, ...] = (),
-    ) -> StepOutcome:  # fmt: skip
+    ) -> StepOutcome:
         self._runner.once(
-            "step_ended", ("step",), step=step, stage=stage, candidate=candidate, kept=carried,
+            "step_ended",
+            ("step",),
+            step=step,
+            stage=stage,
+            candidate=candidate,
+            kept=carried,
             conflicts=conflicts,
-        )  # fmt: skip
+        )
         return StepOutcome(
-            step=step, stage=stage, candidate=candidate, carried=carried, gain=gain,
-            changes=changes, absent=absent,
-        )  # fmt: skip
+            step=step,
+            stage=stage,
+            candidate=candidate,
+            carried=carried,
+            gain=gain,
+            changes=changes,
+            absent=absent,
+        )
 
     def _control_of(self, result: ArmResult, control: ArmResult | None) -> PerQuery | None:
         """Return the control's dev results at the arm's own epoch: the same budget, or nothing."""

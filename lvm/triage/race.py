@@ -44,9 +44,14 @@ class Race:
     """The arms of one step, compared at shared rungs."""
 
     def __init__(
-        self, step: str, specs: Sequence[ArmSpec], note: Note, *, epochs: Sequence[int],
+        self,
+        step: str,
+        specs: Sequence[ArmSpec],
+        note: Note,
+        *,
+        epochs: Sequence[int],
         schedule: ScheduleConfig,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.step, self._note = step, note
         self.lanes = {spec.id: Lane(spec) for spec in specs}
         trained = [spec for spec in specs if spec.source is None]
@@ -125,9 +130,14 @@ class Race:
         """Take note that an arm whose process or node went away goes on in another one."""
         lane = self.lanes[arm]
         self._note(
-            "arm_restarted", arm=arm, step=self.step, name=lane.spec.name, attempt=attempt,
-            epoch=self.known_epochs(arm), detail=detail,
-        )  # fmt: skip
+            "arm_restarted",
+            arm=arm,
+            step=self.step,
+            name=lane.spec.name,
+            attempt=attempt,
+            epoch=self.known_epochs(arm),
+            detail=detail,
+        )
 
     def waits(self, detail: str) -> None:
         """Take note that arms wait for room that the cluster does not have now."""
@@ -168,9 +178,14 @@ def rung_metric(judged: Sequence[ArmSpec], schedule: ScheduleConfig) -> str:
 
 
 def race_of(
-    step: str, specs: Sequence[ArmSpec], note: Note, *, budget: int, schedule: ScheduleConfig,
+    step: str,
+    specs: Sequence[ArmSpec],
+    note: Note,
+    *,
+    budget: int,
+    schedule: ScheduleConfig,
     to_the_end: bool = False,
-) -> Race:  # fmt: skip
+) -> Race:
     """Return the race of one step; `to_the_end` leaves out the rungs: no arm is stopped early."""
     epochs = rung_epochs(schedule.first_rung, budget, schedule.reduction_factor)
     if to_the_end or all(spec.role is not Role.ARM for spec in specs):

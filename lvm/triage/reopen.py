@@ -23,12 +23,22 @@ Event = Mapping[str, Any]
 REOPENED = "reopened"
 JUDGEMENTS = frozenset(
     {
-        "arm_ended", "arm_judged", "below_ladder", "compared", "confirmed", "decision",
+        "arm_ended",
+        "arm_judged",
+        "below_ladder",
+        "compared",
+        "confirmed",
+        "decision",
         "inspected",
-        "phase_1_judged", "repeated", "rung", "settled", "step_ended", "step_started",
+        "phase_1_judged",
+        "repeated",
+        "rung",
+        "settled",
+        "step_ended",
+        "step_started",
         "test_judged",
     }
-)  # fmt: skip
+)
 STAYS = (StopReason.DIVERGED,)  # it ends so wherever it runs; other endings follow from epochs
 
 

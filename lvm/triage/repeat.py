@@ -130,10 +130,14 @@ class Repetitions:
                     bound = success if other == AR_ONLY else 0.0
                     found.append(
                         {
-                            "model": name, "over": other, "metric": metric, "bound": bound,
-                            "seeds": seeds, "estimate": estimate,
+                            "model": name,
+                            "over": other,
+                            "metric": metric,
+                            "bound": bound,
+                            "seeds": seeds,
+                            "estimate": estimate,
                         }
-                    )  # fmt: skip
+                    )
         return found
 
 

@@ -114,18 +114,29 @@ class Runner:
     # --- a race ----------------------------------------------------------------------------------
 
     def spec(
-        self, step: str, name: str, role: Role, recipe: Recipe, *, source: Path | None = None,
-        test: bool = False, workers: int | None = None, changes: Arm | None = None,
+        self,
+        step: str,
+        name: str,
+        role: Role,
+        recipe: Recipe,
+        *,
+        source: Path | None = None,
+        test: bool = False,
+        workers: int | None = None,
+        changes: Arm | None = None,
         dataset: Dataset | None = None,
-    ) -> ArmSpec:  # fmt: skip
+    ) -> ArmSpec:
         """Return what a trial needs to run one arm."""
         schedule = self.request.config.schedule
         workers = workers or (1 if source else schedule.workers_per_arm)
         identity = arm_id(
-            recipe, data=(dataset or self.dataset).fingerprint, code=self.request.code,
-            plugins=self.request.plugins, workers=workers,
+            recipe,
+            data=(dataset or self.dataset).fingerprint,
+            code=self.request.code,
+            plugins=self.request.plugins,
+            workers=workers,
             source=checkpoint_digest(source) if source else "",
-        )  # fmt: skip
+        )
         ar_only = self.phase1.get(AR_ONLY)
         if dataset is not None and dataset is not self.dataset:
             ar_only = None  # it was judged on other windows
@@ -154,17 +165,26 @@ class Runner:
         self.once("step_started", ("step",), step=step, arms=arms, **about)
 
     def race(
-        self, step: str, specs: Sequence[ArmSpec], budget: int, *,
-        dataset: Dataset | None = None, to_the_end: bool = False,
-    ) -> dict[str, ArmResult]:  # fmt: skip
+        self,
+        step: str,
+        specs: Sequence[ArmSpec],
+        budget: int,
+        *,
+        dataset: Dataset | None = None,
+        to_the_end: bool = False,
+    ) -> dict[str, ArmResult]:
         """Run the arms that the journal does not hold already; return all of them by id.
 
         `to_the_end` leaves out the rungs: no arm is pruned, and none ends the step.
         """
         race = race_of(
-            step, specs, self._note_progress, budget=budget,
-            schedule=self.request.config.schedule, to_the_end=to_the_end,
-        )  # fmt: skip
+            step,
+            specs,
+            self._note_progress,
+            budget=budget,
+            schedule=self.request.config.schedule,
+            to_the_end=to_the_end,
+        )
         self._replay(race)
         if race.waiting:
             self._executor.run(race, self.dataset if dataset is None else dataset)
@@ -187,9 +207,10 @@ class Runner:
         events = [event for event in about if event.get("step") in started]
         ended = {e["arm"] for e in events if _ended_by_itself(e)}
         unfinished = {
-            arm for arm, lane in race.lanes.items()
+            arm
+            for arm, lane in race.lanes.items()
             if lane.spec.evaluate_test and not (lane.spec.folder / "test.json").exists()
-        } - ended  # fmt: skip
+        } - ended
         for event in events:
             if event["event"] == "epoch" and event["arm"] not in unfinished:
                 keep = {k: v for k, v in event.items() if k not in _EPOCH_ENVELOPE}
@@ -217,13 +238,22 @@ class Runner:
         """Judge the stage gate of an arm on dev and write down all that was measured."""
         spec, gate = result.spec, judge_stage(result, self.base.seed)
         self.once(
-            "arm_judged", ("arm", "step"), arm=spec.id, step=spec.step, name=spec.name,
-            role=spec.role, reason=result.reason, detail=result.lane.detail, epoch=result.epoch,
+            "arm_judged",
+            ("arm", "step"),
+            arm=spec.id,
+            step=spec.step,
+            name=spec.name,
+            role=spec.role,
+            reason=result.reason,
+            detail=result.lane.detail,
+            epoch=result.epoch,
             epochs_run=max(result.lane.records, default=0),
             train_seconds=round(result.lane.train_seconds, 3),
-            evaluation=dev_evaluation(result.dev), stage=gate, gains=list(gains),
+            evaluation=dev_evaluation(result.dev),
+            stage=gate,
+            gains=list(gains),
             findings=[] if result.absent else training_findings(training_of(result)),
-        )  # fmt: skip
+        )
         return gate
 
     def note_test(self, spec: ArmSpec) -> None:
@@ -232,9 +262,15 @@ class Runner:
         if "evidence" in stored:
             stored["evidence"] = in_words(stored["evidence"], self.dataset.bank)
         self.once(
-            "test_judged", ("arm",), arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
-            epochs=0 if spec.source else spec.recipe.training.epochs, **stored,
-        )  # fmt: skip
+            "test_judged",
+            ("arm",),
+            arm=spec.id,
+            step=spec.step,
+            name=spec.name,
+            role=spec.role,
+            epochs=0 if spec.source else spec.recipe.training.epochs,
+            **stored,
+        )
 
     def once(self, event: str, keys: Sequence[str], **values: Any) -> None:
         """Write an event unless the journal of a resumed run holds it already.

@@ -54,9 +54,13 @@ def _spent(events: Events, arm: str, step: str, budget: int) -> Spent:
     ended = (events.last("arm_ended", arm=arm) or {}).get("reason", "")
     left = max(0, budget - max(records)) if ended else 0
     return Spent(
-        step=step, epochs=len(trained), seconds=cost, left=left,
-        saved=left * cost / max(1, len(trained)), stopped_by=STOPPED_BY.get(ended, ""),
-    )  # fmt: skip
+        step=step,
+        epochs=len(trained),
+        seconds=cost,
+        left=left,
+        saved=left * cost / max(1, len(trained)),
+        stopped_by=STOPPED_BY.get(ended, ""),
+    )
 
 
 def saved_seconds(events: Events) -> Mapping[str, float]:

@@ -34,5 +34,7 @@ def subject(events: Sequence[Event]) -> dict[str, Any]:
         "stand_in": stand_in,
         "sentence": f"Judged: the predictions in {name}. Trained: {network} of the recipe, as a "
         "stand-in for the model behind them, which cannot be loaded; the remedies are tried on "
-        "this stand-in." if stand_in else "",
-    }  # fmt: skip
+        "this stand-in."
+        if stand_in
+        else "",
+    }

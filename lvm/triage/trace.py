@@ -63,9 +63,13 @@ class Trace:
 
 
 def trace(
-    test: PerQuery, dev: PerQuery, ar_test: PerQuery, ar_dev: PerQuery, dataset: Dataset,
+    test: PerQuery,
+    dev: PerQuery,
+    ar_test: PerQuery,
+    ar_dev: PerQuery,
+    dataset: Dataset,
     seed: int,
-) -> Trace | None:  # fmt: skip
+) -> Trace | None:
     """Return the trace in a model's results on all test and dev windows of `dataset`.
 
     None where a side has fewer than two articles or a cosine is not finite, or where results are of
@@ -77,10 +81,11 @@ def trace(
     references: dict[str, Sides] = {
         "AR-only": (ar_test.cosine, ar_dev.cosine),
         "the mean of the contexts": (
-            mean_context_cosines(dataset, dataset.test), mean_context_cosines(dataset, dataset.dev),
+            mean_context_cosines(dataset, dataset.test),
+            mean_context_cosines(dataset, dataset.dev),
         ),
         "nothing": (np.zeros(len(test)), np.zeros(len(dev))),
-    }  # fmt: skip
+    }
 
     def beside(reference: Sides) -> tuple[Estimate, Estimate]:
         levels = [
@@ -106,9 +111,13 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     below = math.hypot(a.value - a.lower, b.upper - b.value)
     above = math.hypot(a.upper - a.value, b.value - b.lower)
     return Estimate(
-        value=value, lower=value - below, upper=value + above, confidence=a.confidence,
-        num_windows=a.num_windows + b.num_windows, num_articles=a.num_articles + b.num_articles,
-    )  # fmt: skip
+        value=value,
+        lower=value - below,
+        upper=value + above,
+        confidence=a.confidence,
+        num_windows=a.num_windows + b.num_windows,
+        num_articles=a.num_articles + b.num_articles,
+    )
 
 
 def nearest_train_cosines(dataset: Dataset, seed: int) -> Sides:

@@ -80,9 +80,13 @@ class Triage:
         order = Order(self._runner, elsewhere=self._beside)
         while True:
             action = next_action(
-                order.names, history, independent=request.independent, all_steps=request.all_steps,
-                extended=[step.name for step in request.extended], more_seeds=request.more_seeds,
-            )  # fmt: skip
+                order.names,
+                history,
+                independent=request.independent,
+                all_steps=request.all_steps,
+                extended=[step.name for step in request.extended],
+                more_seeds=request.more_seeds,
+            )
             if isinstance(action, Stop):
                 self._ladder_measured()
                 compare_with_ladder(self._runner)
@@ -128,9 +132,12 @@ def measure_ladder(runner: Runner) -> None:
     device = claim_if_there(runner.request.config.schedule.use_gpu)
     for split in ("dev", "test"):
         rows = judge_ladder(
-            predictors, dataset, split, device,
+            predictors,
+            dataset,
+            split,
+            device,
             functools.partial(_kept, runner, split),
-        )  # fmt: skip
+        )
         runner.once("ladder", ("split",), split=split, rows=rows)
     dataset.bank.leave(device)  # the arms need the room
 

@@ -11,8 +11,13 @@ UNKNOWN, STATED = "unknown", "stated"
 NO_REFERENCE = "nothing"  # of a trace: the cosine as it is
 REMEDY = "Name what it has read with --seen FILE"
 NOTHING: Mapping[str, Any] = {
-    "articles": None, "model": None, "why": "", "read": 0, "trace": None, "off_contexts": None,
-}  # fmt: skip
+    "articles": None,
+    "model": None,
+    "why": "",
+    "read": 0,
+    "trace": None,
+    "off_contexts": None,
+}
 
 
 def lineage_part(events: Events) -> dict[str, Any]:

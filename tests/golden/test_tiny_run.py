@@ -27,21 +27,32 @@ from lvm.triage.step import Role
 GOLDEN = Path(__file__).with_name("tiny_run.json")
 TOLERANCE = 1e-4  # absolute; another processor sums in another order
 KEYS = (
-    "loss", "contrastive", "ar", "mmd", "gradient_norm", "num_negatives",
-    "eval_cosine", "r_at_5", "mrr",
-)  # fmt: skip
+    "loss",
+    "contrastive",
+    "ar",
+    "mmd",
+    "gradient_norm",
+    "num_negatives",
+    "eval_cosine",
+    "r_at_5",
+    "mrr",
+)
 RECIPES = {
     "base": {},
     "ar_only": {"objective.contrastive_weight": 0.0, "objective.ar_weight": 1.0},
     "raw_space_sampled_negatives": {
-        "objective.space": "raw", "negatives.same_article": 1, "negatives.random": 2,
+        "objective.space": "raw",
+        "negatives.same_article": 1,
+        "negatives.random": 2,
     },
     "whole_bank_and_anchor": {
-        "negatives.candidates": "bank", "objective.mmd_weight": 0.5,
-        "objective.mmd_balance": "gradient", "objective.stop_gradient": "none",
+        "negatives.candidates": "bank",
+        "objective.mmd_weight": 0.5,
+        "objective.mmd_balance": "gradient",
+        "objective.stop_gradient": "none",
         "search_space": "projected",
     },
-}  # fmt: skip
+}
 
 
 def measure(name: str) -> list[dict[str, float]]:
@@ -49,9 +60,14 @@ def measure(name: str) -> list[dict[str, float]]:
     recipe = tiny.recipe(**{"training.epochs": 2, **RECIPES[name]})
     with tempfile.TemporaryDirectory() as folder:
         spec = ArmSpec(
-            id=name, step="golden", name=name, role=Role.PHASE1, recipe=recipe,
-            folder=Path(folder), gates=GateConfig(),
-        )  # fmt: skip
+            id=name,
+            step="golden",
+            name=name,
+            role=Role.PHASE1,
+            recipe=recipe,
+            folder=Path(folder),
+            gates=GateConfig(),
+        )
         records = run_arm(spec, tiny.dataset(tiny.bank(articles=24, chunks=15)))
         return [{k: record[k] for k in KEYS if k in record} for record in records]
 

@@ -23,9 +23,12 @@ def alone(bank: Path, recipe: Path, folder: Path, *, reported_only: bool = False
     config = load_config("laptop", recipe)
     dataset, _ = load_dataset(DataRequest(bank=bank), config.recipe.context_length)
     request = Request(
-        config=config, out=folder, steps=steps_in_order(reported_only=reported_only),
-        code=code_version(), reported_only=reported_only,
-    )  # fmt: skip
+        config=config,
+        out=folder,
+        steps=steps_in_order(reported_only=reported_only),
+        code=code_version(),
+        reported_only=reported_only,
+    )
     journal = Journal(folder)
     Triage(request, dataset, LocalExecutor(), journal, journal.append).run()
     return list(journal.events)
@@ -35,8 +38,11 @@ def measured(events: Sequence[Event]) -> dict[tuple[str, str], Any]:
     """Return verdicts and metrics by step and arm; two workers add in another order than one."""
     return {
         (e["step"], e["name"]): (
-            e["reason"], e["epoch"], e["stage"]["verdict"],
+            e["reason"],
+            e["epoch"],
+            e["stage"]["verdict"],
             {k: pytest.approx(v, abs=1e-3) for k, v in e["evaluation"]["masked"].items()},
         )
-        for e in events if e["event"] == "arm_judged"
-    }  # fmt: skip
+        for e in events
+        if e["event"] == "arm_judged"
+    }

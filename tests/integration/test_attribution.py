@@ -66,8 +66,11 @@ def test_every_step_names_the_one_cause_and_says_what_all_that_helped_add(tmp_pa
     assert spec["recipe"]["objective"]["temperature"] == 0.10
     assert spec["id"] == together["spec"]
     document = build_verdict(journal.events, resume="")
-    assert [list(pair) for pair in zip(
-        document["combination"]["steps"], document["combination"]["arms"], strict=True
-    )] == [list(pair) for pair in kept]  # fmt: skip
+    assert [
+        list(pair)
+        for pair in zip(
+            document["combination"]["steps"], document["combination"]["arms"], strict=True
+        )
+    ] == [list(pair) for pair in kept]
     assert document["combination"]["best_alone"][0] == "temperature"
     assert "does worse than it alone" in document["headline"]

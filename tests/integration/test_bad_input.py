@@ -253,17 +253,26 @@ WINDOWS: dict[str, tuple[str, str, Callable[[np.ndarray], np.ndarray], list[str]
     "targets of rank 3": ("SCHEMA", "target_vectors", lambda a: a[:, None], ["shape", "[M, D]"]),
     "one target too few": ("SCHEMA", "target_vectors", lambda a: a[1:], ["targets", "for the tar"]),
     "contexts of another width": (
-        "SCHEMA", "context_sequences", lambda a: a[..., :16], ["targets", "for the targets"],
+        "SCHEMA",
+        "context_sequences",
+        lambda a: a[..., :16],
+        ["targets", "for the targets"],
     ),
     "contexts of another length": (
-        "SCHEMA", "context_sequences", lambda a: a[:, 1:], ["4 vectors in eval", "5 vectors in tr"],
+        "SCHEMA",
+        "context_sequences",
+        lambda a: a[:, 1:],
+        ["4 vectors in eval", "5 vectors in tr"],
     ),
     "zero windows": (
-        "SCHEMA", "context_sequences", lambda a: a[:0], ["holds no vector", "at least one win"],
+        "SCHEMA",
+        "context_sequences",
+        lambda a: a[:0],
+        ["holds no vector", "at least one win"],
     ),
     "NaN": ("NONFINITE", "target_vectors", lambda a: a * np.nan, ["are not finite"]),
     "zeros": ("ZERO_ROWS", "context_sequences", lambda a: a * 0, ["are zero"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WINDOWS)
@@ -329,7 +338,7 @@ RECIPES = {
     "no section": ("schedule = 3", ["schedule", "3", "expected a section"]),
     "broken TOML": ("[model\nhidden = 3", ["cannot be read", "TOML"]),
     "empty value": ("seed =", ["cannot be read", "TOML"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", RECIPES)
@@ -428,8 +437,11 @@ def test_no_space_left(world, tmp_path: Path):
     argv = ["--data", world.bank, "--recipe", world.recipe, "--out", tmp_path / "run"]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_SPACE.format(limit=FULL_AT_BYTES), *map(str, argv)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -192,8 +192,11 @@ def groups_alive(nodes: TwoRaylets) -> int:
 def job(nodes: TwoRaylets, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [RAY, "job", verb, "--address", nodes.job_server, *words],
-        env=nodes.env, capture_output=True, text=True, timeout=JOB_SECONDS,
-    )  # fmt: skip
+        env=nodes.env,
+        capture_output=True,
+        text=True,
+        timeout=JOB_SECONDS,
+    )
 
 
 def submit(nodes: TwoRaylets, triage: list[str]) -> subprocess.CompletedProcess[str]:

@@ -104,9 +104,13 @@ def test_readmes_job_line_runs_the_code_that_was_sent(laid: Laid, world: Any, tm
     recipe = str(tmp_path / "recipe.toml")
     flags = ["--data", str(world.bank), "--recipe", recipe, "--out", str(out)]
     done = subprocess.run(
-        readmes_job(laid, flags), env=laid.nodes.env, cwd=tmp_path, capture_output=True, text=True,
+        readmes_job(laid, flags),
+        env=laid.nodes.env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         timeout=JOB_SECONDS,
-    )  # fmt: skip
+    )
     assert "NOT_FIXED: none of the arms" in done.stdout, done.stdout + done.stderr
     assert done.returncode == 1
     assert json.loads((out / "verdict.json").read_text())["verdict"] == "NOT_FIXED"
@@ -129,8 +133,12 @@ def test_every_node_imports_the_checkout_that_was_sent(laid: Laid, tmp_path: Pat
     address = ["--address", laid.nodes.job_server]
     done = subprocess.run(
         [RAY, "job", "submit", *address, "--", python, str(tmp_path / "ask.py")],
-        env=laid.nodes.env, cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        env=laid.nodes.env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     (told,) = [line for line in done.stdout.splitlines() if line.startswith("TOLD")]
     files = {(str(laid.checkout / "lvm/__init__.py"), str(laid.checkout / "tune_jobs/__init__.py"))}
     assert told == f"TOLD {files}"

@@ -41,8 +41,11 @@ def doctor(address: str, env: dict[str, str] | None, folder: Path) -> tuple[int,
 def test_two_nodes_and_what_a_dead_job_holds(nodes: TwoRaylets, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", LEAVE_BEHIND, nodes.gcs_address],
-        env=nodes.env, cwd=tmp_path, check=True, timeout=120,
-    )  # fmt: skip
+        env=nodes.env,
+        cwd=tmp_path,
+        check=True,
+        timeout=120,
+    )
     for _ in range(2):  # nothing is removed by looking
         status, told, problem = doctor(nodes.gcs_address, nodes.env, tmp_path)
         assert (status, problem) == (2, "")

@@ -74,9 +74,12 @@ class Small:
         """Start a triage that sends itself signals in a phase."""
         argv = [WITHOUT_RAY, phase, str(count), *map(str, flags)]
         return Forked(
-            without_ray.run, argv, cwd=cwd or self.folder, env={**os.environ, "SIGNALS": signals},
+            without_ray.run,
+            argv,
+            cwd=cwd or self.folder,
+            env={**os.environ, "SIGNALS": signals},
             output=self.printed,
-        )  # fmt: skip
+        )
 
     def new(self, out: str | None, *more: str | Path) -> list[str | Path]:
         """The flags of a new run."""
@@ -158,8 +161,11 @@ def mlflow(folder: Path) -> str:
 
 def left_over(folder: Path) -> list[str]:
     """Locks, and files that were not finished; what Tune keeps of its own is its affair."""
-    found = [path for path in folder.rglob("*") if path.name.startswith((".", lock.FILE))
-             and "tune" not in path.relative_to(folder).parts]  # fmt: skip
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.name.startswith((".", lock.FILE)) and "tune" not in path.relative_to(folder).parts
+    ]
     return sorted(str(path.relative_to(folder)) for path in found)
 
 
@@ -215,9 +221,7 @@ def test_sigterm_ends_as_ctrl_c_does_whenever_it_comes(
 def test_a_second_sigterm_ends_at_once(small: Small):
     """The first one waits for the event that is being written, the second one does not."""
     folder = small.folder / "twice"
-    status, out, _ = ended(
-        small.start("event", *small.new("twice"), signals="15 15", count=6)
-    )  # fmt: skip
+    status, out, _ = ended(small.start("event", *small.new("twice"), signals="15 15", count=6))
     assert (status, out) == (130, "")
     assert "interrupted" not in kinds(folder)
     driver = driver_of(folder)
@@ -303,9 +307,13 @@ def test_a_disk_that_fills_up_during_a_run_costs_no_event(
     limit = weights.stat().st_size * 5 // 4
     words = [sys.executable, "-c", LIMITED, str(limit), WITHOUT_RAY, "-", "1", *small.new("full")]
     done = subprocess.run(
-        list(map(str, words)), cwd=small.folder, capture_output=True, text=True,
-        timeout=PATIENCE_SECONDS, env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+        list(map(str, words)),
+        cwd=small.folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     sentence = done.stderr.splitlines()[-1]
@@ -629,9 +637,12 @@ run_program(main)
 def by_python(program: str, *argv: str | Path) -> tuple[int, str, str]:
     path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, argv)], capture_output=True, text=True,
-        timeout=PATIENCE_SECONDS, env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+        [sys.executable, "-c", program, *map(str, argv)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     return done.returncode, done.stdout, done.stderr
 
 

@@ -26,9 +26,12 @@ def test_every_example_is_run():
 @pytest.mark.parametrize("name", SAYS)
 def test_an_example_runs_anywhere(name: str, tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py")], cwd=tmp_path, text=True,
-        capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        [sys.executable, str(ROOT / "examples" / f"{name}.py")],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     for words in SAYS[name]:
         assert words in done.stdout

@@ -20,9 +20,13 @@ MEANT = {ExitStatus.OK, ExitStatus.USAGE, ExitStatus.BLOCKED, ExitStatus.TOO_LIT
 @pytest.fixture(scope="module")
 def answers():
     done = subprocess.run(
-        [sys.executable, fuzz_commands.__file__], capture_output=True, text=True, timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        [sys.executable, fuzz_commands.__file__],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -28,9 +28,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shown(words: list[str], place: Path, here: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(place)}
     done = subprocess.run(
-        [sys.executable, *words, "--show", "--five-steps"], cwd=here, env=environment,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, *words, "--show", "--five-steps"],
+        cwd=here,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -51,11 +54,15 @@ def test_an_installed_one_prints_the_command_that_is_installed(installed, tmp_pa
     words = [sys.executable, "-c", script]
     printed = {
         place: subprocess.run(
-            words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(place)},
-            capture_output=True, text=True, check=True,
+            words,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(place)},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.splitlines()
         for place in (installed, ROOT)
-    }  # fmt: skip
+    }
     assert [line.rpartition(" ")[2] for line in printed[installed]] == ["triage", "train"]
     for line, name in zip(printed[ROOT], ("triage", "train"), strict=True):
         assert line.endswith(f"{ROOT}/tune_jobs/{name}.py")

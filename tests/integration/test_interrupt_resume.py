@@ -62,9 +62,13 @@ def live(
 ) -> Life:
     """Run a triage in a process, send it a signal once its journal is as wanted, and wait."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HEED_CTRL_C, *words], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-c", HEED_CTRL_C, *words],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not until(journal(folder)):
@@ -80,10 +84,14 @@ def live(
     assert "SIGTERM received" not in complaint  # the first words of the stack that Ray prints
     document = folder / "verdict.json"
     return Life(
-        folder=folder, events=journal(folder), status=process.returncode, printed=printed,
-        statuses=parents(folder), files=checkpoints(folder),
+        folder=folder,
+        events=journal(folder),
+        status=process.returncode,
+        printed=printed,
+        statuses=parents(folder),
+        files=checkpoints(folder),
         document=json.loads(document.read_text()) if document.exists() else {},
-    )  # fmt: skip
+    )
 
 
 def journal(folder: Path) -> list[Event]:

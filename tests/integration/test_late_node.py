@@ -31,9 +31,13 @@ def test_a_full_training_waits_for_its_node_and_says_so(world, tmp_path: Path):
         command = [sys.executable, TRIAGE, "--data", str(world.bank), "--recipe", str(recipe)]
         command += ["--out", str(out), "--address", head.gcs_address, "--five-steps"]
         with subprocess.Popen(
-            command, env=head.env, cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+            command,
+            env=head.env,
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-        ) as process:  # fmt: skip
+        ) as process:
             try:
                 deadline = time.monotonic() + PATIENCE
                 while not of("waiting", out):

@@ -44,9 +44,12 @@ TABLE = [  # as the report's: the run, then all that it measured, in the order i
     ("Confirm temperature: tau 0.2", "PASS", "3", "0.44", "0.22"),
 ]
 COLUMNS = [
-    "attributes.`Run Name`", "tags.`verdict`", "metrics.`Epochs`", "metrics.`Dev cosine`",
+    "attributes.`Run Name`",
+    "tags.`verdict`",
+    "metrics.`Epochs`",
+    "metrics.`Dev cosine`",
     "metrics.`R at 5`",
-]  # fmt: skip
+]
 # A row lies in several pieces, one per part of the table that scrolls by itself.
 CELLS = """Object.fromEntries([...document.querySelectorAll('.ag-row .ag-cell')].map(cell =>
     [cell.closest('.ag-row').getAttribute('row-index') + ' ' + cell.getAttribute('col-id'),

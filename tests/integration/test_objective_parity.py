@@ -28,10 +28,12 @@ TOLERANCE = 1e-5  # of the length of the whole gradient
 CANDIDATES: dict[str, dict[str, Any]] = {
     "batch": {},
     "sampled": {
-        "negatives.same_article": 1, "negatives.nearby_article": 1, "negatives.random": 2,
+        "negatives.same_article": 1,
+        "negatives.nearby_article": 1,
+        "negatives.random": 2,
     },
     "bank": {"negatives.candidates": "bank"},
-}  # fmt: skip
+}
 MMD: dict[str, dict[str, Any]] = {
     "no": {},
     "fixed": {"objective.mmd_weight": 0.3},
@@ -40,10 +42,8 @@ MMD: dict[str, dict[str, Any]] = {
 SPACES = [("raw", "target"), *(("projected", stop) for stop in ("target", "prediction", "none"))]
 WEIGHTS = [(0.7, 0.3), (0.7, 0.0), (0.0, 0.3)]
 GRID = list(
-    itertools.product(
-        ("mamba2", "two_tower"), SPACES, CANDIDATES, MMD, (None, 0.5), WEIGHTS
-    )
-)  # fmt: skip
+    itertools.product(("mamba2", "two_tower"), SPACES, CANDIDATES, MMD, (None, 0.5), WEIGHTS)
+)
 
 
 def allowed() -> Iterator[tuple[str, Recipe]]:
@@ -51,10 +51,15 @@ def allowed() -> Iterator[tuple[str, Recipe]]:
     seen = set()
     for model, (space, stop), candidates, mmd, margin, (contrastive, ar) in GRID:
         changes = {
-            "model.name": model, "objective.space": space, "objective.stop_gradient": stop,
-            "objective.contrastive_weight": contrastive, "objective.ar_weight": ar,
-            "negatives.false_negative_margin": margin, **CANDIDATES[candidates], **MMD[mmd],
-        }  # fmt: skip
+            "model.name": model,
+            "objective.space": space,
+            "objective.stop_gradient": stop,
+            "objective.contrastive_weight": contrastive,
+            "objective.ar_weight": ar,
+            "negatives.false_negative_margin": margin,
+            **CANDIDATES[candidates],
+            **MMD[mmd],
+        }
         if contrastive == 0 and (candidates != "batch" or margin or (space, stop) != SPACES[0]):
             continue  # nothing of these is asked without a contrastive term
         try:

@@ -75,9 +75,12 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
         )
     patch.undo()
     return Audited(
-        replica=replica, run=folder / "run", repaired=folder / "mended" / "eval.npz",
-        statuses=(blocked, mended), printed=printed.getvalue(),
-    )  # fmt: skip
+        replica=replica,
+        run=folder / "run",
+        repaired=folder / "mended" / "eval.npz",
+        statuses=(blocked, mended),
+        printed=printed.getvalue(),
+    )
 
 
 def test_the_triage_says_blocked_and_trains_nothing(audited: Audited):

@@ -55,8 +55,17 @@ def flags(world, folder: Path, code: str, model: str) -> list[str]:
     text = text.replace("success_r_at_5 = 0.2", "success_r_at_5 = 0.15")
     text = text.replace("[model]\n", f'[model]\nname = "{model}"\n')
     (folder / "recipe.toml").write_text(text)
-    return ["--data", str(world.bank), "--recipe", str(folder / "recipe.toml"), "--five-steps",
-            "--plugin", str(folder / "my_model.py"), "--out", str(folder / "run")]  # fmt: skip
+    return [
+        "--data",
+        str(world.bank),
+        "--recipe",
+        str(folder / "recipe.toml"),
+        "--five-steps",
+        "--plugin",
+        str(folder / "my_model.py"),
+        "--out",
+        str(folder / "run"),
+    ]
 
 
 def lvm(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -72,8 +81,10 @@ def arms_of(events: list[Event], model: str) -> list[dict]:
     assert set(ended.values()) <= {"finished", "gate held", "pruned", "cancelled"}
     started = [event for event in events if event["event"] == "step_started"]
     assert [event["step"] for event in started] == [
-        "phase_1", "projection_head", "confirm_projection_head",
-    ]  # fmt: skip
+        "phase_1",
+        "projection_head",
+        "confirm_projection_head",
+    ]
     arms = [arm for event in started for arm in event["arms"]]
     assert {arm["recipe"]["model"]["name"] for arm in arms} == {model}
     return arms
@@ -87,9 +98,10 @@ def test_a_model_of_a_file_is_triaged_and_judged(
     out = tmp_path / "run"
     run = triage(out, flags(world, tmp_path, foreign.example(), "last_two"))
     ended = [
-        (event["step"], event["reason"]) for event in run.of("arm_ended")
+        (event["step"], event["reason"])
+        for event in run.of("arm_ended")
         if event["step"] in ("phase_1", "projection_head")
-    ]  # fmt: skip
+    ]
     assert {step for step, _ in ended} == {"phase_1", "projection_head"}
     assert {reason for _, reason in ended} <= {"finished", "gate held", "pruned", "cancelled"}
     own = plugins.digests()
@@ -146,9 +158,13 @@ def test_a_node_that_never_had_the_file_trains_its_model(world, tmp_path: Path) 
     with two_raylets(tmp_path) as nodes:
         command = [sys.executable, TRIAGE, *flags(world, tmp_path, TWIN, "twin")]
         with subprocess.Popen(
-            [*command, "--address", nodes.gcs_address], env=nodes.env, cwd=tmp_path, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ) as process:  # fmt: skip
+            [*command, "--address", nodes.gcs_address],
+            env=nodes.env,
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
             try:
                 while not (out / "journal.jsonl").exists():
                     assert process.poll() is None, process.communicate()

@@ -29,12 +29,17 @@ HEAVY = ("ray", "mlflow", "faiss", "sentence_transformers", "mamba_ssm", "matplo
 
 def start(program: str, *arguments: object, hash_seed: int = 0) -> subprocess.Popen[str]:
     environment = os.environ | {
-        "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+        "PYTHONPATH": str(TESTS),
+        "PYTHONHASHSEED": str(hash_seed),
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", program, *map(str, arguments)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def answer(process: subprocess.Popen[str]) -> str:
@@ -180,11 +185,13 @@ WORKED = {
     "none": {"objective.stop_gradient": "none"},
     "balanced": {"objective.mmd_balance": "gradient", "objective.stop_gradient": "none"},
     "bank": {
-        "negatives.candidates": "bank", "negatives.same_article": 0, "negatives.random": 0,
+        "negatives.candidates": "bank",
+        "negatives.same_article": 0,
+        "negatives.random": 0,
     },
     "two towers": {"model.name": "two_tower"},
     "margin": {"negatives.false_negative_margin": 0.6},
-}  # fmt: skip
+}
 # Where our workers talk in every way: sums, among them the MMD's balance, and gathered rows. (Some
 # gradients of two towers are rounding alone: Adam makes steps of them, others on another device.)
 ON_GPUS = ("balanced",)

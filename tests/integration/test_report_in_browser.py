@@ -82,14 +82,29 @@ def _started(data: Dataset, config: RunConfig) -> dict[str, Any]:
     windows = {name: len(data.split(name)) for name in ("train", "dev", "test")}
     articles = {name: data.split(name).num_articles for name in windows}
     return {
-        "schema": SCHEMA, "command": "python tune_jobs/triage.py --data bank", "arguments": {},
-        "config": to_dict(config), "code": "test", "commit": None,
-        "plan": [step.name for step in steps_in_order()], "identity": {},
-        "environment": {"versions": {"python": "3"}, "platform": "test", "cpus": 1,
-                        "memory_gib": 1.0},
-        "data": {"source": "bank", "rows": len(data.bank), "width": data.bank.width,
-                 "fingerprint": data.fingerprint, "windows": windows, "articles": articles},
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "command": "python tune_jobs/triage.py --data bank",
+        "arguments": {},
+        "config": to_dict(config),
+        "code": "test",
+        "commit": None,
+        "plan": [step.name for step in steps_in_order()],
+        "identity": {},
+        "environment": {
+            "versions": {"python": "3"},
+            "platform": "test",
+            "cpus": 1,
+            "memory_gib": 1.0,
+        },
+        "data": {
+            "source": "bank",
+            "rows": len(data.bank),
+            "width": data.bank.width,
+            "fingerprint": data.fingerprint,
+            "windows": windows,
+            "articles": articles,
+        },
+    }
 
 
 @pytest.fixture(scope="module")
@@ -144,14 +159,23 @@ def test_every_plot_is_drawn_with_marks_and_said_in_words(run, page, events) -> 
         said: e.getAttribute('aria-label'), box: e.getBoundingClientRect().toJSON(),
         marks: e.querySelectorAll('rect, circle, polygon, polyline').length}))""")
     said = [plot["said"] for plot in plots]
-    for title in ("dev cosine per epoch", "dev R@5 per epoch", "test cosine", "test R@5",
-                  "True next among the first k", "raw space", "projected space",
-                  "Contexts against the target", "gain over AR-only on test"):  # fmt: skip
+    for title in (
+        "dev cosine per epoch",
+        "dev R@5 per epoch",
+        "test cosine",
+        "test R@5",
+        "True next among the first k",
+        "raw space",
+        "projected space",
+        "Contexts against the target",
+        "gain over AR-only on test",
+    ):
         assert any(title in text for text in said), title
     races = [
-        e["arms"] for e in events
+        e["arms"]
+        for e in events
         if e["event"] == "step_started" and ("number" in e or e["step"] == "phase_1")
-    ]  # fmt: skip
+    ]
     raw = sum(any(a["recipe"]["search_space"] == "raw" for a in arms) for arms in races)
     assert sum("dev R@5 per epoch" in text for text in said) == len(races)
     assert sum("dev cosine per epoch" in text for text in said) == raw

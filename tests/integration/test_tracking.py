@@ -250,8 +250,11 @@ def test_the_ladder_stands_beside_the_arms_under_their_names_and_can_be_left_out
     assert set(names("tags.role != 'ladder'")) == {"my runs/1", *CHILDREN} - LADDER.keys()
     tested = names("metrics.`R at 5` > 0", "metrics.`R at 5` DESC")  # one column for both
     assert tested == [
-        "Confirm temperature: tau 0.2", "phase_1: AR-only", "phase_1: InfoNCE+AR", *LADDER,
-    ]  # fmt: skip
+        "Confirm temperature: tau 0.2",
+        "phase_1: AR-only",
+        "phase_1: InfoNCE+AR",
+        *LADDER,
+    ]
 
 
 def test_a_run_that_was_tracked_without_its_ladder_gets_it_once(folder: Path) -> None:
@@ -337,9 +340,15 @@ def test_predictions_without_a_model_are_a_run(folder: Path) -> None:
     writer.begin("phase_1", [spec])
     writer.arm(spec, 0.3)
     writer.journal.append(
-        "test_judged", arm="predictions", step="phase_1", name="InfoNCE+AR (predictions)",
-        role=Role.PHASE1, evaluation=evaluation("test", 0.2), ann={}, epochs=0,
-    )  # fmt: skip
+        "test_judged",
+        arm="predictions",
+        step="phase_1",
+        name="InfoNCE+AR (predictions)",
+        role=Role.PHASE1,
+        evaluation=evaluation("test", 0.2),
+        ann={},
+        epochs=0,
+    )
     runs = stored(track(folder, writer.journal.events))
     run = runs["phase_1: InfoNCE+AR (predictions)"]
     assert (run.info.status, run.data.metrics["test.r_at_5"]) == ("FINISHED", 0.1)
@@ -375,8 +384,9 @@ def test_the_confirmed_model_is_registered_and_predicts_next_vectors(folder: Pat
     runs = stored(tracker)
     kept = {name: run.outputs.model_outputs for name, run in runs.items() if run.outputs}
     assert {name for name, models in kept.items() if models} == {
-        "phase_1: AR-only", "Confirm temperature: tau 0.2",
-    }  # fmt: skip
+        "phase_1: AR-only",
+        "Confirm temperature: tau 0.2",
+    }
     (version,) = client.search_model_versions(f"name = '{REGISTERED}'")
     assert client.get_model_version_by_alias(REGISTERED, "confirmed").version == version.version
     assert version.run_id == runs["Confirm temperature: tau 0.2"].info.run_id
@@ -434,8 +444,9 @@ def test_a_model_that_is_refused_leaves_the_numbers_and_is_sent_later(folder: Pa
     assert "full" in str(tracker.problem)
     assert f"lvm track {shlex.quote(str(folder))}" in str(tracker.problem)
     assert {n: r.info.status for n, r in stored(tracker).items()} == {
-        "my runs/1": "FINISHED", **CHILDREN,
-    }  # fmt: skip
+        "my runs/1": "FINISHED",
+        **CHILDREN,
+    }
     tracker = track(folder, events)
     assert tracker.problem is None
     assert client_of(tracker).get_model_version_by_alias(REGISTERED, "confirmed").version == 1
@@ -448,9 +459,13 @@ def test_a_blocked_run_names_what_blocks_it(folder: Path) -> None:
     audit = {**AUDIT, "verdict": "BLOCKED", "findings": [blocking, FINDING]}
     writer.journal.append("audited", audit=audit)
     writer.journal.append(
-        "decision", number=0, action="Stop", verdict="BLOCKED", cause=["KEYS_WRONG"],
+        "decision",
+        number=0,
+        action="Stop",
+        verdict="BLOCKED",
+        cause=["KEYS_WRONG"],
         since="the audit found KEYS_WRONG",
-    )  # fmt: skip
+    )
     tracker = Tracker(folder)
     tracker.close(writer.journal.events, write_documents(folder))
     assert tracker.problem is None
@@ -746,8 +761,9 @@ def test_a_store_that_refuses_halfway_is_caught_up_with(
     assert tracker.problem is None
     runs = stored(tracker)
     assert {name: run.info.status for name, run in runs.items()} == {
-        "my runs/1": "FINISHED", **CHILDREN,
-    }  # fmt: skip
+        "my runs/1": "FINISHED",
+        **CHILDREN,
+    }
     for view in children(events):
         assert_equal(tracker, runs, view)
 
@@ -863,8 +879,11 @@ def test_nothing_leaves_the_machine_and_nothing_is_printed(folder: Path) -> None
     plain = {k: v for k, v in os.environ.items() if not k.startswith(hushing)}
     done = subprocess.run(
         [sys.executable, "-c", GUARDED, str(folder)],
-        env=plain, capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
+        env=plain,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "written\n", "")
 
 
@@ -909,10 +928,21 @@ def test_a_shared_server_that_goes_down_receives_the_rest_when_it_is_back(
     shutil.copy(empty_store, tmp_path / "shared.db")
     port = free_port()
     words = [
-        sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1",
-        "--port", str(port), "--backend-store-uri", f"sqlite:///{tmp_path / 'shared.db'}",
-        "--artifacts-destination", str(tmp_path / "shared artifacts"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--workers",
+        "1",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path / 'shared.db'}",
+        "--artifacts-destination",
+        str(tmp_path / "shared artifacts"),
+    ]
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     events = whole_journal(folder)
@@ -928,8 +958,9 @@ def test_a_shared_server_that_goes_down_receives_the_rest_when_it_is_back(
         tracker.close(events, write_documents(folder))
         assert tracker.problem is None
         assert {n: r.info.status for n, r in stored(tracker).items()} == {
-            "my runs/1": "FINISHED", **CHILDREN,
-        }  # fmt: skip
+            "my runs/1": "FINISHED",
+            **CHILDREN,
+        }
         client = client_of(tracker)
         version = client.get_model_version_by_alias(REGISTERED, "confirmed")
         assert version.source.startswith("mlflow-artifacts:/")

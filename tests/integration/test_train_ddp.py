@@ -82,9 +82,12 @@ def two(world, cluster, recipe_file: Path, tmp_path_factory: pytest.TempPathFact
         status = run_command(tune_jobs.train.main, list(map(str, flags)))
     assert status == 0, err.getvalue()
     return Trained(
-        folder=folder, epochs=read_epochs(folder), status=status, printed=out.getvalue(),
+        folder=folder,
+        epochs=read_epochs(folder),
+        status=status,
+        printed=out.getvalue(),
         told=err.getvalue(),
-    )  # fmt: skip
+    )
 
 
 def test_the_losses_of_every_epoch_are_equal(one: Trained, two: Trained):
@@ -138,9 +141,15 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
     from lvm.triage.on_ray.workers import from_workers
 
     spec = ArmSpec(
-        id="arm", step="step", name="name", role=Role.CONFIRM, recipe=Recipe(), folder=tmp_path,
-        gates=GateConfig(), workers=2,
-    )  # fmt: skip
+        id="arm",
+        step="step",
+        name="name",
+        role=Role.CONFIRM,
+        recipe=Recipe(),
+        folder=tmp_path,
+        gates=GateConfig(),
+        workers=2,
+    )
     written = [{"epoch": epoch, "eval_cosine": 0.1 * epoch} for epoch in (1, 2, 3)]
 
     def fit(worker: Any, config: dict[str, Any], **_: Any) -> None:
@@ -198,9 +207,15 @@ def test_a_gpu_that_a_worker_lacks_says_nothing_of_its_arm(tmp_path: Path):
     from lvm.triage.on_ray.trainable import ArmBroke, records_or_reason
 
     spec = ArmSpec(
-        id="arm", step="step", name="name", role=Role.ARM, recipe=tiny.recipe(), folder=tmp_path,
-        gates=GateConfig(), device="cuda",
-    )  # fmt: skip
+        id="arm",
+        step="step",
+        name="name",
+        role=Role.ARM,
+        recipe=tiny.recipe(),
+        folder=tmp_path,
+        gates=GateConfig(),
+        device="cuda",
+    )
     with pytest.raises(ArmBroke, match="has no cuda for this process"):
         list(records_or_reason(spec, tiny.dataset()))
 

@@ -33,8 +33,17 @@ pytestmark = [
 STEPS = ["phase_1", "projection_head", "temperature", "confirm_temperature", "seed_1"]
 DDP_TOLERANCE = 1e-4  # two workers add the gradients of their halves in another order than one
 SCHEMA = {
-    "schema", "verdict", "cause", "arm", "codes", "phase1", "steps", "ladder", "compute", "resume",
-}  # fmt: skip
+    "schema",
+    "verdict",
+    "cause",
+    "arm",
+    "codes",
+    "phase1",
+    "steps",
+    "ladder",
+    "compute",
+    "resume",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +56,13 @@ def local(world, config, tmp_path_factory: pytest.TempPathFactory) -> Journal:
     """The journal of the same request carried out in this process."""
     folder = tmp_path_factory.mktemp("local")
     request = Request(
-        config=config, out=folder, steps=steps_in_order(reported_only=True), code=code_version(),
-        num_seeds=2, reported_only=True,
-    )  # fmt: skip
+        config=config,
+        out=folder,
+        steps=steps_in_order(reported_only=True),
+        code=code_version(),
+        num_seeds=2,
+        reported_only=True,
+    )
     dataset, _ = load_dataset(DataRequest(bank=world.bank), config.recipe.context_length)
     journal = Journal(folder)
     Triage(request, dataset, LocalExecutor(), journal, journal.append).run()
@@ -92,8 +105,9 @@ def test_the_reports_start_with_the_verdict(finished, document):
 
 
 def test_every_arm_that_started_ended_with_a_reason(finished):
-    started = {(step["step"], arm["id"]) for step in finished.of("step_started")
-               for arm in step["arms"]}  # fmt: skip
+    started = {
+        (step["step"], arm["id"]) for step in finished.of("step_started") for arm in step["arms"]
+    }
     ended = [(event["step"], event["arm"]) for event in finished.of("arm_ended")]
     assert sorted(ended) == sorted(started)
     assert [step["step"] for step in finished.of("step_started")] == STEPS
@@ -170,8 +184,9 @@ def test_repeated_seeds_are_said_everywhere(finished, document):
 
 def test_without_ray_the_verdict_is_the_same(finished, local: Journal):
     def decisions(events: list[Event]) -> list[dict[str, Any]]:
-        return [{k: v for k, v in e.items() if k != "at"}
-                for e in events if e["event"] == "decision"]  # fmt: skip
+        return [
+            {k: v for k, v in e.items() if k != "at"} for e in events if e["event"] == "decision"
+        ]
 
     assert decisions(finished.events) == decisions(local.events)
     assert decisions(local.events)[-1]["verdict"] == "FIXED"
@@ -180,8 +195,11 @@ def test_without_ray_the_verdict_is_the_same(finished, local: Journal):
 def _judged(events: list[Event]) -> dict[tuple[str, str], dict[str, Any]]:
     """What was measured on dev, by step and name; epochs that an arm ran too far do not count."""
     kept = ("reason", "epoch", "evaluation", "stage", "gains")
-    return {(e["step"], e["name"]): {key: e[key] for key in kept}
-            for e in events if e["event"] == "arm_judged"}  # fmt: skip
+    return {
+        (e["step"], e["name"]): {key: e[key] for key in kept}
+        for e in events
+        if e["event"] == "arm_judged"
+    }
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -208,14 +226,18 @@ def test_mlflow_holds_one_parent_and_a_child_per_arm_and_row_of_the_ladder(
     children = [
         run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     ]
-    arms = [(step["step"], arm["id"]) for step in finished.of("step_started")
-            for arm in step["arms"]]  # fmt: skip
+    arms = [
+        (step["step"], arm["id"]) for step in finished.of("step_started") for arm in step["arms"]
+    ]
     arms += [("ladder", name) for name in document["ladder"]]
     assert sorted((run.data.tags["step"], run.data.tags["arm"]) for run in children) == sorted(arms)
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     assert parent.data.tags["verdict"] == document["verdict"]
-    (gain,) = [c for c in document["seeds"]["comparisons"]
-               if c["over"] == "InfoNCE+AR" and c["metric"] == "mrr"]  # fmt: skip
+    (gain,) = [
+        c
+        for c in document["seeds"]["comparisons"]
+        if c["over"] == "InfoNCE+AR" and c["metric"] == "mrr"
+    ]
     name = f"seeds.{gain['model']} over InfoNCE_AR.mrr.value"
     assert parent.data.metrics[name] == pytest.approx(gain["estimate"]["value"])
     for run in children:

@@ -21,23 +21,39 @@ def one(step="negatives", arm="a", role="arm", *, reason=CRASHED, detail="CUDA o
         ([one(detail="first line.\nand more")], ["1 of 4 arms of negatives crashed: first line"]),
         ([one(detail="")], ["1 of 4 arms of negatives crashed"]),
         ([one(reason=LOST, detail="")], ["1 of 4 arms of negatives was lost"]),
-        ([one(arm=a, reason=LOST, detail="x.") for a in "ab"],
-         ["2 of 4 arms of negatives were lost: x"]),
-        ([one(reason=STUCK), one(arm="b", reason=UNPLACED, detail="no GPU")],
-         ["1 of 4 arms of negatives got stuck: CUDA out of memory",
-          "1 of 4 arms of negatives could not be placed: no GPU"]),
-        ([one(arm="control", role="control")],
-         ["the control of negatives crashed: CUDA out of memory"]),
-        ([one("phase_1", "AR-only", "phase 1", detail="no space left on /data")],
-         ["AR-only crashed: no space left on /data"]),
-        ([one("confirm_negatives", "hard", "confirm"),
-          one("confirm_negatives", "control", "control")],
-         ["the full training of hard crashed: CUDA out of memory",
-          "the control of the full training for negatives crashed: CUDA out of memory"]),
+        (
+            [one(arm=a, reason=LOST, detail="x.") for a in "ab"],
+            ["2 of 4 arms of negatives were lost: x"],
+        ),
+        (
+            [one(reason=STUCK), one(arm="b", reason=UNPLACED, detail="no GPU")],
+            [
+                "1 of 4 arms of negatives got stuck: CUDA out of memory",
+                "1 of 4 arms of negatives could not be placed: no GPU",
+            ],
+        ),
+        (
+            [one(arm="control", role="control")],
+            ["the control of negatives crashed: CUDA out of memory"],
+        ),
+        (
+            [one("phase_1", "AR-only", "phase 1", detail="no space left on /data")],
+            ["AR-only crashed: no space left on /data"],
+        ),
+        (
+            [
+                one("confirm_negatives", "hard", "confirm"),
+                one("confirm_negatives", "control", "control"),
+            ],
+            [
+                "the full training of hard crashed: CUDA out of memory",
+                "the control of the full training for negatives crashed: CUDA out of memory",
+            ],
+        ),
         ([one("seed_3", "AR-only", "repeat")], ["AR-only with seed 3 crashed: CUDA out of memory"]),
         ([], []),
     ],
-)  # fmt: skip
+)
 def test_absent_arms_are_said_by_step_and_reason(absent, said) -> None:
     assert sentences(absent) == said
 
@@ -64,16 +80,31 @@ def test_a_journal_holds_the_arms_that_ended_because_of_where_they_ran() -> None
         {"event": "step_started", "step": "s", "arms": [*arms, {"id": "c", "role": "control"}]}
     ]
     events += [
-        {"event": "arm_ended", "step": "s", "arm": str(reason), "name": f"name {reason}",
-         "reason": str(reason), "detail": "why"}
+        {
+            "event": "arm_ended",
+            "step": "s",
+            "arm": str(reason),
+            "name": f"name {reason}",
+            "reason": str(reason),
+            "detail": "why",
+        }
         for reason in StopReason
-    ]  # fmt: skip
-    events.append({"event": "arm_ended", "step": "s", "arm": "c", "name": "control",
-                   "reason": "lost", "detail": ""})  # fmt: skip
+    ]
+    events.append(
+        {
+            "event": "arm_ended",
+            "step": "s",
+            "arm": "c",
+            "name": "control",
+            "reason": "lost",
+            "detail": "",
+        }
+    )
     found = absences(events)
     assert [(a.arm, a.role, a.reason) for a in found] == [
-        *((f"name {reason}", "arm", reason) for reason in ABSENT), ("control", "control", LOST),
-    ]  # fmt: skip
+        *((f"name {reason}", "arm", reason) for reason in ABSENT),
+        ("control", "control", LOST),
+    ]
     assert {a.num_arms for a in found} == {len(StopReason)}  # the control is not counted
     assert {a.detail for a in found} == {"why", ""}
     assert absences([]) == []

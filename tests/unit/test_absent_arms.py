@@ -137,17 +137,19 @@ CASES = {
     "every confirmation": (everything("confirm_"), RunVerdict.INCONCLUSIVE),
     "AR-only": ({("phase_1", "AR-only"): (1, DISK_FULL)}, RunVerdict.INCONCLUSIVE),
     "the base recipe's model": (
-        {("phase_1", "InfoNCE+AR"): (1, OUT_OF_MEMORY)}, RunVerdict.INCONCLUSIVE,
+        {("phase_1", "InfoNCE+AR"): (1, OUT_OF_MEMORY)},
+        RunVerdict.INCONCLUSIVE,
     ),
     "both models of phase 1": (everything("phase_1"), RunVerdict.INCONCLUSIVE),
     "the control of a step": (
-        {("temperature", "control"): (1, MemoryError())}, RunVerdict.INCONCLUSIVE,
+        {("temperature", "control"): (1, MemoryError())},
+        RunVerdict.INCONCLUSIVE,
     ),
     "one arm of one step": (
         {("temperature", "temperature 0.10"): (0, MissingExtraError("x", None, "this arm"))},
         RunVerdict.INCONCLUSIVE,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -200,9 +202,10 @@ def check_views(journal, faults, stop) -> None:
             assert "Absent, and so no evidence" in said
             assert "Ruled out" not in said
     seen = status(
-        [{**journal.events[0], "command": "x"}, *journal.events[1:]], journal.folder,
+        [{**journal.events[0], "command": "x"}, *journal.events[1:]],
+        journal.folder,
         journal.events[-1]["at"],
-    )  # fmt: skip
+    )
     assert "crashed" in "\n".join(screen(seen))
     assert "--resume" in screen(seen)[-1] or stop.verdict is not RunVerdict.INCONCLUSIVE
     for event in journal.all("arm_judged"):
@@ -233,8 +236,9 @@ def test_a_base_model_cut_short_is_never_searched(
     shutil.rmtree(folder, ignore_errors=True)
     faults.on = {("phase_1", "InfoNCE+AR"): (1, OUT_OF_MEMORY)}
     _, journal = run(folder, tiny_dataset)
-    base = next(a for a in journal.find("step_started", step="phase_1")["arms"]
-                if a["name"] == "InfoNCE+AR")  # fmt: skip
+    base = next(
+        a for a in journal.find("step_started", step="phase_1")["arms"] if a["name"] == "InfoNCE+AR"
+    )
     assert (folder / "arms" / base["id"] / "checkpoint" / "manifest.json").exists()
     searched = journal.find("arm_ended", name="search in the projected space")
     assert searched["reason"] == "crashed"
@@ -258,8 +262,9 @@ def test_a_step_that_takes_up_the_base_recipe_does_not_stand_for_its_model(
     assert (control["arm"], control["reason"]) == (base["arm"], "cancelled")
     (confirmed,) = journal.all("confirmed")
     assert (confirmed["control"]["spec"], confirmed["control"]["reason"]) == (
-        base["arm"], "finished",
-    )  # fmt: skip
+        base["arm"],
+        "finished",
+    )
     assert confirmed["control"]["verdict"] != "NOT_EVALUABLE"
     assert stop.verdict is not RunVerdict.NOT_FIXED
 

@@ -67,8 +67,11 @@ def test_an_arm_that_holds_the_gate_ends_the_step_once_the_control_has_come_as_f
     assert decision.held == ["a0"]
     reasons = {arm: (e.reason, e.epoch) for arm, e in rungs.endings.items()}
     assert reasons == {
-        "a0": (HELD, 2), "a1": (CANCELLED, 1), "a2": (CANCELLED, 0), "control": (CANCELLED, 2),
-    }  # fmt: skip
+        "a0": (HELD, 2),
+        "a1": (CANCELLED, 1),
+        "a2": (CANCELLED, 0),
+        "control": (CANCELLED, 2),
+    }
 
 
 def test_a_control_that_is_lost_holds_nobody_up() -> None:

@@ -24,11 +24,27 @@ from lvm.evaluation.index import FaissIndex, Index, TorchIndex
 
 CATALOGUE = (
     *DATA_CODES,
-    "GATE_INVALID", "GATE_BELOW_TRIVIAL", "POOL", "UNDERPOWERED", "LOADER", "IGNORES_INPUT",
-    "COLLAPSE", "LOW_RANK", "HUBNESS", "SPLIT_SPACE", "ANN_LOSS", "NEGATIVES_FEWER", "UNDERTRAINED",
-    "LOSS_SCALE", "DEAD_PARAMETERS", "OVERFIT", "DIVERGED", "PREDICTIONS_LEAKED",
-    "PREDICTIONS_REPEATED", "PREDICTIONS_MISALIGNED",
-)  # fmt: skip
+    "GATE_INVALID",
+    "GATE_BELOW_TRIVIAL",
+    "POOL",
+    "UNDERPOWERED",
+    "LOADER",
+    "IGNORES_INPUT",
+    "COLLAPSE",
+    "LOW_RANK",
+    "HUBNESS",
+    "SPLIT_SPACE",
+    "ANN_LOSS",
+    "NEGATIVES_FEWER",
+    "UNDERTRAINED",
+    "LOSS_SCALE",
+    "DEAD_PARAMETERS",
+    "OVERFIT",
+    "DIVERGED",
+    "PREDICTIONS_LEAKED",
+    "PREDICTIONS_REPEATED",
+    "PREDICTIONS_MISALIGNED",
+)
 
 # Which data checks cannot answer at all without a part.
 NEEDS = {
@@ -87,8 +103,13 @@ def test_a_part_that_could_not_be_opened_is_given_as_the_reason() -> None:
 
 def test_a_few_windows_are_too_few_to_judge_and_do_not_pass() -> None:
     parts = clean(0)
-    few = planted.WindowFile(parts.eval.contexts[:20], parts.eval.targets[:20],
-                             parts.eval.truth_keys[:20], {}, "eval.npz")  # fmt: skip
+    few = planted.WindowFile(
+        parts.eval.contexts[:20],
+        parts.eval.targets[:20],
+        parts.eval.truth_keys[:20],
+        {},
+        "eval.npz",
+    )
     material = dataclasses.replace(parts, eval=few).material()
     for code in ("EVAL_UNPAIRED", "EASY_REGION"):
         answer = result(code, material)
@@ -154,8 +175,15 @@ def test_the_offset_that_repairs_shifted_keys_is_found() -> None:
 
 
 def _broken(material: Material) -> Iterator[Finding]:
-    yield Finding(code="ZERO_ROWS", severity=Severity.WARN, seen="s", allowed="a",
-                  where={"input": "eval"}, meaning="m", next="n")  # fmt: skip
+    yield Finding(
+        code="ZERO_ROWS",
+        severity=Severity.WARN,
+        seen="s",
+        allowed="a",
+        where={"input": "eval"},
+        meaning="m",
+        next="n",
+    )
     raise ZeroDivisionError("odd data")
 
 
@@ -180,10 +208,11 @@ def test_a_check_that_breaks_is_named_and_the_others_still_report(
 
 def _said(*severities: Severity) -> CheckResult:
     findings = tuple(
-        Finding(code="LOADER", severity=severity, seen="s", allowed="a", where={}, meaning="m",
-                next="n")
+        Finding(
+            code="LOADER", severity=severity, seen="s", allowed="a", where={}, meaning="m", next="n"
+        )
         for severity in severities
-    )  # fmt: skip
+    )
     return CheckResult(code="LOADER", status=Status.FOUND, findings=findings)
 
 
@@ -371,12 +400,15 @@ def _degenerate(kind: str) -> np.ndarray:
     few = rng.standard_normal((20, 16)).astype(np.float32)
     few /= np.linalg.norm(few, axis=1, keepdims=True)
     vectors = {
-        "equal": few[np.zeros(800, dtype=int)], "two": few[chunk % 2], "same text": few[chunk],
-        "by chunk": np.eye(20)[chunk], "by article": np.eye(40)[article],
+        "equal": few[np.zeros(800, dtype=int)],
+        "two": few[chunk % 2],
+        "same text": few[chunk],
+        "by chunk": np.eye(20)[chunk],
+        "by article": np.eye(40)[article],
         "signs": few[:1] * np.where(chunk % 2, 1, -1)[:, None],
         "circle": np.column_stack([np.cos(0.3 * chunk), np.sin(0.3 * chunk)]),
         "sparse": np.eye(64)[(article * 7 + chunk // 4) % 64],
-    }  # fmt: skip
+    }
     return vectors[kind].astype(np.float32)
 
 
@@ -389,10 +421,14 @@ def test_no_check_breaks_on_vectors_that_are_no_text(kind: str) -> None:
     windows = planted.article_windows(keys, planted.T)
     split = planted.split_articles(windows.articles.tolist())
     sides = {
-        name: Side(name, "bank", bank=parts.bank,
-                   windows=windows.select(np.isin(windows.articles, split[part])))
+        name: Side(
+            name,
+            "bank",
+            bank=parts.bank,
+            windows=windows.select(np.isin(windows.articles, split[part])),
+        )
         for name, part in (("train", "train"), ("eval", "test"))
-    }  # fmt: skip
+    }
     for material in (parts.material(), Material(bank=parts.bank, **sides)):
         found = run_checks(material)
         assert [r.code for r in found.results if r.status is Status.FAILED] == []
@@ -404,10 +440,14 @@ def test_windows_cut_from_the_bank_need_no_files() -> None:
     windows = planted.article_windows(parts.bank.keys, planted.T)
     split = planted.split_articles(windows.articles.tolist())
     sides = {
-        name: Side(name, "bank", bank=parts.bank,
-                   windows=windows.select(np.isin(windows.articles, split[part])))
+        name: Side(
+            name,
+            "bank",
+            bank=parts.bank,
+            windows=windows.select(np.isin(windows.articles, split[part])),
+        )
         for name, part in (("train", "train"), ("eval", "test"))
-    }  # fmt: skip
+    }
     found = run_checks(Material(bank=parts.bank, **sides), codes=DATA_CODES)
     assert found.verdict is AuditVerdict.CLEAN
 

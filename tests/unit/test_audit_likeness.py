@@ -30,9 +30,13 @@ def everything(parts: Parts) -> list:
     material = parts.material()
     split = [of_split(look, material) for look in (paraphrases, halves)]
     return [
-        *bank_twins(material), *overlapping(material), *shifted_articles(material),
-        *easy_pool(material), *split[0], *split[1],
-    ]  # fmt: skip
+        *bank_twins(material),
+        *overlapping(material),
+        *shifted_articles(material),
+        *easy_pool(material),
+        *split[0],
+        *split[1],
+    ]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -208,9 +212,11 @@ def pool_with(share: float) -> Parts:
     kept = others[some(len(others), share, rng)] if share else others[:0]
     rows = np.isin(parts.bank.articles, np.concatenate([mine, kept]))
     bank = Bank(
-        parts.bank.vectors[rows], parts.bank.keys[rows], {"count": int(rows.sum())},
+        parts.bank.vectors[rows],
+        parts.bank.keys[rows],
+        {"count": int(rows.sum())},
         source="payload.npz",
-    )  # fmt: skip
+    )
     return dataclasses.replace(parts, bank=bank)
 
 

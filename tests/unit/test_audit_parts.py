@@ -27,13 +27,29 @@ BROKEN = dict(PLANTED) | {name: damage.parts for name, damage in DAMAGES.items()
 GIVES_WAY = {"split_leak"}
 # Nothing in the files says what would be right.
 REFUSED = {name for name, damage in DAMAGES.items() if not damage.repaired} | {
-    "easy_region", "rows_dropped", "order_interleaved", "order_shuffled", "eval_not_in_bank",
-    "eval_rotated", "eval_mean_flipped", "eval_through_a_layer", "eval_and_its_rows_rotated",
-    "reworded_in_bank", "reworded_across", "articles_cut_in_two", "chunks_overlap",
-    "eval_partly_centred", "eval_signs_alone", "eval_cut_and_padded", "mixed_encoders",
-    "contexts_in_another_space", "order_as_text", "order_pairs_swapped", "order_batches_shuffled",
+    "easy_region",
+    "rows_dropped",
+    "order_interleaved",
+    "order_shuffled",
+    "eval_not_in_bank",
+    "eval_rotated",
+    "eval_mean_flipped",
+    "eval_through_a_layer",
+    "eval_and_its_rows_rotated",
+    "reworded_in_bank",
+    "reworded_across",
+    "articles_cut_in_two",
+    "chunks_overlap",
+    "eval_partly_centred",
+    "eval_signs_alone",
+    "eval_cut_and_padded",
+    "mixed_encoders",
+    "contexts_in_another_space",
+    "order_as_text",
+    "order_pairs_swapped",
+    "order_batches_shuffled",
     "order_merged_in_runs",
-}  # fmt: skip
+}
 
 
 def parts_with(name: str) -> Parts:

@@ -27,9 +27,16 @@ from lvm.audit.run import Audit
 
 # One plant of most codes, all pairs of which are tried here.
 PAIRED = (
-    "easy_region", "windows_across_articles", "target_is_last", "order_reversed",
-    "unpaired_targets", "keys_next_chunk", "eval_rotated", "unnormalised", "nan",
-)  # fmt: skip
+    "easy_region",
+    "windows_across_articles",
+    "target_is_last",
+    "order_reversed",
+    "unpaired_targets",
+    "keys_next_chunk",
+    "eval_rotated",
+    "unnormalised",
+    "nan",
+)
 POSSIBLE = [pair for pair in pairs(PAIRED) if frozenset(pair) not in IMPOSSIBLE]
 
 
@@ -49,9 +56,13 @@ def test_a_defect_that_no_training_can_fix_blocks() -> None:
     """Without this a suite of warnings would pass, and nothing would ever be stopped."""
     warned = {name for name in PLANTS if PLANTS[name].code not in blocking(audit_of(name))}
     assert warned == {
-        "unnormalised", "duplicates", "rows_dropped", "easy_region", "reworded_in_bank",
+        "unnormalised",
+        "duplicates",
+        "rows_dropped",
+        "easy_region",
+        "reworded_in_bank",
         "chunks_overlap",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("pair", POSSIBLE, ids=" + ".join)
@@ -94,12 +105,23 @@ def test_the_gravest_defects_are_found_in_centred_and_in_anisotropic_spaces(name
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    [("keys_next_chunk", 0.05), ("eval_order_shuffled", 0.05), ("target_is_last", 0.05),
-     ("windows_across_articles", 0.05), ("split_leak", 0.05), ("nan", 0.05),
-     ("unpaired_targets", 0.05), ("order_interleaved", 0.2), ("index_rolled", 0.05),
-     ("reworded_in_bank", 0.2), ("reworded_across", 0.2), ("articles_cut_in_two", 0.5),
-     ("eval_partly_centred", 0.5), ("chunks_overlap", 0.5)],
-)  # fmt: skip
+    [
+        ("keys_next_chunk", 0.05),
+        ("eval_order_shuffled", 0.05),
+        ("target_is_last", 0.05),
+        ("windows_across_articles", 0.05),
+        ("split_leak", 0.05),
+        ("nan", 0.05),
+        ("unpaired_targets", 0.05),
+        ("order_interleaved", 0.2),
+        ("index_rolled", 0.05),
+        ("reworded_in_bank", 0.2),
+        ("reworded_across", 0.2),
+        ("articles_cut_in_two", 0.5),
+        ("eval_partly_centred", 0.5),
+        ("chunks_overlap", 0.5),
+    ],
+)
 def test_what_can_be_counted_is_found_in_a_small_part_of_the_rows(name: str, share: float) -> None:
     assert PLANTS[name].code in codes(audit(plant(name, 0, share)))
 

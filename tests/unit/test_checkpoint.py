@@ -235,10 +235,13 @@ def test_a_recipe_of_another_version_is_a_checkpoint_error(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("width",), 10**12), (("width",), 0), (("width",), -5),
-        (("recipe", "model", "hidden"), 10**9), (("recipe", "model", "num_layers"), 10**7),
+        (("width",), 10**12),
+        (("width",), 0),
+        (("width",), -5),
+        (("recipe", "model", "hidden"), 10**9),
+        (("recipe", "model", "num_layers"), 10**7),
     ],
-)  # fmt: skip
+)
 def test_sizes_that_are_not_those_of_the_weights_ask_for_no_memory(path, value, tmp_path) -> None:
     save(tmp_path / "c")
     file = tmp_path / "c" / "manifest.json"

@@ -38,9 +38,15 @@ def honest(request, data, tmp_path_factory):
     recipe = tiny.recipe(search_space=request.param).with_changes({"training.epochs": 1})
     folder = tmp_path_factory.mktemp(request.param)
     spec = ArmSpec(
-        id="a", step="s", name="n", role=Role.CONFIRM, recipe=recipe, folder=folder,
-        gates=tiny.config().gates, evaluate_test=False,
-    )  # fmt: skip
+        id="a",
+        step="s",
+        name="n",
+        role=Role.CONFIRM,
+        recipe=recipe,
+        folder=folder,
+        gates=tiny.config().gates,
+        evaluate_test=False,
+    )
     list(run_arm(spec, data))
     return folder / "checkpoint"
 

@@ -41,14 +41,21 @@ def ended(capsys, error: BaseException) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (UsageError("a"), 2), (NonFiniteLossError("a"), 2), (ClusterLostError("a"), 75),
-        (RunTakenError("a"), 75), (ProgramError("a"), 70), (KeyboardInterrupt(), 130),
+        (UsageError("a"), 2),
+        (NonFiniteLossError("a"), 2),
+        (ClusterLostError("a"), 75),
+        (RunTakenError("a"), 75),
+        (ProgramError("a"), 70),
+        (KeyboardInterrupt(), 130),
         (OSError(errno.ENOSPC, "No space left on device"), 2),
-        (OSError(errno.EROFS, "Read-only file system"), 2), (ZeroDivisionError("a"), 70),
-        (ModuleNotFoundError("No module named 'torch'"), 70), (OSError(errno.EIO, "I/O"), 70),
-        (MemoryError(), 70), (BrokenPipeError(), 141),
+        (OSError(errno.EROFS, "Read-only file system"), 2),
+        (ZeroDivisionError("a"), 70),
+        (ModuleNotFoundError("No module named 'torch'"), 70),
+        (OSError(errno.EIO, "I/O"), 70),
+        (MemoryError(), 70),
+        (BrokenPipeError(), 141),
     ],
-)  # fmt: skip
+)
 def test_every_end_has_its_status_and_only_a_verdict_has_1(error, status, capsys, tmp_path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -61,8 +68,12 @@ def test_every_end_has_its_status_and_only_a_verdict_has_1(error, status, capsys
 def test_the_verdicts_of_triage_and_audit_have_statuses_of_their_own() -> None:
     triage = {verdict.value: verdict.exit_status for verdict in RunVerdict}
     assert triage == {
-        "PASSED": 0, "FIXED": 0, "NOT_FIXED": 1, "INCONCLUSIVE": 1, "BLOCKED": 3,
-    }  # fmt: skip
+        "PASSED": 0,
+        "FIXED": 0,
+        "NOT_FIXED": 1,
+        "INCONCLUSIVE": 1,
+        "BLOCKED": 3,
+    }
     audit = {verdict.value: verdict.exit_status for verdict in AuditVerdict}
     assert audit == {"CLEAN": 0, "WARNINGS": 0, "BLOCKED": 3, "UNSURE": 70, "NOT_EVALUABLE": 4}
 

@@ -109,10 +109,17 @@ STOPPED = {"stop_gradient": "prediction", "ar_weight": 0.0}
     [
         (STOPPED, "objective.stop_gradient"),
         ({**STOPPED, "mmd_weight": 0.3, "mmd_balance": "gradient"}, "objective.mmd_balance"),
-        ({"contrastive_weight": 0.0, "ar_weight": 0.0, "mmd_weight": 0.3,
-          "mmd_balance": "gradient"}, "objective.mmd_balance"),
+        (
+            {
+                "contrastive_weight": 0.0,
+                "ar_weight": 0.0,
+                "mmd_weight": 0.3,
+                "mmd_balance": "gradient",
+            },
+            "objective.mmd_balance",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_objective_that_trains_no_network_is_refused(changes, named) -> None:
     with pytest.raises(ConfigError, match=rf"^{named} = .*objective\.ar_weight") as refused:
         ObjectiveConfig(**changes)
@@ -131,8 +138,9 @@ def test_an_objective_with_another_way_to_the_network_is_not(changes) -> None:
     assert ObjectiveConfig(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"objective.space": "raw"},
-                                     {"objective.contrastive_weight": 0.0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes", [{"objective.space": "raw"}, {"objective.contrastive_weight": 0.0}]
+)
 def test_a_search_behind_a_head_that_is_not_trained_is_refused(changes) -> None:
     with pytest.raises(ConfigError, match=r"^search_space = \"projected\" needs"):
         Recipe().with_changes({"search_space": "projected", **changes})
@@ -171,8 +179,11 @@ def test_ar_only_keeps_the_network_and_the_schedule() -> None:
     ).with_changes({"negatives.random": 2, "objective.mmd_weight": 0.1, "context_length": 7})
     ar = base.ar_only()
     assert (ar.model, ar.training, ar.seed, ar.context_length) == (
-        base.model, base.training, 4, 7,
-    )  # fmt: skip
+        base.model,
+        base.training,
+        4,
+        7,
+    )
     weights = ar.objective.contrastive_weight, ar.objective.ar_weight, ar.objective.mmd_weight
     assert weights == (0, 1, 0)
     assert (ar.search_space, ar.has_head, ar.negatives) == ("raw", False, NegativesConfig())
@@ -200,16 +211,21 @@ def test_toml_and_json_say_the_same(tmp_path) -> None:
         "[gates]\nstage_eval_cosine = 0.4\n[schedule]\nshort_epochs = 3\n"
     )
     values = {
-        "seed": 3, "model": {"hidden": 64}, "objective": {"temperature": 0.1},
-        "gates": {"stage_eval_cosine": 0.4}, "schedule": {"short_epochs": 3},
-    }  # fmt: skip
+        "seed": 3,
+        "model": {"hidden": 64},
+        "objective": {"temperature": 0.1},
+        "gates": {"stage_eval_cosine": 0.4},
+        "schedule": {"short_epochs": 3},
+    }
     js.write_text(json.dumps(values))
     base = preset("laptop")
     one, two = load_run_config(toml, base), load_run_config(js, base)
     assert one == two
     assert (one.recipe.seed, one.recipe.model.hidden, one.recipe.objective.temperature) == (
-        3, 64, 0.1,
-    )  # fmt: skip
+        3,
+        64,
+        0.1,
+    )
     assert one.gates == GateConfig(stage_eval_cosine=0.4)
     assert one.schedule == dataclasses.replace(base.schedule, short_epochs=3)
     assert one.recipe.training == base.recipe.training  # what is not named keeps the preset's

@@ -203,9 +203,24 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["[http://", "<ref>", "<math>", "<table>", "[[", "{{lang|", "{{convert|", "<!--", "( ,", "== ",
-     "[[x|", "</ref", "<ref name=x", "]]", "{{convert|1|a "],
-)  # fmt: skip
+    [
+        "[http://",
+        "<ref>",
+        "<math>",
+        "<table>",
+        "[[",
+        "{{lang|",
+        "{{convert|",
+        "<!--",
+        "( ,",
+        "== ",
+        "[[x|",
+        "</ref",
+        "<ref name=x",
+        "]]",
+        "{{convert|1|a ",
+    ],
+)
 def test_markup_that_is_never_closed_takes_time_in_proportion(piece: str) -> None:
     """Twice the text took four times as long and more: 64 kB of "[http://" took minutes."""
     for text in (piece * 20_000 + "x.", piece + "a " * 100_000, piece + " " * 100_000):

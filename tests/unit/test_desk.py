@@ -29,9 +29,15 @@ SCHEDULE = ScheduleConfig(first_rung=2, stuck_seconds=10.0, stuck_factor=2.0, wa
 def arm(number: int, *, role=Role.ARM, workers: int = 1) -> ArmSpec:
     recipe = tiny.recipe(**{"training.epochs": BUDGET})
     return ArmSpec(
-        id=f"a{number:03d}", step="s", name=f"arm {number}", role=role, recipe=recipe,
-        folder=Path("nowhere"), gates=GateConfig(), workers=workers,
-    )  # fmt: skip
+        id=f"a{number:03d}",
+        step="s",
+        name=f"arm {number}",
+        role=role,
+        recipe=recipe,
+        folder=Path("nowhere"),
+        gates=GateConfig(),
+        workers=workers,
+    )
 
 
 class Tune:

@@ -76,9 +76,15 @@ def test_every_way_into_a_training_says_that_the_gpu_is_missing(
 ) -> None:
     recipe = tiny.recipe()
     spec = ArmSpec(
-        id="x", step="s", name="x", role=Role.ARM, recipe=recipe, folder=tmp_path / "arm",
-        gates=GateConfig(), device="cuda",
-    )  # fmt: skip
+        id="x",
+        step="s",
+        name="x",
+        role=Role.ARM,
+        recipe=recipe,
+        folder=tmp_path / "arm",
+        gates=GateConfig(),
+        device="cuda",
+    )
     ways = [
         lambda: next(run_arm(spec, tiny_dataset)),
         lambda: next(train(recipe, tiny_dataset, tmp_path, validate=dict, device="cuda")),
@@ -94,9 +100,15 @@ def test_every_way_into_a_training_says_that_the_gpu_is_missing(
 def test_an_arm_without_its_gpu_is_absent_not_judged(no_gpu, tiny_dataset, tmp_path) -> None:
     """It says something of the machine and nothing of the arm."""
     spec = ArmSpec(
-        id="x", step="s", name="x", role=Role.ARM, recipe=tiny.recipe(), folder=tmp_path / "arm",
-        gates=GateConfig(), device="cuda",
-    )  # fmt: skip
+        id="x",
+        step="s",
+        name="x",
+        role=Role.ARM,
+        recipe=tiny.recipe(),
+        folder=tmp_path / "arm",
+        gates=GateConfig(),
+        device="cuda",
+    )
     race = Race("s", [spec], lambda event, **values: None, epochs=[1], schedule=ScheduleConfig())
     LocalExecutor().run(race, tiny_dataset)
     lane = race.lanes["x"]

@@ -47,27 +47,55 @@ def raised_from(error, cause):
         (ConfigError("not a multiple"), StopReason.NOT_EVALUABLE, "not a multiple"),
         (CheckpointError("another recipe"), StopReason.NOT_EVALUABLE, "another recipe"),
         (MemoryError(), StopReason.CRASHED, "out of memory"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
-         StopReason.CRASHED, "CUDA out of memory"),
-        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),
-         StopReason.CRASHED, "CUDA out of memory"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
-         StopReason.CRASHED, "CUDA out of memory"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: can't "
-                      "allocate memory: you tried to allocate 9 bytes."),
-         StopReason.CRASHED, "out of memory"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            StopReason.CRASHED,
+            "CUDA out of memory",
+        ),
+        (
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),
+            StopReason.CRASHED,
+            "CUDA out of memory",
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            StopReason.CRASHED,
+            "CUDA out of memory",
+        ),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: can't "
+                "allocate memory: you tried to allocate 9 bytes."
+            ),
+            StopReason.CRASHED,
+            "out of memory",
+        ),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), StopReason.CRASHED, "out of memory"),
-        (MissingExtraError("mamba-ssm", "gpu", "this model"), StopReason.CRASHED,
-         "this model needs the package mamba-ssm"),
+        (
+            MissingExtraError("mamba-ssm", "gpu", "this model"),
+            StopReason.CRASHED,
+            "this model needs the package mamba-ssm",
+        ),
         (ClusterError("no node left"), StopReason.CRASHED, "no node left"),
-        (OSError(errno.EROFS, os.strerror(errno.EROFS), "/x/y"), StopReason.CRASHED,
-         "/x/y cannot be used (Read-only file system)"),
-        (raised_from(CheckpointError("cannot be read"), OSError(errno.EIO, "Input/output error")),
-         StopReason.CRASHED, "Input/output error"),
-        (raised_from(CheckpointError("no checkpoint"), FileNotFoundError(2, "No such file")),
-         StopReason.NOT_EVALUABLE, "no checkpoint"),
+        (
+            OSError(errno.EROFS, os.strerror(errno.EROFS), "/x/y"),
+            StopReason.CRASHED,
+            "/x/y cannot be used (Read-only file system)",
+        ),
+        (
+            raised_from(
+                CheckpointError("cannot be read"), OSError(errno.EIO, "Input/output error")
+            ),
+            StopReason.CRASHED,
+            "Input/output error",
+        ),
+        (
+            raised_from(CheckpointError("no checkpoint"), FileNotFoundError(2, "No such file")),
+            StopReason.NOT_EVALUABLE,
+            "no checkpoint",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_error_ends_an_arm_by_what_it_says_of_it(error, reason, said, tmp_path) -> None:
     failure = failure_of(error, tmp_path)
     assert failure.reason is reason
@@ -84,11 +112,13 @@ def test_an_allocation_that_really_fails_is_out_of_memory(tmp_path) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        full(), full(errno.EDQUOT), full(errno.EFBIG),
+        full(),
+        full(errno.EDQUOT),
+        full(errno.EFBIG),
         raised_from(DataError("cannot be written"), full()),
         Exception(f"Error while serializing: I/O error: {os.strerror(errno.ENOSPC)} (os error 28)"),
     ],
-)  # fmt: skip
+)
 def test_a_full_disk_is_never_a_result_of_the_arm(error, tmp_path) -> None:
     """Row 19 of the issue: it was journalled as not evaluable, and so as a result."""
     failure = failure_of(error, tmp_path / "arms" / "abc")
@@ -134,22 +164,33 @@ FRAMES = """Traceback (most recent call last):
         ("", ""),
         ("just a line\nand another", "just a line"),
         (f"{FRAMES}ValueError: bad\n", "ValueError: bad"),
-        (f"{FRAMES}torch.AcceleratorError: CUDA error: out of memory\nCUDA kernel errors might "
-         "be asynchronously reported\nCompile with `TORCH_USE_CUDA_DSA` to enable assertions.\n",
-         "AcceleratorError: CUDA error: out of memory"),
-        (f"{FRAMES}KeyError: 'a'\n\nDuring handling of the above exception, another exception "
-         f"occurred:\n\n{FRAMES}ImportError: cannot import name 'x'\n",
-         "ImportError: cannot import name 'x'"),
-        ("ray.exceptions.RayTaskError(ImportError): ray::run() (pid=1, ip=10.0.0.1)\n"
-         f"{FRAMES.partition(chr(10))[2]}ImportError: no 'y'", "ImportError: no 'y'"),
-        ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.\n"
-         "Memory on the node was 7.60GB / 8.00GB", "OutOfMemoryError: Task was killed due to the "
-         "node running low on memory."),
-        (f"{FRAMES}ray.exceptions.ActorDiedError: The actor died unexpectedly.\n\tclass_name: X\n"
-         "\tpid: 1\nThe actor is dead because its worker process has died.",
-         "ActorDiedError: The actor died unexpectedly."),
+        (
+            f"{FRAMES}torch.AcceleratorError: CUDA error: out of memory\nCUDA kernel errors might "
+            "be asynchronously reported\nCompile with `TORCH_USE_CUDA_DSA` to enable assertions.\n",
+            "AcceleratorError: CUDA error: out of memory",
+        ),
+        (
+            f"{FRAMES}KeyError: 'a'\n\nDuring handling of the above exception, another exception "
+            f"occurred:\n\n{FRAMES}ImportError: cannot import name 'x'\n",
+            "ImportError: cannot import name 'x'",
+        ),
+        (
+            "ray.exceptions.RayTaskError(ImportError): ray::run() (pid=1, ip=10.0.0.1)\n"
+            f"{FRAMES.partition(chr(10))[2]}ImportError: no 'y'",
+            "ImportError: no 'y'",
+        ),
+        (
+            "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on "
+            "memory.\nMemory on the node was 7.60GB / 8.00GB",
+            "OutOfMemoryError: Task was killed due to the node running low on memory.",
+        ),
+        (
+            f"{FRAMES}ray.exceptions.ActorDiedError: The actor died unexpectedly.\n\tclass_name: X"
+            "\n\tpid: 1\nThe actor is dead because its worker process has died.",
+            "ActorDiedError: The actor died unexpectedly.",
+        ),
         ("runs/1/x.y.z: refused", "runs/1/x.y.z: refused"),
     ],
-)  # fmt: skip
+)
 def test_the_first_line_of_a_cause_comes_out_of_its_traceback(text, said) -> None:
     assert first_line(text) == said

@@ -113,8 +113,14 @@ def test_a_model_with_a_head_is_looked_at_in_both_spaces(tiny_dataset, searched)
     def judged(space: str) -> View:
         queries = predict(predictor, tiny_dataset, tiny_dataset.test, space)
         pool = search_pool(predictor, tiny_dataset, space)
-        _, per_query = evaluate(queries, tiny_dataset.test, tiny_dataset.bank, pool_vectors=pool,
-                                space=space, split="test")  # fmt: skip
+        _, per_query = evaluate(
+            queries,
+            tiny_dataset.test,
+            tiny_dataset.bank,
+            pool_vectors=pool,
+            space=space,
+            split="test",
+        )
         return View(space, queries, pool, per_query)
 
     spaces = gather(judged(searched), tiny_dataset, seed=0, predictor=predictor)["spaces"]
@@ -134,8 +140,14 @@ def test_a_model_that_reads_less_than_the_window_reads_less_in_its_other_space(t
     read = tiny_dataset.test.last(2)
     queries = predict(predictor, tiny_dataset, read, "projected")
     pool = search_pool(predictor, tiny_dataset, "projected")
-    _, per_query = evaluate(queries, tiny_dataset.test, tiny_dataset.bank, pool_vectors=pool,
-                            space="projected", split="test")  # fmt: skip
+    _, per_query = evaluate(
+        queries,
+        tiny_dataset.test,
+        tiny_dataset.bank,
+        pool_vectors=pool,
+        space="projected",
+        split="test",
+    )
     view = View("projected", queries, pool, per_query)
     gathered = gather(view, tiny_dataset, seed=0, predictor=predictor, context_length=2)
     raw = predict(predictor, tiny_dataset, read, "raw")

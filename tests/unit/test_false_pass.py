@@ -58,10 +58,16 @@ def test_a_step_helps_only_where_its_full_training_beat_the_control(
         {"event": "confirmed", "verdict": "INCONCLUSIVE", "gates": gates, **about},
     ]
     document = {
-        "verdict": RunVerdict.INCONCLUSIVE, "cause": None, "arm": None, "since": "",
-        "judged": {"stand_in": False, "file": ""}, "combination": None, "models": [], "front": {},
+        "verdict": RunVerdict.INCONCLUSIVE,
+        "cause": None,
+        "arm": None,
+        "since": "",
+        "judged": {"stand_in": False, "file": ""},
+        "combination": None,
+        "models": [],
+        "front": {},
         "lineage": {"verdict_if_unseen": None, "model": None},
-    }  # fmt: skip
+    }
     sentence = headline(document, indexed(story))
     assert sentence.startswith("INCONCLUSIVE: ")
     assert ("projection_head + temperature helps" in sentence) is said

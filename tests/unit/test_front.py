@@ -58,9 +58,12 @@ def largest_retreat(gains: np.ndarray) -> float:
     count = len(gains)
     found = linprog(
         [*np.zeros(count), 1.0],  # the least s with: shares . gains[:, metric] <= s
-        A_ub=np.column_stack([gains.T, [-1.0, -1.0]]), b_ub=[0.0, 0.0],
-        A_eq=[[*np.ones(count), 0.0]], b_eq=[1.0], bounds=[*[(0, None)] * count, (None, None)],
-    )  # fmt: skip
+        A_ub=np.column_stack([gains.T, [-1.0, -1.0]]),
+        b_ub=[0.0, 0.0],
+        A_eq=[[*np.ones(count), 0.0]],
+        b_eq=[1.0],
+        bounds=[*[(0, None)] * count, (None, None)],
+    )
     return float(found.fun)
 
 
@@ -168,9 +171,13 @@ def test_what_cannot_be_compared_has_a_reason() -> None:
     assert (none.position, none.distance) == (Position.NOT_EVALUABLE, None)
     assert none.position.beats is None
     other = PerQuery(
-        cosine=model.cosine, masked=model.masked, raw=model.raw, articles=ARTICLES,
-        space="raw", pool=Pool(id="b", size=1000, mask="own contexts"),
-    )  # fmt: skip
+        cosine=model.cosine,
+        masked=model.masked,
+        raw=model.raw,
+        articles=ARTICLES,
+        space="raw",
+        pool=Pool(id="b", size=1000, mask="own contexts"),
+    )
     assert "pools differ" in position(other).reason
 
 
@@ -182,11 +189,15 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 # --- the bundled sample --------------------------------------------------------------------------
 
 GOLDEN = {  # rung -> cosine, R@5 on the test split, own contexts masked
-    "copy_last": (0.4934, 0.3609), "weighted_mix": (0.5766, 0.3110),
-    "mix_plus_0.1_last": (0.5743, 0.3326), "mix_plus_0.2_last": (0.5703, 0.3398),
-    "mix_plus_0.4_last": (0.5611, 0.3537), "mix_plus_0.8_last": (0.5462, 0.3670),
-    "constant": (0.1920, 0.0), "oracle": (1.0, 1.0),
-}  # fmt: skip
+    "copy_last": (0.4934, 0.3609),
+    "weighted_mix": (0.5766, 0.3110),
+    "mix_plus_0.1_last": (0.5743, 0.3326),
+    "mix_plus_0.2_last": (0.5703, 0.3398),
+    "mix_plus_0.4_last": (0.5611, 0.3537),
+    "mix_plus_0.8_last": (0.5462, 0.3670),
+    "constant": (0.1920, 0.0),
+    "oracle": (1.0, 1.0),
+}
 WHERE = {"constant": Position.BELOW, "oracle": Position.ABOVE}
 
 

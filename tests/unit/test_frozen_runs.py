@@ -11,8 +11,13 @@ import pytest
 from frozen_runs import FROZEN, RUNS, rendered
 
 FILES = (
-    "verdict.json", "report.md", "status.json", "status.txt", "mlflow.jsonl", "progress.jsonl",
-)  # fmt: skip
+    "verdict.json",
+    "report.md",
+    "status.json",
+    "status.txt",
+    "mlflow.jsonl",
+    "progress.jsonl",
+)
 
 
 @pytest.fixture(scope="module", params=RUNS)

@@ -36,8 +36,11 @@ def answered():
     """The outcomes of a fixed set of damaged files, by reader."""
     done = subprocess.run(
         [sys.executable, FUZZ, "--seed", "0", "--count", str(COUNT), "--depth", "1"],
-        capture_output=True, text=True, timeout=SECONDS, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
 
@@ -100,28 +103,34 @@ CASES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "a shape of booleans": ("npz windows", lambda _: _member("targets", HEADER("<U1", 0, (True,)))),
     "a header of digits": ("npy vectors", lambda _: b"\x93NUMPY\x02\0(#\0\0" + b"9" * 9000),
     "a type of 500 fields": (
-        "npy vectors", lambda _: HEADER("f4," * 499 + "f4", False, (3,), version=2),
+        "npy vectors",
+        lambda _: HEADER("f4," * 499 + "f4", False, (3,), version=2),
     ),
     "a name of 6,000 signs": ("npz windows", lambda _: mutations.zipped([("a/" * 3000, b"")], 0)),
     "predictions as a zip that is cut": ("predictions", lambda _: b"PK\x03\x04" + bytes(40)),
     "a zip of several disks": ("pt", _spanning_disks),
     "a zip of several disks beside a checkpoint": ("moments", _spanning_disks),
     "a tuple of tuples as a key": (
-        "pt", lambda v: _with_pickle(v, b"\x80\x02}" + mutations.nested_tuples() + b"K\x01s."),
+        "pt",
+        lambda v: _with_pickle(v, b"\x80\x02}" + mutations.nested_tuples() + b"K\x01s."),
     ),
     "lists of lists ten levels down": (
-        "pt", lambda v: _with_pickle(v, b"\x80\x02" + _nested_lists() + b"."),
+        "pt",
+        lambda v: _with_pickle(v, b"\x80\x02" + _nested_lists() + b"."),
     ),
     "a tuple 20,000 levels down": (
-        "pt", lambda v: _with_pickle(v, b"\x80\x02})" + b"\x85" * 20_000 + b"K\x01s."),
+        "pt",
+        lambda v: _with_pickle(v, b"\x80\x02})" + b"\x85" * 20_000 + b"K\x01s."),
     ),
     "a list in itself": ("pt", lambda v: _with_pickle(v, b"\x80\x02]q\x07h\x07a.")),
     "bytes by their number": (
-        "pt", lambda v: _with_pickle(v, b"\x80\x02cbuiltins\nbytearray\nJ\0\0\0\x7f\x85R."),
+        "pt",
+        lambda v: _with_pickle(v, b"\x80\x02cbuiltins\nbytearray\nJ\0\0\0\x7f\x85R."),
     ),
     "weights that are packed": ("pt", _packed),
     "weights of a type that torch has not": (
-        "weights", lambda v: v.replace(b'"dtype":"F32"', b'"dtype":"F4" ', 1),
+        "weights",
+        lambda v: v.replace(b'"dtype":"F32"', b'"dtype":"F4" ', 1),
     ),
     "texts packed by a damaged gzip": ("texts gz", lambda v: v[:20] + bytes(8) + v[28:]),
     "texts in UTF-16": ("texts", lambda v: v.decode().encode("utf-16")),
@@ -132,11 +141,12 @@ CASES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "an event at no time": ("journal", lambda v: _unsealed(v, at="")),
     "an event after the end of time": ("journal", lambda v: _unsealed(v, at=float("inf"))),
     "a number in an event that was changed": (
-        "journal", lambda v: v.replace(b'"eval_cosine": 0.', b'"eval_cosine": 9.', 1),
+        "journal",
+        lambda v: v.replace(b'"eval_cosine": 0.', b'"eval_cosine": 9.', 1),
     ),
     "a FAISS vector of 2^40 numbers": ("faiss", lambda v: v[:37] + _eight(2**40 - 1) + v[45:]),
     "a FAISS index with -1 rows": ("faiss", lambda v: v[:8] + _eight(2**64 - 1) + v[16:]),
-}  # fmt: skip
+}
 
 
 def _eight(number: int) -> bytes:

@@ -291,8 +291,14 @@ def test_the_ladder_is_measured_once_with_the_oracle_at_the_top(material: Materi
     rungs = ladder(material)
     assert ladder(material) is rungs
     assert list(rungs) == [
-        "constant", "copy_last", "mean_context", "weighted_mix", "ridge", "random", "oracle",
-    ]  # fmt: skip
+        "constant",
+        "copy_last",
+        "mean_context",
+        "weighted_mix",
+        "ridge",
+        "random",
+        "oracle",
+    ]
     assert rungs["oracle"]["r_at_1"] == pytest.approx(1, abs=0.01)
     assert rungs["weighted_mix"]["eval_cosine"] > rungs["copy_last"]["eval_cosine"] > 0.4
 
@@ -325,9 +331,10 @@ def crowded(noise: float = 0.0, pool_size: int | None = None) -> tuple[Bank, np.
     vectors[200:] += noise * rng.standard_normal((100, 8)) / 8**0.5
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     bank = Bank(
-        vectors, np.column_stack([np.arange(300), np.arange(300)]).astype(np.int32),
+        vectors,
+        np.column_stack([np.arange(300), np.arange(300)]).astype(np.int32),
         pool_size=pool_size,
-    )  # fmt: skip
+    )
     contexts = rng.integers(300, size=(400, 4))
     targets = rng.integers(pool_size or 300, size=400)
     contexts[:50, 1] = targets[:50]
@@ -346,9 +353,12 @@ def test_ranks_equal_those_of_the_evaluation(
     queries = bank.vectors[rows]
     placed = PoolRows(bank, group).place(queries, windows)
     raw, masked = target_ranks(
-        torch.from_numpy(queries), bank.tensor[: len(bank.pool_rows)], windows.targets,
-        windows.contexts, duplicate_group=group,
-    )  # fmt: skip
+        torch.from_numpy(queries),
+        bank.tensor[: len(bank.pool_rows)],
+        windows.targets,
+        windows.contexts,
+        duplicate_group=group,
+    )
     for mine, reference in ((placed.raw, raw), (placed.masked, masked)):
         assert np.array_equal(mine.greater, reference.greater)
         assert np.array_equal(mine.equal, reference.equal)

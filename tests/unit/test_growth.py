@@ -141,10 +141,15 @@ def all_syncs_of_mlflow(events: Events, folder: Path) -> int:
 @pytest.mark.parametrize(
     "view",
     [
-        the_verdict, the_status, the_status_of_a_running_step, the_report, the_mlflow_views,
-        all_lines_of_json, all_syncs_of_mlflow,
+        the_verdict,
+        the_status,
+        the_status_of_a_running_step,
+        the_report,
+        the_mlflow_views,
+        all_lines_of_json,
+        all_syncs_of_mlflow,
     ],
-)  # fmt: skip
+)
 def test_every_arm_costs_a_view_the_same(view, runs, tmp_path: Path) -> None:
     small, middle, large = (view(runs[size], tmp_path / str(size)) for size in SIZES)
     assert small < middle  # something was counted

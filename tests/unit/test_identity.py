@@ -154,9 +154,16 @@ def test_another_model_is_another_arm(run, tmp_path) -> None:
 
 def test_a_trial_gets_whole_paths_and_a_journal_short_ones(tmp_path) -> None:
     spec = ArmSpec(
-        id="a", step="s", name="n", role=Role.ARM, recipe=RECIPE, folder=tmp_path / "arms" / "a",
-        gates=CONFIG.gates, source=Path("/given"), baseline=tmp_path / "arms" / "b" / "dev_001.npz",
-    )  # fmt: skip
+        id="a",
+        step="s",
+        name="n",
+        role=Role.ARM,
+        recipe=RECIPE,
+        folder=tmp_path / "arms" / "a",
+        gates=CONFIG.gates,
+        source=Path("/given"),
+        baseline=tmp_path / "arms" / "b" / "dev_001.npz",
+    )
     assert ArmSpec.from_plain(spec.to_plain()) == spec
     kept = spec.to_plain(tmp_path)
     assert (kept["folder"], kept["source"]) == ("arms/a", "/given")
@@ -180,9 +187,13 @@ def journal(tmp_path, bank) -> Journal:
     args = TriageOptions(data=bank, recipe=tmp_path / "recipe.toml", seeds=2)
     made = Journal(tmp_path / "run")
     made.append(
-        "run_started", schema=1, arguments=asked.arguments(args), code="c", config=to_dict(CONFIG),
+        "run_started",
+        schema=1,
+        arguments=asked.arguments(args),
+        code="c",
+        config=to_dict(CONFIG),
         identity={"request": "r", "data": "d"},
-    )  # fmt: skip
+    )
     return made
 
 
@@ -198,10 +209,18 @@ def test_a_resume_takes_its_flags_from_the_journal(journal, bank, tmp_path) -> N
 
 
 @pytest.mark.parametrize(
-    "flag", [["--seeds", "3"], ["--extended"], ["--preset", "gpu"], ["--out", "x"],
-             ["--predictions", "p.npy"], ["--checkpoint", "c"], ["--allow", "POOL"],
-             ["--seen", "s"]],
-)  # fmt: skip
+    "flag",
+    [
+        ["--seeds", "3"],
+        ["--extended"],
+        ["--preset", "gpu"],
+        ["--out", "x"],
+        ["--predictions", "p.npy"],
+        ["--checkpoint", "c"],
+        ["--allow", "POOL"],
+        ["--seen", "s"],
+    ],
+)
 def test_another_flag_is_refused(journal, flag) -> None:
     with pytest.raises(UsageError, match=f"{flag[0]} cannot be given with --resume"):
         resumed(journal, *flag)

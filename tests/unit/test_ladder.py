@@ -13,8 +13,15 @@ from lvm.randomness import numpy_generator
 
 BETWEEN = {f"mix_plus_{a}_last": a for a in (0.1, 0.2, 0.4, 0.8)}
 NAMES = [
-    "constant", "copy_last", "mean_context", "weighted_mix", *BETWEEN, "ridge", "random", "oracle",
-]  # fmt: skip
+    "constant",
+    "copy_last",
+    "mean_context",
+    "weighted_mix",
+    *BETWEEN,
+    "ridge",
+    "random",
+    "oracle",
+]
 WIDTH, LENGTH = 12, 3
 
 

@@ -67,8 +67,10 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names = [node.module]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
-            "importlib.import_module", "__import__", "import_module",
-        ):  # fmt: skip
+            "importlib.import_module",
+            "__import__",
+            "import_module",
+        ):
             argument = node.args[0] if node.args else None
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                 names = [argument.value]
@@ -108,8 +110,11 @@ def test_the_finder_of_imports_finds(tmp_path) -> None:
         "class A:\n    import mamba_ssm\n"
     )
     assert sorted(imports(path)) == [
-        ("faiss", True), ("mamba_ssm", False), ("mlflow", True), ("ray", False),
-    ]  # fmt: skip
+        ("faiss", True),
+        ("mamba_ssm", False),
+        ("mlflow", True),
+        ("ray", False),
+    ]
 
 
 def test_no_module_of_the_core_imports_plots_or_rich_at_the_top() -> None:
@@ -136,22 +141,59 @@ def test_the_library_names_its_jobs_in_one_place() -> None:
 HELP = {"--help"}
 FLAGS = {
     "tune_jobs.triage": {
-        "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--recipe",
-        "--preset", "--out", "--resume", "--address", "--independent", "--all-steps", "--extended",
-        "--seeds", "--seen", "--show", "--allow", "--json", "--five-steps", "--plugin",
+        "--data",
+        "--train",
+        "--eval",
+        "--payload",
+        "--checkpoint",
+        "--predictions",
+        "--recipe",
+        "--preset",
+        "--out",
+        "--resume",
+        "--address",
+        "--independent",
+        "--all-steps",
+        "--extended",
+        "--seeds",
+        "--seen",
+        "--show",
+        "--allow",
+        "--json",
+        "--five-steps",
+        "--plugin",
     },
     "tune_jobs.train": {
-        "--data", "--recipe", "--plugin", "--preset", "--workers", "--out", "--address",
+        "--data",
+        "--recipe",
+        "--plugin",
+        "--preset",
+        "--workers",
+        "--out",
+        "--address",
     },
-}  # fmt: skip
+}
 COMMANDS = {
     "embed": {"files", "--model", "--out", "--skip"},
     "triage": FLAGS["tune_jobs.triage"],
     "train": FLAGS["tune_jobs.train"],
     "eval": {"--data", "--train", "--eval", "--payload", "--other-data", "--plugin", "checkpoint"},
     "audit": {
-        "--data", "--train", "--eval", "--payload", "--checkpoint", "--predictions", "--index",
-        "--encoder", "--texts", "--seen", "--recipe", "--plugin", "--preset", "--allow", "--repair",
+        "--data",
+        "--train",
+        "--eval",
+        "--payload",
+        "--checkpoint",
+        "--predictions",
+        "--index",
+        "--encoder",
+        "--texts",
+        "--seen",
+        "--recipe",
+        "--plugin",
+        "--preset",
+        "--allow",
+        "--repair",
         "--out",
     },
     "report": {"run"},
@@ -159,7 +201,7 @@ COMMANDS = {
     "track": {"run"},
     "ui": {"run"},
     "doctor": {"--cluster", "--address", "--runs"},
-}  # fmt: skip
+}
 
 
 def options(parser):

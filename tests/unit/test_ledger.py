@@ -17,9 +17,14 @@ from lvm.triage.step import STEPS, Facts, Kind, hypotheses
 
 GATES = {"success_r_at_5": 0.10, "success_mrr": 0.05}
 FACTS = Facts(num_train_windows=2_000_000, width=tiny.WIDTH)
-HELPS, TOO_LITTLE, WIDE = ((0.04, 0.01, 0.07), "PASS"), ((0.0, -0.02, 0.02), "INCONCLUSIVE"), (
-    (0.05, -0.02, 0.12), "INCONCLUSIVE",
-)  # fmt: skip
+HELPS, TOO_LITTLE, WIDE = (
+    ((0.04, 0.01, 0.07), "PASS"),
+    ((0.0, -0.02, 0.02), "INCONCLUSIVE"),
+    (
+        (0.05, -0.02, 0.12),
+        "INCONCLUSIVE",
+    ),
+)
 
 SMALL = ((0.03, 0.01, 0.05), "INCONCLUSIVE")
 
@@ -44,24 +49,43 @@ class Story:
         base = tiny.recipe(**recipe)
         proposal = STEPS.get(name).propose(base, FACTS)
         control = base.with_changes(proposal.control)
-        specs = [{"id": f"{name}/control", "name": "control", "role": "control", "changes": {},
-                  "recipe": to_dict(control), "gates": GATES}]  # fmt: skip
+        specs = [
+            {
+                "id": f"{name}/control",
+                "name": "control",
+                "role": "control",
+                "changes": {},
+                "recipe": to_dict(control),
+                "gates": GATES,
+            }
+        ]
         for arm in proposal.arms:
             if arm.name in found:
                 changed = to_dict(base.with_changes(arm.changes))
                 specs.append(
-                    {"id": f"{name}/{arm.name}", "name": arm.name, "role": "arm",
-                     "changes": dict(arm.changes), "recipe": changed, "gates": GATES}
-                )  # fmt: skip
+                    {
+                        "id": f"{name}/{arm.name}",
+                        "name": arm.name,
+                        "role": "arm",
+                        "changes": dict(arm.changes),
+                        "recipe": changed,
+                        "gates": GATES,
+                    }
+                )
         self.add("step_started", step=name, arms=specs, left_out={}, carried=list(carried))
         for spec in specs[1:]:
             space = spec["recipe"]["search_space"]
             self.add(
-                "arm_judged", arm=spec["id"], step=name, epoch=2, reason=reason, detail="",
+                "arm_judged",
+                arm=spec["id"],
+                step=name,
+                epoch=2,
+                reason=reason,
+                detail="",
                 evaluation={"space": space, "masked": {"eval_cosine": 0.44}},
-                stage={"verdict": stage}, gains=[gain("r_at_5", found[spec["name"]]),
-                                                 gain("mrr", TOO_LITTLE)],
-            )  # fmt: skip
+                stage={"verdict": stage},
+                gains=[gain("r_at_5", found[spec["name"]]), gain("mrr", TOO_LITTLE)],
+            )
 
     def confirm(self, step, arm, found):
         gates = [gain("r_at_5", HELPS, "success"), gain("r_at_5", found), gain("mrr", TOO_LITTLE)]
@@ -124,7 +148,7 @@ def test_a_journal_that_has_only_begun_tests_nothing(story) -> None:
         (WIDE, "finished", "FAIL", "inconclusive"),
         (SMALL, "finished", "FAIL", "inconclusive"),  # above zero but for the correction
     ],
-)  # fmt: skip
+)
 def test_the_status_follows_from_the_gains_over_the_control(
     story, found, reason, stage, status
 ) -> None:
@@ -183,9 +207,10 @@ def test_a_full_training_on_top_of_other_steps_is_no_evidence_for_one(story) -> 
 
 def test_step_1_answers_three_entries_with_different_arms(story) -> None:
     arms = {
-        "search in the projected space": TOO_LITTLE, "InfoNCE in the raw space": HELPS,
+        "search in the projected space": TOO_LITTLE,
+        "InfoNCE in the raw space": HELPS,
         "gradient through both branches": WIDE,
-    }  # fmt: skip
+    }
     story.step("projection_head", arms)
     assert story.status("H1")[0] == "confirmed"
     assert story.status("H5")[0] == "inconclusive"
@@ -209,8 +234,9 @@ def test_what_was_left_out_says_why(story) -> None:
     story.step("context_length", {})
     story.events[-1]["left_out"] = {"context of 10": "NOT_EVALUABLE: the windows were given"}
     assert story.status("Q4") == (
-        "untested", "context of 10: NOT_EVALUABLE: the windows were given",
-    )  # fmt: skip
+        "untested",
+        "context of 10: NOT_EVALUABLE: the windows were given",
+    )
 
 
 def test_the_ledger_is_json_and_the_report_shows_every_entry(story) -> None:
@@ -218,10 +244,18 @@ def test_the_ledger_is_json_and_the_report_shows_every_entry(story) -> None:
     entries = ledger(story.events)
     assert json.loads(json.dumps(entries, allow_nan=False)) == entries
     forecast = {
-        "seconds": 300.0, "lower": 200.0, "upper": 450.0, "actual_seconds": 330.0,
-        "probe": {"seconds": 9, "update_seconds": 0.1, "dev_seconds": 1, "test_seconds": 2,
-                  "start_seconds": 3},
-    }  # fmt: skip
+        "seconds": 300.0,
+        "lower": 200.0,
+        "upper": 450.0,
+        "actual_seconds": 330.0,
+        "probe": {
+            "seconds": 9,
+            "update_seconds": 0.1,
+            "dev_seconds": 1,
+            "test_seconds": 2,
+            "start_seconds": 3,
+        },
+    }
     document = {"hypotheses": entries, "forecast": forecast, "combination": None}
     text = render(ledger_sections(Run(story.events, document)), "x")
     for entry in entries:

@@ -132,11 +132,15 @@ def test_a_process_here_that_is_stopped_is_silent_too(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("age", "lives", "abandoned"),
     [
-        (0.0, None, False), (lock.STALE_SECONDS - 1, None, False), (0.0, False, True),
-        (lock.STALE_SECONDS + 1, None, True), (lock.STALE_SECONDS + 1, True, True),
-        (-1.0, None, False), (-lock.STALE_SECONDS - 1, None, True),  # the clock was set back
+        (0.0, None, False),
+        (lock.STALE_SECONDS - 1, None, False),
+        (0.0, False, True),
+        (lock.STALE_SECONDS + 1, None, True),
+        (lock.STALE_SECONDS + 1, True, True),
+        (-1.0, None, False),
+        (-lock.STALE_SECONDS - 1, None, True),  # the clock was set back
     ],
-)  # fmt: skip
+)
 def test_when_a_run_is_abandoned(age, lives, abandoned) -> None:
     driver = Driver(owner=None, key="k", touched=0.0, age=age, lives=lives)
     assert driver.abandoned is abandoned

@@ -43,9 +43,15 @@ def arm_of(name: str, data: Dataset) -> Iterator[SimpleNamespace]:
     """An arm of one kind of search with its untrained model, in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         spec = ArmSpec(
-            id=name, step="s", name=name, role=Role.PHASE1, recipe=tiny.recipe(**SPACES[name]),
-            folder=Path(folder), gates=GateConfig(), device="pretend",
-        )  # fmt: skip
+            id=name,
+            step="s",
+            name=name,
+            role=Role.PHASE1,
+            recipe=tiny.recipe(**SPACES[name]),
+            folder=Path(folder),
+            gates=GateConfig(),
+            device="pretend",
+        )
         yield SimpleNamespace(spec=spec, model=Predictor(spec.recipe, data.bank.width))
 
 

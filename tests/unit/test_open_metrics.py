@@ -179,8 +179,12 @@ def test_the_terminal_json_lines_and_mlflow_show_them(run):
     arm = next(a for a in arms if a["name"] == "Phase 1: InfoNCE+AR")
     names = {point[0] for point in arm["metrics"]}
     assert {
-        "test.mean_rank", "test.raw.r_at_20", "R at 20", "mean rank", "r_at_20",
-    } <= names  # fmt: skip
+        "test.mean_rank",
+        "test.raw.r_at_20",
+        "R at 20",
+        "mean rank",
+        "r_at_20",
+    } <= names
     assert table_name("r_at_20") == "R at 20"
     assert {"metrics.`R at 20`", "metrics.`mean rank`", "metrics.`Dev R at 20`"} <= set(columns())
 

@@ -126,9 +126,15 @@ def outputs(rows: int = 8) -> Outputs:
 
 def arm_of(recipe: Recipe, folder: Path, **about) -> arm.ArmSpec:
     return arm.ArmSpec(
-        id="x", step="s", name="x", role=Role.ARM, recipe=recipe, folder=folder,
-        gates=GateConfig(), **about,
-    )  # fmt: skip
+        id="x",
+        step="s",
+        name="x",
+        role=Role.ARM,
+        recipe=recipe,
+        folder=folder,
+        gates=GateConfig(),
+        **about,
+    )
 
 
 def trained(recipe: Recipe, folder: Path, **about) -> list[dict]:
@@ -170,9 +176,18 @@ def test_a_term_is_recorded_under_its_name(plugged, tmp_path) -> None:
     recipe = tiny.recipe(**WEIGHED, **{"training.epochs": 1})
     (record,) = trained(recipe, tmp_path)
     assert list(record)[5:] == [
-        "stage", "loss", "gradient_norm", "contrastive", "ar", "uniformity", "num_negatives",
-        "largest", "seconds", "negatives", "health",
-    ]  # fmt: skip
+        "stage",
+        "loss",
+        "gradient_norm",
+        "contrastive",
+        "ar",
+        "uniformity",
+        "num_negatives",
+        "largest",
+        "seconds",
+        "negatives",
+        "health",
+    ]
     weights = recipe.objective.weights
     summed = sum(weight * record[name] for name, weight in weights.items())
     assert record["loss"] == pytest.approx(summed, rel=1e-5)
@@ -226,12 +241,18 @@ def test_a_recipe_writes_a_term_and_a_change_touches_one_option(plugged, tmp_pat
         ({"sharpness": 0}, r"objective\.terms\.uniformity\.sharpness must be above 0 \(got 0\.0\)"),
         ({"sharpness": "2"}, r"objective\.terms\.uniformity\.sharpness is '2', .* type float\."),
         ({"weight": -1}, r"objective\.terms\.uniformity\.weight must be a finite .* \(got -1\.0\)"),
-        ({"balance": "half"}, r"objective\.terms\.uniformity\.balance must be one of fixed, "
-                              r"gradient \(got 'half'\)"),
-        ({"sharpnes": 2.0}, r"unknown key 'objective\.terms\.uniformity\.sharpnes' "
-                            r"\(did you mean sharpness\?\); allowed: balance, sharpness, weight\."),
+        (
+            {"balance": "half"},
+            r"objective\.terms\.uniformity\.balance must be one of fixed, "
+            r"gradient \(got 'half'\)",
+        ),
+        (
+            {"sharpnes": 2.0},
+            r"unknown key 'objective\.terms\.uniformity\.sharpnes' "
+            r"\(did you mean sharpness\?\); allowed: balance, sharpness, weight\.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_options_of_a_term_are_validated(plugged, changes, message) -> None:
     with pytest.raises(ConfigError, match=f"^{message}") as refused:
         Recipe().with_changes({f"objective.terms.uniformity.{k}": v for k, v in changes.items()})
@@ -241,13 +262,16 @@ def test_the_options_of_a_term_are_validated(plugged, changes, message) -> None:
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ({"uniformty": {}}, r"unknown loss term 'uniformty' \(did you mean uniformity\?\); "
-                            r"known: ar, contrastive, mmd, uniformity\."),
+        (
+            {"uniformty": {}},
+            r"unknown loss term 'uniformty' \(did you mean uniformity\?\); "
+            r"known: ar, contrastive, mmd, uniformity\.",
+        ),
         ({"mmd": {}}, r"objective\.terms\.mmd is taken; write it as objective\.mmd_weight\."),
         ({"uniformity": 0.1}, r"objective\.terms\.uniformity is 0\.1, expected a section"),
         (["uniformity"], r"objective\.terms is \['uniformity'\], expected a section"),
     ],
-)  # fmt: skip
+)
 def test_a_table_that_names_no_term_of_its_own_is_refused(plugged, terms, message) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         from_dict(Recipe, {"objective": {"terms": terms}})
@@ -419,5 +443,6 @@ def test_recipes_without_parts_of_ones_own_keep_their_ids() -> None:
     assert found == ["d4acce4efaa4", "0990e5934c01", "1917f766b37c"]
     balanced = both.with_changes({"objective.mmd_balance": "gradient"})
     assert [fingerprint(laptop.ar_only()), fingerprint(balanced)] == [
-        "77e767dc8f4e", "4a74fed48c1d",
-    ]  # fmt: skip
+        "77e767dc8f4e",
+        "4a74fed48c1d",
+    ]

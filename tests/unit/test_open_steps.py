@@ -96,9 +96,11 @@ def plugged(registries, tmp_path, monkeypatch):
 
 def audited(**about):
     return run_audit(
-        planted.clean(0).material(), progress=lambda *_: None, steps=steps_in_order(),
+        planted.clean(0).material(),
+        progress=lambda *_: None,
+        steps=steps_in_order(),
         **{"allowed": (), **about},
-    )  # fmt: skip
+    )
 
 
 # --- a step --------------------------------------------------------------------------------------
@@ -124,14 +126,16 @@ def test_a_step_is_asked_with_a_control_and_its_hypothesis_judged(plugged, tmp_p
     )
     (asked,) = [e for e in journal.all("step_started") if e["step"] == STEP]
     assert [(spec["name"], spec["role"]) for spec in asked["arms"]] == [
-        ("control", "control"), ("twice the rate", "arm"),
-    ]  # fmt: skip
+        ("control", "control"),
+        ("twice the rate", "arm"),
+    ]
     assert asked["hypothesis"] == "The learning rate is too low."
     document = build_verdict(journal.events, resume="again")
     (entry,) = [e for e in document["hypotheses"] if e["id"] == "M1"]
     assert (entry["kind"], [arm["arm"] for arm in entry["arms"]]) == (
-        "beyond the report", ["twice the rate"],
-    )  # fmt: skip
+        "beyond the report",
+        ["twice the rate"],
+    )
     assert entry["status"] in {"confirmed", "refuted", "inconclusive"}
     text = render(report_sections(Run(journal.events, document)), "NOT_FIXED")
     assert "Step 12: Learning rate" in text
@@ -206,13 +210,19 @@ def test_a_check_runs_in_the_audit_and_blocks_in_the_words_of_its_row(plugged) -
     assert blocking_codes(document) == document["route"]["blocked"] == [CODE]
     (row,) = [row for row in document["checks"] if row["code"] == CODE]
     assert (row["question"], row["status"]) == (
-        "does the bank hold rows enough for my index?", "FOUND",
-    )  # fmt: skip
+        "does the bank hold rows enough for my index?",
+        "FOUND",
+    )
     (finding,) = [f for f in audit.findings if f.code == CODE]
     assert finding == Finding(
-        code=CODE, severity=Severity.BLOCK, seen=finding.seen, allowed="1000000",
-        where={"input": "bank"}, meaning="My index cannot be built.", next="embed more text",
-    )  # fmt: skip
+        code=CODE,
+        severity=Severity.BLOCK,
+        seen=finding.seen,
+        allowed="1000000",
+        where={"input": "bank"},
+        meaning="My index cannot be built.",
+        next="embed more text",
+    )
     text = render(standalone(document), "BLOCKED")
     assert CODE in text
     assert "My index cannot be built." in text

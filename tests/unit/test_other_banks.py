@@ -25,8 +25,11 @@ TEXTS = [f"text {i}" for i in range(N)]
 
 def table(**changes):
     columns = {
-        "vector": list(VECTORS), "article": KEYS[:, 0], "chunk": KEYS[:, 1], "text": TEXTS,
-    }  # fmt: skip
+        "vector": list(VECTORS),
+        "article": KEYS[:, 0],
+        "chunk": KEYS[:, 1],
+        "text": TEXTS,
+    }
     return pa.table({k: v for k, v in {**columns, **changes}.items() if v is not None})
 
 

@@ -87,9 +87,14 @@ def test_a_quoted_word_is_that_word_for_a_shell(name: str):
 
 def test_findings_and_reasons_obey_no_terminal():
     finding = Finding(
-        code="SCHEMA", severity=Severity.BLOCK, seen=HOSTILE, allowed=HOSTILE,
-        where={"input": "eval", "source": HOSTILE, "count": 3}, meaning=HOSTILE, next=HOSTILE,
-    )  # fmt: skip
+        code="SCHEMA",
+        severity=Severity.BLOCK,
+        seen=HOSTILE,
+        allowed=HOSTILE,
+        where={"input": "eval", "source": HOSTILE, "count": 3},
+        meaning=HOSTILE,
+        next=HOSTILE,
+    )
     told = (finding.seen, finding.allowed, finding.meaning, finding.next, finding.where["source"])
     assert all(text == printable(HOSTILE) for text in told)
     assert finding.where["count"] == 3
@@ -115,13 +120,23 @@ def test_a_recipe_that_is_nested_too_deeply(tmp_path):
 # --- manifests ------------------------------------------------------------------------------------
 
 ODD = {
-    "split": [None, [1, 2, 3], "hash", {"train": 5}, {"train": None}, {"train": ["a"]},
-              {"train": [0.5]}, {"train": [True]}, {"dev": {"a": 1}}, {"holdout": [1]}],
+    "split": [
+        None,
+        [1, 2, 3],
+        "hash",
+        {"train": 5},
+        {"train": None},
+        {"train": ["a"]},
+        {"train": [0.5]},
+        {"train": [True]},
+        {"dev": {"a": 1}},
+        {"holdout": [1]},
+    ],
     "titles": [None, ["a", "b"], "x", {"a/b": "x"}],
     "count": ["20", None, 1.5, True, [20]],
     "width": ["8", {}],
     "sha256": [["x"], "x", {"../../etc/passwd": "x"}, {"vectors.npy": 3}],
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -69,9 +69,15 @@ def walk(rng: random.Random) -> list[dict[str, Any]]:
                 events += [{"event": "interrupted", "at": at}, {"event": "resumed", "at": at + 99}]
             epochs[arm] = min(EPOCHS, epochs[arm] + 1) if source[arm] is None else 0
             events.append(
-                {"event": "epoch", "at": at + 99, "arm": arm, "step": step, "epoch": epochs[arm],
-                 "seconds": rng.choice([0.5, 7.0])}
-            )  # fmt: skip
+                {
+                    "event": "epoch",
+                    "at": at + 99,
+                    "arm": arm,
+                    "step": step,
+                    "epoch": epochs[arm],
+                    "seconds": rng.choice([0.5, 7.0]),
+                }
+            )
             if source[arm] or epochs[arm] == EPOCHS or rng.random() < 0.15:
                 running.remove(arm)
                 events.append({"event": "arm_ended", "at": at + 99, "arm": arm, "step": step})

@@ -156,8 +156,10 @@ def test_a_process_that_never_had_the_file_imports_the_same(file) -> None:
 
 def test_a_recipe_imports_modules_before_its_keys_are_read(package, tmp_path) -> None:
     path = tmp_path / "r.toml"
-    path.write_text('plugins = ["outside.models"]\n[model]\nname = "my_last"\n'
-                    "[model.options.my_last]\n[gates]\nsuccess_mrr = 0.2\n")  # fmt: skip
+    path.write_text(
+        'plugins = ["outside.models"]\n[model]\nname = "my_last"\n'
+        "[model.options.my_last]\n[gates]\nsuccess_mrr = 0.2\n"
+    )
     base = preset("laptop")
     config = load_run_config(path, base)
     assert config.plugins == ("outside.models",)
@@ -201,19 +203,29 @@ def test_entry_points_of_what_is_installed_are_imported(package, monkeypatch) ->
     ("text", "message"),
     [
         ("x = 1\n", r"the plug-in bad\.py registers nothing; let it register a part"),
-        ("x = 1\n\nraise ValueError('no\\nway')\n",
-         r"the plug-in bad\.py cannot be imported: ValueError at line 3: no\\nway; mend it"),
+        (
+            "x = 1\n\nraise ValueError('no\\nway')\n",
+            r"the plug-in bad\.py cannot be imported: ValueError at line 3: no\\nway; mend it",
+        ),
         ("def f(:\n", r"the plug-in bad\.py cannot be imported: SyntaxError at line 1: .+; mend"),
-        ("import json\njson.loads('{')\n",
-         r"the plug-in bad\.py cannot be imported: JSONDecodeError at line 2: "),
-        ("import no_such_module\n",
-         r"the plug-in bad\.py cannot be imported: ModuleNotFoundError at line 1: No module"),
-        ("import sys\nsys.exit()\n",
-         r"the plug-in bad\.py cannot be imported: SystemExit at line 2: without a message"),
-        (MODEL.replace("my_last", "gru"),
-         r"the plug-in bad\.py: two models are named 'gru', one of .* and one of .*; rename"),
+        (
+            "import json\njson.loads('{')\n",
+            r"the plug-in bad\.py cannot be imported: JSONDecodeError at line 2: ",
+        ),
+        (
+            "import no_such_module\n",
+            r"the plug-in bad\.py cannot be imported: ModuleNotFoundError at line 1: No module",
+        ),
+        (
+            "import sys\nsys.exit()\n",
+            r"the plug-in bad\.py cannot be imported: SystemExit at line 2: without a message",
+        ),
+        (
+            MODEL.replace("my_last", "gru"),
+            r"the plug-in bad\.py: two models are named 'gru', one of .* and one of .*; rename",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_cannot_serve_is_one_sentence(text, message, tmp_path) -> None:
     (tmp_path / "bad.py").write_text(text)
     with pytest.raises(PluginError, match=f"^{message}") as refused:
@@ -313,9 +325,12 @@ def test_every_file_of_a_package_counts(package, monkeypatch) -> None:
 def journal_of(folder: Path, options: TriageOptions, found: dict[str, str]) -> Journal:
     journal = Journal(folder)
     journal.append(
-        "run_started", arguments=asked.arguments(options), identity=found, code="c",
+        "run_started",
+        arguments=asked.arguments(options),
+        identity=found,
+        code="c",
         config=to_dict(tiny.config()),
-    )  # fmt: skip
+    )
     return journal
 
 

@@ -66,8 +66,9 @@ def test_a_resume_keeps_the_cluster_and_finds_the_run(tmp_path, monkeypatch) -> 
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "my runs" / "1"
     assert arguments(resume_command(run, "head:6379")) == {
-        "resume": Path("my runs/1"), "address": "head:6379",
-    }  # fmt: skip
+        "resume": Path("my runs/1"),
+        "address": "head:6379",
+    }
     monkeypatch.chdir("/")
     assert arguments(resume_command(run, None, kept=True)) == {"resume": run}
 
@@ -75,9 +76,22 @@ def test_a_resume_keeps_the_cluster_and_finds_the_run(tmp_path, monkeypatch) -> 
 def test_flags_are_typed_as_they_were_given(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     given = [
-        "--data", str(tmp_path / "a bank"), "--recipe", "r.toml", "--allow", "POOL", "--allow",
-        "UNDERPOWERED", "--seeds", "3", "--extended", "--address", "auto", "--out", "here",
-    ]  # fmt: skip
+        "--data",
+        str(tmp_path / "a bank"),
+        "--recipe",
+        "r.toml",
+        "--allow",
+        "POOL",
+        "--allow",
+        "UNDERPOWERED",
+        "--seeds",
+        "3",
+        "--extended",
+        "--address",
+        "auto",
+        "--out",
+        "here",
+    ]
     args = parser().parse_args(given)
     assert "--data 'a bank'" in typed(vars(args))
     relative = Path("a bank")
@@ -85,9 +99,11 @@ def test_flags_are_typed_as_they_were_given(tmp_path, monkeypatch) -> None:
     assert arguments(triage_command(vars(args))) == {**expected, "data": relative}
     kept = arguments(asked.command(triage_options(args)))
     assert kept == {
-        **expected, "data": tmp_path / "a bank", "recipe": tmp_path / "r.toml",
+        **expected,
+        "data": tmp_path / "a bank",
+        "recipe": tmp_path / "r.toml",
         "out": tmp_path / "here",
-    }  # fmt: skip
+    }
 
 
 def test_a_run_is_asked_again_without_its_folder_and_with_its_cluster(tmp_path) -> None:
@@ -95,8 +111,9 @@ def test_a_run_is_asked_again_without_its_folder_and_with_its_cluster(tmp_path) 
     again = {"data": Path("/bank"), "address": "a:1"}
     assert arguments(asked.again(args)) == again
     assert arguments(asked.again(args, recipe=Path("/fix.toml"))) == {
-        **again, "recipe": Path("/fix.toml"),
-    }  # fmt: skip
+        **again,
+        "recipe": Path("/fix.toml"),
+    }
 
 
 def test_the_last_start_of_a_journal_says_where_its_cluster_is(tmp_path) -> None:

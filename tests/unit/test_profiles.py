@@ -14,8 +14,12 @@ from lvm.audit.material import Material
 from lvm.audit.profiles import NUM_BINS, plot_data
 
 PARTS = {
-    "position_profile", "lag_profile", "offset_sweep", "coherence_blocks", "cosine_histograms",
-}  # fmt: skip
+    "position_profile",
+    "lag_profile",
+    "offset_sweep",
+    "coherence_blocks",
+    "cosine_histograms",
+}
 FAMILY = planted.Family(articles=120, chunks=25, width=32)
 
 

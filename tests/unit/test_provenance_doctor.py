@@ -43,11 +43,16 @@ def test_the_version_is_that_of_the_installed_packages_wherever_they_lie(copy, m
 @pytest.mark.parametrize(
     "source",
     [
-        "lvm/training/loop.py", "lvm/gates.py", "lvm/triage/tree.py", "lvm/triage/judge.py",
-        "lvm/triage/confirm.py", "lvm/report/markdown.py", "tune_jobs/steps/temperature.py",
+        "lvm/training/loop.py",
+        "lvm/gates.py",
+        "lvm/triage/tree.py",
+        "lvm/triage/judge.py",
+        "lvm/triage/confirm.py",
+        "lvm/report/markdown.py",
+        "tune_jobs/steps/temperature.py",
         "lvm/presets.py",
     ],
-)  # fmt: skip
+)
 def test_any_changed_source_changes_the_version(source, copy) -> None:
     before = provenance.code_version()
     path = copy / source

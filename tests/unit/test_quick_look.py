@@ -15,9 +15,15 @@ THOROUGH = {row.code for row in CHECKS if row.thorough}
 
 # One that every file shows in a sample, per kind of thing that is looked at.
 SEEN_AT_ONCE = (
-    "keys_made_up", "unpaired_targets", "eval_not_in_bank", "eval_rotated", "target_is_last",
-    "order_reversed", "windows_across_articles", "nan",
-)  # fmt: skip
+    "keys_made_up",
+    "unpaired_targets",
+    "eval_not_in_bank",
+    "eval_rotated",
+    "target_is_last",
+    "order_reversed",
+    "windows_across_articles",
+    "nan",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +35,13 @@ def looked_at(parts: Parts, *, thorough: bool = False) -> tuple[Audit, bool, lis
     """Return the audit, whether its document is of a quick look, and the calls before all rows."""
     calls: list[str] = []
     audit, document = run_audit(
-        parts.material(), allowed=(), progress=lambda code, number, total: None,
-        steps=steps_in_order(), thorough=thorough, then=lambda: calls.append("every row"),
-    )  # fmt: skip
+        parts.material(),
+        allowed=(),
+        progress=lambda code, number, total: None,
+        steps=steps_in_order(),
+        thorough=thorough,
+        then=lambda: calls.append("every row"),
+    )
     return audit, document["quick"], calls
 
 

@@ -51,9 +51,18 @@ class Moment:
 # (number of an event, is it in the journal?). Of about 60 events: the ladder, phase 1, between its
 # epochs, a rung, an ending, a confirmation.
 KILLS = [
-    (1, True), (3, False), (5, True), (8, True), (12, False), (17, True), (21, False), (26, True),
-    (31, False), (37, True), (44, False),
-]  # fmt: skip
+    (1, True),
+    (3, False),
+    (5, True),
+    (8, True),
+    (12, False),
+    (17, True),
+    (21, False),
+    (26, True),
+    (31, False),
+    (37, True),
+    (44, False),
+]
 
 
 @pytest.fixture(scope="module")
@@ -295,9 +304,14 @@ def make_spec(folder, name, role, *, seed=0, **changes) -> ArmSpec:
     recipe = tiny.recipe(seed=seed, **changes)
     identity = arm_id(recipe, data="data", code="code")
     return ArmSpec(
-        id=identity, step="s", name=name, role=role, recipe=recipe, folder=folder / identity,
+        id=identity,
+        step="s",
+        name=name,
+        role=role,
+        recipe=recipe,
+        folder=folder / identity,
         gates=GateConfig(),
-    )  # fmt: skip
+    )
 
 
 def test_a_spec_survives_json(tmp_path) -> None:
@@ -357,16 +371,25 @@ def results(cosine: float, greater: int) -> PerQuery:
     ranks = Ranks(above, np.zeros_like(above), np.full_like(above, 500))
     noise = rng.normal(0, 0.01, size=len(ARTICLES))
     return PerQuery(
-        cosine=np.asarray(cosine + noise, dtype=np.float32), masked=ranks, raw=ranks,
-        articles=ARTICLES, space="raw", pool=POOL,
-    )  # fmt: skip
+        cosine=np.asarray(cosine + noise, dtype=np.float32),
+        masked=ranks,
+        raw=ranks,
+        articles=ARTICLES,
+        space="raw",
+        pool=POOL,
+    )
 
 
 def arm(name, cosine, greater, reason=StopReason.FINISHED, folder=None) -> ArmResult:
     spec = ArmSpec(
-        id=name, step="s", name=name, role=Role.ARM, recipe=tiny.recipe(),
-        folder=folder or Path("unused"), gates=GATES,
-    )  # fmt: skip
+        id=name,
+        step="s",
+        name=name,
+        role=Role.ARM,
+        recipe=tiny.recipe(),
+        folder=folder or Path("unused"),
+        gates=GATES,
+    )
     lane = Lane(spec, ending=Ending(reason=reason, epoch=3))
     return ArmResult(lane=lane, dev=results(cosine, greater))
 
@@ -456,8 +479,10 @@ def test_sections_that_tune_flattens_are_put_back() -> None:
         "pid": 1,
     }
     assert plain_record(told) == {
-        "epoch": 2, "health": {"updates": 58.0}, "negatives": {"random": 0.5},
-    }  # fmt: skip
+        "epoch": 2,
+        "health": {"updates": 58.0},
+        "negatives": {"random": 0.5},
+    }
 
 
 def test_what_tune_prints_for_itself_is_not_part_of_the_answer(capsys) -> None:

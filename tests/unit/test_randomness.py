@@ -15,8 +15,14 @@ def test_streams_are_what_they_were() -> None:
 
 def test_a_stream_depends_on_the_seed_and_on_every_part_of_its_purpose() -> None:
     purposes = [
-        (0, "a"), (1, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "a", "b"), (0, "b", "a"),
-    ]  # fmt: skip
+        (0, "a"),
+        (1, "a"),
+        (0, "b"),
+        (0, "a", 0),
+        (0, "a", 1),
+        (0, "a", "b"),
+        (0, "b", "a"),
+    ]
     seeds = [derive_seed(*purpose) for purpose in purposes]
     assert len(set(seeds)) == len(purposes)
     assert all(0 <= seed < 2**63 for seed in seeds)

@@ -42,10 +42,16 @@ def idle(predictor: Predictor, recipe: Recipe, rows: torch.Tensor) -> list[nn.Pa
         ({"model.name": "two_tower", "objective.space": "raw"}, None),
         ({"model.name": "two_tower", "objective.stop_gradient": "none"}, None),
         ({"model.name": "two_tower"}, "model.encoder.document_tower"),  # behind the stopped branch
-        ({"model.name": "two_tower", "objective.space": "raw",
-          "objective.contrastive_weight": 0.0}, "model.encoder.document_tower"),
+        (
+            {
+                "model.name": "two_tower",
+                "objective.space": "raw",
+                "objective.contrastive_weight": 0.0,
+            },
+            "model.encoder.document_tower",
+        ),
     ],
-)  # fmt: skip
+)
 def test_only_a_document_tower_may_be_left_out(changes, part) -> None:
     recipe = tiny.recipe(**changes)
     names = {name for name, _ in Predictor(recipe, tiny.WIDTH).named_parameters()}
@@ -57,14 +63,23 @@ def test_every_recipe_that_is_accepted_trains_its_network() -> None:
     rows = tiny.bank().tensor[:12]
     accepted = refused = 0
     for model, space, stop, contrastive, ar, mmd, balance in itertools.product(
-        MODELS.names(), ("raw", "projected"), ("target", "prediction", "none"),
-        (0.0, 0.7), (0.0, 0.3), (0.0, 0.3), ("fixed", "gradient"),
-    ):  # fmt: skip
+        MODELS.names(),
+        ("raw", "projected"),
+        ("target", "prediction", "none"),
+        (0.0, 0.7),
+        (0.0, 0.3),
+        (0.0, 0.3),
+        ("fixed", "gradient"),
+    ):
         changes = {
-            "model.name": model, "objective.space": space, "objective.stop_gradient": stop,
-            "objective.contrastive_weight": contrastive, "objective.ar_weight": ar,
-            "objective.mmd_weight": mmd, "objective.mmd_balance": balance,
-        }  # fmt: skip
+            "model.name": model,
+            "objective.space": space,
+            "objective.stop_gradient": stop,
+            "objective.contrastive_weight": contrastive,
+            "objective.ar_weight": ar,
+            "objective.mmd_weight": mmd,
+            "objective.mmd_balance": balance,
+        }
         try:
             recipe = tiny.recipe(**changes)
         except ConfigError:
@@ -84,10 +99,15 @@ def test_every_recipe_that_is_accepted_trains_its_network() -> None:
 def test_a_margin_compares_targets_with_candidates_in_one_space(space: str) -> None:
     """Two towers move both: held against the bank's rows, a target was not even its own copy."""
     margin = 0.5
-    recipe = tiny.recipe(**{
-        "model.name": "two_tower", "objective.space": space, "objective.ar_weight": 0.1,
-        "negatives.false_negative_margin": margin, "negatives.random": 1,
-    })  # fmt: skip
+    recipe = tiny.recipe(
+        **{
+            "model.name": "two_tower",
+            "objective.space": space,
+            "objective.ar_weight": 0.1,
+            "negatives.false_negative_margin": margin,
+            "negatives.random": 1,
+        }
+    )
     data = tiny.dataset()
     state = loop._State(recipe, data, Path("nowhere"), World(), {})
     with torch.no_grad():  # as far from the identity as training may take it
@@ -100,10 +120,12 @@ def test_a_margin_compares_targets_with_candidates_in_one_space(space: str) -> N
     assert float((targets * raw).sum(dim=1).mean()) < 0.9  # the tower does move them
     near = (targets @ documents.T > margin).nonzero()
     wanted = infonce(
-        outputs.queries, outputs.candidates, outputs.positive,
+        outputs.queries,
+        outputs.candidates,
+        outputs.positive,
         temperature=recipe.objective.temperature,
         excluded=torch.cat([outputs.excluded, near]),
-    )  # fmt: skip
+    )
     found = objective(recipe, outputs, World())
     assert float(found.logged["num_negatives"]) == float(wanted.num_negatives) < 62
     torch.testing.assert_close(found.terms["contrastive"], wanted.loss)

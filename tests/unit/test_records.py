@@ -23,11 +23,15 @@ ESTIMATE = Estimate(
     value=0.5, lower=0.4, upper=0.6, confidence=0.95, num_windows=100, num_articles=10
 )
 EVALUATION = Evaluation(
-    split="test", space="raw", num_windows=100, num_articles=10,
+    split="test",
+    space="raw",
+    num_windows=100,
+    num_articles=10,
     pool=Pool(id="abc", size=1000, mask="own contexts"),
-    masked={"eval_cosine": 0.5, "eff_at_5": None}, raw={"eval_cosine": 0.5, "eff_at_5": None},
+    masked={"eval_cosine": 0.5, "eff_at_5": None},
+    raw={"eval_cosine": 0.5, "eff_at_5": None},
     latency={"p95_ms": 1.5},
-)  # fmt: skip
+)
 
 
 def through_json(value):
@@ -38,9 +42,14 @@ def through_json(value):
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_a_gate_survives_json(verdict, estimate) -> None:
     gate = GateResult(
-        gate="success", metric="mrr", bound=0.05, estimate=estimate, verdict=verdict,
-        reason="why", p_value=0.01,
-    )  # fmt: skip
+        gate="success",
+        metric="mrr",
+        bound=0.05,
+        estimate=estimate,
+        verdict=verdict,
+        reason="why",
+        p_value=0.01,
+    )
     assert gate_from_plain(through_json(gate)) == gate
     assert type(gate_from_plain(through_json(gate)).verdict) is Verdict
 
@@ -79,5 +88,13 @@ def test_metrics_are_declared_under_their_own_names() -> None:
         assert metric.meaning
         assert metric.lowest < metric.highest
         assert metric.higher_is_better == (metric.unit != "ms")
-    assert {"eval_cosine", "r_at_1", "r_at_5", "r_at_10", "mrr", "contain_at_50", "eff_at_5",
-            "p95_ms"} <= set(METRICS.names())  # fmt: skip
+    assert {
+        "eval_cosine",
+        "r_at_1",
+        "r_at_5",
+        "r_at_10",
+        "mrr",
+        "contain_at_50",
+        "eff_at_5",
+        "p95_ms",
+    } <= set(METRICS.names())

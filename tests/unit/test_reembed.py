@@ -43,8 +43,9 @@ class Stub:
 
 
 def documents(count: int = 12) -> list[Document]:
-    sentences = [[f"Sentence {s} of text {d} says {d * s}. " * 3 for s in range(40)]
-                 for d in range(count)]  # fmt: skip
+    sentences = [
+        [f"Sentence {s} of text {d} says {d * s}. " * 3 for s in range(40)] for d in range(count)
+    ]
     return [Document(f"Text {d}", " ".join(lines)) for d, lines in enumerate(sentences)]
 
 

@@ -65,5 +65,9 @@ def test_closest() -> None:
 def test_the_registries_of_the_project_hold_what_their_folders_hold() -> None:
     assert {"mamba2", "gru", "transformer", "two_tower"} <= set(MODELS.names())
     assert {
-        "projection_head", "temperature", "contrastive_weight", "negatives", "anchor_mmd",
-    } <= set(STEPS.names())  # fmt: skip
+        "projection_head",
+        "temperature",
+        "contrastive_weight",
+        "negatives",
+        "anchor_mmd",
+    } <= set(STEPS.names())

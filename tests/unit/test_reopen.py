@@ -22,8 +22,9 @@ def event(kind, **values):
 
 
 def ended(arm, step, reason, detail=""):
-    return event("arm_ended", arm=arm, step=step, name=f"name {arm}", reason=reason, epoch=1,
-                 detail=detail)  # fmt: skip
+    return event(
+        "arm_ended", arm=arm, step=step, name=f"name {arm}", reason=reason, epoch=1, detail=detail
+    )
 
 
 def step(name, *, reasons=("finished", "finished"), stage="FAIL"):
@@ -58,19 +59,23 @@ def test_judgements_from_the_first_step_that_lacks_an_arm_are_taken_back(reason)
     again = reopening(events)
     assert again["step"] == "two"
     assert [(arm["step"], arm["arm"]) for arm in again["arms"]] == [
-        ("two", "name b"), ("three", "name a"),
-    ]  # fmt: skip
+        ("two", "name b"),
+        ("three", "name a"),
+    ]
     assert {arm["detail"] for arm in again["arms"]} == {"CUDA out of memory"}
     left = effective([*events, event(REOPENED, **again)])
     assert left[: len(before)] == before  # with what was kept of step one
     kinds = [(e["event"], e.get("step"), e.get("arm")) for e in left[len(before) :]]
     assert kinds == [
-        ("decision", "two", None), ("step_started", "two", None),  # asked, and still so
-        ("epoch", "two", "a"), ("arm_ended", "two", "a"),  # it diverged, wherever it runs
+        ("decision", "two", None),
+        ("step_started", "two", None),  # asked, and still so
+        ("epoch", "two", "a"),
+        ("arm_ended", "two", "a"),  # it diverged, wherever it runs
         ("epoch", "two", "b"),
-        ("epoch", "three", "a"), ("epoch", "three", "b"),  # trained, and not trained again
+        ("epoch", "three", "a"),
+        ("epoch", "three", "b"),  # trained, and not trained again
         (REOPENED, "two", None),
-    ]  # fmt: skip
+    ]
 
 
 def test_what_is_judged_anew_counts_and_can_be_taken_back_again() -> None:
@@ -84,8 +89,14 @@ def test_what_is_judged_anew_counts_and_can_be_taken_back_again() -> None:
     assert [(arm["arm"], arm["reason"]) for arm in second["arms"]] == [("name a", "lost")]
     left = effective([*events, event(REOPENED, **second)])
     assert [e["event"] for e in left] == [
-        "run_started", "decision", "step_started", "epoch", "epoch", REOPENED, REOPENED,
-    ]  # fmt: skip
+        "run_started",
+        "decision",
+        "step_started",
+        "epoch",
+        "epoch",
+        REOPENED,
+        REOPENED,
+    ]
 
 
 def test_reading_twice_or_piece_by_piece_gives_the_same() -> None:
@@ -158,16 +169,28 @@ def test_lines_of_progress_go_on_after_events_were_taken_back(tmp_path, capsys) 
 @pytest.mark.parametrize(
     ("kind", "written", "now", "differs"),
     [
-        ("decision", {"action": "Stop", "verdict": "FIXED", "cause": ["a"], "since": "x"},
-         {"action": "Stop", "verdict": "FIXED", "cause": ("a",), "since": "other words"}, ""),
+        (
+            "decision",
+            {"action": "Stop", "verdict": "FIXED", "cause": ["a"], "since": "x"},
+            {"action": "Stop", "verdict": "FIXED", "cause": ("a",), "since": "other words"},
+            "",
+        ),
         ("decision", {"action": "Stop", "verdict": "FIXED"}, {"action": "RunStep"}, "action"),
-        ("step_ended", {"stage": "FAIL", "candidate": None, "kept": "b"},
-         {"stage": "FAIL", "candidate": None, "kept": None}, "kept"),
-        ("confirmed", {"verdict": "PASS", "attribution": "step"},
-         {"verdict": "INCONCLUSIVE", "attribution": "open"}, "verdict"),
+        (
+            "step_ended",
+            {"stage": "FAIL", "candidate": None, "kept": "b"},
+            {"stage": "FAIL", "candidate": None, "kept": None},
+            "kept",
+        ),
+        (
+            "confirmed",
+            {"verdict": "PASS", "attribution": "step"},
+            {"verdict": "INCONCLUSIVE", "attribution": "open"},
+            "verdict",
+        ),
         ("arm_judged", {"detail": "x"}, {"detail": "y"}, ""),
     ],
-)  # fmt: skip
+)
 def test_what_decides_must_be_what_was_written(kind, written, now, differs) -> None:
     found = disagreement(event(kind, **written), now)
     assert found.split(" ")[0] == differs

@@ -25,10 +25,22 @@ from lvm.data.windows import dataset_from_bank
 from lvm.errors import UsageError
 
 CODES = [
-    "SCHEMA", "NONFINITE", "ZERO_ROWS", "UNNORMALISED", "DUPLICATES", "KEYS_DEGENERATE",
-    "KEYS_WRONG", "TARGET_NOT_IN_BANK", "ROWS_DROPPED", "EVAL_UNPAIRED", "TARGET_SHIFTED",
-    "SPACE_MISMATCH", "ORDER_BROKEN", "EASY_REGION", "SPLIT_LEAK",
-]  # fmt: skip
+    "SCHEMA",
+    "NONFINITE",
+    "ZERO_ROWS",
+    "UNNORMALISED",
+    "DUPLICATES",
+    "KEYS_DEGENERATE",
+    "KEYS_WRONG",
+    "TARGET_NOT_IN_BANK",
+    "ROWS_DROPPED",
+    "EVAL_UNPAIRED",
+    "TARGET_SHIFTED",
+    "SPACE_MISMATCH",
+    "ORDER_BROKEN",
+    "EASY_REGION",
+    "SPLIT_LEAK",
+]
 SMALL = planted.Family(articles=90, chunks=24, width=48)
 
 
@@ -88,10 +100,18 @@ def window_rows(file, clean):
 
 
 REPAIRABLE = [
-    "replica", "keys_made_up", "keys_next_article", "keys_next_chunk", "unpaired_targets",
-    "unpaired_keys_kept", "target_is_last", "target_two_ahead", "order_reversed",
-    "keys_collapsed", "nan",
-]  # fmt: skip
+    "replica",
+    "keys_made_up",
+    "keys_next_article",
+    "keys_next_chunk",
+    "unpaired_targets",
+    "unpaired_keys_kept",
+    "target_is_last",
+    "target_two_ahead",
+    "order_reversed",
+    "keys_collapsed",
+    "nan",
+]
 
 
 @pytest.mark.parametrize("name", REPAIRABLE)
@@ -207,9 +227,10 @@ def test_contexts_without_direction_are_filled_from_the_bank(tmp_path):
 def test_float16_stays_float16(tmp_path):
     parts = replica()
     file = planted.change(
-        parts.eval, contexts=parts.eval.contexts.astype(np.float16),
+        parts.eval,
+        contexts=parts.eval.contexts.astype(np.float16),
         targets=parts.eval.targets.astype(np.float16),
-    )  # fmt: skip
+    )
     done = repair(with_eval(parts, file), tmp_path / "out")
     written = open_window_file(done.files["eval"])
     assert written.contexts.dtype == written.targets.dtype == np.float16

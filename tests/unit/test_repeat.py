@@ -285,9 +285,13 @@ def test_a_model_handed_in_as_predictions_has_no_first_seed(tmp_path: Path) -> N
     rows = np.random.default_rng(0).standard_normal((len(data.test), tiny.WIDTH))
     np.save(tmp_path / "predictions.npy", rows.astype(np.float32))
     _, journal = tiny.triage(
-        tmp_path / "run", data, tiny.config(stage=0.999), num_steps=0, num_seeds=3,
+        tmp_path / "run",
+        data,
+        tiny.config(stage=0.999),
+        num_steps=0,
+        num_seeds=3,
         predictions=tmp_path / "predictions.npy",
-    )  # fmt: skip
+    )
     event = journal.all("repeated")[-1]
     seeds = {n: [r["seed"] for r in m["per_seed"]] for n, m in event["models"].items()}
     assert seeds == {"AR-only": [0, 1, 2], "InfoNCE+AR": [1, 2]}

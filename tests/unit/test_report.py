@@ -33,10 +33,15 @@ def evaluation(seed: float, *, split: str = "test", space: str = "raw") -> Evalu
     masked = {name: seed + 0.0107 * (i + 1) for i, name in enumerate((*names, "percentile"))}
     raw = {name: value / 2 for name, value in masked.items()}
     return Evaluation(
-        split=split, space=space, num_windows=432, num_articles=19, pool=POOL, masked=masked,
+        split=split,
+        space=space,
+        num_windows=432,
+        num_articles=19,
+        pool=POOL,
+        masked=masked,
         raw=raw,
         latency={"p50_ms": 1.2345 + seed, "p95_ms": 2.3456 + seed} if split == "test" else {},
-    )  # fmt: skip
+    )
 
 
 PAIRED = {"p_value": 0.0101, "adjusted_p": 0.0404, "num_tests": 4, "sign_flip_p": 0.0123}
@@ -44,52 +49,95 @@ PAIRED = {"p_value": 0.0101, "adjusted_p": 0.0404, "num_tests": 4, "sign_flip_p"
 
 def gate(kind: str, metric: str, value: float, verdict: Verdict, bound: float = 0.0) -> GateResult:
     estimate = Estimate(
-        value=value, lower=value - 0.0213, upper=value + 0.0317, confidence=0.95, num_windows=432,
+        value=value,
+        lower=value - 0.0213,
+        upper=value + 0.0317,
+        confidence=0.95,
+        num_windows=432,
         num_articles=19,
-    )  # fmt: skip
+    )
     return GateResult(
-        gate=kind, metric=metric, bound=bound, estimate=estimate, verdict=verdict,
-        reason=f"{kind} of {metric} in words", design_effect=2.16,
-        effective_articles=12.34, size_correlation=-0.449,
+        gate=kind,
+        metric=metric,
+        bound=bound,
+        estimate=estimate,
+        verdict=verdict,
+        reason=f"{kind} of {metric} in words",
+        design_effect=2.16,
+        effective_articles=12.34,
+        size_correlation=-0.449,
         **{} if kind == "stage" else PAIRED,
-    )  # fmt: skip
+    )
 
 
 def success(r_at_5: float, mrr: float, verdict: Verdict) -> list[GateResult]:
     return [
-        gate("success", "r_at_5", r_at_5, verdict, 0.10), gate("success", "mrr", mrr, FAIL, 0.05),
-        gate("gain", "r_at_5", r_at_5 - 0.01, verdict), gate("gain", "mrr", mrr - 0.01, verdict),
-    ]  # fmt: skip
+        gate("success", "r_at_5", r_at_5, verdict, 0.10),
+        gate("success", "mrr", mrr, FAIL, 0.05),
+        gate("gain", "r_at_5", r_at_5 - 0.01, verdict),
+        gate("gain", "mrr", mrr - 0.01, verdict),
+    ]
 
 
 def evidence(seed: float, space: str) -> dict:
     """Evidence of a model: both spaces where it is searched in the projected one, four rows."""
 
     def of(level: float) -> dict:
-        return {"low": -0.05, "width": 0.05, "paired": [0.0, 0.25, level, 0.75 - level],
-                "shuffled": [level, 1 - level, 0.0, 0.0], "paired_mean": level,
-                "shuffled_mean": level / 7, "closer": 0.5 + level / 2, "r_at_1": level / 9,
-                "r_at_5": level / 3, "r_at_10": level / 2, "mrr": level / 4,
-                "contain_at_50": level}  # fmt: skip
+        return {
+            "low": -0.05,
+            "width": 0.05,
+            "paired": [0.0, 0.25, level, 0.75 - level],
+            "shuffled": [level, 1 - level, 0.0, 0.0],
+            "paired_mean": level,
+            "shuffled_mean": level / 7,
+            "closer": 0.5 + level / 2,
+            "r_at_1": level / 9,
+            "r_at_5": level / 3,
+            "r_at_10": level / 2,
+            "mrr": level / 4,
+            "contain_at_50": level,
+        }
 
     other = {"raw": of(seed / 2)} if space == "projected" else {}
     return {
-        "windows": 432, "spaces": {space: of(seed), **other},
-        "reach": {"k": [1, 2, 5, 10, 100, 1000, 9871],
-                  "share": [0.01, 0.02, seed / 3, seed / 2, 0.6, 0.9, 1.0]},
+        "windows": 432,
+        "spaces": {space: of(seed), **other},
+        "reach": {
+            "k": [1, 2, 5, 10, 100, 1000, 9871],
+            "share": [0.01, 0.02, seed / 3, seed / 2, 0.6, 0.9, 1.0],
+        },
         "ranks": [7.0, 31.5, 1234.0],
         "hubs": [{"row": 3, "windows": 61}],
         "found": {"hit": 5, "near miss": 17, "miss": 410},
         "examples": [
-            {"kind": "hit", "contexts": [0, 1], "target": 2, "rank": 1.0, "cosine": 0.7123,
-             "retrieved": [2, 3, 1], "scores": [0.7123, 0.6001, 0.5002]},
-            {"kind": "hub", "contexts": [1, 2], "target": 0, "rank": 87.5, "cosine": 0.1234,
-             "retrieved": [3, 1], "scores": [0.4001, 0.3002], "hub": 3},
+            {
+                "kind": "hit",
+                "contexts": [0, 1],
+                "target": 2,
+                "rank": 1.0,
+                "cosine": 0.7123,
+                "retrieved": [2, 3, 1],
+                "scores": [0.7123, 0.6001, 0.5002],
+            },
+            {
+                "kind": "hub",
+                "contexts": [1, 2],
+                "target": 0,
+                "rank": 87.5,
+                "cosine": 0.1234,
+                "retrieved": [3, 1],
+                "scores": [0.4001, 0.3002],
+                "hub": 3,
+            },
         ],
-        "words": {str(row): {"key": [7, row + 40], "text": f"chunk {row} <b>of</b> a text"}
-                  for row in range(4)},
-        "titles": {"7": "Abacus & Sons"}, "source": "A source", "licence": "CC0",
-    }  # fmt: skip
+        "words": {
+            str(row): {"key": [7, row + 40], "text": f"chunk {row} <b>of</b> a text"}
+            for row in range(4)
+        },
+        "titles": {"7": "Abacus & Sons"},
+        "source": "A source",
+        "licence": "CC0",
+    }
 
 
 class Story:
@@ -102,10 +150,17 @@ class Story:
     def spec(self, step, name, role, changes=(), *, epochs=6, source=None) -> ArmSpec:
         recipe = CONFIG.recipe.with_changes({**dict(changes), "training.epochs": epochs})
         return ArmSpec(
-            id=f"{step}-{name}"[:30].encode().hex(), step=step, name=name, role=role, recipe=recipe,
-            folder=Path("runs/7/arms") / step, gates=CONFIG.gates, source=source, why=f"why {name}",
+            id=f"{step}-{name}"[:30].encode().hex(),
+            step=step,
+            name=name,
+            role=role,
+            recipe=recipe,
+            folder=Path("runs/7/arms") / step,
+            gates=CONFIG.gates,
+            source=source,
+            why=f"why {name}",
             changes=dict(changes),
-        )  # fmt: skip
+        )
 
     def begin(self, step, specs, **about) -> None:
         arms = [spec.to_plain() for spec in specs]
@@ -114,53 +169,101 @@ class Story:
     def epochs(self, spec: ArmSpec, upto: int, start: float, *, first: int = 1) -> None:
         for epoch in range(first, upto + 1):
             self.journal.append(
-                "epoch", arm=spec.id, step=spec.step, name=spec.name, epoch=epoch,
-                eval_cosine=start + 0.0123 * epoch, r_at_5=start / 3 + 0.0111 * epoch,
-                mrr=start / 4 + 0.0077 * epoch, stage=FAIL, loss=1.5 / (1 + epoch),
+                "epoch",
+                arm=spec.id,
+                step=spec.step,
+                name=spec.name,
+                epoch=epoch,
+                eval_cosine=start + 0.0123 * epoch,
+                r_at_5=start / 3 + 0.0111 * epoch,
+                mrr=start / 4 + 0.0077 * epoch,
+                stage=FAIL,
+                loss=1.5 / (1 + epoch),
                 seconds=2.53 if epoch else 0.0,
-            )  # fmt: skip
+            )
 
     def end(self, spec: ArmSpec, reason: StopReason, epoch: int, detail: str = "") -> None:
         self.journal.append(
-            "arm_ended", arm=spec.id, step=spec.step, name=spec.name, reason=reason, epoch=epoch,
+            "arm_ended",
+            arm=spec.id,
+            step=spec.step,
+            name=spec.name,
+            reason=reason,
+            epoch=epoch,
             detail=detail,
-        )  # fmt: skip
+        )
 
     def judge(self, spec, reason, epoch, stage, seed, gains=(), *, ran=None, detail="") -> None:
         ran = epoch if ran is None else ran
-        dev = None if seed is None else evaluation(
-            seed, split="dev", space=spec.recipe.search_space
-        )  # fmt: skip
+        dev = (
+            None if seed is None else evaluation(seed, split="dev", space=spec.recipe.search_space)
+        )
         self.journal.append(
-            "arm_judged", arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
-            reason=reason, detail=detail, epoch=epoch, epochs_run=ran,
-            train_seconds=2.53 * ran, evaluation=dev, stage=stage, gains=list(gains),
-        )  # fmt: skip
+            "arm_judged",
+            arm=spec.id,
+            step=spec.step,
+            name=spec.name,
+            role=spec.role,
+            reason=reason,
+            detail=detail,
+            epoch=epoch,
+            epochs_run=ran,
+            train_seconds=2.53 * ran,
+            evaluation=dev,
+            stage=stage,
+            gains=list(gains),
+        )
 
     def test(self, spec: ArmSpec, seed: float) -> None:
         self.journal.append(
-            "test_judged", arm=spec.id, step=spec.step, name=spec.name, role=spec.role,
+            "test_judged",
+            arm=spec.id,
+            step=spec.step,
+            name=spec.name,
+            role=spec.role,
             epochs=0 if spec.source else 6,
             evaluation=evaluation(seed, space=spec.recipe.search_space),
-            ann={"contain_at_50_exact": seed + 0.2, "contain_at_50_approximate": seed + 0.15,
-                 "difference": 0.0543},
+            ann={
+                "contain_at_50_exact": seed + 0.2,
+                "contain_at_50_approximate": seed + 0.15,
+                "difference": 0.0543,
+            },
             evidence=evidence(seed, spec.recipe.search_space),
-        )  # fmt: skip
+        )
 
     def start(self) -> None:
         windows = {"train": 7000, "dev": 410, "test": 432}
         self.journal.append(
-            "run_started", schema=SCHEMA, command="python tune_jobs/triage.py --out 'a b'",
-            arguments={}, config=to_dict(CONFIG), code="0.1.0+abcdef012345", commit="fedcba987654",
-            environment={"versions": {"python": "3.11.9", "torch": "2.13.0"}, "platform": "Linux-6",
-                         "cpus": 3, "memory_gib": 23.4},
-            plan=["projection_head", "temperature", "contrastive_weight", "negatives",
-                  "anchor_mmd"],
-            data={"source": "the bundled sample", "rows": 9876, "width": 384,
-                  "fingerprint": "data4567", "windows": windows,
-                  "articles": {"train": 57, "dev": 18, "test": 19}},
+            "run_started",
+            schema=SCHEMA,
+            command="python tune_jobs/triage.py --out 'a b'",
+            arguments={},
+            config=to_dict(CONFIG),
+            code="0.1.0+abcdef012345",
+            commit="fedcba987654",
+            environment={
+                "versions": {"python": "3.11.9", "torch": "2.13.0"},
+                "platform": "Linux-6",
+                "cpus": 3,
+                "memory_gib": 23.4,
+            },
+            plan=[
+                "projection_head",
+                "temperature",
+                "contrastive_weight",
+                "negatives",
+                "anchor_mmd",
+            ],
+            data={
+                "source": "the bundled sample",
+                "rows": 9876,
+                "width": 384,
+                "fingerprint": "data4567",
+                "windows": windows,
+                "articles": {"train": 57, "dev": 18, "test": 19},
+            },
             identity={},
-        )  # fmt: skip
+        )
         names = {"oracle": 0.9, "random": 0.001, "copy_last": 0.41, "weighted_mix": 0.52}
         for split in ("dev", "test"):
             rows = {name: evaluation(seed, split=split) for name, seed in names.items()}
@@ -187,26 +290,40 @@ class Story:
         self.journal.append("decision", number=1, action="RunStep", step=step, since="FAIL")
         control = self.spec(step, "control", Role.CONTROL)
         searched = self.spec(
-            step, "search in the projected space", Role.ARM, {"search_space": "projected"},
+            step,
+            "search in the projected space",
+            Role.ARM,
+            {"search_space": "projected"},
             source=Path("runs/7/arms/base"),
-        )  # fmt: skip
+        )
         raw = self.spec(step, self.raw_name, Role.ARM, RAW)
         both = self.spec(
             step, "gradient through both branches", Role.ARM, {"objective.stop_gradient": "none"}
         )
         self.begin(
-            step, [control, searched, raw, both], title="Projection head", left_out={}, carried=[],
-            question="Should the head be used?", hypothesis="Two spaces.", number=1,
+            step,
+            [control, searched, raw, both],
+            title="Projection head",
+            left_out={},
+            carried=[],
+            question="Should the head be used?",
+            hypothesis="Two spaces.",
+            number=1,
             rules_out="a split of the spaces",
-        )  # fmt: skip
+        )
         self.epochs(searched, 0, 0.6, first=0)
         self.end(searched, StopReason.FINISHED, 0)
         for spec, seed, upto in ((control, 0.21, 6), (raw, 0.25, 6), (both, 0.19, 2)):
             self.epochs(spec, upto, seed)
         self.journal.append(
-            "rung", step=step, epoch=2, cutoff=0.2746, pruned=[both.id], held=[],
+            "rung",
+            step=step,
+            epoch=2,
+            cutoff=0.2746,
+            pruned=[both.id],
+            held=[],
             values={control.id: 0.2346, raw.id: 0.2746, both.id: 0.2146},
-        )  # fmt: skip
+        )
         self.end(both, StopReason.PRUNED, 2)
         self.end(control, StopReason.FINISHED, 6)
         self.end(raw, StopReason.FINISHED, 6)
@@ -225,9 +342,13 @@ class Story:
         self.judge(raw, StopReason.FINISHED, 6, stage, 0.2789, kept)
         self.judge(both, StopReason.PRUNED, 2, stage, 0.1987, none, ran=3)
         self.journal.append(
-            "step_ended", step=step, stage=UNSURE, candidate=searched.name, kept=raw.name,
+            "step_ended",
+            step=step,
+            stage=UNSURE,
+            candidate=searched.name,
+            kept=raw.name,
             conflicts=[raw.name],
-        )  # fmt: skip
+        )
         self.confirm(step, searched, 0.33, success(0.0913, 0.0311, UNSURE), UNSURE)
         self.journal.append("interrupted")
         self.journal.append("resumed", command=RESUME)
@@ -242,27 +363,41 @@ class Story:
         )
         control = self.spec(step, "control", Role.CONTROL, RAW)
         self.begin(
-            step, [control, sharp, held, flat], title="Temperature", number=2,
+            step,
+            [control, sharp, held, flat],
+            title="Temperature",
+            number=2,
             left_out={"temperature 9": "too flat by far"},
             carried=[["projection_head", self.raw_name]],
-            question="Is it too sharp?", hypothesis="It is.", rules_out="the temperature",
-        )  # fmt: skip
+            question="Is it too sharp?",
+            hypothesis="It is.",
+            rules_out="the temperature",
+        )
         for spec, seed in ((control, 0.26), (held, 0.37), (flat, 0.30)):
             self.epochs(spec, 2, seed)
         self.epochs(sharp, 1, 0.2)
         self.end(sharp, StopReason.DIVERGED, 1, "the loss is NaN at update 17")
         self.journal.append(
-            "rung", step=step, epoch=2, cutoff=None, pruned=[], held=[held.id],
+            "rung",
+            step=step,
+            epoch=2,
+            cutoff=None,
+            pruned=[],
+            held=[held.id],
             values={control.id: 0.2846, held.id: 0.3946, flat.id: 0.3246},
-        )  # fmt: skip
+        )
         self.end(held, StopReason.GATE_HELD, 2)
         self.end(control, StopReason.CANCELLED, 2)
         self.end(flat, StopReason.CANCELLED, 2)
         stage = gate("stage", "eval_cosine", 0.3977, PASS, 0.35)
         nothing = GateResult(
-            gate="stage", metric="eval_cosine", bound=0.0, estimate=None,
-            verdict=Verdict.NOT_EVALUABLE, reason="the loss is NaN at update 17",
-        )  # fmt: skip
+            gate="stage",
+            metric="eval_cosine",
+            bound=0.0,
+            estimate=None,
+            verdict=Verdict.NOT_EVALUABLE,
+            reason="the loss is NaN at update 17",
+        )
         below = gate("stage", "eval_cosine", 0.2833, FAIL, 0.35)
         self.judge(control, StopReason.CANCELLED, 2, below, 0.28)
         self.judge(
@@ -287,9 +422,14 @@ class Story:
         self.judge(spec, StopReason.FINISHED, epoch, stage, seed)
         self.test(spec, seed)
         self.journal.append(
-            "confirmed", step=step, arm=arm.name, verdict=verdict, gates=gates, spec=spec.id,
+            "confirmed",
+            step=step,
+            arm=arm.name,
+            verdict=verdict,
+            gates=gates,
+            spec=spec.id,
             run_as=spec.step,
-        )  # fmt: skip
+        )
 
     def stop(self, verdict: str, cause=(), since="why") -> None:
         self.journal.append(
@@ -364,9 +504,10 @@ def test_cost_equals_the_journal(fixed, events):
     updates = sum(e["epoch"] > 0 for e in epochs)
     assert row(cost, "all")[:4] == ["all", str(trials), str(updates), f"{trained:,.1f}"]
     parts = [
-        line.strip("| ").split(" | ") for line in cost.splitlines()
+        line.strip("| ").split(" | ")
+        for line in cost.splitlines()
         if line.startswith("| ") and "all" not in line and "---" not in line
-    ][1:]  # fmt: skip
+    ][1:]
     assert sum(int(p[1]) for p in parts) == trials
     assert math.isclose(sum(float(p[3]) for p in parts), trained, abs_tol=0.3)
 
@@ -389,15 +530,25 @@ def test_models_table_holds_the_numbers_of_the_journal(fixed):
 def test_the_dev_cosine_of_a_model_is_not_that_of_the_control_it_also_was():
     """As control of a step it is judged where the step ended: at epoch 2 of its 6."""
     events = [
-        {"event": "arm_judged", "arm": "a", "step": step, "epoch": epoch,
-         "evaluation": {"masked": {"eval_cosine": cosine}}}
+        {
+            "event": "arm_judged",
+            "arm": "a",
+            "step": step,
+            "epoch": epoch,
+            "evaluation": {"masked": {"eval_cosine": cosine}},
+        }
         for step, epoch, cosine in (("phase_1", 6, 0.5), ("context_path", 2, 0.1))
-    ]  # fmt: skip
+    ]
     cut = {"event": "arm_judged", "arm": "a", "step": "negatives", "epoch": 9, "evaluation": None}
     model = {
-        "arm": "a", "name": "a", "role": "phase 1", "epochs": 6, "space": "raw", "latency": {},
+        "arm": "a",
+        "name": "a",
+        "role": "phase 1",
+        "epochs": 6,
+        "space": "raw",
+        "latency": {},
         "masked": {"eval_cosine": 0.4},
-    }  # fmt: skip
+    }
     assert _model_row(Run([*events, cut], {}), model)[2] == "0.500"
 
 
@@ -472,9 +623,11 @@ def test_the_combination_and_what_it_adds_are_in_the_gate_table(events, tmp_path
     stop = story.pop()
     confirmed = next(e for e in reversed(story) if e["event"] == "confirmed")
     adds = Journal(tmp_path).append(
-        "settled", best=["temperature", "temperature 0.10"], comparisons=6,
+        "settled",
+        best=["temperature", "temperature 0.10"],
+        comparisons=6,
         adds=[gate("gain", "r_at_5", 0.0432, PASS), gate("gain", "mrr", 0.0123, UNSURE)],
-    )  # fmt: skip
+    )
     carried = [["projection_head", "arm a"], ["temperature", "arm b"]]
     story += [
         {**stop, "action": "Confirm", "step": "combination", "carried": carried},
@@ -486,11 +639,14 @@ def test_the_combination_and_what_it_adds_are_in_the_gate_table(events, tmp_path
     )
     new = [line for line in gates.splitlines() if line not in alone.splitlines()]
     assert [line.split(" | ")[:4] for line in new] == [
-        *(["| arm a + arm b (confirmation)", "test", kind, metric]
-          for kind in ("success", "gain") for metric in ("R@5", "MRR")),
+        *(
+            ["| arm a + arm b (confirmation)", "test", kind, metric]
+            for kind in ("success", "gain")
+            for metric in ("R@5", "MRR")
+        ),
         ["| arm a + arm b over temperature 0.10 alone", "test", "adds", "R@5"],
         ["| arm a + arm b over temperature 0.10 alone", "test", "adds", "MRR"],
-    ]  # fmt: skip
+    ]
     assert "| +0.000 | +0.043 [+0.022, +0.075] | 19 | 12.3 | -0.45 | 2.2 |" in new[4]
     assert "| PASS |" in new[4]
     assert new[:4] == [line for line in unsettled.splitlines() if line not in alone.splitlines()]
@@ -550,7 +706,7 @@ def test_the_fix_is_given_as_a_recipe(fixed):
     assert values == {
         "objective": {"space": "raw", "temperature": 0.1},
         "training": {"epochs": 6},
-    }  # fmt: skip; search_space is raw in the base recipe already
+    }  # search_space is raw in the base recipe already
 
 
 def test_confidence_of_an_open_verdict_is_that_of_the_nearest_model(events, tmp_path):
@@ -592,8 +748,15 @@ def test_a_draw_of_dev_windows_is_stated(story_events, tmp_path):
 
 def test_origin_is_complete(fixed):
     origin = section(fixed[0], "Where the numbers come from")
-    for word in ("data4567", "0.1.0+abcdef012345", "fedcba987654", "torch 2.13.0", "--out 'a b'",
-                 "- **Seed**: 11", "- **Resumed**: 1 time"):  # fmt: skip
+    for word in (
+        "data4567",
+        "0.1.0+abcdef012345",
+        "fedcba987654",
+        "torch 2.13.0",
+        "--out 'a b'",
+        "- **Seed**: 11",
+        "- **Resumed**: 1 time",
+    ):
         assert word in origin
 
 
@@ -676,8 +839,9 @@ def test_files_are_replaced_whole(events, tmp_path):
     report(events, tmp_path)
     report(events, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "report.html", "report.md",
-    ]  # fmt: skip
+        "report.html",
+        "report.md",
+    ]
 
 
 def test_an_unwritable_folder_is_named(events, tmp_path):

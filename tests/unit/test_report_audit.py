@@ -18,20 +18,29 @@ REPAIR = "lvm audit --train t.npz --eval e.npz --payload p.npz --repair OUT"
 
 
 def profile(*means, start=-5):
-    return {"x": list(range(start, start + len(means))), "mean": list(means),
-            "error": [0.004] * len(means), "windows": 1234}  # fmt: skip
+    return {
+        "x": list(range(start, start + len(means))),
+        "mean": list(means),
+        "error": [0.004] * len(means),
+        "windows": 1234,
+    }
 
 
 def histogram(paired_mean):
     return {
-        "edges": [0.0, 0.25, 0.5, 0.75], "paired": [0.25, 0.5, 0.25], "shuffled": [0.75, 0.25, 0.0],
-        "paired_mean": paired_mean, "shuffled_mean": 0.1984, "windows": 1234,
-    }  # fmt: skip
+        "edges": [0.0, 0.25, 0.5, 0.75],
+        "paired": [0.25, 0.5, 0.25],
+        "shuffled": [0.75, 0.25, 0.0],
+        "paired_mean": paired_mean,
+        "shuffled_mean": 0.1984,
+        "windows": 1234,
+    }
 
 
 PLOTS = {
     "position_profile": {
-        "train": profile(0.34, 0.35, 0.36, 0.39, 0.46), "eval": profile(*[0.14] * 5),
+        "train": profile(0.34, 0.35, 0.36, 0.39, 0.46),
+        "eval": profile(*[0.14] * 5),
     },
     "lag_profile": {"train": profile(0.46, 0.39, 0.36, start=1)},
     "offset_sweep": {
@@ -44,44 +53,70 @@ PLOTS = {
             {"first": 12, "last": 20, "articles": 9, "windows": 200, "near": 0.01, "error": 0.02},
             {"first": 21, "last": 21, "articles": 1, "windows": 9, "near": 0.4, "error": 0.0},
         ],
-        "by_article": True, "train": {"near": 0.3, "error": 0.01}, "low": 0.24, "high": 0.36,
+        "by_article": True,
+        "train": {"near": 0.3, "error": 0.01},
+        "low": 0.24,
+        "high": 0.36,
     },
     "cosine_histograms": {"train": histogram(0.52), "eval": histogram(0.2)},
     "prediction_histogram": histogram(0.61),
-}  # fmt: skip
+}
 
 
 def finding(code, severity="block", **changes):
     return {
-        "code": code, "severity": severity, "seen": f"{code} was seen", "allowed": "none of it",
-        "where": {"input": "eval", "source": "data/e.npz", "count": 5200, "of": 5244,
-                  "rows": [7, 9]},
-        "meaning": f"What {code} means.", "next": REPAIR, "values": {"share": 0.5}, **changes,
-    }  # fmt: skip
+        "code": code,
+        "severity": severity,
+        "seen": f"{code} was seen",
+        "allowed": "none of it",
+        "where": {
+            "input": "eval",
+            "source": "data/e.npz",
+            "count": 5200,
+            "of": 5244,
+            "rows": [7, 9],
+        },
+        "meaning": f"What {code} means.",
+        "next": REPAIR,
+        "values": {"share": 0.5},
+        **changes,
+    }
 
 
 def check(code, status, reason="", next=""):
-    return {"code": code, "question": f"what of {code}?", "status": status, "reason": reason,
-            "next": next, "seconds": 0.1}  # fmt: skip
+    return {
+        "code": code,
+        "question": f"what of {code}?",
+        "status": status,
+        "reason": reason,
+        "next": next,
+        "seconds": 0.1,
+    }
 
 
 def document(verdict="BLOCKED", findings=None, **changes):
     if findings is None:
         findings = [finding("KEYS_WRONG"), finding("EVAL_UNPAIRED"), finding("DUPLICATES", "warn")]
     return {
-        "schema": 1, "verdict": verdict, "findings": findings,
+        "schema": 1,
+        "verdict": verdict,
+        "findings": findings,
         "checks": [
-            *(check(f["code"], "FOUND") for f in findings), check("SCHEMA", "PASS"),
+            *(check(f["code"], "FOUND") for f in findings),
+            check("SCHEMA", "PASS"),
             check("LOADER", "NOT_EVALUABLE", "there is no checkpoint", "give --checkpoint"),
             check("COLLAPSE", "NOT_EVALUABLE", "there is no checkpoint", "give --checkpoint"),
             check("INDEX_MISMATCH", "NOT_EVALUABLE", "there is no index"),
         ],
-        "allowed": [], "ladder": {"copy_last": {"eval_cosine": 0.4567, "r_at_5": 0.3123}},
+        "allowed": [],
+        "ladder": {"copy_last": {"eval_cosine": 0.4567, "r_at_5": 0.3123}},
         "plots": PLOTS,
         "inputs": {"eval": {"source": "data/e.npz", "windows": 5244, "width": 768}, "train": None},
         "route": {"blocked": [], "order": ["temperature"], "reasons": ["COLLAPSE: step 2 first"]},
-        "seconds": 9.13, "quick": False, **changes,
-    }  # fmt: skip
+        "seconds": 9.13,
+        "quick": False,
+        **changes,
+    }
 
 
 def story(folder, audit, *, stop=None):
@@ -216,8 +251,15 @@ def test_any_part_may_be_missing(part, tmp_path) -> None:
 
 
 def test_where_in_words() -> None:
-    where = {"input": "bank", "count": 12345, "of": 99999, "rows": list(range(8)),
-             "articles": [4], "blocks": [[1, 3], [9, 12]], "slot": 2}  # fmt: skip
+    where = {
+        "input": "bank",
+        "count": 12345,
+        "of": 99999,
+        "rows": list(range(8)),
+        "articles": [4],
+        "blocks": [[1, 3], [9, 12]],
+        "slot": 2,
+    }
     assert where_in_words(where) == (
         "bank: 12,345 of 99,999 rows; rows 0, 1, 2, 3, 4 …; articles 4; "
         "blocks of articles 1–3, 9–12; slot 2"
@@ -294,8 +336,11 @@ def test_each_plot_can_be_missing_or_alone(name) -> None:
 
 
 def test_without_numbers_nothing_is_drawn() -> None:
-    empty = {"position_profile": {"eval": {"x": [1], "mean": [None], "error": [None]}},
-             "coherence_blocks": {"blocks": []}, "cosine_histograms": {}}  # fmt: skip
+    empty = {
+        "position_profile": {"eval": {"x": [1], "mean": [None], "error": [None]}},
+        "coherence_blocks": {"blocks": []},
+        "cosine_histograms": {},
+    }
     assert small_plots.panels(empty) == small_plots.panels({}) == ""
     assert plot_words.as_text(empty) == ""
 
@@ -374,7 +419,7 @@ def test_markup_in_a_text_is_shown_as_it_is() -> None:
             "not sure: HUBNESS broke; found: POOL; 0 checks passed, 0 had nothing to look at",
         ),
     ],
-)  # fmt: skip
+)
 def test_the_answer(audit, want) -> None:
     assert answer(audit) == want
     assert terminal(audit).splitlines()[0] == want
@@ -395,8 +440,12 @@ def test_reasons_are_told_once() -> None:
 
 def test_what_the_model_of_phase_1_shows_orders_the_steps_and_is_said() -> None:
     found = {"code": "COLLAPSE", "seen": "dispersion .1", "meaning": "It shrinks."}
-    event = {"event": "inspected", "name": "InfoNCE+AR", "findings": [found],
-             "reasons": ["steps 2 and 5 first: predictions have collapsed"]}  # fmt: skip
+    event = {
+        "event": "inspected",
+        "name": "InfoNCE+AR",
+        "findings": [found],
+        "reasons": ["steps 2 and 5 first: predictions have collapsed"],
+    }
     said = str(list(audit_section(Run([event], {}))))
     for words in ("InfoNCE+AR, on dev", "COLLAPSE: dispersion .1. It shrinks.", "steps 2 and 5"):
         assert words in said

@@ -306,13 +306,14 @@ BESIDE = {
     "NumPy arrays": {"history": np.zeros(3), "np_rng": np.random.RandomState(0).get_state()},
     "random states": {"rng": torch.get_rng_state(), "py_rng": random.Random(0).getstate()},
     "containers": {
-        "history": collections.defaultdict(list, loss=[1.0]), "seen": collections.Counter("aab"),
+        "history": collections.defaultdict(list, loss=[1.0]),
+        "seen": collections.Counter("aab"),
         "sets": [{1}, frozenset([2])],
     },
     "namespaces": {"config": types.SimpleNamespace(a=1), "args": argparse.Namespace(b=2)},
     "a dataclass": {"config": Settings()},
     "an optimiser": {"optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("beside", BESIDE.values(), ids=BESIDE)
@@ -332,9 +333,12 @@ def test_what_lies_beside_the_weights_does_not_keep_them_out(beside, tmp_path) -
 def lightning(predictor: Predictor) -> dict[str, object]:
     weights = {f"model.{n}": w for n, w in predictor.model.state_dict().items()}
     return {
-        "epoch": 3, "pytorch-lightning_version": "2.4.0", "state_dict": weights, "loops": {},
+        "epoch": 3,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": weights,
+        "loops": {},
         "hyper_parameters": ARGS,
-    }  # fmt: skip
+    }
 
 
 LAYOUTS = {

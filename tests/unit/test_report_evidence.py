@@ -121,8 +121,14 @@ def test_a_model_without_windows_to_compare_is_drawn(events, tmp_path):
     for event in events:
         if event["event"] == "test_judged":
             for space in event["evidence"]["spaces"].values():
-                space.update(paired=[], shuffled=[], low=0.0, paired_mean=None,
-                             shuffled_mean=None, closer=None)  # fmt: skip
+                space.update(
+                    paired=[],
+                    shuffled=[],
+                    low=0.0,
+                    paired_mean=None,
+                    shuffled_mean=None,
+                    closer=None,
+                )
     text, page = report(events, tmp_path)
     assert row(text.split("Raw against projected")[1], "AR-only")[2:6] == ["–"] * 4
     assert Checker.of(page).problems == []

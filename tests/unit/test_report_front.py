@@ -14,11 +14,17 @@ from lvm.report import Figure, Paragraph, Run, Table
 from lvm.report.front import front_blocks, front_line
 
 LADDER = {
-    "constant": (0.2, 0.0), "copy_last": (0.45, 0.36), "mean_context": (0.55, 0.2),
-    "weighted_mix": (0.58, 0.31), "mix_plus_0.1_last": (0.575, 0.335),
-    "mix_plus_0.4_last": (0.56, 0.355), "mix_plus_0.8_last": (0.53, 0.37),
-    "inside": (0.57, 0.335), "oracle": (1.0, 1.0), "random": (0.04, 0.9),
-}  # fmt: skip
+    "constant": (0.2, 0.0),
+    "copy_last": (0.45, 0.36),
+    "mean_context": (0.55, 0.2),
+    "weighted_mix": (0.58, 0.31),
+    "mix_plus_0.1_last": (0.575, 0.335),
+    "mix_plus_0.4_last": (0.56, 0.355),
+    "mix_plus_0.8_last": (0.53, 0.37),
+    "inside": (0.57, 0.335),
+    "oracle": (1.0, 1.0),
+    "random": (0.04, 0.9),
+}
 CORNERS = ["weighted_mix", "mix_plus_0.1_last", "mix_plus_0.4_last", "mix_plus_0.8_last"]
 
 
@@ -33,9 +39,13 @@ def estimate(value: float) -> dict:
 def lies(position: str, value: float, first: str = "eval_cosine") -> dict:
     metrics = [first, "r_at_5"]
     return {
-        "position": position, "metrics": metrics, "distance": estimate(value),
-        "rung": "weighted_mix", "gains": {m: estimate(value) for m in metrics}, "reason": "",
-    }  # fmt: skip
+        "position": position,
+        "metrics": metrics,
+        "distance": estimate(value),
+        "rung": "weighted_mix",
+        "gains": {m: estimate(value) for m in metrics},
+        "reason": "",
+    }
 
 
 def model(arm: str, cosine: float, hits: float, space: str = "raw") -> dict:
@@ -50,8 +60,10 @@ def run(models: list[dict], front: dict) -> Run:
 
 MODELS = [model("good", 0.65, 0.4), model("poor", 0.3, 0.1), model("other", 0.9, 0.3, "projected")]
 FRONT = {
-    "good": lies("above", 0.05), "poor": lies("below", -0.2), "other": lies("on", 0.01, "mrr"),
-}  # fmt: skip
+    "good": lies("above", 0.05),
+    "poor": lies("below", -0.2),
+    "other": lies("on", 0.01, "mrr"),
+}
 
 
 def test_the_line_goes_through_the_rungs_that_no_mixture_reaches() -> None:
@@ -122,9 +134,12 @@ def test_a_run_that_did_not_measure_the_front_shows_nothing_of_it() -> None:
 
 def test_a_model_that_could_not_be_compared_has_its_reason_in_the_table() -> None:
     unknown = {
-        **lies("not evaluable", 0.0), "distance": None, "gains": {}, "rung": None,
+        **lies("not evaluable", 0.0),
+        "distance": None,
+        "gains": {},
+        "rung": None,
         "reason": "the pools differ",
-    }  # fmt: skip
+    }
     blocks = list(front_blocks(run(MODELS[:1], {"good": unknown})))
     (table,) = [b for b in blocks if isinstance(b, Table)]
     assert table.rows[0][3] == "the pools differ"

@@ -56,7 +56,7 @@ def test_every_place_stands_with_its_verdict_and_the_reason_it_was_entered(told)
         "├── ◆ confirmation of temperature 0.10: PASS - since it holds",
         "├── ◆ confirmation of search in the projected space: INCONCLUSIVE - since it holds",
     ],
-)  # fmt: skip
+)
 def test_every_arm_says_how_it_ended_and_why(told, line):
     assert line in tree(told[1])
 
@@ -76,14 +76,20 @@ def test_the_page_draws_what_markdown_writes(told):
 def test_an_arm_of_an_earlier_part_is_not_trained_again_and_says_so(told, tmp_path):
     events = [dict(e) for e in told[0]]
     base = next(
-        s["id"] for e in events if e["event"] == "step_started" for s in e["arms"]
+        s["id"]
+        for e in events
+        if e["event"] == "step_started"
+        for s in e["arms"]
         if s["name"] == "InfoNCE+AR"
-    )  # fmt: skip
+    )
     story = fixed_story(tmp_path)
     control = next(
-        s["id"] for e in events if e["event"] == "step_started" for s in e["arms"]
+        s["id"]
+        for e in events
+        if e["event"] == "step_started"
+        for s in e["arms"]
         if s["name"] == "control" and e["step"] == "projection_head"
-    )  # fmt: skip
+    )
     shared = json.loads(json.dumps(list(story.journal.events)).replace(control, base))
     md, _ = report(shared, tmp_path / "out")
     assert "├── ● control - trained for 6 epochs; its training is that of Phase 1" in tree(md)
@@ -91,9 +97,7 @@ def test_an_arm_of_an_earlier_part_is_not_trained_again_and_says_so(told, tmp_pa
 
 def test_a_running_step_has_arms_that_had_not_ended(told, tmp_path):
     events = told[0]
-    start = next(
-        i for i, e in enumerate(events) if e["event"] == "step_started" and "number" in e
-    )  # fmt: skip
+    start = next(i for i, e in enumerate(events) if e["event"] == "step_started" and "number" in e)
     text, _ = report(events[: start + 3], tmp_path)
     lines = tree(text)
     assert "├── ○ control - had not ended" in lines

@@ -300,9 +300,10 @@ def test_a_row_that_was_skipped_in_the_middle_is_found_behind_it() -> None:
     rows = said("sample")["weighted_mix"]
     half = len(rows) // 2
     finding = only(
-        data("sample"), np.concatenate([rows[:half], rows[half + 1 :], rows[-1:]]),
+        data("sample"),
+        np.concatenate([rows[:half], rows[half + 1 :], rows[-1:]]),
         "PREDICTIONS_MISALIGNED",
-    )  # fmt: skip
+    )
     assert finding.values["by"] == 1
     assert finding.where["blocks"][0][0] >= half - len(rows) // 8
 

@@ -140,8 +140,10 @@ def test_a_gate_that_is_held_at_a_rung_ends_the_step() -> None:
     (decision,) = rungs.report("y", 2, 0.0, holds=True)
     assert (decision.held, decision.pruned, decision.cutoff) == (["y"], [], None)
     assert {a: e.reason for a, e in rungs.endings.items()} == {
-        "control": CANCELLED, "x": CANCELLED, "y": HELD,
-    }  # fmt: skip
+        "control": CANCELLED,
+        "x": CANCELLED,
+        "y": HELD,
+    }
 
 
 def test_an_arm_that_ran_ahead_is_judged_by_its_value_at_the_rung() -> None:
@@ -165,8 +167,9 @@ def test_an_arm_that_ran_ahead_and_broke_still_counts_at_the_rung_it_passed() ->
         rungs.report("y", 2, 0.1, holds=False)
         rungs.end("x", DIVERGED)
         assert rungs.endings == {
-            "x": Ending(reason=DIVERGED, epoch=2), "y": Ending(reason=PRUNED, epoch=2)
-        }  # fmt: skip
+            "x": Ending(reason=DIVERGED, epoch=2),
+            "y": Ending(reason=PRUNED, epoch=2),
+        }
 
 
 def test_arms_that_end_by_themselves_do_not_hold_up_the_others() -> None:

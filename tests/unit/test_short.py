@@ -32,16 +32,28 @@ def layer(length, *, dtype=torch.float64, **changes):
 def weights_of(made):
     block = made.mixer
     return short.Weights(
-        made.norm.weight, block.in_proj.weight, block.conv1d.weight, block.conv1d.bias,
-        block.dt_bias, block.A_log, block.D, block.norm.weight, block.out_proj.weight,
-    )  # fmt: skip
+        made.norm.weight,
+        block.in_proj.weight,
+        block.conv1d.weight,
+        block.conv1d.bias,
+        block.dt_bias,
+        block.A_log,
+        block.D,
+        block.norm.weight,
+        block.out_proj.weight,
+    )
 
 
 def by_function(made, u, *, last_only=False, dtype=None):
     return short.short_layer(
-        u, weights_of(made), state=made.mixer.state, dropout=0.0, eps=NORM_EPS,
-        last_only=last_only, dtype=dtype or u.dtype,
-    )  # fmt: skip
+        u,
+        weights_of(made),
+        state=made.mixer.state,
+        dropout=0.0,
+        eps=NORM_EPS,
+        last_only=last_only,
+        dtype=dtype or u.dtype,
+    )
 
 
 def with_gradients(output, made, u):

@@ -67,9 +67,13 @@ def mix_errors(windows, length, heads, taps, last_only, dtype, launch):
     z = torch.randn(windows, rows, inner) if last_only else None
     products = [None if p is None else p.to(getattr(torch, dtype)) for p in (proj, z)]
     weights = [
-        torch.randn(mixed, 1, taps), torch.randn(mixed), torch.randn(heads) - 1,
-        torch.rand(heads), torch.randn(heads), 1 + 0.3 * torch.randn(inner),
-    ]  # fmt: skip
+        torch.randn(mixed, 1, taps),
+        torch.randn(mixed),
+        torch.randn(heads) - 1,
+        torch.rand(heads),
+        torch.randn(heads),
+        1 + 0.3 * torch.randn(inner),
+    ]
     probe = torch.randn(windows, rows, inner).to(getattr(torch, dtype))
 
     def outcome(function, cast):
@@ -146,9 +150,14 @@ def extreme_weights():
     proj = 200 * torch.randn(2, 3, 2 * EXTREME.inner + 2 * EXTREME.N + EXTREME.H)
     mixed = EXTREME.mixed
     return [
-        proj, torch.randn(mixed, 1, 2), torch.randn(mixed), torch.tensor([1000.0, -1000.0]),
-        torch.ones(2), torch.ones(2), torch.ones(EXTREME.inner),
-    ]  # fmt: skip
+        proj,
+        torch.randn(mixed, 1, 2),
+        torch.randn(mixed),
+        torch.tensor([1000.0, -1000.0]),
+        torch.ones(2),
+        torch.ones(2),
+        torch.ones(EXTREME.inner),
+    ]
 
 
 def built():
@@ -184,9 +193,12 @@ def in_another_process(function, **environment):
     program = f"import json, test_short_kernel as t; print(json.dumps(t.{function.__name__}()))"
     path = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], cwd=UNIT, text=True, capture_output=True,
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=UNIT,
+        text=True,
+        capture_output=True,
         env={**os.environ, **path, **environment},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -201,9 +213,14 @@ def test_every_kernel_can_be_built_for_a_gpu(tmp_path) -> None:
     started = in_another_process(built, TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))
     assert all(is_built for _, is_built in started)
     assert [name for name, _ in started] == 2 * [
-        "norm_forward", "score_forward", "mix_forward",
-        "along", "mix_backward", "score_backward", "norm_backward",
-    ]  # fmt: skip
+        "norm_forward",
+        "score_forward",
+        "mix_forward",
+        "along",
+        "mix_backward",
+        "score_backward",
+        "norm_backward",
+    ]
 
 
 @pytest.mark.parametrize("case", CASES)

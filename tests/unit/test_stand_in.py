@@ -40,10 +40,16 @@ def ran(tmp_path_factory, tiny_dataset):
     out = folder / "run"
     out.mkdir()
     Journal(out).append(
-        "run_started", schema=1, command="triage", code="test", commit=None,
-        arguments={"predictions": str(folder / FILE), "checkpoint": None}, config=to_dict(CONFIG),
-        plan=[], data={"source": "a bank", "rows": 360, "width": 16, "windows": {}, "articles": {}},
-    )  # fmt: skip
+        "run_started",
+        schema=1,
+        command="triage",
+        code="test",
+        commit=None,
+        arguments={"predictions": str(folder / FILE), "checkpoint": None},
+        config=to_dict(CONFIG),
+        plan=[],
+        data={"source": "a bank", "rows": 360, "width": 16, "windows": {}, "articles": {}},
+    )
     _, journal = tiny.triage(out, tiny_dataset, CONFIG, num_steps=1, predictions=folder / FILE)
     torch.set_num_threads(threads)
     return out, journal, build_verdict(journal.events, resume="again")
@@ -99,9 +105,15 @@ def test_no_headline_speaks_of_a_model_that_was_not_judged(ran, verdict: str) ->
     gate = {"gate": "success", "metric": "mrr", "verdict": "PASS", "reason": "clear"}
     spec = next(e for e in before if e["event"] == "step_started")["arms"][0]
     fixed = {
-        "event": "confirmed", "at": 1.0, "step": "projection_head", "arm": "the arm",
-        "verdict": "PASS", "gates": [gate], "spec": spec["id"], "run_as": "phase_1",
-    }  # fmt: skip
+        "event": "confirmed",
+        "at": 1.0,
+        "step": "projection_head",
+        "arm": "the arm",
+        "verdict": "PASS",
+        "gates": [gate],
+        "spec": spec["id"],
+        "run_as": "phase_1",
+    }
     cause = ["projection_head"] if verdict == "FIXED" else []
     events = [*before, fixed, {**stop, "verdict": verdict, "cause": cause}]
     headline = build_verdict(events, resume="again")["headline"]
@@ -141,11 +153,15 @@ def test_ridge_handed_in_as_predictions_does_not_beat_the_ladder_it_belongs_to(r
 
 def estimated(value: float, lower: float, upper: float) -> GateResult:
     return GateResult(
-        gate="stage", metric="eval_cosine", bound=0.35, verdict=Verdict.INCONCLUSIVE, reason="",
+        gate="stage",
+        metric="eval_cosine",
+        bound=0.35,
+        verdict=Verdict.INCONCLUSIVE,
+        reason="",
         estimate=Estimate(
             value=value, lower=lower, upper=upper, confidence=0.95, num_articles=9, num_windows=90
         ),
-    )  # fmt: skip
+    )
 
 
 def test_an_interval_that_holds_the_bound_does_not_attain_it() -> None:

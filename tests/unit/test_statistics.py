@@ -180,10 +180,14 @@ def test_sign_flips_agree_with_scipys_paired_permutations(articles: int) -> None
     rng = np.random.default_rng(articles)
     a, b = rng.normal(0.2, 0.5, articles), rng.normal(0, 0.5, articles)
     want = scipy.stats.permutation_test(
-        (a, b), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
-        vectorized=True, alternative="greater", n_resamples=20_000,
+        (a, b),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        alternative="greater",
+        n_resamples=20_000,
         rng=np.random.default_rng(0),
-    ).pvalue  # fmt: skip
+    ).pvalue
     exact = 2**articles <= 20_000
     assert 0.001 < want < 0.5
     assert sign_flip_p(a - b) == pytest.approx(want, abs=1e-9 if exact else 0.012)

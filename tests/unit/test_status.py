@@ -65,25 +65,49 @@ def arm(name, epochs=4, **more):
 def running(*after, arms=("a", "b")):
     """A step that began at second 100, and what came after it."""
     step = written(
-        100.0, event="step_started", step="temperature", title="Temperature", number=2, epochs=4,
-        arms=[arm(name) for name in arms], left_out={}, question="", hypothesis="", rules_out="",
+        100.0,
+        event="step_started",
+        step="temperature",
+        title="Temperature",
+        number=2,
+        epochs=4,
+        arms=[arm(name) for name in arms],
+        left_out={},
+        question="",
+        hypothesis="",
+        rules_out="",
         carried=[],
-    )  # fmt: skip
+    )
     return [written(event="run_started", **STARTED), step, *after]
 
 
 def epoch(at, name, number, *, seconds=1.0, cosine=0.2, step="temperature"):
     return written(
-        at, event="epoch", arm=f"id of {name}", step=step, name=name, epoch=number,
-        eval_cosine=cosine, r_at_5=0.1, loss=1.0, stage="FAIL", seconds=seconds,
-    )  # fmt: skip
+        at,
+        event="epoch",
+        arm=f"id of {name}",
+        step=step,
+        name=name,
+        epoch=number,
+        eval_cosine=cosine,
+        r_at_5=0.1,
+        loss=1.0,
+        stage="FAIL",
+        seconds=seconds,
+    )
 
 
 def ended(at, name, number, reason="pruned", detail=""):
     return written(
-        at, event="arm_ended", arm=f"id of {name}", step="temperature", name=name, epoch=number,
-        reason=reason, detail=detail,
-    )  # fmt: skip
+        at,
+        event="arm_ended",
+        arm=f"id of {name}",
+        step="temperature",
+        name=name,
+        epoch=number,
+        reason=reason,
+        detail=detail,
+    )
 
 
 # --- every part of a run --------------------------------------------------------------------------
@@ -186,9 +210,10 @@ def told(events, now, folder="/a/run", by=None):
 
 def test_a_running_step_shows_its_arms_against_the_gate_and_what_ended(events) -> None:
     after = [
-        epoch(111.0, "a", 1, cosine=0.321), epoch(112.0, "b", 1), ended(112.1, "b", 1, "crashed",
-        "out of memory"),
-    ]  # fmt: skip
+        epoch(111.0, "a", 1, cosine=0.321),
+        epoch(112.0, "b", 1),
+        ended(112.1, "b", 1, "crashed", "out of memory"),
+    ]
     seen, text = told(running(*after), 122.1, by=driver())
     assert (seen["state"], seen["verdict"], seen["age_seconds"]) == ("running", None, 10.0)
     assert text.startswith("RUNNING: step 2, Temperature, 0:22 in this step")
@@ -242,18 +267,28 @@ def test_the_command_that_goes_on_names_the_cluster_of_the_last_start() -> None:
 
 def test_a_blocked_run_shows_its_codes_and_their_remedies() -> None:
     finding = {
-        "code": "KEYS_WRONG", "severity": "block", "seen": "keys that do not match", "next": "fix",
-        "meaning": "m", "values": {}, "allowed": "a", "where": {},
-    }  # fmt: skip
+        "code": "KEYS_WRONG",
+        "severity": "block",
+        "seen": "keys that do not match",
+        "next": "fix",
+        "meaning": "m",
+        "values": {},
+        "allowed": "a",
+        "where": {},
+    }
     audit = {"verdict": "BLOCKED", "findings": [finding], "checks": [], "allowed": []}
     journal = [
         written(event="run_started", **STARTED),
         written(event="audited", audit=audit),
         written(
-            event="decision", number=0, action="Stop", verdict="BLOCKED", cause=["KEYS_WRONG"],
+            event="decision",
+            number=0,
+            action="Stop",
+            verdict="BLOCKED",
+            cause=["KEYS_WRONG"],
             since="the audit found KEYS_WRONG",
         ),
-    ]  # fmt: skip
+    ]
     seen, text = told(journal, 9e9)
     assert (seen["state"], seen["verdict"]) == ("finished", "BLOCKED")
     assert "blocked  KEYS_WRONG: keys that do not match" in text
@@ -299,18 +334,23 @@ def test_the_time_left_is_the_rate_of_the_step_without_the_start_of_its_workers(
     one = running(epoch(160.0, "a", 1, seconds=10.0), arms=["a"])
     assert seconds_left(one) == 30.0  # ten seconds an epoch, not sixty
     both = running(
-        epoch(160.0, "a", 1, seconds=10.0), epoch(160.0, "b", 1, seconds=10.0),
-        epoch(170.0, "a", 2, seconds=10.0), epoch(170.0, "b", 2, seconds=10.0),
-    )  # fmt: skip
+        epoch(160.0, "a", 1, seconds=10.0),
+        epoch(160.0, "b", 1, seconds=10.0),
+        epoch(170.0, "a", 2, seconds=10.0),
+        epoch(170.0, "b", 2, seconds=10.0),
+    )
     assert seconds_left(both) == 20.0  # side by side
 
 
 def test_arms_that_ended_and_time_away_do_not_count() -> None:
     journal = running(
-        epoch(110.0, "a", 1, seconds=10.0), epoch(110.0, "b", 1, seconds=10.0),
-        ended(110.1, "b", 1), written(120.0, event="interrupted"),
-        written(9000.0, event="resumed", command="x"), epoch(9030.0, "a", 2, seconds=10.0),
-    )  # fmt: skip
+        epoch(110.0, "a", 1, seconds=10.0),
+        epoch(110.0, "b", 1, seconds=10.0),
+        ended(110.1, "b", 1),
+        written(120.0, event="interrupted"),
+        written(9000.0, event="resumed", command="x"),
+        epoch(9030.0, "a", 2, seconds=10.0),
+    )
     assert seconds_left(journal) == 20.0
     finished = [*journal, epoch(9040.0, "a", 3), epoch(9050.0, "a", 4)]
     assert seconds_left(finished) == 0.0
@@ -381,8 +421,11 @@ def test_without_a_stream_nothing_is_written_and_stdout_stays(events, tmp_path, 
 def test_an_event_of_another_version_is_told_with_its_plain_values() -> None:
     event = written(7.0, event="probe", step="temperature", seconds=3.5, deep={"x": 1})
     assert line(running(event)) == {
-        "event": "probe", "at": 7.0, "step": "temperature", "seconds": 3.5,
-    }  # fmt: skip
+        "event": "probe",
+        "at": 7.0,
+        "step": "temperature",
+        "seconds": 3.5,
+    }
 
 
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path, capsys) -> None:
@@ -414,13 +457,24 @@ def test_a_blocked_run_in_json_has_lines_on_stdout_and_words_on_stderr(
     tmp_path, monkeypatch, capsys
 ) -> None:
     finding = {
-        "code": "KEYS_WRONG", "severity": "block", "seen": "s", "next": "n", "meaning": "m",
-        "values": {}, "allowed": "a", "where": {},
-    }  # fmt: skip
+        "code": "KEYS_WRONG",
+        "severity": "block",
+        "seen": "s",
+        "next": "n",
+        "meaning": "m",
+        "values": {},
+        "allowed": "a",
+        "where": {},
+    }
     audit = {
-        "schema": 1, "verdict": "BLOCKED", "findings": [finding], "checks": [], "allowed": [],
-        "seconds": 0.1, "route": {"blocked": ["KEYS_WRONG"], "order": [], "reasons": []},
-    }  # fmt: skip
+        "schema": 1,
+        "verdict": "BLOCKED",
+        "findings": [finding],
+        "checks": [],
+        "allowed": [],
+        "seconds": 0.1,
+        "route": {"blocked": ["KEYS_WRONG"], "order": [], "reasons": []},
+    }
     monkeypatch.setattr(Job, "_audit", lambda *_: audit)
     out = tmp_path / "run"
     assert triage.main(["--out", str(out), "--json"]) == 3

@@ -27,7 +27,8 @@ ODD = {
     "bank negatives": {"negatives.candidates": "bank"},
     "projected search": {"search_space": "projected"},
     "projected search, both branches": {
-        "search_space": "projected", "objective.stop_gradient": "none",
+        "search_space": "projected",
+        "objective.stop_gradient": "none",
     },
     "one tier": {"negatives.random": 4},
     "all tiers": TIERS,
@@ -38,7 +39,7 @@ ODD = {
     "balanced anchor": {"objective.mmd_weight": 0.5, "objective.mmd_balance": "gradient"},
     "large batch": {"training.batch_size": LARGE_BATCH},
     "larger batch": {"training.batch_size": 2 * LARGE_BATCH},
-}  # fmt: skip
+}
 OF_THE_FIVE = ("objective.", "negatives.", "search_space", "training.batch_size")
 NUM_OWN = 11  # steps of this package
 FIVE = [step.name for step in steps_in_order()]
@@ -118,13 +119,22 @@ def test_the_numbers_of_the_steps_are_their_places() -> None:
     steps = {step.name for step in (*steps_in_order(), *extended_steps())}
     assert steps == set(STEPS.names())
     reported = [
-        "projection_head", "temperature", "contrastive_weight", "negatives", "anchor_mmd",
-    ]  # fmt: skip
+        "projection_head",
+        "temperature",
+        "contrastive_weight",
+        "negatives",
+        "anchor_mmd",
+    ]
     assert [step.name for step in steps_in_order(reported_only=True)] == reported
     assert [step.name for step in own] == [
-        *reported, "context_path", "projection_at_inference", "infonce_alone", "architecture",
-        "context_length", "stop_gradient",
-    ]  # fmt: skip
+        *reported,
+        "context_path",
+        "projection_at_inference",
+        "infonce_alone",
+        "architecture",
+        "context_length",
+        "stop_gradient",
+    ]
 
 
 @pytest.mark.parametrize("name", STEPS.names())
@@ -148,8 +158,11 @@ def test_the_context_path_is_beside_the_network_through_it_and_regularised() -> 
     recipe = tiny.recipe()
     arms = {a.name: a.changes for a in STEPS.get("context_path").propose(recipe, MANY).arms}
     assert list(arms) == [
-        "residual", "hidden = D", "residual, regularised", "residual, for retrieval",
-    ]  # fmt: skip
+        "residual",
+        "hidden = D",
+        "residual, regularised",
+        "residual, for retrieval",
+    ]
     assert arms["residual"] == {"model.residual": True}, "the objective stays as it is"
     assert arms["hidden = D"] == {"model.hidden": MANY.width}
     assert arms["residual, regularised"]["model.output_dropout"] == 0.5
@@ -169,12 +182,15 @@ def test_a_width_that_heads_do_not_divide_is_left_out(network) -> None:
 def test_the_arms_of_the_report_are_there() -> None:
     base = tiny.recipe()
     assert names("projection_head", base) == [
-        "search in the projected space", "InfoNCE in the raw space",
+        "search in the projected space",
+        "InfoNCE in the raw space",
         "gradient through both branches",
-    ]  # fmt: skip
+    ]
     assert names("temperature", base) == [
-        "temperature 0.05", "temperature 0.10", "temperature 0.15",
-    ]  # fmt: skip
+        "temperature 0.05",
+        "temperature 0.10",
+        "temperature 0.15",
+    ]
     assert names("contrastive_weight", base) == ["weights 0.85 / 0.15", "weights 0.90 / 0.10"]
     assert len(names("negatives", base, MANY)) == 5
     assert f"batch {LARGE_BATCH}" in names("negatives", base, MANY)
@@ -203,12 +219,15 @@ def test_the_arms_of_the_open_questions_are_there() -> None:
     assert names("infonce_alone", base) == ["InfoNCE alone"]
     assert names("architecture", base) == ["two towers", "GRU", "transformer"]
     assert names("architecture", tiny.recipe(**{"model.name": "gru"})) == [
-        "two towers", "Mamba-2", "transformer",
-    ]  # fmt: skip
+        "two towers",
+        "Mamba-2",
+        "transformer",
+    ]
     assert names("context_length", base) == ["context of 10", "context of 20"]
     assert names("context_length", tiny.recipe(context_length=10)) == [
-        "context of 5", "context of 20",
-    ]  # fmt: skip
+        "context of 5",
+        "context of 20",
+    ]
     assert names("stop_gradient", base) == ["stop-gradient on the prediction", "no stop-gradient"]
 
 
@@ -219,12 +238,20 @@ STOPPED = {"objective.stop_gradient": "prediction"}
     ("step", "changes", "left_out", "word"),
     [
         ("infonce_alone", {**STOPPED, "search_space": "projected"}, ["InfoNCE alone"], "ar_weight"),
-        ("stop_gradient", {"objective.ar_weight": 0.0}, ["stop-gradient on the prediction"],
-         "ar_weight"),
-        ("anchor_mmd", {**STOPPED, "objective.ar_weight": 0.0, "objective.mmd_weight": 0.1},
-         ["anchor, gradient-balanced"], "mmd_balance"),
+        (
+            "stop_gradient",
+            {"objective.ar_weight": 0.0},
+            ["stop-gradient on the prediction"],
+            "ar_weight",
+        ),
+        (
+            "anchor_mmd",
+            {**STOPPED, "objective.ar_weight": 0.0, "objective.mmd_weight": 0.1},
+            ["anchor, gradient-balanced"],
+            "mmd_balance",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_arm_that_would_train_nothing_is_left_out_with_the_reason(
     step, changes, left_out, word
 ) -> None:

@@ -64,9 +64,14 @@ def many_arms(num: int) -> list[dict]:
         for i in range(4)
     ]
     pruned = {
-        "event": "arm_ended", "at": 9.0, "arm": "3", "name": "arm 3", "reason": "pruned",
-        "epoch": 1, "detail": "",
-    }  # fmt: skip
+        "event": "arm_ended",
+        "at": 9.0,
+        "arm": "3",
+        "name": "arm 3",
+        "reason": "pruned",
+        "epoch": 1,
+        "detail": "",
+    }
     step = {"event": "step_started", "step": "s", "title": "S", "epochs": 2, "arms": specs}
     return [step, *began, pruned]
 
@@ -95,8 +100,9 @@ def test_the_screen_survives_any_part_of_a_run_and_unknown_events(events) -> Non
 
 def test_a_resume_says_what_it_tries_again() -> None:
     arms = [{"arm": f"arm {i}", "step": "negatives"} for i in range(5)]
-    (line,) = shown([{"event": "reopened", "step": "negatives", "arms": arms}],
-                    io.StringIO()).splitlines()  # fmt: skip
+    (line,) = shown(
+        [{"event": "reopened", "step": "negatives", "arms": arms}], io.StringIO()
+    ).splitlines()
     assert line.endswith("arm 2 of negatives and 2 more.")
     assert "Trying again: arm 0 of negatives" in line
 
@@ -117,11 +123,16 @@ def test_markup_in_a_name_is_shown_as_it_is() -> None:
 
 def test_run_started_tells_what_the_data_is() -> None:
     data = {
-        "source": "a bank", "rows": 12345, "width": 16, "windows": {"train": 1000, "dev": 2},
-    }  # fmt: skip
+        "source": "a bank",
+        "rows": 12345,
+        "width": 16,
+        "windows": {"train": 1000, "dev": 2},
+    }
     event = {
-        "event": "run_started", "data": data, "config": {"gates": {"stage_eval_cosine": 0.35}},
-    }  # fmt: skip
+        "event": "run_started",
+        "data": data,
+        "config": {"gates": {"stage_eval_cosine": 0.35}},
+    }
     text = shown([event], io.StringIO())
     assert "a bank: 12,345 vectors of width 16, windows train 1,000, dev 2" in text
     data["drawn_from"] = {"dev": {"windows": 61737, "articles": 3000}}

@@ -115,9 +115,14 @@ def test_numbers_count_in_the_bank_they_are_of(texts, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "manifest", [{}, {"articles_seen": [0, 1]}, {"articles_seen": [0], "bank": "0" * 12},
-                 {"articles_seen": [0], "bank": "0" * 12, "text_seen": {"width": 64}}],
-)  # fmt: skip
+    "manifest",
+    [
+        {},
+        {"articles_seen": [0, 1]},
+        {"articles_seen": [0], "bank": "0" * 12},
+        {"articles_seen": [0], "bank": "0" * 12, "text_seen": {"width": 64}},
+    ],
+)
 def test_numbers_of_an_unknown_bank_are_not_evaluable(texts, manifest, tmp_path) -> None:
     with pytest.raises(NotEvaluable, match="whether the checkpoint has seen"):
         look(texts["own"], {"width": 64, **manifest}, tmp_path / "c")
@@ -170,9 +175,17 @@ def test_sketches_survive_json_and_refuse_anything_else() -> None:
     assert np.array_equal(read.codes, made.codes)
     assert np.array_equal(read.articles, made.articles)
     plain = made.to_plain()
-    odd = [None, [], "x", {}, {**plain, "codes": 5}, {**plain, "codes": "!"},
-           {**plain, "articles": plain["codes"]}, {**plain, "width": "x"},
-           {"width": 4, "articles": "", "codes": ""}]  # fmt: skip
+    odd = [
+        None,
+        [],
+        "x",
+        {},
+        {**plain, "codes": 5},
+        {**plain, "codes": "!"},
+        {**plain, "articles": plain["codes"]},
+        {**plain, "width": "x"},
+        {"width": 4, "articles": "", "codes": ""},
+    ]
     assert [Sketches.from_plain(one) for one in odd] == [None] * len(odd)
 
 

@@ -38,10 +38,15 @@ class World:
     def step(self, name: str, arms: dict[str, tuple[str, int]], **chosen: str) -> None:
         """Judge a step: arm -> (why it ended, epoch); its role is the first word of its name."""
         specs = [
-            {"id": arm, "name": arm, "role": arm.split()[0], "source": None,
-             "recipe": {"training": {"epochs": BUDGET}}}
+            {
+                "id": arm,
+                "name": arm,
+                "role": arm.split()[0],
+                "source": None,
+                "recipe": {"training": {"epochs": BUDGET}},
+            }
             for arm in arms
-        ]  # fmt: skip
+        ]
         self.journal.append("step_started", step=name, number=1, title=name, arms=specs)
         for arm, (reason, epoch) in arms.items():
             known = self.journal.find("epoch", arm=arm)
@@ -128,9 +133,12 @@ def test_an_absent_arm_keeps_all_for_a_resumed_run(world: World, reason: str) ->
 def test_a_step_that_is_not_judged_is_left_alone(world: World) -> None:
     world.step("first", {"arm a": ("finished", 8)})
     world.journal.append(
-        "step_started", step="s", number=2, title="s",
+        "step_started",
+        step="s",
+        number=2,
+        title="s",
         arms=[{"id": "arm b", "source": None, "recipe": {"training": {"epochs": BUDGET}}}],
-    )  # fmt: skip
+    )
     world.epoch("s", "arm b", 1)
     world.journal.append("arm_ended", arm="arm b", step="s", reason="pruned", epoch=1)
     world.tidy()
@@ -260,11 +268,16 @@ def question(name: str, number: int, *, extended: bool) -> Step:
         for value in (0.05, 0.5)
     ]
     return Step(
-        name=name, number=number, title=name, question="", rules_out="",
+        name=name,
+        number=number,
+        title=name,
+        question="",
+        rules_out="",
         hypotheses=[Hypothesis(id=name, claim="", predicts="")],
         propose=lambda recipe, facts: Proposal(arms=arms),
-        epochs=lambda schedule: schedule.short_epochs, extended=extended,
-    )  # fmt: skip
+        epochs=lambda schedule: schedule.short_epochs,
+        extended=extended,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -283,9 +296,12 @@ def asked_twice(tmp_path_factory, tiny_dataset):
                 patch.setattr(Tidier, "after", lambda *_: None)
                 patch.setattr(Tidier, "at_the_end", lambda *_: None)
             stop, journal = tiny.triage(
-                folder, tiny_dataset, config, steps=[question("first", 1, extended=False)],
+                folder,
+                tiny_dataset,
+                config,
+                steps=[question("first", 1, extended=False)],
                 extended=[question("again", 9, extended=True)],
-            )  # fmt: skip
+            )
         found[tidy] = (stop, journal, config)
     torch.set_num_threads(threads)
     return found
@@ -321,9 +337,12 @@ def test_a_tidied_run_that_is_resumed_writes_nothing_and_says_the_same(
     stop, journal, config = asked_twice[True]
     before = list(journal.events)
     again, resumed = tiny.triage(
-        journal.folder, tiny_dataset, config, steps=[question("first", 1, extended=False)],
+        journal.folder,
+        tiny_dataset,
+        config,
+        steps=[question("first", 1, extended=False)],
         extended=[question("again", 9, extended=True)],
-    )  # fmt: skip
+    )
     assert again == stop
     assert resumed.events == before
 

@@ -38,11 +38,18 @@ from lvm.training.objective import Objective
 from lvm.training.world import World
 
 CODES = (
-    "NEGATIVES_FEWER", "UNDERTRAINED", "LOSS_SCALE", "DEAD_PARAMETERS", "OVERFIT", "DIVERGED",
-)  # fmt: skip
+    "NEGATIVES_FEWER",
+    "UNDERTRAINED",
+    "LOSS_SCALE",
+    "DEAD_PARAMETERS",
+    "OVERFIT",
+    "DIVERGED",
+)
 AR_ONLY = {
-    "objective.contrastive_weight": 0.0, "objective.ar_weight": 1.0, "objective.space": "raw",
-}  # fmt: skip
+    "objective.contrastive_weight": 0.0,
+    "objective.ar_weight": 1.0,
+    "objective.space": "raw",
+}
 RAW = {"objective.space": "raw"}
 BOTH_BRANCHES = {"objective.stop_gradient": "none"}
 
@@ -83,9 +90,11 @@ def made_up(changes=None, *, ended="", updates_per_epoch=600, **series):
             EpochRecord(epoch=i + 1, train=train_values, dev=dev, seconds=0.0, health=values)
         )
     return TrainingLog(
-        recipe=tiny.recipe(**(changes or {})), records=records, ended=ended,
+        recipe=tiny.recipe(**(changes or {})),
+        records=records,
+        ended=ended,
         updates_per_epoch=updates_per_epoch,
-    )  # fmt: skip
+    )
 
 
 # --- clean ----------------------------------------------------------------------------------------
@@ -227,15 +236,19 @@ def test_fifty_rows_are_learned_by_heart(tiny_dataset, tmp_path) -> None:
     [
         ({"dev_contrastive": [3.0, 2.5, 2.55, 2.6, 2.65]}, "rises for 3 epochs"),
         ({"dev_contrastive": [3.0, 3.2, 3.1, 3.2, 3.1, 3.2]}, "epoch 1 of 6"),
-        ({"dev_contrastive": [3.0, 2.0], "train_cosine": [0.3, 0.9], "dev_cosine": [0.3, 0.4]},
-         "0.900 on train against 0.400"),
+        (
+            {"dev_contrastive": [3.0, 2.0], "train_cosine": [0.3, 0.9], "dev_cosine": [0.3, 0.4]},
+            "0.900 on train against 0.400",
+        ),
         ({"dev_contrastive": [3.0, 2.5, 2.501, 2.502, 2.503]}, None),  # a plateau
         ({"dev_contrastive": [3.0, 2.5, 2.6, 2.7, 2.6]}, None),
         ({"dev_contrastive": [3.0, 3.2, 3.1, 3.2, 3.1]}, None),
-        ({"dev_contrastive": [3.0, 2.0], "train_cosine": [0.3, 0.58], "dev_cosine": [0.3, 0.40]},
-         None),
+        (
+            {"dev_contrastive": [3.0, 2.0], "train_cosine": [0.3, 0.58], "dev_cosine": [0.3, 0.40]},
+            None,
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_sign_of_overfitting(series, sign) -> None:
     found = [f.seen for f in training_findings(made_up(**series)) if f.code == "OVERFIT"]
     assert [sign in seen for seen in found] == ([] if sign is None else [True])
@@ -338,9 +351,11 @@ def test_ratios_are_those_of_the_gradients_across_the_predictions() -> None:
 
 def test_measuring_changes_no_number(tiny_dataset, tmp_path, monkeypatch) -> None:
     changes = {
-        "model.dropout": 0.2, "objective.mmd_weight": 0.3, "objective.mmd_balance": "gradient",
+        "model.dropout": 0.2,
+        "objective.mmd_weight": 0.3,
+        "objective.mmd_balance": "gradient",
         "negatives.random": 1,
-    }  # fmt: skip
+    }
     measured = run(changes, tiny_dataset, tmp_path / "measured")
     for name in ("before_backward", "after_backward"):
         monkeypatch.setattr(health.Probe, name, lambda *_: None)
@@ -425,11 +440,18 @@ def test_without_a_training_no_check_counts_as_passed(code) -> None:
 def test_no_finding_blocks_and_each_says_what_to_do() -> None:
     assert len(checks._JUDGES) == len(CODES)
     log = made_up(
-        {}, ended=StopReason.DIVERGED, updates_per_epoch=1,
-        contrastive=[5.0] * 6, num_negatives=[15.0] * 6, columns=[16.0] * 6,
-        configured_negatives=[31.0] * 6, first_contrastive=[2.7] * 6, dead_all=[0.5] * 6,
-        gradient_ratio_ar=[1e-4] * 6, dev_contrastive=[3.0, 3.3, 3.6, 3.9, 4.0, 4.1],
-    )  # fmt: skip
+        {},
+        ended=StopReason.DIVERGED,
+        updates_per_epoch=1,
+        contrastive=[5.0] * 6,
+        num_negatives=[15.0] * 6,
+        columns=[16.0] * 6,
+        configured_negatives=[31.0] * 6,
+        first_contrastive=[2.7] * 6,
+        dead_all=[0.5] * 6,
+        gradient_ratio_ar=[1e-4] * 6,
+        dev_contrastive=[3.0, 3.3, 3.6, 3.9, 4.0, 4.1],
+    )
     found = training_findings(log)
     assert sorted(f.code for f in found) == sorted(CODES)
     for f in found:

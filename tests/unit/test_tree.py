@@ -37,9 +37,13 @@ MAX_ACTIONS = 1 + 2 * len(PLAN) + 2  # phase 1, a step and its confirmation each
 
 def gone(step, arm="arm", role="arm", *, reason=StopReason.CRASHED, num_arms=1):
     return Absence(
-        step=step, arm=arm, role=role, reason=reason, detail="CUDA out of memory",
+        step=step,
+        arm=arm,
+        role=role,
+        reason=reason,
+        detail="CUDA out of memory",
         num_arms=num_arms,
-    )  # fmt: skip
+    )
 
 
 def judged_or_gone(verdict, step, role="arm"):
@@ -79,9 +83,13 @@ def walk(
             verdict, lost = judged_or_gone(verdict, step, "confirm")
             unchanged, also = judged_or_gone(control, step, "control")
             outcome = ConfirmOutcome(
-                step=action.step, arm=arm, verdict=verdict, control=unchanged, over_control=over,
+                step=action.step,
+                arm=arm,
+                verdict=verdict,
+                control=unchanged,
+                over_control=over,
                 absent=(*lost, *also),
-            )  # fmt: skip
+            )
         trace.append((action, outcome))
         history.append(outcome)
     raise AssertionError(f"the tree does not end: {trace}")
@@ -225,9 +233,15 @@ def test_mixed_verdicts_at_random() -> None:
         control = (FAIL, OPEN, NONE, PASS)[rng.choice(4, p=[0.6, 0.2, 0.1, 0.1])]
         over = (PASS, FAIL, OPEN, NONE)[rng.integers(4)]
         trace = walk(
-            phase1, stages, confirms, carries, final=final, independent=independent,
-            control=control, over=over,
-        )  # fmt: skip
+            phase1,
+            stages,
+            confirms,
+            carries,
+            final=final,
+            independent=independent,
+            control=control,
+            over=over,
+        )
         check(trace, independent=independent)
         ends.add(trace[-1][0].verdict)
     assert ends == {RunVerdict.FIXED, RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE}
@@ -270,8 +284,9 @@ def test_a_confirmation_without_its_control_or_its_arm_is_no_evidence(confirm, c
         assert stop.verdict is RunVerdict.INCONCLUSIVE
         role = "confirm" if confirm is GONE else "control"
         assert (stop.absent[0].step, stop.absent[0].role) == ("confirm_s1", role)
-        assert stop.since.endswith("crashed: CUDA out of memory" if confirm is not control
-                                   else "1 more like this")  # fmt: skip
+        assert stop.since.endswith(
+            "crashed: CUDA out of memory" if confirm is not control else "1 more like this"
+        )
     else:
         assert stop.absent == ()
 
@@ -298,9 +313,13 @@ def test_a_run_without_ar_only_stops_whatever_was_asked_for() -> None:
         lost = Phase1Outcome(verdict=NONE, absent=absent, no_baseline="AR-only is gone")
         for all_steps, independent in itertools.product((False, True), repeat=2):
             stop = next_action(
-                PLAN, [lost], all_steps=all_steps, independent=independent, extended=["x1"],
+                PLAN,
+                [lost],
+                all_steps=all_steps,
+                independent=independent,
+                extended=["x1"],
                 more_seeds=[1],
-            )  # fmt: skip
+            )
             assert isinstance(stop, Stop)
             assert (stop.verdict, stop.absent) == (RunVerdict.INCONCLUSIVE, absent)
             assert stop.since.startswith("AR-only is gone")
@@ -322,13 +341,14 @@ def test_a_cause_holds_what_no_control_could_rule_out() -> None:
         Phase1Outcome(verdict=FAIL),
         StepOutcome(step="s1", stage=FAIL, candidate=None, carried="s1-other"),
         StepOutcome(
-            step="s3", stage=PASS, candidate="s3-best", carried=None,
+            step="s3",
+            stage=PASS,
+            candidate="s3-best",
+            carried=None,
             absent=(gone("s3", "control", "control"),),
         ),
-        ConfirmOutcome(
-            step="s3", arm="s3-best", verdict=PASS, control=FAIL, over_control=PASS
-        ),
-    ]  # fmt: skip
+        ConfirmOutcome(step="s3", arm="s3-best", verdict=PASS, control=FAIL, over_control=PASS),
+    ]
     stop = next_action(["s1", "s3"], history)
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("s1", "s3"))
 
@@ -337,10 +357,8 @@ def test_an_open_question_or_a_seed_that_is_absent_changes_no_verdict() -> None:
     history = [
         Phase1Outcome(verdict=FAIL),
         StepOutcome(step="s1", stage=FAIL, candidate=None, carried=None),
-        StepOutcome(
-            step="x1", stage=NONE, candidate=None, carried=None, absent=(gone("x1"),)
-        ),
-    ]  # fmt: skip
+        StepOutcome(step="x1", stage=NONE, candidate=None, carried=None, absent=(gone("x1"),)),
+    ]
     stop = next_action(["s1"], history, extended=["x1"])
     assert (stop.verdict, stop.absent) == (RunVerdict.NOT_FIXED, ())
 
@@ -457,9 +475,14 @@ def walk_all(stages, carries, verdicts, *, together=FAIL, control=FAIL, over=PAS
             best = f"{action.step}-best" if stage in MAY_HOLD else None
             kept = {"no": None, "best": best, "other": f"{action.step}-other"}[carries[place]]
             outcome = StepOutcome(
-                step=action.step, stage=stage, candidate=best, carried=kept,
-                gain=place / 10, changes=frozenset([action.step]), absent=absent,
-            )  # fmt: skip
+                step=action.step,
+                stage=stage,
+                candidate=best,
+                carried=kept,
+                gain=place / 10,
+                changes=frozenset([action.step]),
+                absent=absent,
+            )
         elif isinstance(action, Confirm):
             outcome = TrainedOutcome(step=action.step, arm=action.arm or "all")
         else:
@@ -472,10 +495,15 @@ def walk_all(stages, carries, verdicts, *, together=FAIL, control=FAIL, over=PAS
                 )
                 confirmed.append(
                     ConfirmOutcome(
-                        step=trained.step, arm=trained.arm, control=control, over_control=over,
-                        verdict=verdict, gain=values.get(trained.step, 0.9), absent=absent,
+                        step=trained.step,
+                        arm=trained.arm,
+                        control=control,
+                        over_control=over,
+                        verdict=verdict,
+                        gain=values.get(trained.step, 0.9),
+                        absent=absent,
                     )
-                )  # fmt: skip
+                )
             outcome = SettledOutcome(confirmed=tuple(confirmed))
         history.append(outcome)
 
@@ -511,8 +539,11 @@ def test_all_steps_asks_every_step_from_the_base_and_tries_all_that_helped(verdi
                 (o.step, o.carried) for o in history if isinstance(o, StepOutcome) and o.carried
             )
             full = [a for a in trace if isinstance(a, Confirm)]
-            worth = [s for s, g, c in zip(PLAN, stages, carries, strict=True)
-                     if g in MAY_HOLD or (c == "other")]  # fmt: skip
+            worth = [
+                s
+                for s, g, c in zip(PLAN, stages, carries, strict=True)
+                if g in MAY_HOLD or (c == "other")
+            ]
             assert [a.step for a in full if a.step != COMBINATION] == worth
             together = [a for a in full if a.step == COMBINATION]
             assert [a.carried for a in together] == ([helped] if len(helped) > 1 else [])
@@ -547,9 +578,13 @@ def test_all_steps_blames_no_step_when_the_control_passes() -> None:
 def test_of_two_arms_that_change_one_key_the_better_is_in_the_combination() -> None:
     def step(name, gain, *changes):
         return StepOutcome(
-            step=name, stage=FAIL, candidate=None, carried=f"{name}-arm", gain=gain,
+            step=name,
+            stage=FAIL,
+            candidate=None,
+            carried=f"{name}-arm",
+            gain=gain,
             changes=frozenset(changes),
-        )  # fmt: skip
+        )
 
     history = [step("s1", 0.1, "a", "b"), step("s2", 0.3, "b"), step("s3", 0.2, "c")]
     assert combination(history) == (("s2", "s2-arm"), ("s3", "s3-arm"))
@@ -563,9 +598,7 @@ def test_of_two_arms_that_change_one_key_the_better_is_in_the_combination() -> N
 def test_extended_steps_come_last_from_the_base_and_change_no_verdict(phase1, all_steps) -> None:
     history, asked = [], []
     for _ in range(20):
-        action = next_action(
-            ["s1", "s2"], history, all_steps=all_steps, extended=["x1", "x2"]
-        )  # fmt: skip
+        action = next_action(["s1", "s2"], history, all_steps=all_steps, extended=["x1", "x2"])
         if isinstance(action, Stop):
             break
         if isinstance(action, RunPhase1):
@@ -578,10 +611,12 @@ def test_extended_steps_come_last_from_the_base_and_change_no_verdict(phase1, al
             arm = f"{action.step}-arm"
             history.append(
                 StepOutcome(
-                    step=action.step, stage=PASS if held else FAIL, candidate=arm if held else None,
+                    step=action.step,
+                    stage=PASS if held else FAIL,
+                    candidate=arm if held else None,
                     carried=arm if held else None,
                 )
-            )  # fmt: skip
+            )
         elif isinstance(action, Confirm):
             assert action.step == "s1"
             outcome = ConfirmOutcome(

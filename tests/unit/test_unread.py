@@ -86,8 +86,12 @@ def test_of_all_steps_one_that_was_trained_here_is_the_cause() -> None:
     better = confirmed("searched", unread="m.pt", gain=0.9)
     known = confirmed("trained", gain=0.4)
     for order in itertools.permutations([better, known]):
-        history = [Phase1Outcome(verdict=FAIL), *steps, TrainedOutcome(step="s", arm="s"),
-                   SettledOutcome(confirmed=order)]  # fmt: skip
+        history = [
+            Phase1Outcome(verdict=FAIL),
+            *steps,
+            TrainedOutcome(step="s", arm="s"),
+            SettledOutcome(confirmed=order),
+        ]
         stop = end(*history, all_steps=True)
         assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("trained",))
     alone = [*history[:-1], SettledOutcome(confirmed=(better,))]
@@ -152,8 +156,16 @@ def ran(out, data, given: dict, stated: list[int] | None = None):
     if stated is not None:
         seen = SeenArticles(source="ids", articles=np.array(stated, np.int64))
     out.mkdir()
-    about = {"schema": 1, "command": "triage", "code": "c", "commit": None, "plan": [],
-             "config": to_dict(CONFIG), "again": "triage", "arguments": {}}  # fmt: skip
+    about = {
+        "schema": 1,
+        "command": "triage",
+        "code": "c",
+        "commit": None,
+        "plan": [],
+        "config": to_dict(CONFIG),
+        "again": "triage",
+        "arguments": {},
+    }
     splits = {"windows": {}, "articles": {}}
     counts = {"source": "b", "rows": 1, "width": 16, "fingerprint": "f", **splits}
     Journal(out).append("run_started", data=counts, **about)
@@ -187,8 +199,9 @@ def test_a_memoriser_of_unknown_lineage_does_not_pass_and_is_seen(tmp_path, data
 def test_an_honest_model_passes_plainly_once_its_articles_are_stated(tmp_path, data, given) -> None:
     unknown, _ = ran(tmp_path / "unknown", data, {"checkpoint": given["honest"]})
     assert (unknown["verdict"], unknown["lineage"]["verdict_if_unseen"]) == (
-        "INCONCLUSIVE", "PASSED",
-    )  # fmt: skip
+        "INCONCLUSIVE",
+        "PASSED",
+    )
     assert not unknown["lineage"]["trace"]["found"]
     train_articles = np.unique(data.train.articles).tolist()
     stated, _ = ran(tmp_path / "stated", data, {"checkpoint": given["honest"]}, train_articles)
@@ -218,18 +231,30 @@ def test_a_confirmation_names_the_model_that_its_arm_searches(source) -> None:
     """An arm without a source was trained here, whatever model was handed in."""
     notes: list[str] = []
     runner = SimpleNamespace(
-        unread="m.pt", once=lambda event, *a, **k: notes.append(event),
+        unread="m.pt",
+        once=lambda event, *a, **k: notes.append(event),
         request=SimpleNamespace(reported_only=True),
-    )  # fmt: skip
+    )
     spec = SimpleNamespace(id="a", step="confirm_s", source=source)
     trained = SimpleNamespace(
-        step="s", arm="arm", result=SimpleNamespace(spec=spec), mrr=0.5, absent=(),
-        control=SimpleNamespace(id="c", name="control"), control_reason="finished",
-    )  # fmt: skip
+        step="s",
+        arm="arm",
+        result=SimpleNamespace(spec=spec),
+        mrr=0.5,
+        absent=(),
+        control=SimpleNamespace(id="c", name="control"),
+        control_reason="finished",
+    )
     judged = SimpleNamespace(
-        verdict=PASS, success=PASS, control=FAIL, over_control=PASS, gates=[], control_gates=[],
-        attribution=Attribution.STEP, gain=0.1,
-    )  # fmt: skip
+        verdict=PASS,
+        success=PASS,
+        control=FAIL,
+        over_control=PASS,
+        gates=[],
+        control_gates=[],
+        attribution=Attribution.STEP,
+        gain=0.1,
+    )
     outcome = Confirmations(runner)._note(trained, judged)
     assert outcome.unread == ("m.pt" if source else "")
     assert notes == ["confirmed"]
@@ -252,9 +277,12 @@ def test_a_journal_without_a_lineage_is_still_told() -> None:
 
 def results(data: Dataset, rows, split: str):
     return evaluate(
-        torch.from_numpy(np.asarray(rows, np.float32)), data.split(split), data.bank, space="raw",
+        torch.from_numpy(np.asarray(rows, np.float32)),
+        data.split(split),
+        data.bank,
+        space="raw",
         split=split,
-    )[1]  # fmt: skip
+    )[1]
 
 
 def recalled(data: Dataset, split: str, read: str):
@@ -372,8 +400,9 @@ def test_contexts_that_repeat_span_no_more_than_they_do(worlds_of_seeds) -> None
 
 def test_the_interval_of_a_difference_joins_the_nearer_half_widths() -> None:
     def level(value, lower, upper):
-        return Estimate(value=value, lower=lower, upper=upper, confidence=0.99, num_windows=5,
-                        num_articles=2)  # fmt: skip
+        return Estimate(
+            value=value, lower=lower, upper=upper, confidence=0.99, num_windows=5, num_articles=2
+        )
 
     found = difference(level(0.5, 0.2, 0.6), level(0.1, 0.0, 0.5))
     assert found.value == pytest.approx(0.4)

@@ -29,15 +29,19 @@ RECIPES = {
     "base": {},
     "cosine alone": {"objective.contrastive_weight": 0.0, "objective.ar_weight": 1.0},
     "sampled negatives, margin": {
-        "negatives.same_article": 1, "negatives.random": 2, "objective.space": "raw",
+        "negatives.same_article": 1,
+        "negatives.random": 2,
+        "objective.space": "raw",
         "negatives.false_negative_margin": 0.9,
     },
     "whole bank, balanced MMD": {
-        "negatives.candidates": "bank", "objective.mmd_weight": 0.5,
-        "objective.mmd_balance": "gradient", "objective.stop_gradient": "none",
+        "negatives.candidates": "bank",
+        "objective.mmd_weight": 0.5,
+        "objective.mmd_balance": "gradient",
+        "objective.stop_gradient": "none",
     },
     "two towers, dropout": {"model.name": "two_tower", "model.dropout": 0.1},
-}  # fmt: skip
+}
 
 
 def validate(predictor, epoch):
@@ -287,7 +291,7 @@ def test_the_device_lists_the_candidates_of_the_sampler(mode, many, world, monke
     rows = world.slice(32)
     device = DeviceCandidates(
         sampler, data.train, data.bank.tensor, rows, whole_bank=mode == "bank", half=None
-    )  # fmt: skip
+    )
     for epoch in (1, 2):
         sampler.refresh(epoch)
         device.refresh()

@@ -66,17 +66,31 @@ def test_saved_seconds_are_the_epochs_that_early_stopping_did_not_run() -> None:
     def spec(arm, epochs, source=None):
         return {"id": arm, "source": source, "recipe": {"training": {"epochs": epochs}}}
 
-    started = {"event": "step_started", "at": 0.0, "step": "s", "arms": [
-        spec("pruned", 10), spec("cancelled", 5), spec("finished", 4), spec("diverged", 20),
-        spec("searched", 9, source="x"),
-    ]}  # fmt: skip
+    started = {
+        "event": "step_started",
+        "at": 0.0,
+        "step": "s",
+        "arms": [
+            spec("pruned", 10),
+            spec("cancelled", 5),
+            spec("finished", 4),
+            spec("diverged", 20),
+            spec("searched", 9, source="x"),
+        ],
+    }
     epochs = [
         {"event": "epoch", "at": 1.0, "step": "s", "arm": arm, "epoch": i, "seconds": 2.0}
         for arm, n in (("pruned", 3), ("cancelled", 3), ("finished", 4), ("diverged", 1))
         for i in range(1, n + 1)
     ]
-    searched = {"event": "epoch", "at": 9.5, "step": "s", "arm": "searched", "epoch": 0,
-                "seconds": 0.0}  # fmt: skip
+    searched = {
+        "event": "epoch",
+        "at": 9.5,
+        "step": "s",
+        "arm": "searched",
+        "epoch": 0,
+        "seconds": 0.0,
+    }
     ran = [started, *epochs, searched]
     assert build_verdict(ran, resume="")["compute"]["saved_seconds"] == 0.0  # they may still run
     over = [
@@ -85,8 +99,11 @@ def test_saved_seconds_are_the_epochs_that_early_stopping_did_not_run() -> None:
     ]
     compute = build_verdict([*ran, *over], resume="")["compute"]
     assert compute == {  # 7 epochs of the pruned arm, 2 of the cancelled, none of the diverged
-        "train_seconds": 22.0, "trials": 5, "saved_seconds": 18.0, "wall_seconds": 9.5,
-    }  # fmt: skip
+        "train_seconds": 22.0,
+        "trials": 5,
+        "saved_seconds": 18.0,
+        "wall_seconds": 9.5,
+    }
     assert compute["saved_seconds"] == sum(saved_seconds(indexed([*ran, *over])).values())
 
 
@@ -105,17 +122,24 @@ def fixed(folder, *, cosine, ladder, front=None):
     spec = {"id": "abc", "source": None, "folder": "/f/abc", "recipe": recipe}
     metrics = {"r_at_5": 0.5, "eval_cosine": cosine}
     evaluation = {
-        "space": "raw", "pool": {}, "num_windows": 1, "num_articles": 1, "masked": metrics,
+        "space": "raw",
+        "pool": {},
+        "num_windows": 1,
+        "num_articles": 1,
+        "masked": metrics,
         "raw": metrics,
-    }  # fmt: skip
+    }
     rows = {
         name: {"masked": {"r_at_5": 0.1, "eval_cosine": value}} for name, value in ladder.items()
     }
     estimate = {"value": 0.27, "lower": 0.2, "upper": 0.3}
     gate = {
-        "gate": "success", "metric": "r_at_5", "verdict": "PASS", "reason": "clear",
+        "gate": "success",
+        "metric": "r_at_5",
+        "verdict": "PASS",
+        "reason": "clear",
         "estimate": estimate,
-    }  # fmt: skip
+    }
     journal.append("run_started", schema=1)
     journal.append("ladder", split="test", rows=rows)
     journal.append("step_started", step="confirm_two", arms=[spec])
@@ -123,9 +147,14 @@ def fixed(folder, *, cosine, ladder, front=None):
         "test_judged", arm="abc", name="arm two", role="confirm", evaluation=evaluation, epochs=2
     )
     journal.append(
-        "confirmed", step="two", arm="arm two", verdict="PASS", gates=[gate], spec="abc",
+        "confirmed",
+        step="two",
+        arm="arm two",
+        verdict="PASS",
+        gates=[gate],
+        spec="abc",
         run_as="confirm_two",
-    )  # fmt: skip
+    )
     if front is not None:
         journal.append("compared", of="abc", front={"abc": front})
     journal.append(
@@ -155,9 +184,14 @@ def lies(position: str) -> dict:
     estimate = {"value": 0.01, "lower": -0.02, "upper": 0.04}
     metrics = ["eval_cosine", "r_at_5"]
     return {
-        "position": position, "metrics": metrics, "distance": estimate, "rung": "copy_last",
-        "gains": dict.fromkeys(metrics, estimate), "mixture": {"copy_last": 1.0}, "reason": "",
-    }  # fmt: skip
+        "position": position,
+        "metrics": metrics,
+        "distance": estimate,
+        "rung": "copy_last",
+        "gains": dict.fromkeys(metrics, estimate),
+        "mixture": {"copy_last": 1.0},
+        "reason": "",
+    }
 
 
 @pytest.mark.parametrize(
@@ -204,9 +238,13 @@ def found(share: float, seed: int = 0) -> PerQuery:
     greater = np.where(hit, 0, 400).astype(np.int64)
     ranks = Ranks(greater, np.zeros_like(greater), np.full_like(greater, 500))
     return PerQuery(
-        cosine=np.full(len(ARTICLES), 0.5, dtype=np.float32), masked=ranks, raw=ranks,
-        articles=ARTICLES, space="raw", pool=Pool(id="p", size=500, mask="own contexts"),
-    )  # fmt: skip
+        cosine=np.full(len(ARTICLES), 0.5, dtype=np.float32),
+        masked=ranks,
+        raw=ranks,
+        articles=ARTICLES,
+        space="raw",
+        pool=Pool(id="p", size=500, mask="own contexts"),
+    )
 
 
 def confirmation(arm, control, **values):
@@ -289,16 +327,25 @@ def test_more_training_is_named_with_the_model_that_passed(tmp_path) -> None:
     specs = [{"id": i, "source": None, "folder": f"/f/{i}", "recipe": recipe} for i in "ab"]
     estimate = {"value": 0.27, "lower": 0.2, "upper": 0.3}
     gate = {
-        "gate": "success", "metric": "r_at_5", "verdict": "PASS", "reason": "clear",
+        "gate": "success",
+        "metric": "r_at_5",
+        "verdict": "PASS",
+        "reason": "clear",
         "estimate": estimate,
-    }  # fmt: skip
+    }
     journal.append("run_started", schema=1)
     journal.append("step_started", step="confirm_two", arms=specs)
     journal.append(
-        "confirmed", step="two", arm="arm two", verdict="INCONCLUSIVE", gates=[], spec="a",
-        run_as="confirm_two", attribution="more training",
+        "confirmed",
+        step="two",
+        arm="arm two",
+        verdict="INCONCLUSIVE",
+        gates=[],
+        spec="a",
+        run_as="confirm_two",
+        attribution="more training",
         control={"spec": "b", "name": "control", "verdict": "PASS", "gates": [gate]},
-    )  # fmt: skip
+    )
     journal.append(
         "decision", action="Stop", number=3, verdict="FIXED", cause=["more_training"], since="so"
     )
@@ -406,10 +453,18 @@ def test_the_document_says_what_the_combination_adds(whole) -> None:
     carried = [["projection_head", "arm a"], ["temperature", "arm b"]]
     settled = {**journal.find("settled"), "best": "arm b", "adds": adds}
     combined = [
-        {"event": "decision", "action": "Confirm", "step": "combination", "carried": carried,
-         "number": 99, "since": "both helped", "at": 0.0},
-        {**first, "step": "combination", "verdict": "INCONCLUSIVE"}, settled,
-    ]  # fmt: skip
+        {
+            "event": "decision",
+            "action": "Confirm",
+            "step": "combination",
+            "carried": carried,
+            "number": 99,
+            "since": "both helped",
+            "at": 0.0,
+        },
+        {**first, "step": "combination", "verdict": "INCONCLUSIVE"},
+        settled,
+    ]
     events = [*journal.events[:-1], *combined, journal.events[-1]]
     together = build_verdict(events, resume="r")["combination"]
     assert together["steps"] == ["projection_head", "temperature"]
@@ -438,8 +493,14 @@ def test_the_time_said_is_shown_beside_the_time_taken_without_interruptions(tmp_
         {"event": "resumed", "at": 1000.0},
     ]
     assert build_verdict(events, resume="")["forecast"]["actual_seconds"] is None
-    stop = {"event": "decision", "action": "Stop", "at": 1050.0, "verdict": "NOT_FIXED",
-            "cause": [], "since": "x"}  # fmt: skip
+    stop = {
+        "event": "decision",
+        "action": "Stop",
+        "at": 1050.0,
+        "verdict": "NOT_FIXED",
+        "cause": [],
+        "since": "x",
+    }
     document = build_verdict([*events, stop], resume="")
     assert document["forecast"] == {**said, "actual_seconds": 80.0}
     assert build_verdict(events[:1], resume="")["forecast"] is None

@@ -187,9 +187,15 @@ def test_undoing_a_mistake_reads_every_chunk_once(mistake) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["sorted as text", "numbered as text", "pairs swapped", "batches of 5 last one first",
-     "2 documents merged in runs of 3", "3 documents merged in runs of 1"],
-)  # fmt: skip
+    [
+        "sorted as text",
+        "numbered as text",
+        "pairs swapped",
+        "batches of 5 last one first",
+        "2 documents merged in runs of 3",
+        "3 documents merged in runs of 1",
+    ],
+)
 def test_a_mistake_is_told_from_the_others_and_by_its_name(name: str) -> None:
     (mistake,) = [m for m in mistakes() if m.name == name][:1]
     ways = int(name[0]) if "merged" in name else 1
@@ -212,10 +218,13 @@ def test_a_mistake_is_told_from_the_others_and_by_its_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("order_as_text", "sorted as text"), ("order_pairs_swapped", "pairs swapped"),
-     ("order_merged_in_runs", "2 documents merged in runs of 3"),
-     ("order_batches_shuffled", "shuffled within batches of 5")],
-)  # fmt: skip
+    [
+        ("order_as_text", "sorted as text"),
+        ("order_pairs_swapped", "pairs swapped"),
+        ("order_merged_in_runs", "2 documents merged in runs of 3"),
+        ("order_batches_shuffled", "shuffled within batches of 5"),
+    ],
+)
 def test_disorder_of_both_sides_is_named_and_blocks(name: str, word: str) -> None:
     finding = only("ORDER_BROKEN", name)
     assert finding.severity is Severity.BLOCK

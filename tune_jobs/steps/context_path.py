@@ -39,9 +39,10 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
     ]
     left_out = _left_out(recipe.model, facts.width)
     distinct = [
-        arm for arm in arms
+        arm
+        for arm in arms
         if recipe.with_changes(arm.changes) != recipe and arm.name not in left_out
-    ]  # fmt: skip
+    ]
     return Proposal(arms=distinct, left_out=left_out)
 
 

@@ -67,9 +67,12 @@ def plan_bank(
         steps.append("bank rows scaled to length 1")
     dropped = (("bank rows that are zero or not finite", num_blind),) if num_blind else ()
     return BankPlan(
-        rows=np.flatnonzero(stays), scale=scale, steps=tuple(steps), dropped=dropped,
+        rows=np.flatnonzero(stays),
+        scale=scale,
+        steps=tuple(steps),
+        dropped=dropped,
         split=_split_without(material, copied) if leaked.any() else None,
-    )  # fmt: skip
+    )
 
 
 def _split_without(
@@ -123,9 +126,11 @@ def _repeats(values: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 
 
 def _embedded_again(
-    material: Material, rows: Int[np.ndarray, " n"], codes: Int[np.ndarray, " n"],
+    material: Material,
+    rows: Int[np.ndarray, " n"],
+    codes: Int[np.ndarray, " n"],
     known: Bool[np.ndarray, " N"],
-) -> Bool[np.ndarray, " N"]:  # fmt: skip
+) -> Bool[np.ndarray, " N"]:
     """Which rows have the key of an earlier one and its vector, up to rounding."""
     found, bank = np.zeros_like(known), material.pool
     again = rows[_repeats(codes) & ~known[rows]]

@@ -39,14 +39,19 @@ class Plans:
     @property
     def dropped(self) -> list[tuple[str, int]]:
         """Why rows are left out because nothing could be done for them, and how many."""
-        return [pair for plan in (self.windows, self.train, self.split, self.bank) if plan
-                for pair in plan.dropped]  # fmt: skip
+        return [
+            pair
+            for plan in (self.windows, self.train, self.split, self.bank)
+            if plan
+            for pair in plan.dropped
+        ]
 
     @property
     def steps(self) -> list[str]:
         """What is done, in words."""
-        said = [step for plan in (self.bank, self.windows, self.split) if plan
-                for step in plan.steps]  # fmt: skip
+        said = [
+            step for plan in (self.bank, self.windows, self.split) if plan for step in plan.steps
+        ]
         said += [f"train: {step}" for step in (self.train.steps if self.train else ())]
         return said + [
             f"{side} vectors scaled to length 1" for side, on in self.scale.items() if on
@@ -100,8 +105,11 @@ def _write_planned(plans: Plans, side: Side, plan: WindowPlan, path: Path) -> No
     }
     if plan.keys is not None:
         members["truth_keys"] = whole(plan.keys.astype(np.int32))
-    write_streams(path, members | _provenance(plans, side.name, side.source, file.provenance,
-                                              len(file), len(plan.rows)))  # fmt: skip
+    write_streams(
+        path,
+        members
+        | _provenance(plans, side.name, side.source, file.provenance, len(file), len(plan.rows)),
+    )
 
 
 def _blocks(
@@ -125,9 +133,14 @@ def _blocks(
 
 
 def _rescaled(
-    plans: Plans, plan: WindowPlan, part: slice,
-    contexts: Float[np.ndarray, "b T D"], targets: Float[np.ndarray, "b D"], *, scale: bool,
-) -> tuple[Float[np.ndarray, "b T D"], Float[np.ndarray, "b D"]]:  # fmt: skip
+    plans: Plans,
+    plan: WindowPlan,
+    part: slice,
+    contexts: Float[np.ndarray, "b T D"],
+    targets: Float[np.ndarray, "b D"],
+    *,
+    scale: bool,
+) -> tuple[Float[np.ndarray, "b T D"], Float[np.ndarray, "b D"]]:
     """Scale vectors to length 1; one that is a row of the bank takes the bits of the new row."""
     sequence = np.concatenate([contexts, targets[:, None]], axis=1)
     new = scaled(sequence) if scale else sequence
@@ -160,8 +173,10 @@ def write_train(plans: Plans, path: Path) -> None:
     }
     if file.truth_keys is not None:
         members["truth_keys"] = whole(file.truth_keys[rows])
-    write_streams(path, members | _provenance(plans, "train", side.source, file.provenance,
-                                              len(file), len(rows)))  # fmt: skip
+    write_streams(
+        path,
+        members | _provenance(plans, "train", side.source, file.provenance, len(file), len(rows)),
+    )
 
 
 def write_payload(plans: Plans, path: Path) -> None:
@@ -173,8 +188,13 @@ def write_payload(plans: Plans, path: Path) -> None:
         "vectors": selected(bank.vectors, plan.rows, scale=plan.scale),
         "keys": whole(bank.keys[plan.rows].astype(np.int32)),
     }
-    write_streams(path, members | _provenance(plans, "bank", bank.source, bank.manifest,
-                                              len(bank.pool_rows), len(plan.rows)))  # fmt: skip
+    write_streams(
+        path,
+        members
+        | _provenance(
+            plans, "bank", bank.source, bank.manifest, len(bank.pool_rows), len(plan.rows)
+        ),
+    )
 
 
 def write_bank(plans: Plans, folder: Path) -> None:
@@ -188,8 +208,13 @@ def write_bank(plans: Plans, folder: Path) -> None:
         manifest = _noted(plans, "bank", bank.source, bank.manifest, 0, len(plan.rows))
         if plan.split is not None:
             manifest["split"] = plan.split
-        write_bank_folder(folder, open_npz(vectors)["vectors"], bank.keys[plan.rows], manifest,
-                   _texts(bank, plan.rows))  # fmt: skip
+        write_bank_folder(
+            folder,
+            open_npz(vectors)["vectors"],
+            bank.keys[plan.rows],
+            manifest,
+            _texts(bank, plan.rows),
+        )
     finally:
         vectors.unlink(missing_ok=True)
 

@@ -68,9 +68,12 @@ def _overwritten(material: Material, side: Side) -> Int[np.ndarray, " n"]:
 
 
 def _fill(
-    material: Material, side: Side, vectors: np.ndarray, blind: Int[np.ndarray, " n"],
+    material: Material,
+    side: Side,
+    vectors: np.ndarray,
+    blind: Int[np.ndarray, " n"],
     filled: Bool[np.ndarray, " n"],
-) -> None:  # fmt: skip
+) -> None:
     """Write the vectors of blind rows that windows of a side have, as target or as context."""
     assert side.keys is not None
     windows, wanted = KeyIndex(side.keys), material.pool.keys[blind].astype(np.int64)

@@ -58,9 +58,12 @@ def repair(material: Material, out: Path) -> Repaired:
     write_all(dict(writes.values()))
     files = {name: path for name, (path, _) in writes.items()}
     return Repaired(
-        files=files, steps=[*plans.steps, *plans.notes], dropped=plans.dropped,
-        kept=_num_kept(plans), next=_next(material, files),
-    )  # fmt: skip
+        files=files,
+        steps=[*plans.steps, *plans.notes],
+        dropped=plans.dropped,
+        kept=_num_kept(plans),
+        next=_next(material, files),
+    )
 
 
 def _require_rows(plans: Plans) -> None:

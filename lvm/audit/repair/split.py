@@ -54,9 +54,11 @@ def plan_split(
     stays = np.ones(0 if eval_keys is None else len(eval_keys), dtype=bool)
     dropped = (("train windows with a zero or not finite vector", cleaned),) if cleaned else ()
     whole = SplitPlan(
-        eval_stays=stays, train_rows=rows if cleaned else None, dropped=dropped,
+        eval_stays=stays,
+        train_rows=rows if cleaned else None,
+        dropped=dropped,
         train_articles=np.empty(0, np.int64) if places is None else np.unique(places[0][:, 0]),
-    )  # fmt: skip
+    )
     if places is None or eval_keys is None:
         return whole
     (theirs, known), mine = places, eval_keys[:, 0]
@@ -113,9 +115,12 @@ def _eval_articles(
 
 
 def _parted(
-    whole: SplitPlan, rows: Int[np.ndarray, " n"], theirs: Int[np.ndarray, " N"],
-    mine: Int[np.ndarray, " k"], chosen: Int[np.ndarray, " e"],
-) -> SplitPlan:  # fmt: skip
+    whole: SplitPlan,
+    rows: Int[np.ndarray, " n"],
+    theirs: Int[np.ndarray, " N"],
+    mine: Int[np.ndarray, " k"],
+    chosen: Int[np.ndarray, " e"],
+) -> SplitPlan:
     stays, leaves = np.isin(mine, chosen), np.isin(theirs[rows], chosen)
     steps = []
     if not stays.all():
@@ -124,6 +129,9 @@ def _parted(
         steps.append(f"{leaves.sum()} train windows of articles that the eval file has left out")
     changed = leaves.any() or whole.train_rows is not None
     return SplitPlan(
-        eval_stays=stays, train_rows=rows[~leaves] if changed else None,
-        train_articles=np.unique(theirs[rows[~leaves]]), steps=tuple(steps), dropped=whole.dropped,
-    )  # fmt: skip
+        eval_stays=stays,
+        train_rows=rows[~leaves] if changed else None,
+        train_articles=np.unique(theirs[rows[~leaves]]),
+        steps=tuple(steps),
+        dropped=whole.dropped,
+    )

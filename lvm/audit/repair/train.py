@@ -31,9 +31,11 @@ def plan_train(material: Material, side: Side) -> WindowPlan | None:
     for start in range(0, len(side), TRAIN_BLOCK):
         part = slice(start, start + TRAIN_BLOCK)
         file = dataclasses.replace(
-            side.file, contexts=side.file.contexts[part], targets=side.file.targets[part],
+            side.file,
+            contexts=side.file.contexts[part],
+            targets=side.file.targets[part],
             truth_keys=side.keys[part] if side.keys is not None else None,
-        )  # fmt: skip
+        )
         plan = plan_windows(material, dataclasses.replace(side, file=file), part=True)
         plans.append(dataclasses.replace(plan, rows=plan.rows + start))
     return _joined(plans, side)

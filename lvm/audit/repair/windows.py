@@ -45,9 +45,13 @@ class WindowPlan:
         """Return the plan for some of its windows."""
         keys = None if self.keys is None else self.keys[chosen]
         return dataclasses.replace(
-            self, rows=self.rows[chosen], keys=keys, order=self.order[chosen],
-            answered=self.answered[chosen], refilled=self.refilled[chosen],
-        )  # fmt: skip
+            self,
+            rows=self.rows[chosen],
+            keys=keys,
+            order=self.order[chosen],
+            answered=self.answered[chosen],
+            refilled=self.refilled[chosen],
+        )
 
 
 def plan_windows(material: Material, side: Side, *, part: bool = False) -> WindowPlan:
@@ -79,10 +83,12 @@ def as_they_are(side: Side) -> WindowPlan:
     """Return the plan that changes nothing."""
     m, t = len(side), side.context_length
     return WindowPlan(
-        rows=np.arange(m), keys=None if side.keys is None else side.keys.astype(np.int64),
-        order=np.tile(np.arange(t), (m, 1)), answered=np.zeros(m, dtype=bool),
+        rows=np.arange(m),
+        keys=None if side.keys is None else side.keys.astype(np.int64),
+        order=np.tile(np.arange(t), (m, 1)),
+        answered=np.zeros(m, dtype=bool),
         refilled=np.zeros((m, t), dtype=bool),
-    )  # fmt: skip
+    )
 
 
 def _without_direction(side: Side) -> Bool[np.ndarray, "M S"]:
@@ -104,9 +110,11 @@ def _settled(
 ) -> tuple[Bool[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
     """Return which windows are where their keys say, and of which the bank can say anything."""
     try:
-        found = keyed(material, side) if side is material.eval else follow(
-            material, side, np.arange(len(side))
-        )  # fmt: skip
+        found = (
+            keyed(material, side)
+            if side is material.eval
+            else follow(material, side, np.arange(len(side)))
+        )
     except NotEvaluable:  # no keys
         return np.zeros(len(side), dtype=bool), np.zeros(len(side), dtype=bool)
     good = found.right[:, -1] & ~found.wrong.any(axis=1) & ~spoilt.any(axis=1)
@@ -157,9 +165,12 @@ def _runs(keys: Int[np.ndarray, "n T 2"], found: Bool[np.ndarray, "n T"], unit: 
     why = np.where(2 * found.sum(axis=1) >= t, "", NOT_IN_BANK).astype(object)
     why[found.any(axis=1) & ~agree.all(axis=1)] = NOT_A_RUN
     return _Runs(
-        keys=np.column_stack([article[at], start[at] + unit * t]), order=order,
-        answered=np.zeros(n, dtype=bool), refilled=np.zeros((n, t), dtype=bool), why=why,
-    )  # fmt: skip
+        keys=np.column_stack([article[at], start[at] + unit * t]),
+        order=order,
+        answered=np.zeros(n, dtype=bool),
+        refilled=np.zeros((n, t), dtype=bool),
+        why=why,
+    )
 
 
 def _by_order(
@@ -215,9 +226,13 @@ def _with_target(material: Material, side: Side, rows: Int[np.ndarray, " n"], ru
 
 
 def _by_target(
-    material: Material, side: Side, rows: Int[np.ndarray, " n"], runs: _Runs,
-    found: Bool[np.ndarray, "n T"], spoilt: Bool[np.ndarray, "n S"],
-) -> _Runs:  # fmt: skip
+    material: Material,
+    side: Side,
+    rows: Int[np.ndarray, " n"],
+    runs: _Runs,
+    found: Bool[np.ndarray, "n T"],
+    spoilt: Bool[np.ndarray, "n S"],
+) -> _Runs:
     """Key windows by the row that equals their target, where no context is in the bank."""
     lost = np.flatnonzero(~found.any(axis=1) & ~spoilt.any(axis=1))
     if len(lost) == 0:
@@ -253,9 +268,13 @@ def _merged(
     stays = np.ones(len(side), dtype=bool)
     stays[todo[~good]] = False
     plan = WindowPlan(
-        rows=kept.rows, keys=keys, order=order, answered=answered, refilled=refilled,
+        rows=kept.rows,
+        keys=keys,
+        order=order,
+        answered=answered,
+        refilled=refilled,
         dropped=tuple(dropped.most_common()),
-    ).select(stays)  # fmt: skip
+    ).select(stays)
     return dataclasses.replace(
         plan, steps=in_words(plan, None if kept.keys is None else stated[stays])
     )

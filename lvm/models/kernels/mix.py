@@ -141,10 +141,29 @@ def read(xs, steps, decays, scores, D, t: tl.constexpr):
 
 @triton.jit
 def mix_forward(
-    proj, z_at, scores, out, scale_at, taps_at, bias_at, dt_bias_at, A_log_at, D_at, norm_at, eps,
-    ROW: tl.constexpr, Z_ROW: tl.constexpr, X: tl.constexpr, MIXED: tl.constexpr, H: tl.constexpr,
-    P: tl.constexpr, L: tl.constexpr, K: tl.constexpr, FIRST: tl.constexpr, HEADS: tl.constexpr,
-):  # fmt: skip
+    proj,
+    z_at,
+    scores,
+    out,
+    scale_at,
+    taps_at,
+    bias_at,
+    dt_bias_at,
+    A_log_at,
+    D_at,
+    norm_at,
+    eps,
+    ROW: tl.constexpr,
+    Z_ROW: tl.constexpr,
+    X: tl.constexpr,
+    MIXED: tl.constexpr,
+    H: tl.constexpr,
+    P: tl.constexpr,
+    L: tl.constexpr,
+    K: tl.constexpr,
+    FIRST: tl.constexpr,
+    HEADS: tl.constexpr,
+):
     """Write norm(y silu(z)) [B, L - FIRST, H P] and the norm's scale: one window, all heads."""
     PAIRS: tl.constexpr = L * (L + 1) // 2
     b = tl.program_id(0).to(tl.int64)
@@ -184,12 +203,36 @@ def mix_forward(
 
 @triton.jit
 def mix_backward(
-    proj, z_at, scores, grad_at, scale_at, along_at, taps_at, bias_at, dt_bias_at, A_log_at, D_at,
-    norm_at, d_proj, d_z, d_scores, d_channels, d_heads, batch,
-    ROW: tl.constexpr, Z_ROW: tl.constexpr, X: tl.constexpr, MIXED: tl.constexpr, H: tl.constexpr,
-    P: tl.constexpr, L: tl.constexpr, K: tl.constexpr, FIRST: tl.constexpr, HEADS: tl.constexpr,
+    proj,
+    z_at,
+    scores,
+    grad_at,
+    scale_at,
+    along_at,
+    taps_at,
+    bias_at,
+    dt_bias_at,
+    A_log_at,
+    D_at,
+    norm_at,
+    d_proj,
+    d_z,
+    d_scores,
+    d_channels,
+    d_heads,
+    batch,
+    ROW: tl.constexpr,
+    Z_ROW: tl.constexpr,
+    X: tl.constexpr,
+    MIXED: tl.constexpr,
+    H: tl.constexpr,
+    P: tl.constexpr,
+    L: tl.constexpr,
+    K: tl.constexpr,
+    FIRST: tl.constexpr,
+    HEADS: tl.constexpr,
     ROUNDS: tl.constexpr,
-):  # fmt: skip
+):
     """Write the gradients of x, z, dt, of scores and, summed, of the parameters.
 
     A program takes HEADS heads of every n-th window. `along` [B, rows] is the sum of the output

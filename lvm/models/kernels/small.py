@@ -14,10 +14,20 @@ from lvm.models.kernels.mix import conv, filter_sums, put, rows_of, sigmoid, wri
 
 @triton.jit
 def score_forward(
-    proj, scores, taps_at, bias_at, batch,
-    ROW: tl.constexpr, X: tl.constexpr, INNER: tl.constexpr, N: tl.constexpr, L: tl.constexpr,
-    K: tl.constexpr, FIRST: tl.constexpr, WINDOWS: tl.constexpr,
-):  # fmt: skip
+    proj,
+    scores,
+    taps_at,
+    bias_at,
+    batch,
+    ROW: tl.constexpr,
+    X: tl.constexpr,
+    INNER: tl.constexpr,
+    N: tl.constexpr,
+    L: tl.constexpr,
+    K: tl.constexpr,
+    FIRST: tl.constexpr,
+    WINDOWS: tl.constexpr,
+):
     """Write C_t . B_s of the pairs, [B, pairs]."""
     MIXED: tl.constexpr = INNER + 2 * N
     PAIRS: tl.constexpr = L * (L + 1) // 2
@@ -48,11 +58,25 @@ def score_forward(
 
 @triton.jit
 def score_backward(
-    proj, d_scores, d_proj, d_channels, taps_at, bias_at, batch,
-    ROW: tl.constexpr, X: tl.constexpr, INNER: tl.constexpr, N: tl.constexpr, L: tl.constexpr,
-    K: tl.constexpr, FIRST: tl.constexpr, WINDOWS: tl.constexpr, CUTS: tl.constexpr,
-    PAD: tl.constexpr, ROUNDS: tl.constexpr,
-):  # fmt: skip
+    proj,
+    d_scores,
+    d_proj,
+    d_channels,
+    taps_at,
+    bias_at,
+    batch,
+    ROW: tl.constexpr,
+    X: tl.constexpr,
+    INNER: tl.constexpr,
+    N: tl.constexpr,
+    L: tl.constexpr,
+    K: tl.constexpr,
+    FIRST: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    CUTS: tl.constexpr,
+    PAD: tl.constexpr,
+    ROUNDS: tl.constexpr,
+):
     """Write the gradients of B and C and, summed, of their taps and bias, [n, K + 1, 2 N].
 
     `d_scores` [B, pairs, CUTS] holds what each cut of heads gave; PAD is the power of two from
@@ -123,9 +147,16 @@ def along(out, grad, result, count, WIDTH: tl.constexpr, PAD: tl.constexpr, ROWS
 
 @triton.jit
 def norm_forward(
-    u, weight, out, scale_at, count, eps, WIDTH: tl.constexpr, PAD: tl.constexpr,
+    u,
+    weight,
+    out,
+    scale_at,
+    count,
+    eps,
+    WIDTH: tl.constexpr,
+    PAD: tl.constexpr,
     ROWS: tl.constexpr,
-):  # fmt: skip
+):
     """Write u / rms(u) * weight in the dtype of `out`, and 1 / rms(u)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     e = tl.arange(0, PAD)
@@ -140,9 +171,20 @@ def norm_forward(
 
 @triton.jit
 def norm_backward(
-    u, weight, scale_at, grad, passed, d_u, d_weight, count, WIDTH: tl.constexpr,
-    PAD: tl.constexpr, ROWS: tl.constexpr, HAS_PASSED: tl.constexpr, ROUNDS: tl.constexpr,
-):  # fmt: skip
+    u,
+    weight,
+    scale_at,
+    grad,
+    passed,
+    d_u,
+    d_weight,
+    count,
+    WIDTH: tl.constexpr,
+    PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    HAS_PASSED: tl.constexpr,
+    ROUNDS: tl.constexpr,
+):
     """Write the gradient of u, that of the residual stream added, and of the weight, [n, E]."""
     e = tl.arange(0, PAD)
     weights = tl.load(weight + e, mask=e < WIDTH, other=0.0)[None, :]

@@ -48,11 +48,34 @@ from lvm.triage.events.run import (
 KINDS: dict[str, type[Event]] = {
     str(kind.__struct_config__.tag): kind
     for kind in (
-        RunStarted, Resumed, Interrupted, Reopened, Audited, Forecast, Nodes, Ladder, StepStarted,
-        Epoch, Rung, ArmRestarted, Waiting, ArmEnded, ArmJudged, TestJudged, Phase1Judged,
-        BelowLadder, Inspected, StepEnded, Confirmed, Settled, Repeated, Compared, Decision, Tidied,
+        RunStarted,
+        Resumed,
+        Interrupted,
+        Reopened,
+        Audited,
+        Forecast,
+        Nodes,
+        Ladder,
+        StepStarted,
+        Epoch,
+        Rung,
+        ArmRestarted,
+        Waiting,
+        ArmEnded,
+        ArmJudged,
+        TestJudged,
+        Phase1Judged,
+        BelowLadder,
+        Inspected,
+        StepEnded,
+        Confirmed,
+        Settled,
+        Repeated,
+        Compared,
+        Decision,
+        Tidied,
     )
-}  # fmt: skip
+}
 
 
 class NotToldError(ValueError):

@@ -45,9 +45,13 @@ class RayExecutor:
     elsewhere = True
 
     def __init__(
-        self, storage: Path, *, address: str | None, schedule: ScheduleConfig,
+        self,
+        storage: Path,
+        *,
+        address: str | None,
+        schedule: ScheduleConfig,
         head: LocalHead | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._storage, self._address, self._schedule = storage, address, schedule
         self._head, self._own_head = head, False
         self._desk = Desk(schedule)

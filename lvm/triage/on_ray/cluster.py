@@ -165,8 +165,11 @@ def _check_nodes(ray: Any, storage: Path) -> dict[str, dict[str, str]]:
     token.touch()
     here, there, plugins = facts(), {}, packed()
     try:
-        asked = {n["NodeManagerAddress"]: on_node(n["NodeID"], _look(), str(token), plugins)
-                 for n in ray.nodes() if n["Alive"]}  # fmt: skip
+        asked = {
+            n["NodeManagerAddress"]: on_node(n["NodeID"], _look(), str(token), plugins)
+            for n in ray.nodes()
+            if n["Alive"]
+        }
         for node, task in asked.items():
             there[node] = _answer(ray, node, task)
             _require_same(here, there[node], node, storage)

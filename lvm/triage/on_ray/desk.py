@@ -197,8 +197,7 @@ class Desk:
         """Return a paused trial whose arm may go on and has a slot."""
         if self._active() >= self._slots() or self.closing:
             return None
-        ready = (t for t, s in self.seats.items()
-                 if s.place is Place.PAUSED and self._may_train(s))  # fmt: skip
+        ready = (t for t, s in self.seats.items() if s.place is Place.PAUSED and self._may_train(s))
         return next(ready, None)
 
     def known_epochs(self, trial: str) -> int:
@@ -231,8 +230,11 @@ class Desk:
             return []
         now, race = self.clock(), self._race
         training = [s for s in self._at(Place.TRAINING) if not s.waits_for_workers]
-        waiting = {t: s for t, s in self.seats.items() if s.place is Place.QUEUED
-                   or (s.place is Place.TRAINING and s.waits_for_workers)}  # fmt: skip
+        waiting = {
+            t: s
+            for t, s in self.seats.items()
+            if s.place is Place.QUEUED or (s.place is Place.TRAINING and s.waits_for_workers)
+        }
         if training:  # what waits has no room because this run uses it
             for seat in waiting.values():
                 seat.since = now
@@ -244,9 +246,10 @@ class Desk:
             race.waits(words)
         self._wake()
         found = [
-            (Move.KILL, trial) for trial, seat in self.seats.items()
+            (Move.KILL, trial)
+            for trial, seat in self.seats.items()
             if seat in training and self._watch.stuck(seat.spec.id, now - seat.since)
-        ]  # fmt: skip
+        ]
         if self._watch.sweeps([seconds for _, seconds in late], now):
             found.append((Move.SWEEP, ""))
         return found

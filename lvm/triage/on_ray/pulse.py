@@ -29,12 +29,18 @@ class Pulse:
     """Feels the cluster's pulse, as often as it is asked to and not more often than needed."""
 
     def __init__(
-        self, answers: Callable[[], bool], listens: Callable[[], bool],
-        has_node: Callable[[], bool], clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+        self,
+        answers: Callable[[], bool],
+        listens: Callable[[], bool],
+        has_node: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._answers, self._listens, self._has_node, self._clock = (
-            answers, listens, has_node, clock
-        )  # fmt: skip
+            answers,
+            listens,
+            has_node,
+            clock,
+        )
         self._heard = self._probed = self._counted = clock()
 
     def check(self) -> None:

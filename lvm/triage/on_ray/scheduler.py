@@ -24,11 +24,26 @@ from lvm.triage.on_ray.seats import Move, Place, Seat
 from lvm.triage.on_ray.trainable import PLACEMENT_GROUP, ArmBroke
 
 _TUNE_KEYS = {
-    "timestamp", "checkpoint_dir_name", "done", "training_iteration", "trial_id", "date",
-    "time_this_iter_s", "time_total_s", "pid", "hostname", "node_ip", "config",
-    "time_since_restore", "iterations_since_restore", "experiment_tag", "should_checkpoint",
-    "timesteps_total", "episodes_total", "timesteps_since_restore",
-}  # fmt: skip
+    "timestamp",
+    "checkpoint_dir_name",
+    "done",
+    "training_iteration",
+    "trial_id",
+    "date",
+    "time_this_iter_s",
+    "time_total_s",
+    "pid",
+    "hostname",
+    "node_ip",
+    "config",
+    "time_since_restore",
+    "iterations_since_restore",
+    "experiment_tag",
+    "should_checkpoint",
+    "timesteps_total",
+    "episodes_total",
+    "timesteps_since_restore",
+}
 
 
 class ArmSource(Searcher):  # type: ignore[misc]  # ray is untyped
