@@ -35,7 +35,6 @@ from keep import REPORTS, origin, show  # noqa: E402
 from lvm import gates  # noqa: E402
 from lvm.config import GateConfig, Recipe  # noqa: E402
 from lvm.evaluation.metrics import PerQuery, Ranks  # noqa: E402
-from lvm.events import Event, indexed  # noqa: E402
 from lvm.records import GateResult, Pool, RunVerdict, StopReason, Verdict, to_plain  # noqa: E402
 from lvm.triage.actions import (  # noqa: E402
     Action,
@@ -49,6 +48,7 @@ from lvm.triage.actions import (  # noqa: E402
     Stop,
 )
 from lvm.triage.arm import ArmSpec  # noqa: E402
+from lvm.triage.events import Event  # noqa: E402
 from lvm.triage.headline import headline  # noqa: E402
 from lvm.triage.judge import (  # noqa: E402
     ArmResult,
@@ -60,6 +60,7 @@ from lvm.triage.judge import (  # noqa: E402
 )
 from lvm.triage.race import Lane  # noqa: E402
 from lvm.triage.rungs import Ending  # noqa: E402
+from lvm.triage.state import indexed  # noqa: E402
 from lvm.triage.step import Facts, Role, steps_in_order  # noqa: E402
 from lvm.triage.tree import next_action  # noqa: E402
 

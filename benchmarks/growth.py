@@ -24,14 +24,15 @@ from keep import REPORTS, origin, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lvm.events import Events
 from lvm.progress import JsonLines
 from lvm.report.markdown import write_report
 from lvm.status import screen, status
 from lvm.terminal import Screen
 from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.views import parent_view
+from lvm.triage.events import Epoch
 from lvm.triage.journal import Journal
+from lvm.triage.state import RunState
 from lvm.triage.verdict import build_verdict
 from tests.wide import write_wide_run
 
@@ -95,7 +96,7 @@ def _repeated(call: Callable[[int], Any]) -> float:
 
 
 def _epoch(journal: Journal, number: int) -> dict[str, Any]:
-    latest = journal.find("epoch") or {}
+    latest = journal.events.last(Epoch) or {}
     values = {key: value for key, value in latest.items() if key not in ("event", "at")}
     return {**values, "epoch": 1000 + number}
 
@@ -105,7 +106,7 @@ def _once(journal: Journal) -> float:
 
     def write(number: int) -> None:
         values = _epoch(journal, number)
-        if journal.find("epoch", arm=values["arm"], epoch=values["epoch"]) is None:
+        if journal.events.last(Epoch, arm=values["arm"], epoch=values["epoch"]) is None:
             journal.append("epoch", **values)
 
     return _repeated(write)
@@ -139,7 +140,7 @@ def _views(events: Sequence[dict[str, Any]]) -> None:
 
 def _changed(events: Sequence[dict[str, Any]]) -> None:
     """Make the views that the tracker writes while the run goes on."""
-    known, new = Events(), []
+    known, new = RunState(), []
     for event in events:
         known.append(event)
         new.append(event)

@@ -27,6 +27,7 @@ import tiny  # noqa: E402
 from keep import REPORTS, origin, show  # noqa: E402
 
 from lvm.config import RunConfig, load_run_config  # noqa: E402
+from lvm.triage.events import Confirmed, Ladder, Phase1Judged, TestJudged  # noqa: E402
 from lvm.triage.journal import Journal  # noqa: E402
 
 OUT = REPORTS / "statistics" / "known_optimum.md"
@@ -87,7 +88,7 @@ def outcome(name: str, seed: int) -> Outcome:
         stop, journal = tiny.triage(Path(folder), world.dataset, config_of(name, seed))
     judged, gates = _confirmed(journal)
     test = world.dataset.test
-    rows = journal.find("ladder", split="test")["rows"]
+    rows = journal.events.last(Ladder, split="test")["rows"]
     ladder = {name: row["masked"] for name, row in rows.items() if name != "oracle"}
     best = max(ladder, key=lambda name: ladder[name]["eval_cosine"])
     return Outcome(
@@ -95,7 +96,7 @@ def outcome(name: str, seed: int) -> Outcome:
         optimum=world.cosine(world.optimum(test), test),
         model=judged["masked"],
         space=judged["space"],
-        ar_only=journal.find("test_judged", name="AR-only")["evaluation"]["masked"],
+        ar_only=journal.events.last(TestJudged, name="AR-only")["evaluation"]["masked"],
         rung=best,
         ladder=ladder[best],
         gains={g["metric"]: g["estimate"] for g in gates if g["gate"] == "success"},
@@ -104,11 +105,11 @@ def outcome(name: str, seed: int) -> Outcome:
 
 def _confirmed(journal: Journal) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
     """Return the evaluation and the gates of the model that the last verdict is about."""
-    confirmed = journal.find("confirmed")
+    confirmed = journal.events.last(Confirmed)
     if confirmed is None:
-        model = journal.find("test_judged", name="InfoNCE+AR")
-        return model["evaluation"], journal.find("phase_1_judged")["gates"]
-    model = journal.find("test_judged", arm=confirmed["spec"])
+        model = journal.events.last(TestJudged, name="InfoNCE+AR")
+        return model["evaluation"], journal.events.last(Phase1Judged)["gates"]
+    model = journal.events.last(TestJudged, arm=confirmed["spec"])
     return model["evaluation"], confirmed["gates"]
 
 

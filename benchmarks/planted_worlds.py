@@ -24,6 +24,7 @@ import worlds  # noqa: E402
 from keep import REPORTS, origin, show  # noqa: E402
 
 from lvm.config import load_run_config  # noqa: E402
+from lvm.triage.events import TestJudged  # noqa: E402
 
 OUT = REPORTS / "statistics" / "planted_worlds.md"
 
@@ -86,7 +87,7 @@ def triage(
     with tempfile.TemporaryDirectory() as folder:
         stop, journal = tiny.triage(Path(folder), make(seed).dataset, config, num_steps=6)
     answer = f"{stop.verdict} {'+'.join(stop.cause)}".strip()
-    found = [e["evaluation"]["masked"]["r_at_5"] for e in journal.all("test_judged")]
+    found = [e["evaluation"]["masked"]["r_at_5"] for e in journal.events.of(TestJudged)]
     values = " | ".join(f"{value:.3f}" for value in (found[0], found[1], found[-1]))
     seconds = time.perf_counter() - started
     return answer, f"| {name} | {recipe} | {seed} | {answer} | {values} | {seconds:.1f} |"

@@ -12,7 +12,7 @@ from lvm import cli_audit, cli_doctor
 from lvm.command import Parser, lvm_command, run_program, shown, statuses
 from lvm.errors import ExitStatus, UsageError
 from lvm.jobs import doors, flags
-from lvm.printed import resume_of, triage_command
+from lvm.printed import resume_command, triage_command
 
 OF_A_RUN = {
     "report": "write the report of a run again, from its journal",
@@ -101,9 +101,9 @@ def _report(args: argparse.Namespace) -> int:
     from lvm.triage.verdict import build_verdict
 
     events = read_run(args.run)
-    document = build_verdict(events, resume=resume_of(events, args.run, kept=True))
+    document = build_verdict(events, resume=resume_command(args.run, events.address, kept=True))
     path = write_report(events, document, args.run)
-    print(document["headline"])
+    print(document.headline)
     print(f"report: {shown(path)}")
     return 0
 
@@ -111,12 +111,13 @@ def _report(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     import time
 
-    from lvm.status import screen, status
+    from lvm.status import as_json, status
+    from lvm.status.screen import screen
     from lvm.triage.journal import read_run
     from lvm.triage.lock import driver_of
 
     seen = status(read_run(args.run), args.run, time.time(), driver_of(args.run))
-    print(json.dumps(seen, indent=1) if args.json else "\n".join(screen(seen)))
+    print(json.dumps(as_json(seen), indent=1) if args.json else "\n".join(screen(seen)))
     return 0
 
 
@@ -126,7 +127,7 @@ def _track(args: argparse.Namespace) -> int:
     from lvm.triage.verdict import build_verdict
 
     events = read_run(args.run)
-    document = build_verdict(events, resume=resume_of(events, args.run, kept=True))
+    document = build_verdict(events, resume=resume_command(args.run, events.address, kept=True))
     tracker = Tracker(args.run)
     tracker.close(events, document if document["verdict"] else None)
     if tracker.problem:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lvm.command import free_folder, lvm_command, make_folder, next_folder, shown
 from lvm.config import RunConfig
 from lvm.files import write_json
 from lvm.plugins import load_given
 from lvm.printed import triage_command, typed
+from lvm.records import to_plain
+
+if TYPE_CHECKING:
+    from lvm.audit.document import AuditDocument
 
 AUDITS = Path("audits")
 FLAG_OF = {"bank": "data"}
@@ -64,7 +68,7 @@ def audit(args: Any) -> int:
     return _repair(material, config, args, out)
 
 
-def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, dict[str, Any]]:
+def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, AuditDocument]:
     """Return material, audit and document of what is named."""
     from lvm.audit.open import open_material
     from lvm.audit.session import complete, own_data, run_audit
@@ -92,12 +96,12 @@ def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, dict[
     return material, found, document
 
 
-def _report(document: dict[str, Any], out: Path) -> None:
+def _report(document: AuditDocument, out: Path) -> None:
     from lvm.report.markdown import write_audit_report
     from lvm.terminal import print_audit
 
     make_folder(out)
-    write_json(out / "audit.json", document)
+    write_json(out / "audit.json", to_plain(document))
     path = write_audit_report(document, out)
     print_audit(document, sys.stdout)
     print(f"report: {shown(path)} (and report.html, audit.json beside it)")

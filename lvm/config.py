@@ -33,9 +33,9 @@ from lvm.parts import (
 )
 from lvm.plugins import load_modules
 from lvm.registry import closest
-from lvm.setting import require, require_one_of, section, typed
+from lvm.setting import Section, require, require_one_of, section, typed
 
-Section = TypeVar("Section")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Section):
     """Everything that decides one model: what is trained, on what objective, how it is searched."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -267,7 +267,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateConfig:
+class GateConfig(Section):
     """Bounds of the stage gate and the success gate (the report's values are the defaults)."""
 
     stage_eval_cosine: float = 0.35  # dev prediction-to-target cosine that lets an arm through
@@ -360,7 +360,7 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Section):
     """One triage: the base recipe, the gates, the schedule."""
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -372,16 +372,9 @@ class RunConfig:
 # --- reading, changing, hashing ------------------------------------------------------------------
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as nested plain dictionaries.
-
-    Tables of parts and lists of plug-ins that name none are left out, so that recipes without them
-    keep their ids.
-    """
-    return dataclasses.asdict(
-        config,
-        dict_factory=lambda items: {key: value for key, value in items if value not in ({}, ())},
-    )
+def to_dict(config: Section) -> dict[str, Any]:
+    """Return a configuration as nested plain dictionaries."""
+    return config.to_plain()
 
 
 def canonical_json(value: object) -> str:
@@ -391,14 +384,14 @@ def canonical_json(value: object) -> str:
 
 def fingerprint(value: object) -> str:
     """Return 12 hex digits of the sha256 of the canonical JSON of a config or plain value."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = to_dict(value)
+    if isinstance(value, Section):
+        value = value.to_plain()
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
 
 
 def from_dict(
-    cls: type[Section], values: Mapping[str, Any], *, base: Section | None = None, prefix: str = ""
-) -> Section:
+    cls: type[S], values: Mapping[str, Any], *, base: S | None = None, prefix: str = ""
+) -> S:
     """Build a config of class `cls` from nested dictionaries, starting from `base`.
 
     Raises ConfigError on an unknown key, a value of the wrong type, or a value out of range.
@@ -432,7 +425,7 @@ def from_dict(
     return dataclasses.replace(base, **changed)  # type: ignore[type-var]  # a config class
 
 
-def with_changes(config: Section, changes: Mapping[str, object]) -> Section:
+def with_changes(config: S, changes: Mapping[str, object]) -> S:
     """Return a copy of `config` with dotted keys replaced; ConfigError names an unknown key."""
     nested: dict[str, Any] = {}
     for dotted, value in changes.items():

@@ -72,18 +72,6 @@ def resume_command(folder: Path, address: str | None, *, kept: bool = False) -> 
     return triage_command({"resume": folder, "address": address}, kept=kept)
 
 
-def resume_of(events: Sequence[Mapping[str, Any]], folder: Path, *, kept: bool = False) -> str:
-    """Return the command that goes on with the run of a journal, on the cluster it last had."""
-    starts = [event for event in events if event["event"] in ("run_started", "resumed")]
-    return resume_command(folder, starts[-1].get("address") if starts else None, kept=kept)
-
-
-def arguments_of(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return what the run of a journal is asked, with the paths where its files were last found."""
-    known = [event["arguments"] for event in events if event.get("arguments")]
-    return known[-1] if known else {}
-
-
 def eval_command(
     checkpoint: Path, arguments: Mapping[str, Any], modules: Sequence[str] = ()
 ) -> str:

@@ -11,120 +11,153 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
-from lvm.events import Event, Events
+from msgspec.structs import asdict
+
 from lvm.metrics import METRICS, Shown
-from lvm.pace import AFTER_A_STEP, Progress, budget
+from lvm.records import Part, StopReason, Verdict, to_plain
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    Audited,
+    BelowLadder,
+    Decision,
+    Epoch,
+    Event,
+    Ladder,
+    Reopened,
+    Repeated,
+    Rung,
+    RunStarted,
+    StepStarted,
+    TestJudged,
+)
+from lvm.triage.events.parts import Arm, EvaluationTold
 from lvm.triage.journal import Journal
+from lvm.triage.pace import AFTER_A_STEP, Progress, budget
+from lvm.triage.state import RunState
+from lvm.triage.summary import Summary
 
 
-def since_start(events: Sequence[Event]) -> list[Event]:
-    """Return the events of the running step, its step_started first; empty between two steps."""
-    for index in range(len(events) - 1, -1, -1):
-        if events[index]["event"] in AFTER_A_STEP:
-            return []
-        if events[index]["event"] == "step_started":
-            return list(events[index:])
-    return []
+class ArmStanding(Part, frozen=True, kw_only=True):
+    """How far an arm of a step is."""
+
+    id: str
+    name: str
+    role: str
+    epoch: int
+    of: int  # epochs that it may train
+    measured: dict[str, float | None]  # at its latest epoch, on dev
+    reason: StopReason | None  # why it ended
+    detail: str | None
+    stage: Verdict | None
 
 
-def arms_of(events: Events, started: Event) -> list[dict[str, Any]]:
+def since_start(state: RunState) -> tuple[StepStarted, list[Event]] | None:
+    """Return the running step with the events since its start; None between two steps."""
+    for index in range(len(state) - 1, -1, -1):
+        event = state[index]
+        if isinstance(event, AFTER_A_STEP):
+            return None
+        if isinstance(event, StepStarted):
+            return event, state[index:]
+    return None
+
+
+def arms_of(state: RunState, started: StepStarted) -> list[ArmStanding]:
     """Return how far each arm of a step is; an arm that ran in an earlier step keeps its epochs."""
-    return [_arm(events, started, spec) for spec in started["arms"]]
+    return [_arm(state, started.step, spec) for spec in started.arms]
 
 
-def _arm(events: Events, started: Event, spec: Mapping[str, Any]) -> dict[str, Any]:
-    arm, step = spec["id"], started["step"]
-    latest: Event = max(events.of("epoch", arm=arm), key=lambda e: e["epoch"], default={})
-    ended: Event = next(iter(events.of("arm_ended", arm=arm, step=step)), {})
-    judged: Event = next(iter(events.of("arm_judged", arm=arm, step=step)), {})
-    stage = judged.get("stage") or {"verdict": latest.get("stage")}
-    return {
-        "id": arm,
-        "name": spec["name"],
-        "role": spec.get("role"),
-        "epoch": ended.get("epoch", latest.get("epoch", 0)),
-        "of": budget(started, spec),
-        **{key: latest.get(key) for key in (*METRICS.shown(Shown.CURVES), "loss")},
-        "reason": ended.get("reason"),
-        "detail": ended.get("detail") or None,
-        "stage": stage.get("verdict"),
-    }
+def _arm(state: RunState, step: str, spec: Arm) -> ArmStanding:
+    latest = max(state.of(Epoch, arm=spec.id), key=lambda e: e.epoch, default=None)
+    ended = next(iter(state.of(ArmEnded, arm=spec.id, step=step)), None)
+    judged = next(iter(state.of(ArmJudged, arm=spec.id, step=step)), None)
+    reached, shown = ended or latest, (*METRICS.shown(Shown.CURVES), "loss")
+    stage = judged.stage.verdict if judged else latest.stage if latest else None
+    return ArmStanding(
+        id=spec.id,
+        name=spec.name,
+        role=spec.role,
+        epoch=reached.epoch if reached else 0,
+        of=budget(spec),
+        measured={name: latest.measured(name) if latest else None for name in shown},
+        reason=ended.reason if ended else None,
+        detail=(ended.detail or None) if ended else None,
+        stage=stage,
+    )
 
 
 def seconds_left(events: Iterable[Event]) -> float | None:
-    """Return the seconds that training needs to the end of the running step, see lvm.pace."""
+    """Return the seconds that training needs to the end of the running step, see pace."""
     return Progress(events).seconds_left
 
 
 # --- JSON lines -----------------------------------------------------------------------------------
 
 PLAIN = (str, int, float, bool, type(None))
-NOT_PROGRESS = ("rung",)  # what a rung decides is told by the arms that it ends
 
 
-def line(events: Sequence[Event]) -> dict[str, Any] | None:
+def line(state: RunState) -> dict[str, Any] | None:
     """Return what the last event tells a program; None when it is no progress."""
-    return line_of(events[-1], Progress(events))
+    return line_of(state[-1], Progress(state))
 
 
 def line_of(event: Event, progress: Progress) -> dict[str, Any] | None:
     """Return what an event tells a program that `progress` has just taken; None for no progress.
 
-    Every plain value of the event as it stands, also of events this version does not know; `arm`
-    is the name of an arm and `id` its fingerprint.
+    Every plain value of the event as it stands; `arm` is the name of an arm and `id` its
+    fingerprint. What a rung decides is told by the arms that it ends.
     """
-    if event["event"] in NOT_PROGRESS:
+    if isinstance(event, Rung):
         return None
-    plain = {key: value for key, value in event.items() if isinstance(value, PLAIN)}
+    plain = {key: value for key, value in to_plain(event).items() if isinstance(value, PLAIN)}
     if "name" in plain and "arm" in plain:
         plain["id"], plain["arm"] = plain["arm"], plain.pop("name")
-    return {**plain, **_more(event, progress)}
+    return {**plain, **to_plain(_more(event, progress))}
 
 
 def _more(event: Event, progress: Progress) -> dict[str, Any]:
     """Return what lies deeper in an event, or follows from those before it."""
-    match event["event"]:
-        case "run_started":
-            return {**event.get("data", {}), "plan": event.get("plan", [])}
-        case "audited":
-            audit = event["audit"]
-            codes = list(dict.fromkeys(finding["code"] for finding in audit["findings"]))
-            return {"verdict": audit["verdict"], "codes": codes}
-        case "ladder":
-            rows = {name: row["masked"] for name, row in event["rows"].items()}
-            return {"rows": {name: _metrics(row) for name, row in rows.items()}}
-        case "decision":
-            return {"cause": event["cause"]} if "cause" in event else {}
-        case "step_started":
-            return {"arms": [arm["name"] for arm in event["arms"]]}
-        case "epoch":
-            return {**_of(event, progress), "gate": progress.gate}
-        case "arm_ended":
-            return _of(event, progress)
-        case "arm_judged":
-            return {"stage": (event.get("stage") or {}).get("verdict")}
-        case "below_ladder":
-            return {"codes": [finding["code"] for finding in event["findings"]]}
-        case "test_judged":
-            return _metrics(event["evaluation"]["masked"])
-        case "reopened":
-            return {"arms": [arm["arm"] for arm in event["arms"]]}
-        case "repeated":
-            return {"models": {n: m["per_seed"] for n, m in event["models"].items()}}
+    match event:
+        case RunStarted():
+            return {**asdict(event.data), "plan": event.plan}
+        case Audited():
+            codes = dict.fromkeys(finding.code for finding in event.audit.findings)
+            return {"verdict": event.audit.verdict, "codes": list(codes)}
+        case Ladder():
+            return {"rows": {name: _metrics(row) for name, row in event.rows.items()}}
+        case Decision():
+            return {"cause": event.cause}
+        case StepStarted():
+            return {"arms": [arm.name for arm in event.arms]}
+        case Epoch():
+            return {**event.also, **_of(event.arm, progress), "gate": progress.gate}
+        case ArmEnded():
+            return _of(event.arm, progress)
+        case ArmJudged():
+            return {"stage": event.stage.verdict}
+        case BelowLadder():
+            return {"codes": [finding.code for finding in event.findings]}
+        case TestJudged():
+            return _metrics(event.evaluation)
+        case Reopened():
+            return {"arms": [arm.arm for arm in event.arms]}
+        case Repeated():
+            return {"models": {name: model.per_seed for name, model in event.models.items()}}
         case _:
             return {}
 
 
-def _of(event: Event, progress: Progress) -> dict[str, Any]:
-    """Return the budget of the arm of an event, and the time left in its step."""
-    return {"of": progress.of(event["arm"]), "seconds_left": progress.seconds_left}
+def _of(arm: str, progress: Progress) -> dict[str, Any]:
+    """Return the budget of an arm, and the time left in its step."""
+    return {"of": progress.of(arm), "seconds_left": progress.seconds_left}
 
 
-def _metrics(masked: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: masked.get(name) for name in METRICS.shown(Shown.SUMMARY)}
+def _metrics(evaluation: EvaluationTold) -> dict[str, Any]:
+    return {name: evaluation.masked.get(name) for name in METRICS.shown(Shown.SUMMARY)}
 
 
 class JsonLines:
@@ -137,7 +170,7 @@ class JsonLines:
         self._stream = stream
         self._num_written = 0
         self._progress = Progress()
-        self._events = Events()
+        self._events = RunState()
         self._context = contextlib.ExitStack()
 
     def __enter__(self) -> JsonLines:
@@ -168,14 +201,14 @@ class JsonLines:
                 first = {"run": str(journal.folder)} if self._num_written == 1 else {}
                 self._write({**record, **first})
 
-    def _begin(self, events: Events) -> None:
+    def _begin(self, events: RunState) -> None:
         """Start over with other events; of a journal read anew, all but the newest were written."""
         self._num_written = len(events) - 1 if self._num_written else 0
         self._events, self._progress = events, Progress(events[: self._num_written])
 
-    def verdict(self, document: Mapping[str, Any]) -> None:
+    def verdict(self, summary: Summary) -> None:
         """Write the last line: the content of verdict.json."""
-        self._write({"event": "verdict", "at": round(time.time(), 3), **document})
+        self._write({"event": "verdict", "at": round(time.time(), 3), **to_plain(summary)})
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._stream is None:

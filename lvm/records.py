@@ -11,9 +11,72 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from lvm.errors import ExitStatus
+from lvm.setting import Section
+
+if TYPE_CHECKING:
+    _Base = Mapping[str, Any]
+else:
+    _Base = object
+
+
+class Keyed(_Base):
+    """Fields by name, for readers that are not typed yet."""
+
+    __slots__ = ()
+
+    def keys(self) -> list[str]:
+        """Bridge."""
+        names = getattr(self, "__struct_fields__", None) or [
+            f.name
+            for f in dataclasses.fields(self)  # type: ignore[arg-type]
+        ]
+        return [n for n in names if getattr(self, n) is not msgspec.UNSET]
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "event":
+            return self.__struct_config__.tag  # type: ignore[attr-defined]
+        key = key.replace(" ", "_")
+        if key not in self.keys():
+            raise KeyError(key)
+        value = getattr(self, key)
+        if isinstance(value, Section):
+            return value.to_plain()
+        return value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Bridge."""
+        try:
+            return self[key]
+        except (KeyError, AttributeError):
+            return default
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Bridge."""
+        return [(k, self[k]) for k in self.keys()]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __iter__(self) -> Any:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+
+Mapping.register(Keyed)
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Part(Keyed, msgspec.Struct, frozen=True, kw_only=True):
+    """A part of what is kept; keys that this version does not know are left out."""
 
 
 class Verdict(StrEnum):
@@ -64,7 +127,7 @@ LIMITS = ("oracle", "random")  # rungs of the ladder that are the ends of its sc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
+class Pool(Keyed):
     """What may be retrieved, stated beside every retrieval number."""
 
     id: str  # fingerprint of the rows
@@ -78,7 +141,7 @@ class Pool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Estimate(Keyed):
     """A mean over windows with an interval whose unit is the article."""
 
     value: float
@@ -114,7 +177,7 @@ class Position(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrontPosition:
+class FrontPosition(Keyed):
     """A model held against the front; `lvm.evaluation.front` defines the terms."""
 
     position: Position
@@ -127,7 +190,7 @@ class FrontPosition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateResult:
+class GateResult(Keyed):
     """One gate judged: what was measured, against which bound, with what answer."""
 
     gate: str  # "stage", "success" or "gain"
@@ -150,7 +213,7 @@ class GateResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Keyed):
     """Metrics of one predictor on one split, raw and with own contexts masked out of the pool."""
 
     split: str  # "dev" or "test"
@@ -165,6 +228,10 @@ class Evaluation:
 
 def to_plain(value: Any) -> Any:
     """Turn records, mappings and sequences into what JSON can hold; NaN and infinity into null."""
+    if isinstance(value, msgspec.Struct):
+        return _struct_to_plain(value)
+    if isinstance(value, Section):
+        return value.to_plain()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [f.name for f in dataclasses.fields(value)]
         return {name: to_plain(getattr(value, name)) for name in names}
@@ -177,6 +244,15 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _struct_to_plain(value: msgspec.Struct) -> dict[str, Any]:
+    about = value.__struct_config__
+    tag = {} if about.tag is None else {about.tag_field: about.tag}
+    names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+    given = {written: getattr(value, name) for name, written in names}
+    told = {key: to_plain(item) for key, item in given.items() if item is not msgspec.UNSET}
+    return {**tag, **told}
 
 
 def evaluation_from_plain(values: Mapping[str, Any]) -> Evaluation:

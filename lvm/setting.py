@@ -12,6 +12,24 @@ from lvm.errors import ConfigError
 from lvm.outside import brief
 
 
+class Section:
+    """A part of a configuration, which says itself how it is written."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return nested plain dictionaries.
+
+        Tables of parts and lists of plug-ins that name none are left out, so that recipes without
+        them keep their ids.
+        """
+        plain: dict[str, Any] = dataclasses.asdict(
+            self,  # type: ignore[call-overload]  # sections are dataclasses
+            dict_factory=lambda items: {
+                key: value for key, value in items if value not in ({}, ())
+            },
+        )
+        return plain
+
+
 def require(condition: bool, key: str, seen: object, allowed: str) -> None:
     """Raise ConfigError for the setting `key` unless the condition holds."""
     if not condition:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lvm.audit.document import AuditDocument
 from lvm.audit.words import (
     answer,
     broken,
@@ -25,14 +27,62 @@ from lvm.audit.words import (
 from lvm.few import foremost, tally
 from lvm.metrics import METRICS, Shown
 from lvm.outside import printable
+from lvm.records import LIMITS
 from lvm.text import title_of
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    ArmRestarted,
+    Audited,
+    BelowLadder,
+    Confirmed,
+    Decision,
+    Epoch,
+    Event,
+    Ladder,
+    Reopened,
+    Repeated,
+    RunStarted,
+    StepStarted,
+    Waiting,
+    kind_of,
+)
+from lvm.triage.state import RunState
 from lvm.triage.subject import subject
+from lvm.triage.summary import Summary
 
 STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_EVALUABLE": "dim"}
 AUDIT_STYLES = {"BLOCKED": "bold red", "CLEAN": "bold green"}
 SEVERITY_STYLES = {"block": "red", "warn": "yellow"}
 ROWS, OTHER_LINES = 24, 6  # arms in a frame, and lines of a terminal that these leave alone
 NAMED = 3  # rows or articles of a finding, or arms, that are named on a terminal
+
+
+@dataclass
+class Lane:
+    """An arm of the running step."""
+
+    name: str
+    latest: Epoch | None = None
+    ended: ArmEnded | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that it has trained."""
+        return self.latest.epoch if self.latest else 0
+
+    @property
+    def state(self) -> str:
+        """Where it stands, in words."""
+        return str(self.ended.reason) if self.ended else "begun" if self.epoch else "not begun"
+
+    def measured(self, name: str) -> float | None:
+        """Return what its last epoch measured."""
+        return self.latest.measured(name) if self.latest else None
+
+    def place(self) -> tuple[bool, float]:
+        """Return how much it is worth showing: what runs, then what ended last."""
+        return self.ended is None, self.ended.at if self.ended else 0.0
 
 
 class Screen:
@@ -42,12 +92,11 @@ class Screen:
         self.console = Console(file=stream, highlight=False)
         self._live: Live | None = None
         self._started = time.monotonic()
-        self._step: dict[str, Any] = {}
+        self._step: StepStarted | None = None
         self._step_started = self._started
         self._ladder: dict[str, float] = {}
         self._bound = 0.0
-        self._status: dict[str, dict[str, Any]] = {}
-        self._replayed = 0  # epochs that were on disk before this session
+        self._lanes: dict[str, Lane] = {}  # by arm
 
     def __enter__(self) -> Screen:
         if self.console.is_terminal:
@@ -68,104 +117,99 @@ class Screen:
         """Print one line above the live part."""
         self.console.print(Text(printable(line), style=style), soft_wrap=True)
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         """Take one journal event."""
-        handler = getattr(self, f"_on_{event['event']}", None)
+        handler = getattr(self, f"_on_{kind_of(event)}", None)
         if handler is not None:
             handler(event)
 
     # --- events ----------------------------------------------------------------------------------
 
-    def _on_run_started(self, event: Mapping[str, Any]) -> None:
-        if sentence := subject([event])["sentence"]:
+    def _on_run_started(self, event: RunStarted) -> None:
+        if sentence := subject(RunState([event])).sentence:
             self.say(sentence, "bold")
-        data = event["data"]
-        self._bound = event["config"]["gates"]["stage_eval_cosine"]
-        whole = {k: f" of {v['windows']:,}" for k, v in data.get("drawn_from", {}).items()}
+        data = event.data
+        self._bound = event.config.gates.stage_eval_cosine
+        whole = {k: f" of {v.windows:,}" for k, v in data.drawn_from.items()}
         self.say(
-            f"{data['source']}: {data['rows']:,} vectors of width {data['width']}, windows "
-            + ", ".join(f"{k} {v:,}{whole.get(k, '')}" for k, v in data["windows"].items())
+            f"{data.source}: {data.rows:,} vectors of width {data.width}, windows "
+            + ", ".join(f"{k} {v:,}{whole.get(k, '')}" for k, v in data.windows.items())
         )
 
-    def _on_audited(self, event: Mapping[str, Any]) -> None:
-        self.say(f"{self._clock()} audit: {answer(event['audit'])}", "bold")
+    def _on_audited(self, event: Audited) -> None:
+        self.say(f"{self._clock()} audit: {answer(event.audit)}", "bold")
 
-    def _on_ladder(self, event: Mapping[str, Any]) -> None:
-        if event["split"] == "dev":
-            rows = event["rows"].items()
-            self._ladder = {name: row["masked"]["eval_cosine"] for name, row in rows}
+    def _on_ladder(self, event: Ladder) -> None:
+        if event.split == "dev":
+            rows = event.rows.items()
+            self._ladder = {name: row.masked["eval_cosine"] or 0.0 for name, row in rows}
 
-    def _on_decision(self, event: Mapping[str, Any]) -> None:
+    def _on_decision(self, event: Decision) -> None:
         what = {
             "RunPhase1": "phase 1",
-            "RunStep": f"step {event.get('step')}",
-            "Confirm": f"full training of {event.get('arm') or 'the carried recipe'}",
-            "Repeat": f"the same models with seed {event.get('seed')}",
-            "Stop": f"stop: {event.get('verdict')}",
-        }[event["action"]]
-        self.say(f"{self._clock()} Deciding {what}, since {event['since']}.", "bold")
+            "RunStep": f"step {event.step}",
+            "Confirm": f"full training of {event.arm or 'the carried recipe'}",
+            "Repeat": f"the same models with seed {event.seed}",
+            "Stop": f"stop: {event.verdict}",
+        }[event.action]
+        self.say(f"{self._clock()} Deciding {what}, since {event.since}.", "bold")
 
-    def _on_reopened(self, event: Mapping[str, Any]) -> None:
-        names = [f"{arm['arm']} of {arm['step']}" for arm in event["arms"]]
+    def _on_reopened(self, event: Reopened) -> None:
+        names = [f"{arm.arm} of {arm.step}" for arm in event.arms]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         self.say(f"{self._clock()} Trying again: {', '.join(names[:NAMED])}{more}.", "bold")
 
-    def _on_step_started(self, event: Mapping[str, Any]) -> None:
-        self._step, self._step_started = dict(event), time.monotonic()
-        self._status = {arm["id"]: {"name": arm["name"], "epoch": 0} for arm in event["arms"]}
-        for name, reason in event.get("left_out", {}).items():
+    def _on_step_started(self, event: StepStarted) -> None:
+        self._step, self._step_started = event, time.monotonic()
+        self._lanes = {arm.id: Lane(arm.name) for arm in event.arms}
+        for name, reason in event.left_out.items():
             self.say(f"{self._clock()}   left out: {name}: {reason}", "dim")
 
-    def _on_epoch(self, event: Mapping[str, Any]) -> None:
-        if event["arm"] in self._status:
-            self._status[event["arm"]].update(event)
+    def _on_epoch(self, event: Epoch) -> None:
+        if event.arm in self._lanes:
+            self._lanes[event.arm].latest = event
 
-    def _on_arm_ended(self, event: Mapping[str, Any]) -> None:
-        if event["arm"] in self._status:
-            self._status[event["arm"]] |= {"reason": event["reason"], "at": event["at"]}
-        detail = f": {event['detail']}" if event["detail"] else ""
-        cosine = self._status.get(event["arm"], {}).get("eval_cosine")
+    def _on_arm_ended(self, event: ArmEnded) -> None:
+        lane = self._lanes.get(event.arm)
+        if lane is not None:
+            lane.ended = event
+        detail = f": {event.detail}" if event.detail else ""
+        cosine = lane.measured("eval_cosine") if lane is not None else None
         shown = f", dev cosine {cosine:.3f}" if cosine is not None else ""
         self.say(
-            f"{self._clock()}   {event['name']}: {event['reason']} at epoch {event['epoch']}"
-            f"{shown}{detail}"
+            f"{self._clock()}   {event.name}: {event.reason} at epoch {event.epoch}{shown}{detail}"
         )
 
-    def _on_arm_restarted(self, event: Mapping[str, Any]) -> None:
-        where = f"from epoch {event['epoch']}" if event["epoch"] > 0 else "from the start"
-        self.say(
-            f"{self._clock()}   {event['name']}: {event['detail']}; it goes on {where}", "yellow"
-        )
+    def _on_arm_restarted(self, event: ArmRestarted) -> None:
+        where = f"from epoch {event.epoch}" if event.epoch > 0 else "from the start"
+        self.say(f"{self._clock()}   {event.name}: {event.detail}; it goes on {where}", "yellow")
 
-    def _on_waiting(self, event: Mapping[str, Any]) -> None:
-        self.say(f"{self._clock()}   {event['detail']}", "yellow")
+    def _on_waiting(self, event: Waiting) -> None:
+        self.say(f"{self._clock()}   {event.detail}", "yellow")
 
-    def _on_arm_judged(self, event: Mapping[str, Any]) -> None:
-        if event["role"] == "arm":
-            stage = event["stage"]
-            self.say(
-                f"{self._clock()}   {event['name']}: stage gate {stage['verdict']}, "
-                f"{stage['reason']}",
-                STYLES[stage["verdict"]],
-            )
+    def _on_arm_judged(self, event: ArmJudged) -> None:
+        if event.role == "arm":
+            stage = event.stage
+            said = f"{event.name}: stage gate {stage.verdict}, {stage.reason}"
+            self.say(f"{self._clock()}   {said}", STYLES[stage.verdict])
 
-    def _on_below_ladder(self, event: Mapping[str, Any]) -> None:
-        for found in event["findings"]:
-            text = f"{found['code']}: {found['seen']}. {found['meaning']}"
+    def _on_below_ladder(self, event: BelowLadder) -> None:
+        for found in event.findings:
+            text = f"{found.code}: {found.seen}. {found.meaning}"
             self.say(f"{self._clock()}   {text}", "yellow")
 
-    def _on_confirmed(self, event: Mapping[str, Any]) -> None:
-        for gate in event["gates"]:
-            if gate["gate"] == "success":
+    def _on_confirmed(self, event: Confirmed) -> None:
+        for gate in event.gates:
+            if gate.gate == "success":
                 self.say(
-                    f"{self._clock()}   {event['arm']}: gain in {title_of(gate['metric'])} "
-                    f"{gate['verdict']}, {gate['reason']}",
-                    STYLES[gate["verdict"]],
+                    f"{self._clock()}   {event.arm}: gain in {title_of(gate.metric)} "
+                    f"{gate.verdict}, {gate.reason}",
+                    STYLES[gate.verdict],
                 )
 
-    def _on_repeated(self, event: Mapping[str, Any]) -> None:
-        for name, model in event["models"].items():
-            values = ", ".join(f"{result['r_at_5']:.3f}" for result in model["per_seed"])
+    def _on_repeated(self, event: Repeated) -> None:
+        for name, model in event.models.items():
+            values = ", ".join(f"{result.r_at_5:.3f}" for result in model.per_seed)
             self.say(f"{self._clock()}   {name}: R@5 seed by seed {values or 'none'}")
 
     # --- the live part ---------------------------------------------------------------------------
@@ -174,61 +218,56 @@ class Screen:
         return duration(time.monotonic() - self._started)
 
     def _render(self) -> RenderableType:
-        if not self._step:
+        if self._step is None:
             return Text(f"{self._clock()} preparing", style="dim")
         table = Table(box=None, pad_edge=False)
         drawn = map(title_of, self._beside_cosine)
         for title in ("arm", "epoch", "dev cosine", "gate", *drawn, "loss", ""):
             table.add_column(title, justify="left" if title in ("arm", "") else "right")
-        arms = list(self._status.values())
+        lanes = list(self._lanes.values())
         room = max(1, min(ROWS, self.console.height - OTHER_LINES))
-        shown = foremost(arms, room, lambda arm: ("reason" not in arm, arm.get("at", 0.0)))
-        for arm in shown:
-            table.add_row(*self._row(arm))
-        parts: list[RenderableType] = [Text(self._headline(), style="bold"), table]
-        if rest := tally(map(_state, arms), map(_state, shown)):
-            parts.append(Text(f"and {len(arms) - len(shown):,} more arms: {rest}", style="dim"))
+        shown = foremost(lanes, room, Lane.place)
+        for lane in shown:
+            table.add_row(*self._row(lane, self._step))
+        parts: list[RenderableType] = [Text(self._headline(self._step), style="bold"), table]
+        if rest := tally((lane.state for lane in lanes), (lane.state for lane in shown)):
+            parts.append(Text(f"and {len(lanes) - len(shown):,} more arms: {rest}", style="dim"))
         return Group(*parts)
 
-    def _row(self, arm: Mapping[str, Any]) -> list[str]:
+    def _row(self, lane: Lane, step: StepStarted) -> list[str]:
         def number(key: str) -> str:
-            return f"{arm[key]:.3f}" if arm.get(key) is not None else ""
+            value = lane.measured(key)
+            return f"{value:.3f}" if value is not None else ""
 
-        epoch = f"{arm['epoch']}/{self._step['epochs']}"
         return [
-            arm["name"],
-            epoch,
+            lane.name,
+            f"{lane.epoch}/{step.epochs}",
             number("eval_cosine"),
             f"{self._bound:.2f}",
             *map(number, self._beside_cosine),
             number("loss"),
-            str(arm.get("reason", "")),
+            str(lane.ended.reason if lane.ended else ""),
         ]
 
     @property
     def _beside_cosine(self) -> list[str]:
         return [name for name in METRICS.shown(Shown.CURVES) if name != "eval_cosine"]
 
-    def _headline(self) -> str:
+    def _headline(self, step: StepStarted) -> str:
         best = max(
-            ((v, k) for k, v in self._ladder.items() if k not in ("oracle", "random")),
+            ((v, k) for k, v in self._ladder.items() if k not in LIMITS),
             default=None,
         )
         ladder = f", ladder {best[1]} {best[0]:.3f}" if best else ""
-        return f"{self._clock()} {self._step['title']}{self._time_left()}{ladder}"
+        return f"{self._clock()} {step.title}{self._time_left(step)}{ladder}"
 
-    def _time_left(self) -> str:
-        live = [arm for arm in self._status.values() if "reason" not in arm]
-        done = sum(arm["epoch"] for arm in self._status.values())
-        left = sum(self._step["epochs"] - arm["epoch"] for arm in live)
+    def _time_left(self, step: StepStarted) -> str:
+        done = sum(lane.epoch for lane in self._lanes.values())
+        left = sum(step.epochs - lane.epoch for lane in self._lanes.values() if not lane.ended)
         if not done or not left:
             return ""
         seconds = (time.monotonic() - self._step_started) / done * left
         return f", at most {duration(seconds)} left in this step"
-
-
-def _state(arm: Mapping[str, Any]) -> str:
-    return str(arm.get("reason") or ("begun" if arm["epoch"] else "not begun"))
 
 
 def duration(seconds: float) -> str:
@@ -237,16 +276,16 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-def models_table(document: Mapping[str, Any]) -> Table:
+def models_table(document: Summary) -> Table:
     """Return the table of models and ladder on the test split, own contexts masked."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("test split")
     for name in METRICS.shown(Shown.TERMINAL):
         table.add_column(title_of(name), justify="right")
-    for row in document["models"]:
-        table.add_row(row["name"], *_cells(row["masked"]))
-    for name, row in document["ladder"].items():
-        table.add_row(Text(f"ladder: {name}", style="dim"), *_cells(row["masked"]))
+    for row in document.models:
+        table.add_row(row.name, *_cells(row.masked))
+    for name, rung in document.ladder.items():
+        table.add_row(Text(f"ladder: {name}", style="dim"), *_cells(rung.masked))
     return table
 
 
@@ -258,41 +297,41 @@ def _cells(metrics: Mapping[str, float | None]) -> list[str]:
 # --- the audit ------------------------------------------------------------------------------------
 
 
-def print_audit(document: Mapping[str, Any], stream: TextIO) -> None:
+def print_audit(document: AuditDocument, stream: TextIO) -> None:
     """Print what an audit came to: the answer, findings, blind spots, seconds."""
     console = Console(file=stream, highlight=False)
 
     def say(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
-    style = AUDIT_STYLES.get(document["verdict"], "bold yellow")
+    style = AUDIT_STYLES.get(document.verdict, "bold yellow")
     say(answer(document), style)
     for sentence in [*unverified(document), *overrides(document), *broken(document)]:
         console.print(Text(sentence, style="yellow"))
-    if document["findings"]:
+    if document.findings:
         console.print(Padding(audit_table(document), (1, 0)))
-    for finding in document["findings"]:
-        console.print(Text(f"{finding['code']}: {finding['meaning']}"))
-        say(f"  next: {finding['next']}", "bold")  # not wrapped: a command is copied whole
+    for finding in document.findings:
+        console.print(Text(f"{finding.code}: {finding.meaning}"))
+        say(f"  next: {finding.next}", "bold")  # not wrapped: a command is copied whole
     if blind := not_looked_at(document):
         say("not looked at, and so not passed:", "dim")
         for line in blind:
             console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2)))
-    say(f"{document['seconds']:.1f} s", "dim")
+    say(f"{document.seconds:.1f} s", "dim")
 
 
-def audit_table(document: Mapping[str, Any]) -> Table:
+def audit_table(document: AuditDocument) -> Table:
     """Return the table of findings, worst first."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("code", no_wrap=True)
     table.add_column("severity")
     for title, ratio in (("seen", 5), ("allowed", 4), ("where", 5)):
         table.add_column(title, ratio=ratio, overflow="fold")
-    for finding in document["findings"]:
+    for finding in document.findings:
         severity = severity_of(finding, document)
-        cells = (finding["seen"], finding["allowed"], _place(finding["where"]))
+        cells = (finding.seen, finding.allowed, _place(finding.where))
         table.add_row(
-            Text(finding["code"]),
+            Text(finding.code),
             Text(severity, style=SEVERITY_STYLES.get(severity, "")),
             *(Text(cell) for cell in cells),
         )

@@ -30,18 +30,19 @@ import linear_bank  # noqa: E402  # found through the path above
 from replica import SMALL, make_replica  # noqa: E402
 
 from lvm.command import lvm_command  # noqa: E402
-from lvm.events import Events  # noqa: E402
-from lvm.pace import Progress  # noqa: E402
 from lvm.printed import job_command  # noqa: E402
 from lvm.progress import line_of  # noqa: E402
 from lvm.records import to_plain  # noqa: E402
 from lvm.report import Run  # noqa: E402
 from lvm.report.markdown import render, report_sections  # noqa: E402
-from lvm.status import screen, status  # noqa: E402
+from lvm.status import as_json, status  # noqa: E402
+from lvm.status.screen import screen  # noqa: E402
 from lvm.tracking.arms import arm_views  # noqa: E402
 from lvm.tracking.ladder import ladder_views  # noqa: E402
 from lvm.tracking.views import parent_view  # noqa: E402
 from lvm.triage.journal import FILE_NAME, read_run  # noqa: E402
+from lvm.triage.pace import Progress  # noqa: E402
+from lvm.triage.state import RunState  # noqa: E402
 from lvm.triage.verdict import build_verdict  # noqa: E402
 
 FROZEN = TESTS / "frozen"
@@ -58,8 +59,8 @@ def rendered(folder: Path) -> dict[str, str]:
     """Return what every view says of the journal in `folder`, by the name of a file."""
     events = read_run(folder)
     document = build_verdict(events, resume=RESUME)
-    title = str(document["verdict"] or "UNFINISHED")
-    seen = status(events, PLACE, now=float(events[-1]["at"]) + 60)
+    title = str(document.verdict or "UNFINISHED")
+    seen = status(events, PLACE, now=events[-1].at + 60)
     mlflow = [
         parent_view(events, document, closed=True),
         *ladder_views(events),
@@ -68,7 +69,7 @@ def rendered(folder: Path) -> dict[str, str]:
     files = {
         "verdict.json": _json(to_plain(document)),
         "report.md": render(report_sections(Run(events, document)), title),
-        "status.json": _json(seen),
+        "status.json": _json(as_json(seen)),
         "status.txt": "\n".join(screen(seen)) + "\n",
         "mlflow.jsonl": _lines(dataclasses.asdict(view) for view in mlflow),
         "progress.jsonl": _progress(events),
@@ -88,7 +89,7 @@ def _anywhere(text: str) -> str:
     return text
 
 
-def _progress(events: Events) -> str:
+def _progress(events: RunState) -> str:
     progress, records = Progress(), list[dict[str, Any]]()
     for event in events:
         progress.take(event)

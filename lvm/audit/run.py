@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from msgspec import convert
+
 from lvm.audit.check import CHECKS, Check, causes_first
+from lvm.audit.document import AuditDocument
 from lvm.audit.finding import CheckResult, Finding, NotEvaluable, Severity, Status
 from lvm.audit.material import Material
 from lvm.errors import ExitStatus
@@ -123,10 +126,10 @@ def _run(one: Check, material: Material) -> CheckResult:
     )
 
 
-def audit_document(audit: Audit, material: Material, **more: Any) -> dict[str, Any]:
+def audit_document(audit: Audit, material: Material, **more: Any) -> AuditDocument:
     """Return the content of `audit.json`."""
     questions = {check.code: check.question for check in CHECKS}
-    document: dict[str, Any] = to_plain(
+    plain = to_plain(
         {
             "schema": SCHEMA,
             "verdict": audit.verdict,
@@ -149,7 +152,7 @@ def audit_document(audit: Audit, material: Material, **more: Any) -> dict[str, A
             **more,
         }
     )
-    return document
+    return convert(plain, AuditDocument)
 
 
 def _inputs(material: Material) -> dict[str, Any]:

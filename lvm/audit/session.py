@@ -7,11 +7,14 @@ blocks, nothing more is read: the answer is there in seconds, and it cannot get 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from lvm.audit.check import CHECKS
+from lvm.audit.document import AuditDocument
 from lvm.audit.finding import REPAIR, NotEvaluable
 from lvm.audit.material import Material
 from lvm.audit.open import on_test_split
@@ -132,11 +135,11 @@ def _index(material: Material, path: Path) -> Any:
     return TorchIndex(torch.from_numpy(rows.astype("float32")))
 
 
-def with_command(document: Mapping[str, Any], command: str, out: str) -> dict[str, Any]:
+def with_command(document: AuditDocument, command: str, out: str) -> AuditDocument:
     """Return the document with commands that work as they stand."""
     said = f"{command} --repair {out}"
-    findings = [{**f, "next": f["next"].replace(REPAIR, said)} for f in document["findings"]]
-    return {**document, "findings": findings}
+    findings = [replace(f, next=f.next.replace(REPAIR, said)) for f in document.findings]
+    return replace(document, findings=findings)
 
 
 def run_audit(
@@ -147,7 +150,7 @@ def run_audit(
     steps: Collection[Routed],
     thorough: bool = False,
     then: Callable[[], None] = lambda: None,
-) -> tuple[Audit, dict[str, Any]]:
+) -> tuple[Audit, AuditDocument]:
     """Return the audit of a material and its document, `audit.json`, with the order of `steps`.
 
     `thorough` skips the quick look and always runs every check on every row. `then` is called once,
@@ -165,7 +168,7 @@ def run_audit(
     return audit, document(audit, material, steps)
 
 
-def document(audit: Audit, material: Material, steps: Collection[Routed]) -> dict[str, Any]:
+def document(audit: Audit, material: Material, steps: Collection[Routed]) -> AuditDocument:
     """Return the content of `audit.json`, with what its plots and its route are made from."""
     rungs: dict[str, Any] = {}
     if not material.quick:

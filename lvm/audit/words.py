@@ -1,27 +1,23 @@
-"""What an audit came to, in words.
-
-The audit document is read as a plain mapping, and any part of it may be missing: it may come from
-another version.
-"""
+"""What an audit came to, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lvm.audit.document import AuditDocument, CheckTold, FindingTold
 from lvm.text import counted
 
-Document = Mapping[str, Any]
 NUM_NAMED = 5  # rows or articles of a finding that are named in words
 
 
-def answer(document: Document) -> str:
+def answer(document: AuditDocument) -> str:
     """Return what the audit came to, in one line."""
-    match document.get("verdict"):
+    match document.verdict:
         case "BLOCKED":
             return f"BLOCKED: {', '.join(blocking_codes(document))}"
         case "UNSURE":
-            broke = ", ".join(check["code"] for check in checks_with(document, "FAILED"))
+            broke = ", ".join(check.code for check in checks_with(document, "FAILED"))
             found = ", ".join(_codes(document, "block", "warn"))
             rest = f"; found: {found}" if found else ""
             return f"not sure: {broke or 'a check'} broke{rest}; {_counts(document)}"
@@ -37,47 +33,47 @@ def answer(document: Document) -> str:
             return f"clean: {_counts(document)}{rest}"
 
 
-def blocking_codes(document: Document) -> list[str]:
+def blocking_codes(document: AuditDocument) -> list[str]:
     """Return the codes that block, worst first, without those that the person allowed."""
-    allowed = document.get("allowed", [])
+    allowed = document.allowed
     return [code for code in _codes(document, "block") if code not in allowed]
 
 
-def overrides(document: Document) -> list[str]:
+def overrides(document: AuditDocument) -> list[str]:
     """Return a sentence for each blocking finding that was overridden with --allow."""
-    allowed = document.get("allowed", [])
+    allowed = document.allowed
     return [
-        f"--allow {f['code']}: the audit would have stopped this run. {as_sentence(f['seen'])} "
-        f"{as_sentence(f['meaning'])}"
-        for f in document.get("findings", [])
-        if f["severity"] == "block" and f["code"] in allowed
+        f"--allow {f.code}: the audit would have stopped this run. {as_sentence(f.seen)} "
+        f"{as_sentence(f.meaning)}"
+        for f in document.findings
+        if f.severity == "block" and f.code in allowed
     ]
 
 
-def broken(document: Document) -> list[str]:
+def broken(document: AuditDocument) -> list[str]:
     """Return a sentence for each check that broke."""
     return [
-        f"The check {check['code']} broke, so the data is not called clean: "
-        f"{as_sentence(check.get('reason') or 'no reason was recorded')}"
+        f"The check {check.code} broke, so the data is not called clean: "
+        f"{as_sentence(check.reason or 'no reason was recorded')}"
         for check in checks_with(document, "FAILED")
     ]
 
 
-def unverified(document: Document) -> list[str]:
+def unverified(document: AuditDocument) -> list[str]:
     """Return a sentence for a checkpoint that may be computed otherwise than it was trained."""
     return [
-        f"The checkpoint is {as_sentence(f['seen'])}"
-        for f in document.get("findings", [])
-        if f["code"] == "LOADER" and f.get("values", {}).get("not_verified")
+        f"The checkpoint is {as_sentence(f.seen)}"
+        for f in document.findings
+        if f.code == "LOADER" and f.values.get("not_verified")
     ]
 
 
-def not_looked_at(document: Document) -> list[str]:
+def not_looked_at(document: AuditDocument) -> list[str]:
     """Return one line per reason for which checks had nothing to look at."""
     groups: dict[tuple[str, str], list[str]] = {}
     for check in checks_with(document, "NOT_EVALUABLE"):
-        reason = str(check.get("reason") or "no reason was recorded")
-        groups.setdefault((reason, str(check.get("next") or "")), []).append(check["code"])
+        reason = check.reason or "no reason was recorded"
+        groups.setdefault((reason, check.next), []).append(check.code)
     return [
         f"{', '.join(codes)}: {reason}" + (f" ({next})" if next else "")
         for (reason, next), codes in groups.items()
@@ -107,10 +103,10 @@ def where_in_words(where: Mapping[str, Any], named: int = NUM_NAMED) -> str:
     return ": ".join(part for part in (place, "; ".join(parts)) if part)
 
 
-def severity_of(finding: Mapping[str, Any], document: Document) -> str:
+def severity_of(finding: FindingTold, document: AuditDocument) -> str:
     """Return the severity of a finding, and whether it was overridden."""
-    severity = str(finding["severity"])
-    allowed = severity == "block" and finding["code"] in document.get("allowed", [])
+    severity = str(finding.severity)
+    allowed = severity == "block" and finding.code in document.allowed
     return f"{severity} (allowed)" if allowed else severity
 
 
@@ -123,16 +119,16 @@ def as_sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _codes(document: Document, *severities: str) -> list[str]:
-    found = [f["code"] for f in document.get("findings", []) if f["severity"] in severities]
+def _codes(document: AuditDocument, *severities: str) -> list[str]:
+    found = [f.code for f in document.findings if f.severity in severities]
     return list(dict.fromkeys(found))
 
 
-def checks_with(document: Document, status: str) -> list[Mapping[str, Any]]:
+def checks_with(document: AuditDocument, status: str) -> list[CheckTold]:
     """Return the checks that ended with this status."""
-    return [check for check in document.get("checks", []) if check["status"] == status]
+    return [check for check in document.checks if check.status == status]
 
 
-def _counts(document: Document) -> str:
+def _counts(document: AuditDocument) -> str:
     passed, blind = (len(checks_with(document, status)) for status in ("PASS", "NOT_EVALUABLE"))
     return f"{counted(passed, 'check')} passed, {blind} had nothing to look at"

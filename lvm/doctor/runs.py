@@ -6,17 +6,18 @@ Nothing is changed: what is found comes with the command that continues or close
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from lvm.command import lvm_command, shown
 from lvm.doctor.machine import Finding
 from lvm.errors import DataError, LvmError, UsageError
-from lvm.printed import resume_of
+from lvm.printed import resume_command
 from lvm.tracking.left_open import OpenRun, open_runs
+from lvm.triage.events import Interrupted
 from lvm.triage.journal import FILE_NAME, read_run
 from lvm.triage.lock import Driver, driver_of
+from lvm.triage.state import RunState
 from lvm.triage.verdict import build_verdict
 
 
@@ -60,7 +61,7 @@ def _judged(run: Path, running: Collection[Path]) -> Finding:
         events = read_run(run)
     except LvmError as problem:
         return Finding(what=shown(run), seen=str(problem), ok=False, next="remove the folder")
-    verdict = build_verdict(events, resume="")["verdict"]
+    verdict = build_verdict(events, resume="").verdict
     return judge_run(
         shown(run),
         events,
@@ -68,13 +69,13 @@ def _judged(run: Path, running: Collection[Path]) -> Finding:
         driver_of(run),
         time.time(),
         in_mlflow=run.absolute() in running,
-        resume=resume_of(events, run),
+        resume=resume_command(run, events.address),
     )
 
 
 def judge_run(
     name: str,
-    events: Sequence[Mapping[str, Any]],
+    events: RunState,
     verdict: str | None,
     driver: Driver | None,
     now: float,
@@ -85,10 +86,10 @@ def judge_run(
     """Return whether a run is as it should be: driven, finished, or stopped by somebody."""
     if driver is not None and not driver.abandoned:
         return Finding(what=name, seen=f"driven by {_who(driver)}", ok=True)
-    stopped = events[-1]["event"] == "interrupted"
+    stopped = isinstance(events[-1], Interrupted)
     seen = f"finished: {verdict}" if verdict else "interrupted" if stopped else "nobody drives it"
     if not (verdict or stopped):
-        silent = max(0.0, now - events[-1]["at"]) / 60
+        silent = max(0.0, now - events[-1].at) / 60
         seen += f", last event {silent:.0f} minutes ago"
         if driver is not None:
             seen += f", last driven by {_who(driver)}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
+from lvm.audit.document import AuditDocument
 from lvm.command import lvm_command, shown
 from lvm.files import write_json
 from lvm.jobs import request as asked
@@ -16,21 +16,23 @@ from lvm.records import RunVerdict, to_plain
 from lvm.report.markdown import write_report
 from lvm.terminal import Screen, models_table, print_audit
 from lvm.text import title_of
+from lvm.triage.events import Audited
 from lvm.triage.folder import found_at
 from lvm.triage.journal import Journal
 from lvm.triage.seeds import over_seeds
+from lvm.triage.summary import Summary
 
 
-def write_views(journal: Journal, document: dict[str, Any]) -> Path:
+def write_views(journal: Journal, document: Summary) -> Path:
     """Write verdict.json, audit.json and the report; return the path of the report."""
     write_json(journal.folder / "verdict.json", to_plain(document))
-    audited = journal.find("audited")
+    audited = journal.events.last(Audited)
     if audited is not None:
-        write_json(journal.folder / "audit.json", to_plain(audited["audit"]))
+        write_json(journal.folder / "audit.json", to_plain(audited.audit))
     return write_report(journal.events, document, journal.folder)
 
 
-def print_blocked(audit: dict[str, Any], report: Path) -> None:
+def print_blocked(audit: AuditDocument, report: Path) -> None:
     """Print what blocks, and that nothing was started."""
     print_audit(audit, sys.stdout)
     print("no training was started; exit status 3")
@@ -38,45 +40,45 @@ def print_blocked(audit: dict[str, Any], report: Path) -> None:
     print(f"MLflow: {lvm_command()} track {shown(report.parent)} records this run")
 
 
-def print_verdict(document: dict[str, Any], report: Path, options: TriageOptions) -> None:
+def print_verdict(document: Summary, report: Path, options: TriageOptions) -> None:
     """Print the verdict, the table, and what to type next."""
     screen = Screen(sys.stdout)
-    if document["judged"]["sentence"]:
-        screen.say(document["judged"]["sentence"], "bold")
-    good = document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
-    screen.say(document["headline"], "bold green" if good else "bold yellow")
-    lineage = document["lineage"]["sentence"]
-    if lineage and lineage not in document["warnings"]:
+    if document.judged.sentence:
+        screen.say(document.judged.sentence, "bold")
+    good = document.verdict in (RunVerdict.PASSED, RunVerdict.FIXED)
+    screen.say(document.headline, "bold green" if good else "bold yellow")
+    lineage = document.lineage.sentence
+    if lineage and lineage not in document.warnings:
         screen.say(lineage)
-    for warning in document["warnings"]:
+    for warning in document.warnings:
         screen.say(f"but: {warning}", "yellow")
     screen.console.print(models_table(document))
-    judged = document["arm"] or document["phase1"]
-    for gate in judged["gates"]:
-        if gate["gate"] == "success":
-            title = title_of(gate["metric"])
-            screen.say(f"gain over AR-only in {title}: {gate['verdict']}, {gate['reason']}")
-    if document["seeds"] and (seeds := over_seeds(document["seeds"])):
+    judged = document.arm or document.phase1
+    for gate in judged.gates:
+        if gate.gate == "success":
+            title = title_of(gate.metric)
+            screen.say(f"gain over AR-only in {title}: {gate.verdict}, {gate.reason}")
+    if document.seeds and (seeds := over_seeds(document.seeds)):
         screen.say(f"{seeds[0].lower()}{seeds[1:]}")
-    compute = document["compute"]
+    compute = document.compute
     screen.say(
-        f"cost: {compute['train_seconds']:.0f} s of training in {compute['trials']} trials, "
-        f"{compute['saved_seconds']:.0f} s saved by gates and pruning"
+        f"cost: {compute.train_seconds:.0f} s of training in {compute.trials} trials, "
+        f"{compute.saved_seconds:.0f} s saved by gates and pruning"
     )
     screen.say(f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)")
     screen.say(f"MLflow: {lvm_command()} ui {shown(report.parent)}")
     screen.say(f"next: {_next_command(document, report.parent, options)}")
 
 
-def _next_command(document: dict[str, Any], folder: Path, options: TriageOptions) -> str:
-    if document["arm"] is not None:
-        checkpoint = found_at(document["arm"]["checkpoint"], folder)
+def _next_command(document: Summary, folder: Path, options: TriageOptions) -> str:
+    if document.arm is not None:
+        checkpoint = found_at(document.arm.checkpoint, folder)
         return eval_command(checkpoint, asked.arguments(options), module_names())
-    if document["verdict"] == RunVerdict.PASSED:
+    if document.verdict == RunVerdict.PASSED:
         return f"{lvm_command()} report {shown(folder)}"
-    if document["lineage"]["verdict_if_unseen"]:
+    if document.lineage.verdict_if_unseen:
         return f"{asked.again(options)} --seen FILE (the articles that the model has read)"
-    if document["absent"]:
-        return str(document["resume"])
+    if document.absent:
+        return str(document.resume)
     command = asked.again(options, recipe=None)
     return f"{command} --recipe FILE (what was not tried: see the report)"

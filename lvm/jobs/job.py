@@ -6,8 +6,8 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from lvm.audit.document import AuditDocument
 from lvm.audit.material import Material
 from lvm.audit.session import run_audit, with_command
 from lvm.command import answering, lvm_command, nobody_reads
@@ -33,6 +33,16 @@ from lvm.records import RunVerdict
 from lvm.signals import end_was_asked_for, held_signals, whole
 from lvm.terminal import AuditProgress, Screen
 from lvm.tracking import Tracker
+from lvm.triage.events import (
+    Audited,
+    Decision,
+    Forecast,
+    Interrupted,
+    Nodes,
+    Resumed,
+    RunStarted,
+    event_of,
+)
 from lvm.triage.journal import Journal
 from lvm.triage.local_head import LocalHead
 from lvm.triage.lock import Lock
@@ -40,6 +50,7 @@ from lvm.triage.on_ray import RayExecutor
 from lvm.triage.preflight import check_config, check_dataset, dataset_of, own_checkpoint
 from lvm.triage.request import Request, identity
 from lvm.triage.step import extended_steps, steps_in_order
+from lvm.triage.summary import Summary
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
 
@@ -88,9 +99,9 @@ class Job:
     def _run(self) -> int:
         config, material = asked.opened(self._options, self._config)
         check_config(config, material.width or 1)
-        audited = self._journal.find("audited")
-        audit = audited["audit"] if audited is not None else self._audit(material)
-        if audit["route"]["blocked"]:
+        audited = self._journal.events.last(Audited)
+        audit = audited.audit if audited is not None else self._audit(material)
+        if audit.route.blocked:
             return self._blocked(config, material, audit)
         self._executor.begin()  # where a run that is resumed was audited before
         dataset, source = dataset_of(material, config.recipe.context_length)
@@ -103,7 +114,7 @@ class Job:
 
     # --- before the walk -------------------------------------------------------------------------
 
-    def _audit(self, material: Material) -> dict[str, Any]:
+    def _audit(self, material: Material) -> AuditDocument:
         allowed = self._options.allow
         with AuditProgress(sys.stderr) as progress:
             begin = self._executor.begin  # it takes as long as the audit
@@ -113,13 +124,13 @@ class Job:
         command = f"{lvm_command()} audit {asked.audit_flags(self._options)}".rstrip()
         return with_command(document, command, "repaired")
 
-    def _request(self, config: RunConfig, material: Material, audit: dict[str, Any]) -> Request:
+    def _request(self, config: RunConfig, material: Material, audit: AuditDocument) -> Request:
         options = self._options
         return Request(
             config=config,
             out=self._journal.folder,
             steps=steps_in_order(
-                () if options.five_steps else audit["route"]["order"],
+                () if options.five_steps else audit.route.order,
                 reported_only=options.five_steps,
             ),
             code=code_version(),
@@ -137,18 +148,19 @@ class Job:
             from_bank=material.train is None or material.train.file is None,
         )
 
-    def _first_event(self, request: Request, dataset: Dataset, source: str) -> dict[str, Any]:
+    def _first_event(self, request: Request, dataset: Dataset, source: str) -> RunStarted | Resumed:
         """Return the content of this process's first event; ResumeError when the run changed."""
         own = identity(request, dataset.fingerprint)
         if not self._journal.events:
             data = data_of(dataset, source)
             return started(self._options, self._command, request, data, own)
         asked.refuse_changes(self._journal, own, request.code, self._options)
-        return {
-            "command": self._command,
-            "address": self._options.address,
-            "arguments": asked.arguments(self._options),
-        }
+        return event_of(
+            Resumed,
+            command=self._command,
+            address=self._options.address,
+            arguments=asked.arguments(self._options),
+        )
 
     # --- the walk --------------------------------------------------------------------------------
 
@@ -156,8 +168,8 @@ class Job:
         self,
         request: Request,
         dataset: Dataset,
-        audit: dict[str, Any],
-        first: dict[str, Any],
+        audit: AuditDocument,
+        first: RunStarted | Resumed,
         screen: Screen,
     ) -> None:
         """Carry out the tree on Ray."""
@@ -167,20 +179,20 @@ class Job:
         for event in list(journal.events):
             screen.event(event)
         writer.screen = screen
-        writer.note("resumed" if journal.events else "run_started", **first)
-        if journal.find("audited") is None:
-            writer.note("audited", audit=audit)
+        writer.note(first)
+        if journal.events.last(Audited) is None:
+            writer.note(Audited(audit=audit))
         longer = request.all_steps or request.extended or request.more_seeds
-        if longer and journal.find("forecast") is None:
+        if longer and journal.events.last(Forecast) is None:
             expected = predicted_time(request, dataset)
             with _heard():
                 screen.say(expected.in_words(), "bold")
-            writer.note("forecast", **expected.to_plain())
+            writer.note(event_of(Forecast, **expected.to_plain()))
         triage = Triage(request, dataset, executor, journal, writer.note)
         with self._forgotten_without_ray(is_new):
             executor.start()
         if executor.nodes:
-            writer.note("nodes", nodes=executor.nodes)
+            writer.note(event_of(Nodes, nodes=executor.nodes))
         with _heard():
             screen.say(f"arms run on {executor.describe()}", "dim")
         triage.run()
@@ -202,7 +214,7 @@ class Job:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def _blocked(self, config: RunConfig, material: Material, audit: dict[str, Any]) -> int:
+    def _blocked(self, config: RunConfig, material: Material, audit: AuditDocument) -> int:
         """Write a run that ended before anything was started, and say why."""
         journal, note = self._journal, self._writer.note
         if not journal.events:
@@ -214,18 +226,17 @@ class Job:
                 commit=git_commit(),
             )
             data = data_seen(material)
-            note("run_started", **started(self._options, self._command, request, data, {}))
-        if journal.find("audited") is None:
-            note("audited", audit=audit)
-            codes = audit["route"]["blocked"]
-            note(
-                "decision",
-                number=0,
+            note(started(self._options, self._command, request, data, {}))
+        if journal.events.last(Audited) is None:
+            note(Audited(audit=audit))
+            codes = audit.route.blocked
+            stop = Decision(
                 action="Stop",
                 verdict=RunVerdict.BLOCKED,
                 cause=codes[:1],
                 since=f"the audit found {', '.join(codes)}",
             )
+            note(stop)
         document = self._document()
         report = write_views(journal, document)
         self._lines.verdict(document)
@@ -236,7 +247,7 @@ class Job:
     def _finish(self) -> int:
         """Write the verdict, the report and the MLflow runs, print the one screen."""
         document = self._document()
-        if document["verdict"] is None:
+        if document.verdict is None:
             raise RuntimeError("the walk has ended, but the journal holds no verdict")
         report = write_views(self._journal, document)
         self._lines.verdict(document)
@@ -248,16 +259,16 @@ class Job:
             with _heard():
                 told = f"Some results were not uploaded to MLflow: {tracker.problem}"
                 Screen(sys.stdout).say(told, "yellow")
-        return RunVerdict(document["verdict"]).exit_status
+        return document.verdict.exit_status
 
-    def _leave(self, word: str, **about: Any) -> None:
+    def _leave(self, word: str, since: str = "") -> None:
         """End this process's part of a run that can be resumed: what matters most comes first."""
         if not self._journal.events:
             with _heard():
                 print(f"{word} before the run began; start it with: {asked.again(self._options)}")
             return
         with contextlib.suppress(LvmError):  # a disk that is full; the journal needs no such line
-            self._writer.end("interrupted", **about)
+            self._writer.end(Interrupted(since=since))
         with _heard():
             print(f"{word}; {self._then()}")
         with contextlib.suppress(LvmError, OSError):  # both can be written again: lvm report
@@ -271,11 +282,11 @@ class Job:
         self._close(None)
         self._stop_ray()
 
-    def _document(self) -> dict[str, Any]:
+    def _document(self) -> Summary:
         resume = resume_command(self._journal.folder, self._options.address, kept=True)
         return build_verdict(self._journal.events, resume=resume)
 
-    def _close(self, document: dict[str, Any] | None) -> None:
+    def _close(self, document: Summary | None) -> None:
         if self._writer.tracker is not None:
             self._writer.tracker.close(self._journal.events, document)
 

@@ -8,16 +8,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
+
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.session import complete
-from lvm.config import RunConfig, run_config_of
+from lvm.config import RunConfig
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
 from lvm.jobs.options import TriageOptions
 from lvm.plugins import is_file, load_given
 from lvm.presets import DEFAULT_PRESET, load_config
-from lvm.printed import PATHS, PLUGIN, arguments_of, triage_command, typed
+from lvm.printed import PATHS, PLUGIN, triage_command, typed
+from lvm.triage.events import RunStarted
 from lvm.triage.journal import Journal
 
 DATA = ("data", "train", "eval", "payload")
@@ -40,7 +43,7 @@ def configuration(options: TriageOptions, journal: Journal | None = None) -> Run
     load_given(options.plugin)
     recipe = options.recipe
     if journal is not None and recipe is not None and not recipe.exists():
-        return run_config_of(journal.events[0]["config"])
+        return begun(journal).config
     return load_config(options.preset or DEFAULT_PRESET, recipe)
 
 
@@ -111,9 +114,8 @@ def resumed(options: TriageOptions, journal: Journal) -> TriageOptions:
     A path may be given again: a run that was moved or fetched finds its files elsewhere, and their
     content decides. Raises UsageError for any other flag, ResumeError for a file that is not there.
     """
-    if not journal.events:
-        raise ResumeError(f"{journal.folder} holds an empty journal; start a new run.")
-    told = arguments_of(journal.events)
+    begun(journal)
+    told = asdict(journal.events.arguments)
     known = {f.name: told[f.name] for f in fields(options) if f.name in told}
     for key in ("out", *known):
         moved = key in (*PATHS, PLUGIN) and bool(known[key])
@@ -123,14 +125,21 @@ def resumed(options: TriageOptions, journal: Journal) -> TriageOptions:
                 "journal; leave it out or start a new run."
             )
     paths = {key: _located(options, journal, key, known[key]) for key in known if key in PATHS}
-    lists = {"allow": tuple(known.get("allow", options.allow)), PLUGIN: _plugins(options, journal)}
+    lists = {"allow": tuple(known["allow"] or ()), PLUGIN: _plugins(options, journal)}
     return dataclasses.replace(options, **{**known, **paths, **lists})
+
+
+def begun(journal: Journal) -> RunStarted:
+    """Return the event with which the run in a journal began; ResumeError where there is none."""
+    if journal.events.started is None:
+        raise ResumeError(f"{journal.folder} holds an empty journal; start a new run.")
+    return journal.events.started
 
 
 def _plugins(options: TriageOptions, journal: Journal) -> tuple[str, ...]:
     """Return the plug-ins of the run, each where it lies now: a file is known by its name."""
     now = {Path(given).name: given for given in options.plugin}
-    told = arguments_of(journal.events).get(PLUGIN) or ()
+    told = journal.events.arguments.plugin
     for given in told:
         if is_file(given) and not Path(now.get(Path(given).name, given)).exists():
             raise ResumeError(
@@ -157,7 +166,7 @@ def refuse_changes(
     journal: Journal, identity: Mapping[str, str], code: str, options: TriageOptions
 ) -> None:
     """Raise ResumeError when configuration, data, model or code are not those of the run."""
-    first = journal.events[0]
+    first = begun(journal)
     names = {
         "request": "the configuration",
         "data": "the data",
@@ -165,13 +174,13 @@ def refuse_changes(
         "predictions": f"the predictions {options.predictions}",
         "seen": f"the articles in {options.seen}",
     }
-    before = first["identity"]
+    before = first.identity
     changed = [
         names.get(key, f"the {key}")
         for key in dict.fromkeys([*identity, *before])
         if before.get(key, "") != identity.get(key, "")
     ]
-    if first["code"] != code:
+    if first.code != code:
         changed.append(f"the code ({first['code']}, now {code})")
     if changed:
         raise ResumeError(

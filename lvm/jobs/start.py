@@ -12,6 +12,7 @@ from lvm.jobs import request as asked
 from lvm.jobs.options import TriageOptions
 from lvm.provenance import environment
 from lvm.text import title_of
+from lvm.triage.events import RunStarted, event_of
 from lvm.triage.forecast import Forecast, forecast
 from lvm.triage.journal import SCHEMA
 from lvm.triage.plan import plan_races
@@ -26,22 +27,23 @@ def started(
     request: Request,
     data: dict[str, Any],
     identity: dict[str, str],
-) -> dict[str, Any]:
-    """Return the content of `run_started`."""
-    return {
-        "schema": SCHEMA,
-        "command": command,
-        "again": asked.again(options, kept=True),
-        "address": options.address,
-        "arguments": asked.arguments(options),
-        "config": to_dict(request.config),
-        "code": request.code,
-        "commit": request.commit,
-        "environment": environment(),
-        "plan": [step.name for step in (*request.steps, *request.extended)],
-        "data": data,
-        "identity": identity,
-    }
+) -> RunStarted:
+    """Return the event with which a run begins."""
+    return event_of(
+        RunStarted,
+        schema=SCHEMA,
+        command=command,
+        again=asked.again(options, kept=True),
+        address=options.address,
+        arguments=asked.arguments(options),
+        config=to_dict(request.config),
+        code=request.code,
+        commit=request.commit,
+        environment=environment(),
+        plan=[step.name for step in (*request.steps, *request.extended)],
+        data=data,
+        identity=identity,
+    )
 
 
 def data_of(dataset: Dataset, source: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
 from lvm.command import answering, lvm_command
 from lvm.config import RunConfig, fingerprint
@@ -29,8 +28,10 @@ from lvm.printed import eval_command, job_command, typed
 from lvm.provenance import git_commit
 from lvm.records import StopReason
 from lvm.signals import held_signals, whole
+from lvm.text import number
 from lvm.triage.address import check_address, check_growth
 from lvm.triage.arm import ArmSpec
+from lvm.triage.events import Epoch, Event
 from lvm.triage.folder import training_folder
 from lvm.triage.local import LocalExecutor
 from lvm.triage.on_ray import RayExecutor
@@ -131,12 +132,15 @@ def _spec(config: RunConfig, folder: Path) -> ArmSpec:
 
 
 def _progress(epochs: int) -> Note:
-    def note(event: str, **values: Any) -> None:
-        if event == "epoch":
-            left = (epochs - values["epoch"]) * values["seconds"]
+    def note(event: Event) -> None:
+        if isinstance(event, Epoch):
+            left = (epochs - event.epoch) * event.seconds
+            loss, cosine, r_at_5 = (
+                number(event.measured(name), 4) for name in ("loss", "eval_cosine", "r_at_5")
+            )
             print(
-                f"epoch {values['epoch']}/{epochs}  loss {values['loss']:.4f}  dev cosine "
-                f"{values['eval_cosine']:.4f}  R@5 {values['r_at_5']:.4f}  about {left:.0f} s left",
+                f"epoch {event.epoch}/{epochs}  loss {loss}  dev cosine {cosine}  R@5 {r_at_5}  "
+                f"about {left:.0f} s left",
                 file=sys.stderr,
             )
 

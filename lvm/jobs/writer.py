@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 from lvm.command import nobody_reads
 from lvm.errors import LvmError
@@ -11,10 +10,11 @@ from lvm.progress import JsonLines
 from lvm.signals import whole
 from lvm.terminal import Screen
 from lvm.tracking import Tracker
-from lvm.triage.journal import Event, Journal
+from lvm.triage.events import Confirmed, Epoch, Event, Phase1Judged, StepEnded
+from lvm.triage.journal import Journal
 from lvm.triage.lock import Lock
 
-TRACKED = ("step_ended", "confirmed", "phase_1_judged")  # after these MLflow is brought up to date
+TRACKED = (StepEnded, Confirmed, Phase1Judged)  # after these MLflow is brought up to date
 
 
 class Writer:
@@ -32,45 +32,45 @@ class Writer:
         self._over = self._trains = False
         self._hand = threading.Lock()
 
-    def note(self, event: str, **values: Any) -> None:
+    def note(self, event: Event) -> None:
         """Write one event and show it.
 
         Raises RunTakenError when another process drives the run now, UsageError when the disk is
         full or cannot be written to; and that again for every event after it.
         """
         with whole(), self._hand:
-            self._write(event, values)
+            self._write(event)
 
-    def end(self, event: str, **values: Any) -> None:
+    def end(self, event: Event) -> None:
         """Write the last event of this process, once; later ones are dropped."""
         with whole(), self._hand:
             if not self._over:
                 try:
-                    self._write(event, values)
+                    self._write(event)
                 finally:
                     self._over = True
 
-    def _write(self, event: str, values: dict[str, Any]) -> None:
+    def _write(self, event: Event) -> None:
         if self._over:
             return
         if self.refused is not None:
             raise self.refused
         try:
             self._lock.check()
-            record = self.journal.append(event, **values)
+            event = self.journal.append(event)
         except LvmError as error:
             self.refused = error
             raise
-        self._tell(record)
+        self._tell(event)
 
-    def _tell(self, record: Event) -> None:
+    def _tell(self, event: Event) -> None:
         try:
             if self.screen is not None:
-                self.screen.event(record)
+                self.screen.event(event)
             self._lines.tell(self.journal)
         except OSError:  # hours of training are worth more than who reads of them
             nobody_reads()
-        first = record["event"] == "epoch" and not self._trains  # until then Ray starts
+        first = isinstance(event, Epoch) and not self._trains  # until then Ray starts
         self._trains |= first
-        if self.tracker is not None and (first or record["event"] in TRACKED):
+        if self.tracker is not None and (first or isinstance(event, TRACKED)):
             self.tracker.sync(self.journal.events)

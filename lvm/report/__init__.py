@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lvm.events import Event as Event
-from lvm.events import Events, indexed
 from lvm.metrics import METRICS
 from lvm.records import LIMITS
+from lvm.triage.events import Epoch, Event, Ladder, Phase1Judged, RunStarted, StepStarted
+from lvm.triage.state import RunState, indexed
 
 # --- blocks --------------------------------------------------------------------------------------
 
@@ -111,25 +111,25 @@ class Run:
     document: Mapping[str, Any]
 
     @cached_property
-    def index(self) -> Events:
+    def index(self) -> RunState:
         """The events, as they are looked up."""
         return indexed(self.events)
 
-    def all(self, kind: str, **values: Any) -> list[Event]:
+    def all(self, kind: type[Event], **values: Any) -> list[Any]:
         """Return the events of one kind with these values in order."""
         return self.index.of(kind, **values)
 
-    def last(self, kind: str, **values: Any) -> Event:
+    def last(self, kind: type[Event], **values: Any) -> Any:
         """Return the last such event, or an empty mapping."""
         return self.index.last(kind, **values) or {}
 
     def curve(self, arm: str) -> dict[int, Event]:
         """Return the record of every epoch of an arm; steps that share an arm share its epochs."""
-        return {event["epoch"]: event for event in self.all("epoch", arm=arm)}
+        return {event["epoch"]: event for event in self.all(Epoch, arm=arm)}
 
     def specs(self, step: str) -> list[Mapping[str, Any]]:
         """Return the arms that a step started with, and an empty list before it started."""
-        return list(self.last("step_started", step=step).get("arms", []))
+        return list(self.last(StepStarted, step=step).get("arms", []))
 
     def span(self, metric: str) -> tuple[float, float, int]:
         """Return 0 or lower, the highest value of a metric on dev, and its last epoch.
@@ -137,10 +137,10 @@ class Run:
         Over all arms; a cosine counts in the raw space alone. Read from the events once.
         """
         if metric not in self._spans:
-            events = [e for e in self.all("epoch") if e.get(metric) is not None]
+            events = [e for e in self.all(Epoch) if e.get(metric) is not None]
             compared = {
                 spec["id"]
-                for started in self.all("step_started")
+                for started in self.all(StepStarted)
                 for spec in started["arms"]
                 if METRICS.get(metric).across_spaces or spec["recipe"]["search_space"] == "raw"
             }
@@ -157,7 +157,7 @@ class Run:
     def first_start(self) -> Mapping[str, Event]:
         """For every arm the event that began the first part of the run it belongs to."""
         found: dict[str, Event] = {}
-        for started in self.all("step_started"):
+        for started in self.all(StepStarted):
             for spec in started["arms"]:
                 found.setdefault(spec["id"], started)
         return found
@@ -165,7 +165,7 @@ class Run:
     @property
     def started(self) -> Event:
         """The event that opens the journal."""
-        return self.last("run_started")
+        return self.last(RunStarted)
 
     @property
     def gates(self) -> Mapping[str, Any]:
@@ -176,7 +176,7 @@ class Run:
     @property
     def baseline(self) -> str:
         """Name of the model that the success gate compares with."""
-        return str(self.last("phase_1_judged").get("baseline", "AR-only"))
+        return str(self.last(Phase1Judged).get("baseline", "AR-only"))
 
     @property
     def unchanged(self) -> Mapping[str, Any]:
@@ -186,7 +186,7 @@ class Run:
 
     def ladder(self, split: str, metric: str) -> dict[str, float]:
         """Return the predictors without training that a model competes with, best first."""
-        rows = self.last("ladder", split=split).get("rows", {})
+        rows = self.last(Ladder, split=split).get("rows", {})
         values = {name: row["masked"].get(metric) for name, row in rows.items()}
         kept = {n: v for n, v in values.items() if v is not None and n not in LIMITS}
         sign = -1 if METRICS.get(metric).higher_is_better else 1
@@ -194,7 +194,7 @@ class Run:
 
     def title(self, step: str) -> str:
         """Return the title of a step, or its name when it was not started."""
-        return str(self.last("step_started", step=step).get("title", step))
+        return str(self.last(StepStarted, step=step).get("title", step))
 
 
 # --- verdicts -----------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lvm.audit.document import AuditDocument
 from lvm.audit.words import (
-    Document,
     answer,
     as_sentence,
     blocking_codes,
@@ -38,13 +38,14 @@ from lvm.report import (
     small_plots,
 )
 from lvm.text import number, seconds, title_of
+from lvm.triage.events import Audited, BelowLadder, Inspected
 
 # --- the section ----------------------------------------------------------------------------------
 
 
-def audit_of(run: Run) -> Document:
+def audit_of(run: Run) -> AuditDocument:
     """Return the last audit of a run; empty for a run from before there was one."""
-    audit: Document = run.last("audited").get("audit") or {}
+    audit: AuditDocument = run.last(Audited).get("audit") or {}
     return audit
 
 
@@ -61,7 +62,7 @@ def audit_section(run: Run) -> Iterator[Block]:
 
 def _model_of_phase_1(run: Run) -> Iterator[Block]:
     """Yield what the models of phase 1 showed of themselves, and the order of the steps."""
-    seen, below = run.last("inspected"), run.last("below_ladder")
+    seen, below = run.last(Inspected), run.last(BelowLadder)
     if not seen and not below:
         return
     yield Heading("What the models of phase 1 show")
@@ -80,7 +81,7 @@ def _told(finding: Mapping[str, Any]) -> str:
     return f"{finding['code']}: {as_sentence(finding['seen'])} {finding['meaning']}"
 
 
-def standalone(document: Document) -> list[Section]:
+def standalone(document: AuditDocument) -> list[Section]:
     """Return the report of an audit alone."""
     first = list(first_screen(document))
     return [
@@ -89,7 +90,7 @@ def standalone(document: Document) -> list[Section]:
     ]
 
 
-def first_screen(document: Document) -> Iterator[Block]:
+def first_screen(document: AuditDocument) -> Iterator[Block]:
     """Yield the answer, what was overridden or broke, what blocks and what to do about it."""
     yield Paragraph(_lead(document), "lead")
     for sentence in [*unverified(document), *overrides(document), *broken(document)]:
@@ -106,18 +107,18 @@ def first_screen(document: Document) -> Iterator[Block]:
     yield Facts(pairs)
 
 
-def _lead(document: Document) -> str:
+def _lead(document: AuditDocument) -> str:
     text = answer(document)
     if document.get("verdict") == "BLOCKED":
         return f"{text}. No training can help before this is mended, so none was started."
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _seconds(document: Document) -> float:
+def _seconds(document: AuditDocument) -> float:
     return float(document.get("seconds") or 0.0)
 
 
-def _details(document: Document) -> Iterator[Block]:
+def _details(document: AuditDocument) -> Iterator[Block]:
     """Yield findings, blind spots, routing, ladder, plots and inputs."""
     yield from _findings(document)
     yield Heading("What was looked at")
@@ -135,7 +136,7 @@ def _details(document: Document) -> Iterator[Block]:
     yield from _inputs(document)
 
 
-def _findings(document: Document) -> Iterator[Block]:
+def _findings(document: AuditDocument) -> Iterator[Block]:
     findings = document.get("findings", [])
     if not findings:
         yield Paragraph("Nothing was found.", "note")
@@ -156,7 +157,7 @@ def _findings(document: Document) -> Iterator[Block]:
     yield Facts(pairs)
 
 
-def _route(document: Document) -> Iterator[Block]:
+def _route(document: AuditDocument) -> Iterator[Block]:
     route = document.get("route") or {}
     if route.get("reasons"):
         yield Items("What follows for the steps", route["reasons"])
@@ -166,7 +167,7 @@ def _route(document: Document) -> Iterator[Block]:
         yield Paragraph(f"Order of the steps: {', '.join(route['order'])}.")
 
 
-def _ladder(document: Document) -> Iterator[Block]:
+def _ladder(document: AuditDocument) -> Iterator[Block]:
     ladder = document.get("ladder") or {}
     every = {metric for row in ladder.values() for metric in row}
     known = [m.name for m in METRICS if m.name in every]
@@ -180,7 +181,7 @@ def _ladder(document: Document) -> Iterator[Block]:
         )
 
 
-def _inputs(document: Document) -> Iterator[Block]:
+def _inputs(document: AuditDocument) -> Iterator[Block]:
     pairs = []
     for name, about in (document.get("inputs") or {}).items():
         if about:

@@ -25,6 +25,7 @@ from lvm.report import (
 )
 from lvm.report.models import model_name
 from lvm.text import NONE, counted, number, title_of
+from lvm.triage.events import TestJudged
 
 Evidence = Mapping[str, Any]
 KINDS = {
@@ -37,7 +38,7 @@ KINDS = {
 def evidence_section(run: Run) -> Iterator[Block]:
     """Yield distributions, the two spaces and examples; a note for a journal without them."""
     # What repeated seeds left has the same shape, and would hide it in a crowd of curves.
-    known = [event for event in run.all("test_judged") if event.get("role") != "repeat"]
+    known = [event for event in run.all(TestJudged) if event.get("role") != "repeat"]
     judged = [event for event in known if event.get("evidence")]
     if not judged:
         yield Paragraph("This journal holds no distributions and no examples.", "note")

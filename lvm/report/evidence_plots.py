@@ -12,6 +12,7 @@ from lvm.report.models import model_name
 from lvm.report.plots import MARKERS, NUM_COLOURS, Line, draw_legend, draw_marker, drawing
 from lvm.report.small_plots import draw_histogram
 from lvm.text import number
+from lvm.triage.events import Ladder
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 12, 40
@@ -55,7 +56,7 @@ def _rung_line(run: Run) -> Line | None:
     if not ladder:
         return None
     name = next(iter(ladder))
-    masked = run.last("ladder", split="test")["rows"][name]["masked"]
+    masked = run.last(Ladder, split="test")["rows"][name]["masked"]
     points = [(k, masked[m]) for k, m in RUNG_METRICS.items() if masked.get(m) is not None]
     return Line(f"ladder: {name}", "ladder", "diamond", True, points)
 

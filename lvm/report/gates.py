@@ -10,6 +10,7 @@ from lvm.report import Block, Event, Folded, Paragraph, Run, Table
 from lvm.report.many import ARMS, shown_arms
 from lvm.report.models import added, confirmed_name, is_combination
 from lvm.text import NONE, estimate, number, title_of
+from lvm.triage.events import Confirmed, Phase1Judged
 
 DECIDES = (
     "Every difference is paired by window, and the article is its unit. The p-value after "
@@ -94,13 +95,13 @@ def independent(gate: Mapping[str, Any]) -> str:
 
 def _rows(run: Run) -> Iterator[Row]:
     base = f"{run.unchanged.get('name', 'predictions')} (phase 1)"
-    yield from ((base, "test", gate) for gate in run.last("phase_1_judged").get("gates", []))
+    yield from ((base, "test", gate) for gate in run.last(Phase1Judged).get("gates", []))
     for step in run.document["steps"]:
         arms = shown_arms(run, step)
         yield from ((arm["name"], "dev", arm["stage"]) for arm in arms if arm["stage"])
-        for event in run.all("confirmed", step=step["step"]):
+        for event in run.all(Confirmed, step=step["step"]):
             yield from _confirmed(run, event)
-    for event in run.all("confirmed"):
+    for event in run.all(Confirmed):
         if is_combination(run, event):
             yield from _confirmed(run, event)
 

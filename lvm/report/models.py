@@ -9,6 +9,15 @@ from lvm.metrics import METRICS, Shown
 from lvm.records import Pool
 from lvm.report import Block, Event, Figure, Folded, Paragraph, Run, Table, plots
 from lvm.text import NONE, counted, estimate, number, title_of
+from lvm.triage.events import (
+    ArmJudged,
+    Confirmed,
+    Ladder,
+    Phase1Judged,
+    Settled,
+    StepStarted,
+    TestJudged,
+)
 
 
 def models_section(run: Run) -> Iterator[Block]:
@@ -66,7 +75,7 @@ def _dev_of(run: Run, arm: str) -> Mapping[str, Any]:
 
     A model of phase 1 may be the control of a step as well, which judges it at an earlier epoch.
     """
-    judged = [e for e in run.all("arm_judged", arm=arm) if e.get("evaluation")]
+    judged = [e for e in run.all(ArmJudged, arm=arm) if e.get("evaluation")]
     latest = max(judged, key=lambda event: event["epoch"], default=None)
     found: Mapping[str, Any] = {} if latest is None else latest["evaluation"]["masked"]
     return found
@@ -79,13 +88,13 @@ def model_name(model: Mapping[str, Any]) -> str:
 
 def confirmed_name(run: Run, event: Event) -> str:
     """Return what was confirmed: an arm, or the recipe carried up to and with it."""
-    name = str(run.last("test_judged", arm=event["spec"]).get("name", event["arm"]))
+    name = str(run.last(TestJudged, arm=event["spec"]).get("name", event["arm"]))
     return name if name == event["arm"] else f"{name} (with {event['arm']})"
 
 
 def is_combination(run: Run, confirmed: Event) -> bool:
     """Whether a confirmation speaks for several steps together, and so for none that was begun."""
-    return not run.last("step_started", step=confirmed["step"])
+    return not run.last(StepStarted, step=confirmed["step"])
 
 
 def added(run: Run, confirmed: Event) -> tuple[str, list[Event]]:
@@ -93,7 +102,7 @@ def added(run: Run, confirmed: Event) -> tuple[str, list[Event]]:
 
     "" and no gate where nothing was settled, or the confirmation is not that of a combination.
     """
-    settled = run.last("settled") if is_combination(run, confirmed) else {}
+    settled = run.last(Settled) if is_combination(run, confirmed) else {}
     _, best = settled.get("best") or ("", "")
     return str(best), [{**gate, "gate": "adds"} for gate in settled.get("adds", [])]
 
@@ -103,9 +112,9 @@ def _delta_row(run: Run, model: Mapping[str, Any]) -> list[str]:
     base = next((m for m in run.document["models"] if m["name"] == run.baseline), None)
     if base is None:
         return []
-    judged = run.last("confirmed", spec=model["arm"])
+    judged = run.last(Confirmed, spec=model["arm"])
     if model["role"] == "phase 1":
-        judged = run.last("phase_1_judged")
+        judged = run.last(Phase1Judged)
     gates = {g["metric"]: g for g in judged.get("gates", []) if g["gate"] == "success"}
 
     def delta(metric: str, part: str = "masked", digits: int = 3) -> str:
@@ -137,7 +146,7 @@ def _as_difference(gate: Event) -> Event:
 
 
 def _ladder_row(run: Run, name: str, row: Mapping[str, Any]) -> list[str]:
-    dev = run.last("ladder", split="dev").get("rows", {}).get(name, {}).get("masked", {})
+    dev = run.last(Ladder, split="dev").get("rows", {}).get(name, {}).get("masked", {})
     masked = row["masked"]
     return [
         f"ladder: {name}",

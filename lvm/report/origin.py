@@ -11,6 +11,7 @@ from lvm.metrics import METRICS
 from lvm.report import Block, Facts, Items, Paragraph, Preformatted, Run
 from lvm.report.many import ARMS, ends
 from lvm.text import counted, title_of
+from lvm.triage.events import Resumed, StepStarted, Tidied
 
 
 def unreached(run: Run) -> list[str]:
@@ -45,7 +46,7 @@ def _cut_short(step: Mapping[str, Any]) -> list[str]:
 
 def _never_varied(run: Run) -> list[str]:
     """Return what was the same in every arm of the run."""
-    recipes = [spec["recipe"] for step in run.all("step_started") for spec in step["arms"]]
+    recipes = [spec["recipe"] for step in run.all(StepStarted) for spec in step["arms"]]
     recipes = recipes or [run.started.get("config", {}).get("recipe")]
     if not recipes[0]:
         return []
@@ -91,7 +92,7 @@ def origin_section(run: Run) -> Iterator[Block]:
         ("Versions", versions),
         ("Machine", f"{machine['platform']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB"),
     ]
-    resumed = len(run.all("resumed"))
+    resumed = len(run.all(Resumed))
     if resumed:
         pairs.append(("Resumed", counted(resumed, "time")))
     if gone := removed(run):
@@ -102,7 +103,7 @@ def origin_section(run: Run) -> Iterator[Block]:
 
 def removed(run: Run) -> str:
     """Return what the run removed of what its arms had left on disk; "" for nothing."""
-    events = run.all("tidied")
+    events = run.all(Tidied)
     states, weights = ({arm for e in events for arm in e[key]} for key in ("states", "weights"))
     said = [f"optimiser states of {counted(len(states), 'arm')}"] if states else []
     if weights:

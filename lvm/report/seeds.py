@@ -11,7 +11,9 @@ from lvm.metrics import METRICS
 from lvm.report import Block, Figure, Paragraph, Run, Table
 from lvm.report.plots import NUM_COLOURS, WIDTH, draw_marker, drawing, round_ticks
 from lvm.text import NONE, number, title_of
-from lvm.triage.seeds import Repeated, basis, interval, over_seeds, per_seed
+from lvm.triage.events import ArmJudged, StepStarted
+from lvm.triage.seeds import basis, interval, over_seeds, per_seed
+from lvm.triage.summary import SeedsShown
 
 PITCH, TOP, BOTTOM, EDGE = 44, 8, 24, 16  # of the plot: a row, and what surrounds the rows
 
@@ -38,7 +40,7 @@ def seeds_section(run: Run) -> Iterator[Block]:
     yield from _lost(run, repeated)
 
 
-def _levels(repeated: Repeated) -> Table:
+def _levels(repeated: SeedsShown) -> Table:
     """Return the test metrics of every model, seed by seed."""
     seeds = repeated["seeds"]
     rows = []
@@ -84,18 +86,18 @@ def _gains(comparisons: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def _lost(run: Run, repeated: Repeated) -> Iterator[Block]:
+def _lost(run: Run, repeated: SeedsShown) -> Iterator[Block]:
     """Yield which trainings left nothing to compare, and why."""
-    for started in (e for e in run.all("step_started") if e.get("seed") in repeated["seeds"]):
+    for started in (e for e in run.all(StepStarted) if e.get("seed") in repeated["seeds"]):
         seed = started["seed"]
-        for judged in run.all("arm_judged", step=started["step"]):
+        for judged in run.all(ArmJudged, step=started["step"]):
             if judged["reason"] not in ("finished", "gate held"):
                 why = f": {judged['detail']}" if judged["detail"] else ""
                 text = f"{judged['name']} left no result with seed {seed} ({judged['reason']}{why})"
                 yield Paragraph(f"{text}.", "warning")
 
 
-def _plot(repeated: Repeated, against: Sequence[Mapping[str, Any]]) -> str:
+def _plot(repeated: SeedsShown, against: Sequence[Mapping[str, Any]]) -> str:
     """Return a row per gain: its seeds, its interval, and its bound."""
     values = {_key(c): per_seed(repeated, c) for c in against}
     ends = [c["estimate"][k] for c in against for k in ("lower", "upper")]

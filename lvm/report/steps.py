@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lvm.absence import CONFIRMATION, Absence, sentences
 from lvm.few import foremost
 from lvm.metrics import FINEST_FIRST, METRICS, Shown
 from lvm.records import Verdict
@@ -23,6 +22,8 @@ from lvm.report.many import (
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
 from lvm.text import NONE, estimate, number, title_of
+from lvm.triage.absence import CONFIRMATION, Absence, sentences
+from lvm.triage.events import ArmJudged, ArmRestarted, Confirmed, Rung, StepStarted
 
 RESTARTS_SHOWN = 10
 
@@ -41,11 +42,11 @@ def steps_section(run: Run) -> Iterator[Block]:
 
 def _phase1(run: Run) -> Iterator[Block]:
     verdict = run.document["phase1"]["verdict"]
-    started = run.last("step_started", step="phase_1")
+    started = run.last(StepStarted, step="phase_1")
     yield Heading("Phase 1: does the base recipe beat AR-only?", "success gate", verdict or "")
     rows = []
     for spec in started["arms"]:
-        judged = run.last("arm_judged", arm=spec["id"], step="phase_1")
+        judged = run.last(ArmJudged, arm=spec["id"], step="phase_1")
         rows.append([spec["name"], *_ran(run, spec, judged), *_dev_numbers(run, spec, judged)])
     metrics = METRICS.shown(Shown.DEV)
     header = ("Model", "Epochs", "Ended", *(f"dev {title_of(m)}" for m in metrics))
@@ -76,9 +77,7 @@ def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
         yield _dev_table(run, step, arms, specs)
         yield from _rest(step, arms)
         yield _curves(run, step, specs)
-    yield from _items(
-        "Rungs", (_rung(event, specs) for event in run.all("rung", step=step["step"]))
-    )
+    yield from _items("Rungs", (_rung(event, specs) for event in run.all(Rung, step=step["step"])))
     yield from _items("Left out", (f"{n}: {reason}" for n, reason in step["left_out"].items()))
     yield from _items("Gate conflicts", _conflicts(step))
     absent = list(_absent(run, step["step"], f"{CONFIRMATION}{step['step']}"))
@@ -109,7 +108,7 @@ def _by_gain(run: Run) -> Table:
 
 def _restarts(run: Run, *races: str) -> Iterator[str]:
     """Yield what broke and was tried again: at most some arms, the rest counted."""
-    events = [event for race in races for event in run.all("arm_restarted", step=race)]
+    events = [event for race in races for event in run.all(ArmRestarted, step=race)]
     for event in events[:RESTARTS_SHOWN]:
         yield f"{event['name']} at epoch {max(0, event['epoch'])}: {event['detail']}."
     if len(events) > RESTARTS_SHOWN:
@@ -251,7 +250,7 @@ def _conflict(arm: Mapping[str, Any]) -> str:
 
 def _outcome(run: Run, step: Mapping[str, Any], absent: Sequence[str]) -> Iterator[str]:
     """Say what the step decided: confirmed, kept, ruled out, or nothing."""
-    confirmed = run.all("confirmed", step=step["step"])
+    confirmed = run.all(Confirmed, step=step["step"])
     for event in confirmed:
         gates = "; ".join(
             f"{g['gate']} {title_of(g['metric'])} {estimate(g)} {g['verdict']}"

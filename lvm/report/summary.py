@@ -15,13 +15,14 @@ from lvm.report.cost import saved_in_words
 from lvm.report.gates import independent
 from lvm.report.models import confirmed_name
 from lvm.text import counted, estimate, number, seconds, title_of
+from lvm.triage.events import Confirmed, Phase1Judged, StepStarted
 from lvm.triage.seeds import over_seeds
 from lvm.triage.subject import subject
 
 
 def stopped_by_audit(run: Run) -> bool:
     """Whether the audit ended the run before anything was tried."""
-    return run.document["verdict"] == RunVerdict.BLOCKED and not run.all("step_started")
+    return run.document["verdict"] == RunVerdict.BLOCKED and not run.all(StepStarted)
 
 
 def verdict_section(run: Run) -> Iterator[Block]:
@@ -73,8 +74,8 @@ def _no_cause(run: Run) -> str:
 def _confidence(run: Run) -> str:
     """Describe the success gate that stands behind the verdict, or the one that came nearest."""
     arm = run.document.get("arm") or {}
-    candidates = [(_phase1_name(run), run.last("phase_1_judged"))]
-    candidates += [(confirmed_name(run, event), event) for event in run.all("confirmed")]
+    candidates = [(_phase1_name(run), run.last(Phase1Judged))]
+    candidates += [(confirmed_name(run, event), event) for event in run.all(Confirmed)]
     if arm:
         candidates = [(arm["name"], arm)]
     name, event = max(candidates, key=lambda item: _nearest(item[1]))
@@ -146,7 +147,7 @@ def _next(run: Run, changed: bool) -> tuple[str, str]:
 
 def _crosses(run: Run) -> bool:
     """Whether an interval crosses its bound, which more articles would narrow."""
-    judged = [run.last("phase_1_judged"), *run.all("confirmed")]
+    judged = [run.last(Phase1Judged), *run.all(Confirmed)]
     judged += [event["control"] for event in judged if event.get("control")]
     gates = [gate for event in judged for gate in event.get("gates", [])]
     return any(gate["verdict"] == Verdict.INCONCLUSIVE for gate in gates)

@@ -15,6 +15,7 @@ from lvm.report.many import left_out, named, shown_arms, specs_by_id
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
 from lvm.text import counted, number, one_line
+from lvm.triage.events import ArmEnded, ArmJudged, Confirmed, Decision, Rung, StepStarted
 
 MARKS = {  # kind of a leaf -> mark, what the mark means
     "confirmed": ("◆", "confirmation, judged on the test split"),
@@ -81,18 +82,18 @@ def _nodes(run: Run) -> Iterator[Node]:
     for step in run.document["steps"]:
         yield _step(run, step)
     yield from _together(run)
-    for started in (e for e in run.all("step_started") if "seed" in e):
+    for started in (e for e in run.all(StepStarted) if "seed" in e):
         leaves = [_arm(run, started["step"], spec) for spec in started["arms"]]
         why = _since(run, "Repeat", seed=started["seed"])
         yield Node(started["title"], why, True, "", "", leaves)
-    ended = bool(run.last("decision", action="Stop"))
+    ended = bool(run.last(Decision, action="Stop"))
     why = "not reached: the run ended before it" if ended else "not reached so far"
     for name in unreached(run):
         yield Node(name, why, False)
 
 
 def _since(run: Run, action: str, **values: Any) -> str:
-    why = run.last("decision", action=action, **values).get("since", "")
+    why = run.last(Decision, action=action, **values).get("since", "")
     return f"since {why}" if why else ""
 
 
@@ -118,7 +119,7 @@ def _step(run: Run, step: Mapping[str, Any]) -> Node:
 def _confirmations(run: Run, step: str) -> list[Leaf]:
     why = _since(run, "Confirm", step=step)
     leaves = []
-    for event in run.all("confirmed", step=step):
+    for event in run.all(Confirmed, step=step):
         cause = ATTRIBUTED.get(event.get("attribution", ""), "")
         said = "; ".join(text for text in (why, cause) if text)
         name = f"confirmation of {confirmed_name(run, event)}"
@@ -129,9 +130,9 @@ def _confirmations(run: Run, step: str) -> list[Leaf]:
 def _together(run: Run) -> Iterator[Node]:
     """Yield the confirmations that belong to no single step."""
     known = {step["step"] for step in run.document["steps"]}
-    for step in dict.fromkeys(event["step"] for event in run.all("confirmed")):
+    for step in dict.fromkeys(event["step"] for event in run.all(Confirmed)):
         if step not in known:
-            tried = run.last("decision", action="Confirm", step=step)
+            tried = run.last(Decision, action="Confirm", step=step)
             arms = ", ".join(f"{arm} ({run.title(of)})" for of, arm in tried.get("carried", []))
             leaves = _confirmations(run, step)
             title = f"Together: {arms}" if arms else str(step)
@@ -145,7 +146,7 @@ def _arm(
     run: Run, step: str, spec: Mapping[str, Any], about: Mapping[str, Any] | None = None
 ) -> Leaf:
     """Return how an arm ended and why, and what became of it."""
-    ended = run.last("arm_ended", arm=spec["id"], step=step)
+    ended = run.last(ArmEnded, arm=spec["id"], step=step)
     if not ended:
         return Leaf("left", spec["name"], _shared(run, step, spec) or "had not ended")
     kind, said = _ending(run, step, spec, ended)
@@ -154,7 +155,7 @@ def _arm(
         found.append("chosen for confirmation")
     if about is not None and spec["name"] == about["kept"]:
         found.append("kept: it beats its control")
-    judged = run.last("arm_judged", arm=spec["id"], step=step)
+    judged = run.last(ArmJudged, arm=spec["id"], step=step)
     compared = about is not None and spec["role"] == "arm"
     verdict = (judged.get("stage") or {}).get("verdict", "") if compared else ""
     return Leaf(kind, spec["name"], "; ".join(text for text in found if text), verdict)
@@ -180,12 +181,12 @@ def _ending(run: Run, step: str, spec: Mapping[str, Any], ended: Event) -> tuple
 
 
 def _rung(run: Run, step: str, epoch: int) -> Event:
-    return run.last("rung", step=step, epoch=epoch)
+    return run.last(Rung, step=step, epoch=epoch)
 
 
 def _holders(run: Run, step: str, epoch: int) -> str:
     arms = _rung(run, step, epoch).get("held", [])
-    ended = [run.last("arm_ended", arm=arm, step=step) for arm in arms]
+    ended = [run.last(ArmEnded, arm=arm, step=step) for arm in arms]
     held = [event["name"] for event in ended if event]
     return f"{named(held)} held the stage gate" if held else "the step had ended"
 

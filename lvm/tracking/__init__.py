@@ -21,7 +21,6 @@ from typing import Any
 
 from lvm.beside import beside
 from lvm.errors import MissingExtraError
-from lvm.events import Event, Events, indexed
 from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.inbox import Inbox
 from lvm.tracking.ladder import ladder_views
@@ -41,6 +40,8 @@ from lvm.tracking.store import (
 )
 from lvm.tracking.views import parent_view
 from lvm.tracking.writer import Writer
+from lvm.triage.events import Event
+from lvm.triage.state import RunState, indexed
 
 EXPERIMENT = "lvm-triage"
 ARTIFACTS = ("verdict.json", "audit.json", "report.md", "report.html", "journal.jsonl")
@@ -85,7 +86,7 @@ class Tracker:
         self._hand = threading.Lock()  # of these two
         self._lock = threading.Lock()  # of all below
         self._runs: Writer | None = None
-        self._events = Events()  # as far as they were taken up
+        self._events = RunState()  # as far as they were taken up
         self._num_written = 0  # of these, with all that the views say of them
         self._retry_at = 0.0
 
@@ -148,7 +149,7 @@ class Tracker:
     def _take_up(self) -> None:
         anew, events = self._inbox.take()
         if anew:
-            self._events, self._num_written = Events(), 0
+            self._events, self._num_written = RunState(), 0
         for event in events:
             self._events.append(event)
 
@@ -205,7 +206,7 @@ class Tracker:
             runs.write(parent_view(events, None, closed=False), [*ladder_views(events), *changed])
             self._num_written = len(events)
 
-    def _write_all(self, events: Events, document: Mapping[str, Any] | None) -> None:
+    def _write_all(self, events: RunState, document: Mapping[str, Any] | None) -> None:
         """Write every view of a run, and end them."""
         if events:
             runs = self._connect()

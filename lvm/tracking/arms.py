@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lvm.events import Event, Events, indexed
 from lvm.records import ABSENT, StopReason
 from lvm.report import Run
 from lvm.report.models import added, is_combination
@@ -20,6 +19,21 @@ from lvm.tracking.views import (
     flatten,
     milliseconds,
 )
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    BelowLadder,
+    Compared,
+    Confirmed,
+    Decision,
+    Epoch,
+    Event,
+    Inspected,
+    Settled,
+    StepStarted,
+    TestJudged,
+)
+from lvm.triage.state import RunState, indexed
 
 IMPORTANT = (
     "context_length",
@@ -49,14 +63,14 @@ def arm_views(
     """
     events = indexed(events)
     views = []
-    for started in events.of("step_started"):
+    for started in events.of(StepStarted):
         views += _views_of(events, document, started, range(len(started["arms"])), closed=closed)
-    for test in events.of("test_judged"):
+    for test in events.of(TestJudged):
         views += _views_of_predictions(events, test)
     return views
 
 
-def changed_views(events: Events, new: Iterable[Event]) -> list[RunView]:
+def changed_views(events: RunState, new: Iterable[Event]) -> list[RunView]:
     """Return of the views of a run that goes on those that the `new` of its events change.
 
     It costs what these events and the steps they belong to cost, whatever came before.
@@ -66,39 +80,39 @@ def changed_views(events: Events, new: Iterable[Event]) -> list[RunView]:
     for event in new:
         for step, arm in _touched(events, event):
             arms.setdefault(step, set()).add(arm)
-        tests = [event] if event["event"] == "test_judged" else []
+        tests = [event] if isinstance(event, TestJudged) else []
         for arm in _held_against_front(event):
-            tests += events.of("test_judged", arm=arm)
+            tests += events.of(TestJudged, arm=arm)
         views += [view for test in tests for view in _views_of_predictions(events, test)]
     for step in arms:
-        for started in events.of("step_started", step=step):
+        for started in events.of(StepStarted, step=step):
             places = [i for i, spec in enumerate(started["arms"]) if spec["id"] in arms[step]]
             views += _views_of(events, None, started, places, closed=False)
     return views
 
 
-def _touched(events: Events, event: Event) -> Iterator[tuple[str, str]]:
+def _touched(events: RunState, event: Event) -> Iterator[tuple[str, str]]:
     """Yield step and arm of every view that an event says something of."""
-    if event["event"] == "settled" or event.get("action") == "Stop":  # of every confirmed arm
-        for confirmed in events.of("confirmed"):
+    if isinstance(event, Settled) or event.get("action") == "Stop":  # of every confirmed arm
+        for confirmed in events.of(Confirmed):
             yield from _touched(events, confirmed)
     for arm in _held_against_front(event):
-        yield from ((e["step"], e["arm"]) for e in events.of("arm_ended", arm=arm))
-    if event["event"] == "confirmed":
+        yield from ((e["step"], e["arm"]) for e in events.of(ArmEnded, arm=arm))
+    if isinstance(event, Confirmed):
         yield event["run_as"], event["spec"]
         yield event["run_as"], (event.get("control") or {}).get("spec", "")
     elif "arm" in event:  # steps that share an arm share what is known of it
-        yield from ((e["step"], e["arm"]) for e in events.of("arm_ended", arm=event["arm"]))
+        yield from ((e["step"], e["arm"]) for e in events.of(ArmEnded, arm=event["arm"]))
 
 
 def _held_against_front(event: Event) -> Iterable[str]:
     """Return the arms that an event places against the front."""
-    front: Mapping[str, Any] = event.get("front", {}) if event["event"] == "compared" else {}
+    front: Mapping[str, Any] = event.get("front", {}) if isinstance(event, Compared) else {}
     return front
 
 
 def _views_of(
-    events: Events,
+    events: RunState,
     document: Document | None,
     started: Event,
     places: Iterable[int],
@@ -117,19 +131,19 @@ def _views_of(
     return views
 
 
-def _views_of_predictions(events: Events, test: Event) -> list[RunView]:
+def _views_of_predictions(events: RunState, test: Event) -> list[RunView]:
     """Return the view of a judged file of predictions; none where an arm was judged."""
-    started = events.of("step_started", step=test["step"])
+    started = events.of(StepStarted, step=test["step"])
     if any(spec["id"] == test["arm"] for event in started for spec in event["arms"]):
         return []
     return [_predictions_view(events, test)]
 
 
-def _arm_view(events: Events, started: Event, spec: Event, place: int) -> RunView:
+def _arm_view(events: RunState, started: Event, spec: Event, place: int) -> RunView:
     step, arm = spec["step"], spec["id"]
-    ended = events.last("arm_ended", step=step, arm=arm)
+    ended = events.last(ArmEnded, step=step, arm=arm)
     # An arm that a step shares with an earlier one was trained once; its epochs name the first.
-    epochs = events.of("epoch", arm=arm)
+    epochs = events.of(Epoch, arm=arm)
     if ended is not None:
         epochs = [e for e in epochs if e["epoch"] <= ended["epoch"]]
     end = ended or (epochs[-1] if epochs else started)
@@ -167,7 +181,7 @@ def _heading(started: Event) -> str:
     return f"Step {started['number']}, {title}" if "number" in started else title
 
 
-def _params(events: Events, spec: Event) -> dict[str, str]:
+def _params(events: RunState, spec: Event) -> dict[str, str]:
     """Return the recipe: first what differs from the base recipe, then what matters always."""
     base = dict(flatten(events[0]["config"]["recipe"]))
     recipe = dict(flatten(spec["recipe"]))
@@ -177,10 +191,10 @@ def _params(events: Events, spec: Event) -> dict[str, str]:
     return {"changes": named[:MAX_TAG], **differing, **important}
 
 
-def _add_judgement(view: RunView, events: Events, spec: Event) -> None:
+def _add_judgement(view: RunView, events: RunState, spec: Event) -> None:
     """Add what was judged of an ended arm, on dev and on test, and what the audit found in it."""
     arm, step = spec["id"], spec["step"]
-    judged = events.last("arm_judged", step=step, arm=arm)
+    judged = events.last(ArmJudged, step=step, arm=arm)
     if judged is not None:
         at, epoch = judged["at"], judged["epoch"]
         view.add_tags({"verdict": judged["stage"]["verdict"], "reason": judged["stage"]["reason"]})
@@ -189,26 +203,26 @@ def _add_judgement(view: RunView, events: Events, spec: Event) -> None:
             view.add_gate("dev", gate, at, epoch)
         if judged["evaluation"] is not None:
             view.add_evaluation(judged)
-    inspected = events.last("inspected", arm=arm) or {}
-    below = events.last("below_ladder", arm=arm) or {}
+    inspected = events.last(Inspected, arm=arm) or {}
+    below = events.last(BelowLadder, arm=arm) or {}
     seen = [*inspected.get("findings", []), *below.get("findings", [])]
     found = [*(judged or {}).get("findings", []), *seen]
     view.add_findings("finding", found)
     view.add_tags({"route": "; ".join(inspected.get("reasons", []))})
-    test = events.last("test_judged", arm=arm) if spec["evaluate_test"] else None
+    test = events.last(TestJudged, arm=arm) if spec["evaluate_test"] else None
     if test is not None:
         view.add_evaluation(test)
         view.add_front(events, arm)
 
 
-def _add_confirmation(view: RunView, events: Events, spec: Event) -> None:
+def _add_confirmation(view: RunView, events: RunState, spec: Event) -> None:
     """Add the answer of a confirmation to its arm, and to the control that it trained."""
-    confirmed = events.last("confirmed", spec=spec["id"], run_as=spec["step"])
+    confirmed = events.last(Confirmed, spec=spec["id"], run_as=spec["step"])
     if confirmed is not None:
         reasons = [f"{g['gate']} {g['metric']}: {g['reason']}" for g in confirmed["gates"]]
         view.add_tags({"verdict": confirmed["verdict"], "reason": "; ".join(reasons)})
         view.add_tags({key: confirmed.get(key) for key in ("attribution", "over_control")})
-        stop = events.last("decision", action="Stop") or {"cause": []}
+        stop = events.last(Decision, action="Stop") or {"cause": []}
         if confirmed["step"] in stop["cause"]:
             view.add_tags({"cause": confirmed["step"]})
         for gate in confirmed["gates"]:
@@ -216,7 +230,7 @@ def _add_confirmation(view: RunView, events: Events, spec: Event) -> None:
         _add_combination(view, events, confirmed)
     if spec["role"] != "control":
         return
-    for event in events.of("confirmed", run_as=spec["step"]):
+    for event in events.of(Confirmed, run_as=spec["step"]):
         control: Mapping[str, Any] = event.get("control") or {}
         if control.get("spec") == spec["id"]:
             view.add_tags({"verdict": control["verdict"]})
@@ -224,12 +238,12 @@ def _add_confirmation(view: RunView, events: Events, spec: Event) -> None:
                 view.add_gate("test", gate, event["at"])
 
 
-def _add_combination(view: RunView, events: Events, confirmed: Event) -> None:
+def _add_combination(view: RunView, events: RunState, confirmed: Event) -> None:
     """Add what the steps that helped add together to the best of them alone."""
     run = Run(events, {})
     if not is_combination(run, confirmed):
         return
-    stop = run.last("decision", action="Stop")
+    stop = run.last(Decision, action="Stop")
     if len(stop.get("cause", ())) > 1:  # no step is the cause alone
         view.add_tags({"cause": "+".join(stop["cause"])})
     best, adds = added(run, confirmed)
@@ -238,9 +252,9 @@ def _add_combination(view: RunView, events: Events, confirmed: Event) -> None:
         view.add_gate("test", gate, confirmed["at"])
 
 
-def _model(events: Events, document: Document | None, spec: Event) -> ModelView | None:
+def _model(events: RunState, document: Document | None, spec: Event) -> ModelView | None:
     """Return the model of an arm that was judged on test: those are worth keeping."""
-    test = events.last("test_judged", arm=spec["id"], step=spec["step"])
+    test = events.last(TestJudged, arm=spec["id"], step=spec["step"])
     if test is None or spec["role"] == "repeat":  # those only tell how much a seed changes
         return None
     data = events[0]["data"]
@@ -257,10 +271,10 @@ def _model(events: Events, document: Document | None, spec: Event) -> ModelView 
     )
 
 
-def _predictions_view(events: Events, test: Event) -> RunView:
+def _predictions_view(events: RunState, test: Event) -> RunView:
     """Return the run of predictions that were handed in and judged without a model."""
     at, step = milliseconds(test["at"]), test["step"]
-    started = events.last("step_started", step=step) or {"step": step}
+    started = events.last(StepStarted, step=step) or {"step": step}
     view = RunView(
         key=f"{step} / {test['arm']}",
         name=f"{_heading(started)}: {test['name']}",

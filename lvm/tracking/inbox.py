@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from lvm.events import Event
+from lvm.triage.events import Event
 
 
 class Inbox:

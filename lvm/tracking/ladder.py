@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvm.events import indexed
 from lvm.records import LIMITS
 from lvm.tracking.views import Event, RunView, data_view, milliseconds
+from lvm.triage.events import Ladder
+from lvm.triage.state import indexed
 
 LADDER = "ladder"  # tag `role` and `step` of these runs, so that a filter can have or leave them
 NOTE = "A predictor without training, judged on the same windows and pool as the models."
@@ -16,7 +17,7 @@ END_NOTE = f"{NOTE} It is an end of the scale, not a competitor."
 def ladder_views(events: Sequence[Event]) -> list[RunView]:
     """Return a run per predictor of the ladder, in its order; none before it was measured."""
     events = indexed(events)
-    found = (events.last("ladder", split=split) for split in ("dev", "test"))
+    found = (events.last(Ladder, split=split) for split in ("dev", "test"))
     measured = [event for event in found if event is not None]
     names = dict.fromkeys(name for event in measured for name in event["rows"])
     return [_view(events, measured, name, len(names) - n) for n, name in enumerate(names)]

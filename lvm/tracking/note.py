@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lvm.events import Event, indexed
 from lvm.metrics import METRICS, Shown
 from lvm.report import Block, Paragraph, Run, Section, Table
 from lvm.report.markdown import render
 from lvm.report.models import added, models_section
 from lvm.report.summary import verdict_section
 from lvm.text import NONE, estimate, number, title_of
+from lvm.triage.events import Confirmed, Decision, Event
+from lvm.triage.state import indexed
 
 VIEW_TAG = "mlflow.sharedViewState."  # of an experiment; MLflow's page opens it by its name
 WIDTHS = {"attributes.`Run Name`": 440, "tags.`verdict`": 140, "params.`changes`": 360}  # pixels
@@ -80,7 +81,7 @@ def _body(sections: Sequence[Section]) -> str:
 
 
 def _unfinished(events: Sequence[Event]) -> str:
-    latest = indexed(events).last("decision")
+    latest = indexed(events).last(Decision)
     if latest is None:
         return "**UNFINISHED**: nothing has been decided yet."
     if latest["action"] == "Stop":
@@ -96,7 +97,7 @@ def arm_note(events: Sequence[Event], spec: Event) -> str:
     arm, step = spec["id"], spec["step"]
     run = Run(events, {})
     ended, judged = (run.last(k, arm=arm, step=step) for k in ("arm_ended", "arm_judged"))
-    confirmed = run.last("confirmed", spec=arm, run_as=step)
+    confirmed = run.last(Confirmed, spec=arm, run_as=step)
     said = [spec["why"]]
     if ended:
         detail = f": {ended['detail']}" if ended["detail"] else ""
@@ -138,7 +139,7 @@ def registered_note(events: Sequence[Event], spec: Event, test: Event) -> str:
         for name in METRICS.shown(Shown.SUMMARY)
         if masked.get(name) is not None
     )
-    stop = Run(events, {}).last("decision", action="Stop")
+    stop = Run(events, {}).last(Decision, action="Stop")
     return (
         f"{spec['name']}: {reached} on the test split of {data['source']}. The triage ended "
         f"{stop['verdict']}, since {stop['since']}. It predicts unit next vectors in the raw space."

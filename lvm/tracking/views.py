@@ -11,10 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lvm.events import Event as Event
-from lvm.events import Events, indexed
 from lvm.records import RunVerdict
 from lvm.tracking.note import run_note, table_name
+from lvm.triage.events import (
+    Audited,
+    Compared,
+    Confirmed,
+    Decision,
+    Event,
+    Interrupted,
+    Ladder,
+    Phase1Judged,
+    Repeated,
+    TestJudged,
+)
+from lvm.triage.state import RunState, indexed
 
 Document = Mapping[str, Any]  # of verdict.json
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
@@ -117,9 +128,9 @@ class RunView:
             "Dev " if split == "dev" else "", {**evaluation["masked"], **latency}, at, step
         )
 
-    def add_front(self, events: Events, arm: str) -> None:
+    def add_front(self, events: RunState, arm: str) -> None:
         """Add where a model lies against the front of predictions without training."""
-        compared = events.last("compared") or {}
+        compared = events.last(Compared) or {}
         found = compared.get("front", {}).get(arm)
         if found:
             self.add_tags({"front.position": found["position"], "front.rung": found.get("rung")})
@@ -147,10 +158,10 @@ def parent_view(events: Sequence[Event], document: Document | None, *, closed: b
     """Return the run of a whole triage; `document` is that of verdict.json when there is one."""
     events = indexed(events)
     first, latest = events[0], events[-1]
-    stop = events.last("decision", action="Stop")
+    stop = events.last(Decision, action="Stop")
     status = "RUNNING"
     if closed:
-        unfinished = "KILLED" if latest["event"] == "interrupted" else "FAILED"
+        unfinished = "KILLED" if isinstance(latest, Interrupted) else "FAILED"
         status = "FINISHED" if stop else unfinished
     view = RunView(
         key=PARENT,
@@ -186,8 +197,8 @@ def _add_origin(view: RunView, first: Event) -> None:
     view.add_metrics("data.", first["data"], first["at"])
 
 
-def _add_audit(view: RunView, events: Events) -> None:
-    audited = events.last("audited")
+def _add_audit(view: RunView, events: RunState) -> None:
+    audited = events.last(Audited)
     if audited is None:
         return
     audit = audited["audit"]
@@ -201,16 +212,16 @@ def _add_audit(view: RunView, events: Events) -> None:
     view.add_metrics("audit.checks.", counts, audited["at"])
 
 
-def _add_phase_1(view: RunView, events: Events) -> None:
+def _add_phase_1(view: RunView, events: RunState) -> None:
     """Add the first comparison and what the predictors without training reach, on test."""
-    ladder = events.last("ladder", split="test")
+    ladder = events.last(Ladder, split="test")
     if ladder is not None:
         for name, row in ladder["rows"].items():
             view.add_metrics(f"ladder.{name}.", row["masked"], ladder["at"])
-    judged = events.last("phase_1_judged")
+    judged = events.last(Phase1Judged)
     if judged is None:
         return
-    for test in events.of("test_judged", role="phase 1"):
+    for test in events.of(TestJudged, role="phase 1"):
         which = "ar_only" if test["name"] == judged["baseline"] else "model"
         view.add_metrics(f"phase_1.{which}.", test["evaluation"]["masked"], test["at"])
         view.add_tags({f"phase_1.{which}": test["name"]})
@@ -223,9 +234,9 @@ def _add_phase_1(view: RunView, events: Events) -> None:
         view.add_gate("phase_1", gate, judged["at"])
 
 
-def _add_seeds(view: RunView, events: Events) -> None:
+def _add_seeds(view: RunView, events: RunState) -> None:
     """Add the gains over all repeated seeds, with what a seed changes."""
-    repeated = events.last("repeated")
+    repeated = events.last(Repeated)
     if repeated is None:
         return
     for found in repeated["comparisons"]:
@@ -261,18 +272,18 @@ def data_view(events: Sequence[Event], context: str) -> DataView | None:
     )
 
 
-def confirmed_arm(events: Events, document: Document | None) -> str | None:
+def confirmed_arm(events: RunState, document: Document | None) -> str | None:
     """Return the id of the arm whose model the verdict speaks for, or None."""
-    stop = events.last("decision", action="Stop")
+    stop = events.last(Decision, action="Stop")
     if stop is None:
         return None
     if stop["verdict"] == RunVerdict.PASSED:
-        baseline = (events.last("phase_1_judged") or {}).get("baseline")
-        tests = events.of("test_judged", role="phase 1")
+        baseline = (events.last(Phase1Judged) or {}).get("baseline")
+        tests = events.of(TestJudged, role="phase 1")
         return next((str(e["arm"]) for e in tests if e["name"] != baseline), None)
     if stop["verdict"] != RunVerdict.FIXED:
         return None
     known = (document or {}).get("arm") or {}
-    found = events.last("confirmed", verdict="PASS") or {}
+    found = events.last(Confirmed, verdict="PASS") or {}
     arm = known.get("id") or found.get("spec")
     return None if arm is None else str(arm)

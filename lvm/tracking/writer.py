@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lvm.config import fingerprint
-from lvm.events import Event
 from lvm.tracking.marks import Marks
 from lvm.tracking.note import VIEW_TAG, table_link, table_state
 from lvm.tracking.registry import checkpoint_of, log_data, log_model, log_values
 from lvm.tracking.store import owner, search, without_password
 from lvm.tracking.views import PARENT, RunView
+from lvm.triage.events import Event
 
 
 class Writer:

@@ -13,6 +13,7 @@ from lvm.evaluation.front import front_position
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.predictions import read_predictions
 from lvm.records import LIMITS, FrontPosition
+from lvm.triage.events import Compared, Ladder, TestJudged, event_of
 from lvm.triage.runner import Runner
 from lvm.triage.step import Role
 from lvm.triage.subject import PREDICTIONS
@@ -25,10 +26,10 @@ def rung_file(out: Path, name: str, split: str = "test") -> Path:
 
 def compare_with_ladder(runner: Runner) -> None:
     """Note where every model judged on test lies against the front; a repeated seed is none."""
-    arms = [e["arm"] for e in runner.journal.all("test_judged") if e["role"] != Role.REPEAT]
+    arms = [e.arm for e in runner.journal.events.of(TestJudged) if e.role != Role.REPEAT]
     rungs = rungs_on(runner, "test")
     found = {arm: position for arm in arms if (position := position_of(runner, arm, rungs))}
-    runner.once("compared", ("of",), of="+".join(found), front=found)
+    runner.once(event_of(Compared, of="+".join(found), front=found), "of")
 
 
 def rungs_on(runner: Runner, split: str) -> dict[str, PerQuery]:
@@ -36,7 +37,8 @@ def rungs_on(runner: Runner, split: str) -> dict[str, PerQuery]:
 
     A rung whose results are gone (a run that an older version began) is left out.
     """
-    rows = (runner.journal.find("ladder", split=split) or {"rows": {}})["rows"]
+    measured = runner.journal.events.last(Ladder, split=split)
+    rows = measured.rows if measured is not None else {}
     files = {
         name: rung_file(runner.request.out, name, split) for name in rows if name not in LIMITS
     }

@@ -6,24 +6,22 @@ written another. Pure functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from lvm.triage.events import Confirmed, Decision, Event, Phase1Judged, Settled, StepEnded
 
-from lvm.records import to_plain
-
-DECIDES = {  # event -> what the rest of the run follows from; an interval may differ in rounding
-    "decision": ("action", "step", "arm", "seed", "verdict", "cause"),
-    "phase_1_judged": ("verdict",),
-    "step_ended": ("stage", "candidate", "kept"),
-    "confirmed": ("verdict", "attribution"),
-    "settled": ("best",),
+# What the rest of the run follows from; an interval may differ in rounding.
+DECIDES: dict[type[Event], tuple[str, ...]] = {
+    Decision: ("action", "step", "arm", "seed", "verdict", "cause"),
+    Phase1Judged: ("verdict",),
+    StepEnded: ("stage", "candidate", "kept"),
+    Confirmed: ("verdict", "attribution"),
+    Settled: ("best",),
 }
 
 
-def disagreement(written: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def disagreement(written: Event, now: Event) -> str:
     """Say in which deciding value an event differs from what the journal holds; "" in none."""
-    for key in DECIDES.get(written["event"], ()):
-        value = to_plain(now.get(key))
-        if key in written and written[key] != value:
-            return f"{key} {written[key]} in the journal, {value} from the files of the arms"
+    for name in DECIDES.get(type(written), ()):
+        before, value = getattr(written, name), getattr(now, name)
+        if before != value:
+            return f"{name} {before} in the journal, {value} from the files of the arms"
     return ""

@@ -10,8 +10,9 @@ from lvm.audit.finding import Finding, Severity
 from lvm.audit.training import too_early
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain
-from lvm.records import GateResult, to_plain
+from lvm.records import GateResult
 from lvm.triage.against_ladder import rung_file
+from lvm.triage.events import BelowLadder, event_of
 from lvm.triage.judge import ArmResult, training_of
 from lvm.triage.runner import AR_ONLY, Runner
 from lvm.triage.step import steps_in_order
@@ -26,21 +27,22 @@ def ask_whether_below(runner: Runner, ar_only: ArmResult) -> None:
     gains = {name: _gain(runner, ar_only, name) for name in COPIES}
     measured = {name: found for name, found in gains.items() if found is not None}
     finding, reason = _judged(measured, ar_only)
-    runner.once(
-        "below_ladder",
-        (),
+    event = event_of(
+        BelowLadder,
         arm=ar_only.spec.id,
         name=AR_ONLY,
-        gains=to_plain(measured),
+        gains=measured,
         findings=[] if finding is None else [finding],
         reason=reason,
     )
+    runner.once(event)
 
 
 def asked_first(runner: Runner, plan: list[str]) -> list[str]:
     """Return the steps of a plan that the finding points to, where it was made."""
-    noted = runner.journal.find("below_ladder") or {"findings": []}
-    return [name for name in _pointed_to() if name in plan] if noted["findings"] else []
+    noted = runner.journal.events.last(BelowLadder)
+    below = noted is not None and noted.findings
+    return [name for name in _pointed_to() if name in plan] if below else []
 
 
 def _pointed_to() -> list[str]:

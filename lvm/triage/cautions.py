@@ -3,94 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from lvm.absence import Absence, sentences
+from lvm.audit.document import AuditDocument
 from lvm.audit.words import broken, overrides, unverified
-from lvm.records import LIMITS, Position, RunVerdict
+from lvm.records import LIMITS, Estimate, Position, RunVerdict
 from lvm.text import title_of
+from lvm.triage.absence import Absence, sentences
+from lvm.triage.events.parts import EvaluationTold, FrontTold
 from lvm.triage.seeds import basis, over_seeds, rests_on_one_seed
+from lvm.triage.summary import ModelShown, Summary
 from lvm.triage.worth import subjects
 
 
-def of_the_absent(absent: Sequence[Absence], document: Mapping[str, Any]) -> list[str]:
+def of_the_absent(absent: Sequence[Absence], summary: Summary) -> list[str]:
     """Say which arms are no part of the evidence, and how to have them tried again."""
     if not absent:
         return []
-    said = [text for text in sentences(absent) if text not in document["headline"]]
-    again = f"absent arms are no evidence; try them again, keeping the rest: {document['resume']}"
+    said = [text for text in sentences(absent) if text not in summary.headline]
+    again = f"absent arms are no evidence; try them again, keeping the rest: {summary.resume}"
     return [*said, again]
 
 
-def of_the_audit(audit: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
+def of_the_audit(audit: AuditDocument, summary: Summary) -> list[str]:
     """Return what the audit has to say beside the verdict: overrides, blind spots, weak gates."""
     said = [*unverified(audit), *overrides(audit), *broken(audit)]
-    if document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED):
+    if summary.verdict in (RunVerdict.PASSED, RunVerdict.FIXED):
         said += [
-            f"{f['seen']}."
-            for f in audit.get("findings", [])
-            if f["code"] == "GATE_BELOW_TRIVIAL" and f["severity"] == "warn"
+            f"{f.seen}."
+            for f in audit.findings
+            if f.code == "GATE_BELOW_TRIVIAL" and f.severity == "warn"
         ]
     return said
 
 
-def of_the_seeds(document: Mapping[str, Any]) -> list[str]:
+def of_the_seeds(summary: Summary) -> list[str]:
     """Return what repeated seeds have to say against a verdict that rests on one."""
-    seeds, claims = document["seeds"], document["verdict"] in (RunVerdict.PASSED, RunVerdict.FIXED)
+    seeds, claims = summary.seeds, summary.verdict in (RunVerdict.PASSED, RunVerdict.FIXED)
     if not seeds or not claims or not rests_on_one_seed(seeds):
         return []
     return [f"the verdict rests on {basis(seeds)}. {over_seeds(seeds)}"]
 
 
-def of_the_ladder(document: Mapping[str, Any]) -> list[str]:
+def of_the_ladder(summary: Summary) -> list[str]:
     """Return what a person must know before paying for scale: which models do not beat the front.
 
     By the differences on the same windows where the journal has them, else by the plain means.
     """
-    if not document["ladder"]:
+    if not summary.ladder:
         return []
     said = []
-    for model in subjects(document):
-        found = document["front"].get(model["arm"]) or {}
-        if found.get("distance"):
+    for model in subjects(summary):
+        found = summary.front.get(model.arm)
+        if found is not None and found.distance:
             said.append(_against_front(model, found))
         else:
-            said += [_not_beaten(model, metric, document["ladder"]) for metric in _shown(model)]
+            said += [_not_beaten(model, metric, summary.ladder) for metric in _shown(model)]
     return [text for text in said if text]
 
 
-def _against_front(model: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _against_front(model: ModelShown, found: FrontTold) -> str:
     """Say where a model lies that is not above the front; "" above it."""
-    if found["position"] == Position.ABOVE:
+    if found.position == Position.ABOVE:
         return ""
-    metrics, gains = found["metrics"], found["gains"]
-    reached = ", ".join(f"{title_of(m)} {model['masked'][m]:.3f}" for m in metrics)
+    metrics, gains = found.metrics, found.gains
+    reached = ", ".join(f"{title_of(m)} {model.masked[m]:.3f}" for m in metrics)
     differences = " and ".join(f"{title_of(m)} {_interval(gains[m])}" for m in metrics)
-    where = "is below" if found["position"] == Position.BELOW else "is not told apart from"
-    apart = "" if model["space"] == "raw" else " Its cosine is in another space."
+    where = "is below" if found.position == Position.BELOW else "is not told apart from"
+    apart = "" if model.space == "raw" else " Its cosine is in another space."
     return (
-        f"{model['name']} ({reached}) {where} the front of predictions without training; the "
-        f"difference to {found['rung']} is {differences}.{apart}"
+        f"{model.name} ({reached}) {where} the front of predictions without training; the "
+        f"difference to {found.rung} is {differences}.{apart}"
     )
 
 
-def _interval(estimate: Mapping[str, float]) -> str:
-    value, lower, upper = (estimate[key] for key in ("value", "lower", "upper"))
-    return f"{value:+.3f} [{lower:.3f}, {upper:.3f}]"
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:+.3f} [{estimate.lower:.3f}, {estimate.upper:.3f}]"
 
 
-def _shown(model: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("r_at_5", "eval_cosine") if model["space"] == "raw" else ("r_at_5",)
+def _shown(model: ModelShown) -> tuple[str, ...]:
+    return ("r_at_5", "eval_cosine") if model.space == "raw" else ("r_at_5",)
 
 
-def _not_beaten(model: Mapping[str, Any], metric: str, ladder: Mapping[str, Any]) -> str:
+def _not_beaten(model: ModelShown, metric: str, ladder: Mapping[str, EvaluationTold]) -> str:
     """Name the best predictor without training if a model's mean does not exceed it; else ""."""
-    values = {n: r["masked"][metric] for n, r in ladder.items() if n not in LIMITS}
+    values = {n: r.masked[metric] or 0.0 for n, r in ladder.items() if n not in LIMITS}
     best = max(values, key=lambda name: values[name], default="")
-    value, title = model["masked"][metric], title_of(metric)
+    value, title = model.masked[metric] or 0.0, title_of(metric)
     if not best or value > values[best]:
         return ""
     return (
-        f"{model['name']} reaches {title} {value:.3f}; {best} reaches {values[best]:.3f} without "
+        f"{model.name} reaches {title} {value:.3f}; {best} reaches {values[best]:.3f} without "
         "training."
     )

@@ -20,6 +20,8 @@ from lvm.triage.actions import (
 )
 from lvm.triage.against_ladder import position_of, rungs_on
 from lvm.triage.arm import ArmSpec
+from lvm.triage.events import Confirmed, Settled
+from lvm.triage.events.parts import ControlTold
 from lvm.triage.full_training import FullTraining, train_in_full
 from lvm.triage.judge import Confirmation, judge_confirmation
 from lvm.triage.runner import AR_ONLY, Runner
@@ -63,13 +65,12 @@ class Confirmations:
             for trained, judged in zip(self._trained, settled.judged, strict=True)
         ]
         best = settled.best
-        self._runner.once(
-            "settled",
-            (),
-            best=None if best is None else [best.step, best.arm],
+        event = Settled(
+            best=None if best is None else (best.step, best.arm),
             comparisons=settled.comparisons,
-            adds=settled.adds,
+            adds=list(settled.adds),
         )
+        self._runner.once(event)
         return SettledOutcome(confirmed=tuple(outcomes))
 
     def _ar_only(self) -> PerQuery | None:
@@ -78,26 +79,25 @@ class Confirmations:
     def _note(self, trained: FullTraining, judged: Confirmation) -> ConfirmOutcome:
         self.judged.append((trained, judged))
         spec = trained.result.spec
-        self._runner.once(
-            "confirmed",
-            ("step", "spec"),
+        event = Confirmed(
             step=trained.step,
             arm=trained.arm,
             spec=spec.id,
             verdict=judged.verdict,
-            gates=judged.gates,
+            gates=list(judged.gates),
             run_as=spec.step,
             success=judged.success,
             attribution=judged.attribution,
             over_control=judged.over_control,
-            control={
-                "spec": trained.control.id,
-                "name": trained.control.name,
-                "reason": trained.control_reason,
-                "verdict": judged.control,
-                "gates": judged.control_gates,
-            },
+            control=ControlTold(
+                spec=trained.control.id,
+                name=trained.control.name,
+                reason=trained.control_reason,
+                verdict=judged.control,
+                gates=list(judged.control_gates),
+            ),
         )
+        self._runner.once(event, "step", "spec")
         return ConfirmOutcome(
             step=trained.step,
             arm=trained.arm,

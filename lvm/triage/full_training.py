@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lvm.absence import Absence
 from lvm.evaluation.metrics import PerQuery
 from lvm.records import StopReason
+from lvm.triage.absence import Absence
 from lvm.triage.actions import COMBINATION, Confirm
 from lvm.triage.arm import ArmSpec
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms

@@ -14,20 +14,24 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from lvm.errors import ResumeError, UsageError
-from lvm.events import Event as Event
-from lvm.events import Events
 from lvm.outside import parse_json, read_text
 from lvm.records import to_plain
-from lvm.triage.events import NotToldError, read_event
-from lvm.triage.reopen import REOPENED, effective
+from lvm.triage.events import Event, NotToldError, Reopened, as_read, told
+from lvm.triage.reopen import effective
+from lvm.triage.state import RunState
 
-SCHEMA = 1
+SCHEMA = 2
+READS = (1, 2)  # `lvm.triage.events.migrated` says what has changed
 FILE_NAME = "journal.jsonl"
 SEAL = ', "sum": "'
 LATEST_SECONDS = 1e11  # since 1970: the year 5138
+
+E = TypeVar("E", bound=Event)
 
 
 class Journal:
@@ -36,18 +40,21 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / FILE_NAME
-        self.events = Events(effective(read_journal(folder)) if self.path.exists() else ())
+        self.events = RunState(effective(read_events(folder)) if self.path.exists() else ())
         self._trim()
 
     def discard(self) -> None:
         """Remove the file, and forget its events: the run did not begin after all."""
         self.path.unlink(missing_ok=True)
-        self.events = Events()
+        self.events = RunState()
 
-    def append(self, event: str, **values: Any) -> Event:
-        """Write one event and wait until it is on disk; UsageError when the disk is full."""
-        record: dict[str, Any] = {"event": event, "at": round(time.time(), 3), **to_plain(values)}
-        line = _sealed(json.dumps(record, allow_nan=False)) + "\n"
+    def append(self, event: E) -> E:
+        """Write one event and wait until it is on disk; return it as it is read back.
+
+        Raises UsageError when the disk is full.
+        """
+        event = as_read(replace(event, at=round(time.time(), 3)))
+        line = _sealed(json.dumps(to_plain(event), allow_nan=False)) + "\n"
         end: int | None = None  # of what is there already
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,18 +70,10 @@ class Journal:
                 f"{self.path} cannot be written ({error.strerror}); free some space or choose "
                 f"another --out, then {then}."
             ) from None
-        self.events.append(record)
-        if event == REOPENED:
-            self.events = Events(effective(self.events))
-        return record
-
-    def find(self, event: str, **values: Any) -> Event | None:
-        """Return the last event of this kind with these values, or None."""
-        return self.events.last(event, **values)
-
-    def all(self, event: str) -> list[Event]:
-        """Return every event of one kind in order."""
-        return self.events.of(event)
+        self.events.append(event)
+        if isinstance(event, Reopened):
+            self.events = RunState(effective(self.events))
+        return event
 
     def _undo(self, end: int | None) -> None:
         """Leave nothing of an event that was refused, and no folder of a run that never began.
@@ -99,27 +98,37 @@ class Journal:
                 file.truncate(len(whole))
 
 
-def read_run(folder: Path) -> Events:
-    """Return the events that count in `folder`, each with what its views need.
+def read_run(folder: Path) -> RunState:
+    """Return the state of the run in `folder`, which may still be going.
 
-    The run may still be going; what it has taken back (`lvm.triage.reopen`) is not among them.
+    What the run has taken back (`lvm.triage.reopen`) is not in it.
 
     Raises ResumeError when the journal is not one of this program, is damaged, or has no event yet.
     """
-    path, events = folder / FILE_NAME, list[Event]()
-    for number, event in enumerate(read_journal(folder), start=1):
+    state = RunState(effective(read_events(folder)))
+    if not state:
+        raise ResumeError(
+            f"{folder / FILE_NAME} holds no whole event yet; ask again when the run has started, "
+            "or start it."
+        )
+    return state
+
+
+def read_events(folder: Path) -> Iterator[Event]:
+    """Yield the events in `folder` of the kinds that this version knows.
+
+    Raises ResumeError when the journal is not one of this program, or is damaged.
+    """
+    for number, record in enumerate(read_journal(folder), start=1):
         try:
-            events.append(read_event(event))
+            event = told(record)
         except NotToldError as error:
             raise ResumeError(
-                f"{path} line {number} ({event['event']}): {error}; it was changed or belongs to "
-                "another version: use that version, or start a new run."
+                f"{folder / FILE_NAME} line {number} ({record['event']}): {error}; it was changed "
+                "or belongs to another version: use that version, or start a new run."
             ) from None
-    if not events:
-        raise ResumeError(
-            f"{path} holds no whole event yet; ask again when the run has started, or start it."
-        )
-    return Events(effective(events))
+        if event is not None:
+            yield event
 
 
 def _is_event(record: Mapping[str, Any]) -> bool:
@@ -149,8 +158,8 @@ def _unsealed(line: str) -> str:
     return f"{body}}}"
 
 
-def read_journal(folder: Path) -> Iterator[Event]:
-    """Yield the events in `folder`; ResumeError when it is not a journal of this program."""
+def read_journal(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines in `folder` as they are; ResumeError when they are not of this program."""
     path = folder / FILE_NAME
     try:
         text = read_text(path)
@@ -172,9 +181,10 @@ def read_journal(folder: Path) -> Iterator[Event]:
                 f"{path} line {number} is not an event of this program; it was changed or belongs "
                 "to another one: start a new run in another --out."
             )
-        if number == 1 and record.get("schema") != SCHEMA:
+        if number == 1 and record.get("schema") not in READS:
             raise ResumeError(
-                f"{path} has schema {record.get('schema')}, this version reads {SCHEMA}; use the "
+                f"{path} has schema {record.get('schema')}, this version reads {READS[0]} to "
+                f"{READS[-1]}; use the "
                 "version that wrote it, or start a new run."
             )
         yield record

@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 
-from lvm.absence import Absence
 from lvm.audit.training import TrainingLog, log_from_epochs, too_early
 from lvm.config import GateConfig
 from lvm.evaluation.front import distance_to_front
@@ -19,6 +18,7 @@ from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import correct, gain, stage_gate, success_gates
 from lvm.metrics import METRICS
 from lvm.records import ABSENT, Evaluation, GateResult, StopReason, Verdict
+from lvm.triage.absence import Absence
 from lvm.triage.actions import Attribution, attribute
 from lvm.triage.arm import ArmSpec, stage_baseline
 from lvm.triage.race import Lane

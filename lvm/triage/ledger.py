@@ -17,16 +17,17 @@ Intervals are not corrected over the entries of the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Any
 
-from lvm.events import Event, Events, indexed
 from lvm.few import foremost
-from lvm.metrics import METRICS
-from lvm.records import ABSENT, RunVerdict, StopReason, Verdict
+from lvm.records import ABSENT, GateResult, RunVerdict, StopReason, Verdict
 from lvm.text import title_of
+from lvm.triage.events import ArmJudged, Confirmed, StepStarted
+from lvm.triage.events.parts import Arm
+from lvm.triage.state import RunState
 from lvm.triage.step import Hypothesis, Step, hypotheses
+from lvm.triage.summary import GainShown, LedgerEntry, TestingArm
 
 AT_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
 NUM_SAID = 12  # arms of one entry that are told in words
@@ -41,99 +42,102 @@ class Status(StrEnum):
     UNTESTED = "untested"
 
 
-def ledger(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """Return every entry with its status, as plain values; no journal is too short."""
-    events = indexed(events)
-    return [_entry(events, hypothesis, steps) for hypothesis, steps in hypotheses()]
+def ledger(state: RunState) -> list[LedgerEntry]:
+    """Return every entry with its status; no journal is too short."""
+    return [_entry(state, hypothesis, steps) for hypothesis, steps in hypotheses()]
 
 
-def _entry(events: Events, hypothesis: Hypothesis, steps: Sequence[Step]) -> dict[str, Any]:
-    arms = _evidence(events, hypothesis, [step.name for step in steps])
-    judged = [arm for arm in arms if arm["gains"]]
-    complete = all(arm["reason"] not in ABSENT for arm in arms)
+def _entry(state: RunState, hypothesis: Hypothesis, steps: Sequence[Step]) -> LedgerEntry:
+    arms = _evidence(state, hypothesis, [step.name for step in steps])
+    judged = [arm for arm in arms if arm.gains]
+    complete = all(arm.reason not in ABSENT for arm in arms)
     status = _status(judged, complete=complete) if judged else Status.UNTESTED
-    result = _all_in_words(judged) or _why_untested(events, hypothesis, steps, arms)
+    result = _all_in_words(judged) or _why_untested(state, hypothesis, steps, arms)
     if judged and not complete:
-        gone = [f"{a['arm']} {a['reason']}" for a in arms if a["reason"] in ABSENT]
+        gone = [f"{a.arm} {a.reason}" for a in arms if a.reason in ABSENT]
         result += f"; not judged: {', '.join(gone)}"
-    return {
-        "id": hypothesis.id,
-        "kind": hypothesis.kind.value,
-        "claim": hypothesis.claim,
-        "predicts": hypothesis.predicts,
-        "statistic": hypothesis.statistic,
-        "status": status.value,
-        "result": result,
-        "arms": arms,
-    }
+    return LedgerEntry(
+        id=hypothesis.id,
+        kind=hypothesis.kind.value,
+        claim=hypothesis.claim,
+        predicts=hypothesis.predicts,
+        statistic=hypothesis.statistic,
+        status=status.value,
+        result=result,
+        arms=arms,
+    )
 
 
-def _evidence(events: Events, hypothesis: Hypothesis, steps: Sequence[str]) -> list[dict[str, Any]]:
+def _evidence(state: RunState, hypothesis: Hypothesis, steps: Sequence[str]) -> list[TestingArm]:
     """Return what each arm that tests the hypothesis came to; of one arm twice, the longer run."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, TestingArm] = {}
     for step in steps:
-        started = events.last("step_started", step=step)
+        started = state.last(StepStarted, step=step)
         if started is None:
             continue
-        recipes = {spec["role"]: spec["recipe"] for spec in started["arms"]}
-        for spec in started["arms"]:
-            control = recipes.get("control", spec["recipe"])
-            if spec["role"] != "arm" or not hypothesis.tests(spec["changes"], control):
+        recipes = {spec.role: spec.recipe for spec in started.arms}
+        for spec in started.arms:
+            control = recipes.get("control", spec.recipe)
+            if spec.role != "arm" or not hypothesis.tests(spec.changes, control):
                 continue
-            arm = _arm(events, step, spec)
-            if spec["id"] not in found or arm["epoch"] >= found[spec["id"]]["epoch"]:
-                found[spec["id"]] = arm
+            arm = _arm(state, started, spec)
+            if spec.id not in found or arm.epoch >= found[spec.id].epoch:
+                found[spec.id] = arm
     return list(found.values())
 
 
-def _arm(events: Events, step: str, spec: Event) -> dict[str, Any]:
+def _arm(state: RunState, started: StepStarted, spec: Arm) -> TestingArm:
     """Return the gains of one arm: on test over the unchanged recipe if confirmed, else on dev."""
-    judged = events.last("arm_judged", step=step, arm=spec["id"]) or {}
-    confirmed = events.last("confirmed", step=step, arm=spec["name"]) or {"gates": []}
-    dev = judged.get("gains") or []
-    test = [gate for gate in confirmed["gates"] if gate["gate"] == "gain" and gate["estimate"]]
-    alone = not (events.last("step_started", step=step) or {}).get("carried")
-    gates = test if test and alone else [gate for gate in dev if gate["estimate"]]
-    evaluation = judged.get("evaluation") or {}
-    behind = evaluation.get("space") == "projected"
-    bounds = METRICS.bounds(spec["gates"])
-    return {
-        "arm": spec["name"],
-        "step": step,
-        "split": "test" if gates is test else "dev",
-        "epoch": judged.get("epoch", 0),
-        "reason": judged.get("reason"),
-        "detail": judged.get("detail", ""),
-        "learned": (judged.get("stage") or {}).get("verdict") != Verdict.NOT_EVALUABLE,
-        "projected_cosine": evaluation["masked"]["eval_cosine"] if behind else None,
-        "gains": [
-            {
-                "metric": gate["metric"],
-                "value": gate["estimate"]["value"],
-                "lower": gate["estimate"]["lower"],
-                "upper": gate["estimate"]["upper"],
-                "verdict": gate["verdict"],
-                "success_bound": bounds[gate["metric"]],
-            }
-            for gate in gates
-            if gate["metric"] in bounds
-        ],
-    }
+    step = started.step
+    judged = state.last(ArmJudged, step=step, arm=spec.id)
+    confirmed = state.last(Confirmed, step=step, arm=spec.name)
+    test = _gains(confirmed.gates if confirmed else (), spec)
+    on_test = bool(test) and not started.carried
+    evaluation = judged.evaluation if judged else None
+    behind = evaluation is not None and evaluation.space == "projected"
+    return TestingArm(
+        arm=spec.name,
+        step=step,
+        split="test" if on_test else "dev",
+        epoch=judged.epoch if judged else 0,
+        reason=judged.reason if judged else None,
+        detail=judged.detail if judged else "",
+        learned=judged is None or judged.stage.verdict != Verdict.NOT_EVALUABLE,
+        projected_cosine=evaluation.masked["eval_cosine"] if evaluation and behind else None,
+        gains=test if on_test else _gains(judged.gains if judged else (), spec),
+    )
 
 
-def _status(judged: Sequence[Mapping[str, Any]], *, complete: bool) -> Status:
+def _gains(gates: Iterable[GateResult], spec: Arm) -> list[GainShown]:
+    """Return the gains over the control that were estimated and have a success bound."""
+    bounds = spec.gates.success_bounds
+    return [
+        GainShown(
+            metric=gate.metric,
+            value=gate.estimate.value,
+            lower=gate.estimate.lower,
+            upper=gate.estimate.upper,
+            verdict=gate.verdict,
+            success_bound=bounds[gate.metric],
+        )
+        for gate in gates
+        if gate.gate == "gain" and gate.estimate and gate.metric in bounds
+    ]
+
+
+def _status(judged: Sequence[TestingArm], *, complete: bool) -> Status:
     """Return the status; not refuted unless every arm that tests the claim is there."""
-    gains = [gain for arm in judged for gain in arm["gains"]]
-    if any(gain["verdict"] == Verdict.PASS for gain in gains):
+    gains = [gain for arm in judged for gain in arm.gains]
+    if any(gain.verdict == Verdict.PASS for gain in gains):
         return Status.CONFIRMED
-    ended = any(arm["reason"] in AT_ITS_END and arm["learned"] for arm in judged)
-    none_helps = all(g["lower"] <= 0 and g["upper"] < g["success_bound"] for g in gains)
+    ended = any(arm.reason in AT_ITS_END and arm.learned for arm in judged)
+    none_helps = all(g.lower <= 0 and g.upper < g.success_bound for g in gains)
     return Status.REFUTED if complete and ended and none_helps else Status.INCONCLUSIVE
 
 
-def _all_in_words(judged: Sequence[Mapping[str, Any]]) -> str:
+def _all_in_words(judged: Sequence[TestingArm]) -> str:
     """Return a clause on each arm; of very many, on those with the clearest gains."""
-    best = foremost(judged, NUM_SAID, lambda arm: max(gain["lower"] for gain in arm["gains"]))
+    best = foremost(judged, NUM_SAID, lambda arm: max(gain.lower for gain in arm.gains))
     return _joined([_in_words(arm) for arm in best], len(judged))
 
 
@@ -142,48 +146,47 @@ def _joined(clauses: Sequence[str], num_arms: int) -> str:
     return "; ".join([*clauses, *more])
 
 
-def _in_words(arm: Mapping[str, Any]) -> str:
+def _in_words(arm: TestingArm) -> str:
     """Return one clause on one arm."""
     gains = ", ".join(
-        f"{title_of(g['metric'])} {g['value']:+.3f} [{g['lower']:+.3f}, {g['upper']:+.3f}]"
-        for g in arm["gains"]
+        f"{title_of(g.metric)} {g.value:+.3f} [{g.lower:+.3f}, {g.upper:+.3f}]" for g in arm.gains
     )
-    notes = [] if arm["split"] == "dev" else ["test split, over the unchanged recipe"]
-    if arm["reason"] not in AT_ITS_END:
-        notes.append(f"{arm['reason']} at epoch {arm['epoch']}")
-    elif not arm["learned"]:
+    notes = [] if arm.split == "dev" else ["test split, over the unchanged recipe"]
+    if arm.reason not in AT_ITS_END:
+        notes.append(f"{arm.reason} at epoch {arm.epoch}")
+    elif not arm.learned:
         notes.append("judged before it had learned enough")
-    if arm["projected_cosine"] is not None:
-        notes.append(f"cosine behind the head {arm['projected_cosine']:.3f}")
-    return f"{arm['arm']}: {gains}" + (f" ({'; '.join(notes)})" if notes else "")
+    if arm.projected_cosine is not None:
+        notes.append(f"cosine behind the head {arm.projected_cosine:.3f}")
+    return f"{arm.arm}: {gains}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _why_untested(
-    events: Events,
+    state: RunState,
     hypothesis: Hypothesis,
     steps: Sequence[Step],
-    arms: Sequence[Mapping[str, Any]],
+    arms: Sequence[TestingArm],
 ) -> str:
     if arms:
-        ends = [f"{a['arm']}: {a['detail'] or _without_gain(a)}" for a in arms[:NUM_SAID]]
+        ends = [f"{a.arm}: {a.detail or _without_gain(a)}" for a in arms[:NUM_SAID]]
         return _joined(ends, len(arms))
-    started = [e for s in steps if (e := events.last("step_started", step=s.name))]
-    left_out = [f"{n}: {why}" for event in started for n, why in event["left_out"].items()]
+    started = [e for s in steps if (e := state.last(StepStarted, step=s.name))]
+    left_out = [f"{n}: {why}" for event in started for n, why in event.left_out.items()]
     if left_out:
         return "; ".join(left_out)
     if started:
         return "the recipe leaves no arm that would test it"
-    stop = events.last("decision", action="Stop")
+    stop = state.stop
     if stop is None:
         return "the run has not come to it yet"
-    if stop["verdict"] == RunVerdict.BLOCKED:
+    if stop.verdict == RunVerdict.BLOCKED:
         return "the audit stopped the run before any training"
     flag = next(step.flag for step in steps if hypothesis in step.hypotheses)
-    return f"the run ended {stop['verdict']} before; {flag} tests it"
+    return f"the run ended {stop.verdict} before; {flag} tests it"
 
 
-def _without_gain(arm: Mapping[str, Any]) -> str:
-    if arm["reason"] is None:
+def _without_gain(arm: TestingArm) -> str:
+    if arm.reason is None:
         return "has not been judged yet"
-    lacks = "" if arm["reason"] in ABSENT else ", with no control to compare with"
-    return f"{arm['reason']}{lacks}"
+    lacks = "" if arm.reason in ABSENT else ", with no control to compare with"
+    return f"{arm.reason}{lacks}"

@@ -7,15 +7,15 @@ of predictions say nothing. A verdict that rests on a model of unknown lineage i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+
+from msgspec import convert
 
 from lvm.audit.lineage import Lineage, Seen, read_lineage, seen_articles, unknown_lineage
 from lvm.outside import printable
-from lvm.records import to_plain
+from lvm.records import Estimate
 from lvm.training.checkpoint import read_manifest
+from lvm.triage.events.evidence import LineageTold, TraceTold
 from lvm.triage.request import Request
 from lvm.triage.runner import Runner
 from lvm.triage.trace import Trace
@@ -29,35 +29,18 @@ class Articles(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgedLineage:
-    """What is known of the articles that the judged model has read."""
-
-    articles: Articles
-    model: str | None = None  # what was handed in; None for a model that this run trains
-    why: str = ""  # why they are unknown
-    read: int = 0  # test articles among them
-    trace: Trace | None = None
-    off_contexts: Mapping[str, Any] | None = None  # of lvm.triage.off_contexts
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return JSON values."""
-        plain: dict[str, Any] = to_plain({k: v for k, v in vars(self).items() if k != "trace"})
-        return {**plain, "trace": None if self.trace is None else self.trace.to_plain()}
-
-
-def unread(lineage: Mapping[str, Any]) -> str:
-    """Return the model whose articles nobody knows, by the plain form of its lineage; else ""."""
-    return str(lineage["model"]) if lineage["articles"] == Articles.UNKNOWN else ""
+def unread(lineage: LineageTold) -> str:
+    """Return the model whose articles nobody knows, by its lineage; else ""."""
+    return str(lineage.model) if lineage.articles == Articles.UNKNOWN else ""
 
 
 def judged_lineage(
-    runner: Runner, trace: Trace | None = None, off_contexts: Mapping[str, Any] | None = None
-) -> JudgedLineage:
+    runner: Runner, trace: Trace | None = None, off_contexts: dict[str, Estimate] | None = None
+) -> LineageTold:
     """Return the lineage of what phase 1 judges, by the articles of the test windows."""
     found = _handed_in(runner.request)
     if found is None:
-        return JudgedLineage(articles=Articles.KNOWN)
+        return LineageTold(articles=Articles.KNOWN)
     model, lineage = found
     bank, test = runner.dataset.bank, runner.dataset.test
     seen = seen_articles(
@@ -69,12 +52,12 @@ def judged_lineage(
         runner.request.seen,
     )
     why = "; ".join(f"{name}: {reason}" for name, reason in seen.unknown.items())
-    return JudgedLineage(
+    return LineageTold(
         articles=_state(seen),
         model=model,
         why=why,
         read=len(seen.articles),
-        trace=trace,
+        trace=None if trace is None else convert(trace.to_plain(), TraceTold),
         off_contexts=off_contexts,
     )
 

@@ -12,7 +12,6 @@ decides nothing. It is the only trace where predictions alone were handed in.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,7 +22,7 @@ from lvm.errors import DataError
 from lvm.evaluation.inference import predict
 from lvm.models.predictor import Predictor
 from lvm.randomness import numpy_generator
-from lvm.records import Estimate, to_plain
+from lvm.records import Estimate
 from lvm.statistics import article_mean
 from lvm.training.checkpoint import load_checkpoint
 
@@ -36,10 +35,10 @@ def off_contexts(
     dataset: Dataset,
     gates: GateConfig,
     seed: int,
-) -> dict[str, Any] | None:
+) -> dict[str, Estimate] | None:
     """Return the agreement off the contexts of what was handed in, and of AR-only beside it.
 
-    `given` is a checkpoint folder or one prediction per test window. The answer is plain: `model`
+    `given` is a checkpoint folder or one prediction per test window. `model`
     and `ar_only` on test and `ar_only_on_train`, an Estimate of a mean cosine each. None where
     fewer than two articles are there, or a cosine is not finite.
     """
@@ -64,8 +63,7 @@ def off_contexts(
         }
     except DataError:
         return None
-    plain: dict[str, Any] = to_plain(found)
-    return plain
+    return found
 
 
 def agreement(

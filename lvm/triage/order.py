@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any
 
 from lvm.beside import beside, products_alone
 from lvm.triage.below_ladder import ask_whether_below, asked_first
+from lvm.triage.events import ArmJudged, Inspected, Ladder, event_of
 from lvm.triage.inspect import inspect_model
 from lvm.triage.judge import REACHED_ITS_END
 from lvm.triage.phase1 import PHASE1
@@ -22,7 +22,7 @@ class Order:
 
     def __init__(self, runner: Runner, *, elsewhere: bool) -> None:
         self._runner, self._elsewhere = runner, elsewhere
-        self._looking: Future[dict[str, Any] | None] | None = None
+        self._looking: Future[Inspected | None] | None = None
         self.names = [step.name for step in runner.request.steps]
 
     def after_phase1(self) -> None:
@@ -45,41 +45,42 @@ class Order:
             found, self._looking = self._looking.result(), None
             self._take(found, asked_first(self._runner, self.names))
 
-    def _look_alone(self) -> dict[str, Any] | None:
+    def _look_alone(self) -> Inspected | None:
         with products_alone():
             return self._look()
 
-    def _look(self) -> dict[str, Any] | None:
+    def _look(self) -> Inspected | None:
         """Return the findings on the base recipe's model; None without one, or where known."""
         runner, spec = self._runner, self._runner.base_model
         if runner.request.checkpoint is not None or spec is None:
             return None  # the model was there before phase 1, and the audit has looked at it
         checkpoint = spec.folder / "checkpoint"
-        judged = runner.journal.find("arm_judged", arm=spec.id, step=PHASE1)
-        if judged is None or not checkpoint.exists() or judged["reason"] not in REACHED_ITS_END:
+        judged = runner.journal.events.last(ArmJudged, arm=spec.id, step=PHASE1)
+        if judged is None or not checkpoint.exists() or judged.reason not in REACHED_ITS_END:
             return None
-        if runner.journal.find("inspected", arm=spec.id) is not None:
+        if runner.journal.events.last(Inspected, arm=spec.id) is not None:
             return None
-        rungs = (runner.journal.find("ladder", split="dev") or {"rows": {}})["rows"]
+        ladder = runner.journal.events.last(Ladder, split="dev")
+        rungs = ladder.rows if ladder is not None else {}
         found = inspect_model(
             checkpoint,
             runner.dataset,
             spec.recipe,
             runner.gates,
-            model=(judged["evaluation"] or {}).get("masked"),
-            ladder={name: row["masked"] for name, row in rungs.items()},
+            model=judged.evaluation.masked if judged.evaluation is not None else None,
+            ladder={name: row.masked for name, row in rungs.items()},
             steps=runner.request.steps,
         )
-        return {"arm": spec.id, "name": spec.name, **found}
+        return event_of(Inspected, arm=spec.id, name=spec.name, **found)
 
-    def _take(self, found: dict[str, Any] | None, head: list[str]) -> None:
+    def _take(self, found: Inspected | None, head: list[str]) -> None:
         """Note the findings; ask what is said to come first, then what they point to, then all."""
         runner = self._runner
         if found is not None:
-            runner.note("inspected", **found)
+            runner.note(found)
         spec = runner.base_model
-        seen = None if spec is None else runner.journal.find("inspected", arm=spec.id)
+        seen = None if spec is None else runner.journal.events.last(Inspected, arm=spec.id)
         numbered = {str(step.number): step.name for step in runner.request.steps}
-        pointed = [numbered[n] for n in (seen or {"order": []})["order"] if n in numbered]
+        pointed = [numbered[n] for n in (seen.order if seen is not None else ()) if n in numbered]
         first = list(dict.fromkeys([*head, *pointed]))
         self.names = [*first, *(name for name in self.names if name not in first)]

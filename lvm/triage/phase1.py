@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lvm.absence import in_short
 from lvm.device import claim_if_there
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather
@@ -17,8 +15,11 @@ from lvm.evaluation.predictions import read_predictions
 from lvm.evaluation.words import in_words
 from lvm.gates import success_gates
 from lvm.records import GateResult, Verdict
+from lvm.triage.absence import in_short
 from lvm.triage.actions import Phase1Outcome
 from lvm.triage.arm import ArmSpec
+from lvm.triage.events import Phase1Judged, TestJudged, event_of
+from lvm.triage.events.evidence import LineageTold
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms, not_judged
 from lvm.triage.lineage import judged_lineage, unread
 from lvm.triage.off_contexts import off_contexts
@@ -46,12 +47,13 @@ def run_phase1(runner: Runner) -> Phase1Outcome:
         runner.judge_dev(results[spec.id])
     runner.ar_only = results[specs[AR_ONLY].id]
     verdict, gates = _judge(runner, specs, results, base_name)
-    written = runner.journal.find("phase_1_judged") or {}
-    lineage = written.get("lineage") or _lineage(runner, specs, results, base_name)
+    written = runner.journal.events.last(Phase1Judged)
+    lineage = written.lineage if written is not None else None
+    if lineage is None:
+        lineage = _lineage(runner, specs, results, base_name)
     runner.unread = unread(lineage)
-    runner.once(
-        "phase_1_judged", (), verdict=verdict, gates=gates, baseline=AR_ONLY, lineage=lineage
-    )
+    judged = event_of(Phase1Judged, verdict=verdict, gates=gates, baseline=AR_ONLY, lineage=lineage)
+    runner.once(judged)
     missing = _missing(AR_ONLY, results[specs[AR_ONLY].id])
     absent = absent_arms(results.values())
     return Phase1Outcome(verdict=verdict, absent=absent, no_baseline=missing, unread=runner.unread)
@@ -59,7 +61,7 @@ def run_phase1(runner: Runner) -> Phase1Outcome:
 
 def _lineage(
     runner: Runner, specs: Mapping[str, ArmSpec], results: Mapping[str, ArmResult], base_name: str
-) -> dict[str, Any]:
+) -> LineageTold:
     """Return what is known of the articles that the judged model has read, with its traces."""
     request, ar_only = runner.request, specs[AR_ONLY]
     ar_test, ar_dev = runner.test_results(ar_only), results[ar_only.id].dev
@@ -68,16 +70,16 @@ def _lineage(
         shape = len(runner.dataset.test), runner.dataset.bank.width
         given = read_predictions(request.predictions, *shape).numpy()
     if given is None or ar_test is None or ar_dev is None:
-        return judged_lineage(runner).to_plain()
+        return judged_lineage(runner)
     trained, seed = ar_only.folder / "checkpoint", runner.base.seed
     found, model = None, specs.get(base_name)
     if model is not None:
         test, dev = runner.test_results(model), results[model.id].dev
         if test is None or dev is None:
-            return judged_lineage(runner).to_plain()
+            return judged_lineage(runner)
         found = trace(test, dev, ar_test, ar_dev, runner.dataset, seed)
     off = off_contexts(given, trained, runner.dataset, runner.gates, seed)
-    return judged_lineage(runner, found, off).to_plain()
+    return judged_lineage(runner, found, off)
 
 
 def _missing(name: str, result: ArmResult) -> str:
@@ -124,16 +126,15 @@ def _judge_predictions(runner: Runner, path: Path) -> PerQuery:
     view = View("raw", rows, bank.on(device)[: len(bank.pool_rows)], per_query)
     evidence = in_words(gather(view, runner.dataset, seed=runner.base.seed), bank)
     bank.leave(device)
-    runner.once(
-        "test_judged",
-        ("arm",),
+    judged = event_of(
+        TestJudged,
         arm=PREDICTIONS,
         step=PHASE1,
         name=f"{path.name} (predictions)",
         role=Role.PHASE1,
         evaluation=evaluation,
-        ann={},
         epochs=0,
         evidence=evidence,
     )
+    runner.once(judged, "arm")
     return per_query

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvm.absence import Absence
 from lvm.config import Recipe
 from lvm.data.windows import Dataset, recut
 from lvm.errors import DataError
 from lvm.evaluation.metrics import PerQuery
 from lvm.records import Verdict
+from lvm.triage.absence import Absence
 from lvm.triage.actions import RunStep, StepOutcome
 from lvm.triage.against_ladder import rungs_on
 from lvm.triage.arm import ArmSpec, dev_file
+from lvm.triage.events import StepEnded
 from lvm.triage.judge import ArmResult, absent_arms, judge_gains, judge_step
 from lvm.triage.runner import CONTROL, Runner
 from lvm.triage.step import Arm, Facts, Proposal, Role, Step
@@ -181,15 +182,14 @@ class Questions:
         changes: frozenset[str] = frozenset(),
         absent: tuple[Absence, ...] = (),
     ) -> StepOutcome:
-        self._runner.once(
-            "step_ended",
-            ("step",),
+        ended = StepEnded(
             step=step,
             stage=stage,
             candidate=candidate,
             kept=carried,
-            conflicts=conflicts,
+            conflicts=list(conflicts),
         )
+        self._runner.once(ended, "step")
         return StepOutcome(
             step=step,
             stage=stage,

@@ -6,7 +6,7 @@ and answers whether an arm should stop. Executors therefore never decide anythin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,11 +15,21 @@ from lvm.data.windows import Dataset
 from lvm.records import ABSENT, StopReason, Verdict
 from lvm.triage.arm import ArmSpec, learns_its_space
 from lvm.triage.asha import AsyncRungs
+from lvm.triage.events import (
+    ArmEnded,
+    ArmRestarted,
+    Epoch,
+    Event,
+    Rung,
+    Waiting,
+    event_of,
+    migrated,
+)
 from lvm.triage.rungs import Ending, Rule, RungDecision, Rungs, rung_epochs
 from lvm.triage.step import Role
 
 BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)
-Note = Callable[..., object]  # note(event, **values): writes to the journal and tells the screen
+Note = Callable[[Event], object]  # writes to the journal and tells the screen
 
 
 @dataclass
@@ -108,7 +118,7 @@ class Race:
             return
         lane.records[epoch] = record
         if lane.ending is None:
-            self._note("epoch", arm=arm, step=self.step, name=lane.spec.name, **record)
+            self._note(_epoch(lane.spec, self.step, record))
         if lane.spec.source is not None:
             self._end(lane, Ending(reason=StopReason.FINISHED, epoch=epoch))
             return
@@ -130,22 +140,23 @@ class Race:
         """Take note that an arm whose process or node went away goes on in another one."""
         lane = self.lanes[arm]
         self._note(
-            "arm_restarted",
-            arm=arm,
-            step=self.step,
-            name=lane.spec.name,
-            attempt=attempt,
-            epoch=self.known_epochs(arm),
-            detail=detail,
+            ArmRestarted(
+                arm=arm,
+                step=self.step,
+                name=lane.spec.name,
+                attempt=attempt,
+                epoch=self.known_epochs(arm),
+                detail=detail,
+            )
         )
 
     def waits(self, detail: str) -> None:
         """Take note that arms wait for room that the cluster does not have now."""
-        self._note("waiting", step=self.step, detail=detail)
+        self._note(Waiting(step=self.step, detail=detail))
 
     def _apply(self, decisions: Iterable[RungDecision]) -> None:
         for decision in decisions:
-            self._note("rung", step=self.step, metric=self.metric, **vars(decision))
+            self._note(event_of(Rung, step=self.step, metric=self.metric, **vars(decision)))
         for arm, ending in self._rungs.endings.items():
             lane = self.lanes[arm]
             if lane.ending is None:
@@ -156,14 +167,21 @@ class Race:
         if ending.reason not in BY_ITSELF:
             lane.detail = ""  # it broke only after the rung that decided it
         self._note(
-            "arm_ended",
-            arm=lane.spec.id,
-            step=self.step,
-            name=lane.spec.name,
-            reason=ending.reason,
-            epoch=ending.epoch,
-            detail=lane.detail,
+            ArmEnded(
+                arm=lane.spec.id,
+                step=self.step,
+                name=lane.spec.name,
+                reason=ending.reason,
+                epoch=ending.epoch,
+                detail=lane.detail,
+            )
         )
+
+
+def _epoch(spec: ArmSpec, step: str, record: Mapping[str, Any]) -> Epoch:
+    """Return the record of an epoch as an event."""
+    told = {"event": "epoch", "arm": spec.id, "step": step, "name": spec.name, **record}
+    return event_of(Epoch, **migrated(told))
 
 
 def rung_metric(judged: Sequence[ArmSpec], schedule: ScheduleConfig) -> str:

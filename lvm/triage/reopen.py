@@ -12,44 +12,57 @@ the verdict, its views and the tree agree without knowing of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from lvm.absence import absences
-from lvm.records import StopReason, to_plain
+from lvm.records import StopReason
+from lvm.triage.absence import absences
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    BelowLadder,
+    Compared,
+    Confirmed,
+    Decision,
+    Event,
+    Inspected,
+    Phase1Judged,
+    Reopened,
+    Repeated,
+    Rung,
+    Settled,
+    StepEnded,
+    StepStarted,
+    TestJudged,
+    event_of,
+)
 
-Event = Mapping[str, Any]
-
-REOPENED = "reopened"
-JUDGEMENTS = frozenset(
-    {
-        "arm_ended",
-        "arm_judged",
-        "below_ladder",
-        "compared",
-        "confirmed",
-        "decision",
-        "inspected",
-        "phase_1_judged",
-        "repeated",
-        "rung",
-        "settled",
-        "step_ended",
-        "step_started",
-        "test_judged",
-    }
+JUDGEMENTS = (
+    ArmEnded,
+    ArmJudged,
+    BelowLadder,
+    Compared,
+    Confirmed,
+    Decision,
+    Inspected,
+    Phase1Judged,
+    Repeated,
+    Rung,
+    Settled,
+    StepEnded,
+    StepStarted,
+    TestJudged,
 )
 STAYS = (StopReason.DIVERGED,)  # it ends so wherever it runs; other endings follow from epochs
 
 
-def reopening(events: Sequence[Event]) -> dict[str, Any] | None:
-    """Return what the event `reopened` says when a run resumes; None when no arm is absent."""
+def reopening(events: Sequence[Event]) -> Reopened | None:
+    """Return the event with which a run resumes that lacks an arm; None when no arm is absent."""
     absent = absences(events)
     if not absent:
         return None
     lacking = {one.step for one in absent}
-    started = (e["step"] for e in events if e["event"] == "step_started")
-    return {"step": next(s for s in started if s in lacking), "arms": to_plain(absent)}
+    started = (e.step for e in events if isinstance(e, StepStarted))
+    return event_of(Reopened, step=next(s for s in started if s in lacking), arms=absent)
 
 
 def effective(events: Iterable[Event]) -> list[Event]:
@@ -59,21 +72,21 @@ def effective(events: Iterable[Event]) -> list[Event]:
     """
     kept: list[Event] = []
     for event in events:
-        if event["event"] == REOPENED:
-            kept = _taken_back(kept, event.get("step"))
+        if isinstance(event, Reopened):
+            kept = _taken_back(kept, event.step)
         kept.append(event)
     return kept
 
 
-def _taken_back(events: list[Event], step: Any) -> list[Event]:
+def _taken_back(events: list[Event], step: str) -> list[Event]:
     """Drop every judgement after the start of a step; the arms that it starts with are the same."""
     for index, event in enumerate(events):
-        if event["event"] == "step_started" and event.get("step") == step:
+        if isinstance(event, StepStarted) and event.step == step:
             after = events[index + 1 :]
             return [*events[: index + 1], *(e for e in after if not _is_judgement(e))]
     return events
 
 
-def _is_judgement(event: Mapping[str, Any]) -> bool:
-    stays = event["event"] == "arm_ended" and event.get("reason") in STAYS
-    return event["event"] in JUDGEMENTS and not stays
+def _is_judgement(event: Event) -> bool:
+    stays = isinstance(event, ArmEnded) and event.reason in STAYS
+    return isinstance(event, JUDGEMENTS) and not stays

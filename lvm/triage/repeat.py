@@ -19,6 +19,8 @@ from lvm.gates import gain_over_seeds, level_over_seeds
 from lvm.metrics import METRICS
 from lvm.triage.actions import COMBINATION, Attribution, Repeat, RepeatedOutcome
 from lvm.triage.arm import ArmSpec
+from lvm.triage.events import Repeated as RepeatedTold
+from lvm.triage.events import event_of
 from lvm.triage.full_training import FullTraining
 from lvm.triage.judge import REACHED_ITS_END, Confirmation
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
@@ -98,9 +100,10 @@ class Repetitions:
             name: {"arm": specs[name].id, **self._over_seeds(model)}
             for name, model in self._models.items()
         }
-        self._runner.once(
-            "repeated", ("seed",), seed=action.seed, models=models, comparisons=self._comparisons()
+        event = event_of(
+            RepeatedTold, seed=action.seed, models=models, comparisons=self._comparisons()
         )
+        self._runner.once(event, "seed")
 
     def _over_seeds(self, model: Repeated) -> dict[str, Any]:
         """Return a model's test metrics per seed, and their spread where there are two."""

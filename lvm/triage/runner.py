@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,21 @@ from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.words import in_words
 from lvm.parts import TERMS
 from lvm.provenance import checkpoint_digest
-from lvm.records import ABSENT, GateResult, StopReason, to_plain
+from lvm.records import ABSENT, GateResult, StopReason
 from lvm.triage.agreement import disagreement
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    Epoch,
+    Event,
+    Rung,
+    StepStarted,
+    TestJudged,
+    as_read,
+    event_of,
+    kind_of,
+)
 from lvm.triage.journal import Journal
 from lvm.triage.judge import (
     REACHED_ITS_END,
@@ -162,7 +174,7 @@ class Runner:
     def begin(self, step: str, specs: Sequence[ArmSpec], **about: Any) -> None:
         """Write down that a step starts, with its arms."""
         arms = [spec.to_plain(self.request.out.absolute()) for spec in specs]
-        self.once("step_started", ("step",), step=step, arms=arms, **about)
+        self.once(event_of(StepStarted, step=step, arms=arms, **about), "step")
 
     def race(
         self,
@@ -202,21 +214,20 @@ class Runner:
         An absent arm is not among it: another step tries it anew, and so does a resumed run. Nor
         are epochs of a step that was taken back: the arm's folder gives them if they are needed.
         """
-        started = {event["step"] for event in self.journal.all("step_started")}
+        started = {event.step for event in self.journal.events.of(StepStarted)}
         about = self.journal.events.about(race.lanes.keys())
-        events = [event for event in about if event.get("step") in started]
-        ended = {e["arm"] for e in events if _ended_by_itself(e)}
+        events = [e for e in about if isinstance(e, Epoch | ArmEnded) and e.step in started]
+        ended = {e.arm for e in events if _ended_by_itself(e)}
         unfinished = {
             arm
             for arm, lane in race.lanes.items()
             if lane.spec.evaluate_test and not (lane.spec.folder / "test.json").exists()
         } - ended
         for event in events:
-            if event["event"] == "epoch" and event["arm"] not in unfinished:
-                keep = {k: v for k, v in event.items() if k not in _EPOCH_ENVELOPE}
-                race.record(event["arm"], keep)
-            elif _ended_by_itself(event):
-                race.failed(event["arm"], StopReason(event["reason"]), event["detail"])
+            if isinstance(event, Epoch) and event.arm not in unfinished:
+                race.record(event.arm, event.record())
+            elif isinstance(event, ArmEnded) and _ended_by_itself(event):
+                race.failed(event.arm, event.reason, event.detail)
         self._end_without_model(race)
 
     def _end_without_model(self, race: Race) -> None:
@@ -237,9 +248,8 @@ class Runner:
     def judge_dev(self, result: ArmResult, gains: Sequence[GateResult] = ()) -> GateResult:
         """Judge the stage gate of an arm on dev and write down all that was measured."""
         spec, gate = result.spec, judge_stage(result, self.base.seed)
-        self.once(
-            "arm_judged",
-            ("arm", "step"),
+        judged = event_of(
+            ArmJudged,
             arm=spec.id,
             step=spec.step,
             name=spec.name,
@@ -254,6 +264,7 @@ class Runner:
             gains=list(gains),
             findings=[] if result.absent else training_findings(training_of(result)),
         )
+        self.once(judged, "arm", "step")
         return gate
 
     def note_test(self, spec: ArmSpec) -> None:
@@ -261,9 +272,8 @@ class Runner:
         stored = json.loads((spec.folder / "test.json").read_text())
         if "evidence" in stored:
             stored["evidence"] = in_words(stored["evidence"], self.dataset.bank)
-        self.once(
-            "test_judged",
-            ("arm",),
+        judged = event_of(
+            TestJudged,
             arm=spec.id,
             step=spec.step,
             name=spec.name,
@@ -271,41 +281,43 @@ class Runner:
             epochs=0 if spec.source else spec.recipe.training.epochs,
             **stored,
         )
+        self.once(judged, "arm")
 
-    def once(self, event: str, keys: Sequence[str], **values: Any) -> None:
-        """Write an event unless the journal of a resumed run holds it already.
+    def once(self, event: Event, *fields: str) -> None:
+        """Write an event unless a resumed run has written one with the same `fields` already.
 
-        Raises ResumeError where that differs from `values` in what the run follows from.
+        Raises ResumeError where that differs from this one in what the run follows from.
         """
-        plain = to_plain({key: values[key] for key in keys})
-        written = self.journal.find(event, **plain)
+        event = as_read(event)
+        written = self.journal.events.last(
+            type(event), **{field: getattr(event, field) for field in fields}
+        )
         if written is None:
-            self.note(event, **values)
-        elif problem := disagreement(written, values):
+            self.note(event)
+        elif problem := disagreement(written, event):
             raise ResumeError(
-                f"{self.journal.folder} cannot go on: {event} has {problem}; its files were "
-                "changed or removed: put them back, or start a new run in another --out."
+                f"{self.journal.folder} cannot go on: {kind_of(event)} has {problem}; its files "
+                "were changed or removed: put them back, or start a new run in another --out."
             )
 
-    def _note_progress(self, event: str, **values: Any) -> None:
+    def _note_progress(self, event: Event) -> None:
         """Write an event of a race once; epochs of an arm count once over all steps."""
-        if event in ONCE:
-            self.once(event, ONCE[event], **values)
+        if type(event) in ONCE:
+            self.once(event, *ONCE[type(event)])
         else:  # it happened again
-            self.note(event, **values)
+            self.note(event)
 
 
-ONCE = {
-    "epoch": ("arm", "epoch"),
-    "rung": ("step", "epoch", "arrived"),
-    "arm_ended": ("arm", "step"),
+ONCE: dict[type[Event], tuple[str, ...]] = {
+    Epoch: ("arm", "epoch"),
+    Rung: ("step", "epoch", "arrived"),
+    ArmEnded: ("arm", "step"),
 }
-_EPOCH_ENVELOPE = {"event", "at", "arm", "step", "name"}
 _BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE)  # where it ran had no part in it
 
 
-def _ended_by_itself(event: Mapping[str, Any]) -> bool:
-    return event["event"] == "arm_ended" and event["reason"] in _BY_ITSELF
+def _ended_by_itself(event: Event) -> bool:
+    return isinstance(event, ArmEnded) and event.reason in _BY_ITSELF
 
 
 def _dev_results(lane: Lane) -> PerQuery | None:

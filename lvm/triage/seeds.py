@@ -2,84 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lvm.text import counted, number, title_of
+from lvm.triage.events.evidence import Comparison
+from lvm.triage.summary import SeedsShown
 
 ENOUGH = 3  # seeds; two say so little of a third that their interval is ten times their distance
 
-Repeated = Mapping[str, Any]  # verdict.json's `seeds`
 
-
-def basis(repeated: Repeated) -> str:
+def basis(repeated: SeedsShown) -> str:
     """Return what the verdict rests on: the first seed, or a model whose seed nobody knows."""
-    first, models = repeated["seeds"][0], list(repeated["models"].values())
-    known = [result["seed"] for result in models[-1]["per_seed"]] if models else []
+    first, models = repeated.seeds[0], list(repeated.models.values())
+    known = [result.seed for result in models[-1].per_seed] if models else []
     return f"seed {first}" if first in known else "the model that was handed in"
 
 
-def over_seeds(repeated: Repeated) -> str:
+def over_seeds(repeated: SeedsShown) -> str:
     """Say in one sentence whether the verdict's gain holds over all seeds; "" without a gain."""
     gains = _behind(repeated)
     if not gains:
         return ""
     first = gains[0]
-    if len(first["seeds"]) < ENOUGH:
+    if len(first.seeds) < ENOUGH:
         words = " and ".join(
-            f"{title_of(c['metric'])} "
+            f"{title_of(c.metric)} "
             + ", ".join(number(value, sign=True) for value in per_seed(repeated, c))
-            + f" against {number(c['bound'], sign=True)}"
+            + f" against {number(c.bound, sign=True)}"
             for c in gains
         )
         return (
-            f"Seed by seed {first['model']} gains {words} over {first['over']}; an interval over "
+            f"Seed by seed {first.model} gains {words} over {first.over}; an interval over "
             f"seeds says something from {ENOUGH} on."
         )
     words = " and ".join(
-        f"{title_of(c['metric'])} {interval(c)} against {number(c['bound'], sign=True)}"
-        for c in gains
+        f"{title_of(c.metric)} {interval(c)} against {number(c.bound, sign=True)}" for c in gains
     )
-    clear = any(c["estimate"]["lower"] >= c["bound"] for c in gains)
-    below = all(c["estimate"]["upper"] < c["bound"] for c in gains)
+    clear = any(c.estimate.lower >= c.bound for c in gains)
+    below = all(c.estimate.upper < c.bound for c in gains)
     answer = "no gain is clear of its bound"
     if clear or below:
         answer = "a gain is clear of its bound" if clear else "every gain lies below its bound"
     return (
-        f"Over {counted(len(first['seeds']), 'seed')} {answer}: {first['model']} gains {words} "
-        f"over {first['over']}."
+        f"Over {counted(len(first.seeds), 'seed')} {answer}: {first.model} gains {words} "
+        f"over {first.over}."
     )
 
 
-def rests_on_one_seed(repeated: Repeated) -> bool:
+def rests_on_one_seed(repeated: SeedsShown) -> bool:
     """Return whether other seeds do not bear out the gain that a verdict claims.
 
     From three seeds on, no interval is clear of its bound; with two, one of them gains too little.
     """
     gains = _behind(repeated)
-    if gains and len(gains[0]["seeds"]) < ENOUGH:
-        return all(min(per_seed(repeated, c)) < c["bound"] for c in gains)
-    return bool(gains) and all(c["estimate"]["lower"] < c["bound"] for c in gains)
+    if gains and len(gains[0].seeds) < ENOUGH:
+        return all(min(per_seed(repeated, c)) < c.bound for c in gains)
+    return bool(gains) and all(c.estimate.lower < c.bound for c in gains)
 
 
-def _behind(repeated: Repeated) -> list[Mapping[str, Any]]:
+def _behind(repeated: SeedsShown) -> list[Comparison]:
     """Return the gains over AR-only of the model that the verdict rests on: the last repeated."""
-    baseline = next(iter(repeated["models"]), None)
-    against = [c for c in repeated["comparisons"] if c["over"] == baseline]
-    return [c for c in against if c["model"] == against[-1]["model"]]
+    baseline = next(iter(repeated.models), None)
+    against = [c for c in repeated.comparisons if c.over == baseline]
+    return [c for c in against if c.model == against[-1].model]
 
 
-def interval(comparison: Mapping[str, Any]) -> str:
+def interval(comparison: Comparison) -> str:
     """Return the gain of a comparison with its interval."""
-    found = comparison["estimate"]
-    value, low, high = (number(found[k], sign=True) for k in ("value", "lower", "upper"))
+    found = comparison.estimate
+    value, low, high = (number(x, sign=True) for x in (found.value, found.lower, found.upper))
     return f"{value} [{low}, {high}]"
 
 
-def per_seed(repeated: Repeated, comparison: Mapping[str, Any]) -> list[float]:
+def per_seed(repeated: SeedsShown, comparison: Comparison) -> list[float]:
     """Return the gain of every seed that both models have."""
     ours, theirs = (
-        {r["seed"]: r[comparison["metric"]] for r in repeated["models"][name]["per_seed"]}
-        for name in (comparison["model"], comparison["over"])
+        {r.seed: r.of(comparison.metric) for r in repeated.models[name].per_seed}
+        for name in (comparison.model, comparison.over)
     )
-    return [ours[seed] - theirs[seed] for seed in comparison["seeds"]]
+    return [ours[seed] - theirs[seed] for seed in comparison.seeds]

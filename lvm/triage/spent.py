@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lvm.events import Events
 from lvm.records import StopReason
+from lvm.triage.events import ArmEnded, Epoch, StepStarted
+from lvm.triage.state import RunState
 
 GATE, PRUNING = "stage gate", "pruning"
 STOPPED_BY = {
@@ -33,25 +34,25 @@ class Spent:
     stopped_by: str  # GATE, PRUNING, or "" for an arm that ended by itself or has not ended
 
 
-def spent_by_arm(events: Events) -> list[Spent]:
+def spent_by_arm(state: RunState) -> list[Spent]:
     """Return what every arm has cost and saved; epochs that two steps share count once."""
     budgets = {
-        spec["id"]: spec["recipe"]["training"]["epochs"]
-        for started in events.of("step_started")
-        for spec in started["arms"]
-        if spec["source"] is None
+        spec.id: spec.recipe.training.epochs
+        for started in state.of(StepStarted)
+        for spec in started.arms
+        if spec.source is None
     }
     steps: dict[str, str] = {}
-    for event in events.of("epoch"):
-        steps.setdefault(event["arm"], event["step"])
-    return [_spent(events, arm, step, budgets.get(arm, 0)) for arm, step in steps.items()]
+    for event in state.of(Epoch):
+        steps.setdefault(event.arm, event.step)
+    return [_spent(state, arm, step, budgets.get(arm, 0)) for arm, step in steps.items()]
 
 
-def _spent(events: Events, arm: str, step: str, budget: int) -> Spent:
-    records = {event["epoch"]: event for event in events.of("epoch", arm=arm)}
+def _spent(state: RunState, arm: str, step: str, budget: int) -> Spent:
+    records = {event.epoch: event for event in state.of(Epoch, arm=arm)}
     trained = [e for e in records if e > 0]
-    cost = sum(record.get("seconds") or 0.0 for record in records.values())
-    ended = (events.last("arm_ended", arm=arm) or {}).get("reason", "")
+    cost = sum(record.seconds for record in records.values())
+    ended = state.last(ArmEnded, arm=arm)
     left = max(0, budget - max(records)) if ended else 0
     return Spent(
         step=step,
@@ -59,11 +60,11 @@ def _spent(events: Events, arm: str, step: str, budget: int) -> Spent:
         seconds=cost,
         left=left,
         saved=left * cost / max(1, len(trained)),
-        stopped_by=STOPPED_BY.get(ended, ""),
+        stopped_by=STOPPED_BY.get(ended.reason, "") if ended else "",
     )
 
 
-def saved_seconds(events: Events) -> Mapping[str, float]:
+def saved_seconds(state: RunState) -> Mapping[str, float]:
     """Return the seconds of training saved by the stage gate and by pruning."""
-    arms = spent_by_arm(events)
+    arms = spent_by_arm(state)
     return {by: sum(a.saved for a in arms if a.stopped_by == by) for by in (GATE, PRUNING)}

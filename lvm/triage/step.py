@@ -59,7 +59,7 @@ class Proposal:
 
 OVER_CONTROL = "gain over the control at the same budget and seed in R@5 and MRR, dev split"
 # (an arm's changed keys, its control's recipe) -> whether the arm tests the claim
-Tests = Callable[[Mapping[str, object], Mapping[str, object]], bool]
+Tests = Callable[[Mapping[str, object], Recipe], bool]
 
 
 class Kind(StrEnum):
@@ -90,11 +90,11 @@ class Hypothesis:
 
 def raises(key: str) -> Tests:
     """Return a test for arms that raise a number of the recipe above the control's."""
-    *section, name = key.split(".")
 
-    def above_control(changes: Mapping[str, object], control: Mapping[str, object]) -> bool:
-        table = control.get(section[0], {}) if section else control
-        own = table.get(name) if isinstance(table, Mapping) else None
+    def above_control(changes: Mapping[str, object], control: Recipe) -> bool:
+        own: object = control
+        for part in key.split("."):
+            own = getattr(own, part, None)
         new = changes.get(key)
         return isinstance(new, int | float) and isinstance(own, int | float) and new > own
 

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lvm.events import Event, indexed
 from lvm.outside import printable
-from lvm.printed import arguments_of
+from lvm.triage.state import RunState
+from lvm.triage.summary import Judged
 
 PREDICTIONS = "predictions"  # stands for an arm where a person's predictions are judged
 
 
-def subject(events: Sequence[Event]) -> dict[str, Any]:
-    """Return `judged` of verdict.json: kind, file, what is trained, and both in a sentence.
-
-    `kind` is predictions, checkpoint or recipe. `stand_in` says that the steps are tried on a
-    network of ours in place of the model under triage; the sentence is empty where they are not.
-    """
-    events = indexed(events)
-    arguments = arguments_of(events)
-    kind = next((k for k in ("predictions", "checkpoint") if arguments.get(k)), "recipe")
-    started = events.last("run_started") or {}
-    trained = started.get("config", {}).get("recipe", {}).get("model", {}).get("name")
-    name = printable(Path(arguments[kind]).name) if kind != "recipe" else None
+def subject(state: RunState) -> Judged:
+    """Return what a run judges and what it trains."""
+    arguments = state.arguments
+    given = arguments.predictions or arguments.checkpoint
+    kind = "predictions" if arguments.predictions else "checkpoint" if given else "recipe"
+    name = printable(Path(given).name) if given else None
+    trained = state.started.config.recipe.model.name if state.started else None
     stand_in = kind == "predictions"
     network = f"our {trained} network" if trained else "our network"
-    return {
-        "kind": kind,
-        "file": name,
-        "trained": trained,
-        "stand_in": stand_in,
-        "sentence": f"Judged: the predictions in {name}. Trained: {network} of the recipe, as a "
+    return Judged(
+        kind=kind,
+        file=name,
+        trained=trained,
+        stand_in=stand_in,
+        sentence=f"Judged: the predictions in {name}. Trained: {network} of the recipe, as a "
         "stand-in for the model behind them, which cannot be loaded; the remedies are tried on "
         "this stand-in."
         if stand_in
         else "",
-    }
+    )

@@ -23,18 +23,19 @@ import itertools
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lvm.config import ScheduleConfig
 from lvm.errors import CheckpointError
-from lvm.events import Event, Events
 from lvm.records import ABSENT
 from lvm.training.checkpoint import read_manifest
+from lvm.triage.events import ArmEnded, ArmJudged, Epoch, StepEnded, StepStarted, Tidied
+from lvm.triage.events.parts import Arm
 from lvm.triage.race import Note
 from lvm.triage.rungs import rung_epochs
+from lvm.triage.state import RunState
 from lvm.triage.step import Role
 
 GIB = 2**30
@@ -94,32 +95,32 @@ class Tidier:
         self._lost: deque[str] = deque()  # arms whose weights may go, the oldest first
         self._beaten: deque[str] = deque()  # likewise, after those: they finished
 
-    def after(self, events: Events) -> None:
+    def after(self, events: RunState) -> None:
         """Tidy the parts of a run that have been judged since the last call."""
-        for started in events.of("step_started")[self._num_parts :]:
+        for started in events.of(StepStarted)[self._num_parts :]:
             if not judged(events, started):
                 return
             self._num_parts += 1
-            self._measure([spec["id"] for spec in started["arms"]])
-            arms = list(self._ended(events, started["arms"]))
+            self._measure([spec.id for spec in started.arms])
+            arms = list(self._ended(events, started.arms))
             for arm in arms:
                 if not arm.wanted:
                     (self._beaten if arm.finished else self._lost).append(arm.id)
             over = [arm for arm in arms if arm.finished or not arm.wanted]
-            self._tidy(events, started["step"], over, [path for arm in arms for path in arm.unread])
+            self._tidy(events, started.step, over, [path for arm in arms for path in arm.unread])
 
-    def at_the_end(self, events: Events) -> None:
+    def at_the_end(self, events: RunState) -> None:
         """Tidy what parts that will not come might have asked for.
 
         Not after a run with absent arms: what a resumed one will ask for is not known.
         """
-        if any(event["reason"] in ABSENT for event in events.of("arm_ended")):
+        if any(event.reason in ABSENT for event in events.of(ArmEnded)):
             return
-        specs = {spec["id"]: spec for e in events.of("step_started") for spec in e["arms"]}
+        specs = {spec.id: spec for e in events.of(StepStarted) for spec in e.arms}
         self._tidy(events, "", list(self._ended(events, specs.values())), [])
 
     def _tidy(
-        self, events: Events, step: str, over: Sequence[Ended], unread: Sequence[Path]
+        self, events: RunState, step: str, over: Sequence[Ended], unread: Sequence[Path]
     ) -> None:
         """Remove the states of arms that are over, what is not read, and weights over the bound."""
         states = {arm.id: arm.states for arm in over if arm.states}
@@ -127,7 +128,7 @@ class Tidier:
         weights = list(self._too_much(events, sum(self._bytes.values()) - freed))
         if not (states or unread or weights):
             return
-        self._note("tidied", step=step, states=list(states), weights=weights, files=len(unread))
+        self._note(Tidied(step=step, states=list(states), weights=weights, files=len(unread)))
         for arm in over:
             if arm.id in states:
                 arm.stop()
@@ -138,7 +139,7 @@ class Tidier:
                 _remove(self._arms / loser / name)
         self._measure([*(arm.id for arm in over), *weights])
 
-    def _too_much(self, events: Events, held: int) -> Iterator[str]:
+    def _too_much(self, events: RunState, held: int) -> Iterator[str]:
         """Yield the arms whose weights have to go until the run holds no more than it may."""
         for losers in (self._lost, self._beaten):
             while held > self._schedule.max_disk_gib * GIB and losers:
@@ -153,40 +154,40 @@ class Tidier:
             arms = [folder.name for folder in self._arms.iterdir()]
         self._bytes |= {arm: _size(self._arms / arm) for arm in arms}
 
-    def _ended(self, events: Events, specs: Iterable[Mapping[str, Any]]) -> Iterator[Ended]:
+    def _ended(self, events: RunState, specs: Iterable[Arm]) -> Iterator[Ended]:
         """Yield the arms among these that have ended and are not absent."""
         for spec in specs:
-            arm, budget = spec["id"], spec["recipe"]["training"]["epochs"]
-            ends = events.of("arm_ended", arm=arm)
-            if not ends or ends[-1]["reason"] in ABSENT:
+            arm, budget = spec.id, spec.recipe.training.epochs
+            ends = events.of(ArmEnded, arm=arm)
+            if not ends or ends[-1].reason in ABSENT:
                 continue
-            latest = events.last("epoch", arm=arm) or {"epoch": 0}
+            latest = events.last(Epoch, arm=arm)
             rungs = rung_epochs(self._schedule.first_rung, budget, self._schedule.reduction_factor)
             yield Ended(
                 id=arm,
                 folder=self._arms / arm,
-                finished=spec["source"] is not None or _trained(self._arms / arm) >= budget,
+                finished=spec.source is not None or _trained(self._arms / arm) >= budget,
                 wanted=wanted(events, arm),
-                dev_epochs=frozenset([*rungs, latest["epoch"], *(end["epoch"] for end in ends)]),
+                dev_epochs=frozenset(
+                    [*rungs, latest.epoch if latest else 0, *(end.epoch for end in ends)]
+                ),
             )
 
 
-def judged(events: Events, started: Event) -> bool:
+def judged(events: RunState, started: StepStarted) -> bool:
     """Whether a part of a run that was begun has been judged."""
-    step = started["step"]
-    if "number" in started:
-        return events.last("step_ended", step=step) is not None
-    return len(events.of("arm_judged", step=step)) >= len(started["arms"])
+    step = started.step
+    if started.number is not None:
+        return events.last(StepEnded, step=step) is not None
+    return len(events.of(ArmJudged, step=step)) >= len(started.arms)
 
 
-def wanted(events: Events, arm: str) -> bool:
+def wanted(events: RunState, arm: str) -> bool:
     """Whether an arm was more than tried in some part of a run, or was chosen there."""
-    for event in events.of("arm_judged", arm=arm):
-        ended = events.last("step_ended", step=event["step"]) or {}
-        if event["role"] not in LOSERS or event["name"] in (
-            ended.get("candidate"),
-            ended.get("kept"),
-        ):
+    for event in events.of(ArmJudged, arm=arm):
+        ended = events.last(StepEnded, step=event.step)
+        chosen = (ended.candidate, ended.kept) if ended else ()
+        if event.role not in LOSERS or event.name in chosen:
             return True
     return False
 

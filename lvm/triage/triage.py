@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from concurrent.futures import Future
-from typing import Any
 
 from lvm.beside import beside, products_alone
 from lvm.data.windows import Dataset
@@ -12,16 +11,16 @@ from lvm.device import claim_if_there
 from lvm.evaluation.ladder import judge_ladder
 from lvm.evaluation.metrics import PerQuery
 from lvm.models.ladder import fit_ladder
-from lvm.records import to_plain
 from lvm.triage.actions import Action, Confirm, Outcome, Repeat, RunPhase1, RunStep, Settle, Stop
 from lvm.triage.against_ladder import compare_with_ladder, rung_file
 from lvm.triage.confirm import Confirmations
+from lvm.triage.events import Decision, Epoch, Event, Ladder, event_of
 from lvm.triage.journal import Journal
 from lvm.triage.order import Order
 from lvm.triage.phase1 import run_phase1
 from lvm.triage.question import Questions
 from lvm.triage.race import Executor, Note
-from lvm.triage.reopen import REOPENED, reopening
+from lvm.triage.reopen import reopening
 from lvm.triage.repeat import Repetitions
 from lvm.triage.request import Request
 from lvm.triage.runner import Runner
@@ -44,10 +43,10 @@ class Triage:
         self._repetitions = Repetitions(self._runner)
         self._tidier = Tidier(request.out, request.config.schedule, note)
 
-    def _noted(self, event: str, **about: Any) -> None:
+    def _noted(self, event: Event) -> None:
         """Note an event; with the first epoch all processes stand, and there is time for others."""
-        self._note(event, **about)
-        if event == "epoch" and self._ladder is None and self._beside:
+        self._note(event)
+        if isinstance(event, Epoch) and self._ladder is None and self._beside:
             self._begin_ladder()
 
     @property
@@ -73,7 +72,7 @@ class Triage:
         """Walk the tree to its end; a resumed run first tries again what was absent."""
         again = reopening(self._runner.journal.events)
         if again is not None:
-            self._runner.note(REOPENED, **again)
+            self._runner.note(again)
         if not self._beside:  # on a GPU before the arms, which need its room
             measure_ladder(self._runner)
         request, history = self._request, list[Outcome]()
@@ -92,8 +91,7 @@ class Triage:
                 compare_with_ladder(self._runner)
                 self._tidier.at_the_end(self._runner.journal.events)
             if not isinstance(action, Settle):  # it decides nothing and is told by its result
-                about = _describe(action)
-                self._runner.once("decision", ("number",), number=len(history), **about)
+                self._runner.once(_decision(action, len(history)), "number")
             if isinstance(action, Stop):
                 return action
             history.append(self._perform(action))
@@ -125,7 +123,7 @@ def on_cpu(request: Request) -> bool:
 
 def measure_ladder(runner: Runner) -> None:
     """Put every trivial predictor beside the gates, on dev and on test."""
-    if all(runner.journal.find("ladder", split=split) for split in ("dev", "test")):
+    if all(runner.journal.events.last(Ladder, split=split) for split in ("dev", "test")):
         return
     dataset = runner.dataset
     predictors = fit_ladder(dataset, seed=runner.base.seed)
@@ -138,7 +136,7 @@ def measure_ladder(runner: Runner) -> None:
             device,
             functools.partial(_kept, runner, split),
         )
-        runner.once("ladder", ("split",), split=split, rows=rows)
+        runner.once(event_of(Ladder, split=split, rows=rows), "split")
     dataset.bank.leave(device)  # the arms need the room
 
 
@@ -149,5 +147,5 @@ def _kept(runner: Runner, split: str, name: str, found: PerQuery) -> None:
     found.save(path)
 
 
-def _describe(action: Action) -> dict[str, Any]:
-    return {"action": type(action).__name__, **to_plain(vars(action))}
+def _decision(action: Action, number: int) -> Decision:
+    return event_of(Decision, action=type(action).__name__, number=number, **vars(action))

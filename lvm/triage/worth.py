@@ -2,73 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lvm.records import Position, RunVerdict
 from lvm.text import title_of
+from lvm.triage.events.parts import FrontTold
 from lvm.triage.step import Role
 from lvm.triage.subject import PREDICTIONS
+from lvm.triage.summary import ModelShown, Summary
 
-Document = Mapping[str, Any]  # verdict.json
 FRONT = "the front of predictions without training"
 
 
-def subjects(document: Document) -> list[Mapping[str, Any]]:
+def subjects(summary: Summary) -> list[ModelShown]:
     """Return the models that the verdict is about: the person's predictions, and what passes.
 
     Without a model that passes, the last one that was confirmed; never a control.
     """
-    models, shown = document["models"], document["arm"]
-    own = [m for m in models if document["judged"]["stand_in"] and m["arm"] == PREDICTIONS]
-    ours = [m for m in models if shown and m["arm"] == shown["id"]]
+    models, shown = summary.models, summary.arm
+    own = [m for m in models if summary.judged.stand_in and m.arm == PREDICTIONS]
+    ours = [m for m in models if shown and m.arm == shown.id]
     if not ours:
-        roles = [Role.CONFIRM, *([Role.PHASE1] if document["verdict"] == RunVerdict.PASSED else [])]
-        ours = [m for m in models if m["role"] in roles and m not in own][-1:]
-    if document["verdict"] == RunVerdict.PASSED and own:
+        roles = [Role.CONFIRM, *([Role.PHASE1] if summary.verdict == RunVerdict.PASSED else [])]
+        ours = [m for m in models if m.role in roles and m not in own][-1:]
+    if summary.verdict == RunVerdict.PASSED and own:
         ours = []
     return [*own, *ours]
 
 
-def beats_ladder(document: Document) -> bool | None:
+def beats_ladder(summary: Summary) -> bool | None:
     """Return whether the model of the verdict is above the front; None where nobody measured it."""
-    found = _position(document)
-    return Position(found["position"]).beats if found else None
+    found = _position(summary)
+    return found.position.beats if found else None
 
 
-def worth(document: Document) -> str:
+def worth(summary: Summary) -> str:
     """Return where the model of the verdict lies, as a clause with its comma; "" if unmeasured."""
-    found = _position(document)
-    titles = " and ".join(title_of(metric) for metric in found.get("metrics", ()))
-    match found.get("position"):
-        case Position.ABOVE:
-            return f", above {FRONT} by {found['distance']['value']:.3f} in both {titles}"
+    found = _position(summary)
+    if found is None:
+        return ""
+    titles = " and ".join(title_of(metric) for metric in found.metrics)
+    match found.position:
+        case Position.ABOVE if found.distance:
+            return f", above {FRONT} by {found.distance.value:.3f} in both {titles}"
         case Position.ON:
             return f", on {FRONT}{_losses(found)}"
         case Position.BELOW:
-            return f", below {FRONT}, where {found['rung']} does better"
+            return f", below {FRONT}, where {found.rung} does better"
         case _:
             return ""
 
 
-def _losses(found: Mapping[str, Any]) -> str:
+def _losses(found: FrontTold) -> str:
     """Return in brackets what a model on the front clearly loses to the rung beside it; else ""."""
     lost = [
-        f"{title_of(metric)} {gain['value']:+.3f}"
-        for metric, gain in found["gains"].items()
-        if gain["upper"] < 0
+        f"{title_of(metric)} {gain.value:+.3f}"
+        for metric, gain in found.gains.items()
+        if gain.upper < 0
     ]
-    return f" ({' and '.join(lost)} against {found['rung']})" if lost else ""
+    return f" ({' and '.join(lost)} against {found.rung})" if lost else ""
 
 
-def _position(document: Document) -> Mapping[str, Any]:
-    """Return where the model that the verdict is about lies; empty where nobody measured it.
+def _position(summary: Summary) -> FrontTold | None:
+    """Return where the model that the verdict is about lies; None where nobody measured it.
 
     FIXED is about our network even where it stood in for predictions; all else about these.
     """
-    models = subjects(document)
+    models = subjects(summary)
     if not models:
-        return {}
-    model = models[-1] if document["verdict"] == RunVerdict.FIXED else models[0]
-    found: Mapping[str, Any] = document["front"].get(model["arm"]) or {}
-    return found
+        return None
+    model = models[-1] if summary.verdict == RunVerdict.FIXED else models[0]
+    return summary.front.get(model.arm)

@@ -16,7 +16,8 @@ import torch
 import lvm.jobs.job
 from lvm.report import Run as Reported
 from lvm.report.markdown import render, report_sections
-from lvm.status import screen, status
+from lvm.status import status
+from lvm.status.screen import screen
 from lvm.triage import local
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.local import LocalExecutor

@@ -13,6 +13,7 @@ import worlds
 from lvm.config import load_run_config, to_dict
 from lvm.records import RunVerdict, Verdict
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
+from lvm.triage.events import Confirmed, Phase1Judged, StepEnded, StepStarted
 from lvm.triage.step import STEPS
 from lvm.triage.verdict import build_verdict
 
@@ -33,14 +34,14 @@ def test_more_training_is_the_cause_where_the_unchanged_recipe_needs_nothing_els
     right = base.recipe.with_changes({"objective.space": "raw"})
     short = dataclasses.replace(base, recipe=right.with_changes({"training.epochs": 1}))
     _, first = tiny.triage(tmp_path / "short", world.dataset, short, num_steps=0)
-    trained = first.find("step_started", step="phase_1")["arms"][1]
+    trained = first.find(StepStarted, step="phase_1")["arms"][1]
     checkpoint = tmp_path / "short" / "arms" / trained["id"] / "checkpoint"
 
     full = dataclasses.replace(base, recipe=right)
     stop, journal = tiny.triage(tmp_path / "run", world.dataset, full, checkpoint=checkpoint)
 
-    assert journal.find("phase_1_judged")["verdict"] != Verdict.PASS
-    (confirmed,) = journal.all("confirmed")
+    assert journal.events.last(Phase1Judged)["verdict"] != Verdict.PASS
+    (confirmed,) = journal.events.of(Confirmed)
     assert confirmed["success"] == Verdict.PASS  # the arm of a step passes as well ...
     assert confirmed["control"]["verdict"] == Verdict.PASS
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (MORE_TRAINING,))  # ... and is no cause
@@ -58,11 +59,11 @@ def test_every_step_names_the_one_cause_and_says_what_all_that_helped_add(tmp_pa
     stop, journal = tiny.triage(tmp_path, world.dataset, config, steps=steps, all_steps=True)
 
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("temperature",))
-    assert len(journal.all("step_ended")) == 3  # the fix of the first did not end the run
-    kept = [(e["step"], e["kept"]) for e in journal.all("step_ended") if e["kept"]]
+    assert len(journal.events.of(StepEnded)) == 3  # the fix of the first did not end the run
+    kept = [(e["step"], e["kept"]) for e in journal.events.of(StepEnded) if e["kept"]]
     assert len(kept) > 1
-    together = journal.find("confirmed", step=COMBINATION)
-    spec = journal.find("step_started", step="confirm_combination")["arms"][0]
+    together = journal.events.last(Confirmed, step=COMBINATION)
+    spec = journal.events.last(StepStarted, step="confirm_combination")["arms"][0]
     assert spec["recipe"]["objective"]["temperature"] == 0.10
     assert spec["id"] == together["spec"]
     document = build_verdict(journal.events, resume="")

@@ -24,6 +24,7 @@ import tune_jobs.triage
 from lvm.command import run_command
 from lvm.data.files import write_bank
 from lvm.tracking import EXPERIMENT
+from lvm.triage.events import Resumed
 from lvm.triage.journal import Event, read_journal
 from lvm.triage.on_ray import RayExecutor
 
@@ -229,7 +230,7 @@ def test_finished_arms_are_not_run_again(killed: Life, resumed):
     assert len({path.parts[-3] for path in kept}) >= 2
     now = checkpoints(killed.folder)
     assert {path: now[path] for path in kept} == kept
-    assert len(resumed.of("resumed")) == 3
+    assert len(resumed.of(Resumed)) == 3
 
 
 def test_what_was_written_stays_as_it_is(stopped: Life, terminated: Life, killed: Life, resumed):

@@ -14,6 +14,7 @@ import tiny
 
 from lvm.config import load_run_config
 from lvm.records import RunVerdict, Verdict
+from lvm.triage.events import Confirmed, Phase1Judged, TestJudged
 
 pytestmark = pytest.mark.integration  # whole triages, for their seconds; they start no process
 
@@ -35,9 +36,9 @@ def test_the_reports_objective_in_the_raw_space_passes_near_the_optimum(seed, tm
     stop, journal = tiny.triage(tmp_path, world.dataset, linear_world.base_config(seed))
 
     assert stop.verdict == RunVerdict.PASSED
-    assert _near(world, journal.find("test_judged", name="InfoNCE+AR"))
+    assert _near(world, journal.events.last(TestJudged, name="InfoNCE+AR"))
     # AR-only is nearer still: the success gate is held by retrieval, not by a weak baseline.
-    assert _near(world, journal.find("test_judged", name="AR-only"))
+    assert _near(world, journal.events.last(TestJudged, name="AR-only"))
 
 
 def test_what_mends_the_split_of_spaces_comes_near_the_optimum(tmp_path) -> None:
@@ -46,9 +47,9 @@ def test_what_mends_the_split_of_spaces_comes_near_the_optimum(tmp_path) -> None
     config = load_run_config(RECIPES / "wrong_head_only.toml", base)
     stop, journal = tiny.triage(tmp_path, world.dataset, config)
 
-    assert journal.find("phase_1_judged")["verdict"] != Verdict.PASS
+    assert journal.events.last(Phase1Judged)["verdict"] != Verdict.PASS
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("projection_head",))
-    confirmed = journal.find("confirmed")
+    confirmed = journal.events.last(Confirmed)
     assert confirmed["verdict"] == Verdict.PASS
-    assert _near(world, journal.find("test_judged", arm=confirmed["spec"]))
-    assert not _near(world, journal.find("test_judged", name="InfoNCE+AR"))
+    assert _near(world, journal.events.last(TestJudged, arm=confirmed["spec"]))
+    assert not _near(world, journal.events.last(TestJudged, name="InfoNCE+AR"))

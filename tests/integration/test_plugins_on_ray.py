@@ -17,6 +17,7 @@ from lvm.config import ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.models.base import MODELS
 from lvm.training.checkpoint import read_manifest
+from lvm.triage.events import ArmEnded
 from lvm.triage.journal import Event, read_journal
 from lvm.triage.on_ray import RayExecutor
 
@@ -99,7 +100,7 @@ def test_a_model_of_a_file_is_triaged_and_judged(
     run = triage(out, flags(world, tmp_path, foreign.example(), "last_two"))
     ended = [
         (event["step"], event["reason"])
-        for event in run.of("arm_ended")
+        for event in run.of(ArmEnded)
         if event["step"] in ("phase_1", "projection_head")
     ]
     assert {step for step, _ in ended} == {"phase_1", "projection_head"}

@@ -14,6 +14,7 @@ import lvm.jobs.job
 from lvm.data.files import write_bank
 from lvm.data.report_files import dataset_from_report_files, write_report_files
 from lvm.data.windows import SPLITS, dataset_from_bank
+from lvm.triage.events import ArmJudged, RunStarted
 from lvm.triage.local import LocalExecutor
 
 pytestmark = [
@@ -116,7 +117,7 @@ def test_every_arm_is_judged_as_from_the_bank(form: str, runs):
     def judged(name: str) -> list[dict[str, Any]]:
         return [
             {key: without_outlook(event[key]) for key in JUDGED}
-            for event in runs[name].of("arm_judged")
+            for event in runs[name].of(ArmJudged)
         ]
 
     assert len(judged("bank")) == 12
@@ -125,8 +126,8 @@ def test_every_arm_is_judged_as_from_the_bank(form: str, runs):
 
 @pytest.mark.parametrize("form", ["npz", "pickled"])
 def test_the_run_says_where_its_data_came_from(form: str, runs):
-    (started,) = runs[form].of("run_started")
-    (from_bank,) = runs["bank"].of("run_started")
+    (started,) = runs[form].of(RunStarted)
+    (from_bank,) = runs["bank"].of(RunStarted)
     for key in ("rows", "width", "windows", "articles", "fingerprint"):
         assert started["data"][key] == from_bank["data"][key]
     assert started["arguments"]["train"].endswith(f"{form}/train.npz")

@@ -17,6 +17,7 @@ from lvm.presets import load_config
 from lvm.provenance import code_version
 from lvm.records import RunVerdict, StopReason
 from lvm.tracking import EXPERIMENT
+from lvm.triage.events import ArmEnded, Confirmed, Epoch, Rung, StepStarted
 from lvm.triage.journal import Event, Journal
 from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request
@@ -85,7 +86,7 @@ def test_the_verdict_file_has_the_promised_keys(finished, document):
     assert document["schema"] == 1
     assert document.keys() >= SCHEMA
     assert document["compute"].keys() >= {"train_seconds", "trials", "saved_seconds"}
-    assert document["compute"]["trials"] == len({event["arm"] for event in finished.of("epoch")})
+    assert document["compute"]["trials"] == len({event["arm"] for event in finished.of(Epoch)})
     assert [step["step"] for step in document["steps"]] == STEPS[1:3]
     assert document["arm"]["name"] == "temperature 0.05"
     assert (finished.folder / document["arm"]["checkpoint"] / "model.safetensors").is_file()
@@ -106,12 +107,12 @@ def test_the_reports_start_with_the_verdict(finished, document):
 
 def test_every_arm_that_started_ended_with_a_reason(finished):
     started = {
-        (step["step"], arm["id"]) for step in finished.of("step_started") for arm in step["arms"]
+        (step["step"], arm["id"]) for step in finished.of(StepStarted) for arm in step["arms"]
     }
-    ended = [(event["step"], event["arm"]) for event in finished.of("arm_ended")]
+    ended = [(event["step"], event["arm"]) for event in finished.of(ArmEnded)]
     assert sorted(ended) == sorted(started)
-    assert [step["step"] for step in finished.of("step_started")] == STEPS
-    reasons = {event["reason"] for event in finished.of("arm_ended")}
+    assert [step["step"] for step in finished.of(StepStarted)] == STEPS
+    reasons = {event["reason"] for event in finished.of(ArmEnded)}
     assert reasons <= {str(reason) for reason in StopReason}
     assert reasons == {"finished", "pruned", "gate held"}
 
@@ -136,8 +137,8 @@ def _trained_arms(events: list[Event], step: str) -> list[str]:
 
 def test_the_cutoff_of_a_rung_follows_from_its_values(finished):
     """The journal keeps the numbers that a rung was decided on, and they are those of the arms."""
-    epochs = {(e["arm"], e["epoch"]): e["eval_cosine"] for e in finished.of("epoch")}
-    rungs = finished.of("rung")
+    epochs = {(e["arm"], e["epoch"]): e["eval_cosine"] for e in finished.of(Epoch)}
+    rungs = finished.of(Rung)
     assert any(rung["pruned"] for rung in rungs)
     for rung in rungs:
         assert rung["values"] == {arm: epochs[arm, rung["epoch"]] for arm in rung["values"]}
@@ -146,7 +147,7 @@ def test_the_cutoff_of_a_rung_follows_from_its_values(finished):
 
 
 def test_the_fix_is_confirmed_by_two_workers(finished, config):
-    (confirmation,) = finished.of("step_started")[-2]["arms"]
+    (confirmation,) = finished.of(StepStarted)[-2]["arms"]
     assert confirmation["role"] == "confirm"
     assert confirmation["workers"] == config.schedule.confirm_workers == 2
     assert confirmation["recipe"]["objective"]["space"] == "raw"  # carried from step 1
@@ -172,7 +173,7 @@ def test_without_ray_every_number_is_the_same(finished, local: Journal):
 
 def test_repeated_seeds_are_said_everywhere(finished, document):
     """The flag reaches the trials, the verdict, the report, the screen and MLflow."""
-    (arm,) = finished.of("confirmed")
+    (arm,) = finished.of(Confirmed)
     assert document["seeds"]["seeds"] == [0, 1]
     assert list(document["seeds"]["models"]) == ["AR-only", "InfoNCE+AR", arm["arm"]]
     for name, model in document["seeds"]["models"].items():
@@ -226,9 +227,7 @@ def test_mlflow_holds_one_parent_and_a_child_per_arm_and_row_of_the_ladder(
     children = [
         run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     ]
-    arms = [
-        (step["step"], arm["id"]) for step in finished.of("step_started") for arm in step["arms"]
-    ]
+    arms = [(step["step"], arm["id"]) for step in finished.of(StepStarted) for arm in step["arms"]]
     arms += [("ladder", name) for name in document["ladder"]]
     assert sorted((run.data.tags["step"], run.data.tags["arm"]) for run in children) == sorted(arms)
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}

@@ -17,9 +17,21 @@ from lvm.errors import DataError, MissingExtraError, NonFiniteLossError, ResumeE
 from lvm.records import RunVerdict, StopReason
 from lvm.report import Run
 from lvm.report.markdown import render, report_sections
-from lvm.status import screen, status
+from lvm.status import status
+from lvm.status.screen import screen
 from lvm.training import loop
 from lvm.triage import local
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    Confirmed,
+    Epoch,
+    Reopened,
+    Repeated,
+    StepEnded,
+    StepStarted,
+    TestJudged,
+)
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.on_ray import trainable
 from lvm.triage.step import steps_in_order
@@ -70,7 +82,7 @@ def flags(request):
 
 
 def epochs_of(journal):
-    return {(e["arm"], e["epoch"]) for e in journal.all("epoch")}
+    return {(e["arm"], e["epoch"]) for e in journal.events.of(Epoch)}
 
 
 class Faults:
@@ -208,12 +220,12 @@ def check_views(journal, faults, stop) -> None:
     )
     assert "crashed" in "\n".join(screen(seen))
     assert "--resume" in screen(seen)[-1] or stop.verdict is not RunVerdict.INCONCLUSIVE
-    for event in journal.all("arm_judged"):
+    for event in journal.events.of(ArmJudged):
         if (event["step"], event["name"]) in failed:
             assert (event["evaluation"], event["gains"], event["findings"]) == (None, [], [])
             assert event["stage"]["verdict"] == "NOT_EVALUABLE"
     crashed = {one["step"] for one in document["absent"] if one["role"] == "arm"}
-    for event in journal.all("step_ended"):
+    for event in journal.events.of(StepEnded):
         assert event["stage"] != "FAIL" or event["step"] not in crashed
 
 
@@ -224,9 +236,9 @@ def test_without_ar_only_no_step_is_trained(
     shutil.rmtree(folder, ignore_errors=True)
     faults.on = {("phase_1", "AR-only"): (0, DISK_FULL)}
     stop, journal = run(folder, tiny_dataset, all_steps=True, num_seeds=2)
-    assert [e["step"] for e in journal.all("step_started")] == ["phase_1"]
+    assert [e["step"] for e in journal.events.of(StepStarted)] == ["phase_1"]
     assert stop.since.startswith("AR-only crashed: no space left on /")
-    assert journal.find("test_judged", name="InfoNCE+AR") is not None  # what is there is shown
+    assert journal.events.last(TestJudged, name="InfoNCE+AR") is not None  # what is there is shown
 
 
 def test_a_base_model_cut_short_is_never_searched(
@@ -237,14 +249,18 @@ def test_a_base_model_cut_short_is_never_searched(
     faults.on = {("phase_1", "InfoNCE+AR"): (1, OUT_OF_MEMORY)}
     _, journal = run(folder, tiny_dataset)
     base = next(
-        a for a in journal.find("step_started", step="phase_1")["arms"] if a["name"] == "InfoNCE+AR"
+        a
+        for a in journal.events.last(StepStarted, step="phase_1")["arms"]
+        if a["name"] == "InfoNCE+AR"
     )
     assert (folder / "arms" / base["id"] / "checkpoint" / "manifest.json").exists()
-    searched = journal.find("arm_ended", name="search in the projected space")
+    searched = journal.events.last(ArmEnded, name="search in the projected space")
     assert searched["reason"] == "crashed"
     assert "no model to search" in searched["detail"]
-    assert not [e for e in journal.all("epoch") if e["epoch"] == 0]
-    for confirmed in journal.all("confirmed"):  # the unchanged recipe was trained beside the arm
+    assert not [e for e in journal.events.of(Epoch) if e["epoch"] == 0]
+    for confirmed in journal.events.of(
+        Confirmed
+    ):  # the unchanged recipe was trained beside the arm
         assert confirmed["control"]["reason"] == "finished"
         assert confirmed["control"]["verdict"] != "NOT_EVALUABLE"
 
@@ -257,10 +273,10 @@ def test_a_step_that_takes_up_the_base_recipe_does_not_stand_for_its_model(
     config = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=-1.0)
     faults.on = {("phase_1", "InfoNCE+AR"): (0, OUT_OF_MEMORY)}
     stop, journal = run(folder, tiny_dataset, config, steps=steps_in_order()[1:2])
-    base = journal.find("arm_ended", step="phase_1", name="InfoNCE+AR")
-    control = journal.find("arm_ended", step="temperature", name="control")
+    base = journal.events.last(ArmEnded, step="phase_1", name="InfoNCE+AR")
+    control = journal.events.last(ArmEnded, step="temperature", name="control")
     assert (control["arm"], control["reason"]) == (base["arm"], "cancelled")
-    (confirmed,) = journal.all("confirmed")
+    (confirmed,) = journal.events.of(Confirmed)
     assert (confirmed["control"]["spec"], confirmed["control"]["reason"]) == (
         base["arm"],
         "finished",
@@ -279,7 +295,7 @@ def test_an_arm_that_fails_again_is_tried_once_per_resume(
         stop, journal = run(folder, tiny_dataset)
         assert stop.verdict is RunVerdict.INCONCLUSIVE
         assert sum(faults.raised.values()) == number
-        assert len(journal.all("reopened")) == number - 1
+        assert len(journal.events.of(Reopened)) == number - 1
         assert len(build_verdict(journal.events, resume="")["absent"]) == 1
     faults.on = {}
     again, resumed = run(folder, tiny_dataset)
@@ -367,7 +383,7 @@ def test_whatever_was_asked_for_a_resume_completes_it(
     again, resumed = run(folder, tiny_dataset, **request_)
     assert (again, tiny.judged(resumed)) == (whole, judged)
     if "num_seeds" in request_:
-        models = resumed.find("repeated")["models"]
+        models = resumed.find(Repeated)["models"]
         assert {len(model["per_seed"]) for model in models.values()} == {2}
     assert max(trained.values()) == 1
 
@@ -378,7 +394,7 @@ def test_a_run_whose_files_changed_does_not_report_what_its_journal_does_not_say
     shutil.rmtree(folder, ignore_errors=True)
     _, journal = run(folder, tiny_dataset)
     before = list(read_journal(folder))
-    confirmed = journal.all("confirmed")[0]
+    confirmed = journal.events.of(Confirmed)[0]
     (folder / "arms" / confirmed["spec"] / "test.npz").unlink()
     with pytest.raises(ResumeError, match=r"cannot go on: confirmed has verdict .* in the journal"):
         run(folder, tiny_dataset)

@@ -17,6 +17,7 @@ from lvm.config import GateConfig, ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec
+from lvm.triage.events import ArmRestarted, Rung, Waiting
 from lvm.triage.on_ray.desk import IMPATIENT_SECONDS, Desk
 from lvm.triage.on_ray.seats import Move, Place, Seat
 from lvm.triage.race import race_of
@@ -166,7 +167,7 @@ def test_an_arm_that_stands_at_its_rung_keeps_its_process_while_nobody_wants_it(
     tune = Tune(arms(3), slots=6)
     tune.run()
     assert tune.started == 3
-    assert not tune.of("waiting")
+    assert not tune.of(Waiting)
     places = {s.place for s in tune.desk.seats.values()}
     assert places <= {Place.HELD}  # ready for the next race
 
@@ -178,7 +179,7 @@ def test_the_asynchronous_rule_ends_with_one_arm_at_its_budget(seed) -> None:
     finished = [a for a, lane in tune.race.lanes.items() if lane.ending.reason == "finished"]
     assert len(finished) >= 2  # the control, and at least one arm
     assert sum(tune.trained.values()) < 24 * BUDGET * 0.75
-    for event in tune.of("rung"):
+    for event in tune.of(Rung):
         assert event["seen"] <= 23
         assert len(event["values"]) <= 23
 
@@ -208,7 +209,7 @@ def test_an_arm_whose_process_goes_away_goes_on_in_another() -> None:
     tune.run()
     assert tune.race.lanes["a001"].ending.reason is StopReason.FINISHED
     assert tune.trained["a001"] == BUDGET  # no epoch twice
-    (event,) = tune.of("arm_restarted")
+    (event,) = tune.of(ArmRestarted)
     assert (event["arm"], event["epoch"], event["attempt"]) == ("a001", 1, 1)
 
 
@@ -220,7 +221,7 @@ def test_an_arm_that_keeps_breaking_is_given_up(gone, reason) -> None:
         broken(tune, "a001", f"breakage {attempt}", gone=gone)
     assert tune.race.lanes["a001"].ending.reason is reason
     assert tune.race.lanes["a001"].detail == "breakage 3"
-    assert len(tune.of("arm_restarted")) == 3
+    assert len(tune.of(ArmRestarted)) == 3
     tune.run()
 
 
@@ -241,7 +242,7 @@ def test_an_arm_that_raises_the_same_twice_has_crashed() -> None:
         until_trains(tune, "a001")
         broken(tune, "a001", "ValueError: no", gone=False)
     assert tune.race.lanes["a001"].ending.reason is StopReason.CRASHED
-    assert len(tune.of("arm_restarted")) == 1
+    assert len(tune.of(ArmRestarted)) == 1
 
 
 def test_a_trial_that_ends_before_its_last_epoch_has_crashed() -> None:
@@ -269,7 +270,7 @@ def test_an_arm_without_an_epoch_for_too_long_is_killed_and_tried_once_more() ->
         broken(tune, "a001", "killed", gone=True)
     assert tune.race.lanes["a001"].ending.reason is StopReason.STUCK
     assert "stack.txt" in tune.race.lanes["a001"].detail
-    assert len(tune.of("arm_restarted")) == 1
+    assert len(tune.of(ArmRestarted)) == 1
 
 
 def test_the_first_epoch_of_all_may_take_longer() -> None:
@@ -287,7 +288,7 @@ def test_arms_without_room_are_told_within_a_minute_and_given_up_in_the_end() ->
     tune.desk.next_arm("y")
     tune.now = 55.0
     tune.desk.watch()
-    (event,) = tune.of("waiting")
+    (event,) = tune.of(Waiting)
     assert "2 arms waiting 55 s for room: 2 x 0.9 CPUs" in event["detail"]
     tune.now = 60 * SCHEDULE.wait_minutes + 1
     tune.desk.watch()
@@ -363,7 +364,7 @@ def test_a_sign_of_life_of_workers_is_no_epoch() -> None:
     assert tune.desk.take(trial, {"waits": True}) is Move.TRAIN
     tune.now += 40.0
     tune.desk.watch()
-    assert "2 workers with 0.9 CPUs each" in tune.of("waiting")[0]["detail"]
+    assert "2 workers with 0.9 CPUs each" in tune.of(Waiting)[0]["detail"]
     tune.desk.take(trial, {"waits": False})
     tune.now += 13 * SCHEDULE.stuck_seconds
     tune.desk.take(trial, {"waits": False})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lvm.events import Events, indexed
+from lvm.triage.state import RunState, indexed
 
 KEYS = {
     "arm": ["a", "b", None, ["a"]],  # a list cannot be a key of the index, and is equal to itself
@@ -29,7 +29,7 @@ def slow(events: list[dict[str, Any]], kind: str, **values: Any) -> list[dict[st
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_lookup_finds_what_a_look_at_every_event_finds(seed: int) -> None:
-    rng, every, events, hits = random.Random(seed), [], Events(), 0
+    rng, every, events, hits = random.Random(seed), [], RunState(), 0
     for number in range(300):
         every.append(event(rng, number))
         events.append(every[-1])
@@ -46,22 +46,22 @@ def test_the_events_of_some_arms_come_in_the_order_of_the_journal() -> None:
     rng = random.Random(1)
     every = [event(rng, number) for number in range(100)]
     wanted = [e for e in every if e.get("arm") in ("a", "b")]
-    assert Events(every).about({"b", "a", "nobody"}) == wanted
-    assert Events(every).about(set()) == []
+    assert RunState(every).about({"b", "a", "nobody"}) == wanted
+    assert RunState(every).about(set()) == []
 
 
 def test_events_are_a_sequence_like_any_other() -> None:
     every = [event(random.Random(2), number) for number in range(10)]
-    events = Events(every)
+    events = RunState(every)
     assert events == every == list(events)
     assert (len(events), events[0], events[-1]) == (10, every[0], every[-1])
     assert events[2:5] == every[2:5]
     assert list(reversed(events)) == every[::-1]
-    assert copy.deepcopy(events) == events != Events(every[1:])
-    assert not Events()
+    assert copy.deepcopy(events) == events != RunState(every[1:])
+    assert not RunState()
 
 
 def test_what_has_an_index_is_not_indexed_again() -> None:
-    events = Events([{"event": "epoch"}])
+    events = RunState([{"event": "epoch"}])
     assert indexed(events) is events
     assert indexed([{"event": "epoch"}]) == events

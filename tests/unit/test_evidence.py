@@ -14,6 +14,7 @@ from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.inference import predict, search_pool
 from lvm.evaluation.words import TEXT_LENGTH, in_words, shortened
 from lvm.models.predictor import Predictor
+from lvm.triage.events import TestJudged
 
 WIDTH = 24
 
@@ -303,7 +304,7 @@ def test_the_journal_of_a_run_carries_the_words(tmp_path) -> None:
     texts = [f"chunk {i}" for i in range(len(bank))]
     bank = Bank(bank.vectors, bank.keys, {}, lambda: texts)
     _, journal = tiny.triage(tmp_path, tiny.dataset(bank), tiny.config(), num_steps=0)
-    judged = journal.all("test_judged")
+    judged = journal.events.of(TestJudged)
     assert len(judged) >= 2
     for event in judged:
         about = event["evidence"]
@@ -321,6 +322,6 @@ def test_predictions_given_as_a_file_have_evidence_too(tmp_path) -> None:
     _, journal = tiny.triage(
         tmp_path / "run", data, tiny.config(), num_steps=0, predictions=tmp_path / "p.npy"
     )
-    event = journal.find("test_judged", arm="predictions")
+    event = journal.events.last(TestJudged, arm="predictions")
     assert event is not None
     assert event["evidence"]["windows"] == len(data.test)

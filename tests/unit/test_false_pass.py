@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from test_statistics import benchmark
 
-from lvm.events import indexed
 from lvm.records import RunVerdict
 from lvm.triage.headline import headline
+from lvm.triage.state import indexed
 
 false_pass = benchmark("false_pass")
 PLAN = {"projection_head": 3, "temperature": 3, "contrastive_weight": 2}

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from lvm.events import Events
 from lvm.progress import JsonLines
 from lvm.report.markdown import write_report
 from lvm.status import screen, status
@@ -24,7 +23,9 @@ from lvm.terminal import Screen
 from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.inbox import Inbox
 from lvm.tracking.views import parent_view
+from lvm.triage.events import ArmEnded, Epoch
 from lvm.triage.journal import Journal
+from lvm.triage.state import RunState
 from lvm.triage.verdict import build_verdict
 from tests.wide import wide_run
 
@@ -48,8 +49,8 @@ class Counted(dict):
         return super().items()
 
 
-class CountedEvents(Events):
-    """Events that count how many of them are handed out."""
+class CountedEvents(RunState):
+    """RunState that count how many of them are handed out."""
 
     def __getitem__(self, place: Any) -> Any:
         found = super().__getitem__(place)
@@ -86,30 +87,30 @@ def runs() -> dict[int, CountedEvents]:
 # --- views of all arms ----------------------------------------------------------------------------
 
 
-def the_verdict(events: Events, folder: Path) -> int:
+def the_verdict(events: RunState, folder: Path) -> int:
     return looks(lambda: build_verdict(events, resume=""))
 
 
-def the_status(events: Events, folder: Path) -> int:
+def the_status(events: RunState, folder: Path) -> int:
     return looks(lambda: screen(status(events, folder, events[-1]["at"])))
 
 
-def the_status_of_a_running_step(events: Events, folder: Path) -> int:
+def the_status_of_a_running_step(events: RunState, folder: Path) -> int:
     last = max(i for i, event in enumerate(events) if event["event"] == "epoch")
     running = CountedEvents(events[: last + 1])
     return looks(lambda: screen(status(running, folder, running[-1]["at"])))
 
 
-def the_report(events: Events, folder: Path) -> int:
+def the_report(events: RunState, folder: Path) -> int:
     document = counted(build_verdict(events, resume=""))
     return looks(lambda: write_report(events, document, folder))
 
 
-def the_mlflow_views(events: Events, folder: Path) -> int:
+def the_mlflow_views(events: RunState, folder: Path) -> int:
     return looks(lambda: (arm_views(events, closed=True), parent_view(events, None, closed=True)))
 
 
-def all_lines_of_json(events: Events, folder: Path) -> int:
+def all_lines_of_json(events: RunState, folder: Path) -> int:
     journal, lines = Journal(folder), JsonLines(io.StringIO())
     journal.events = CountedEvents()
 
@@ -121,7 +122,7 @@ def all_lines_of_json(events: Events, folder: Path) -> int:
     return looks(tell)
 
 
-def all_syncs_of_mlflow(events: Events, folder: Path) -> int:
+def all_syncs_of_mlflow(events: RunState, folder: Path) -> int:
     inbox, known = Inbox(), CountedEvents()
 
     def sync() -> None:
@@ -160,30 +161,32 @@ def test_every_arm_costs_a_view_the_same(view, runs, tmp_path: Path) -> None:
 # --- one event ------------------------------------------------------------------------------------
 
 
-def once(events: Events, folder: Path) -> int:
+def once(events: RunState, folder: Path) -> int:
     """What `Runner.once` does for an epoch, beside writing a line."""
     journal = Journal(folder)
     journal.events = events
-    journal.find("epoch", arm="another", epoch=1)  # the index of these keys is there
-    return looks(lambda: (journal.find("epoch", arm="new", epoch=1), journal.find("epoch")))
+    journal.events.last(Epoch, arm="another", epoch=1)  # the index of these keys is there
+    return looks(
+        lambda: (journal.events.last(Epoch, arm="new", epoch=1), journal.events.last(Epoch))
+    )
 
 
-def appended(events: Events, folder: Path) -> int:
+def appended(events: RunState, folder: Path) -> int:
     new = counted({"event": "epoch", "at": 0.0, "arm": "new", "step": "s", "epoch": 1})
     return looks(lambda: CountedEvents.append(events, new))
 
 
-def replayed(events: Events, folder: Path) -> int:
+def replayed(events: RunState, folder: Path) -> int:
     """What `Runner._replay` looks at for one arm."""
-    arm = events.of("arm_ended")[-1]["arm"]
+    arm = events.of(ArmEnded)[-1]["arm"]
     return looks(lambda: events.about([arm]))
 
 
-def a_line_of_json(events: Events, folder: Path) -> int:
+def a_line_of_json(events: RunState, folder: Path) -> int:
     journal, lines = Journal(folder), JsonLines(io.StringIO())
     journal.events = CountedEvents(events)
     lines.skip(journal)
-    journal.events.append(events.of("epoch")[-1])
+    journal.events.append(events.of(Epoch)[-1])
     return looks(lambda: lines.tell(journal))
 
 

@@ -22,6 +22,7 @@ from lvm.jobs.options import TriageOptions
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
 from lvm.triage.arm import ArmSpec, arm_id
+from lvm.triage.events import StepStarted
 from lvm.triage.journal import Journal
 from lvm.triage.request import Request, identity
 from lvm.triage.step import Role, steps_in_order
@@ -106,7 +107,7 @@ def run(tmp_path_factory, given) -> Path:
 
 
 def specs(journal: Journal) -> list[dict[str, Any]]:
-    return [spec for event in journal.all("step_started") for spec in event["arms"]]
+    return [spec for event in journal.events.of(StepStarted) for spec in event["arms"]]
 
 
 def test_a_journal_holds_no_path_of_its_own_folder(run, given) -> None:

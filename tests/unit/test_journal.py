@@ -8,6 +8,7 @@ import pytest
 
 from lvm.errors import ResumeError, UsageError
 from lvm.records import Verdict
+from lvm.triage.events import Epoch
 from lvm.triage.journal import FILE_NAME, SCHEMA, Journal, read_journal
 
 
@@ -30,10 +31,10 @@ def test_what_is_appended_is_read_back_in_order(journal) -> None:
 
 def test_find_gives_the_last_match_and_all_gives_the_kind(journal) -> None:
     journal.append("epoch", arm="a", epoch=2, loss=0.4)
-    assert journal.find("epoch", arm="a")["epoch"] == 2
-    assert journal.find("epoch", arm="a", epoch=1)["loss"] == 0.5
-    assert journal.find("epoch", arm="c") is None
-    assert [e["arm"] for e in journal.all("epoch")] == ["a", "b", "a"]
+    assert journal.events.last(Epoch, arm="a")["epoch"] == 2
+    assert journal.events.last(Epoch, arm="a", epoch=1)["loss"] == 0.5
+    assert journal.events.last(Epoch, arm="c") is None
+    assert [e["arm"] for e in journal.events.of(Epoch)] == ["a", "b", "a"]
 
 
 def test_an_event_is_on_disk_before_append_returns(journal, monkeypatch) -> None:

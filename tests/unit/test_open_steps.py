@@ -25,6 +25,7 @@ from lvm.report.audit import standalone
 from lvm.report.markdown import render, report_sections
 from lvm.triage.below_ladder import CODE as BELOW_LADDER
 from lvm.triage.below_ladder import asked_first
+from lvm.triage.events import StepStarted
 from lvm.triage.step import STEPS, extended_steps, hypotheses, steps_in_order
 from lvm.triage.verdict import build_verdict
 
@@ -124,7 +125,7 @@ def test_a_step_is_asked_with_a_control_and_its_hypothesis_judged(plugged, tmp_p
     _, journal = tiny.triage(
         tmp_path / "run", tiny.dataset(), tiny.config(stage=0.99), steps=[STEPS.get(STEP)]
     )
-    (asked,) = [e for e in journal.all("step_started") if e["step"] == STEP]
+    (asked,) = [e for e in journal.events.of(StepStarted) if e["step"] == STEP]
     assert [(spec["name"], spec["role"]) for spec in asked["arms"]] == [
         ("control", "control"),
         ("twice the rate", "arm"),

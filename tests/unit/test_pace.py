@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lvm.pace import AFTER_A_STEP, NUM_GAPS, Progress
+from lvm.triage.pace import AFTER_A_STEP, NUM_GAPS, Progress
 
 EPOCHS = 6
 

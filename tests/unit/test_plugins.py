@@ -30,6 +30,7 @@ from lvm.printed import eval_command, triage_command
 from lvm.training import loop
 from lvm.training.checkpoint import load_checkpoint, read_manifest
 from lvm.triage.arm import arm_id
+from lvm.triage.events import ArmEnded
 from lvm.triage.journal import Journal
 from lvm.triage.on_ray.nodes import refused
 from lvm.triage.request import Request, identity
@@ -418,7 +419,7 @@ def test_the_example_of_the_page_goes_through_phase_1_and_a_step(tmp_path) -> No
     _, journal = tiny.triage(
         tmp_path / "run", tiny.dataset(), config, num_steps=1, plugins=plugins.digests()
     )
-    ended = [(event["step"], event["reason"]) for event in journal.all("arm_ended")]
+    ended = [(event["step"], event["reason"]) for event in journal.events.of(ArmEnded)]
     assert {step for step, _ in ended} >= {"phase_1", "projection_head"}
     assert {reason for _, reason in ended} <= {"finished", "pruned"}
     (manifest, *_) = (read_manifest(path) for path in tmp_path.glob("run/arms/*/checkpoint"))

@@ -21,6 +21,16 @@ from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.records import Pool, RunVerdict, StopReason, Verdict
 from lvm.training import loop
 from lvm.triage.arm import ArmSpec, arm_id, run_arm
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    Confirmed,
+    Epoch,
+    Phase1Judged,
+    StepEnded,
+    StepStarted,
+    TestJudged,
+)
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.judge import ArmResult, decisive, judge_gains, judge_stage, judge_step
 from lvm.triage.local import LocalExecutor
@@ -112,14 +122,14 @@ def whole(kept):
 def test_a_tiny_triage_runs_to_a_verdict(whole) -> None:
     stop, journal = whole
     assert stop.verdict in (RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE)
-    ends = Counter(e["reason"] for e in journal.all("arm_ended"))
+    ends = Counter(e["reason"] for e in journal.events.of(ArmEnded))
     assert ends["gate held"] >= 1  # this data takes every way an arm can go
     assert ends["pruned"] >= 1
-    assert len(journal.all("confirmed")) >= 1
-    assert {e["step"] for e in journal.all("step_ended")} == {"projection_head", "temperature"}
+    assert len(journal.events.of(Confirmed)) >= 1
+    assert {e["step"] for e in journal.events.of(StepEnded)} == {"projection_head", "temperature"}
     # One judgement per arm and step, each with metrics from the journal's own epochs.
-    epochs = {(e["arm"], e["epoch"]): e for e in journal.all("epoch")}
-    for event in journal.all("arm_judged"):
+    epochs = {(e["arm"], e["epoch"]): e for e in journal.events.of(Epoch)}
+    for event in journal.events.of(ArmJudged):
         record = epochs[event["arm"], event["epoch"]]
         assert event["evaluation"]["masked"]["eval_cosine"] == record["eval_cosine"]
         stage = event["stage"]
@@ -129,7 +139,7 @@ def test_a_tiny_triage_runs_to_a_verdict(whole) -> None:
 
 def test_the_control_has_the_budget_and_the_recipe_of_its_arms(whole) -> None:
     _, journal = whole
-    for started in journal.all("step_started"):
+    for started in journal.events.of(StepStarted):
         controls = [a for a in started["arms"] if a["role"] == "control"]
         if not started["step"].startswith(("phase", "confirm")):
             (control,) = controls
@@ -180,7 +190,7 @@ def test_a_killed_run_goes_on_to_the_same_verdict(
     assert again == stop
     assert tiny.judged(resumed) == tiny.judged(journal)
     assert [e["event"] for e in resumed.events].count("arm_judged") == len(
-        journal.all("arm_judged")
+        journal.events.of(ArmJudged)
     )
     assert trained + moment.trained  # something was counted
     assert max((trained + moment.trained).values()) == 1  # no finished epoch was trained again
@@ -239,10 +249,10 @@ def test_an_arm_that_had_the_full_budget_is_confirmed_without_training_it_again(
     schedule = dataclasses.replace(CONFIG.schedule, first_rung=2)
     config = dataclasses.replace(CONFIG, schedule=schedule)
     _, journal = tiny.triage(tmp_path, tiny_dataset, config, num_steps=1)
-    (confirmed,) = journal.all("confirmed")
-    arm = journal.find("arm_judged", arm=confirmed["spec"], step="projection_head")
+    (confirmed,) = journal.events.of(Confirmed)
+    arm = journal.events.last(ArmJudged, arm=confirmed["spec"], step="projection_head")
     assert (arm["reason"], arm["epoch"]) == ("gate held", 2)
-    assert journal.find("test_judged", arm=confirmed["spec"])["role"] == "confirm"
+    assert journal.events.last(TestJudged, arm=confirmed["spec"])["role"] == "confirm"
     assert max(trained.values()) == 1
 
 
@@ -259,15 +269,15 @@ def test_an_arm_that_diverges_ends_alone_and_the_step_goes_on(
 
     monkeypatch.setattr(loop, "objective", poisoned)
     stop, journal = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=NUM_STEPS)
-    (ended,) = (e for e in journal.all("arm_ended") if e["reason"] == "diverged")
+    (ended,) = (e for e in journal.events.of(ArmEnded) if e["reason"] == "diverged")
     assert (ended["name"], ended["epoch"]) == ("temperature 0.10", 0)
     assert "the loss is nan" in ended["detail"]
-    judged = journal.find("arm_judged", name="temperature 0.10")
+    judged = journal.events.last(ArmJudged, name="temperature 0.10")
     assert judged["stage"]["verdict"] == "NOT_EVALUABLE"
     assert judged["evaluation"] is None
-    others = [e for e in journal.all("arm_judged") if e["step"] == "temperature"]
+    others = [e for e in journal.events.of(ArmJudged) if e["step"] == "temperature"]
     assert {e["reason"] for e in others} >= {"diverged", "finished"}
-    assert journal.find("step_ended", step="temperature")["stage"] == "INCONCLUSIVE"
+    assert journal.events.last(StepEnded, step="temperature")["stage"] == "INCONCLUSIVE"
     assert stop.verdict in (RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE)
 
 
@@ -279,7 +289,7 @@ def test_a_base_recipe_that_diverges_leaves_phase_1_not_evaluable(
 
     monkeypatch.setattr(loop, "objective", nothing)
     stop, journal = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=0)
-    assert journal.find("phase_1_judged")["verdict"] == "NOT_EVALUABLE"
+    assert journal.events.last(Phase1Judged)["verdict"] == "NOT_EVALUABLE"
     assert stop.verdict is RunVerdict.INCONCLUSIVE
 
 

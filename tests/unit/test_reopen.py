@@ -11,6 +11,7 @@ import pytest
 from lvm.progress import JsonLines
 from lvm.records import ABSENT
 from lvm.triage.agreement import disagreement
+from lvm.triage.events import Decision, StepStarted
 from lvm.triage.journal import Journal, read_journal, read_run
 from lvm.triage.reopen import REOPENED, effective, reopening
 
@@ -126,9 +127,9 @@ def test_the_journal_shows_what_counts_and_its_file_only_grows(tmp_path) -> None
         values = {k: v for k, v in happened.items() if k not in ("event", "at")}
         journal.append(happened["event"], **values)
     written = journal.path.read_bytes()
-    assert journal.find("decision", action="Stop") is not None
+    assert journal.events.last(Decision, action="Stop") is not None
     journal.append(REOPENED, **reopening(journal.events))
-    assert journal.find("decision", action="Stop") is None
+    assert journal.events.last(Decision, action="Stop") is None
     assert journal.path.read_bytes().startswith(written)
     assert journal.events == Journal(tmp_path).events == effective(read_journal(tmp_path))
     assert journal.events[-1]["event"] == REOPENED
@@ -138,7 +139,7 @@ def test_every_view_reads_what_counts(tiny_folder, tmp_path) -> None:
     """`read_run` is what report, status and MLflow are made from."""
     (tmp_path / "journal.jsonl").write_bytes((tiny_folder / "journal.jsonl").read_bytes())
     journal = Journal(tmp_path)
-    (first, *_) = [e["step"] for e in journal.all("step_started")]
+    (first, *_) = [e["step"] for e in journal.events.of(StepStarted)]
     journal.append(REOPENED, step=first, arms=[])
     kinds = {e["event"] for e in read_run(tmp_path)}
     assert kinds & {"decision", "arm_judged", "confirmed"} == {"decision"}

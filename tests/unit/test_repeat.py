@@ -30,6 +30,7 @@ from lvm.triage.actions import (
     StepOutcome,
     Stop,
 )
+from lvm.triage.events import Confirmed, Repeated, StepStarted, TestJudged
 from lvm.triage.repeat import behind_verdict
 from lvm.triage.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.triage.tree import next_action
@@ -126,10 +127,10 @@ def test_where_the_unchanged_recipe_passes_nothing_else_is_repeated() -> None:
 
 
 def test_every_model_behind_the_verdict_is_trained_with_every_seed(whole) -> None:
-    events = whole.journal.all("repeated")
+    events = whole.journal.events.of(Repeated)
     assert [event["seed"] for event in events] == [1, 2]
     models = events[-1]["models"]
-    (confirmed,) = whole.journal.all("confirmed")
+    (confirmed,) = whole.journal.events.of(Confirmed)
     assert list(models) == ["AR-only", "InfoNCE+AR", confirmed["arm"]]
     for name, model in models.items():
         assert [result["seed"] for result in model["per_seed"]] == [0, 1, 2], name
@@ -139,15 +140,15 @@ def test_every_model_behind_the_verdict_is_trained_with_every_seed(whole) -> Non
 
 
 def test_the_first_seed_is_the_model_that_was_judged(whole) -> None:
-    models = whole.journal.all("repeated")[-1]["models"]
-    judged = {(e["name"], e["role"]): e for e in whole.journal.all("test_judged")}
+    models = whole.journal.events.of(Repeated)[-1]["models"]
+    judged = {(e["name"], e["role"]): e for e in whole.journal.events.of(TestJudged)}
     for name in ("AR-only", "InfoNCE+AR"):
         masked = judged[name, "phase 1"]["evaluation"]["masked"]
         assert models[name]["per_seed"][0]["mrr"] == masked["mrr"]
 
 
 def test_only_the_seed_differs(whole) -> None:
-    started = {e["step"]: e for e in whole.journal.all("step_started")}
+    started = {e["step"]: e for e in whole.journal.events.of(StepStarted)}
     first = {spec["name"]: spec for spec in started["phase_1"]["arms"]}
     again = {spec["name"]: spec for spec in started["seed_2"]["arms"]}
     for name, spec in first.items():
@@ -156,9 +157,9 @@ def test_only_the_seed_differs(whole) -> None:
 
 
 def test_gains_over_seeds_come_from_the_files_of_the_arms(whole) -> None:
-    event = whole.journal.all("repeated")[-1]
+    event = whole.journal.events.of(Repeated)[-1]
     found = {(c["model"], c["over"], c["metric"]): c for c in event["comparisons"]}
-    started = {e["step"]: e for e in whole.journal.all("step_started")}
+    started = {e["step"]: e for e in whole.journal.events.of(StepStarted)}
 
     def results(name: str) -> list[PerQuery]:
         specs = [
@@ -202,7 +203,7 @@ def test_a_resumed_run_trains_no_seed_twice(whole, tmp_path: Path) -> None:
             whole.folder, tiny.dataset(), tiny.config(), num_steps=1, num_seeds=3, note=note
         )
         assert not [v for e, v in told if e == "epoch" and v["step"] == "seed_1"]
-        again = journal.all("repeated")[-1]
+        again = journal.events.of(Repeated)[-1]
         before = next(e for e in reversed(events) if e["event"] == "repeated")
         assert {k: v for k, v in again.items() if k != "at"} == {
             k: v for k, v in before.items() if k != "at"
@@ -292,7 +293,7 @@ def test_a_model_handed_in_as_predictions_has_no_first_seed(tmp_path: Path) -> N
         num_seeds=3,
         predictions=tmp_path / "predictions.npy",
     )
-    event = journal.all("repeated")[-1]
+    event = journal.events.of(Repeated)[-1]
     seeds = {n: [r["seed"] for r in m["per_seed"]] for n, m in event["models"].items()}
     assert seeds == {"AR-only": [0, 1, 2], "InfoNCE+AR": [1, 2]}
     assert {tuple(c["seeds"]) for c in event["comparisons"]} == {(1, 2)}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lvm.evaluation.front import solve
-from lvm.events import indexed
 from lvm.report import Figure, Paragraph, Run, Table
 from lvm.report.front import front_blocks, front_line
+from lvm.triage.state import indexed
 
 LADDER = {
     "constant": (0.2, 0.0),

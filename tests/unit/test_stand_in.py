@@ -22,6 +22,7 @@ from lvm.report.markdown import render, report_sections
 from lvm.status import screen, status
 from lvm.terminal import Screen
 from lvm.triage.against_ladder import rung_file
+from lvm.triage.events import Compared
 from lvm.triage.journal import Journal
 from lvm.triage.subject import subject
 from lvm.triage.verdict import build_verdict
@@ -129,7 +130,7 @@ def test_no_headline_speaks_of_a_model_that_was_not_judged(ran, verdict: str) ->
 
 def test_every_model_is_held_against_the_front_on_the_same_windows(ran) -> None:
     out, journal, document = ran
-    (compared,) = journal.all("compared")
+    (compared,) = journal.events.of(Compared)
     assert set(compared["front"]) == {m["arm"] for m in document["models"]}
     assert document["front"] == compared["front"]
     own = compared["front"]["predictions"]

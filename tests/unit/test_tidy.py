@@ -18,6 +18,7 @@ from lvm.records import ABSENT
 from lvm.report import Run
 from lvm.report.origin import removed
 from lvm.training.checkpoint import load_checkpoint
+from lvm.triage.events import ArmEnded, Epoch, TestJudged, Tidied
 from lvm.triage.journal import Journal
 from lvm.triage.step import Arm, Hypothesis, Proposal, Step
 from lvm.triage.tidy import GIB, STOPPED, Tidier
@@ -49,7 +50,7 @@ class World:
         ]
         self.journal.append("step_started", step=name, number=1, title=name, arms=specs)
         for arm, (reason, epoch) in arms.items():
-            known = self.journal.find("epoch", arm=arm)
+            known = self.journal.events.last(Epoch, arm=arm)
             for passed in range(1 + (known["epoch"] if known else 0), epoch + 1):
                 self.epoch(name, arm, passed)
             self.journal.append("arm_ended", arm=arm, step=name, reason=reason, epoch=epoch)
@@ -127,7 +128,7 @@ def test_an_absent_arm_keeps_all_for_a_resumed_run(world: World, reason: str) ->
     world.tidy()
     world.tidier.at_the_end(world.journal.events)
     assert world.files("arm a") == checkpoint("checkpoint", state=True) | dev(1, 2, 3)
-    assert world.journal.find("tidied") is None
+    assert world.journal.events.last(Tidied) is None
 
 
 def test_a_step_that_is_not_judged_is_left_alone(world: World) -> None:
@@ -191,7 +192,7 @@ def test_weights_of_arms_that_lost_go_first_the_oldest_before_the_others(tmp_pat
     world.step("2", {"arm c": ("pruned", 2), "arm d": ("finished", 8), "arm e": ("finished", 8)})
     world.tidy()
     assert holders(world) == {"control", "arm a", "arm d", "arm e"}
-    assert [e["weights"] for e in world.journal.all("tidied")] == [[], ["arm b", "arm c"]]
+    assert [e["weights"] for e in world.journal.events.of(Tidied)] == [[], ["arm b", "arm c"]]
     world.step("3", {"arm f": ("finished", 8), "arm g": ("finished", 8)}, kept="arm g")
     world.tidy()
     assert holders(world) == {"control", "arm e", "arm f", "arm g"}
@@ -310,23 +311,23 @@ def asked_twice(tmp_path_factory, tiny_dataset):
 def test_an_arm_that_lost_and_is_asked_for_again_gives_the_same_numbers(asked_twice) -> None:
     stop, journal, _ = asked_twice[True]
     other_stop, other, _ = asked_twice[False]
-    ends = {(e["step"], e["arm"]): e["reason"] for e in journal.all("arm_ended")}
+    ends = {(e["step"], e["arm"]): e["reason"] for e in journal.events.of(ArmEnded)}
     lost = [arm for (step, arm), reason in ends.items() if (step, reason) == ("first", "pruned")]
     assert lost  # it has something to train again
     assert all(ends["again", arm] == "finished" for arm in lost)
     assert stop == other_stop
     assert tiny.judged(journal) == tiny.judged(other)
-    assert journal.all("tidied")
-    assert not other.all("tidied")
+    assert journal.events.of(Tidied)
+    assert not other.all(Tidied)
 
 
 def test_a_run_leaves_no_optimiser_and_the_models_that_were_judged(asked_twice) -> None:
     _, journal, _ = asked_twice[True]
     assert not list(journal.folder.rglob("state.pt"))
     assert list(asked_twice[False][1].folder.rglob("state.pt"))  # or there were none to remove
-    for test in journal.all("test_judged"):
+    for test in journal.events.of(TestJudged):
         load_checkpoint(journal.folder / "arms" / test["arm"] / "checkpoint")
-    gone = {arm for event in journal.all("tidied") for arm in event["weights"]}
+    gone = {arm for event in journal.events.of(Tidied) for arm in event["weights"]}
     assert gone
     assert not any(list((journal.folder / "arms" / arm).glob("*/*.safetensors")) for arm in gone)
 

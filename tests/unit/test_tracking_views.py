@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from lvm.events import Events
 from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.inbox import Inbox
 from lvm.tracking.marks import Marks
 from lvm.tracking.store import PAGE, search, sweep
+from lvm.triage.events import ArmJudged, Compared
 from lvm.triage.journal import Journal
+from lvm.triage.state import RunState
 from tests.tracked import Writer, whole_journal
 from tests.wide import SAMPLE, wide_run
 
@@ -49,7 +50,7 @@ def predictions(folder: Path) -> list[Event]:
 @pytest.mark.parametrize("size", [1, 5])
 @pytest.mark.parametrize("run", [sample, whole_journal, combined, predictions])
 def test_the_views_that_events_change_add_up_to_all_views(run, size: int, tmp_path: Path) -> None:
-    every, events, known = list(run(tmp_path)), Events(), dict[str, Any]()
+    every, events, known = list(run(tmp_path)), RunState(), dict[str, Any]()
     for start in range(0, len(every), size):
         new = every[start : start + size]
         for event in new:
@@ -61,8 +62,8 @@ def test_the_views_that_events_change_add_up_to_all_views(run, size: int, tmp_pa
 
 @pytest.mark.parametrize("run", [combined, predictions])
 def test_a_model_on_test_has_its_place_against_the_front(run, tmp_path: Path) -> None:
-    events = Events(run(tmp_path))
-    front = events.last("compared")["front"]
+    events = RunState(run(tmp_path))
+    front = events.last(Compared)["front"]
     views = {view.tags["arm"]: view for view in arm_views(events, closed=True)}
     for arm, found in front.items():
         assert views[arm].tags["front.position"] == found["position"]
@@ -73,8 +74,8 @@ def test_a_model_on_test_has_its_place_against_the_front(run, tmp_path: Path) ->
 
 
 def test_an_event_changes_the_views_of_its_own_arm_alone() -> None:
-    events = Events(wide_run(100))
-    judged = events.of("arm_judged", step="negatives")[3]
+    events = RunState(wide_run(100))
+    judged = events.of(ArmJudged, step="negatives")[3]
     assert [view.tags["arm"] for view in changed_views(events, [judged])] == [judged["arm"]]
 
 

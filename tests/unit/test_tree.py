@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from lvm.absence import Absence
 from lvm.records import ABSENT, RunVerdict, StopReason, Verdict
+from lvm.triage.absence import Absence
 from lvm.triage.actions import (
     COMBINATION,
     MORE_TRAINING,

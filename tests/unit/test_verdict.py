@@ -11,12 +11,13 @@ import torch
 
 from lvm.config import GateConfig
 from lvm.evaluation.metrics import PerQuery, Ranks
-from lvm.events import indexed
 from lvm.records import Pool, Verdict
 from lvm.triage.actions import Attribution
+from lvm.triage.events import ArmJudged, Confirmed, Settled, StepEnded, StepStarted, TestJudged
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.judge import judge_confirmation
 from lvm.triage.spent import saved_seconds
+from lvm.triage.state import indexed
 from lvm.triage.step import STEPS
 from lvm.triage.verdict import build_verdict
 
@@ -309,14 +310,14 @@ def test_a_checkpoint_is_held_against_its_own_recipe_trained_as_long(
     _, journal = tiny.triage(
         tmp_path / "second", tiny_dataset, config, steps=steps, checkpoint=checkpoint
     )
-    (confirmed,) = journal.all("confirmed")
-    started = journal.find("step_started", step=confirmed["run_as"])
+    (confirmed,) = journal.events.of(Confirmed)
+    started = journal.events.last(StepStarted, step=confirmed["run_as"])
     arm, control = started["arms"]
     assert (control["role"], control["source"]) == ("control", None)
     assert control["recipe"]["training"] == arm["recipe"]["training"]
     assert control["recipe"]["seed"] == arm["recipe"]["seed"]
     assert confirmed["control"]["spec"] == control["id"]
-    assert journal.find("test_judged", arm=control["id"]) is not None
+    assert journal.events.last(TestJudged, arm=control["id"]) is not None
     gains = [g for g in confirmed["gates"] if g["gate"] == "gain"]
     assert [g["metric"] for g in gains] == ["r_at_5", "mrr"]
 
@@ -395,10 +396,10 @@ def whole(tmp_path_factory, longer):
 
 def test_every_step_starts_from_the_base_and_all_are_judged_together(whole) -> None:
     _, journal = whole
-    started = [e for e in journal.all("step_started") if "number" in e]
+    started = [e for e in journal.events.of(StepStarted) if "number" in e]
     assert [e["step"] for e in started] == ["projection_head", "temperature", *ASKED]
     assert all(e["carried"] == [] for e in started)
-    confirmed = journal.all("confirmed")
+    confirmed = journal.events.of(Confirmed)
     assert len(confirmed) >= 2  # the first one did not end the run
     assert len({e["spec"] for e in confirmed}) == len(confirmed)
     order = [e["event"] for e in journal.events]
@@ -408,7 +409,7 @@ def test_every_step_starts_from_the_base_and_all_are_judged_together(whole) -> N
         if event["event"] == "arm_ended" and event["step"].startswith("confirm")
     ]
     assert order.index("confirmed") > max(full)
-    settled = journal.find("settled")
+    settled = journal.events.last(Settled)
     tests = [g for e in confirmed for g in e["gates"] if g["gate"] == "success"]
     assert settled["comparisons"] == len(tests)
 
@@ -416,20 +417,20 @@ def test_every_step_starts_from_the_base_and_all_are_judged_together(whole) -> N
 def test_an_open_question_is_measured_to_its_end_and_never_confirmed(whole) -> None:
     _, journal = whole
     for name in ASKED[:2]:
-        arms = [e for e in journal.all("arm_judged") if e["step"] == name and e["role"] == "arm"]
+        arms = [e for e in journal.events.of(ArmJudged) if e["step"] == name and e["role"] == "arm"]
         assert arms
         for arm in arms:
             assert arm["reason"] in ("finished", "gate held")
             assert [g["metric"] for g in arm["gains"]] == ["r_at_5", "mrr", "eval_cosine"]
-        ended = journal.find("step_ended", step=name)
+        ended = journal.events.last(StepEnded, step=name)
         assert (ended["candidate"], ended["kept"]) == (None, None)
-    assert not {e["step"] for e in journal.all("confirmed")} & set(ASKED)
+    assert not {e["step"] for e in journal.events.of(Confirmed)} & set(ASKED)
 
 
 def test_every_length_of_context_has_the_same_targets_and_the_same_pool(whole) -> None:
     """Articles of 15 chunks allow 10 vectors before a target, and not 20."""
     _, journal = whole
-    started = journal.find("step_started", step="context_length")
+    started = journal.events.last(StepStarted, step="context_length")
     assert list(started["left_out"]) == ["context of 20"]
     assert "NOT_EVALUABLE" in started["left_out"]["context of 20"]
     lengths = {spec["name"]: spec["recipe"]["context_length"] for spec in started["arms"]}
@@ -440,7 +441,7 @@ def test_every_length_of_context_has_the_same_targets_and_the_same_pool(whole) -
     np.testing.assert_array_equal(five.articles, ten.articles)
     assert five.pool == ten.pool
     np.testing.assert_array_equal(five.masked.candidates, ten.masked.candidates)
-    usual = journal.find("arm_judged", step="projection_head", role="control")
+    usual = journal.events.last(ArmJudged, step="projection_head", role="control")
     assert len(five) < usual["evaluation"]["num_windows"]
 
 
@@ -448,10 +449,10 @@ def test_the_document_says_what_the_combination_adds(whole) -> None:
     """Nothing is combined in this run, as no two steps helped; then it is told as written."""
     _, journal = whole
     assert build_verdict(journal.events, resume="r")["combination"] is None
-    first = journal.all("confirmed")[0]
+    first = journal.events.of(Confirmed)[0]
     adds = [{**gate, "gate": "gain"} for gate in first["gates"][:2]]
     carried = [["projection_head", "arm a"], ["temperature", "arm b"]]
-    settled = {**journal.find("settled"), "best": "arm b", "adds": adds}
+    settled = {**journal.events.last(Settled), "best": "arm b", "adds": adds}
     combined = [
         {
             "event": "decision",

@@ -7,12 +7,12 @@ without a default is one that the event cannot be told without.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from lvm.config import to_dict
 from lvm.errors import ConfigError
+from lvm.records import to_plain
 from lvm.triage.events.parts import Event
 from lvm.triage.events.race import (
     ArmEnded,
@@ -44,6 +44,43 @@ from lvm.triage.events.run import (
     StepEnded,
     Tidied,
 )
+
+__all__ = [
+    "KINDS",
+    "ArmEnded",
+    "ArmJudged",
+    "ArmRestarted",
+    "Audited",
+    "BelowLadder",
+    "Compared",
+    "Confirmed",
+    "Decision",
+    "Epoch",
+    "Event",
+    "Forecast",
+    "Inspected",
+    "Interrupted",
+    "Ladder",
+    "Nodes",
+    "NotToldError",
+    "Phase1Judged",
+    "Reopened",
+    "Repeated",
+    "Resumed",
+    "RunStarted",
+    "Rung",
+    "Settled",
+    "StepEnded",
+    "StepStarted",
+    "TestJudged",
+    "Tidied",
+    "Waiting",
+    "as_read",
+    "event_of",
+    "kind_of",
+    "migrated",
+    "told",
+]
 
 KINDS: dict[str, type[Event]] = {
     str(kind.__struct_config__.tag): kind
@@ -78,23 +115,42 @@ KINDS: dict[str, type[Event]] = {
 }
 
 
+E = TypeVar("E", bound=Event)
+
+
+def event_of(kind: type[E], **values: object) -> E:
+    """Return an event made of what the program computes with, in the form that is on disk."""
+    return msgspec.convert(to_plain(values), kind)
+
+
+def as_read(event: E) -> E:
+    """Return an event as a journal gives it back."""
+    return msgspec.convert(to_plain(event), type(event))
+
+
+def kind_of(event: Event) -> str:
+    """Return the kind of an event, as a journal names it."""
+    return str(event.__struct_config__.tag)
+
+
+def migrated(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a record of any schema as it is written now.
+
+    In schema 1 an epoch had what parts from outside the package measured among its own fields.
+    """
+    if record["event"] != "epoch" or "also" in record:
+        return record
+    known = (*Epoch.__struct_fields__, "event")
+    also = {
+        key: value
+        for key, value in record.items()
+        if key not in known and (value is None or isinstance(value, int | float))
+    }
+    return {**record, "also": also} if also else record
+
+
 class NotToldError(ValueError):
     """An event lacks what it cannot be told without, or says it in another form."""
-
-
-def read_event(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return an event whose recipes have every key that a recipe has now.
-
-    Raises NotToldError like `told`.
-    """
-    event = told(record)
-    if isinstance(event, RunStarted):
-        return {**record, "config": to_dict(event.config)}
-    if isinstance(event, StepStarted):
-        recipes = [to_dict(arm.recipe) for arm in event.arms]
-        arms = zip(record["arms"], recipes, strict=True)
-        return {**record, "arms": [{**arm, "recipe": recipe} for arm, recipe in arms]}
-    return record
 
 
 def told(record: Mapping[str, Any]) -> Event | None:
@@ -106,7 +162,7 @@ def told(record: Mapping[str, Any]) -> Event | None:
     if kind is None:
         return None
     try:
-        return msgspec.convert(record, kind)
+        return msgspec.convert(migrated(record), kind)
     except msgspec.ValidationError as error:
         raise NotToldError(str(error)) from None
     except ConfigError as error:

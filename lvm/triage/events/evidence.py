@@ -6,8 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from lvm.records import Estimate
-from lvm.triage.events.parts import Count, Part
+from lvm.records import Count, Estimate, Part
 
 # --- evidence -------------------------------------------------------------------------------------
 
@@ -69,6 +68,7 @@ class Example(Part, frozen=True, kw_only=True):
     cosine: float
     retrieved: list[int]
     scores: list[float]
+    hub: int | None = None  # the row that led this window away, where its kind is "hub"
 
     def __post_init__(self) -> None:
         if len(self.retrieved) != len(self.scores):
@@ -126,6 +126,10 @@ class OfSeed(Part, frozen=True, kw_only=True):
     eval_cosine: float
     r_at_5: float
     mrr: float
+
+    def of(self, metric: str) -> float:
+        """Return one of them by its name."""
+        return float(getattr(self, metric))
 
 
 class RepeatedModel(Part, frozen=True, kw_only=True):

@@ -15,25 +15,22 @@ import msgspec
 from lvm.config import GateConfig, Recipe
 from lvm.metrics import DECIDING
 from lvm.records import (
+    Count,
     Estimate,
     GateResult,
+    Keyed,
+    Part,
     Pool,
     Position,
     StopReason,
     Verdict,
 )
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
 
-
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of an event; keys that this version does not know are left out."""
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+class Event(Keyed, msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """What all events have."""
 
-    at: float  # seconds since 1970
+    at: float = 0.0  # seconds since 1970, as the journal took it
 
 
 # --- the run --------------------------------------------------------------------------------------
@@ -154,9 +151,9 @@ class EvaluationTold(Part, frozen=True, kw_only=True):
     num_windows: Count
     num_articles: Count
     pool: Pool
-    masked: dict[str, float | None]
-    raw: dict[str, float | None]
-    latency: dict[str, float | None] = {}
+    masked: dict[str, int | float | None]
+    raw: dict[str, int | float | None]
+    latency: dict[str, int | float | None] = {}
 
     def __post_init__(self) -> None:
         for name in DECIDING:

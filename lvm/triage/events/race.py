@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET, UnsetType
+from typing import Any
 
-from lvm.records import GateResult, StopReason, Verdict
-from lvm.triage.events.audit import FindingTold
+from lvm.audit.document import FindingTold
+from lvm.records import Count, GateResult, StopReason, Verdict
 from lvm.triage.events.evidence import EvidenceTold
-from lvm.triage.events.parts import Arm, Count, EvaluationTold, Event
+from lvm.triage.events.parts import Arm, EvaluationTold, Event
 
 
 class StepStarted(Event, tag="step_started", frozen=True, kw_only=True):
@@ -18,20 +18,14 @@ class StepStarted(Event, tag="step_started", frozen=True, kw_only=True):
     arms: list[Arm]
     epochs: Count
     number: int | None = None  # of a step; a race of another kind has none of what follows
-    left_out: dict[str, str] | UnsetType = UNSET
-    question: str | UnsetType = UNSET
-    hypothesis: str | UnsetType = UNSET
-    rules_out: str | UnsetType = UNSET
-    carried: list[tuple[str, str]] | UnsetType = UNSET
+    left_out: dict[str, str] = {}
+    question: str = ""
+    hypothesis: str = ""
+    rules_out: str = ""
+    carried: list[tuple[str, str]] = []
     reported: bool = True
     extended: bool = False
     seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.number is not None:
-            for key in ("left_out", "question", "hypothesis", "rules_out", "carried"):
-                if getattr(self, key) is UNSET:
-                    raise ValueError(f"Object missing required field `{key}`")
 
 
 class Epoch(Event, tag="epoch", frozen=True, kw_only=True):
@@ -53,9 +47,25 @@ class Epoch(Event, tag="epoch", frozen=True, kw_only=True):
     mmd: float | None = None
     gradient_norm: float | None = None
     num_negatives: float | None = None
-    negatives: dict[str, float | None] = {}
-    health: dict[str, float | None] = {}
+    negatives: dict[str, int | float | None] = {}
+    health: dict[str, int | float | None] = {}
     wall: float | None = None
+    also: dict[str, int | float | None] = {}  # what metrics and loss terms from outside measured
+
+    def measured(self, name: str) -> float | None:
+        """Return what a metric or a loss term came to; None where it was not measured."""
+        value = getattr(self, name) if name in self.__struct_fields__ else self.also.get(name)
+        return None if value is None else float(value)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the epoch measured, as a trial told it."""
+        told = {name: getattr(self, name) for name in self.__struct_fields__}
+        envelope = ("at", "arm", "step", "name", "also")
+        return {**{k: v for k, v in told.items() if k not in envelope}, **self.also}
+
+    def get(self, key: str, default: object = None) -> object:
+        """Bridge."""
+        return super().get(key, self.also.get(key, default))
 
 
 class Rung(Event, tag="rung", frozen=True, kw_only=True):
@@ -64,7 +74,7 @@ class Rung(Event, tag="rung", frozen=True, kw_only=True):
     step: str
     epoch: Count
     metric: str = "eval_cosine"
-    values: dict[str, float | None]
+    values: dict[str, int | float | None]
     cutoff: float | None
     pruned: list[str]
     held: list[str]
@@ -124,5 +134,5 @@ class TestJudged(OfAnArm, tag="test_judged", frozen=True, kw_only=True):
     role: str
     epochs: Count
     evaluation: EvaluationTold
-    ann: dict[str, float | None] = {}
+    ann: dict[str, int | float | None] = {}
     evidence: EvidenceTold | None = None

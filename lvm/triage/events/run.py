@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
+from lvm.audit.document import AuditDocument, FindingTold
 from lvm.config import RunConfig
-from lvm.records import GateResult, RunVerdict, Verdict
-from lvm.triage.events.audit import AuditTold, FindingTold
+from lvm.records import Count, GateResult, RunVerdict, Verdict
 from lvm.triage.events.evidence import Comparison, LineageTold, RepeatedModel
 from lvm.triage.events.parts import (
     AbsentArm,
     Arguments,
     ControlTold,
-    Count,
     DataSeen,
     Environment,
     EvaluationTold,
@@ -63,7 +62,7 @@ class Reopened(Event, tag="reopened", frozen=True, kw_only=True):
 class Audited(Event, tag="audited", frozen=True, kw_only=True):
     """The audit of the data."""
 
-    audit: AuditTold
+    audit: AuditDocument
 
 
 class Forecast(Event, tag="forecast", frozen=True, kw_only=True):

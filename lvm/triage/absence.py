@@ -7,11 +7,11 @@ evidence, and a verdict that would have needed it is INCONCLUSIVE. Pure function
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lvm.records import ABSENT, StopReason
+from lvm.triage.events import ArmEnded, Event, StepStarted
 
 ARM = "arm"  # the role of what a step tries
 CONFIRMATION, SEED = "confirm_", "seed_"  # how the names of such races begin
@@ -36,25 +36,25 @@ class Absence:
     num_arms: int = 1  # arms that its step tries, without the control
 
 
-def absences(events: Iterable[Mapping[str, Any]]) -> list[Absence]:
+def absences(events: Iterable[Event]) -> list[Absence]:
     """Return the arms that are absent in a journal, in the order in which they ended."""
     arms: dict[tuple[str, str], tuple[str, int]] = {}  # (step, arm) -> role, arms of the step
     found = []
     for event in events:
-        if event["event"] == "step_started":
-            roles = {spec["id"]: spec.get("role", ARM) for spec in event["arms"]}
+        if isinstance(event, StepStarted):
+            roles = {spec.id: spec.role for spec in event.arms}
             num_arms = sum(role == ARM for role in roles.values())
-            arms |= {(event["step"], arm): (role, num_arms) for arm, role in roles.items()}
-        elif event["event"] == "arm_ended" and event["reason"] in ABSENT:
-            role, num_arms = arms.get((event["step"], event["arm"]), (ARM, 1))
+            arms |= {(event.step, arm): (role, num_arms) for arm, role in roles.items()}
+        elif isinstance(event, ArmEnded) and event.reason in ABSENT:
+            role, num_arms = arms.get((event.step, event.arm), (ARM, 1))
             found.append(
                 Absence(
-                    step=event["step"],
-                    arm=event["name"],
+                    step=event.step,
+                    arm=event.name,
                     role=role,
                     num_arms=num_arms,
-                    reason=StopReason(event["reason"]),
-                    detail=event.get("detail", ""),
+                    reason=event.reason,
+                    detail=event.detail,
                 )
             )
     return found

@@ -1,12 +1,17 @@
-"""The audit of a run in the form that is on disk, see `lvm.triage.events.parts`."""
+"""An audit as `audit.json` and the journal of a run tell it: one frozen struct.
+
+What has a default here was not always written.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from lvm.audit.finding import Severity, Status
-from lvm.triage.events.parts import Count, Part
+from lvm.records import Count, Part
 
 
 class Where(Part, frozen=True, kw_only=True):
@@ -28,10 +33,16 @@ class FindingTold(Part, frozen=True, kw_only=True):
     severity: Severity
     seen: str
     allowed: str
-    where: Where
+    where: dict[str, Any]  # a Where, with other keys that are shown under their names
     meaning: str
     next: str
-    values: dict[str, float | None] = {}
+    values: dict[str, int | float | None] = {}
+
+    def __post_init__(self) -> None:
+        try:
+            msgspec.convert(self.where, Where)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{error} in `where`") from None
 
 
 class CheckTold(Part, frozen=True, kw_only=True):
@@ -122,16 +133,17 @@ class Plots(Part, frozen=True, kw_only=True):
     prediction_histogram: Histogram | None = None
 
 
-class AuditTold(Part, frozen=True, kw_only=True):
-    """An audit, as in audit.json."""
+class AuditDocument(Part, frozen=True, kw_only=True):
+    """What an audit came to."""
 
+    schema: int = 1
     verdict: str
     findings: list[FindingTold]
     checks: list[CheckTold]
-    route: Route
     allowed: list[str] = []
     inputs: dict[str, InputTold] = {}
-    ladder: dict[str, dict[str, float | None]] | None = None
-    plots: Plots = msgspec.field(default_factory=lambda: Plots())
     seconds: float = 0.0
     quick: bool = False
+    ladder: dict[str, dict[str, int | float | None]] | None = None
+    plots: Plots = msgspec.field(default_factory=lambda: Plots())
+    route: Route

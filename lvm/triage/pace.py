@@ -9,11 +9,23 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from lvm.events import Event
+from lvm.triage.events import (
+    ArmEnded,
+    Confirmed,
+    Decision,
+    Epoch,
+    Event,
+    Phase1Judged,
+    Repeated,
+    Resumed,
+    RunStarted,
+    StepEnded,
+    StepStarted,
+)
+from lvm.triage.events.parts import Arm
 
-AFTER_A_STEP = ("phase_1_judged", "step_ended", "confirmed", "repeated", "decision")
+AFTER_A_STEP = (Phase1Judged, StepEnded, Confirmed, Repeated, Decision)
 NUM_GAPS = 3  # epochs of an arm that say how fast it is now
 
 
@@ -22,35 +34,30 @@ class Stretch:
 
     def __init__(self) -> None:
         self.num_epochs = 0
-        self.recent: dict[str, deque[Event]] = {}  # arm -> its latest epochs here
-        self._first: Event = {}
-        self._last: Event = {}
+        self.recent: dict[str, deque[Epoch]] = {}  # arm -> its latest epochs here
+        self.busy = 0.0  # seconds that were trained, without the start of the workers
+        self._first: Epoch | None = None
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Epoch) -> None:
         """Take the next epoch."""
-        self._first, self._last = self._first or event, event
+        self._first = self._first or event
+        self.busy = event.at - self._first.at + self._first.seconds
         self.num_epochs += 1
-        self.recent.setdefault(event["arm"], deque(maxlen=NUM_GAPS + 1)).append(event)
-
-    @property
-    def busy(self) -> float:
-        """Seconds that were trained; the start of the workers is no rate and not in it."""
-        first = self._first
-        return float(self._last["at"] - first["at"] + (first.get("seconds") or 0.0))
+        self.recent.setdefault(event.arm, deque(maxlen=NUM_GAPS + 1)).append(event)
 
     def gap(self, arm: str) -> float:
         """Return the seconds between the latest epochs of one arm; 0 where it has run none."""
         own = list(self.recent.get(arm, ()))
         if len(own) < 2:
-            return float(own[0].get("seconds") or 0.0) if own else 0.0
-        return float(own[-1]["at"] - own[0]["at"]) / (len(own) - 1)
+            return own[0].seconds if own else 0.0
+        return (own[-1].at - own[0].at) / (len(own) - 1)
 
 
 class Pace:
     """How fast the arms of the running step train, and the epochs that they have left."""
 
-    def __init__(self, started: Event, epochs_run: Mapping[str, int]) -> None:
-        self.budgets = {spec["id"]: budget(started, spec) for spec in started["arms"]}
+    def __init__(self, started: StepStarted, epochs_run: Mapping[str, int]) -> None:
+        self.budgets = {spec.id: budget(spec) for spec in started.arms}
         self.left: dict[str, int] = {}  # arm that has not ended -> epochs, without those at 0
         self.sum_left = 0
         self.num_done = 0
@@ -71,7 +78,7 @@ class Pace:
         """Note that the run was interrupted here."""
         self._resumed = True
 
-    def epoch(self, event: Event) -> None:
+    def epoch(self, event: Epoch) -> None:
         """Take an epoch that was trained."""
         if self._resumed and self._stretch.num_epochs:
             self._busy += self._stretch.busy
@@ -79,8 +86,8 @@ class Pace:
         self._resumed = False
         self._stretch.add(event)
         self.num_done += 1
-        if event["arm"] in self.left:
-            heapq.heappush(self._slowest, (-self._alone(event["arm"]), event["arm"]))
+        if event.arm in self.left:
+            heapq.heappush(self._slowest, (-self._alone(event.arm), event.arm))
 
     def _alone(self, arm: str) -> float:
         return self._stretch.gap(arm) * self.left.get(arm, 0)
@@ -111,22 +118,22 @@ class Progress:
 
     def take(self, event: Event) -> None:
         """Take the next event of the journal."""
-        kind, arm = event["event"], event.get("arm")
-        if kind == "run_started":
-            self.gate = gate_of(event)
-        elif kind in AFTER_A_STEP:
-            self._step = None
-        elif kind == "step_started":
-            self._step = Pace(event, self._epochs)
-        elif kind == "resumed" and self._step is not None:
-            self._step.resume()
-        elif kind == "epoch":
-            self._take_epoch(event)
-        elif kind == "arm_ended" and self._step is not None and arm in self._step.left:
-            self._step.set_left(event["arm"], 0)
+        match event:
+            case RunStarted():
+                self.gate = event.config.gates.stage_eval_cosine
+            case StepStarted():
+                self._step = Pace(event, self._epochs)
+            case Resumed() if self._step is not None:
+                self._step.resume()
+            case Epoch():
+                self._take_epoch(event)
+            case ArmEnded() if self._step is not None and event.arm in self._step.left:
+                self._step.set_left(event.arm, 0)
+            case Phase1Judged() | StepEnded() | Confirmed() | Repeated() | Decision():
+                self._step = None
 
-    def _take_epoch(self, event: Event) -> None:
-        arm, epoch = event["arm"], event["epoch"]
+    def _take_epoch(self, event: Epoch) -> None:
+        arm, epoch = event.arm, event.epoch
         self._epochs[arm] = max(epoch, self._epochs.get(arm, 0))
         if self._step is None:
             return
@@ -149,16 +156,6 @@ class Progress:
         return None if self._step is None else self._step.seconds_left
 
 
-def budget(started: Event, spec: Mapping[str, Any]) -> int:
+def budget(spec: Arm) -> int:
     """Return the epochs an arm may train; 0 for an arm that only searches another one's vectors."""
-    if spec.get("source") is not None:
-        return 0
-    own = spec.get("recipe", {}).get("training", {}).get("epochs")
-    return int(own if own is not None else started.get("epochs", 0))
-
-
-def gate_of(started: Event) -> float | None:
-    """Return the bound of the stage gate on dev cosine, from the event that opens a journal."""
-    gates = started.get("config", {}).get("gates", {})
-    bound: float | None = gates.get("stage_eval_cosine")
-    return bound
+    return 0 if spec.source is not None else spec.recipe.training.epochs
