@@ -129,7 +129,7 @@ def _track(args: argparse.Namespace) -> int:
     events = read_run(args.run)
     document = build_verdict(events, resume=resume_command(args.run, events.address, kept=True))
     tracker = Tracker(args.run)
-    tracker.close(events, document if document["verdict"] else None)
+    tracker.close(events, document if document.verdict else None)
     if tracker.problem:
         raise UsageError(f"Some results were not uploaded to MLflow: {tracker.problem}")
     print(f"next: {lvm_command()} ui {shown(args.run)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -253,6 +253,15 @@ def _struct_to_plain(value: msgspec.Struct) -> dict[str, Any]:
     given = {written: getattr(value, name) for name, written in names}
     told = {key: to_plain(item) for key, item in given.items() if item is not msgspec.UNSET}
     return {**tag, **told}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, leaf) of nested mappings in order."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def evaluation_from_plain(values: Mapping[str, Any]) -> Evaluation:

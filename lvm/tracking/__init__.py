@@ -38,10 +38,11 @@ from lvm.tracking.store import (
     sweep,
     ui_command,
 )
-from lvm.tracking.views import parent_view
+from lvm.tracking.views import begun, parent_view
 from lvm.tracking.writer import Writer
 from lvm.triage.events import Event
-from lvm.triage.state import RunState, indexed
+from lvm.triage.state import RunState
+from lvm.triage.summary import Summary
 
 EXPERIMENT = "lvm-triage"
 ARTIFACTS = ("verdict.json", "audit.json", "report.md", "report.html", "journal.jsonl")
@@ -90,7 +91,7 @@ class Tracker:
         self._num_written = 0  # of these, with all that the views say of them
         self._retry_at = 0.0
 
-    def sync(self, events: Sequence[Event]) -> None:
+    def sync(self, events: RunState) -> None:
         """Hand over the journal and return at once; a thread writes what is new in it.
 
         The first call imports mlflow, makes the store and closes runs of dead processes: seconds,
@@ -115,17 +116,17 @@ class Tracker:
         if writer is not None:
             futures.wait([writer])
 
-    def close(self, events: Sequence[Event], verdict: Mapping[str, Any] | None = None) -> None:
+    def close(self, events: RunState, summary: Summary | None = None) -> None:
         """Write all, keep the files of the run as artifacts, and end every run.
 
-        `verdict` is the document of verdict.json. The parent ends FINISHED after a verdict, KILLED
+        `summary` is what the run came to. The parent ends FINISHED after a verdict, KILLED
         after an interruption, and FAILED otherwise.
         """
         with self._hand:
             self._waiting = False  # all of it is in what comes now
         self.wait()
         with self._lock:
-            self._attempt(lambda: self._write_all(indexed(events), verdict))
+            self._attempt(lambda: self._write_all(events, summary))
 
     def ui_command(self) -> str:
         """Return the line that opens this store in a browser, on this machine alone."""
@@ -201,26 +202,15 @@ class Tracker:
         events = self._events
         if events:
             runs = self._connect()
-            runs.enter(events[0])
+            runs.enter(begun(events))
             changed = changed_views(events, events[self._num_written :])
             runs.write(parent_view(events, None, closed=False), [*ladder_views(events), *changed])
             self._num_written = len(events)
 
-    def _write_all(self, events: RunState, document: Mapping[str, Any] | None) -> None:
+    def _write_all(self, events: RunState, summary: Summary | None) -> None:
         """Write every view of a run, and end them."""
         if events:
             runs = self._connect()
-            runs.enter(events[0])
-            views = [*ladder_views(events), *arm_views(events, document, closed=True)]
-            runs.write(parent_view(events, document, closed=True), views, ARTIFACTS)
-
-
-def track(folder: Path, events: Sequence[Event], uri: str | None = None) -> Tracker:
-    """Rebuild the MLflow runs of the triage in `folder` from its journal, in any store."""
-    tracker = Tracker(folder, uri)
-    try:
-        document = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        document = None
-    tracker.close(events, document)
-    return tracker
+            runs.enter(begun(events))
+            views = [*ladder_views(events), *arm_views(events, summary, closed=True)]
+            runs.write(parent_view(events, summary, closed=True), views, ARTIFACTS)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from lvm.records import ABSENT, StopReason
-from lvm.report import Run
+from lvm.records import ABSENT, StopReason, flatten
 from lvm.report.models import added, is_combination
 from lvm.tracking.note import arm_note, registered_note
 from lvm.tracking.views import (
     MAX_TAG,
-    Document,
     ModelView,
     RunView,
+    begun,
     confirmed_arm,
     data_view,
-    flatten,
     milliseconds,
 )
+from lvm.triage.absence import CONFIRMATION
 from lvm.triage.events import (
     ArmEnded,
     ArmJudged,
@@ -33,7 +31,9 @@ from lvm.triage.events import (
     StepStarted,
     TestJudged,
 )
-from lvm.triage.state import RunState, indexed
+from lvm.triage.events.parts import Arm
+from lvm.triage.state import RunState
+from lvm.triage.summary import Summary
 
 IMPORTANT = (
     "context_length",
@@ -54,17 +54,14 @@ NO_CURVE = ("at", "epoch", "wall")
 FAILED = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)
 
 
-def arm_views(
-    events: Sequence[Event], document: Document | None = None, *, closed: bool
-) -> list[RunView]:
+def arm_views(events: RunState, summary: Summary | None = None, *, closed: bool) -> list[RunView]:
     """Return a run per arm that has ended, and when `closed` also those that were cut short.
 
-    `document` is that of verdict.json when there is one; it names the confirmed model.
+    `summary` is what the run came to, when it has ended; it names the confirmed model.
     """
-    events = indexed(events)
     views = []
     for started in events.of(StepStarted):
-        views += _views_of(events, document, started, range(len(started["arms"])), closed=closed)
+        views += _views_of(events, summary, started, range(len(started.arms)), closed=closed)
     for test in events.of(TestJudged):
         views += _views_of_predictions(events, test)
     return views
@@ -86,35 +83,39 @@ def changed_views(events: RunState, new: Iterable[Event]) -> list[RunView]:
         views += [view for test in tests for view in _views_of_predictions(events, test)]
     for step in arms:
         for started in events.of(StepStarted, step=step):
-            places = [i for i, spec in enumerate(started["arms"]) if spec["id"] in arms[step]]
+            places = [i for i, spec in enumerate(started.arms) if spec.id in arms[step]]
             views += _views_of(events, None, started, places, closed=False)
     return views
 
 
 def _touched(events: RunState, event: Event) -> Iterator[tuple[str, str]]:
     """Yield step and arm of every view that an event says something of."""
-    if isinstance(event, Settled) or event.get("action") == "Stop":  # of every confirmed arm
+    if isinstance(event, Settled) or _ends(event):  # of every confirmed arm
         for confirmed in events.of(Confirmed):
             yield from _touched(events, confirmed)
     for arm in _held_against_front(event):
-        yield from ((e["step"], e["arm"]) for e in events.of(ArmEnded, arm=arm))
+        yield from ((e.step, e.arm) for e in events.of(ArmEnded, arm=arm))
     if isinstance(event, Confirmed):
-        yield event["run_as"], event["spec"]
-        yield event["run_as"], (event.get("control") or {}).get("spec", "")
-    elif "arm" in event:  # steps that share an arm share what is known of it
-        yield from ((e["step"], e["arm"]) for e in events.of(ArmEnded, arm=event["arm"]))
+        yield event.run_as, event.spec
+        if event.control is not None:
+            yield event.run_as, event.control.spec
+    elif (own := getattr(event, "arm", None)) is not None:  # steps share it, and its results
+        yield from ((e.step, e.arm) for e in events.of(ArmEnded, arm=own))
+
+
+def _ends(event: Event) -> bool:
+    return isinstance(event, Decision) and event.action == "Stop"
 
 
 def _held_against_front(event: Event) -> Iterable[str]:
     """Return the arms that an event places against the front."""
-    front: Mapping[str, Any] = event.get("front", {}) if isinstance(event, Compared) else {}
-    return front
+    return event.front if isinstance(event, Compared) else ()
 
 
 def _views_of(
     events: RunState,
-    document: Document | None,
-    started: Event,
+    summary: Summary | None,
+    started: StepStarted,
     places: Iterable[int],
     *,
     closed: bool,
@@ -122,169 +123,163 @@ def _views_of(
     """Return the views of the arms of a step at some places in its list."""
     views = []
     for place in places:
-        spec = started["arms"][place]
+        spec = started.arms[place]
         view = _arm_view(events, started, spec, place)
         if view.status != "KILLED" or (closed and view.metrics):
-            view.model = _model(events, document, spec)
+            view.model = _model(events, summary, spec)
             view.add_tags({"mlflow.note.content": arm_note(events, spec)[:MAX_TAG]})
             views.append(view)
     return views
 
 
-def _views_of_predictions(events: RunState, test: Event) -> list[RunView]:
+def _views_of_predictions(events: RunState, test: TestJudged) -> list[RunView]:
     """Return the view of a judged file of predictions; none where an arm was judged."""
-    started = events.of(StepStarted, step=test["step"])
-    if any(spec["id"] == test["arm"] for event in started for spec in event["arms"]):
+    started = events.of(StepStarted, step=test.step)
+    if any(spec.id == test.arm for event in started for spec in event.arms):
         return []
     return [_predictions_view(events, test)]
 
 
-def _arm_view(events: RunState, started: Event, spec: Event, place: int) -> RunView:
-    step, arm = spec["step"], spec["id"]
+def _arm_view(events: RunState, started: StepStarted, spec: Arm, place: int) -> RunView:
+    step, arm = spec.step, spec.id
     ended = events.last(ArmEnded, step=step, arm=arm)
     # An arm that a step shares with an earlier one was trained once; its epochs name the first.
     epochs = events.of(Epoch, arm=arm)
     if ended is not None:
-        epochs = [e for e in epochs if e["epoch"] <= ended["epoch"]]
+        epochs = [e for e in epochs if e.epoch <= ended.epoch]
     end = ended or (epochs[-1] if epochs else started)
-    status = "KILLED" if ended is None else "FAILED" if ended["reason"] in FAILED else "FINISHED"
+    status = "KILLED" if ended is None else "FAILED" if ended.reason in FAILED else "FINISHED"
     view = RunView(
         key=f"{step} / {arm}",
-        name=f"{_heading(started)}: {spec['name']}",
+        name=f"{_heading(started)}: {spec.name}",
         status=status,
-        started=milliseconds(started["at"]) + place,  # arms start together; the order is ours
-        ended=milliseconds(end["at"]),
+        started=milliseconds(started.at) + place,  # arms start together; the order is ours
+        ended=milliseconds(end.at),
     )
     view.params = _params(events, spec)
-    view.data = data_view(events, "evaluation" if spec["source"] else "training")
-    view.add_tags({"step": step, "role": spec["role"], "arm": arm, "why": spec["why"]})
-    view.add_tags({"arm.name": spec["name"], "title": started.get("title")})
-    view.add_tags({f"threshold.{k}": v for k, v in spec["gates"].items()})
+    view.data = data_view(events, "evaluation" if spec.source else "training")
+    view.add_tags({"step": step, "role": spec.role, "arm": arm, "why": spec.why})
+    view.add_tags({"arm.name": spec.name, "title": started.title})
+    view.add_tags({f"threshold.{k}": v for k, v in spec.gates.to_plain().items()})
     for epoch in epochs:
-        curves = {k: v for k, v in epoch.items() if k not in NO_CURVE}
-        view.add_metrics("", curves, epoch["at"], epoch["epoch"])
+        curves = {k: v for k, v in epoch.record().items() if k not in NO_CURVE}
+        view.add_metrics("", curves, epoch.at, epoch.epoch)
     if ended is not None:
-        view.add_tags({"stop": ended["reason"], "stop.epoch": ended["epoch"]})
-        view.add_tags({"stop.detail": ended["detail"]})
-        view.add_metrics("", {"Epochs": ended["epoch"]}, ended["at"], ended["epoch"])
+        view.add_tags({"stop": ended.reason, "stop.epoch": ended.epoch})
+        view.add_tags({"stop.detail": ended.detail})
+        view.add_metrics("", {"Epochs": ended.epoch}, ended.at, ended.epoch)
         _add_judgement(view, events, spec)
         _add_confirmation(view, events, spec)
     return view
 
 
-def _heading(started: Event) -> str:
+def _heading(started: StepStarted) -> str:
     """Return what the report calls a step, short enough for a column."""
-    step = str(started["step"])
-    if step.startswith("confirm_"):
-        return f"Confirm {step.removeprefix('confirm_')}"
-    title = str(started.get("title") or step)
-    return f"Step {started['number']}, {title}" if "number" in started else title
+    if started.step.startswith(CONFIRMATION):
+        return f"Confirm {started.step.removeprefix(CONFIRMATION)}"
+    return started.title if started.number is None else f"Step {started.number}, {started.title}"
 
 
-def _params(events: RunState, spec: Event) -> dict[str, str]:
+def _params(events: RunState, spec: Arm) -> dict[str, str]:
     """Return the recipe: first what differs from the base recipe, then what matters always."""
-    base = dict(flatten(events[0]["config"]["recipe"]))
-    recipe = dict(flatten(spec["recipe"]))
+    base = dict(flatten(begun(events).config.recipe.to_plain()))
+    recipe = dict(flatten(spec.recipe.to_plain()))
     differing = {k: str(v) for k, v in recipe.items() if base.get(k) != v}
     named = ", ".join(f"{k} = {v}" for k, v in differing.items()) or "none"
     important = {k: str(recipe[k]) for k in IMPORTANT if k in recipe}
     return {"changes": named[:MAX_TAG], **differing, **important}
 
 
-def _add_judgement(view: RunView, events: RunState, spec: Event) -> None:
+def _add_judgement(view: RunView, events: RunState, spec: Arm) -> None:
     """Add what was judged of an ended arm, on dev and on test, and what the audit found in it."""
-    arm, step = spec["id"], spec["step"]
+    arm, step = spec.id, spec.step
     judged = events.last(ArmJudged, step=step, arm=arm)
     if judged is not None:
-        at, epoch = judged["at"], judged["epoch"]
-        view.add_tags({"verdict": judged["stage"]["verdict"], "reason": judged["stage"]["reason"]})
-        view.add_metrics("", {"train_seconds": judged["train_seconds"]}, at, epoch)
-        for gate in (judged["stage"], *judged["gains"]):
+        at, epoch = judged.at, judged.epoch
+        view.add_tags({"verdict": judged.stage.verdict, "reason": judged.stage.reason})
+        view.add_metrics("", {"train_seconds": judged.train_seconds}, at, epoch)
+        for gate in (judged.stage, *judged.gains):
             view.add_gate("dev", gate, at, epoch)
-        if judged["evaluation"] is not None:
-            view.add_evaluation(judged)
-    inspected = events.last(Inspected, arm=arm) or {}
-    below = events.last(BelowLadder, arm=arm) or {}
-    seen = [*inspected.get("findings", []), *below.get("findings", [])]
-    found = [*(judged or {}).get("findings", []), *seen]
-    view.add_findings("finding", found)
-    view.add_tags({"route": "; ".join(inspected.get("reasons", []))})
-    test = events.last(TestJudged, arm=arm) if spec["evaluate_test"] else None
+        if judged.evaluation is not None:
+            view.add_evaluation(judged.evaluation, at, epoch)
+    inspected, below = events.last(Inspected, arm=arm), events.last(BelowLadder, arm=arm)
+    sources = [found.findings for found in (judged, inspected, below) if found is not None]
+    view.add_findings("finding", [finding for found in sources for finding in found])
+    view.add_tags({"route": "; ".join(inspected.reasons) if inspected else ""})
+    test = events.last(TestJudged, arm=arm) if spec.evaluate_test else None
     if test is not None:
-        view.add_evaluation(test)
+        view.add_test(test)
         view.add_front(events, arm)
 
 
-def _add_confirmation(view: RunView, events: RunState, spec: Event) -> None:
+def _add_confirmation(view: RunView, events: RunState, spec: Arm) -> None:
     """Add the answer of a confirmation to its arm, and to the control that it trained."""
-    confirmed = events.last(Confirmed, spec=spec["id"], run_as=spec["step"])
+    confirmed = events.last(Confirmed, spec=spec.id, run_as=spec.step)
     if confirmed is not None:
-        reasons = [f"{g['gate']} {g['metric']}: {g['reason']}" for g in confirmed["gates"]]
-        view.add_tags({"verdict": confirmed["verdict"], "reason": "; ".join(reasons)})
-        view.add_tags({key: confirmed.get(key) for key in ("attribution", "over_control")})
-        stop = events.last(Decision, action="Stop") or {"cause": []}
-        if confirmed["step"] in stop["cause"]:
-            view.add_tags({"cause": confirmed["step"]})
-        for gate in confirmed["gates"]:
-            view.add_gate("test", gate, confirmed["at"])
+        reasons = [f"{g.gate} {g.metric}: {g.reason}" for g in confirmed.gates]
+        view.add_tags({"verdict": confirmed.verdict, "reason": "; ".join(reasons)})
+        view.add_tags({"attribution": confirmed.attribution})
+        view.add_tags({"over_control": confirmed.over_control})
+        if confirmed.step in events.causes:
+            view.add_tags({"cause": confirmed.step})
+        for gate in confirmed.gates:
+            view.add_gate("test", gate, confirmed.at)
         _add_combination(view, events, confirmed)
-    if spec["role"] != "control":
+    if spec.role != "control":
         return
-    for event in events.of(Confirmed, run_as=spec["step"]):
-        control: Mapping[str, Any] = event.get("control") or {}
-        if control.get("spec") == spec["id"]:
-            view.add_tags({"verdict": control["verdict"]})
-            for gate in control["gates"]:
-                view.add_gate("test", gate, event["at"])
+    for event in events.of(Confirmed, run_as=spec.step):
+        control = event.control
+        if control is not None and control.spec == spec.id:
+            view.add_tags({"verdict": control.verdict})
+            for gate in control.gates:
+                view.add_gate("test", gate, event.at)
 
 
-def _add_combination(view: RunView, events: RunState, confirmed: Event) -> None:
+def _add_combination(view: RunView, events: RunState, confirmed: Confirmed) -> None:
     """Add what the steps that helped add together to the best of them alone."""
-    run = Run(events, {})
-    if not is_combination(run, confirmed):
+    if not is_combination(events, confirmed):
         return
-    stop = run.last(Decision, action="Stop")
-    if len(stop.get("cause", ())) > 1:  # no step is the cause alone
-        view.add_tags({"cause": "+".join(stop["cause"])})
-    best, adds = added(run, confirmed)
+    if len(events.causes) > 1:  # no step is the cause alone
+        view.add_tags({"cause": "+".join(events.causes)})
+    best, adds = added(events, confirmed)
     view.add_tags({"best_alone": best})
     for gate in adds:
-        view.add_gate("test", gate, confirmed["at"])
+        view.add_gate("test", gate, confirmed.at)
 
 
-def _model(events: RunState, document: Document | None, spec: Event) -> ModelView | None:
+def _model(events: RunState, summary: Summary | None, spec: Arm) -> ModelView | None:
     """Return the model of an arm that was judged on test: those are worth keeping."""
-    test = events.last(TestJudged, arm=spec["id"], step=spec["step"])
-    if test is None or spec["role"] == "repeat":  # those only tell how much a seed changes
+    test = events.last(TestJudged, arm=spec.id, step=spec.step)
+    if test is None or spec.role == "repeat":  # those only tell how much a seed changes
         return None
-    data = events[0]["data"]
-    confirmed = confirmed_arm(events, document) == spec["id"]
+    data = begun(events).data
+    confirmed = confirmed_arm(events, summary) == spec.id
     return ModelView(
-        arm=spec["id"],
-        name=spec["name"],
-        checkpoint=spec["source"] or f"{spec['folder']}/checkpoint",
-        width=int(data["width"]),
-        context_length=int(spec["recipe"]["context_length"]),
-        space=spec["recipe"]["search_space"],
-        registered_as=f"lvm-{data['fingerprint']}" if confirmed else "",
+        arm=spec.id,
+        name=spec.name,
+        checkpoint=spec.source or f"{spec.folder}/checkpoint",
+        width=data.width,
+        context_length=spec.recipe.context_length,
+        space=spec.recipe.search_space,
+        registered_as=f"lvm-{data.fingerprint}" if confirmed else "",
         description=registered_note(events, spec, test) if confirmed else "",
     )
 
 
-def _predictions_view(events: RunState, test: Event) -> RunView:
+def _predictions_view(events: RunState, test: TestJudged) -> RunView:
     """Return the run of predictions that were handed in and judged without a model."""
-    at, step = milliseconds(test["at"]), test["step"]
-    started = events.last(StepStarted, step=step) or {"step": step}
+    at, step = milliseconds(test.at), test.step
+    started = events.last(StepStarted, step=step)
     view = RunView(
-        key=f"{step} / {test['arm']}",
-        name=f"{_heading(started)}: {test['name']}",
+        key=f"{step} / {test.arm}",
+        name=f"{_heading(started) if started else step}: {test.name}",
         status="FINISHED",
         started=at,
         ended=at,
         data=data_view(events, "evaluation"),
     )
-    view.add_tags({"step": step, "role": test["role"], "arm": test["arm"]})
-    view.add_tags({"arm.name": test["name"]})
-    view.add_evaluation(test)
-    view.add_front(events, test["arm"])
+    view.add_tags({"step": step, "role": test.role, "arm": test.arm})
+    view.add_tags({"arm.name": test.name})
+    view.add_test(test)
+    view.add_front(events, test.arm)
     return view

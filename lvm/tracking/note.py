@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from lvm.metrics import METRICS, Shown
+from lvm.records import GateResult
 from lvm.report import Block, Paragraph, Run, Section, Table
 from lvm.report.markdown import render
 from lvm.report.models import added, models_section
 from lvm.report.summary import verdict_section
 from lvm.text import NONE, estimate, number, title_of
-from lvm.triage.events import Confirmed, Decision, Event
-from lvm.triage.state import indexed
+from lvm.triage.events import ArmEnded, ArmJudged, Confirmed, Decision, TestJudged
+from lvm.triage.events.parts import Arm
+from lvm.triage.state import RunState
+from lvm.triage.summary import Summary
 
 VIEW_TAG = "mlflow.sharedViewState."  # of an experiment; MLflow's page opens it by its name
 WIDTHS = {"attributes.`Run Name`": 440, "tags.`verdict`": 140, "params.`changes`": 360}  # pixels
@@ -55,14 +57,14 @@ def table_state(triage: str) -> str:
     )
 
 
-def run_note(events: Sequence[Event], document: Mapping[str, Any] | None, limit: int) -> str:
+def run_note(events: RunState, summary: Summary | None, limit: int) -> str:
     """Return the description of a triage: the report's first screen and its table of models.
 
     At most `limit` characters: the table loses rows from below, then the text its end.
     """
-    if document is None or not document["verdict"]:
+    if summary is None or not summary.verdict:
         return _unfinished(events)
-    run = Run(events, document)
+    run = Run(events, summary)
     table = next((block for block in models_section(run) if isinstance(block, Table)), None)
     rows = len(table.rows) if table is not None else 0
     while True:
@@ -80,50 +82,49 @@ def _body(sections: Sequence[Section]) -> str:
     return render(sections, "").split("\n\n", 2)[-1]
 
 
-def _unfinished(events: Sequence[Event]) -> str:
-    latest = indexed(events).last(Decision)
+def _unfinished(events: RunState) -> str:
+    latest = events.last(Decision)
     if latest is None:
         return "**UNFINISHED**: nothing has been decided yet."
-    if latest["action"] == "Stop":
-        cause = "+".join(latest["cause"])
+    if latest.action == "Stop":
+        cause = "+".join(latest.cause or ())
         by = f" by {cause}" if cause else ""
-        return f"**{latest['verdict']}**{by}, since {latest['since']}."
-    what = " ".join(str(latest[k]) for k in ("action", "step", "arm") if latest.get(k))
-    return f"**UNFINISHED**: last decided {what}, since {latest['since']}."
+        return f"**{latest.verdict}**{by}, since {latest.since}."
+    what = " ".join(part for part in (latest.action, latest.step, latest.arm) if part)
+    return f"**UNFINISHED**: last decided {what}, since {latest.since}."
 
 
-def arm_note(events: Sequence[Event], spec: Event) -> str:
+def arm_note(events: RunState, spec: Arm) -> str:
     """Return the description of an arm: how it ended, and every gate it was judged by."""
-    arm, step = spec["id"], spec["step"]
-    run = Run(events, {})
-    ended, judged = (run.last(k, arm=arm, step=step) for k in ("arm_ended", "arm_judged"))
-    confirmed = run.last(Confirmed, spec=arm, run_as=step)
-    said = [spec["why"]]
-    if ended:
-        detail = f": {ended['detail']}" if ended["detail"] else ""
-        said.append(f"Ended at epoch {ended['epoch']}, {ended['reason']}{detail}.")
-    for finding in judged.get("findings", []):
-        said.append(f"{finding['code']} ({finding['severity']}): {finding['seen']}.")
-    gates = [("dev", gate) for gate in (judged.get("stage"), *judged.get("gains", [])) if gate]
-    gates += [("test", gate) for gate in confirmed.get("gates", [])]
-    if confirmed:
-        gates += [("test", gate) for gate in added(run, confirmed)[1]]
+    ended = events.last(ArmEnded, arm=spec.id, step=spec.step)
+    judged = events.last(ArmJudged, arm=spec.id, step=spec.step)
+    confirmed = events.last(Confirmed, spec=spec.id, run_as=spec.step)
+    said, gates = [spec.why], list[tuple[str, GateResult]]()
+    if ended is not None:
+        detail = f": {ended.detail}" if ended.detail else ""
+        said.append(f"Ended at epoch {ended.epoch}, {ended.reason}{detail}.")
+    if judged is not None:
+        said += [f"{f.code} ({f.severity}): {f.seen}." for f in judged.findings]
+        gates += [("dev", gate) for gate in (judged.stage, *judged.gains)]
+    if confirmed is not None:
+        gates += [("test", gate) for gate in confirmed.gates]
+        gates += [("test", gate) for gate in added(events, confirmed)[1]]
     blocks: list[Block] = [Paragraph(text) for text in said if text]
     if gates:
         blocks.append(_gates(gates))
     return _body([Section("arm", "How it went", blocks)])
 
 
-def _gates(gates: Sequence[tuple[str, Event]]) -> Table:
+def _gates(gates: Sequence[tuple[str, GateResult]]) -> Table:
     rows = [
         [
             split,
-            gate["gate"],
-            title_of(gate["metric"]),
+            gate.gate,
+            title_of(gate.metric),
             estimate(gate),
-            number(gate["bound"]) if gate["estimate"] else NONE,
-            gate["verdict"],
-            gate["reason"],
+            number(gate.bound) if gate.estimate else NONE,
+            gate.verdict,
+            gate.reason,
         ]
         for split, gate in gates
     ]
@@ -131,16 +132,17 @@ def _gates(gates: Sequence[tuple[str, Event]]) -> Table:
     return Table("every gate that was judged", "lllrrll", header, rows)
 
 
-def registered_note(events: Sequence[Event], spec: Event, test: Event) -> str:
+def registered_note(events: RunState, spec: Arm, test: TestJudged) -> str:
     """Return the description of a registered version: whose model it is, and what it reached."""
-    masked, data = test["evaluation"]["masked"], events[0]["data"]
+    masked, started, stop = test.evaluation.masked, events.started, events.stop
     reached = ", ".join(
         f"{title_of(name)} {number(masked[name])}"
         for name in METRICS.shown(Shown.SUMMARY)
         if masked.get(name) is not None
     )
-    stop = Run(events, {}).last(Decision, action="Stop")
+    assert started is not None
+    assert stop is not None  # it ended with a model to register
     return (
-        f"{spec['name']}: {reached} on the test split of {data['source']}. The triage ended "
-        f"{stop['verdict']}, since {stop['since']}. It predicts unit next vectors in the raw space."
+        f"{spec.name}: {reached} on the test split of {started.data.source}. The triage ended "
+        f"{stop.verdict}, since {stop.since}. It predicts unit next vectors in the raw space."
     )

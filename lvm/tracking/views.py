@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lvm.records import RunVerdict
+from msgspec.structs import asdict
+
+from lvm.audit.document import FindingTold
+from lvm.records import GateResult, RunVerdict, flatten, to_plain
 from lvm.tracking.note import run_note, table_name
 from lvm.triage.events import (
     Audited,
     Compared,
     Confirmed,
-    Decision,
-    Event,
     Interrupted,
     Ladder,
     Phase1Judged,
     Repeated,
+    RunStarted,
     TestJudged,
 )
-from lvm.triage.state import RunState, indexed
+from lvm.triage.events.parts import EvaluationTold
+from lvm.triage.state import RunState
+from lvm.triage.summary import Summary
 
-Document = Mapping[str, Any]  # of verdict.json
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
 PARENT = "triage"  # key of the parent run; those of the children are "step / arm id"
@@ -83,9 +87,9 @@ class RunView:
         """Add what is known of `values` as text."""
         self.tags.update({k: str(v)[:MAX_TAG] for k, v in values.items() if v not in (None, "")})
 
-    def add_metrics(self, prefix: str, values: Mapping[str, Any], at: float, step: int = 0) -> None:
+    def add_metrics(self, prefix: str, values: object, at: float, step: int = 0) -> None:
         """Add every finite number in `values` under names that MLflow takes."""
-        for name, value in flatten(values):
+        for name, value in flatten(to_plain(values)):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
             if math.isfinite(value):
@@ -98,52 +102,43 @@ class RunView:
         short = {k: round(v, 4) for k, v in named.items() if k and v is not None}
         self.add_metrics(prefix, short, at, step)
 
-    def add_gate(self, split: str, gate: Event, at: float, step: int = 0) -> None:
+    def add_gate(self, split: str, gate: GateResult, at: float, step: int = 0) -> None:
         """Add one judged gate: its numbers as metrics, its answer as tags."""
-        name = f"{split}.{gate['gate']}.{gate['metric']}"
-        self.add_tags({f"{name}.verdict": gate["verdict"], f"{name}.reason": gate["reason"]})
-        if gate["estimate"] is not None:
-            numbers = {**gate["estimate"], **{k: v for k, v in gate.items() if k != "estimate"}}
-            self.add_metrics(f"{name}.", numbers, at, step)
+        name = f"{split}.{gate.gate}.{gate.metric}"
+        self.add_tags({f"{name}.verdict": gate.verdict, f"{name}.reason": gate.reason})
+        if gate.estimate is not None:
+            plain = to_plain(gate)
+            self.add_metrics(f"{name}.", {**plain.pop("estimate"), **plain}, at, step)
 
-    def add_findings(self, prefix: str, findings: Sequence[Event]) -> None:
+    def add_findings(self, prefix: str, findings: Sequence[FindingTold]) -> None:
         """Add the codes of an audit's findings, and what was seen of each."""
         if not findings:
             return
-        self.add_tags({f"{prefix}.codes": ", ".join(dict.fromkeys(f["code"] for f in findings))})
+        self.add_tags({f"{prefix}.codes": ", ".join(dict.fromkeys(f.code for f in findings))})
         for finding in reversed(findings):  # the worst comes first, and stays
-            code, seen = finding["code"], f"{finding['severity']}: {finding['seen']}"
+            code, seen = finding.code, f"{finding.severity}: {finding.seen}"
             self.add_tags({f"{prefix}.{code}": seen})
 
-    def add_evaluation(self, judged: Event) -> None:
+    def add_evaluation(self, evaluation: EvaluationTold, at: float, step: int = 0) -> None:
         """Add the metrics of one evaluation: masked as they are, unmasked under `raw`."""
-        evaluation, at = judged["evaluation"], judged["at"]
-        split, step = evaluation["split"], judged.get("epoch", judged.get("epochs", 0))
-        latency = evaluation.get("latency", {})
-        self.add_metrics(f"{split}.", evaluation["masked"], at, step)
-        self.add_metrics(f"{split}.raw.", evaluation["raw"], at, step)
+        split, latency = evaluation.split, evaluation.latency
+        self.add_metrics(f"{split}.", evaluation.masked, at, step)
+        self.add_metrics(f"{split}.raw.", evaluation.raw, at, step)
         self.add_metrics(f"{split}.", latency, at, step)
-        self.add_metrics(f"{split}.ann.", judged.get("ann", {}), at, step)
-        self.add_table(
-            "Dev " if split == "dev" else "", {**evaluation["masked"], **latency}, at, step
-        )
+        self.add_table("Dev " if split == "dev" else "", {**evaluation.masked, **latency}, at, step)
+
+    def add_test(self, judged: TestJudged) -> None:
+        """Add what a model reached on the test split."""
+        self.add_evaluation(judged.evaluation, judged.at, judged.epochs)
+        self.add_metrics("test.ann.", judged.ann, judged.at, judged.epochs)
 
     def add_front(self, events: RunState, arm: str) -> None:
         """Add where a model lies against the front of predictions without training."""
-        compared = events.last(Compared) or {}
-        found = compared.get("front", {}).get(arm)
-        if found:
-            self.add_tags({"front.position": found["position"], "front.rung": found.get("rung")})
-            self.add_metrics("front.", found.get("distance") or {}, compared["at"])
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, leaf) of nested mappings in order."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        compared = events.last(Compared)
+        found = compared.front.get(arm) if compared else None
+        if compared and found:
+            self.add_tags({"front.position": found.position, "front.rung": found.rung})
+            self.add_metrics("front.", found.distance or {}, compared.at)
 
 
 def milliseconds(seconds: float) -> int:
@@ -154,11 +149,9 @@ def milliseconds(seconds: float) -> int:
 # --- the run of a whole triage -------------------------------------------------------------------
 
 
-def parent_view(events: Sequence[Event], document: Document | None, *, closed: bool) -> RunView:
-    """Return the run of a whole triage; `document` is that of verdict.json when there is one."""
-    events = indexed(events)
-    first, latest = events[0], events[-1]
-    stop = events.last(Decision, action="Stop")
+def parent_view(events: RunState, summary: Summary | None, *, closed: bool) -> RunView:
+    """Return the run of a whole triage; `summary` is what it came to, when it has ended."""
+    first, latest, stop = begun(events), events[-1], events.stop
     status = "RUNNING"
     if closed:
         unfinished = "KILLED" if isinstance(latest, Interrupted) else "FAILED"
@@ -167,71 +160,65 @@ def parent_view(events: Sequence[Event], document: Document | None, *, closed: b
         key=PARENT,
         name=PARENT,
         status=status,
-        started=milliseconds(first["at"]),
-        ended=milliseconds(latest["at"]),
+        started=milliseconds(first.at),
+        ended=milliseconds(latest.at),
     )
-    view.params = {key: str(value) for key, value in flatten(first["config"])}
+    view.params = {key: str(value) for key, value in flatten(first.config.to_plain())}
     view.data = data_view(events, "triage")
     _add_origin(view, first)
     _add_audit(view, events)
     _add_phase_1(view, events)
     _add_seeds(view, events)
     if stop is not None:
-        cause = "+".join(stop["cause"])
-        view.add_tags({"verdict": stop["verdict"], "cause": cause, "since": stop["since"]})
-        view.add_tags({"verdict_if_unseen": stop.get("if_unseen")})
-    view.add_tags({"mlflow.note.content": run_note(events, document, MAX_NOTE)})
-    if document is not None:
-        view.add_metrics("compute.", document["compute"], latest["at"])
-        view.add_tags({"beats_ladder": document.get("beats_ladder")})
+        cause = "+".join(events.causes)
+        view.add_tags({"verdict": stop.verdict, "cause": cause, "since": stop.since})
+        view.add_tags({"verdict_if_unseen": stop.if_unseen})
+    view.add_tags({"mlflow.note.content": run_note(events, summary, MAX_NOTE)})
+    if summary is not None:
+        view.add_metrics("compute.", summary.compute, latest.at)
+        view.add_tags({"beats_ladder": summary.beats_ladder})
     return view
 
 
-def _add_origin(view: RunView, first: Event) -> None:
-    view.add_tags({"command": first["command"], "commit": first["commit"], "code": first["code"]})
+def _add_origin(view: RunView, first: RunStarted) -> None:
+    view.add_tags({"command": first.command, "commit": first.commit, "code": first.code})
     view.add_tags({"mlflow.source.name": "tune_jobs/triage.py", "mlflow.source.type": "LOCAL"})
-    view.add_tags({"mlflow.source.git.commit": first["commit"], "data": first["data"]["source"]})
-    view.add_tags({"data.fingerprint": first["data"]["fingerprint"], "role": "triage"})
-    versions = first.get("environment", {}).get("versions", {})
-    view.add_tags({f"version.{name}": version for name, version in versions.items()})
-    view.add_metrics("data.", first["data"], first["at"])
+    view.add_tags({"mlflow.source.git.commit": first.commit, "data": first.data.source})
+    view.add_tags({"data.fingerprint": first.data.fingerprint, "role": "triage"})
+    versions = first.environment.versions.items()
+    view.add_tags({f"version.{name}": version for name, version in versions})
+    view.add_metrics("data.", first.data, first.at)
 
 
 def _add_audit(view: RunView, events: RunState) -> None:
     audited = events.last(Audited)
     if audited is None:
         return
-    audit = audited["audit"]
-    view.add_tags(
-        {"audit": audit.get("verdict"), "audit.allowed": ", ".join(audit.get("allowed", []))}
-    )
-    view.add_findings("audit", audit.get("findings", []))
-    counts: dict[str, int] = {}
-    for check in audit.get("checks", []):
-        counts[check["status"]] = counts.get(check["status"], 0) + 1
-    view.add_metrics("audit.checks.", counts, audited["at"])
+    audit = audited.audit
+    view.add_tags({"audit": audit.verdict, "audit.allowed": ", ".join(audit.allowed)})
+    view.add_findings("audit", audit.findings)
+    view.add_metrics("audit.checks.", Counter(check.status for check in audit.checks), audited.at)
 
 
 def _add_phase_1(view: RunView, events: RunState) -> None:
     """Add the first comparison and what the predictors without training reach, on test."""
     ladder = events.last(Ladder, split="test")
     if ladder is not None:
-        for name, row in ladder["rows"].items():
-            view.add_metrics(f"ladder.{name}.", row["masked"], ladder["at"])
+        for name, row in ladder.rows.items():
+            view.add_metrics(f"ladder.{name}.", row.masked, ladder.at)
     judged = events.last(Phase1Judged)
     if judged is None:
         return
     for test in events.of(TestJudged, role="phase 1"):
-        which = "ar_only" if test["name"] == judged["baseline"] else "model"
-        view.add_metrics(f"phase_1.{which}.", test["evaluation"]["masked"], test["at"])
-        view.add_tags({f"phase_1.{which}": test["name"]})
-    view.add_tags({"phase_1.verdict": judged["verdict"]})
-    lineage = judged.get("lineage") or {}
-    view.add_tags({"lineage": lineage.get("articles")})
-    if lineage.get("trace"):
-        view.add_metrics("lineage.trace.", lineage["trace"], judged["at"])
-    for gate in judged["gates"]:
-        view.add_gate("phase_1", gate, judged["at"])
+        which = "ar_only" if test.name == judged.baseline else "model"
+        view.add_metrics(f"phase_1.{which}.", test.evaluation.masked, test.at)
+        view.add_tags({f"phase_1.{which}": test.name})
+    view.add_tags({"phase_1.verdict": judged.verdict})
+    if judged.lineage is not None:
+        view.add_tags({"lineage": judged.lineage.articles})
+        view.add_metrics("lineage.trace.", judged.lineage.trace or {}, judged.at)
+    for gate in judged.gates:
+        view.add_gate("phase_1", gate, judged.at)
 
 
 def _add_seeds(view: RunView, events: RunState) -> None:
@@ -239,51 +226,54 @@ def _add_seeds(view: RunView, events: RunState) -> None:
     repeated = events.last(Repeated)
     if repeated is None:
         return
-    for found in repeated["comparisons"]:
-        names = f"{found['model']} over {found['over']}"
-        numbers = {**found["estimate"], "bound": found["bound"]}
-        view.add_metrics(f"seeds.{names}.{found['metric']}.", numbers, repeated["at"])
+    for found in repeated.comparisons:
+        names = f"{found.model} over {found.over}"
+        numbers = {**asdict(found.estimate), "bound": found.bound}
+        view.add_metrics(f"seeds.{names}.{found.metric}.", numbers, repeated.at)
 
 
 # --- what both kinds of runs need ----------------------------------------------------------------
 
 
-def data_view(events: Sequence[Event], context: str) -> DataView | None:
+def begun(events: RunState) -> RunStarted:
+    """Return the event with which the run began; a journal has no other first one."""
+    assert events.started is not None
+    return events.started
+
+
+def data_view(events: RunState, context: str) -> DataView | None:
     """Return the data set of the triage; None when the audit ended it before it had a name."""
-    first = events[0]
-    data, given = first["data"], first.get("arguments") or {}
-    if not data.get("fingerprint"):
+    first = begun(events)
+    data, given = first.data, first.arguments
+    if not data.fingerprint:
         return None
-    paths = [str(given[key]) for key in ("data", "payload", "train", "eval") if given.get(key)]
+    paths = [path for path in (given.data, given.payload, given.train, given.eval) if path]
     code = {
         "mlflow.source.name": "lvm.data.sample",
-        "mlflow.source.git.commit": str(first["commit"]),
+        "mlflow.source.git.commit": str(first.commit),
     }
-    counts = {key: data.get(key, {}) for key in ("rows", "windows", "articles")}
+    counts = {"rows": data.rows, "windows": data.windows, "articles": data.articles}
     return DataView(
-        name=str(data["source"])[-MAX_NAME:],
-        digest=str(data["fingerprint"])[:MAX_DIGEST],
+        name=data.source[-MAX_NAME:],
+        digest=data.fingerprint[:MAX_DIGEST],
         source_type="local" if paths else "code",
         source={"uri": paths[0]} if paths else {"tags": code},
         profile=dict(flatten(counts)),
-        width=int(data["width"]),
-        context_length=int(first["config"]["recipe"]["context_length"]),
+        width=data.width,
+        context_length=first.config.recipe.context_length,
         context=context,
     )
 
 
-def confirmed_arm(events: RunState, document: Document | None) -> str | None:
+def confirmed_arm(events: RunState, summary: Summary | None) -> str | None:
     """Return the id of the arm whose model the verdict speaks for, or None."""
-    stop = events.last(Decision, action="Stop")
-    if stop is None:
-        return None
-    if stop["verdict"] == RunVerdict.PASSED:
-        baseline = (events.last(Phase1Judged) or {}).get("baseline")
+    stop, judged = events.stop, events.last(Phase1Judged)
+    if stop is not None and stop.verdict is RunVerdict.PASSED and judged is not None:
         tests = events.of(TestJudged, role="phase 1")
-        return next((str(e["arm"]) for e in tests if e["name"] != baseline), None)
-    if stop["verdict"] != RunVerdict.FIXED:
+        return next((e.arm for e in tests if e.name != judged.baseline), None)
+    if stop is None or stop.verdict is not RunVerdict.FIXED:
         return None
-    known = (document or {}).get("arm") or {}
-    found = events.last(Confirmed, verdict="PASS") or {}
-    arm = known.get("id") or found.get("spec")
-    return None if arm is None else str(arm)
+    if summary is not None and summary.arm is not None:
+        return summary.arm.id
+    found = events.last(Confirmed, verdict="PASS")
+    return found.spec if found else None

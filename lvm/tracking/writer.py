@@ -16,7 +16,7 @@ from lvm.tracking.note import VIEW_TAG, table_link, table_state
 from lvm.tracking.registry import checkpoint_of, log_data, log_model, log_values
 from lvm.tracking.store import owner, search, without_password
 from lvm.tracking.views import PARENT, RunView
-from lvm.triage.events import Event
+from lvm.triage.events import RunStarted
 
 
 class Writer:
@@ -30,9 +30,10 @@ class Writer:
         self._runs: dict[str, str] = {}  # key of a view -> run id
         self._marks = Marks(folder)
 
-    def enter(self, first: Event) -> None:
+    def enter(self, first: RunStarted) -> None:
         """Find the runs of the triage that begins with this event."""
-        client, triage = self._client, fingerprint(dict(first))
+        identity = {"at": first.at, "code": first.code, "data": first.data.fingerprint}
+        client, triage = self._client, fingerprint(identity)
         if self._triage != triage:
             client.set_experiment_tag(self._experiment, VIEW_TAG + triage, table_state(triage))
             known = search(client, self._experiment, f"tags.`lvm.triage` = '{triage}'")
