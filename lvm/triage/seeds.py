@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lvm.text import counted, number, title_of
+from lvm.text import counted, interval, number, title_of
 
 ENOUGH = 3  # seeds; two say so little of a third that their interval is ten times their distance
 
@@ -37,7 +37,7 @@ def over_seeds(repeated: Repeated) -> str:
             f"seeds says something from {ENOUGH} on."
         )
     words = " and ".join(
-        f"{title_of(c['metric'])} {interval(c)} against {number(c['bound'], sign=True)}"
+        f"{title_of(c['metric'])} {interval(c['estimate'])} against {number(c['bound'], sign=True)}"
         for c in gains
     )
     clear = any(c["estimate"]["lower"] >= c["bound"] for c in gains)
@@ -67,13 +67,6 @@ def _behind(repeated: Repeated) -> list[Mapping[str, Any]]:
     baseline = next(iter(repeated["models"]), None)
     against = [c for c in repeated["comparisons"] if c["over"] == baseline]
     return [c for c in against if c["model"] == against[-1]["model"]]
-
-
-def interval(comparison: Mapping[str, Any]) -> str:
-    """Return the gain of a comparison with its interval."""
-    found = comparison["estimate"]
-    value, low, high = (number(found[k], sign=True) for k in ("value", "lower", "upper"))
-    return f"{value} [{low}, {high}]"
 
 
 def per_seed(repeated: Repeated, comparison: Mapping[str, Any]) -> list[float]:
