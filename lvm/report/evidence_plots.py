@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lvm.report import Event, Run
-from lvm.report.charts import Axis, Chart, Point, Series, Style, legend, style_of, tag, words
+from lvm.report.charts.chart import Axis, Chart, Point, Series, percent
+from lvm.report.charts.svg import Style, legend, style_of, tag, words
 from lvm.report.models import model_name
 from lvm.report.small_plots import draw_histogram
 from lvm.text import number
@@ -40,7 +41,7 @@ def reach_chart(size: int) -> Chart:
     """Return axes for shares of windows over ranks in a pool of `size` rows."""
     powers = [10**power for power in range(int(math.log10(size)) + 1)]
     ranks = Axis(1, size, "k, rows retrieved (log scale)", powers, "{:,}".format, log=True)
-    return Chart(ranks, Axis(0, 1, "", QUARTERS, "{:.0%}".format), top=12, x_grid=True)
+    return Chart(ranks, Axis(0, 1, "", QUARTERS, percent), top=12, x_grid=True)
 
 
 def _model_line(run: Run, event: Event, place: int) -> Series:
@@ -93,7 +94,7 @@ def cosines(shown: Sequence[Event], judged: Sequence[Event]) -> str:
         for name, space in event["evidence"]["spaces"].items()
         if space["paired"]
     ]
-    return tag("div", *panels, class_="panels small")
+    return tag("div", *panels, class_="panels")
 
 
 def _title(event: Event, space: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from lvm.metrics import FRONT
 from lvm.records import LIMITS, Position
 from lvm.report import Block, Figure, Heading, Paragraph, Run, Table
-from lvm.report.charts import Axis, Chart, Place, Point, Series, Style, legend, style_of, tag
+from lvm.report.charts.chart import Axis, Chart, Place, Point, Series
+from lvm.report.charts.svg import Style, legend, style_of, tag
 from lvm.report.models import model_name
 from lvm.text import interval, number
 

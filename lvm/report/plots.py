@@ -8,7 +8,8 @@ from typing import Any
 
 from lvm.metrics import METRICS, Shown
 from lvm.report import Run
-from lvm.report.charts import Axis, Chart, Point, Series, legend, style_of, swatch, tag
+from lvm.report.charts.chart import Axis, Chart, Point, Series
+from lvm.report.charts.svg import legend, style_of, swatch, tag
 from lvm.text import number, title_of
 
 NAME_LENGTH = 40  # letters of a name that fit above a bar

@@ -8,18 +8,8 @@ from typing import Any
 
 from lvm.metrics import METRICS
 from lvm.report import Block, Figure, Paragraph, Run, Table
-from lvm.report.charts import (
-    IN_ROW,
-    Axis,
-    Chart,
-    Point,
-    Style,
-    legend,
-    line_sample,
-    sample,
-    style_of,
-    tag,
-)
+from lvm.report.charts.chart import IN_ROW, Axis, Chart, Point
+from lvm.report.charts.svg import Style, legend, line_sample, sample, style_of, tag
 from lvm.text import NONE, interval, number, title_of
 from lvm.triage.seeds import Repeated, basis, over_seeds, per_seed
 

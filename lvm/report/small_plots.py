@@ -10,18 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 
-from lvm.report.charts import (
-    Axis,
-    Chart,
-    Point,
-    Series,
-    Style,
-    legend,
-    line_sample,
-    swatch,
-    tag,
-    words,
-)
+from lvm.report.charts.chart import Axis, Chart, Point, Series, percent
+from lvm.report.charts.svg import Style, legend, line_sample, swatch, tag, words
 from lvm.report.plot_words import (
     BLOCKS,
     LINES,
@@ -50,7 +40,7 @@ def panels(plots: Part) -> str:
         *([_blocks(plots)] if known_blocks(plots) else []),
         *(draw_histogram(*item) for item in histograms(plots)),
     ]
-    return tag("div", *drawn, class_="panels small") if drawn else ""
+    return tag("div", *drawn, class_="panels") if drawn else ""
 
 
 def _panel(drawing: str, entries: Iterable[tuple[str, str]], reading: str) -> str:
@@ -131,7 +121,7 @@ def draw_histogram(title: str, part: Part) -> str:
     edges, paired, shuffled = part["edges"], part["paired"], part["shuffled"]
     x = Axis(edges[0], edges[-1], "cosine", Axis.around([edges[0], edges[-1]]).ticks)
     y = Axis.around([0.0, 0.01, *(v or 0.0 for v in (*paired, *shuffled))], "share of windows")
-    chart = Chart(x, replace(y, form=_percent))
+    chart = Chart(x, replace(y, form=percent))
     area = tag("polygon", class_="area c1", points=chart.steps(edges, paired))
     outline = tag("polyline", class_="curve dashed grey", points=chart.steps(edges, shuffled))
     entries = (
@@ -140,7 +130,3 @@ def draw_histogram(title: str, part: Part) -> str:
     )
     said = f", histogram of cosines. {entries[0][1]}; {entries[1][1]}."
     return _panel(chart.draw(title, said, area, outline), entries, histogram_reading(part))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:g}%"

@@ -7,20 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lvm.report.charts import (
-    Axis,
-    Chart,
-    Point,
-    Series,
-    Style,
-    legend,
-    style_of,
-    swatch,
-    tag,
-    words,
-)
-from lvm.report.charts.axis import round_ticks
-from lvm.report.charts.style import MARKERS, NUM_COLOURS
+from lvm.report.charts.chart import Axis, Chart, Point, Series, round_ticks
+from lvm.report.charts.svg import MARKERS, NUM_COLOURS, Style, legend, style_of, swatch, tag, words
 
 CHART = Chart(Axis(0, 10, "epoch", (0, 5, 10)), Axis(0.0, 1.0, "cosine", (0.0, 0.5, 1.0)))
 
@@ -98,6 +86,13 @@ def test_a_curve_has_a_marker_per_point_and_a_larger_one_at_its_end() -> None:
     assert [mark.get("r") for mark in curve.iter("circle")] == ["2.5", "2.5", "2.5", "4.5"]
     assert [title.text for title in curve.iter("title")] == [point.said for point in points]
     assert next(curve.iter("polyline")).get("points") == CHART.path((p.x, p.y) for p in points)
+
+
+def test_a_point_beyond_the_axis_is_not_drawn() -> None:
+    points = [Point(5, 0.5, "on it"), Point(50, 0.5, "beyond")]
+    curve = parsed(CHART.curve(Series("one", Style("c1"), points)))
+    assert [title.text for title in curve.iter("title")] == ["on it"]
+    assert len(next(curve.iter("polyline")).get("points").split()) == 1
 
 
 def test_the_interval_of_a_point_is_a_bar_through_it() -> None:

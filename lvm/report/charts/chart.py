@@ -3,19 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from lvm.report.charts.axis import Axis
-from lvm.report.charts.style import Style, line_sample, marker
-from lvm.report.charts.tags import tag, words
+from lvm.report.charts.svg import Style, line_sample, marker, tag, words
 from lvm.text import number
 
 WIDTH, HEIGHT = 456, 250  # in units of the drawing
 IN_ROW = 0.6  # how far down in its row a value lies, below the name
 Place = tuple[float, float]  # values on both axes
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values from `low` to `high`, some of them marked."""
+
+    low: float
+    high: float
+    title: str = ""
+    ticks: Sequence[float] = ()
+    form: Callable[[float], str] = "{:g}".format  # of the ticks
+    log: bool = False
+
+    @classmethod
+    def around(cls, values: Iterable[float], title: str = "") -> Axis:
+        """Return an axis with round ends that holds all values."""
+        known = list(values)
+        ticks = round_ticks(min(known), max(known))
+        return cls(ticks[0], ticks[-1], title, ticks)
+
+    def share(self, value: float) -> float:
+        """Return how far along the axis a value lies: 0 at `low`, 1 at `high`."""
+        if self.log:
+            value, low, high = math.log10(value), math.log10(self.low), math.log10(self.high)
+        else:
+            low, high = self.low, self.high
+        return (value - low) / ((high - low) or 1.0)
+
+
+def percent(share: float) -> str:
+    """Return a share as a tick says it."""
+    return f"{100 * share:g}%"
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Return round values that enclose low and high, about five of them."""
+    step = 10 ** math.floor(math.log10(max(high - low, 1e-9) / 4))
+    step *= next(m for m in (1, 2, 2.5, 5, 10) if (high - low) / (step * m) <= 6)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
 
 
 class Point(NamedTuple):
@@ -75,18 +113,18 @@ class Chart:
         """Return a vertical line through the whole chart."""
         return self.line(kind, (x, self.y.low), (x, self.y.high))
 
-    def dots(self, style: Style, *points: Point, size: float = 3.5) -> str:
+    def dots(self, style: Style, *points: Point) -> str:
         """Return points with their intervals."""
-        return tag("g", *(self._dot(style, p, size) for p in points), class_=style.colour)
+        return tag("g", *(self._dot(style, point) for point in points), class_=style.colour)
 
-    def _dot(self, style: Style, point: Point, size: float) -> str:
+    def _dot(self, style: Style, point: Point, size: float = 3.5) -> str:
         bar = self.line("whisker", *point.interval) if point.interval else ""
         mark = marker(style.marker, *self.at(point.x, point.y), size)
         return tag("g", tag("title", escape(point.said)), bar, mark)
 
     def curve(self, series: Series, size: float = 3.5, end: float = 3.5) -> str:
-        """Return points joined by a line; the last marker has a size of its own."""
-        style, points = series.style, series.points
+        """Return the points on the axis, joined by a line; the last marker has its own size."""
+        style, points = series.style, [p for p in series.points if p.x <= self.x.high]
         path = self.path((point.x, point.y) for point in points)
         line = tag("polyline", class_=style.line, points=path)
         marks = [self._dot(style, point, size) for point in points[:-1]]

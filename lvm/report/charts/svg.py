@@ -1,11 +1,9 @@
-"""How a series looks, in a chart and in its legend."""
+"""Elements of SVG and HTML as text: what a series looks like, and how a legend says so."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-
-from lvm.report.charts.tags import tag
 
 MARKERS = ("circle", "square", "diamond", "triangle")
 NUM_COLOURS = 7  # of the style sheet
@@ -14,6 +12,32 @@ CORNERS = {  # of a marker around its centre
     "diamond": ((0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)),
     "triangle": ((0.0, -1.2), (1.15, 0.9), (-1.15, 0.9)),
 }
+
+
+def tag(name: str, *inside: str, **attributes: float | str) -> str:
+    """Return an element around finished markup; attributes are escaped, floats have one decimal.
+
+    An attribute that is a word of Python ends in "_", "_" inside a name stands for "-", and an
+    attribute without a value is left out.
+    """
+    start = name + "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"'
+        for key, value in attributes.items()
+        if value != ""
+    )
+    return f"<{start}>{''.join(inside)}</{name}>" if inside else f"<{start}/>"
+
+
+def _value(value: float | str) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else escape(str(value))
+
+
+def words(text: str, x: float, y: float, kind: str = "", anchor: str = "") -> str:
+    """Return text at a point of a drawing."""
+    return tag("text", escape(text), class_=kind, x=x, y=y, text_anchor=anchor)
+
+
+# --- series ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
