@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lvm.events import Event, Events, indexed
-from lvm.records import ABSENT, StopReason
+from lvm.records import ABSENT, StopReason, flatten
 from lvm.report import Run
 from lvm.report.models import added, is_combination
 from lvm.tracking.note import arm_note, registered_note
@@ -17,7 +17,6 @@ from lvm.tracking.views import (
     RunView,
     confirmed_arm,
     data_view,
-    flatten,
     milliseconds,
 )
 

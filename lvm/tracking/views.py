@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lvm.events import Event as Event
 from lvm.events import Events, indexed
-from lvm.records import RunVerdict
+from lvm.records import RunVerdict, flatten
 from lvm.tracking.note import run_note, table_name
 
 Document = Mapping[str, Any]  # of verdict.json
@@ -124,15 +124,6 @@ class RunView:
         if found:
             self.add_tags({"front.position": found["position"], "front.rung": found.get("rung")})
             self.add_metrics("front.", found.get("distance") or {}, compared["at"])
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, leaf) of nested mappings in order."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def milliseconds(seconds: float) -> int:
