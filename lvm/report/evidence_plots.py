@@ -8,13 +8,13 @@ from typing import Any
 
 from lvm.report import Event, Run
 from lvm.report.charts.chart import Axis, Chart, Point, Series, percent
-from lvm.report.charts.svg import Style, legend, style_of, tag, words
+from lvm.report.charts.svg import Style, style_of, tag, wide, words
 from lvm.report.models import model_name
 from lvm.report.small_plots import draw_histogram
 from lvm.text import number
 
 RUNG_METRICS = {1: "r_at_1", 5: "r_at_5", 10: "r_at_10", 50: "contain_at_50"}
-SAID = (1, 5, 10, 50, 100, 1000)  # places that the text alternative names
+NAMED = (1, 5, 10, 50, 100, 1000)  # places that the text alternative names
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -27,14 +27,14 @@ def reach(run: Run, judged: Sequence[Event]) -> str:
     lines = [_model_line(run, event, place) for place, event in enumerate(judged)]
     lines += _rung_line(run)
     chart = reach_chart(size)
-    said = "; ".join(f"{line.name}: {_said(line)}" for line in lines)
+    values = "; ".join(f"{line.name}: {_in_words(line)}" for line in lines)
     plot = chart.draw(
         "True next among the first k, test split",
-        f". {said}. Chance is k of {size:,}.",
+        f". {values}. Chance is k of {size:,}.",
         _chance(chart, size, judged[0]["evidence"]["reach"]["k"]),
         *map(chart.curve, lines),
     )
-    return tag("div", plot, legend(*(line.entry for line in lines)), class_="wide")
+    return wide(plot, *(line.entry for line in lines))
 
 
 def reach_chart(size: int) -> Chart:
@@ -74,8 +74,8 @@ def _chance(chart: Chart, size: int, places: Sequence[int]) -> str:
     return line + words("chance", x, y, "rung", anchor="end")
 
 
-def _said(line: Series) -> str:
-    return ", ".join(f"{number(p.y)} within {p.x:,}" for p in line.points if p.x in SAID)
+def _in_words(line: Series) -> str:
+    return ", ".join(f"{number(p.y)} within {p.x:,}" for p in line.points if p.x in NAMED)
 
 
 # --- cosines --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Models held against the front of predictions without training: a picture and its numbers."""
+"""Models compared with the front of predictions without training: a picture and its numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lvm.metrics import FRONT
 from lvm.records import LIMITS, Position
 from lvm.report import Block, Figure, Heading, Paragraph, Run, Table
 from lvm.report.charts.chart import Axis, Chart, Place, Point, Series
-from lvm.report.charts.svg import Style, legend, style_of, tag
+from lvm.report.charts.svg import Style, style_of, tag, wide
 from lvm.report.models import model_name
 from lvm.text import interval, number
 
@@ -114,16 +114,16 @@ def _picture(
     places = [*(place for _, place in front), *((p.x, p.y) for p in points), *ends]
     cosines, hits = zip(*places, strict=True)
     chart = Chart(Axis.around(cosines, "cosine"), Axis.around(hits, "R@5"))
-    drawn = [chart.dots(line.style, *line.points) for line in lines]
-    said = "; ".join(
-        f"{_said(model_name(model), _place(model['masked']))}, {_in_words(found[model['arm']])}"
+    marks = [chart.dots(line.style, *line.points) for line in lines]
+    values = "; ".join(
+        f"{_at(model_name(model), _place(model['masked']))}, {_in_words(found[model['arm']])}"
         for model in models
     )
-    corners = "; ".join(_said(name, place) for name, place in front)
-    text = f". Front, cosine and R@5: {corners}. Models: {said}."
+    corners = "; ".join(_at(name, place) for name, place in front)
+    text = f". Front, cosine and R@5: {corners}. Models: {values}."
+    drawing = chart.draw(TITLE, text, _front(chart, front), *marks)
     rungs = Series("front: no training", FRONT_STYLE, ())
-    legend_ = legend(*(series.entry for series in (rungs, *lines)))
-    return tag("div", chart.draw(TITLE, text, _front(chart, front), *drawn), legend_, class_="wide")
+    return wide(drawing, *(series.entry for series in (rungs, *lines)))
 
 
 def _point(model: Mapping[str, Any], found: Mapping[str, Any]) -> Point:
@@ -131,11 +131,11 @@ def _point(model: Mapping[str, Any], found: Mapping[str, Any]) -> Point:
     x, y = _place(model["masked"])
     distance = found["distance"] or {"lower": 0.0, "value": 0.0, "upper": 0.0}
     low, high = (distance[key] - distance["value"] for key in ("lower", "upper"))
-    said = f"{_said(model_name(model), (x, y))}, {found['position']}"
-    return Point(x, y, said, ((x + low, y + low), (x + high, y + high)))
+    hint = f"{_at(model_name(model), (x, y))}, {found['position']}"
+    return Point(x, y, hint, ((x + low, y + low), (x + high, y + high)))
 
 
-def _said(name: str, place: Place) -> str:
+def _at(name: str, place: Place) -> str:
     return f"{name} {number(place[0])}, {number(place[1])}"
 
 
@@ -150,7 +150,7 @@ def _front(chart: Chart, front: Sequence[tuple[str, Place]]) -> str:
     best_r, best_cosine = front[-1][1], front[0][1]
     corners = [place for _, place in front]
     edges = [((chart.x.low, best_r[1]), best_r), (best_cosine, (best_cosine[0], chart.y.low))]
-    rungs = (Point(*place, _said(name, place)) for name, place in front)
+    rungs = (Point(*place, _at(name, place)) for name, place in front)
     lines = (chart.line("curve", *pair) for pair in itertools.pairwise(corners))
     dashed = (chart.line("curve dashed", *edge) for edge in edges)
     line = tag("g", *dashed, *lines, class_=FRONT_STYLE.colour)

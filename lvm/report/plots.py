@@ -24,7 +24,7 @@ Arm = Mapping[str, Any]  # as a step started with it
 def step_curves(run: Run, specs: Sequence[Arm]) -> str:
     """Return the dev cosine and R@5 per epoch of some arms, with one legend for both.
 
-    Where all arms are searched in learned spaces there is no cosine to hold against the lines.
+    Where every arm is searched in a learned space, no cosine compares with the levels.
     """
     panels = []
     for metric in METRICS.shown(Shown.CURVES):
@@ -61,12 +61,12 @@ def _line(run: Run, spec: Arm, metric: str, place: int) -> Series:
 
 def _levels(run: Run, metric: str) -> list[tuple[str, str, float]]:
     """Return the lines behind the curves: the stage gate, the best rung, copy-last."""
-    found = []
+    gate = []
     if metric == "eval_cosine" and "stage_eval_cosine" in run.gates:
-        found.append(("gate", "stage gate", run.gates["stage_eval_cosine"]))
+        gate.append(("gate", "stage gate", run.gates["stage_eval_cosine"]))
     ladder = run.ladder("dev", metric)
     names = dict.fromkeys([*list(ladder)[:1], *(n for n in ("copy_last",) if n in ladder)])
-    return [*found, *(("rung", name, ladder[name]) for name in names)]
+    return [*gate, *(("rung", name, ladder[name]) for name in names)]
 
 
 def chart_of(run: Run, metric: str) -> Chart:
@@ -81,10 +81,10 @@ def _panel(run: Run, metric: str, lines: Sequence[Series]) -> str:
     chart, levels = chart_of(run, metric), _levels(run, metric)
     curves = [chart.curve(line, size=2.5, end=4.5) for line in lines if line.points]
     ends = [(line.name, line.points[-1]) for line in lines if line.points]
-    said = "; ".join(f"{name} {number(p.y)} at epoch {p.x}" for name, p in ends) or "no values"
-    held = "; ".join(f"{name} {number(value)}" for _, name, value in levels) or "none"
+    values = "; ".join(f"{name} {number(p.y)} at epoch {p.x}" for name, p in ends) or "no values"
+    bounds = "; ".join(f"{name} {number(value)}" for _, name, value in levels) or "none"
     title = f"dev {title_of(metric)} per epoch"
-    return chart.draw(title, f". {said}. Lines: {held}.", chart.levels(levels), *curves)
+    return chart.draw(title, f". {values}. Lines: {bounds}.", chart.levels(levels), *curves)
 
 
 # --- bars ----------------------------------------------------------------------------------------
@@ -101,8 +101,8 @@ def comparison(run: Run) -> str:
         ]
         rows = [("model", m["name"], m["masked"].get(metric)) for m in models]
         rows += [("ladder", name, value) for name, value in run.ladder("test", metric).items()]
-        known = [row for row in rows if row[2] is not None]
-        panels.append(_bars(f"test {title_of(metric)}", known))
+        measured = [row for row in rows if row[2] is not None]
+        panels.append(_bars(f"test {title_of(metric)}", measured))
     entries = (swatch("model"), "trained model"), (swatch("ladder"), "ladder: no training")
     return tag("div", *panels, class_="panels") + legend(*entries)
 
@@ -117,8 +117,8 @@ def _bars(title: str, rows: Sequence[tuple[str, str, float]]) -> str:
         chart.row_name(place, _short(name)) + chart.bar(kind, place, value)
         for place, (kind, name, value) in enumerate(rows)
     ]
-    said = "; ".join(f"{name} {number(value)}" for _, name, value in rows)
-    return chart.draw(title, f". {said}.", *bars)
+    values = "; ".join(f"{name} {number(value)}" for _, name, value in rows)
+    return chart.draw(title, f". {values}.", *bars)
 
 
 def _short(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from lvm.metrics import METRICS
 from lvm.report import Block, Figure, Paragraph, Run, Table
 from lvm.report.charts.chart import IN_ROW, Axis, Chart, Point
-from lvm.report.charts.svg import Style, legend, line_sample, sample, style_of, tag
+from lvm.report.charts.svg import Style, line_sample, sample, style_of, tag, wide
 from lvm.text import NONE, interval, number, title_of
 from lvm.triage.seeds import Repeated, basis, over_seeds, per_seed
 
@@ -97,9 +97,9 @@ def _lost(run: Run, repeated: Repeated) -> Iterator[Block]:
 
 def _plot(repeated: Repeated, against: Sequence[Mapping[str, Any]]) -> str:
     """Return a row per gain: its seeds, its interval, and its bound."""
-    values = [c["estimate"][k] for c in against for k in ("lower", "upper")]
-    values += [c["bound"] for c in against] + [v for c in against for v in per_seed(repeated, c)]
-    gains, names = Axis.around([0.0, 0.1, *values]), Axis(len(against), 0)
+    ends = [c["estimate"][k] for c in against for k in ("lower", "upper")]
+    ends += [c["bound"] for c in against] + [v for c in against for v in per_seed(repeated, c)]
+    gains, names = Axis.around([0.0, 0.1, *ends]), Axis(len(against), 0)
     height = TOP + ROW * len(against) + BOTTOM
     chart = Chart(gains, names, height, EDGE, EDGE, TOP, BOTTOM, x_grid=True)
     models = list(dict.fromkeys(c["model"] for c in against))
@@ -107,24 +107,26 @@ def _plot(repeated: Repeated, against: Sequence[Mapping[str, Any]]) -> str:
     for row, c in enumerate(against):
         y, found = row + IN_ROW, c["estimate"]
         colour = style_of(models.index(c["model"])).colour
-        said, ends = f"{_title(c)}: {interval(found)}", ((found["lower"], y), (found["upper"], y))
-        points = (Point(value, y, said, ends) for value in per_seed(repeated, c))
+        hint, bar = f"{_title(c)}: {interval(found)}", ((found["lower"], y), (found["upper"], y))
+        points = (Point(value, y, hint, bar) for value in per_seed(repeated, c))
         rows += [
             chart.row_name(row, _title(c)),
             chart.line("gate", (c["bound"], y - 0.2), (c["bound"], y + 0.2)),
             chart.dots(Style(colour), *points),
         ]
-    said = "; ".join(
+    values = "; ".join(
         f"{_title(c)} {interval(c['estimate'])}, bound {number(c['bound'], sign=True)}"
         for c in against
     )
+    drawing = chart.draw(
+        f"gain over {against[0]['over']} on test, seed by seed", f". {values}.", *rows
+    )
     bound = sample(tag("line", class_="gate", x1=15, x2=15, y1=0, y2=12))
-    entries = (
+    return wide(
+        drawing,
         (line_sample(Style("c1")), "a seed, and the interval over all"),
         (bound, "the bound of the success gate"),
     )
-    title = f"gain over {against[0]['over']} on test, seed by seed"
-    return tag("div", chart.draw(title, f". {said}.", *rows), class_="wide") + legend(*entries)
 
 
 def _title(comparison: Mapping[str, Any]) -> str:

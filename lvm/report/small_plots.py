@@ -35,12 +35,12 @@ UNMARKED = line_sample(STYLES["train"], marked=False)
 
 def panels(plots: Part) -> str:
     """Return every plot there are numbers for, as one group of panels; "" without any."""
-    drawn = [
+    charts = [
         *(_profile(name, plots[name], sides) for name, sides in line_plots(plots).items()),
         *([_blocks(plots)] if known_blocks(plots) else []),
         *(draw_histogram(*item) for item in histograms(plots)),
     ]
-    return tag("div", *drawn, class_="panels") if drawn else ""
+    return tag("div", *charts, class_="panels") if charts else ""
 
 
 def _panel(drawing: str, entries: Iterable[tuple[str, str]], reading: str) -> str:
@@ -94,11 +94,11 @@ def _levels(points: Iterable[Point], title: str, limits: Sequence[float] = ()) -
 
 def _blocks(plots: Part) -> str:
     """Draw one mark per block of eval articles over the band of the train side."""
-    part, known = plots["coherence_blocks"], known_blocks(plots)
+    part, blocks = plots["coherence_blocks"], known_blocks(plots)
     train = (part.get("train") or {}).get("near")
     limits = [part[k] for k in ("low", "high") if part.get(k) is not None]
-    points = [_point(i, b["near"], b.get("error") or 0.0, block_name(b, plots)) for i, b in known]
-    last = known[-1][0]
+    points = [_point(i, b["near"], b.get("error") or 0.0, block_name(b, plots)) for i, b in blocks]
+    last = blocks[-1][0]
     ticks = range(1, last + 1, math.ceil(last / 8))
     x = Axis(0.5, last + 0.5, "block of articles, by id", ticks)
     chart = Chart(x, _levels(points, "cosine above random", limits))
@@ -111,8 +111,8 @@ def _blocks(plots: Part) -> str:
         entries.append((swatch("band"), "train ±20%"))
     marks = chart.dots(STYLES["eval"], *points)
     level = f" Train level {number(train)}." if train is not None else ""
-    said = "; ".join(point.said for point in points)
-    drawing = chart.draw(BLOCKS, f". {said}.{level}", *layers, marks)
+    values = "; ".join(point.hint for point in points)
+    drawing = chart.draw(BLOCKS, f". {values}.{level}", *layers, marks)
     return _panel(drawing, entries, blocks_reading(plots))
 
 
@@ -128,5 +128,5 @@ def draw_histogram(title: str, part: Part) -> str:
         (swatch("area"), f"own target, mean {number(part.get('paired_mean'))}"),
         (UNMARKED, f"target of another article, mean {number(part.get('shuffled_mean'))}"),
     )
-    said = f", histogram of cosines. {entries[0][1]}; {entries[1][1]}."
-    return _panel(chart.draw(title, said, area, outline), entries, histogram_reading(part))
+    means = f", histogram of cosines. {entries[0][1]}; {entries[1][1]}."
+    return _panel(chart.draw(title, means, area, outline), entries, histogram_reading(part))

@@ -84,7 +84,7 @@ def test_a_curve_has_a_marker_per_point_and_a_larger_one_at_its_end() -> None:
     points = [Point(x, x / 10, f"epoch {x}") for x in range(4)]
     curve = parsed(CHART.curve(Series("one", Style("c1"), points), size=2.5, end=4.5))
     assert [mark.get("r") for mark in curve.iter("circle")] == ["2.5", "2.5", "2.5", "4.5"]
-    assert [title.text for title in curve.iter("title")] == [point.said for point in points]
+    assert [title.text for title in curve.iter("title")] == [point.hint for point in points]
     assert next(curve.iter("polyline")).get("points") == CHART.path((p.x, p.y) for p in points)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
@@ -28,10 +28,9 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def around(cls, values: Iterable[float], title: str = "") -> Axis:
+    def around(cls, values: Collection[float], title: str = "") -> Axis:
         """Return an axis with round ends that holds all values."""
-        known = list(values)
-        ticks = round_ticks(min(known), max(known))
+        ticks = round_ticks(min(values), max(values))
         return cls(ticks[0], ticks[-1], title, ticks)
 
     def share(self, value: float) -> float:
@@ -61,7 +60,7 @@ class Point(NamedTuple):
 
     x: float
     y: float
-    said: str = ""  # when pointed at
+    hint: str = ""  # shown when pointed at
     interval: tuple[Place, Place] | None = None
 
 
@@ -120,7 +119,7 @@ class Chart:
     def _dot(self, style: Style, point: Point, size: float = 3.5) -> str:
         bar = self.line("whisker", *point.interval) if point.interval else ""
         mark = marker(style.marker, *self.at(point.x, point.y), size)
-        return tag("g", tag("title", escape(point.said)), bar, mark)
+        return tag("g", tag("title", escape(point.hint)), bar, mark)
 
     def curve(self, series: Series, size: float = 3.5, end: float = 3.5) -> str:
         """Return the points on the axis, joined by a line; the last marker has its own size."""
@@ -169,8 +168,8 @@ class Chart:
 
     # --- the whole ------------------------------------------------------------------------------
 
-    def draw(self, title: str, said: str, *layers: str) -> str:
-        """Return the drawing under its title, with a text alternative that begins with it."""
+    def draw(self, title: str, values: str, *layers: str) -> str:
+        """Return the drawing under its title; its text alternative is the title and the values."""
         svg = tag(
             "svg",
             *self._y_axis(),
@@ -178,7 +177,7 @@ class Chart:
             *layers,
             viewBox=f"0 0 {WIDTH} {self.height}",
             role="img",
-            aria_label=f"{title}{said}",
+            aria_label=f"{title}{values}",
         )
         return tag("div", tag("p", escape(title), class_="plot-title"), svg, class_="plot")
 

@@ -77,6 +77,11 @@ def legend(*entries: tuple[str, str]) -> str:
     return tag("ul", *items, class_="legend")
 
 
+def wide(drawing: str, *entries: tuple[str, str]) -> str:
+    """Return one large drawing with its legend."""
+    return tag("div", drawing, legend(*entries), class_="wide")
+
+
 def line_sample(style: Style, *, lined: bool = True, marked: bool = True) -> str:
     """Return a sample of a line with its marker, or of one of the two."""
     line = tag("line", class_=style.line, x1=1, x2=29, y1=6, y2=6) if lined else ""
