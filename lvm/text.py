@@ -18,14 +18,17 @@ def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
     return f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
 
 
+def interval(estimate: Mapping[str, Any] | None, *, sign: bool = True) -> str:
+    """Return a value with its interval, or a dash for an estimate that does not exist."""
+    if not estimate:
+        return NONE
+    value, low, high = (number(estimate[k], sign=sign) for k in ("value", "lower", "upper"))
+    return f"{value} [{low}, {high}]"
+
+
 def estimate(gate: Mapping[str, Any]) -> str:
     """Return value and interval of a gate, with signs where the value is a difference."""
-    found = gate.get("estimate")
-    if not found:
-        return NONE
-    sign = gate["gate"] != "stage"
-    value, low, high = (number(found[k], sign=sign) for k in ("value", "lower", "upper"))
-    return f"{value} [{low}, {high}]"
+    return interval(gate.get("estimate"), sign=gate.get("gate") != "stage")
 
 
 def title_of(metric: str) -> str:

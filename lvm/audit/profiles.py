@@ -19,6 +19,7 @@ from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
 from lvm.audit.material import SIDES, Material
 from lvm.data.rows import take
+from lvm.evaluation.evidence import shares
 
 OFFSETS = range(-4, 5)  # chunks from the target
 SWEPT = 1024  # windows whose surroundings are looked up in the bank
@@ -225,15 +226,10 @@ def _histogram(
     paired: Float[np.ndarray, " m"],
     shuffled: Float[np.ndarray, " m"],
 ) -> dict[str, Any]:
-    def shares(values: np.ndarray) -> list[float | None]:
-        # Rounding may leave the largest value a hair outside the last edge.
-        inside = np.clip(values, edges[0], edges[-1])
-        return [_number(v / len(values)) for v in np.histogram(inside, edges)[0]]
-
     return {
         "edges": [_number(edge) for edge in edges],
-        "paired": shares(paired),
-        "shuffled": shares(shuffled),
+        "paired": shares(paired, edges),
+        "shuffled": shares(shuffled, edges),
         "paired_mean": _number(paired.mean()),
         "shuffled_mean": _number(shuffled.mean()),
         "windows": len(paired),

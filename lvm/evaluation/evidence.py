@@ -172,17 +172,18 @@ def _histograms(
         if last - first <= MAX_BINS:
             break
     edges = width * np.arange(first, last + 1)
-
-    def shares(values: np.ndarray) -> list[float]:
-        counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
-        return [round(float(count) / len(values), DIGITS) for count in counts]
-
     return {
         "low": round(first * width, DIGITS),
         "width": width,
-        "paired": shares(paired),
-        "shuffled": shares(shuffled),
+        "paired": shares(paired, edges),
+        "shuffled": shares(shuffled, edges),
     }
+
+
+def shares(values: Float[np.ndarray, " m"], edges: Float[np.ndarray, " e"]) -> list[float]:
+    """Return the share of values per bin; rounding may leave one a hair outside the last edge."""
+    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+    return [round(float(count) / len(values), DIGITS) for count in counts]
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -200,18 +200,13 @@ class Run:
 # --- verdicts -----------------------------------------------------------------------------------
 
 
+TONES = {
+    "pass": ("PASS", "PASSED", "FIXED", "CLEAN"),
+    "fail": ("FAIL", "NOT_FIXED", "BLOCKED"),
+    "unsure": ("INCONCLUSIVE", "WARNINGS", "UNSURE"),
+}
+
+
 def tone(verdict: str) -> str:
     """Return what a verdict means for its reader: pass, fail, unsure or none."""
-    return {
-        "PASS": "pass",
-        "PASSED": "pass",
-        "FIXED": "pass",
-        "FAIL": "fail",
-        "NOT_FIXED": "fail",
-        "BLOCKED": "fail",
-        "INCONCLUSIVE": "unsure",
-        "CLEAN": "pass",
-        "WARNINGS": "unsure",
-        "UNSURE": "unsure",
-        "NOT_EVALUABLE": "none",
-    }.get(verdict, "none")
+    return next((name for name, verdicts in TONES.items() if verdict in verdicts), "none")

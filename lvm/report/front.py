@@ -1,30 +1,21 @@
-"""Models held against the front of predictions without training: a picture and its numbers."""
+"""Models compared with the front of predictions without training: a picture and its numbers."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from lvm.metrics import FRONT
 from lvm.records import LIMITS, Position
 from lvm.report import Block, Figure, Heading, Paragraph, Run, Table
+from lvm.report.charts.chart import Axis, Chart, Place, Point, Series
+from lvm.report.charts.svg import Style, style_of, tag, wide
 from lvm.report.models import model_name
-from lvm.report.plots import (
-    MARKERS,
-    NUM_COLOURS,
-    Line,
-    draw_legend,
-    draw_marker,
-    drawing,
-    round_ticks,
-)
-from lvm.report.small_plots import HEIGHT, WIDTH, Axes, draw_frame
-from lvm.text import NONE, number
+from lvm.text import interval, number
 
+FRONT_STYLE = Style("ladder", "diamond")
 TITLE = "R@5 over cosine, test split"
-Place = tuple[float, float]  # cosine, R@5
 
 
 def front_blocks(run: Run) -> Iterator[Block]:
@@ -95,17 +86,10 @@ def _row(model: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     return [
         model_name(model),
         found["position"],
-        _interval(found["distance"]),
+        interval(found["distance"]),
         found["rung"] or found["reason"],
-        *(_interval(found["gains"].get(metric)) for metric in found["metrics"]),
+        *(interval(found["gains"].get(metric)) for metric in found["metrics"]),
     ]
-
-
-def _interval(estimate: Mapping[str, Any] | None) -> str:
-    if not estimate:
-        return NONE
-    value, lower, upper = (number(estimate[k], sign=True) for k in ("value", "lower", "upper"))
-    return f"{value} [{lower}, {upper}]"
 
 
 # --- the picture ----------------------------------------------------------------------------------
@@ -117,79 +101,57 @@ def _picture(
     found: Mapping[str, Mapping[str, Any]],
     baseline: str,
 ) -> str:
-    places = [_place(model["masked"]) for model in models]
-    bars = [_bar(place, found[m["arm"]]) for place, m in zip(places, models, strict=True)]
-    ends = [end for bar in bars for end in bar]
-    x_ticks, y_ticks = (
-        round_ticks(min(values), max(values))
-        for values in zip(*(p for _, p in front), *places, *ends, strict=True)
+    lines = [
+        Series(
+            model_name(model),
+            style_of(place, grey=model["name"] == baseline),
+            [_point(model, found[model["arm"]])],
+        )
+        for place, model in enumerate(models)
+    ]
+    points = [line.points[0] for line in lines]
+    ends = [end for point in points for end in point.interval or ()]
+    places = [*(place for _, place in front), *((p.x, p.y) for p in points), *ends]
+    cosines, hits = zip(*places, strict=True)
+    chart = Chart(Axis.around(cosines, "cosine"), Axis.around(hits, "R@5"))
+    marks = [chart.dots(line.style, *line.points) for line in lines]
+    values = "; ".join(
+        f"{_at(model_name(model), _place(model['masked']))}, {_in_words(found[model['arm']])}"
+        for model in models
     )
-    axes = Axes(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
-    lines = [_style(m, place, m["name"] == baseline) for place, m in enumerate(models)]
-    parts = [*draw_frame(axes, x_ticks, "cosine", "R@5"), _front(axes, front)]
-    for line, model, place, bar in zip(lines, models, places, bars, strict=True):
-        where = found[model["arm"]]["position"]
-        parts.append(_model(axes, line, place, bar, f"{_said(line.name, place)}, {where}"))
-    said = "; ".join(
-        f"{_said(line.name, place)}, {_in_words(found[model['arm']])}"
-        for line, model, place in zip(lines, models, places, strict=True)
-    )
-    corners = "; ".join(_said(name, place) for name, place in front)
-    text = f"{TITLE}. Front, cosine and R@5: {corners}. Models: {said}."
-    legend = draw_legend([Line("front: no training", "ladder", "diamond", False, ()), *lines], {})
-    return f'<div class="wide">{drawing(WIDTH, HEIGHT, text, parts, TITLE)}{legend}</div>'
+    corners = "; ".join(_at(name, place) for name, place in front)
+    text = f". Front, cosine and R@5: {corners}. Models: {values}."
+    drawing = chart.draw(TITLE, text, _front(chart, front), *marks)
+    rungs = Series("front: no training", FRONT_STYLE, ())
+    return wide(drawing, *(series.entry for series in (rungs, *lines)))
 
 
-def _bar(place: Place, found: Mapping[str, Any]) -> tuple[Place, Place]:
-    """Return the ends of the interval of the distance, laid through the model."""
+def _point(model: Mapping[str, Any], found: Mapping[str, Any]) -> Point:
+    """Return a model's place, with the interval of its distance laid through it."""
+    x, y = _place(model["masked"])
     distance = found["distance"] or {"lower": 0.0, "value": 0.0, "upper": 0.0}
     low, high = (distance[key] - distance["value"] for key in ("lower", "upper"))
-    return (place[0] + low, place[1] + low), (place[0] + high, place[1] + high)
+    hint = f"{_at(model_name(model), (x, y))}, {found['position']}"
+    return Point(x, y, hint, ((x + low, y + low), (x + high, y + high)))
 
 
-def _style(model: Mapping[str, Any], place: int, grey: bool) -> Line:
-    return Line(
-        name=model_name(model),
-        colour="grey" if grey else f"c{place % NUM_COLOURS + 1}",
-        marker=MARKERS[place % len(MARKERS)],
-        dashed=False,
-        points=(),
-    )
-
-
-def _said(name: str, place: Place) -> str:
+def _at(name: str, place: Place) -> str:
     return f"{name} {number(place[0])}, {number(place[1])}"
 
 
 def _in_words(found: Mapping[str, Any]) -> str:
     if found["position"] == Position.NOT_EVALUABLE:
         return "not compared"
-    return f"{found['position']} the front, distance {_interval(found['distance'])}"
+    return f"{found['position']} the front, distance {interval(found['distance'])}"
 
 
-def _front(axes: Axes, front: Sequence[tuple[str, Place]]) -> str:
+def _front(chart: Chart, front: Sequence[tuple[str, Place]]) -> str:
     """Draw the front, to the left of its last rung and below its first dashed."""
     best_r, best_cosine = front[-1][1], front[0][1]
     corners = [place for _, place in front]
-    edges = [((axes.x_low, best_r[1]), best_r), (best_cosine, (best_cosine[0], axes.y_low))]
-    marks = "".join(
-        f"<g><title>{escape(_said(name, place))}</title>"
-        f"{draw_marker('diamond', axes.x(place[0]), axes.y(place[1]), 3.5)}</g>"
-        for name, place in front
-    )
-    lines = "".join(_line(axes, *pair, "curve") for pair in itertools.pairwise(corners))
-    dashed = "".join(_line(axes, *edge, "curve dashed") for edge in edges)
-    return f'<g class="ladder">{dashed}{lines}{marks}</g>'
-
-
-def _model(axes: Axes, line: Line, place: Place, bar: tuple[Place, Place], said: str) -> str:
-    mark = draw_marker(line.marker, axes.x(place[0]), axes.y(place[1]), 4)
-    title = f"<title>{escape(said)}</title>"
-    return f'<g class="{line.colour}">{title}{_line(axes, *bar, "whisker")}{mark}</g>'
-
-
-def _line(axes: Axes, first: Place, last: Place, kind: str) -> str:
-    return (
-        f'<line class="{kind}" x1="{axes.x(first[0]):.1f}" y1="{axes.y(first[1]):.1f}" '
-        f'x2="{axes.x(last[0]):.1f}" y2="{axes.y(last[1]):.1f}"/>'
-    )
+    edges = [((chart.x.low, best_r[1]), best_r), (best_cosine, (best_cosine[0], chart.y.low))]
+    rungs = (Point(*place, _at(name, place)) for name, place in front)
+    lines = (chart.line("curve", *pair) for pair in itertools.pairwise(corners))
+    dashed = (chart.line("curve dashed", *edge) for edge in edges)
+    line = tag("g", *dashed, *lines, class_=FRONT_STYLE.colour)
+    return line + chart.dots(FRONT_STYLE, *rungs)

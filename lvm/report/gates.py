@@ -44,6 +44,8 @@ PEEKING = (
     "triages on the same test split."
 )
 
+GATE = ("Model or arm", "Split", "Gate", "Metric", "Bound")  # columns that name a gate
+SIZES = ("Articles", "Effective articles", "Correlation with size", "Design effect")
 Row = tuple[str, str, Event]  # model or arm, split, gate
 
 
@@ -56,20 +58,7 @@ def gates_section(run: Run) -> Iterator[Block]:
     yield Table(
         "every gate that was judged; the gains of arms over their control are in the steps",
         "llllrrrrrrll",
-        (
-            "Model or arm",
-            "Split",
-            "Gate",
-            "Metric",
-            "Bound",
-            "Value [interval]",
-            "Articles",
-            "Effective articles",
-            "Correlation with size",
-            "Design effect",
-            "Verdict",
-            "Reason",
-        ),
+        (*GATE, "Value [interval]", *SIZES, "Verdict", "Reason"),
         [_gate(*row) for row in rows],
     )
     if any(len(step["arms"]) > ARMS for step in run.document["steps"]):
@@ -124,18 +113,18 @@ def _gains(run: Run) -> list[Row]:
     ]
 
 
+def _named(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
+    """Return the cells that name a gate; a bound has a sign where it is one of a difference."""
+    bound = number(gate["bound"], sign=gate["gate"] != "stage") if gate["estimate"] else NONE
+    return [name, split, gate["gate"], title_of(gate["metric"]), bound]
+
+
 def _gate(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
     found = gate["estimate"]
-    bound = number(gate["bound"], sign=gate["gate"] != "stage") if found else NONE
-    articles = f"{found['num_articles']:,}" if found else NONE
     return [
-        name,
-        split,
-        gate["gate"],
-        title_of(gate["metric"]),
-        bound,
+        *_named(name, split, gate),
         estimate(gate),
-        articles,
+        f"{found['num_articles']:,}" if found else NONE,
         number(gate.get("effective_articles"), 1),
         number(gate.get("size_correlation"), 2, sign=True),
         number(gate.get("design_effect"), 1),
@@ -148,18 +137,7 @@ def _p_values(rows: Sequence[Row]) -> Table:
     return Table(
         "p-values of the differences, one-sided against their bounds; the corrected one decides",
         "llllrrrrrr",
-        (
-            "Model or arm",
-            "Split",
-            "Gate",
-            "Metric",
-            "Bound",
-            "p",
-            "p corrected",
-            "over",
-            "p by sign flips",
-            "Independent windows",
-        ),
+        (*GATE, "p", "p corrected", "over", "p by sign flips", "Independent windows"),
         [_p_value(*row) for row in rows],
     )
 
@@ -167,11 +145,7 @@ def _p_values(rows: Sequence[Row]) -> Table:
 def _p_value(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
     effect, windows = gate.get("design_effect"), gate["estimate"]["num_windows"]
     return [
-        name,
-        split,
-        gate["gate"],
-        title_of(gate["metric"]),
-        number(gate["bound"], sign=True),
+        *_named(name, split, gate),
         *(_chance(gate.get(key)) for key in ("p_value", "adjusted_p")),
         str(gate.get("num_tests") or NONE),
         _chance(gate.get("sign_flip_p")),

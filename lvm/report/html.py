@@ -63,7 +63,7 @@ def _block(block: Block) -> str:
         case Heading(text=text, verdict=""):
             return f"<h3>{escape(text)}</h3>"
         case Heading(text=text, gate=gate, verdict=verdict):
-            return f"<h3>{escape(text)} <small>{escape(gate)}</small> {_word(verdict)}</h3>"
+            return f"<h3>{escape(text)} <small>{escape(gate)}</small> {colour_word(verdict)}</h3>"
         case Items(label=label, items=items):
             listed = "".join(f"<li>{escape(item)}</li>" for item in items)
             return f'<h4>{escape(label)}</h4><ul class="items">{listed}</ul>'
@@ -116,11 +116,12 @@ def _cell(cell: str) -> str:
     value, bracket, rest = cell.removeprefix(word).strip(), "", ""
     if cell.endswith("]"):
         value, bracket, rest = value.partition(" [")
-    parts = [_word(word) if word else "", escape(value)]
+    parts = [colour_word(word) if word else "", escape(value)]
     if bracket:
         parts.append(f'<span class="interval">[{escape(rest)}</span>')
     return " ".join(part for part in parts if part)
 
 
-def _word(verdict: str) -> str:
+def colour_word(verdict: str) -> str:
+    """Return a verdict in the colour of what it means."""
     return f'<span class="word {tone(verdict)}">{escape(verdict)}</span>'

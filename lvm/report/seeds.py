@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from lvm.metrics import METRICS
 from lvm.report import Block, Figure, Paragraph, Run, Table
-from lvm.report.plots import NUM_COLOURS, WIDTH, draw_marker, drawing, round_ticks
-from lvm.text import NONE, number, title_of
-from lvm.triage.events import ArmJudged, StepStarted
-from lvm.triage.seeds import basis, interval, over_seeds, per_seed
-from lvm.triage.summary import SeedsShown
+from lvm.report.charts.chart import IN_ROW, Axis, Chart, Point
+from lvm.report.charts.svg import Style, line_sample, sample, style_of, tag, wide
+from lvm.text import NONE, interval, number, title_of
+from lvm.triage.seeds import Repeated, basis, over_seeds, per_seed
 
-PITCH, TOP, BOTTOM, EDGE = 44, 8, 24, 16  # of the plot: a row, and what surrounds the rows
+ROW, TOP, BOTTOM, EDGE = 44, 8, 24, 16  # of the plot: a row, and what surrounds the rows
 
 
 def seeds_section(run: Run) -> Iterator[Block]:
@@ -71,7 +69,7 @@ def _gains(comparisons: Sequence[Mapping[str, Any]]) -> Table:
                 c["over"],
                 title_of(c["metric"]),
                 number(c["bound"], sign=True),
-                interval(c),
+                interval(found),
                 deviation,
                 str(found["num_seeds"]),
                 f"{found['num_articles']:,}",
@@ -99,51 +97,36 @@ def _lost(run: Run, repeated: SeedsShown) -> Iterator[Block]:
 
 def _plot(repeated: SeedsShown, against: Sequence[Mapping[str, Any]]) -> str:
     """Return a row per gain: its seeds, its interval, and its bound."""
-    values = {_key(c): per_seed(repeated, c) for c in against}
     ends = [c["estimate"][k] for c in against for k in ("lower", "upper")]
-    ends += [c["bound"] for c in against] + [v for found in values.values() for v in found]
-    ticks = round_ticks(min([0.0, *ends]), max([0.1, *ends]))
-    low, high = ticks[0], ticks[-1]
-    height = TOP + PITCH * len(against) + BOTTOM
-
-    def x(value: float) -> float:
-        return EDGE + (WIDTH - 2 * EDGE) * (value - low) / (high - low)
-
-    parts = [
-        f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
-        f'<text x="{x(t):.1f}" y="{height - 8}" text-anchor="middle">{t:g}</text>'
-        for t in ticks
-    ]
+    ends += [c["bound"] for c in against] + [v for c in against for v in per_seed(repeated, c)]
+    gains, names = Axis.around([0.0, 0.1, *ends]), Axis(len(against), 0)
+    height = TOP + ROW * len(against) + BOTTOM
+    chart = Chart(gains, names, height, EDGE, EDGE, TOP, BOTTOM, x_grid=True)
     models = list(dict.fromkeys(c["model"] for c in against))
-    for place, c in enumerate(against):
-        middle, found = TOP + PITCH * place + 28, c["estimate"]
-        marks = "".join(draw_marker("circle", x(v), middle, 3.5) for v in values[_key(c)])
-        said = f"{_title(c)}: {interval(c)}"
-        parts.append(
-            f'<text class="name" x="0" y="{middle - 14}">{escape(_title(c))}</text>'
-            f'<line class="gate" x1="{x(c["bound"]):.1f}" x2="{x(c["bound"]):.1f}" '
-            f'y1="{middle - 10}" y2="{middle + 10}"/>'
-            f'<g class="c{models.index(c["model"]) % NUM_COLOURS + 1}"><title>{escape(said)}'
-            f'</title><line class="whisker" x1="{x(found["lower"]):.1f}" '
-            f'x2="{x(found["upper"]):.1f}" y1="{middle}" y2="{middle}"/>{marks}</g>'
-        )
-    said = "; ".join(
-        f"{_title(c)} {interval(c)}, bound {number(c['bound'], sign=True)}" for c in against
+    rows = []
+    for row, c in enumerate(against):
+        y, found = row + IN_ROW, c["estimate"]
+        colour = style_of(models.index(c["model"])).colour
+        hint, bar = f"{_title(c)}: {interval(found)}", ((found["lower"], y), (found["upper"], y))
+        points = (Point(value, y, hint, bar) for value in per_seed(repeated, c))
+        rows += [
+            chart.row_name(row, _title(c)),
+            chart.line("gate", (c["bound"], y - 0.2), (c["bound"], y + 0.2)),
+            chart.dots(Style(colour), *points),
+        ]
+    values = "; ".join(
+        f"{_title(c)} {interval(c['estimate'])}, bound {number(c['bound'], sign=True)}"
+        for c in against
     )
-    legend = (
-        '<ul class="legend"><li><svg viewBox="0 0 30 12" aria-hidden="true"><g class="c1">'
-        '<line class="whisker" x1="1" x2="29" y1="6" y2="6"/>'
-        f"{draw_marker('circle', 15, 6, 3.5)}</g></svg>a seed, and the interval over all</li>"
-        '<li><svg viewBox="0 0 30 12" aria-hidden="true"><line class="gate" x1="15" x2="15" '
-        'y1="0" y2="12"/></svg>the bound of the success gate</li></ul>'
+    drawing = chart.draw(
+        f"gain over {against[0]['over']} on test, seed by seed", f". {values}.", *rows
     )
-    title = f"gain over {against[0]['over']} on test, seed by seed"
-    drawn = drawing(WIDTH, height, f"{title}. {said}.", parts, title)
-    return f'<div class="wide">{drawn}</div>{legend}'
-
-
-def _key(comparison: Mapping[str, Any]) -> tuple[str, str]:
-    return comparison["model"], comparison["metric"]
+    bound = sample(tag("line", class_="gate", x1=15, x2=15, y1=0, y2=12))
+    return wide(
+        drawing,
+        (line_sample(Style("c1")), "a seed, and the interval over all"),
+        (bound, "the bound of the success gate"),
+    )
 
 
 def _title(comparison: Mapping[str, Any]) -> str:

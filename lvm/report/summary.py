@@ -8,7 +8,7 @@ from typing import Any
 
 from lvm.audit.words import answer, broken, overrides, unverified
 from lvm.printed import job_command
-from lvm.records import RunVerdict, Verdict
+from lvm.records import RunVerdict, Verdict, flatten
 from lvm.report import Block, Facts, Paragraph, Preformatted, Run
 from lvm.report.audit import audit_of, first_screen
 from lvm.report.cost import saved_in_words
@@ -161,13 +161,5 @@ def _again(run: Run) -> str:
 def _changes(run: Run) -> dict[str, Any]:
     """Return the dotted recipe keys in which the fix differs from the base recipe."""
     recipe = (run.document.get("arm") or {}).get("recipe") or {}
-    base = _flat(run.started.get("config", {}).get("recipe", {}))
-    return {k: v for k, v in _flat(recipe).items() if v != base.get(k)}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
+    base = dict(flatten(run.started.get("config", {}).get("recipe", {})))
+    return {k: v for k, v in flatten(recipe) if v != base.get(k)}

@@ -11,6 +11,7 @@ from lvm.audit.words import answer
 from lvm.records import StopReason
 from lvm.report import Block, Event, Figure, Preformatted, Run, tone
 from lvm.report.audit import audit_of
+from lvm.report.html import colour_word
 from lvm.report.many import left_out, named, shown_arms, specs_by_id
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
@@ -244,7 +245,7 @@ def _twigs(node: Node) -> str:
 
 
 def _word(verdict: str) -> str:
-    return f' <span class="word {tone(verdict)}">{escape(verdict)}</span>' if verdict else ""
+    return f" {colour_word(verdict)}" if verdict else ""
 
 
 def _as_text(nodes: Sequence[Node], end: str, since: str) -> Iterator[str]:

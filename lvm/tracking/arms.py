@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from lvm.events import Event, Events, indexed
 from lvm.records import ABSENT, StopReason, flatten
+from lvm.report import Run
 from lvm.report.models import added, is_combination
 from lvm.tracking.note import arm_note, registered_note
 from lvm.tracking.views import (

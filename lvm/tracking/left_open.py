@@ -9,7 +9,7 @@ from typing import Any
 
 from lvm.errors import DataError
 from lvm.tracking import EXPERIMENT, Tracker
-from lvm.tracking.store import in_words, sqlite_path
+from lvm.tracking.store import in_words, search, sqlite_path
 from lvm.tracking.views import PARENT
 
 
@@ -47,14 +47,7 @@ def _search(uri: str) -> list[Any]:
     if experiment is None:
         return []
     wanted = f"attributes.status = 'RUNNING' and tags.`lvm.key` = '{PARENT}'"
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment.experiment_id], wanted, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+    return search(client, experiment.experiment_id, wanted)
 
 
 def _open_run(tags: dict[str, str]) -> OpenRun:

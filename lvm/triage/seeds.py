@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from lvm.text import counted, number, title_of
-from lvm.triage.events.evidence import Comparison
-from lvm.triage.summary import SeedsShown
+from collections.abc import Mapping
+from typing import Any
+
+from lvm.text import counted, interval, number, title_of
 
 ENOUGH = 3  # seeds; two say so little of a third that their interval is ten times their distance
 
@@ -34,7 +35,8 @@ def over_seeds(repeated: SeedsShown) -> str:
             f"seeds says something from {ENOUGH} on."
         )
     words = " and ".join(
-        f"{title_of(c.metric)} {interval(c)} against {number(c.bound, sign=True)}" for c in gains
+        f"{title_of(c['metric'])} {interval(c['estimate'])} against {number(c['bound'], sign=True)}"
+        for c in gains
     )
     clear = any(c.estimate.lower >= c.bound for c in gains)
     below = all(c.estimate.upper < c.bound for c in gains)
@@ -65,14 +67,7 @@ def _behind(repeated: SeedsShown) -> list[Comparison]:
     return [c for c in against if c.model == against[-1].model]
 
 
-def interval(comparison: Comparison) -> str:
-    """Return the gain of a comparison with its interval."""
-    found = comparison.estimate
-    value, low, high = (number(x, sign=True) for x in (found.value, found.lower, found.upper))
-    return f"{value} [{low}, {high}]"
-
-
-def per_seed(repeated: SeedsShown, comparison: Comparison) -> list[float]:
+def per_seed(repeated: Repeated, comparison: Mapping[str, Any]) -> list[float]:
     """Return the gain of every seed that both models have."""
     ours, theirs = (
         {r.seed: r.of(comparison.metric) for r in repeated.models[name].per_seed}

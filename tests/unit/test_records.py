@@ -15,6 +15,7 @@ from lvm.records import (
     StopReason,
     Verdict,
     evaluation_from_plain,
+    flatten,
     gate_from_plain,
     to_plain,
 )
@@ -98,3 +99,8 @@ def test_metrics_are_declared_under_their_own_names() -> None:
         "eff_at_5",
         "p95_ms",
     } <= set(METRICS.names())
+
+
+def test_nested_values_are_named_by_dotted_keys_in_order() -> None:
+    values = {"b": 1, "a": {"c": [2], "d": {"e": None}}, "f": {}}
+    assert list(flatten(values)) == [("b", 1), ("a.c", [2]), ("a.d.e", None)]

@@ -953,24 +953,14 @@ def test_curves_lie_where_their_values_are(tmp_path):
     story.phase1()
     document = build_verdict(story.journal.events, resume=RESUME)
     run = Run(story.journal.events, document)
-    scale = plots._scale(run, "eval_cosine")
+    chart = plots.chart_of(run, "eval_cosine")
     gate_y = re.findall(
         r'<line class="gate" [^>]*y1="([\d.]+)"', plots.step_curves(run, run.specs("phase_1"))
     )
-    assert float(gate_y[0]) == pytest.approx(scale.y(0.35), abs=0.06)
+    assert float(gate_y[0]) == pytest.approx(chart.at(0, 0.35)[1], abs=0.06)
     points = re.findall(
         r'points="([\d., ]+)"/><g><title>AR', plots.step_curves(run, run.specs("phase_1"))
     )
     x, y = map(float, points[0].split()[-1].split(","))
-    assert x == pytest.approx(scale.x(6), abs=0.06)
-    assert y == pytest.approx(scale.y(0.31 + 0.0123 * 6), abs=0.06)
-    assert scale.y(scale.low) > scale.y(scale.high)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 0.1), (-0.03, 0.56), (0.0, 1.0), (0.0, 1e-6)])
-def test_ticks_enclose_the_values(low, high):
-    ticks = plots.round_ticks(low, high)
-    assert ticks[0] <= low + 1e-9
-    assert ticks[-1] >= high - 1e-9
-    assert 2 <= len(ticks) <= 9
-    assert len(set(ticks)) == len(ticks)
+    assert (x, y) == pytest.approx(chart.at(6, 0.31 + 0.0123 * 6), abs=0.06)
+    assert chart.at(0, chart.y.low)[1] > chart.at(0, chart.y.high)[1]

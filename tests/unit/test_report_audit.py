@@ -11,6 +11,7 @@ from test_report import HOSTILE, Checker, Story, fixed_story, report, section
 from lvm.audit.words import answer, not_looked_at, where_in_words
 from lvm.report import Run, plot_words, small_plots
 from lvm.report.audit import audit_section
+from lvm.report.charts.chart import HEIGHT, WIDTH
 from lvm.report.markdown import write_audit_report
 from lvm.terminal import print_audit
 
@@ -305,9 +306,9 @@ def test_drawings_hold_numbers_only_and_stay_inside() -> None:
     for svg in drawings(markup).values():
         for element in svg.iter():
             for name in ("x", "x1", "x2", "cx"):
-                assert 0 <= float(element.get(name, 0)) <= small_plots.WIDTH
+                assert 0 <= float(element.get(name, 0)) <= WIDTH
             for name in ("y", "y1", "y2", "cy"):
-                assert 0 <= float(element.get(name, 0)) <= small_plots.HEIGHT
+                assert 0 <= float(element.get(name, 0)) <= HEIGHT
 
 
 def test_values_lie_where_the_axis_says() -> None:

@@ -38,7 +38,7 @@ def test_ranks_are_drawn_on_a_log_scale_beside_the_best_rung(told):
     x = [float(point.split(",")[0]) for point in points]
     assert x[5] - x[4] == pytest.approx(x[4] - x[3], abs=0.11)  # 10, 100, 1000
     y = [float(point.split(",")[1]) for point in points]
-    assert y[-1] == evidence_plots._y(1.0) < y[0]
+    assert y[-1] == evidence_plots.reach_chart(9876).at(1, 1.0)[1] < y[0]
     label = re.search(r'aria-label="(True next[^"]*)"', told[1])[1]
     assert "AR-only, raw space: 0.010 within 1, 0.103 within 5" in label
     assert "Chance is k of 9,876" in label
