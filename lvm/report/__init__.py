@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from lvm.triage.events import Epoch, Ladder, Phase1Judged, RunStarted, StepStarted
+from lvm.triage.events import Event
+from lvm.triage.state import RunState, indexed
 from lvm.metrics import METRICS
 from lvm.records import LIMITS
-from lvm.triage.events import Epoch, Event, Ladder, Phase1Judged, RunStarted, StepStarted
-from lvm.triage.state import RunState, indexed
 
 # --- blocks --------------------------------------------------------------------------------------
 
@@ -115,17 +116,17 @@ class Run:
         """The events, as they are looked up."""
         return indexed(self.events)
 
-    def all(self, kind: type[Event], **values: Any) -> list[Any]:
+    def all(self, kind: str, **values: Any) -> list[Event]:
         """Return the events of one kind with these values in order."""
         return self.index.of(kind, **values)
 
-    def last(self, kind: type[Event], **values: Any) -> Any:
+    def last(self, kind: str, **values: Any) -> Event:
         """Return the last such event, or an empty mapping."""
         return self.index.last(kind, **values) or {}
 
     def curve(self, arm: str) -> dict[int, Event]:
         """Return the record of every epoch of an arm; steps that share an arm share its epochs."""
-        return {event["epoch"]: event for event in self.all(Epoch, arm=arm)}
+        return {event.epoch: event for event in self.all(Epoch, arm=arm)}
 
     def specs(self, step: str) -> list[Mapping[str, Any]]:
         """Return the arms that a step started with, and an empty list before it started."""
@@ -139,13 +140,13 @@ class Run:
         if metric not in self._spans:
             events = [e for e in self.all(Epoch) if e.get(metric) is not None]
             compared = {
-                spec["id"]
+                spec.id
                 for started in self.all(StepStarted)
-                for spec in started["arms"]
-                if METRICS.get(metric).across_spaces or spec["recipe"]["search_space"] == "raw"
+                for spec in started.arms
+                if METRICS.get(metric).across_spaces or spec.recipe.search_space == "raw"
             }
-            values = [event[metric] for event in events if event["arm"] in compared]
-            last = max([1, *(event["epoch"] for event in events)])
+            values = [event[metric] for event in events if event.arm in compared]
+            last = max([1, *(event.epoch for event in events)])
             self._spans[metric] = min([0.0, *values]), max([0.1, *values]), last
         return self._spans[metric]
 
@@ -158,8 +159,8 @@ class Run:
         """For every arm the event that began the first part of the run it belongs to."""
         found: dict[str, Event] = {}
         for started in self.all(StepStarted):
-            for spec in started["arms"]:
-                found.setdefault(spec["id"], started)
+            for spec in started.arms:
+                found.setdefault(spec.id, started)
         return found
 
     @property
@@ -181,13 +182,13 @@ class Run:
     @property
     def unchanged(self) -> Mapping[str, Any]:
         """Spec of the base recipe's model of phase 1, or an empty mapping."""
-        others = [spec for spec in self.specs("phase_1") if spec["name"] != self.baseline]
+        others = [spec for spec in self.specs("phase_1") if spec.name != self.baseline]
         return others[0] if others else {}
 
     def ladder(self, split: str, metric: str) -> dict[str, float]:
         """Return the predictors without training that a model competes with, best first."""
         rows = self.last(Ladder, split=split).get("rows", {})
-        values = {name: row["masked"].get(metric) for name, row in rows.items()}
+        values = {name: row.masked.get(metric) for name, row in rows.items()}
         kept = {n: v for n, v in values.items() if v is not None and n not in LIMITS}
         sign = -1 if METRICS.get(metric).higher_is_better else 1
         return dict(sorted(kept.items(), key=lambda item: sign * item[1]))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lvm.audit.document import AuditDocument
+from lvm.triage.events import Audited, BelowLadder, Inspected
 from lvm.audit.words import (
+    Document,
     answer,
     as_sentence,
     blocking_codes,
@@ -38,14 +39,13 @@ from lvm.report import (
     small_plots,
 )
 from lvm.text import number, seconds, title_of
-from lvm.triage.events import Audited, BelowLadder, Inspected
 
 # --- the section ----------------------------------------------------------------------------------
 
 
-def audit_of(run: Run) -> AuditDocument:
+def audit_of(run: Run) -> Document:
     """Return the last audit of a run; empty for a run from before there was one."""
-    audit: AuditDocument = run.last(Audited).get("audit") or {}
+    audit: Document = run.last(Audited).get("audit") or {}
     return audit
 
 
@@ -67,21 +67,21 @@ def _model_of_phase_1(run: Run) -> Iterator[Block]:
         return
     yield Heading("What the models of phase 1 show")
     if below:
-        told = [_told(f) for f in below["findings"]] or [as_sentence(below["reason"])]
-        yield Items(f"{below['name']}, on dev", told)
+        told = [_told(f) for f in below.findings] or [as_sentence(below.reason)]
+        yield Items(f"{below.name}, on dev", told)
     if seen:
         name, findings = seen.get("name", "the base recipe"), seen.get("findings", [])
         told = [_told(f) for f in findings]
         yield Items(f"{name}, on dev", told or ["none of the checks of predictions found it odd"])
-    reasons = [f["next"] for f in below.get("findings", [])]
+    reasons = [f.next for f in below.get("findings", [])]
     yield Items("What follows for the steps", [*reasons, *seen.get("reasons", [])])
 
 
 def _told(finding: Mapping[str, Any]) -> str:
-    return f"{finding['code']}: {as_sentence(finding['seen'])} {finding['meaning']}"
+    return f"{finding.code}: {as_sentence(finding.seen)} {finding.meaning}"
 
 
-def standalone(document: AuditDocument) -> list[Section]:
+def standalone(document: Document) -> list[Section]:
     """Return the report of an audit alone."""
     first = list(first_screen(document))
     return [
@@ -90,16 +90,16 @@ def standalone(document: AuditDocument) -> list[Section]:
     ]
 
 
-def first_screen(document: AuditDocument) -> Iterator[Block]:
+def first_screen(document: Document) -> Iterator[Block]:
     """Yield the answer, what was overridden or broke, what blocks and what to do about it."""
     yield Paragraph(_lead(document), "lead")
     for sentence in [*unverified(document), *overrides(document), *broken(document)]:
         yield Paragraph(sentence, "warning")
     findings = document.get("findings", [])
-    shown = [f for f in findings if f["code"] in blocking_codes(document)] or findings[:3]
-    pairs = [(f["code"], f"{as_sentence(f['seen'])} {f['meaning']}") for f in shown]
+    shown = [f for f in findings if f.code in blocking_codes(document)] or findings[:3]
+    pairs = [(f.code, f"{as_sentence(f.seen)} {f.meaning}") for f in shown]
     pairs.append(("Cost", f"0 s of training; the audit took {seconds(_seconds(document))}"))
-    steps = list(dict.fromkeys(f["next"] for f in shown if f.get("next")))
+    steps = list(dict.fromkeys(f.next for f in shown if f.get("next")))
     pairs += [("Next" if i == 0 else "Then", step) for i, step in enumerate(steps)]
     if codes := blocking_codes(document):
         flags = " ".join(f"--allow {code}" for code in codes)
@@ -107,24 +107,24 @@ def first_screen(document: AuditDocument) -> Iterator[Block]:
     yield Facts(pairs)
 
 
-def _lead(document: AuditDocument) -> str:
+def _lead(document: Document) -> str:
     text = answer(document)
     if document.get("verdict") == "BLOCKED":
         return f"{text}. No training can help before this is mended, so none was started."
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _seconds(document: AuditDocument) -> float:
+def _seconds(document: Document) -> float:
     return float(document.get("seconds") or 0.0)
 
 
-def _details(document: AuditDocument) -> Iterator[Block]:
+def _details(document: Document) -> Iterator[Block]:
     """Yield findings, blind spots, routing, ladder, plots and inputs."""
     yield from _findings(document)
     yield Heading("What was looked at")
     if blind := not_looked_at(document):
         yield Items("Could not be looked at, and so has not passed", blind)
-    if passed := [f"{c['code']}: {c['question']}" for c in checks_with(document, "PASS")]:
+    if passed := [f"{c.code}: {c.question}" for c in checks_with(document, "PASS")]:
         yield Items("Passed", passed)
     yield from _route(document)
     yield from _ladder(document)
@@ -136,13 +136,13 @@ def _details(document: AuditDocument) -> Iterator[Block]:
     yield from _inputs(document)
 
 
-def _findings(document: AuditDocument) -> Iterator[Block]:
+def _findings(document: Document) -> Iterator[Block]:
     findings = document.get("findings", [])
     if not findings:
         yield Paragraph("Nothing was found.", "note")
         return
     rows = [
-        [f["code"], severity_of(f, document), f["seen"], f["allowed"], where_in_words(f["where"])]
+        [f.code, severity_of(f, document), f.seen, f.allowed, where_in_words(f.where)]
         for f in findings
     ]
     strong = frozenset(i for i, row in enumerate(rows) if row[1] == "block")
@@ -151,23 +151,23 @@ def _findings(document: AuditDocument) -> Iterator[Block]:
     yield Heading("What the findings mean, and what to do")
     pairs = []
     for finding in findings:
-        place = finding["where"].get("input")
-        name = f"{finding['code']}, {place}" if place else finding["code"]
-        pairs += [(name, finding["meaning"]), ("next", finding["next"])]
+        place = finding.where.get("input")
+        name = f"{finding.code}, {place}" if place else finding.code
+        pairs += [(name, finding.meaning), ("next", finding.next)]
     yield Facts(pairs)
 
 
-def _route(document: AuditDocument) -> Iterator[Block]:
+def _route(document: Document) -> Iterator[Block]:
     route = document.get("route") or {}
     if route.get("reasons"):
-        yield Items("What follows for the steps", route["reasons"])
+        yield Items("What follows for the steps", route.reasons)
     if route.get("blocked"):
-        yield Paragraph(f"Nothing is run: {', '.join(route['blocked'])}.")
+        yield Paragraph(f"Nothing is run: {', '.join(route.blocked)}.")
     elif route.get("order"):
-        yield Paragraph(f"Order of the steps: {', '.join(route['order'])}.")
+        yield Paragraph(f"Order of the steps: {', '.join(route.order)}.")
 
 
-def _ladder(document: AuditDocument) -> Iterator[Block]:
+def _ladder(document: Document) -> Iterator[Block]:
     ladder = document.get("ladder") or {}
     every = {metric for row in ladder.values() for metric in row}
     known = [m.name for m in METRICS if m.name in every]
@@ -181,12 +181,12 @@ def _ladder(document: AuditDocument) -> Iterator[Block]:
         )
 
 
-def _inputs(document: AuditDocument) -> Iterator[Block]:
+def _inputs(document: Document) -> Iterator[Block]:
     pairs = []
     for name, about in (document.get("inputs") or {}).items():
         if about:
             sizes = [f"{about[k]:,} {k}" for k in ("windows", "rows") if about.get(k) is not None]
-            sizes += [f"width {about['width']}"] if about.get("width") is not None else []
+            sizes += [f"width {about.width}"] if about.get("width") is not None else []
             pairs.append((name.capitalize(), "; ".join([str(about.get("source", "")), *sizes])))
     how = "samples of the train side" if document.get("quick") else "every check at full size"
     yield Facts([*pairs, ("Time", f"{seconds(_seconds(document))}, {how}")])

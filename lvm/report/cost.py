@@ -44,7 +44,7 @@ def _row(name: str, arms: list[Spent]) -> list[str]:
 
 
 def _note(run: Run, arms: list[Spent]) -> str:
-    wall = run.document["compute"].get("wall_seconds", 0.0)
+    wall = run.document.compute.get("wall_seconds", 0.0)
     said = [
         f"Wall time {seconds(wall)}, interruptions included.",
         "The stage gate saves the rest of a step as soon as one arm holds it; ASHA saves the rest "

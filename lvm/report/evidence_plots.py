@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lvm.triage.events import Ladder
 from lvm.report import Event, Run
 from lvm.report.charts.chart import Axis, Chart, Point, Series, percent
 from lvm.report.charts.svg import Style, style_of, tag, wide, words
 from lvm.report.models import model_name
 from lvm.report.small_plots import draw_histogram
 from lvm.text import number
-from lvm.triage.events import Ladder
 
 RUNG_METRICS = {1: "r_at_1", 5: "r_at_5", 10: "r_at_10", 50: "contain_at_50"}
 NAMED = (1, 5, 10, 50, 100, 1000)  # places that the text alternative names
@@ -24,7 +24,7 @@ QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 def reach(run: Run, judged: Sequence[Event]) -> str:
     """Return one curve per model over k on a log scale, with the best rung and chance."""
-    size = judged[0]["evaluation"]["pool"]["size"]
+    size = judged[0].evaluation.pool.size
     lines = [_model_line(run, event, place) for place, event in enumerate(judged)]
     lines += _rung_line(run)
     chart = reach_chart(size)
@@ -32,7 +32,7 @@ def reach(run: Run, judged: Sequence[Event]) -> str:
     plot = chart.draw(
         "True next among the first k, test split",
         f". {values}. Chance is k of {size:,}.",
-        _chance(chart, size, judged[0]["evidence"]["reach"]["k"]),
+        _chance(chart, size, judged[0].evidence.reach.k),
         *map(chart.curve, lines),
     )
     return wide(plot, *(line.entry for line in lines))
@@ -46,10 +46,10 @@ def reach_chart(size: int) -> Chart:
 
 
 def _model_line(run: Run, event: Event, place: int) -> Series:
-    found = event["evidence"]["reach"]
-    grey = event["name"] == run.baseline
-    name = f"{model_name(event)}, {event['evaluation']['space']} space"
-    points = zip(found["k"], found["share"], strict=True)
+    found = event.evidence.reach
+    grey = event.name == run.baseline
+    name = f"{model_name(event)}, {event.evaluation.space} space"
+    points = zip(found.k, found.share, strict=True)
     return _series(name, style_of(place, grey=grey, dashed=grey), points)
 
 
@@ -58,7 +58,7 @@ def _rung_line(run: Run) -> list[Series]:
     best = next(iter(run.ladder("test", "r_at_5")), None)
     if best is None:
         return []
-    masked = run.last("ladder", split="test")["rows"][best]["masked"]
+    masked = run.last(Ladder, split="test").rows[best].masked
     points = ((k, masked[m]) for k, m in RUNG_METRICS.items() if masked.get(m) is not None)
     return [_series(f"ladder: {best}", Style("ladder", "diamond", dashed=True), points)]
 
@@ -84,27 +84,27 @@ def _in_words(line: Series) -> str:
 
 def cosines(shown: Sequence[Event], judged: Sequence[Event]) -> str:
     """Return one histogram per space of the models shown, over the axis that holds all judged."""
-    every = [space for event in judged for space in event["evidence"]["spaces"].values()]
-    every = [space for space in every if space["paired"]]
-    width = max([space["width"] for space in every], default=1.0)
-    first = min([math.floor(_bin(space["low"], width)) for space in every], default=0)
+    every = [space for event in judged for space in event.evidence.spaces.values()]
+    every = [space for space in every if space.paired]
+    width = max([space.width for space in every], default=1.0)
+    first = min([math.floor(_bin(space.low, width)) for space in every], default=0)
     last = max([math.ceil(_bin(_high(space), width)) for space in every], default=1)
     panels = [
         draw_histogram(_title(event, name), _on_grid(space, width, first, last))
         for event in shown
-        for name, space in event["evidence"]["spaces"].items()
-        if space["paired"]
+        for name, space in event.evidence.spaces.items()
+        if space.paired
     ]
     return tag("div", *panels, class_="panels")
 
 
 def _title(event: Event, space: str) -> str:
-    searched = ", searched" if space == event["evaluation"]["space"] else ""
+    searched = ", searched" if space == event.evaluation.space else ""
     return f"{model_name(event)}, {space} space{searched}"
 
 
 def _high(space: Mapping[str, Any]) -> float:
-    return float(space["low"] + space["width"] * len(space["paired"]))
+    return float(space.low + space.width * len(space.paired))
 
 
 def _bin(cosine: float, width: float) -> float:
@@ -117,11 +117,11 @@ def _on_grid(space: Mapping[str, Any], width: float, first: int, last: int) -> d
     for name in ("paired", "shuffled"):
         shares[name] = [0.0] * (last - first)
         for i, share in enumerate(space[name]):
-            place = math.floor(_bin(space["low"] + i * space["width"], width))
+            place = math.floor(_bin(space.low + i * space.width, width))
             shares[name][place - first] += share
     return {
         "edges": [round(i * width, 4) for i in range(first, last + 1)],
         **shares,
-        "paired_mean": space["paired_mean"],
-        "shuffled_mean": space["shuffled_mean"],
+        "paired_mean": space.paired_mean,
+        "shuffled_mean": space.shuffled_mean,
     }

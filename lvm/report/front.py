@@ -21,7 +21,7 @@ TITLE = "R@5 over cosine, test split"
 def front_blocks(run: Run) -> Iterator[Block]:
     """Yield where every model lies against the front; nothing in a run that did not measure it."""
     found = run.document.get("front") or {}
-    models = [model for model in run.document["models"] if found.get(model["arm"])]
+    models = [model for model in run.document.models if found.get(model.arm)]
     if not models:
         return
     yield Heading("Against the front of predictions without training")
@@ -39,10 +39,10 @@ def front_blocks(run: Run) -> Iterator[Block]:
         "test split, own contexts masked; Δ is the difference to the rung",
         "llrlrr",
         ("Model", "Position", "Distance", "Rung", "Δ cosine or MRR", "Δ R@5"),
-        [_row(model, found[model["arm"]]) for model in models],
+        [_row(model, found[model.arm]) for model in models],
     )
-    drawn = [model for model in models if model["space"] == "raw"]
-    front = front_line(run.document["ladder"])
+    drawn = [model for model in models if model.space == "raw"]
+    front = front_line(run.document.ladder)
     if front and drawn:
         left_out = "" if drawn == models else " A model searched in a learned space is left out."
         caption = (
@@ -55,10 +55,10 @@ def front_blocks(run: Run) -> Iterator[Block]:
 def front_line(ladder: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Place]]:
     """Return the rungs at the corners of the front, from the best cosine to the best R@5."""
     places = {
-        name: _place(row["masked"])
+        name: _place(row.masked)
         for name, row in ladder.items()
         if name not in LIMITS
-        and all(row["masked"].get(metric) is not None for metric in FRONT["raw"])
+        and all(row.masked.get(metric) is not None for metric in FRONT.raw)
     }
     corners: list[tuple[str, Place]] = []
     for name, place in sorted(places.items(), key=lambda item: item[1], reverse=True):
@@ -72,7 +72,7 @@ def front_line(ladder: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Place
 
 def _place(masked: Mapping[str, Any]) -> Place:
     """Return where a model or a rung lies; no evaluation is without these metrics."""
-    first, second = FRONT["raw"]
+    first, second = FRONT.raw
     return masked[first], masked[second]
 
 
@@ -85,10 +85,10 @@ def _inside(first: Place, middle: Place, last: Place) -> bool:
 def _row(model: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     return [
         model_name(model),
-        found["position"],
-        interval(found["distance"]),
-        found["rung"] or found["reason"],
-        *(interval(found["gains"].get(metric)) for metric in found["metrics"]),
+        found.position,
+        interval(found.distance),
+        found.rung or found.reason,
+        *(interval(found.gains.get(metric)) for metric in found.metrics),
     ]
 
 
@@ -104,8 +104,8 @@ def _picture(
     lines = [
         Series(
             model_name(model),
-            style_of(place, grey=model["name"] == baseline),
-            [_point(model, found[model["arm"]])],
+            style_of(place, grey=model.name == baseline),
+            [_point(model, found[model.arm])],
         )
         for place, model in enumerate(models)
     ]
@@ -116,7 +116,7 @@ def _picture(
     chart = Chart(Axis.around(cosines, "cosine"), Axis.around(hits, "R@5"))
     marks = [chart.dots(line.style, *line.points) for line in lines]
     values = "; ".join(
-        f"{_at(model_name(model), _place(model['masked']))}, {_in_words(found[model['arm']])}"
+        f"{_at(model_name(model), _place(model.masked))}, {_in_words(found[model.arm])}"
         for model in models
     )
     corners = "; ".join(_at(name, place) for name, place in front)
@@ -128,10 +128,10 @@ def _picture(
 
 def _point(model: Mapping[str, Any], found: Mapping[str, Any]) -> Point:
     """Return a model's place, with the interval of its distance laid through it."""
-    x, y = _place(model["masked"])
-    distance = found["distance"] or {"lower": 0.0, "value": 0.0, "upper": 0.0}
-    low, high = (distance[key] - distance["value"] for key in ("lower", "upper"))
-    hint = f"{_at(model_name(model), (x, y))}, {found['position']}"
+    x, y = _place(model.masked)
+    distance = found.distance or {"lower": 0.0, "value": 0.0, "upper": 0.0}
+    low, high = (distance[key] - distance.value for key in ("lower", "upper"))
+    hint = f"{_at(model_name(model), (x, y))}, {found.position}"
     return Point(x, y, hint, ((x + low, y + low), (x + high, y + high)))
 
 
@@ -140,9 +140,9 @@ def _at(name: str, place: Place) -> str:
 
 
 def _in_words(found: Mapping[str, Any]) -> str:
-    if found["position"] == Position.NOT_EVALUABLE:
+    if found.position == Position.NOT_EVALUABLE:
         return "not compared"
-    return f"{found['position']} the front, distance {interval(found['distance'])}"
+    return f"{found.position} the front, distance {interval(found.distance)}"
 
 
 def _front(chart: Chart, front: Sequence[tuple[str, Place]]) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lvm.triage.events import Confirmed, Phase1Judged
 from lvm.gates import FAIL_ARTICLES, MIN_ARTICLES, SKEWED
 from lvm.report import Block, Event, Folded, Paragraph, Run, Table
 from lvm.report.many import ARMS, shown_arms
 from lvm.report.models import added, confirmed_name, is_combination
 from lvm.text import NONE, estimate, number, title_of
-from lvm.triage.events import Confirmed, Phase1Judged
 
 DECIDES = (
     "Every difference is paired by window, and the article is its unit. The p-value after "
@@ -61,10 +61,10 @@ def gates_section(run: Run) -> Iterator[Block]:
         (*GATE, "Value [interval]", *SIZES, "Verdict", "Reason"),
         [_gate(*row) for row in rows],
     )
-    if any(len(step["arms"]) > ARMS for step in run.document["steps"]):
+    if any(len(step.arms) > ARMS for step in run.document.steps):
         yield Paragraph(f"Of a step with very many arms the {ARMS} foremost are shown.", "note")
     rows += _gains(run)
-    differences = [row for row in rows if row[2]["estimate"] and row[2].get("p_value") is not None]
+    differences = [row for row in rows if row[2].estimate and row[2].get("p_value") is not None]
     behind: list[Block] = [Paragraph(DECIDES), Paragraph(PEEKING)]
     if differences:
         behind.insert(0, _p_values(differences))
@@ -77,18 +77,18 @@ def independent(gate: Mapping[str, Any]) -> str:
     if not effect or not found:
         return ""
     return (
-        f"design effect {number(effect, 1)}: {found['num_windows']:,} windows tell as much as "
-        f"{found['num_windows'] / effect:,.0f} independent ones"
+        f"design effect {number(effect, 1)}: {found.num_windows:,} windows tell as much as "
+        f"{found.num_windows / effect:,.0f} independent ones"
     )
 
 
 def _rows(run: Run) -> Iterator[Row]:
     base = f"{run.unchanged.get('name', 'predictions')} (phase 1)"
     yield from ((base, "test", gate) for gate in run.last(Phase1Judged).get("gates", []))
-    for step in run.document["steps"]:
+    for step in run.document.steps:
         arms = shown_arms(run, step)
-        yield from ((arm["name"], "dev", arm["stage"]) for arm in arms if arm["stage"])
-        for event in run.all(Confirmed, step=step["step"]):
+        yield from ((arm.name, "dev", arm.stage) for arm in arms if arm.stage)
+        for event in run.all(Confirmed, step=step.step):
             yield from _confirmed(run, event)
     for event in run.all(Confirmed):
         if is_combination(run, event):
@@ -99,37 +99,37 @@ def _confirmed(run: Run, event: Event) -> Iterator[Row]:
     """Yield the gates of a confirmation, and what a combination adds to the best arm alone."""
     name = confirmed_name(run, event)
     best, adds = added(run, event)
-    yield from ((f"{name} (confirmation)", "test", gate) for gate in event["gates"])
+    yield from ((f"{name} (confirmation)", "test", gate) for gate in event.gates)
     yield from ((f"{name} over {best} alone", "test", gate) for gate in adds)
 
 
 def _gains(run: Run) -> list[Row]:
     """Return the gains of arms over their control, on dev."""
     return [
-        (f"{arm['name']} over its control", "dev", gate)
-        for step in run.document["steps"]
+        (f"{arm.name} over its control", "dev", gate)
+        for step in run.document.steps
         for arm in shown_arms(run, step)
-        for gate in arm["gains"] or ()
+        for gate in arm.gains or ()
     ]
 
 
 def _named(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
     """Return the cells that name a gate; a bound has a sign where it is one of a difference."""
-    bound = number(gate["bound"], sign=gate["gate"] != "stage") if gate["estimate"] else NONE
-    return [name, split, gate["gate"], title_of(gate["metric"]), bound]
+    bound = number(gate.bound, sign=gate.gate != "stage") if gate.estimate else NONE
+    return [name, split, gate.gate, title_of(gate.metric), bound]
 
 
 def _gate(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
-    found = gate["estimate"]
+    found = gate.estimate
     return [
         *_named(name, split, gate),
         estimate(gate),
-        f"{found['num_articles']:,}" if found else NONE,
+        f"{found.num_articles:,}" if found else NONE,
         number(gate.get("effective_articles"), 1),
         number(gate.get("size_correlation"), 2, sign=True),
         number(gate.get("design_effect"), 1),
-        gate["verdict"],
-        gate["reason"],
+        gate.verdict,
+        gate.reason,
     ]
 
 
@@ -143,7 +143,7 @@ def _p_values(rows: Sequence[Row]) -> Table:
 
 
 def _p_value(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
-    effect, windows = gate.get("design_effect"), gate["estimate"]["num_windows"]
+    effect, windows = gate.get("design_effect"), gate.estimate.num_windows
     return [
         *_named(name, split, gate),
         *(_chance(gate.get(key)) for key in ("p_value", "adjusted_p")),

@@ -29,18 +29,18 @@ def ledger_sections(run: Run) -> list[Section]:
 
 
 def _ledger(run: Run) -> Iterator[Block]:
-    entries: Sequence[Mapping[str, Any]] = run.document["hypotheses"]
+    entries: Sequence[Mapping[str, Any]] = run.document.hypotheses
     counts = [
-        f"{sum(e['status'] == status for e in entries)} {status}"
+        f"{sum(e.status == status for e in entries)} {status}"
         for status in ("confirmed", "refuted", "inconclusive", "untested")
     ]
     yield Paragraph(f"{len(entries)} entries: {', '.join(counts)}.")
     header = ("", "Claim", "Prediction, stated before the run", "Result", "Status")
     for kind, caption in KINDS:
         rows = [
-            [e["id"], e["claim"], e["predicts"], e["result"], e["status"]]
+            [e.id, e.claim, e.predicts, e.result, e.status]
             for e in entries
-            if e["kind"] == kind
+            if e.kind == kind
         ]
         if rows:
             yield Table(caption, "lllll", header, rows)
@@ -57,25 +57,25 @@ def _ledger(run: Run) -> Iterator[Block]:
 
 
 def _together(run: Run) -> Iterator[Block]:
-    together = run.document["combination"]
-    best_step, best_arm = together["best_alone"] or ("", "none")
+    together = run.document.combination
+    best_step, best_arm = together.best_alone or ("", "none")
     arms = ", ".join(
         f"{arm} ({run.title(step)})"
-        for step, arm in zip(together["steps"], together["arms"], strict=True)
+        for step, arm in zip(together.steps, together.arms, strict=True)
     )
     yield Facts(
         [
             ("Applied together", arms),
-            ("Verdict", together["verdict"]),
+            ("Verdict", together.verdict),
             ("Best step alone", f"{best_arm} ({run.title(best_step)})" if best_step else best_arm),
         ]
     )
     rows = [
-        [title_of(g["metric"]), over, estimate(g), g["verdict"]]
+        [title_of(g.metric), over, estimate(g), g.verdict]
         for over, gates in (
-            (run.baseline, [g for g in together["gates"] if g["gate"] == "success"]),
-            ("the unchanged recipe", [g for g in together["gates"] if g["gate"] == "gain"]),
-            ("the best step alone", together["adds"]),
+            (run.baseline, [g for g in together.gates if g.gate == "success"]),
+            ("the unchanged recipe", [g for g in together.gates if g.gate == "gain"]),
+            ("the best step alone", together.adds),
         )
         for g in gates
     ]
@@ -87,30 +87,30 @@ def _together(run: Run) -> Iterator[Block]:
     )
     yield Paragraph(
         "Every full training of this run was judged once, by Holm over all "
-        f"{together['comparisons']} success gates together.",
+        f"{together.comparisons} success gates together.",
         "note",
     )
 
 
 def _forecast(run: Run) -> Iterator[Block]:
-    said = run.document["forecast"]
-    took = said["actual_seconds"]
+    said = run.document.forecast
+    took = said.actual_seconds
     pairs = [
         (
             "Said beforehand",
-            f"{seconds(said['seconds'])}, from {seconds(said['lower'])} to "
-            f"{seconds(said['upper'])}",
+            f"{seconds(said.seconds)}, from {seconds(said.lower)} to "
+            f"{seconds(said.upper)}",
         ),
         ("Took", seconds(took) if took is not None else "the run has not ended"),
     ]
     if took:
-        pairs.append(("Took / said", f"{took / said['seconds']:.2f}"))
+        pairs.append(("Took / said", f"{took / said.seconds:.2f}"))
     yield Facts(pairs)
-    probe = said["probe"]
+    probe = said.probe
     yield Paragraph(
-        f"Measured before the run, in {probe['seconds']:.0f} s: one update of the base recipe "
-        f"{1000 * probe['update_seconds']:.0f} ms, one evaluation on dev "
-        f"{probe['dev_seconds']:.2f} s, on test {probe['test_seconds']:.2f} s, the start of a "
-        f"process {probe['start_seconds']:.1f} s.",
+        f"Measured before the run, in {probe.seconds:.0f} s: one update of the base recipe "
+        f"{1000 * probe.update_seconds:.0f} ms, one evaluation on dev "
+        f"{probe.dev_seconds:.2f} s, on test {probe.test_seconds:.2f} s, the start of a "
+        f"process {probe.start_seconds:.1f} s.",
         "note",
     )

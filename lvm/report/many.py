@@ -26,24 +26,24 @@ def shown_arms(run: Run, step: Step, room: int = ARMS) -> list[Arm]:
 
     Arms that hold the stage gate, or only look as if they fail it, come before the best.
     """
-    chosen, conflicts = {step["candidate"], step["kept"]}, set(step["conflicts"])
+    chosen, conflicts = {step.candidate, step.kept}, set(step.conflicts)
 
     def rank(arm: Arm) -> tuple[bool, bool, bool, float]:
-        first, held = arm["role"] != "arm", arm["reason"] == StopReason.GATE_HELD
-        return first or arm["name"] in chosen, held, arm["name"] in conflicts, _mrr(run, arm)
+        first, held = arm.role != "arm", arm.reason == StopReason.GATE_HELD
+        return first or arm.name in chosen, held, arm.name in conflicts, _mrr(run, arm)
 
-    return foremost(step["arms"], room, rank)
+    return foremost(step.arms, room, rank)
 
 
 def _mrr(run: Run, arm: Arm) -> float:
-    found = measured(run, arm["id"], arm).get("mrr")
+    found = measured(run, arm.id, arm).get("mrr")
     return -1.0 if found is None else found
 
 
 def measured(run: Run, arm: str, judged: Mapping[str, Any]) -> Mapping[str, float | None]:
     """Return the dev metrics of an arm at the epoch that counts, or so far."""
     if judged.get("reason"):
-        evaluation: Mapping[str, Any] = judged["evaluation"] or {}
+        evaluation: Mapping[str, Any] = judged.evaluation or {}
         masked: Mapping[str, float | None] = evaluation.get("masked", {})
         return masked
     curve = run.curve(arm)
@@ -52,13 +52,13 @@ def measured(run: Run, arm: str, judged: Mapping[str, Any]) -> Mapping[str, floa
 
 def ends(arms: Sequence[Arm]) -> list[str]:
     """Return how each arm ended, in a word or two."""
-    return [arm["reason"] or "not ended" for arm in arms]
+    return [arm.reason or "not ended" for arm in arms]
 
 
 def left_out(step: Step, shown: Sequence[Arm]) -> str:
     """Count the arms of a step that are not among those shown; "" when all are."""
-    rest = tally(ends(step["arms"]), ends(shown))
-    num_left = len(step["arms"]) - len(shown)
+    rest = tally(ends(step.arms), ends(shown))
+    num_left = len(step.arms) - len(shown)
     return f"{counted(num_left, 'more arm')} ({rest})" if rest else ""
 
 
@@ -70,4 +70,4 @@ def named(names: Sequence[str]) -> str:
 
 def specs_by_id(run: Run, step: str) -> dict[str, Event]:
     """Return the arms that a step started with, by their id."""
-    return {spec["id"]: spec for spec in run.specs(step)}
+    return {spec.id: spec for spec in run.specs(step)}

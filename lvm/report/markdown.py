@@ -49,7 +49,7 @@ def write_report(events: Sequence[Event], document: Mapping[str, Any], folder: P
     """
     run = Run(events, document)
     sections = report_sections(run)
-    title = str(document["verdict"] or "UNFINISHED")
+    title = str(document.verdict or "UNFINISHED")
     _write(folder / "report.html", html.render(sections, title))
     return _write(folder / "report.md", render(sections, title))
 
@@ -59,7 +59,7 @@ def write_audit_report(document: Mapping[str, Any], folder: Path) -> Path:
 
     Raises UsageError when the folder cannot be written.
     """
-    sections, verdict = standalone(document), str(document["verdict"])
+    sections, verdict = standalone(document), str(document.verdict)
     _write(folder / "report.html", html.render(sections, verdict, "Audit report"))
     return _write(folder / "report.md", render(sections, verdict, "Audit report"))
 

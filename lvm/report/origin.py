@@ -6,25 +6,25 @@ import datetime
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lvm.triage.events import Resumed, StepStarted, Tidied
 from lvm.few import tally
 from lvm.metrics import METRICS
 from lvm.report import Block, Facts, Items, Paragraph, Preformatted, Run
 from lvm.report.many import ARMS, ends
 from lvm.text import counted, title_of
-from lvm.triage.events import Resumed, StepStarted, Tidied
 
 
 def unreached(run: Run) -> list[str]:
     """Return the names of the planned steps that the run never began."""
-    reached = {step["step"] for step in run.document["steps"]}
+    reached = {step.step for step in run.document.steps}
     return [name for name in run.started.get("plan", []) if name not in reached]
 
 
 def not_tried_section(run: Run) -> Iterator[Block]:
     """Yield what this run cannot speak of."""
     found = [f"{name}: the run ended before this step." for name in unreached(run)]
-    for step in run.document["steps"]:
-        found += [f"{n} ({step['title']}): {why}" for n, why in step["left_out"].items()]
+    for step in run.document.steps:
+        found += [f"{n} ({step.title}): {why}" for n, why in step.left_out.items()]
         found += _cut_short(step)
     found += _never_varied(run)
     yield Items("A verdict holds for what was tried. This was not", found)
@@ -33,34 +33,34 @@ def not_tried_section(run: Run) -> Iterator[Block]:
 def _cut_short(step: Mapping[str, Any]) -> list[str]:
     """Return the arms of a step that did not train to their budget, the first of many."""
     ended = ("finished", "gate held")
-    arms = [a for a in step["arms"] if a["role"] == "arm" and a["reason"] not in ended]
+    arms = [a for a in step.arms if a.role == "arm" and a.reason not in ended]
     found = []
     for arm in arms[:ARMS]:
-        why = f"{arm['reason']} at epoch {arm['epoch']}" if arm["reason"] else "not ended"
-        found.append(f"{arm['name']} ({step['title']}) to its full budget: {why}.")
+        why = f"{arm.reason} at epoch {arm.epoch}" if arm.reason else "not ended"
+        found.append(f"{arm.name} ({step.title}) to its full budget: {why}.")
     if rest := arms[ARMS:]:
-        counts = f"{counted(len(rest), 'more arm')} ({step['title']}) to their full budget"
+        counts = f"{counted(len(rest), 'more arm')} ({step.title}) to their full budget"
         found.append(f"{counts}: {tally(ends(rest))}.")
     return found
 
 
 def _never_varied(run: Run) -> list[str]:
     """Return what was the same in every arm of the run."""
-    recipes = [spec["recipe"] for step in run.all(StepStarted) for spec in step["arms"]]
+    recipes = [spec.recipe for step in run.all(StepStarted) for spec in step.arms]
     recipes = recipes or [run.started.get("config", {}).get("recipe")]
     if not recipes[0]:
         return []
     first, found = recipes[0], []
-    if len({recipe["seed"] for recipe in recipes}) == 1:
-        found.append(f"Another seed: every number is from seed {first['seed']}.")
-    if len({recipe["model"]["name"] for recipe in recipes}) == 1:
-        layers = counted(first["model"]["num_layers"], "layer")
+    if len({recipe.seed for recipe in recipes}) == 1:
+        found.append(f"Another seed: every number is from seed {first.seed}.")
+    if len({recipe.model.name for recipe in recipes}) == 1:
+        layers = counted(first.model.num_layers, "layer")
         found.append(
-            f"Another network: every arm is {first['model']['name']}, hidden "
-            f"{first['model']['hidden']}, {layers}."
+            f"Another network: every arm is {first.model.name}, hidden "
+            f"{first.model.hidden}, {layers}."
         )
-    if len({recipe["context_length"] for recipe in recipes}) == 1:
-        found.append(f"Another context length: every window has {first['context_length']} vectors.")
+    if len({recipe.context_length for recipe in recipes}) == 1:
+        found.append(f"Another context length: every window has {first.context_length} vectors.")
     return found
 
 
@@ -70,27 +70,27 @@ def origin_section(run: Run) -> Iterator[Block]:
     if "environment" not in started:
         yield Paragraph("The journal does not say how the run was started.", "note")
         return
-    data, machine = started["data"], started["environment"]
-    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
-    at = datetime.datetime.fromtimestamp(started["at"], datetime.UTC)
+    data, machine = started.data, started.environment
+    versions = ", ".join(f"{k} {v}" for k, v in machine.versions.items())
+    at = datetime.datetime.fromtimestamp(started.at, datetime.UTC)
     gates = run.gates
     bounds = " or ".join(f"{title_of(m)} +{b:g}" for m, b in METRICS.bounds(gates).items())
     pairs = [
         ("Started", f"{at:%Y-%m-%d %H:%M} UTC"),
-        ("Data", f"{data['source']}; {data['rows']:,} vectors of width {data['width']}"),
-        ("Data fingerprint", data["fingerprint"] or "not taken: the data was not loaded"),
-        ("Splits", "; ".join(_split(data, name) for name in data["windows"])),
-        ("Seed", str(started["config"]["recipe"]["seed"])),
+        ("Data", f"{data.source}; {data.rows:,} vectors of width {data.width}"),
+        ("Data fingerprint", data.fingerprint or "not taken: the data was not loaded"),
+        ("Splits", "; ".join(_split(data, name) for name in data.windows)),
+        ("Seed", str(started.config.recipe.seed)),
         (
             "Gates",
-            f"stage: dev cosine >= {gates['stage_eval_cosine']:g}; success: "
+            f"stage: dev cosine >= {gates.stage_eval_cosine:g}; success: "
             f"{bounds} over {run.baseline}; "
-            f"{gates['confidence']:.0%} intervals over articles",
+            f"{gates.confidence:.0%} intervals over articles",
         ),
-        ("Code version", started["code"]),
-        ("Commit", started["commit"] or "no git checkout"),
+        ("Code version", started.code),
+        ("Commit", started.commit or "no git checkout"),
         ("Versions", versions),
-        ("Machine", f"{machine['platform']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB"),
+        ("Machine", f"{machine.platform}, {machine.cpus} CPUs, {machine.memory_gib} GiB"),
     ]
     resumed = len(run.all(Resumed))
     if resumed:
@@ -98,7 +98,7 @@ def origin_section(run: Run) -> Iterator[Block]:
     if gone := removed(run):
         pairs.append(("Removed from disk", gone))
     yield Facts(pairs)
-    yield Preformatted(started["command"])
+    yield Preformatted(started.command)
 
 
 def removed(run: Run) -> str:
@@ -115,12 +115,12 @@ def removed(run: Run) -> str:
 
 def _split(data: Mapping[str, Any], name: str) -> str:
     """Return windows and articles of a split; where it is a draw, also of how many."""
-    windows, articles = data["windows"][name], data["articles"].get(name)
+    windows, articles = data.windows[name], data.articles.get(name)
     whole = data.get("drawn_from", {}).get(name)
     if whole is not None:
         return (
-            f"{name} {windows:,} of {counted(whole['windows'], 'window')}, {articles:,} of "
-            f"{counted(whole['articles'], 'article')} (drawn once for all arms)"
+            f"{name} {windows:,} of {counted(whole.windows, 'window')}, {articles:,} of "
+            f"{counted(whole.articles, 'article')} (drawn once for all arms)"
         )
     counts = f"{name} {counted(windows, 'window')}"
     return counts if articles is None else f"{counts} of {counted(articles, 'article')}"

@@ -61,7 +61,7 @@ def histograms(plots: Part) -> list[tuple[str, Part]]:
     sides = plots.get("cosine_histograms") or {}
     found = [(f"Mean of the contexts against targets, {side}", sides[side]) for side in sides]
     if plots.get("prediction_histogram"):
-        found.append(("Predictions against targets, eval", plots["prediction_histogram"]))
+        found.append(("Predictions against targets, eval", plots.prediction_histogram))
     return found
 
 
@@ -86,11 +86,11 @@ def _seen(name: str, points: Sequence[tuple[int, float, float]]) -> str:
 
 def blocks_reading(plots: Part) -> str:
     """Return how the blocks of articles lie beside the train side."""
-    part, near = plots["coherence_blocks"], [block["near"] for _, block in known_blocks(plots)]
+    part, near = plots.coherence_blocks, [block.near for _, block in known_blocks(plots)]
     rule = "What neighbours share beyond random pairs"
     if part.get("low") is None or part.get("high") is None:
         return f"{rule}, eval only: {number(min(near))} to {number(max(near))}."
-    outside = sum(not part["low"] <= value <= part["high"] for value in near)
+    outside = sum(not part.low <= value <= part.high for value in near)
     return (
         f"{rule}. Eval blocks should lie within 20% of the train level "
         f"{number((part.get('train') or {}).get('near'))}: {outside} of {len(near)} lie outside."
@@ -110,10 +110,10 @@ def block_name(block: Part, plots: Part) -> str:
     """Return which articles a block holds, or which stretches of the file where none are known."""
     if block.get("first") is None:
         return "articles unknown"
-    span = str(block["first"])
-    if block["last"] != block["first"]:
-        span += f"–{block['last']}"
-    if not plots["coherence_blocks"].get("by_article", True):
+    span = str(block.first)
+    if block.last != block.first:
+        span += f"–{block.last}"
+    if not plots.coherence_blocks.get("by_article", True):
         return f"stretch {span} of the file"
     return f"articles {span}"
 
@@ -143,11 +143,11 @@ def _texts(plots: Part) -> Iterator[list[str]]:
 
 def _blocks(plots: Part) -> list[str]:
     """Return the blocks of articles; of many, those that lie farthest from the train level."""
-    blocks, train = known_blocks(plots), plots["coherence_blocks"].get("train") or {}
-    level = train.get("near") or sum(block["near"] for _, block in blocks) / len(blocks)
-    worst = sorted(blocks, key=lambda item: -abs(item[1]["near"] - level))[:NUM_LISTED]
+    blocks, train = known_blocks(plots), plots.coherence_blocks.get("train") or {}
+    level = train.get("near") or sum(block.near for _, block in blocks) / len(blocks)
+    worst = sorted(blocks, key=lambda item: -abs(item[1].near - level))[:NUM_LISTED]
     rows = [
-        [f"{i}: {block_name(b, plots)}", number(b["near"]), f"± {number(b.get('error'))}"]
+        [f"{i}: {block_name(b, plots)}", number(b.near), f"± {number(b.get('error'))}"]
         for i, b in sorted(worst, key=lambda item: item[0])
     ]
     some = f", the {NUM_LISTED} of {len(blocks)} farthest off" if len(rows) < len(blocks) else ""
@@ -164,7 +164,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _bars(part: Part) -> list[str]:
     """Return both histograms as rows of block letters, on one scale."""
     top = max([1e-9, *(share or 0.0 for name in ("paired", "shuffled") for share in part[name])])
-    low, high = number(part["edges"][0], 2), number(part["edges"][-1], 2)
+    low, high = number(part.edges[0], 2), number(part.edges[-1], 2)
     rows = []
     for name, title in (("paired", "own target"), ("shuffled", "other article")):
         drawn = "".join(_bar(share or 0.0, top) for share in part[name])

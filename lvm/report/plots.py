@@ -44,16 +44,16 @@ def step_curves(run: Run, specs: Sequence[Arm]) -> str:
 
 
 def _is_raw(spec: Arm) -> bool:
-    return bool(spec["recipe"]["search_space"] == "raw")
+    return bool(spec.recipe.search_space == "raw")
 
 
 def _line(run: Run, spec: Arm, metric: str, place: int) -> Series:
-    control = spec["role"] == "control" or spec["name"] == run.baseline
-    full = spec["role"] == "confirm"
-    name = spec["name"] + (" (confirmation)" if full else "")
+    control = spec.role == "control" or spec.name == run.baseline
+    full = spec.role == "confirm"
+    name = spec.name + (" (confirmation)" if full else "")
     points = [
         Point(epoch, event[metric], f"{name}, epoch {epoch}: {number(event[metric])}")
-        for epoch, event in sorted(run.curve(spec["id"]).items())
+        for epoch, event in sorted(run.curve(spec.id).items())
         if event.get(metric) is not None
     ]
     return Series(name, style_of(place, grey=control, dashed=control or full), points)
@@ -63,7 +63,7 @@ def _levels(run: Run, metric: str) -> list[tuple[str, str, float]]:
     """Return the lines behind the curves: the stage gate, the best rung, copy-last."""
     gate = []
     if metric == "eval_cosine" and "stage_eval_cosine" in run.gates:
-        gate.append(("gate", "stage gate", run.gates["stage_eval_cosine"]))
+        gate.append(("gate", "stage gate", run.gates.stage_eval_cosine))
     ladder = run.ladder("dev", metric)
     names = dict.fromkeys([*list(ladder)[:1], *(n for n in ("copy_last",) if n in ladder)])
     return [*gate, *(("rung", name, ladder[name]) for name in names)]
@@ -96,10 +96,10 @@ def comparison(run: Run) -> str:
     for metric in METRICS.shown(Shown.CURVES):
         models = [
             m
-            for m in run.document["models"]
-            if METRICS.get(metric).across_spaces or m["space"] == "raw"
+            for m in run.document.models
+            if METRICS.get(metric).across_spaces or m.space == "raw"
         ]
-        rows = [("model", m["name"], m["masked"].get(metric)) for m in models]
+        rows = [("model", m.name, m.masked.get(metric)) for m in models]
         rows += [("ladder", name, value) for name, value in run.ladder("test", metric).items()]
         measured = [row for row in rows if row[2] is not None]
         panels.append(_bars(f"test {title_of(metric)}", measured))

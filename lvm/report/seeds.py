@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lvm.triage.events import ArmJudged, StepStarted
 from lvm.metrics import METRICS
 from lvm.report import Block, Figure, Paragraph, Run, Table
 from lvm.report.charts.chart import IN_ROW, Axis, Chart, Point
@@ -18,7 +19,7 @@ ROW, TOP, BOTTOM, EDGE = 44, 8, 24, 16  # of the plot: a row, and what surrounds
 
 def seeds_section(run: Run) -> Iterator[Block]:
     """Yield the answer, the gains over AR-only as a plot, and both tables."""
-    repeated = run.document["seeds"]
+    repeated = run.document.seeds
     holds = over_seeds(repeated)
     if holds:
         yield Paragraph(holds, "lead")
@@ -28,22 +29,22 @@ def seeds_section(run: Run) -> Iterator[Block]:
         "it is so wide that it says nothing, for two tell little of a third.",
         "note",
     )
-    against = [c for c in repeated["comparisons"] if c["over"] == run.baseline]
+    against = [c for c in repeated.comparisons if c.over == run.baseline]
     if against:
         caption = "A mark is the gain with one seed, a bar the interval over all of them."
         yield Figure(_plot(repeated, against), caption)
     yield _levels(repeated)
-    if repeated["comparisons"]:
-        yield _gains(repeated["comparisons"])
+    if repeated.comparisons:
+        yield _gains(repeated.comparisons)
     yield from _lost(run, repeated)
 
 
-def _levels(repeated: SeedsShown) -> Table:
+def _levels(repeated: Repeated) -> Table:
     """Return the test metrics of every model, seed by seed."""
-    seeds = repeated["seeds"]
+    seeds = repeated.seeds
     rows = []
-    for name, model in repeated["models"].items():
-        known = {result["seed"]: result for result in model["per_seed"]}
+    for name, model in repeated.models.items():
+        known = {result.seed: result for result in model.per_seed}
         for metric in (*METRICS.judged, "eval_cosine"):
             values = [v for s in seeds if (v := known.get(s, {}).get(metric)) is not None]
             spread = number(statistics.stdev(values)) if len(values) > 1 else NONE
@@ -61,18 +62,18 @@ def _levels(repeated: SeedsShown) -> Table:
 def _gains(comparisons: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for c in comparisons:
-        found = c["estimate"]
-        deviation = number(found["between_seeds"] ** 0.5)
+        found = c.estimate
+        deviation = number(found.between_seeds ** 0.5)
         rows.append(
             [
-                c["model"],
-                c["over"],
-                title_of(c["metric"]),
-                number(c["bound"], sign=True),
+                c.model,
+                c.over,
+                title_of(c.metric),
+                number(c.bound, sign=True),
                 interval(found),
                 deviation,
-                str(found["num_seeds"]),
-                f"{found['num_articles']:,}",
+                str(found.num_seeds),
+                f"{found.num_articles:,}",
             ]
         )
     return Table(
@@ -84,42 +85,42 @@ def _gains(comparisons: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def _lost(run: Run, repeated: SeedsShown) -> Iterator[Block]:
+def _lost(run: Run, repeated: Repeated) -> Iterator[Block]:
     """Yield which trainings left nothing to compare, and why."""
-    for started in (e for e in run.all(StepStarted) if e.get("seed") in repeated["seeds"]):
-        seed = started["seed"]
-        for judged in run.all(ArmJudged, step=started["step"]):
-            if judged["reason"] not in ("finished", "gate held"):
-                why = f": {judged['detail']}" if judged["detail"] else ""
-                text = f"{judged['name']} left no result with seed {seed} ({judged['reason']}{why})"
+    for started in (e for e in run.all(StepStarted) if e.get("seed") in repeated.seeds):
+        seed = started.seed
+        for judged in run.all(ArmJudged, step=started.step):
+            if judged.reason not in ("finished", "gate held"):
+                why = f": {judged.detail}" if judged.detail else ""
+                text = f"{judged.name} left no result with seed {seed} ({judged.reason}{why})"
                 yield Paragraph(f"{text}.", "warning")
 
 
-def _plot(repeated: SeedsShown, against: Sequence[Mapping[str, Any]]) -> str:
+def _plot(repeated: Repeated, against: Sequence[Mapping[str, Any]]) -> str:
     """Return a row per gain: its seeds, its interval, and its bound."""
-    ends = [c["estimate"][k] for c in against for k in ("lower", "upper")]
-    ends += [c["bound"] for c in against] + [v for c in against for v in per_seed(repeated, c)]
+    ends = [c.estimate[k] for c in against for k in ("lower", "upper")]
+    ends += [c.bound for c in against] + [v for c in against for v in per_seed(repeated, c)]
     gains, names = Axis.around([0.0, 0.1, *ends]), Axis(len(against), 0)
     height = TOP + ROW * len(against) + BOTTOM
     chart = Chart(gains, names, height, EDGE, EDGE, TOP, BOTTOM, x_grid=True)
-    models = list(dict.fromkeys(c["model"] for c in against))
+    models = list(dict.fromkeys(c.model for c in against))
     rows = []
     for row, c in enumerate(against):
-        y, found = row + IN_ROW, c["estimate"]
-        colour = style_of(models.index(c["model"])).colour
-        hint, bar = f"{_title(c)}: {interval(found)}", ((found["lower"], y), (found["upper"], y))
+        y, found = row + IN_ROW, c.estimate
+        colour = style_of(models.index(c.model)).colour
+        hint, bar = f"{_title(c)}: {interval(found)}", ((found.lower, y), (found.upper, y))
         points = (Point(value, y, hint, bar) for value in per_seed(repeated, c))
         rows += [
             chart.row_name(row, _title(c)),
-            chart.line("gate", (c["bound"], y - 0.2), (c["bound"], y + 0.2)),
+            chart.line("gate", (c.bound, y - 0.2), (c.bound, y + 0.2)),
             chart.dots(Style(colour), *points),
         ]
     values = "; ".join(
-        f"{_title(c)} {interval(c['estimate'])}, bound {number(c['bound'], sign=True)}"
+        f"{_title(c)} {interval(c.estimate)}, bound {number(c.bound, sign=True)}"
         for c in against
     )
     drawing = chart.draw(
-        f"gain over {against[0]['over']} on test, seed by seed", f". {values}.", *rows
+        f"gain over {against[0].over} on test, seed by seed", f". {values}.", *rows
     )
     bound = sample(tag("line", class_="gate", x1=15, x2=15, y1=0, y2=12))
     return wide(
@@ -130,4 +131,4 @@ def _plot(repeated: SeedsShown, against: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _title(comparison: Mapping[str, Any]) -> str:
-    return f"{comparison['model']}, {title_of(comparison['metric'])}"
+    return f"{comparison.model}, {title_of(comparison.metric)}"

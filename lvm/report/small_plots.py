@@ -30,7 +30,7 @@ from lvm.text import counted, number
 NUM_ERRORS = 2.0  # length of an error bar to each side
 STYLES = {"train": Style("grey", "square", dashed=True), "eval": Style("c1")}
 OTHER_SIDE = Style("c2", "diamond")
-UNMARKED = line_sample(STYLES["train"], marked=False)
+UNMARKED = line_sample(STYLES.train, marked=False)
 
 
 def panels(plots: Part) -> str:
@@ -94,22 +94,22 @@ def _levels(points: Iterable[Point], title: str, limits: Sequence[float] = ()) -
 
 def _blocks(plots: Part) -> str:
     """Draw one mark per block of eval articles over the band of the train side."""
-    part, blocks = plots["coherence_blocks"], known_blocks(plots)
+    part, blocks = plots.coherence_blocks, known_blocks(plots)
     train = (part.get("train") or {}).get("near")
     limits = [part[k] for k in ("low", "high") if part.get(k) is not None]
-    points = [_point(i, b["near"], b.get("error") or 0.0, block_name(b, plots)) for i, b in blocks]
+    points = [_point(i, b.near, b.get("error") or 0.0, block_name(b, plots)) for i, b in blocks]
     last = blocks[-1][0]
     ticks = range(1, last + 1, math.ceil(last / 8))
     x = Axis(0.5, last + 0.5, "block of articles, by id", ticks)
     chart = Chart(x, _levels(points, "cosine above random", limits))
-    layers, entries = [], [(line_sample(STYLES["eval"], lined=False), "block of eval articles")]
+    layers, entries = [], [(line_sample(STYLES.eval, lined=False), "block of eval articles")]
     if train is not None:
-        layers.append(tag("g", chart.across(STYLES["train"].line, train), class_="grey"))
+        layers.append(tag("g", chart.across(STYLES.train.line, train), class_="grey"))
         entries.append((UNMARKED, f"train {number(train)}"))
     if len(limits) == 2:
         layers.insert(0, chart.band(*limits))
         entries.append((swatch("band"), "train ±20%"))
-    marks = chart.dots(STYLES["eval"], *points)
+    marks = chart.dots(STYLES.eval, *points)
     level = f" Train level {number(train)}." if train is not None else ""
     values = "; ".join(point.hint for point in points)
     drawing = chart.draw(BLOCKS, f". {values}.{level}", *layers, marks)
@@ -118,7 +118,7 @@ def _blocks(plots: Part) -> str:
 
 def draw_histogram(title: str, part: Part) -> str:
     """Draw own targets as an area, those of other articles as a dashed outline."""
-    edges, paired, shuffled = part["edges"], part["paired"], part["shuffled"]
+    edges, paired, shuffled = part.edges, part.paired, part.shuffled
     x = Axis(edges[0], edges[-1], "cosine", Axis.around([edges[0], edges[-1]]).ticks)
     y = Axis.around([0.0, 0.01, *(v or 0.0 for v in (*paired, *shuffled))], "share of windows")
     chart = Chart(x, replace(y, form=percent))

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lvm.triage.events import ArmJudged, ArmRestarted, Confirmed, Rung, StepStarted
+from lvm.triage.absence import CONFIRMATION, Absence, sentences
 from lvm.few import foremost
 from lvm.metrics import FINEST_FIRST, METRICS, Shown
 from lvm.records import Verdict
@@ -22,8 +24,6 @@ from lvm.report.many import (
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
 from lvm.text import NONE, estimate, number, title_of
-from lvm.triage.absence import CONFIRMATION, Absence, sentences
-from lvm.triage.events import ArmJudged, ArmRestarted, Confirmed, Rung, StepStarted
 
 RESTARTS_SHOWN = 10
 
@@ -34,20 +34,20 @@ def steps_section(run: Run) -> Iterator[Block]:
         yield from _phase1(run)
     if len(run.document.get("by_gain", ())) > 1:
         yield _by_gain(run)
-    for step in run.document["steps"]:
+    for step in run.document.steps:
         yield from _step(run, step)
     for name in unreached(run):
         yield Heading(f"{name}: not tried")
 
 
 def _phase1(run: Run) -> Iterator[Block]:
-    verdict = run.document["phase1"]["verdict"]
+    verdict = run.document.phase1.verdict
     started = run.last(StepStarted, step="phase_1")
     yield Heading("Phase 1: does the base recipe beat AR-only?", "success gate", verdict or "")
     rows = []
-    for spec in started["arms"]:
-        judged = run.last(ArmJudged, arm=spec["id"], step="phase_1")
-        rows.append([spec["name"], *_ran(run, spec, judged), *_dev_numbers(run, spec, judged)])
+    for spec in started.arms:
+        judged = run.last(ArmJudged, arm=spec.id, step="phase_1")
+        rows.append([spec.name, *_ran(run, spec, judged), *_dev_numbers(run, spec, judged)])
     metrics = METRICS.shown(Shown.DEV)
     header = ("Model", "Epochs", "Ended", *(f"dev {title_of(m)}" for m in metrics))
     yield Table("the two models of phase 1", "lll" + "r" * len(metrics), header, rows)
@@ -61,27 +61,29 @@ def _phase1(run: Run) -> Iterator[Block]:
 
 
 def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
-    yield Heading(f"Step {step['number']}: {step['title']}", "stage gate", step["stage"] or "")
-    carried = ", ".join(f"{arm} ({run.title(name)})" for name, arm in step["carried"])
+    yield Heading(f"Step {step.number}: {step.title}", "stage gate", step.stage or "")
+    carried = ", ".join(f"{arm} ({run.title(name)})" for name, arm in step.carried)
     yield Facts(
         [
-            ("Question", step["question"]),
-            (_whose(step), step["hypothesis"]),
+            ("Question", step.question),
+            (_whose(step), step.hypothesis),
             ("Starts from", f"the base recipe with {carried}" if carried else "the base recipe"),
         ]
     )
-    specs = specs_by_id(run, step["step"])
-    if step["arms"]:
+    specs = specs_by_id(run, step.step)
+    if step.arms:
         arms = shown_arms(run, step)
         yield _tried_table(run, arms, specs)
         yield _dev_table(run, step, arms, specs)
         yield from _rest(step, arms)
         yield _curves(run, step, specs)
-    yield from _items("Rungs", (_rung(event, specs) for event in run.all(Rung, step=step["step"])))
-    yield from _items("Left out", (f"{n}: {reason}" for n, reason in step["left_out"].items()))
+    yield from _items(
+        "Rungs", (_rung(event, specs) for event in run.all(Rung, step=step.step))
+    )
+    yield from _items("Left out", (f"{n}: {reason}" for n, reason in step.left_out.items()))
     yield from _items("Gate conflicts", _conflicts(step))
-    absent = list(_absent(run, step["step"], f"{CONFIRMATION}{step['step']}"))
-    races = (step["step"], f"{CONFIRMATION}{step['step']}")
+    absent = list(_absent(run, step.step, f"{CONFIRMATION}{step.step}"))
+    races = (step.step, f"{CONFIRMATION}{step.step}")
     yield from _items("Went on after a break", _restarts(run, *races))
     yield from _items("Absent, and so no evidence", iter(absent))
     yield from _items("Outcome", _outcome(run, step, absent))
@@ -95,12 +97,12 @@ def _by_gain(run: Run) -> Table:
     """Return the steps ranked by what they gain over the same budget without their change."""
     rows = [
         [
-            run.title(found["step"]),
-            found["arm"],
-            found["split"],
-            *(estimate(found["gains"].get(metric, {})) for metric in FINEST_FIRST),
+            run.title(found.step),
+            found.arm,
+            found.split,
+            *(estimate(found.gains.get(metric, {})) for metric in FINEST_FIRST),
         ]
-        for found in run.document["by_gain"]
+        for found in run.document.by_gain
     ]
     header = ("Step", "Arm", "On", *(f"{title_of(m)} over its control" for m in FINEST_FIRST))
     return Table("the steps by what they gain, the largest first", "lllrr", header, rows)
@@ -110,7 +112,7 @@ def _restarts(run: Run, *races: str) -> Iterator[str]:
     """Yield what broke and was tried again: at most some arms, the rest counted."""
     events = [event for race in races for event in run.all(ArmRestarted, step=race)]
     for event in events[:RESTARTS_SHOWN]:
-        yield f"{event['name']} at epoch {max(0, event['epoch'])}: {event['detail']}."
+        yield f"{event.name} at epoch {max(0, event.epoch)}: {event.detail}."
     if len(events) > RESTARTS_SHOWN:
         yield f"{len(events) - RESTARTS_SHOWN:,} more, in journal.jsonl."
 
@@ -132,10 +134,10 @@ def _rest(step: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> Iterat
 
 def _curves(run: Run, step: Mapping[str, Any], specs: Mapping[str, Any]) -> Figure:
     arms = shown_arms(run, step, CURVES)
-    shown = [*(specs[arm["id"]] for arm in arms), *run.specs(f"confirm_{step['step']}")]
-    caption = f"{step['title']}, per epoch on the dev split."
-    if len(arms) < len(step["arms"]):
-        caption += f" Drawn: {len(arms)} of {len(step['arms']):,} arms."
+    shown = [*(specs[arm.id] for arm in arms), *run.specs(f"confirm_{step.step}")]
+    caption = f"{step.title}, per epoch on the dev split."
+    if len(arms) < len(step.arms):
+        caption += f" Drawn: {len(arms)} of {len(step.arms):,} arms."
     return Figure(plots.step_curves(run, shown), caption)
 
 
@@ -148,27 +150,27 @@ def _items(label: str, items: Iterator[str]) -> Iterator[Block]:
 def _tried_table(run: Run, arms: Sequence[Mapping[str, Any]], specs: Mapping[str, Any]) -> Table:
     rows = []
     for arm in arms:
-        changes = ", ".join(f"{key} = {value}" for key, value in arm["changes"].items())
-        ran = _ran(run, specs[arm["id"]], arm if arm["reason"] else {})
-        rows.append([arm["name"], changes or "nothing", arm["why"], *ran])
+        changes = ", ".join(f"{key} = {value}" for key, value in arm.changes.items())
+        ran = _ran(run, specs[arm.id], arm if arm.reason else {})
+        rows.append([arm.name, changes or "nothing", arm.why, *ran])
     header = ("Arm", "Change", "Why", "Epochs", "Ended")
     return Table("what was tried", "lllll", header, rows)
 
 
 def _ran(run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]) -> list[str]:
     """Return how far an arm went and why it ended there."""
-    epochs = judged.get("epochs_run", max(run.curve(spec["id"]), default=0))
-    went = f"{epochs} of {spec['recipe']['training']['epochs']}"
-    if spec["source"] is not None:
+    epochs = judged.get("epochs_run", max(run.curve(spec.id), default=0))
+    went = f"{epochs} of {spec.recipe.training.epochs}"
+    if spec.source is not None:
         went = "no training"
     if not judged:
         return [went, "had not ended"]
-    at = "" if spec["source"] is not None else f" at epoch {judged['epoch']}"
-    return [went, f"{judged['reason']}{at}" + (f": {judged['detail']}" if judged["detail"] else "")]
+    at = "" if spec.source is not None else f" at epoch {judged.epoch}"
+    return [went, f"{judged.reason}{at}" + (f": {judged.detail}" if judged.detail else "")]
 
 
 def _dev_numbers(run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]) -> list[str]:
-    found = measured(run, spec["id"], judged)
+    found = measured(run, spec.id, judged)
     return [number(found.get(metric)) for metric in METRICS.shown(Shown.DEV)]
 
 
@@ -177,20 +179,20 @@ def _dev_table(
 ) -> Table:
     rows, metrics, judged = [], METRICS.shown(Shown.DEV), METRICS.judged
     for arm in arms:
-        spec = specs[arm["id"]]
-        own, control = measured(run, arm["id"], arm), _control(run, step, spec, arm)
+        spec = specs[arm.id]
+        own, control = measured(run, arm.id, arm), _control(run, step, spec, arm)
         cells = []
-        elsewhere = spec["recipe"]["search_space"] != _space(run)
+        elsewhere = spec.recipe.search_space != _space(run)
         for metric in metrics:
             split = elsewhere and not METRICS.get(metric).across_spaces
-            mark = f" ({spec['recipe']['search_space']})" if split else ""
+            mark = f" ({spec.recipe.search_space})" if split else ""
             cells += [number(own.get(metric)) + mark]
             cells += [NONE if split else number(control.get(metric))]
-        gains = {g["metric"]: g for g in arm["gains"] or []}
+        gains = {g.metric: g for g in arm.gains or []}
         found = [gains.get(metric) for metric in judged]
-        cells.append((arm["stage"] or {}).get("verdict", NONE))
-        cells += [f"{g['verdict']} {estimate(g)}" if g else NONE for g in found]
-        rows.append([arm["name"], *cells])
+        cells.append((arm.stage or {}).get("verdict", NONE))
+        cells += [f"{g.verdict} {estimate(g)}" if g else NONE for g in found]
+        rows.append([arm.name, *cells])
     numbers = [word for m in metrics for word in (title_of(m), "control")]
     header = ("Arm", *numbers, "Stage gate", *(f"gain in {title_of(m)}" for m in judged))
     caption = "dev split, at the epoch where each arm ended; the control at the same epoch"
@@ -207,71 +209,71 @@ def _control(
     run: Run, step: Mapping[str, Any], spec: Mapping[str, Any], arm: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     """Return the control's record at the arm's own epoch; a searched model has the model itself."""
-    if arm["role"] == "control" or arm["epoch"] is None:
+    if arm.role == "control" or arm.epoch is None:
         return {}
-    if spec["source"] is not None:
+    if spec.source is not None:
         curve = run.curve(run.unchanged.get("id", ""))
         return curve[max(curve)] if curve else {}
-    control = next((a["id"] for a in step["arms"] if a["role"] == "control"), "")
-    return run.curve(control).get(arm["epoch"], {})
+    control = next((a.id for a in step.arms if a.role == "control"), "")
+    return run.curve(control).get(arm.epoch, {})
 
 
 def _rung(event: Event, specs: Mapping[str, Any]) -> str:
     def names(arms: Sequence[str]) -> str:
-        return named([specs[arm]["name"] for arm in arms])
+        return named([specs[arm].name for arm in arms])
 
-    every = list(event["values"].items())
+    every = list(event.values.items())
     best = foremost(every, NAMES, lambda item: -math.inf if item[1] is None else item[1])
-    values = "; ".join(f"{specs[a]['name']} {number(v)}" for a, v in best)
+    values = "; ".join(f"{specs[a].name} {number(v)}" for a, v in best)
     more = f"; and {len(every) - NAMES:,} more" if len(every) > NAMES else ""
-    text = f"epoch {event['epoch']}: dev cosine {values}{more}."
-    if event["cutoff"] is not None:
-        text += f" Cutoff {number(event['cutoff'])}, pruned: {names(event['pruned']) or 'none'}."
-    if event["held"]:
-        text += f" The stage gate is held by {names(event['held'])}; the step ends."
+    text = f"epoch {event.epoch}: dev cosine {values}{more}."
+    if event.cutoff is not None:
+        text += f" Cutoff {number(event.cutoff)}, pruned: {names(event.pruned) or 'none'}."
+    if event.held:
+        text += f" The stage gate is held by {names(event.held)}; the step ends."
     return text
 
 
 def _conflicts(step: Mapping[str, Any]) -> Iterator[str]:
-    arms = {arm["name"]: arm for arm in step["arms"]}
-    yield from (_conflict(arms[name]) for name in step["conflicts"][:NAMES])
-    if len(step["conflicts"]) > NAMES:
-        yield f"The same of {named(step['conflicts'][NAMES:])}."
+    arms = {arm.name: arm for arm in step.arms}
+    yield from (_conflict(arms[name]) for name in step.conflicts[:NAMES])
+    if len(step.conflicts) > NAMES:
+        yield f"The same of {named(step.conflicts[NAMES:])}."
 
 
 def _conflict(arm: Mapping[str, Any]) -> str:
-    gain = next(g for g in arm["gains"] if g["metric"] == "r_at_5")
-    stage = arm["stage"]
+    gain = next(g for g in arm.gains if g.metric == "r_at_5")
+    stage = arm.stage
     return (
-        f"{arm['name']} fails the stage gate ({title_of(stage['metric'])} {stage['reason']}), "
+        f"{arm.name} fails the stage gate ({title_of(stage.metric)} {stage.reason}), "
         f"yet beats its control at R@5 by {estimate(gain)}."
     )
 
 
 def _outcome(run: Run, step: Mapping[str, Any], absent: Sequence[str]) -> Iterator[str]:
     """Say what the step decided: confirmed, kept, ruled out, or nothing."""
-    confirmed = run.all(Confirmed, step=step["step"])
+    confirmed = run.all(Confirmed, step=step.step)
     for event in confirmed:
         gates = "; ".join(
-            f"{g['gate']} {title_of(g['metric'])} {estimate(g)} {g['verdict']}"
-            for g in event["gates"]
+            f"{g.gate} {title_of(g.metric)} {estimate(g)} {g.verdict}"
+            for g in event.gates
         )
-        yield f"Confirmation of {confirmed_name(run, event)}: {event['verdict']} ({gates})."
-    if step["kept"]:
-        yield f"Kept: {step['kept']} beats its control, and later steps may start from it."
-    elif step["stage"] is None:
+        yield f"Confirmation of {confirmed_name(run, event)}: {event.verdict} ({gates})."
+    if step.kept:
+        yield f"Kept: {step.kept} beats its control, and later steps may start from it."
+    elif step.stage is None:
         yield "This step had not ended when this was written."
     elif step.get("extended"):
         yield "An open question, measured on dev alone; its answer stands under Hypotheses."
-    elif not step["arms"]:
+    elif not step.arms:
         yield "Nothing could be tried, so nothing is ruled out."
-    elif absent and all(event["verdict"] != Verdict.PASS for event in confirmed):
+    elif absent and all(event.verdict != Verdict.PASS for event in confirmed):
         yield "Nothing is ruled out: what an absent arm would have shown nobody knows."
-    elif step["stage"] == Verdict.NOT_EVALUABLE:
+    elif step.stage == Verdict.NOT_EVALUABLE:
         yield "No arm could be judged, so nothing is ruled out."
-    elif step["stage"] == Verdict.FAIL or any(e["verdict"] == Verdict.FAIL for e in confirmed):
-        yield f"Ruled out as a cause on its own, for the arms above: {step['rules_out']}."
+    elif step.stage == Verdict.FAIL or any(e.verdict == Verdict.FAIL for e in confirmed):
+        yield f"Ruled out as a cause on its own, for the arms above: {step.rules_out}."
     elif not confirmed:
-        yield f"Not confirmed yet: {step['candidate']}."
-    elif all(event["verdict"] != Verdict.PASS for event in confirmed):
+        yield f"Not confirmed yet: {step.candidate}."
+    elif all(event.verdict != Verdict.PASS for event in confirmed):
         yield "Nothing is ruled out: the interval crosses the bound."

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lvm.triage.events import Confirmed, Phase1Judged, StepStarted
 from lvm.audit.words import answer, broken, overrides, unverified
 from lvm.printed import job_command
 from lvm.records import RunVerdict, Verdict, flatten
@@ -15,27 +16,26 @@ from lvm.report.cost import saved_in_words
 from lvm.report.gates import independent
 from lvm.report.models import confirmed_name
 from lvm.text import counted, estimate, number, seconds, title_of
-from lvm.triage.events import Confirmed, Phase1Judged, StepStarted
 from lvm.triage.seeds import over_seeds
 from lvm.triage.subject import subject
 
 
 def stopped_by_audit(run: Run) -> bool:
     """Whether the audit ended the run before anything was tried."""
-    return run.document["verdict"] == RunVerdict.BLOCKED and not run.all(StepStarted)
+    return run.document.verdict == RunVerdict.BLOCKED and not run.all(StepStarted)
 
 
 def verdict_section(run: Run) -> Iterator[Block]:
     """Yield the first screen."""
     document, audit = run.document, audit_of(run)
     judged = document.get("judged") or subject(run.events)
-    if judged["stand_in"]:
-        yield Paragraph(judged["sentence"], "lead")
+    if judged.stand_in:
+        yield Paragraph(judged.sentence, "lead")
     if audit and stopped_by_audit(run):
         yield from first_screen(audit)
         yield Preformatted(f"# when that is done\n{_again(run)}")
         return
-    yield Paragraph(document["headline"], "lead")
+    yield Paragraph(document.headline, "lead")
     said = [*unverified(audit), *overrides(audit), *broken(audit), *document.get("warnings", [])]
     for warning in dict.fromkeys(said):
         yield Paragraph(warning, "warning")
@@ -43,19 +43,19 @@ def verdict_section(run: Run) -> Iterator[Block]:
     lineage = (document.get("lineage") or {}).get("sentence", "")
     if lineage and lineage not in said:
         pairs.append(("Lineage", lineage))
-    seeds = over_seeds(document["seeds"]) if document.get("seeds") else ""
+    seeds = over_seeds(document.seeds) if document.get("seeds") else ""
     if seeds and not any(seeds in warning for warning in said):
         pairs.append(("Seeds", seeds))
     if audit:
         pairs.append(("Audit", answer(audit)))
     elif document.get("codes"):
-        pairs.append(("Audit codes", ", ".join(document["codes"])))
-    compute = document["compute"]
+        pairs.append(("Audit codes", ", ".join(document.codes)))
+    compute = document.compute
     pairs.append(
         (
             "Cost",
-            f"{seconds(compute['train_seconds'])} of training in "
-            f"{counted(compute['trials'], 'trial')}; {saved_in_words(run)}",
+            f"{seconds(compute.train_seconds)} of training in "
+            f"{counted(compute.trials, 'trial')}; {saved_in_words(run)}",
         )
     )
     changes = _changes(run)
@@ -68,7 +68,7 @@ def verdict_section(run: Run) -> Iterator[Block]:
 
 
 def _no_cause(run: Run) -> str:
-    return "none found" if run.document["verdict"] else "not known yet"
+    return "none found" if run.document.verdict else "not known yet"
 
 
 def _confidence(run: Run) -> str:
@@ -77,17 +77,17 @@ def _confidence(run: Run) -> str:
     candidates = [(_phase1_name(run), run.last(Phase1Judged))]
     candidates += [(confirmed_name(run, event), event) for event in run.all(Confirmed)]
     if arm:
-        candidates = [(arm["name"], arm)]
+        candidates = [(arm.name, arm)]
     name, event = max(candidates, key=lambda item: _nearest(item[1]))
-    gates = [g for g in event.get("gates", []) if g["gate"] == "success" and g["estimate"]]
+    gates = [g for g in event.get("gates", []) if g.gate == "success" and g.estimate]
     if not gates:
         return "no success gate has been judged"
     parts = [
-        f"{title_of(g['metric'])} {estimate(g)} against {number(g['bound'], sign=True)}: "
-        f"{g['verdict']}"
+        f"{title_of(g.metric)} {estimate(g)} against {number(g.bound, sign=True)}: "
+        f"{g.verdict}"
         for g in gates
     ]
-    level, articles = gates[0]["estimate"]["confidence"], gates[0]["estimate"]["num_articles"]
+    level, articles = gates[0].estimate.confidence, gates[0].estimate.num_articles
     effect = independent(gates[0])
     return (
         f"gain of {name} over {run.baseline} on the test split: {'; '.join(parts)} "
@@ -99,14 +99,14 @@ def _confidence(run: Run) -> str:
 def _phase1_name(run: Run) -> str:
     """Return what phase 1 judged: the base recipe's model, or a file of predictions."""
     judged = run.document.get("judged") or {}
-    given = f"{judged['file']} (predictions)" if judged.get("stand_in") else "phase 1"
+    given = f"{judged.file} (predictions)" if judged.get("stand_in") else "phase 1"
     return str(run.unchanged.get("name", given))
 
 
 def _nearest(event: Mapping[str, Any]) -> tuple[int, float]:
     """Return how near a judged model came, for ordering: by verdict, then by its gain in R@5."""
-    found = [g for g in event.get("gates", []) if g["gate"] == "success" and g["estimate"]]
-    gained = [g["estimate"]["value"] for g in found if g["metric"] == "r_at_5"]
+    found = [g for g in event.get("gates", []) if g.gate == "success" and g.estimate]
+    gained = [g.estimate.value for g in found if g.metric == "r_at_5"]
     rank = {Verdict.PASS: 3, Verdict.INCONCLUSIVE: 2, Verdict.FAIL: 1}
     return rank.get(event.get("verdict", ""), 0), max(gained, default=-1.0)
 
@@ -114,11 +114,11 @@ def _nearest(event: Mapping[str, Any]) -> tuple[int, float]:
 def _next(run: Run, changed: bool) -> tuple[str, str]:
     """Return what to do next and the command for it."""
     job = job_command("triage", kept=True)
-    match run.document["verdict"]:
+    match run.document.verdict:
         case RunVerdict.FIXED if changed:
             return (
                 "save the changes below as fix.toml and judge them on data this run has not seen; "
-                f"the checkpoint is {run.document['arm']['checkpoint']}",
+                f"the checkpoint is {run.document.arm.checkpoint}",
                 f"{job} --recipe fix.toml --data BANK",
             )
         case RunVerdict.PASSED | RunVerdict.FIXED:
@@ -127,7 +127,7 @@ def _next(run: Run, changed: bool) -> tuple[str, str]:
             return "repair what the audit names, then start again", _again(run)
         case RunVerdict.INCONCLUSIVE if run.document.get("absent"):
             text = "see why the absent arms ended; when that is settled, have them tried again"
-            return text, str(run.document["resume"])
+            return text, str(run.document.resume)
         case RunVerdict.INCONCLUSIVE if (run.document.get("lineage") or {}).get(
             "verdict_if_unseen"
         ):
@@ -142,15 +142,15 @@ def _next(run: Run, changed: bool) -> tuple[str, str]:
             text = "see what was not tried; change the recipe accordingly and start again"
             return text, f"{job} --recipe FILE"
         case _:
-            return "go on with the run", str(run.document["resume"])
+            return "go on with the run", str(run.document.resume)
 
 
 def _crosses(run: Run) -> bool:
     """Whether an interval crosses its bound, which more articles would narrow."""
     judged = [run.last(Phase1Judged), *run.all(Confirmed)]
-    judged += [event["control"] for event in judged if event.get("control")]
+    judged += [event.control for event in judged if event.get("control")]
     gates = [gate for event in judged for gate in event.get("gates", [])]
-    return any(gate["verdict"] == Verdict.INCONCLUSIVE for gate in gates)
+    return any(gate.verdict == Verdict.INCONCLUSIVE for gate in gates)
 
 
 def _again(run: Run) -> str:

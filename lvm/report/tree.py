@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from lvm.triage.events import ArmEnded, ArmJudged, Confirmed, Decision, Rung, StepStarted
 from lvm.audit.words import answer
 from lvm.records import StopReason
 from lvm.report import Block, Event, Figure, Preformatted, Run, tone
@@ -16,7 +17,6 @@ from lvm.report.many import left_out, named, shown_arms, specs_by_id
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
 from lvm.text import counted, number, one_line
-from lvm.triage.events import ArmEnded, ArmJudged, Confirmed, Decision, Rung, StepStarted
 
 MARKS = {  # kind of a leaf -> mark, what the mark means
     "confirmed": ("◆", "confirmation, judged on the test split"),
@@ -77,16 +77,16 @@ def _nodes(run: Run) -> Iterator[Node]:
         yield Node("Audit", answer(audit), True, "", str(audit.get("verdict") or ""))
     specs = run.specs("phase_1")
     leaves = [_arm(run, "phase_1", spec) for spec in specs]
-    verdict = run.document["phase1"]["verdict"] or ""
+    verdict = run.document.phase1.verdict or ""
     why = _since(run, "RunPhase1") if specs else "not begun"
     yield Node("Phase 1", why, bool(specs), "success gate", verdict, leaves)
-    for step in run.document["steps"]:
+    for step in run.document.steps:
         yield _step(run, step)
     yield from _together(run)
     for started in (e for e in run.all(StepStarted) if "seed" in e):
-        leaves = [_arm(run, started["step"], spec) for spec in started["arms"]]
-        why = _since(run, "Repeat", seed=started["seed"])
-        yield Node(started["title"], why, True, "", "", leaves)
+        leaves = [_arm(run, started.step, spec) for spec in started.arms]
+        why = _since(run, "Repeat", seed=started.seed)
+        yield Node(started.title, why, True, "", "", leaves)
     ended = bool(run.last(Decision, action="Stop"))
     why = "not reached: the run ended before it" if ended else "not reached so far"
     for name in unreached(run):
@@ -100,21 +100,21 @@ def _since(run: Run, action: str, **values: Any) -> str:
 
 def _end(run: Run) -> tuple[str, str]:
     """Return what the run came to, and why it stopped there."""
-    headline = str(run.document["headline"])
+    headline = str(run.document.headline)
     return headline.split(":")[0], _since(run, "Stop")
 
 
 def _step(run: Run, step: Mapping[str, Any]) -> Node:
-    name = step["step"]
+    name = step.step
     specs, arms = specs_by_id(run, name), shown_arms(run, step)
-    leaves = [_arm(run, name, specs[arm["id"]], step) for arm in arms]
+    leaves = [_arm(run, name, specs[arm.id], step) for arm in arms]
     if rest := left_out(step, arms):
         leaves.append(Leaf("left", "not shown", rest))
-    leaves += [Leaf("left", arm, f"left out: {why}") for arm, why in step["left_out"].items()]
+    leaves += [Leaf("left", arm, f"left out: {why}") for arm, why in step.left_out.items()]
     leaves += _confirmations(run, name)
-    title = f"Step {step['number']}: {step['title']}"
+    title = f"Step {step.number}: {step.title}"
     why = _since(run, "RunStep", step=name)
-    return Node(title, why, True, "stage gate", step["stage"] or "", leaves)
+    return Node(title, why, True, "stage gate", step.stage or "", leaves)
 
 
 def _confirmations(run: Run, step: str) -> list[Leaf]:
@@ -124,14 +124,14 @@ def _confirmations(run: Run, step: str) -> list[Leaf]:
         cause = ATTRIBUTED.get(event.get("attribution", ""), "")
         said = "; ".join(text for text in (why, cause) if text)
         name = f"confirmation of {confirmed_name(run, event)}"
-        leaves.append(Leaf("confirmed", name, said, event["verdict"]))
+        leaves.append(Leaf("confirmed", name, said, event.verdict))
     return leaves
 
 
 def _together(run: Run) -> Iterator[Node]:
     """Yield the confirmations that belong to no single step."""
-    known = {step["step"] for step in run.document["steps"]}
-    for step in dict.fromkeys(event["step"] for event in run.all(Confirmed)):
+    known = {step.step for step in run.document.steps}
+    for step in dict.fromkeys(event.step for event in run.all(Confirmed)):
         if step not in known:
             tried = run.last(Decision, action="Confirm", step=step)
             arms = ", ".join(f"{arm} ({run.title(of)})" for of, arm in tried.get("carried", []))
@@ -147,26 +147,26 @@ def _arm(
     run: Run, step: str, spec: Mapping[str, Any], about: Mapping[str, Any] | None = None
 ) -> Leaf:
     """Return how an arm ended and why, and what became of it."""
-    ended = run.last(ArmEnded, arm=spec["id"], step=step)
+    ended = run.last(ArmEnded, arm=spec.id, step=step)
     if not ended:
-        return Leaf("left", spec["name"], _shared(run, step, spec) or "had not ended")
+        return Leaf("left", spec.name, _shared(run, step, spec) or "had not ended")
     kind, said = _ending(run, step, spec, ended)
     found = [said, _shared(run, step, spec)]
-    if about is not None and spec["name"] == about["candidate"]:
+    if about is not None and spec.name == about.candidate:
         found.append("chosen for confirmation")
-    if about is not None and spec["name"] == about["kept"]:
+    if about is not None and spec.name == about.kept:
         found.append("kept: it beats its control")
-    judged = run.last(ArmJudged, arm=spec["id"], step=step)
-    compared = about is not None and spec["role"] == "arm"
+    judged = run.last(ArmJudged, arm=spec.id, step=step)
+    compared = about is not None and spec.role == "arm"
     verdict = (judged.get("stage") or {}).get("verdict", "") if compared else ""
-    return Leaf(kind, spec["name"], "; ".join(text for text in found if text), verdict)
+    return Leaf(kind, spec.name, "; ".join(text for text in found if text), verdict)
 
 
 def _ending(run: Run, step: str, spec: Mapping[str, Any], ended: Event) -> tuple[str, str]:
-    epoch, budget = ended["epoch"], spec["recipe"]["training"]["epochs"]
+    epoch, budget = ended.epoch, spec.recipe.training.epochs
     at = f"at epoch {epoch} of {budget}"
-    match ended["reason"]:
-        case StopReason.FINISHED if spec["source"] is not None:
+    match ended.reason:
+        case StopReason.FINISHED if spec.source is not None:
             return "ended", "searched without training"
         case StopReason.FINISHED:
             return "ended", f"trained for {counted(epoch, 'epoch')}"
@@ -175,9 +175,9 @@ def _ending(run: Run, step: str, spec: Mapping[str, Any], ended: Event) -> tuple
         case StopReason.CANCELLED:
             return "stopped", f"stopped {at}: {_holders(run, step, epoch)}"
         case StopReason.PRUNED:
-            return "pruned", f"pruned {at}: {_cut(run, step, spec['id'], epoch)}"
+            return "pruned", f"pruned {at}: {_cut(run, step, spec.id, epoch)}"
         case reason:
-            detail = f": {ended['detail']}" if ended["detail"] else ""
+            detail = f": {ended.detail}" if ended.detail else ""
             return "broke", f"{reason} {at}{detail}"
 
 
@@ -188,7 +188,7 @@ def _rung(run: Run, step: str, epoch: int) -> Event:
 def _holders(run: Run, step: str, epoch: int) -> str:
     arms = _rung(run, step, epoch).get("held", [])
     ended = [run.last(ArmEnded, arm=arm, step=step) for arm in arms]
-    held = [event["name"] for event in ended if event]
+    held = [event.name for event in ended if event]
     return f"{named(held)} held the stage gate" if held else "the step had ended"
 
 
@@ -201,10 +201,10 @@ def _cut(run: Run, step: str, arm: str, epoch: int) -> str:
 
 def _shared(run: Run, step: str, spec: Mapping[str, Any]) -> str:
     """Say where an arm that an earlier part of the run had trained already comes from."""
-    first = run.first_start[spec["id"]]
-    if first["step"] == step:
+    first = run.first_start[spec.id]
+    if first.step == step:
         return ""
-    return f"its training is that of {first.get('title', first['step'])}"
+    return f"its training is that of {first.get('title', first.step)}"
 
 
 # --- drawn ----------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lvm.events import Event, Events, indexed
+from lvm.triage.events import Event
+from lvm.triage.state import RunState, indexed
 from lvm.records import ABSENT, StopReason, flatten
 from lvm.report import Run
 from lvm.report.models import added, is_combination

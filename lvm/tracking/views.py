@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lvm.events import Event as Event
-from lvm.events import Events, indexed
+from lvm.triage.events import Compared
+from lvm.triage.events import Event
+from lvm.triage.state import RunState, indexed
 from lvm.records import RunVerdict, flatten
 from lvm.tracking.note import run_note, table_name
 
@@ -118,7 +119,7 @@ class RunView:
 
     def add_front(self, events: RunState, arm: str) -> None:
         """Add where a model lies against the front of predictions without training."""
-        compared = events.last("compared") or {}
+        compared = events.last(Compared) or {}
         found = compared.get("front", {}).get(arm)
         if found:
             self.add_tags({"front.position": found["position"], "front.rung": found.get("rung")})
