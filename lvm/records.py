@@ -246,6 +246,15 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def _struct_to_plain(value: msgspec.Struct) -> dict[str, Any]:
+    about = value.__struct_config__
+    tag = {} if about.tag is None else {str(about.tag_field): about.tag}
+    names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+    given = {written: getattr(value, name) for name, written in names}
+    told = {key: to_plain(item) for key, item in given.items() if item is not msgspec.UNSET}
+    return {**tag, **told}
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, leaf) of nested mappings in order."""
     for key, value in values.items():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 from lvm.metrics import METRICS
+from lvm.records import GateResult
 
 NONE = "–"  # a value that does not exist
 
@@ -18,17 +18,34 @@ def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
     return f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
 
 
-def interval(estimate: Mapping[str, Any] | None, *, sign: bool = True) -> str:
+class Interval(Protocol):
+    """A value between two limits."""
+
+    @property
+    def value(self) -> float:
+        """What was found."""
+
+    @property
+    def lower(self) -> float:
+        """The lower limit."""
+
+    @property
+    def upper(self) -> float:
+        """The upper limit."""
+
+
+def interval(estimate: Interval | None, *, sign: bool = True) -> str:
     """Return a value with its interval, or a dash for an estimate that does not exist."""
-    if not estimate:
+    if estimate is None:
         return NONE
-    value, low, high = (number(estimate[k], sign=sign) for k in ("value", "lower", "upper"))
+    limits = (estimate.value, estimate.lower, estimate.upper)
+    value, low, high = (number(limit, sign=sign) for limit in limits)
     return f"{value} [{low}, {high}]"
 
 
-def estimate(gate: Mapping[str, Any]) -> str:
+def estimate(gate: GateResult) -> str:
     """Return value and interval of a gate, with signs where the value is a difference."""
-    return interval(gate.get("estimate"), sign=gate.get("gate") != "stage")
+    return interval(gate.estimate, sign=gate.gate != "stage")
 
 
 def title_of(metric: str) -> str:

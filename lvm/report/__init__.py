@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from lvm.triage.events import Epoch, Ladder, Phase1Judged, RunStarted, StepStarted
-from lvm.triage.events import Event
-from lvm.triage.state import RunState, indexed
 from lvm.metrics import METRICS
 from lvm.records import LIMITS
+from lvm.triage.events import Epoch, Ladder, Phase1Judged, RunStarted, StepStarted
+from lvm.triage.events.parts import Arm, EvaluationTold
+from lvm.triage.state import RunState
+from lvm.triage.summary import Summary
 
 # --- blocks --------------------------------------------------------------------------------------
 
@@ -106,31 +106,19 @@ class Section:
 
 @dataclass(frozen=True)
 class Run:
-    """A journal and the verdict computed from it."""
+    """A run and what it came to."""
 
-    events: Sequence[Event]
-    document: Mapping[str, Any]
+    state: RunState
+    summary: Summary
 
-    @cached_property
-    def index(self) -> RunState:
-        """The events, as they are looked up."""
-        return indexed(self.events)
-
-    def all(self, kind: str, **values: Any) -> list[Event]:
-        """Return the events of one kind with these values in order."""
-        return self.index.of(kind, **values)
-
-    def last(self, kind: str, **values: Any) -> Event:
-        """Return the last such event, or an empty mapping."""
-        return self.index.last(kind, **values) or {}
-
-    def curve(self, arm: str) -> dict[int, Event]:
+    def curve(self, arm: str) -> dict[int, Epoch]:
         """Return the record of every epoch of an arm; steps that share an arm share its epochs."""
-        return {event.epoch: event for event in self.all(Epoch, arm=arm)}
+        return {event.epoch: event for event in self.state.of(Epoch, arm=arm)}
 
-    def specs(self, step: str) -> list[Mapping[str, Any]]:
+    def specs(self, step: str) -> list[Arm]:
         """Return the arms that a step started with, and an empty list before it started."""
-        return list(self.last(StepStarted, step=step).get("arms", []))
+        started = self.state.last(StepStarted, step=step)
+        return started.arms if started else []
 
     def span(self, metric: str) -> tuple[float, float, int]:
         """Return 0 or lower, the highest value of a metric on dev, and its last epoch.
@@ -138,15 +126,18 @@ class Run:
         Over all arms; a cosine counts in the raw space alone. Read from the events once.
         """
         if metric not in self._spans:
-            events = [e for e in self.all(Epoch) if e.get(metric) is not None]
+            events = self.state.of(Epoch)
+            measured = [
+                (e.arm, v, e.epoch) for e in events if (v := e.measured(metric)) is not None
+            ]
             compared = {
                 spec.id
-                for started in self.all(StepStarted)
+                for started in self.state.of(StepStarted)
                 for spec in started.arms
                 if METRICS.get(metric).across_spaces or spec.recipe.search_space == "raw"
             }
-            values = [event[metric] for event in events if event.arm in compared]
-            last = max([1, *(event.epoch for event in events)])
+            values = [value for arm, value, _ in measured if arm in compared]
+            last = max([1, *(epoch for _, _, epoch in measured)])
             self._spans[metric] = min([0.0, *values]), max([0.1, *values]), last
         return self._spans[metric]
 
@@ -155,47 +146,47 @@ class Run:
         return {}
 
     @cached_property
-    def first_start(self) -> Mapping[str, Event]:
+    def first_start(self) -> Mapping[str, StepStarted]:
         """For every arm the event that began the first part of the run it belongs to."""
-        found: dict[str, Event] = {}
-        for started in self.all(StepStarted):
+        found: dict[str, StepStarted] = {}
+        for started in self.state.of(StepStarted):
             for spec in started.arms:
                 found.setdefault(spec.id, started)
         return found
 
     @property
-    def started(self) -> Event:
+    def started(self) -> RunStarted:
         """The event that opens the journal."""
-        return self.last(RunStarted)
-
-    @property
-    def gates(self) -> Mapping[str, Any]:
-        """The bounds of the run."""
-        gates: Mapping[str, Any] = self.started.get("config", {}).get("gates", {})
-        return gates
+        assert self.state.started is not None
+        return self.state.started
 
     @property
     def baseline(self) -> str:
         """Name of the model that the success gate compares with."""
-        return str(self.last(Phase1Judged).get("baseline", "AR-only"))
+        judged = self.state.last(Phase1Judged)
+        return judged.baseline if judged else "AR-only"
 
     @property
-    def unchanged(self) -> Mapping[str, Any]:
-        """Spec of the base recipe's model of phase 1, or an empty mapping."""
-        others = [spec for spec in self.specs("phase_1") if spec.name != self.baseline]
-        return others[0] if others else {}
+    def unchanged(self) -> Arm | None:
+        """The base recipe's model of phase 1; None where predictions stood in for it."""
+        return next((s for s in self.specs("phase_1") if s.name != self.baseline), None)
+
+    def rungs(self, split: str) -> Mapping[str, EvaluationTold]:
+        """Return what the predictors without training reach on a split, if they were measured."""
+        measured = self.state.last(Ladder, split=split)
+        return measured.rows if measured else {}
 
     def ladder(self, split: str, metric: str) -> dict[str, float]:
         """Return the predictors without training that a model competes with, best first."""
-        rows = self.last(Ladder, split=split).get("rows", {})
-        values = {name: row.masked.get(metric) for name, row in rows.items()}
+        values = {name: row.masked.get(metric) for name, row in self.rungs(split).items()}
         kept = {n: v for n, v in values.items() if v is not None and n not in LIMITS}
         sign = -1 if METRICS.get(metric).higher_is_better else 1
         return dict(sorted(kept.items(), key=lambda item: sign * item[1]))
 
     def title(self, step: str) -> str:
         """Return the title of a step, or its name when it was not started."""
-        return str(self.last(StepStarted, step=step).get("title", step))
+        started = self.state.last(StepStarted, step=step)
+        return started.title if started else step
 
 
 # --- verdicts -----------------------------------------------------------------------------------

@@ -1,17 +1,11 @@
-"""The audit in a report: findings with the worst first, what could not be looked at, small plots.
-
-The audit document is read as a plain mapping, and any part of it may be missing: it may come from
-another version.
-"""
+"""The audit in a report: the worst findings first, what could not be looked at, small plots."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from lvm.triage.events import Audited, BelowLadder, Inspected
+from lvm.audit.document import AuditDocument, FindingTold
 from lvm.audit.words import (
-    Document,
     answer,
     as_sentence,
     blocking_codes,
@@ -39,20 +33,21 @@ from lvm.report import (
     small_plots,
 )
 from lvm.text import number, seconds, title_of
+from lvm.triage.events import Audited, BelowLadder, Inspected
 
 # --- the section ----------------------------------------------------------------------------------
 
 
-def audit_of(run: Run) -> Document:
-    """Return the last audit of a run; empty for a run from before there was one."""
-    audit: Document = run.last(Audited).get("audit") or {}
-    return audit
+def audit_of(run: Run) -> AuditDocument | None:
+    """Return the audit of a run; None before there is one."""
+    audited = run.state.last(Audited)
+    return audited.audit if audited else None
 
 
 def audit_section(run: Run) -> Iterator[Block]:
     """Yield what the audit found; nothing for a run without one."""
     document = audit_of(run)
-    if document:
+    if document is not None:
         yield Paragraph(answer(document))
         for sentence in [*unverified(document), *overrides(document), *broken(document)]:
             yield Paragraph(sentence, "warning")
@@ -62,7 +57,7 @@ def audit_section(run: Run) -> Iterator[Block]:
 
 def _model_of_phase_1(run: Run) -> Iterator[Block]:
     """Yield what the models of phase 1 showed of themselves, and the order of the steps."""
-    seen, below = run.last(Inspected), run.last(BelowLadder)
+    seen, below = run.state.last(Inspected), run.state.last(BelowLadder)
     if not seen and not below:
         return
     yield Heading("What the models of phase 1 show")
@@ -70,18 +65,18 @@ def _model_of_phase_1(run: Run) -> Iterator[Block]:
         told = [_told(f) for f in below.findings] or [as_sentence(below.reason)]
         yield Items(f"{below.name}, on dev", told)
     if seen:
-        name, findings = seen.get("name", "the base recipe"), seen.get("findings", [])
-        told = [_told(f) for f in findings]
-        yield Items(f"{name}, on dev", told or ["none of the checks of predictions found it odd"])
-    reasons = [f.next for f in below.get("findings", [])]
-    yield Items("What follows for the steps", [*reasons, *seen.get("reasons", [])])
+        told = [_told(f) for f in seen.findings]
+        nothing = ["none of the checks of predictions found it odd"]
+        yield Items(f"{seen.name}, on dev", told or nothing)
+    reasons = [f.next for f in below.findings] if below else []
+    yield Items("What follows for the steps", [*reasons, *(seen.reasons if seen else ())])
 
 
-def _told(finding: Mapping[str, Any]) -> str:
+def _told(finding: FindingTold) -> str:
     return f"{finding.code}: {as_sentence(finding.seen)} {finding.meaning}"
 
 
-def standalone(document: Document) -> list[Section]:
+def standalone(document: AuditDocument) -> list[Section]:
     """Return the report of an audit alone."""
     first = list(first_screen(document))
     return [
@@ -90,16 +85,16 @@ def standalone(document: Document) -> list[Section]:
     ]
 
 
-def first_screen(document: Document) -> Iterator[Block]:
+def first_screen(document: AuditDocument) -> Iterator[Block]:
     """Yield the answer, what was overridden or broke, what blocks and what to do about it."""
     yield Paragraph(_lead(document), "lead")
     for sentence in [*unverified(document), *overrides(document), *broken(document)]:
         yield Paragraph(sentence, "warning")
-    findings = document.get("findings", [])
+    findings = document.findings
     shown = [f for f in findings if f.code in blocking_codes(document)] or findings[:3]
     pairs = [(f.code, f"{as_sentence(f.seen)} {f.meaning}") for f in shown]
-    pairs.append(("Cost", f"0 s of training; the audit took {seconds(_seconds(document))}"))
-    steps = list(dict.fromkeys(f.next for f in shown if f.get("next")))
+    pairs.append(("Cost", f"0 s of training; the audit took {seconds(document.seconds)}"))
+    steps = list(dict.fromkeys(f.next for f in shown if f.next))
     pairs += [("Next" if i == 0 else "Then", step) for i, step in enumerate(steps)]
     if codes := blocking_codes(document):
         flags = " ".join(f"--allow {code}" for code in codes)
@@ -107,18 +102,14 @@ def first_screen(document: Document) -> Iterator[Block]:
     yield Facts(pairs)
 
 
-def _lead(document: Document) -> str:
+def _lead(document: AuditDocument) -> str:
     text = answer(document)
-    if document.get("verdict") == "BLOCKED":
+    if document.verdict == "BLOCKED":
         return f"{text}. No training can help before this is mended, so none was started."
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _seconds(document: Document) -> float:
-    return float(document.get("seconds") or 0.0)
-
-
-def _details(document: Document) -> Iterator[Block]:
+def _details(document: AuditDocument) -> Iterator[Block]:
     """Yield findings, blind spots, routing, ladder, plots and inputs."""
     yield from _findings(document)
     yield Heading("What was looked at")
@@ -128,7 +119,7 @@ def _details(document: Document) -> Iterator[Block]:
         yield Items("Passed", passed)
     yield from _route(document)
     yield from _ladder(document)
-    plots = document.get("plots") or {}
+    plots = document.plots
     if drawn := small_plots.panels(plots):
         yield Heading("What the data looks like")
         yield Figure(drawn, "Bars show two standard errors over articles, to each side.")
@@ -136,8 +127,8 @@ def _details(document: Document) -> Iterator[Block]:
     yield from _inputs(document)
 
 
-def _findings(document: Document) -> Iterator[Block]:
-    findings = document.get("findings", [])
+def _findings(document: AuditDocument) -> Iterator[Block]:
+    findings = document.findings
     if not findings:
         yield Paragraph("Nothing was found.", "note")
         return
@@ -157,18 +148,18 @@ def _findings(document: Document) -> Iterator[Block]:
     yield Facts(pairs)
 
 
-def _route(document: Document) -> Iterator[Block]:
-    route = document.get("route") or {}
-    if route.get("reasons"):
+def _route(document: AuditDocument) -> Iterator[Block]:
+    route = document.route
+    if route.reasons:
         yield Items("What follows for the steps", route.reasons)
-    if route.get("blocked"):
+    if route.blocked:
         yield Paragraph(f"Nothing is run: {', '.join(route.blocked)}.")
-    elif route.get("order"):
+    elif route.order:
         yield Paragraph(f"Order of the steps: {', '.join(route.order)}.")
 
 
-def _ladder(document: Document) -> Iterator[Block]:
-    ladder = document.get("ladder") or {}
+def _ladder(document: AuditDocument) -> Iterator[Block]:
+    ladder = document.ladder or {}
     every = {metric for row in ladder.values() for metric in row}
     known = [m.name for m in METRICS if m.name in every]
     metrics = known + sorted(every - set(known))
@@ -181,12 +172,12 @@ def _ladder(document: Document) -> Iterator[Block]:
         )
 
 
-def _inputs(document: Document) -> Iterator[Block]:
+def _inputs(document: AuditDocument) -> Iterator[Block]:
     pairs = []
-    for name, about in (document.get("inputs") or {}).items():
-        if about:
-            sizes = [f"{about[k]:,} {k}" for k in ("windows", "rows") if about.get(k) is not None]
-            sizes += [f"width {about.width}"] if about.get("width") is not None else []
-            pairs.append((name.capitalize(), "; ".join([str(about.get("source", "")), *sizes])))
-    how = "samples of the train side" if document.get("quick") else "every check at full size"
-    yield Facts([*pairs, ("Time", f"{seconds(_seconds(document))}, {how}")])
+    for name, about in document.inputs.items():
+        counts = (("windows", about.windows), ("rows", about.rows))
+        sizes = [f"{count:,} {word}" for word, count in counts if count is not None]
+        sizes += [f"width {about.width}"] if about.width is not None else []
+        pairs.append((name.capitalize(), "; ".join([about.source or "", *sizes])))
+    how = "samples of the train side" if document.quick else "every check at full size"
+    yield Facts([*pairs, ("Time", f"{seconds(document.seconds)}, {how}")])

@@ -12,7 +12,7 @@ from lvm.triage.spent import GATE, PRUNING, Spent, saved_seconds, spent_by_arm
 
 def saved_in_words(run: Run) -> str:
     """Return what was saved, and by what, in one clause."""
-    saved = saved_seconds(run.index)
+    saved = saved_seconds(run.state)
     return (
         f"{seconds(saved[GATE])} saved by the stage gate, "
         f"{seconds(saved[PRUNING])} by pruning (ASHA)"
@@ -21,7 +21,7 @@ def saved_in_words(run: Run) -> str:
 
 def cost_section(run: Run) -> Iterator[Block]:
     """Yield what each part cost, and what the stage gate and ASHA saved in it."""
-    arms = spent_by_arm(run.index)
+    arms = spent_by_arm(run.state)
     parts = {
         step: [a for a in arms if a.step == step] for step in dict.fromkeys(a.step for a in arms)
     }
@@ -44,7 +44,7 @@ def _row(name: str, arms: list[Spent]) -> list[str]:
 
 
 def _note(run: Run, arms: list[Spent]) -> str:
-    wall = run.document.compute.get("wall_seconds", 0.0)
+    wall = run.summary.compute.wall_seconds
     said = [
         f"Wall time {seconds(wall)}, interruptions included.",
         "The stage gate saves the rest of a step as soon as one arm holds it; ASHA saves the rest "

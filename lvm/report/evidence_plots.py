@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from lvm.triage.events import Ladder
-from lvm.report import Event, Run
+from lvm.audit.document import Histogram
+from lvm.report import Run
 from lvm.report.charts.chart import Axis, Chart, Point, Series, percent
 from lvm.report.charts.svg import Style, style_of, tag, wide, words
 from lvm.report.models import model_name
 from lvm.report.small_plots import draw_histogram
 from lvm.text import number
+from lvm.triage.events import TestJudged
+from lvm.triage.events.evidence import EvidenceTold, SpaceTold
 
 RUNG_METRICS = {1: "r_at_1", 5: "r_at_5", 10: "r_at_10", 50: "contain_at_50"}
 NAMED = (1, 5, 10, 50, 100, 1000)  # places that the text alternative names
+Judged = tuple[TestJudged, EvidenceTold]
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 # --- ranks ----------------------------------------------------------------------------------------
 
 
-def reach(run: Run, judged: Sequence[Event]) -> str:
+def reach(run: Run, judged: Sequence[Judged]) -> str:
     """Return one curve per model over k on a log scale, with the best rung and chance."""
-    size = judged[0].evaluation.pool.size
-    lines = [_model_line(run, event, place) for place, event in enumerate(judged)]
+    size = judged[0][0].evaluation.pool.size
+    lines = [_model_line(run, *one, place) for place, one in enumerate(judged)]
     lines += _rung_line(run)
     chart = reach_chart(size)
     values = "; ".join(f"{line.name}: {_in_words(line)}" for line in lines)
     plot = chart.draw(
         "True next among the first k, test split",
         f". {values}. Chance is k of {size:,}.",
-        _chance(chart, size, judged[0].evidence.reach.k),
+        _chance(chart, size, judged[0][1].reach.k),
         *map(chart.curve, lines),
     )
     return wide(plot, *(line.entry for line in lines))
@@ -45,8 +47,8 @@ def reach_chart(size: int) -> Chart:
     return Chart(ranks, Axis(0, 1, "", QUARTERS, percent), top=12, x_grid=True)
 
 
-def _model_line(run: Run, event: Event, place: int) -> Series:
-    found = event.evidence.reach
+def _model_line(run: Run, event: TestJudged, evidence: EvidenceTold, place: int) -> Series:
+    found = evidence.reach
     grey = event.name == run.baseline
     name = f"{model_name(event)}, {event.evaluation.space} space"
     points = zip(found.k, found.share, strict=True)
@@ -58,8 +60,8 @@ def _rung_line(run: Run) -> list[Series]:
     best = next(iter(run.ladder("test", "r_at_5")), None)
     if best is None:
         return []
-    masked = run.last(Ladder, split="test").rows[best].masked
-    points = ((k, masked[m]) for k, m in RUNG_METRICS.items() if masked.get(m) is not None)
+    masked = run.rungs("test")[best].masked
+    points = ((k, v) for k, m in RUNG_METRICS.items() if (v := masked.get(m)) is not None)
     return [_series(f"ladder: {best}", Style("ladder", "diamond", dashed=True), points)]
 
 
@@ -82,46 +84,47 @@ def _in_words(line: Series) -> str:
 # --- cosines --------------------------------------------------------------------------------------
 
 
-def cosines(shown: Sequence[Event], judged: Sequence[Event]) -> str:
+def cosines(shown: Sequence[Judged], judged: Sequence[Judged]) -> str:
     """Return one histogram per space of the models shown, over the axis that holds all judged."""
-    every = [space for event in judged for space in event.evidence.spaces.values()]
-    every = [space for space in every if space.paired]
+    every = [space for _, evidence in judged for space in evidence.spaces.values()]
     width = max([space.width for space in every], default=1.0)
     first = min([math.floor(_bin(space.low, width)) for space in every], default=0)
     last = max([math.ceil(_bin(_high(space), width)) for space in every], default=1)
     panels = [
         draw_histogram(_title(event, name), _on_grid(space, width, first, last))
-        for event in shown
-        for name, space in event.evidence.spaces.items()
-        if space.paired
+        for event, evidence in shown
+        for name, space in evidence.spaces.items()
     ]
     return tag("div", *panels, class_="panels")
 
 
-def _title(event: Event, space: str) -> str:
+def _title(event: TestJudged, space: str) -> str:
     searched = ", searched" if space == event.evaluation.space else ""
     return f"{model_name(event)}, {space} space{searched}"
 
 
-def _high(space: Mapping[str, Any]) -> float:
-    return float(space.low + space.width * len(space.paired))
+def _high(space: SpaceTold) -> float:
+    return space.low + space.width * len(space.paired)
 
 
 def _bin(cosine: float, width: float) -> float:
     return round(cosine / width, 6)  # an edge that is one by all but its last bits is one
 
 
-def _on_grid(space: Mapping[str, Any], width: float, first: int, last: int) -> dict[str, Any]:
+def _on_grid(space: SpaceTold, width: float, first: int, last: int) -> Histogram:
     """Return a histogram over bins `first` to `last` of a width that its own bins fit into."""
-    shares = {}
-    for name in ("paired", "shuffled"):
-        shares[name] = [0.0] * (last - first)
-        for i, share in enumerate(space[name]):
+
+    def shares(found: Sequence[float]) -> list[float | None]:
+        sums = [0.0] * (last - first)
+        for i, share in enumerate(found):
             place = math.floor(_bin(space.low + i * space.width, width))
-            shares[name][place - first] += share
-    return {
-        "edges": [round(i * width, 4) for i in range(first, last + 1)],
-        **shares,
-        "paired_mean": space.paired_mean,
-        "shuffled_mean": space.shuffled_mean,
-    }
+            sums[place - first] += share
+        return [*sums]
+
+    return Histogram(
+        edges=[round(i * width, 4) for i in range(first, last + 1)],
+        paired=shares(space.paired),
+        shuffled=shares(space.shuffled),
+        paired_mean=space.paired_mean,
+        shuffled_mean=space.shuffled_mean,
+    )

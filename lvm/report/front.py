@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from lvm.metrics import FRONT
 from lvm.records import LIMITS, Position
@@ -13,6 +12,8 @@ from lvm.report.charts.chart import Axis, Chart, Place, Point, Series
 from lvm.report.charts.svg import Style, style_of, tag, wide
 from lvm.report.models import model_name
 from lvm.text import interval, number
+from lvm.triage.events.parts import EvaluationTold, FrontTold
+from lvm.triage.summary import ModelShown
 
 FRONT_STYLE = Style("ladder", "diamond")
 TITLE = "R@5 over cosine, test split"
@@ -20,8 +21,8 @@ TITLE = "R@5 over cosine, test split"
 
 def front_blocks(run: Run) -> Iterator[Block]:
     """Yield where every model lies against the front; nothing in a run that did not measure it."""
-    found = run.document.get("front") or {}
-    models = [model for model in run.document.models if found.get(model.arm)]
+    found = run.summary.front
+    models = [model for model in run.summary.models if found.get(model.arm)]
     if not models:
         return
     yield Heading("Against the front of predictions without training")
@@ -42,7 +43,7 @@ def front_blocks(run: Run) -> Iterator[Block]:
         [_row(model, found[model.arm]) for model in models],
     )
     drawn = [model for model in models if model.space == "raw"]
-    front = front_line(run.document.ladder)
+    front = front_line(run.summary.ladder)
     if front and drawn:
         left_out = "" if drawn == models else " A model searched in a learned space is left out."
         caption = (
@@ -52,14 +53,9 @@ def front_blocks(run: Run) -> Iterator[Block]:
         yield Figure(_picture(front, drawn, found, run.baseline), caption)
 
 
-def front_line(ladder: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Place]]:
+def front_line(ladder: Mapping[str, EvaluationTold]) -> list[tuple[str, Place]]:
     """Return the rungs at the corners of the front, from the best cosine to the best R@5."""
-    places = {
-        name: _place(row.masked)
-        for name, row in ladder.items()
-        if name not in LIMITS
-        and all(row.masked.get(metric) is not None for metric in FRONT.raw)
-    }
+    places = {name: _place(row.masked) for name, row in ladder.items() if name not in LIMITS}
     corners: list[tuple[str, Place]] = []
     for name, place in sorted(places.items(), key=lambda item: item[1], reverse=True):
         if corners and place[1] <= corners[-1][1][1]:
@@ -70,10 +66,10 @@ def front_line(ladder: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Place
     return corners
 
 
-def _place(masked: Mapping[str, Any]) -> Place:
+def _place(masked: Mapping[str, float | None]) -> Place:
     """Return where a model or a rung lies; no evaluation is without these metrics."""
-    first, second = FRONT.raw
-    return masked[first], masked[second]
+    first, second = FRONT["raw"]
+    return masked[first] or 0.0, masked[second] or 0.0
 
 
 def _inside(first: Place, middle: Place, last: Place) -> bool:
@@ -82,7 +78,7 @@ def _inside(first: Place, middle: Place, last: Place) -> bool:
     return (x2 - x1) * (y3 - y1) - (y2 - y1) * (x3 - x1) <= 0
 
 
-def _row(model: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _row(model: ModelShown, found: FrontTold) -> list[str]:
     return [
         model_name(model),
         found.position,
@@ -97,8 +93,8 @@ def _row(model: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
 
 def _picture(
     front: Sequence[tuple[str, Place]],
-    models: Sequence[Mapping[str, Any]],
-    found: Mapping[str, Mapping[str, Any]],
+    models: Sequence[ModelShown],
+    found: Mapping[str, FrontTold],
     baseline: str,
 ) -> str:
     lines = [
@@ -126,11 +122,13 @@ def _picture(
     return wide(drawing, *(series.entry for series in (rungs, *lines)))
 
 
-def _point(model: Mapping[str, Any], found: Mapping[str, Any]) -> Point:
+def _point(model: ModelShown, found: FrontTold) -> Point:
     """Return a model's place, with the interval of its distance laid through it."""
     x, y = _place(model.masked)
-    distance = found.distance or {"lower": 0.0, "value": 0.0, "upper": 0.0}
-    low, high = (distance[key] - distance.value for key in ("lower", "upper"))
+    distance = found.distance
+    low, high = (distance.lower, distance.upper) if distance else (0.0, 0.0)
+    middle = distance.value if distance else 0.0
+    low, high = low - middle, high - middle
     hint = f"{_at(model_name(model), (x, y))}, {found.position}"
     return Point(x, y, hint, ((x + low, y + low), (x + high, y + high)))
 
@@ -139,7 +137,7 @@ def _at(name: str, place: Place) -> str:
     return f"{name} {number(place[0])}, {number(place[1])}"
 
 
-def _in_words(found: Mapping[str, Any]) -> str:
+def _in_words(found: FrontTold) -> str:
     if found.position == Position.NOT_EVALUABLE:
         return "not compared"
     return f"{found.position} the front, distance {interval(found.distance)}"

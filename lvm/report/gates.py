@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from lvm.triage.events import Confirmed, Phase1Judged
 from lvm.gates import FAIL_ARTICLES, MIN_ARTICLES, SKEWED
-from lvm.report import Block, Event, Folded, Paragraph, Run, Table
+from lvm.records import GateResult
+from lvm.report import Block, Folded, Paragraph, Run, Table
 from lvm.report.many import ARMS, shown_arms
 from lvm.report.models import added, confirmed_name, is_combination
 from lvm.text import NONE, estimate, number, title_of
+from lvm.triage.events import Confirmed
 
 DECIDES = (
     "Every difference is paired by window, and the article is its unit. The p-value after "
@@ -46,7 +46,7 @@ PEEKING = (
 
 GATE = ("Model or arm", "Split", "Gate", "Metric", "Bound")  # columns that name a gate
 SIZES = ("Articles", "Effective articles", "Correlation with size", "Design effect")
-Row = tuple[str, str, Event]  # model or arm, split, gate
+Row = tuple[str, str, GateResult]  # model or arm, split, gate
 
 
 def gates_section(run: Run) -> Iterator[Block]:
@@ -61,19 +61,19 @@ def gates_section(run: Run) -> Iterator[Block]:
         (*GATE, "Value [interval]", *SIZES, "Verdict", "Reason"),
         [_gate(*row) for row in rows],
     )
-    if any(len(step.arms) > ARMS for step in run.document.steps):
+    if any(len(step.arms) > ARMS for step in run.summary.steps):
         yield Paragraph(f"Of a step with very many arms the {ARMS} foremost are shown.", "note")
     rows += _gains(run)
-    differences = [row for row in rows if row[2].estimate and row[2].get("p_value") is not None]
+    differences = [row for row in rows if row[2].estimate and row[2].p_value is not None]
     behind: list[Block] = [Paragraph(DECIDES), Paragraph(PEEKING)]
     if differences:
         behind.insert(0, _p_values(differences))
     yield Folded("How sure every difference is, and how peeking is dealt with", behind)
 
 
-def independent(gate: Mapping[str, Any]) -> str:
-    """Say what the design effect of a gate leaves of its windows; "" in an older journal."""
-    effect, found = gate.get("design_effect"), gate.get("estimate")
+def independent(gate: GateResult) -> str:
+    """Say what the design effect of a gate leaves of its windows; "" where nobody measured it."""
+    effect, found = gate.design_effect, gate.estimate
     if not effect or not found:
         return ""
     return (
@@ -83,22 +83,22 @@ def independent(gate: Mapping[str, Any]) -> str:
 
 
 def _rows(run: Run) -> Iterator[Row]:
-    base = f"{run.unchanged.get('name', 'predictions')} (phase 1)"
-    yield from ((base, "test", gate) for gate in run.last(Phase1Judged).get("gates", []))
-    for step in run.document.steps:
+    base = f"{run.unchanged.name if run.unchanged else 'predictions'} (phase 1)"
+    yield from ((base, "test", gate) for gate in run.summary.phase1.gates)
+    for step in run.summary.steps:
         arms = shown_arms(run, step)
         yield from ((arm.name, "dev", arm.stage) for arm in arms if arm.stage)
-        for event in run.all(Confirmed, step=step.step):
+        for event in run.state.of(Confirmed, step=step.step):
             yield from _confirmed(run, event)
-    for event in run.all(Confirmed):
-        if is_combination(run, event):
+    for event in run.state.of(Confirmed):
+        if is_combination(run.state, event):
             yield from _confirmed(run, event)
 
 
-def _confirmed(run: Run, event: Event) -> Iterator[Row]:
+def _confirmed(run: Run, event: Confirmed) -> Iterator[Row]:
     """Yield the gates of a confirmation, and what a combination adds to the best arm alone."""
     name = confirmed_name(run, event)
-    best, adds = added(run, event)
+    best, adds = added(run.state, event)
     yield from ((f"{name} (confirmation)", "test", gate) for gate in event.gates)
     yield from ((f"{name} over {best} alone", "test", gate) for gate in adds)
 
@@ -107,27 +107,27 @@ def _gains(run: Run) -> list[Row]:
     """Return the gains of arms over their control, on dev."""
     return [
         (f"{arm.name} over its control", "dev", gate)
-        for step in run.document.steps
+        for step in run.summary.steps
         for arm in shown_arms(run, step)
         for gate in arm.gains or ()
     ]
 
 
-def _named(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
+def _named(name: str, split: str, gate: GateResult) -> list[str]:
     """Return the cells that name a gate; a bound has a sign where it is one of a difference."""
     bound = number(gate.bound, sign=gate.gate != "stage") if gate.estimate else NONE
     return [name, split, gate.gate, title_of(gate.metric), bound]
 
 
-def _gate(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
+def _gate(name: str, split: str, gate: GateResult) -> list[str]:
     found = gate.estimate
     return [
         *_named(name, split, gate),
         estimate(gate),
         f"{found.num_articles:,}" if found else NONE,
-        number(gate.get("effective_articles"), 1),
-        number(gate.get("size_correlation"), 2, sign=True),
-        number(gate.get("design_effect"), 1),
+        number(gate.effective_articles, 1),
+        number(gate.size_correlation, 2, sign=True),
+        number(gate.design_effect, 1),
         gate.verdict,
         gate.reason,
     ]
@@ -142,13 +142,14 @@ def _p_values(rows: Sequence[Row]) -> Table:
     )
 
 
-def _p_value(name: str, split: str, gate: Mapping[str, Any]) -> list[str]:
-    effect, windows = gate.get("design_effect"), gate.estimate.num_windows
+def _p_value(name: str, split: str, gate: GateResult) -> list[str]:
+    effect, windows = gate.design_effect, gate.estimate.num_windows if gate.estimate else 0
     return [
         *_named(name, split, gate),
-        *(_chance(gate.get(key)) for key in ("p_value", "adjusted_p")),
-        str(gate.get("num_tests") or NONE),
-        _chance(gate.get("sign_flip_p")),
+        _chance(gate.p_value),
+        _chance(gate.adjusted_p),
+        str(gate.num_tests or NONE),
+        _chance(gate.sign_flip_p),
         f"{windows / effect:,.0f} of {windows:,}" if effect else NONE,
     ]
 

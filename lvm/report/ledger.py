@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 from lvm.report import Block, Facts, Paragraph, Run, Section, Table
 from lvm.text import estimate, seconds, title_of
+from lvm.triage.summary import CombinationShown, ForecastShown
 
 KINDS = (
     ("hypothesis", "the failure report's hypotheses"),
@@ -18,18 +18,22 @@ KINDS = (
 def ledger_sections(run: Run) -> list[Section]:
     """Return the sections that this run has something to say in."""
     found = []
-    if run.document.get("combination"):
-        blocks = list(_together(run))
+    if run.summary.combination is not None:
+        blocks = list(_together(run, run.summary.combination))
         found.append(Section("combination", "What the steps add together", blocks))
-    if run.document.get("hypotheses"):
+    if run.summary.hypotheses:
         found.append(Section("hypotheses", "Hypotheses", list(_ledger(run))))
-    if run.document.get("forecast"):
-        found.append(Section("forecast", "Time, said beforehand and taken", list(_forecast(run))))
+    if run.summary.forecast:
+        found.append(
+            Section(
+                "forecast", "Time, said beforehand and taken", list(_forecast(run.summary.forecast))
+            )
+        )
     return found
 
 
 def _ledger(run: Run) -> Iterator[Block]:
-    entries: Sequence[Mapping[str, Any]] = run.document.hypotheses
+    entries = run.summary.hypotheses
     counts = [
         f"{sum(e.status == status for e in entries)} {status}"
         for status in ("confirmed", "refuted", "inconclusive", "untested")
@@ -37,11 +41,7 @@ def _ledger(run: Run) -> Iterator[Block]:
     yield Paragraph(f"{len(entries)} entries: {', '.join(counts)}.")
     header = ("", "Claim", "Prediction, stated before the run", "Result", "Status")
     for kind, caption in KINDS:
-        rows = [
-            [e.id, e.claim, e.predicts, e.result, e.status]
-            for e in entries
-            if e.kind == kind
-        ]
+        rows = [[e.id, e.claim, e.predicts, e.result, e.status] for e in entries if e.kind == kind]
         if rows:
             yield Table(caption, "lllll", header, rows)
     yield Paragraph(
@@ -56,8 +56,7 @@ def _ledger(run: Run) -> Iterator[Block]:
     )
 
 
-def _together(run: Run) -> Iterator[Block]:
-    together = run.document.combination
+def _together(run: Run, together: CombinationShown) -> Iterator[Block]:
     best_step, best_arm = together.best_alone or ("", "none")
     arms = ", ".join(
         f"{arm} ({run.title(step)})"
@@ -92,14 +91,12 @@ def _together(run: Run) -> Iterator[Block]:
     )
 
 
-def _forecast(run: Run) -> Iterator[Block]:
-    said = run.document.forecast
+def _forecast(said: ForecastShown) -> Iterator[Block]:
     took = said.actual_seconds
     pairs = [
         (
             "Said beforehand",
-            f"{seconds(said.seconds)}, from {seconds(said.lower)} to "
-            f"{seconds(said.upper)}",
+            f"{seconds(said.seconds)}, from {seconds(said.lower)} to {seconds(said.upper)}",
         ),
         ("Took", seconds(took) if took is not None else "the run has not ended"),
     ]

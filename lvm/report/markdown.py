@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from lvm.audit.document import AuditDocument
 from lvm.errors import UsageError
 from lvm.files import write_whole
 from lvm.outside import harmless
 from lvm.report import (
     Block,
-    Event,
     Facts,
     Figure,
     Folded,
@@ -38,28 +37,30 @@ from lvm.report.steps import steps_section
 from lvm.report.summary import stopped_by_audit, verdict_section
 from lvm.report.tree import tree_section
 from lvm.text import one_line
+from lvm.triage.state import RunState
+from lvm.triage.summary import Summary
 
 
-def write_report(events: Sequence[Event], document: Mapping[str, Any], folder: Path) -> Path:
+def write_report(state: RunState, summary: Summary, folder: Path) -> Path:
     """Write report.md and report.html into `folder`; return the path of report.md.
 
-    Each file is replaced whole or not at all. `events` is the journal and `document` the verdict
-    built from it; an unfinished run gives a report that says so. Raises UsageError when the folder
-    cannot be written.
+    Each file is replaced whole or not at all. An unfinished run gives a report that says so.
+
+    Raises UsageError when the folder cannot be written.
     """
-    run = Run(events, document)
+    run = Run(state, summary)
     sections = report_sections(run)
-    title = str(document.verdict or "UNFINISHED")
+    title = str(summary.verdict or "UNFINISHED")
     _write(folder / "report.html", html.render(sections, title))
     return _write(folder / "report.md", render(sections, title))
 
 
-def write_audit_report(document: Mapping[str, Any], folder: Path) -> Path:
+def write_audit_report(document: AuditDocument, folder: Path) -> Path:
     """Write report.md and report.html of an audit alone; return the path of report.md.
 
     Raises UsageError when the folder cannot be written.
     """
-    sections, verdict = standalone(document), str(document.verdict)
+    sections, verdict = standalone(document), document.verdict
     _write(folder / "report.html", html.render(sections, verdict, "Audit report"))
     return _write(folder / "report.md", render(sections, verdict, "Audit report"))
 
@@ -72,7 +73,7 @@ def report_sections(run: Run) -> list[Section]:
     if audit and stopped_by_audit(run):
         return [verdict, *audit, origin]
     seeds = []
-    if run.document.get("seeds"):
+    if run.summary.seeds:
         seeds = [Section("seeds", "What a seed changes", list(seeds_section(run)))]
     return [
         verdict,

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
 
-from lvm.triage.events import ArmJudged, Confirmed, Ladder, Phase1Judged, Settled, StepStarted, TestJudged
 from lvm.metrics import METRICS, Shown
-from lvm.records import Pool
-from lvm.report import Block, Event, Figure, Folded, Paragraph, Run, Table, plots
+from lvm.records import GateResult
+from lvm.report import Block, Figure, Folded, Paragraph, Run, Table, plots
 from lvm.text import NONE, counted, estimate, number, title_of
+from lvm.triage.events import ArmJudged, Confirmed, Settled, StepStarted, TestJudged
+from lvm.triage.events.parts import EvaluationTold
+from lvm.triage.state import RunState
+from lvm.triage.summary import ModelShown
 
 
 def models_section(run: Run) -> Iterator[Block]:
     """Yield the test tables: all models, the ladder, unmasked values, the cost of IVF."""
-    models, ladder = run.document.models, run.document.ladder
+    models, ladder = run.summary.models, run.summary.ladder
     if not models and not ladder:
         yield Paragraph("No model has been judged on the test split yet.", "note")
         return
-    first = (models or list(ladder.values()))[0]
-    pool = Pool(**first.pool)
+    first = models[0] if models else next(iter(ladder.values()))
+    pool = first.pool
     metrics = [title_of(m) for m in METRICS.shown(Shown.MODELS)]
-    fixed = (run.document.get("arm") or {}).get("id")
+    fixed = run.summary.arm.id if run.summary.arm else None
     rows = [_model_row(run, model) for model in models]
     strong = frozenset(i for i, model in enumerate(models) if model.arm == fixed)
     rows += [_delta_row(run, model) for model in models if model.name != run.baseline]
@@ -48,7 +51,7 @@ def models_section(run: Run) -> Iterator[Block]:
         yield Folded(f"Nothing masked{more}", [_raw_table(run), *lost])
 
 
-def _model_row(run: Run, model: Mapping[str, Any]) -> list[str]:
+def _model_row(run: Run, model: ModelShown) -> list[str]:
     dev = _dev_of(run, model.arm)
     masked, latency = model.masked, model.latency
     return [
@@ -62,61 +65,62 @@ def _model_row(run: Run, model: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _dev_of(run: Run, arm: str) -> Mapping[str, Any]:
+def _dev_of(run: Run, arm: str) -> Mapping[str, float | None]:
     """Return what an arm reached on dev when it had trained longest.
 
     A model of phase 1 may be the control of a step as well, which judges it at an earlier epoch.
     """
-    judged = [e for e in run.all(ArmJudged, arm=arm) if e.get("evaluation")]
-    latest = max(judged, key=lambda event: event.epoch, default=None)
-    found: Mapping[str, Any] = {} if latest is None else latest.evaluation.masked
-    return found
+    judged = [(e.epoch, e.evaluation) for e in run.state.of(ArmJudged, arm=arm) if e.evaluation]
+    _, latest = max(judged, key=lambda found: found[0], default=(0, None))
+    return latest.masked if latest else {}
 
 
-def model_name(model: Mapping[str, Any]) -> str:
+def model_name(model: ModelShown | TestJudged) -> str:
     """Return what a judged model is called; a confirmation bears the name of its arm."""
-    return f"{model.name} (confirmation)" if model.role == "confirm" else str(model.name)
+    return f"{model.name} (confirmation)" if model.role == "confirm" else model.name
 
 
-def confirmed_name(run: Run, event: Event) -> str:
+def confirmed_name(run: Run, event: Confirmed) -> str:
     """Return what was confirmed: an arm, or the recipe carried up to and with it."""
-    name = str(run.last(TestJudged, arm=event.spec).get("name", event.arm))
+    test = run.state.last(TestJudged, arm=event.spec)
+    name = test.name if test else event.arm
     return name if name == event.arm else f"{name} (with {event.arm})"
 
 
-def is_combination(run: Run, confirmed: Event) -> bool:
+def is_combination(state: RunState, confirmed: Confirmed) -> bool:
     """Whether a confirmation speaks for several steps together, and so for none that was begun."""
-    return not run.last(StepStarted, step=confirmed.step)
+    return state.last(StepStarted, step=confirmed.step) is None
 
 
-def added(run: Run, confirmed: Event) -> tuple[str, list[Event]]:
+def added(state: RunState, confirmed: Confirmed) -> tuple[str, list[GateResult]]:
     """Return the best arm alone, and the gains of a combination over it as gates named "adds".
 
     "" and no gate where nothing was settled, or the confirmation is not that of a combination.
     """
-    settled = run.last(Settled) if is_combination(run, confirmed) else {}
-    _, best = settled.get("best") or ("", "")
-    return str(best), [{**gate, "gate": "adds"} for gate in settled.get("adds", [])]
+    settled = state.last(Settled) if is_combination(state, confirmed) else None
+    if settled is None:
+        return "", []
+    _, best = settled.best or ("", "")
+    return best, [replace(gate, gate="adds") for gate in settled.adds]
 
 
-def _delta_row(run: Run, model: Mapping[str, Any]) -> list[str]:
+def _delta_row(run: Run, model: ModelShown) -> list[str]:
     """Return the gains of a model over AR-only, with intervals where a gate judged them."""
-    base = next((m for m in run.document.models if m.name == run.baseline), None)
+    base = next((m for m in run.summary.models if m.name == run.baseline), None)
     if base is None:
         return []
-    judged = run.last(Confirmed, spec=model.arm)
-    if model.role == "phase 1":
-        judged = run.last(Phase1Judged)
-    gates = {g.metric: g for g in judged.get("gates", []) if g.gate == "success"}
+    confirmed = run.state.last(Confirmed, spec=model.arm)
+    judged = run.summary.phase1.gates if model.role == "phase 1" else ()
+    found = confirmed.gates if confirmed and not judged else judged
+    gates = {g.metric: g for g in found if g.gate == "success" and g.estimate}
 
-    def delta(metric: str, part: str = "masked", digits: int = 3) -> str:
-        if part == "masked" and (gates.get(metric) or {}).get("estimate"):
+    def delta(metric: str) -> str:
+        if metric in gates:
             return estimate(_as_difference(gates[metric]))
-        value, other = model[part].get(metric), base[part].get(metric)
-        missing = value is None or other is None
-        return NONE if missing else number(value - other, digits, sign=True)
+        return _difference(model.masked.get(metric), base.masked.get(metric))
 
     cosine = delta("eval_cosine") if model.space == base.space else NONE
+    latency = ((model.latency.get(key), base.latency.get(key)) for key in ("p50_ms", "p95_ms"))
     return [
         f"Δ {model_name(model)}",
         NONE,
@@ -124,26 +128,32 @@ def _delta_row(run: Run, model: Mapping[str, Any]) -> list[str]:
         cosine,
         "",
         *(delta(metric) for metric in METRICS.shown(Shown.MODELS)),
-        *(delta(key, "latency", 2) for key in ("p50_ms", "p95_ms")),
+        *(_difference(own, other, 2) for own, other in latency),
     ]
 
 
-def _as_difference(gate: Event) -> Event:
+def _difference(own: float | None, other: float | None, digits: int = 3) -> str:
+    if own is None or other is None:
+        return NONE
+    return number(own - other, digits, sign=True)
+
+
+def _as_difference(gate: GateResult) -> GateResult:
     """Return a judged improvement as the difference that it is: a fall where lower is better."""
     found = gate.estimate
-    if gate.metric not in METRICS.names() or METRICS.get(gate.metric).higher_is_better:
+    known = gate.metric in METRICS.names()
+    if found is None or not known or METRICS.get(gate.metric).higher_is_better:
         return gate
-    turned = {"value": -found.value, "lower": -found.upper, "upper": -found.lower}
-    return {**gate, "estimate": {**found, **turned}}
+    turned = replace(found, value=-found.value, lower=-found.upper, upper=-found.lower)
+    return replace(gate, estimate=turned)
 
 
-def _ladder_row(run: Run, name: str, row: Mapping[str, Any]) -> list[str]:
-    dev = run.last(Ladder, split="dev").get("rows", {}).get(name, {}).get("masked", {})
-    masked = row.masked
+def _ladder_row(run: Run, name: str, row: EvaluationTold) -> list[str]:
+    dev, masked = run.rungs("dev").get(name), row.masked
     return [
         f"ladder: {name}",
         NONE,
-        number(dev.get("eval_cosine")),
+        number(dev.masked.get("eval_cosine") if dev else None),
         number(masked["eval_cosine"]),
         row.space,
         *_retrieval(masked),
@@ -153,12 +163,12 @@ def _ladder_row(run: Run, name: str, row: Mapping[str, Any]) -> list[str]:
 
 
 def _raw_table(run: Run) -> Table:
-    rows = [[model_name(model), *_retrieval(model.raw)] for model in run.document.models]
+    rows = [[model_name(model), *_retrieval(model.raw)] for model in run.summary.models]
     header = ("Model", *map(title_of, METRICS.shown(Shown.MODELS)))
     return Table("the same, nothing masked", "l" + "r" * (len(header) - 1), header, rows)
 
 
-def _retrieval(metrics: Mapping[str, Any]) -> list[str]:
+def _retrieval(metrics: Mapping[str, float | None]) -> list[str]:
     return [number(metrics.get(metric)) for metric in METRICS.shown(Shown.MODELS)]
 
 
@@ -166,7 +176,7 @@ def _ann_table(run: Run) -> Iterator[Block]:
     keys = ("contain_at_50_exact", "contain_at_50_approximate", "difference")
     rows = [
         [model_name(model), *(number(model.ann.get(key)) for key in keys)]
-        for model in run.document.models
+        for model in run.summary.models
         if model.ann
     ]
     if rows:

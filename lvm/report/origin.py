@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from lvm.triage.events import Resumed, StepStarted, Tidied
 from lvm.few import tally
-from lvm.metrics import METRICS
-from lvm.report import Block, Facts, Items, Paragraph, Preformatted, Run
+from lvm.report import Block, Facts, Items, Preformatted, Run
 from lvm.report.many import ARMS, ends
 from lvm.text import counted, title_of
+from lvm.triage.events import Resumed, StepStarted, Tidied
+from lvm.triage.events.parts import DataSeen
+from lvm.triage.summary import StepShown
 
 
 def unreached(run: Run) -> list[str]:
     """Return the names of the planned steps that the run never began."""
-    reached = {step.step for step in run.document.steps}
-    return [name for name in run.started.get("plan", []) if name not in reached]
+    reached = {step.step for step in run.summary.steps}
+    return [name for name in run.started.plan if name not in reached]
 
 
 def not_tried_section(run: Run) -> Iterator[Block]:
     """Yield what this run cannot speak of."""
     found = [f"{name}: the run ended before this step." for name in unreached(run)]
-    for step in run.document.steps:
+    for step in run.summary.steps:
         found += [f"{n} ({step.title}): {why}" for n, why in step.left_out.items()]
         found += _cut_short(step)
     found += _never_varied(run)
     yield Items("A verdict holds for what was tried. This was not", found)
 
 
-def _cut_short(step: Mapping[str, Any]) -> list[str]:
+def _cut_short(step: StepShown) -> list[str]:
     """Return the arms of a step that did not train to their budget, the first of many."""
     ended = ("finished", "gate held")
     arms = [a for a in step.arms if a.role == "arm" and a.reason not in ended]
@@ -46,10 +46,8 @@ def _cut_short(step: Mapping[str, Any]) -> list[str]:
 
 def _never_varied(run: Run) -> list[str]:
     """Return what was the same in every arm of the run."""
-    recipes = [spec.recipe for step in run.all(StepStarted) for spec in step.arms]
-    recipes = recipes or [run.started.get("config", {}).get("recipe")]
-    if not recipes[0]:
-        return []
+    recipes = [spec.recipe for step in run.state.of(StepStarted) for spec in step.arms]
+    recipes = recipes or [run.started.config.recipe]
     first, found = recipes[0], []
     if len({recipe.seed for recipe in recipes}) == 1:
         found.append(f"Another seed: every number is from seed {first.seed}.")
@@ -67,14 +65,11 @@ def _never_varied(run: Run) -> list[str]:
 def origin_section(run: Run) -> Iterator[Block]:
     """Yield data, code, versions, machine, seed and command."""
     started = run.started
-    if "environment" not in started:
-        yield Paragraph("The journal does not say how the run was started.", "note")
-        return
     data, machine = started.data, started.environment
     versions = ", ".join(f"{k} {v}" for k, v in machine.versions.items())
     at = datetime.datetime.fromtimestamp(started.at, datetime.UTC)
-    gates = run.gates
-    bounds = " or ".join(f"{title_of(m)} +{b:g}" for m, b in METRICS.bounds(gates).items())
+    gates = started.config.gates
+    bounds = " or ".join(f"{title_of(m)} +{b:g}" for m, b in gates.success_bounds.items())
     pairs = [
         ("Started", f"{at:%Y-%m-%d %H:%M} UTC"),
         ("Data", f"{data.source}; {data.rows:,} vectors of width {data.width}"),
@@ -92,7 +87,7 @@ def origin_section(run: Run) -> Iterator[Block]:
         ("Versions", versions),
         ("Machine", f"{machine.platform}, {machine.cpus} CPUs, {machine.memory_gib} GiB"),
     ]
-    resumed = len(run.all(Resumed))
+    resumed = len(run.state.of(Resumed))
     if resumed:
         pairs.append(("Resumed", counted(resumed, "time")))
     if gone := removed(run):
@@ -103,20 +98,20 @@ def origin_section(run: Run) -> Iterator[Block]:
 
 def removed(run: Run) -> str:
     """Return what the run removed of what its arms had left on disk; "" for nothing."""
-    events = run.all(Tidied)
-    states, weights = ({arm for e in events for arm in e[key]} for key in ("states", "weights"))
+    events = run.state.of(Tidied)
+    states = {arm for event in events for arm in event.states}
+    weights = {arm for event in events for arm in event.weights}
     said = [f"optimiser states of {counted(len(states), 'arm')}"] if states else []
     if weights:
-        bound = run.started.get("config", {}).get("schedule", {}).get("max_disk_gib")
-        limit = f" (schedule.max_disk_gib = {bound:g})" if bound else ""
-        said.append(f"weights of {counted(len(weights), 'arm')} that did not win{limit}")
+        bound = f" (schedule.max_disk_gib = {run.started.config.schedule.max_disk_gib:g})"
+        said.append(f"weights of {counted(len(weights), 'arm')} that did not win{bound}")
     return "; ".join(said)
 
 
-def _split(data: Mapping[str, Any], name: str) -> str:
+def _split(data: DataSeen, name: str) -> str:
     """Return windows and articles of a split; where it is a draw, also of how many."""
     windows, articles = data.windows[name], data.articles.get(name)
-    whole = data.get("drawn_from", {}).get(name)
+    whole = data.drawn_from.get(name)
     if whole is not None:
         return (
             f"{name} {windows:,} of {counted(whole.windows, 'window')}, {articles:,} of "

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from lvm.metrics import METRICS, Shown
 from lvm.report import Run
 from lvm.report.charts.chart import Axis, Chart, Point, Series
 from lvm.report.charts.svg import legend, style_of, swatch, tag
 from lvm.text import number, title_of
+from lvm.triage.events.parts import Arm
 
 NAME_LENGTH = 40  # letters of a name that fit above a bar
 LEVEL_NAMES = 124  # width beside the curves for the names of the levels
 ROW = 32  # height of a bar with its name
-Arm = Mapping[str, Any]  # as a step started with it
 
 
 # --- curves --------------------------------------------------------------------------------------
@@ -44,7 +43,7 @@ def step_curves(run: Run, specs: Sequence[Arm]) -> str:
 
 
 def _is_raw(spec: Arm) -> bool:
-    return bool(spec.recipe.search_space == "raw")
+    return spec.recipe.search_space == "raw"
 
 
 def _line(run: Run, spec: Arm, metric: str, place: int) -> Series:
@@ -52,9 +51,9 @@ def _line(run: Run, spec: Arm, metric: str, place: int) -> Series:
     full = spec.role == "confirm"
     name = spec.name + (" (confirmation)" if full else "")
     points = [
-        Point(epoch, event[metric], f"{name}, epoch {epoch}: {number(event[metric])}")
+        Point(epoch, value, f"{name}, epoch {epoch}: {number(value)}")
         for epoch, event in sorted(run.curve(spec.id).items())
-        if event.get(metric) is not None
+        if (value := event.measured(metric)) is not None
     ]
     return Series(name, style_of(place, grey=control, dashed=control or full), points)
 
@@ -62,8 +61,8 @@ def _line(run: Run, spec: Arm, metric: str, place: int) -> Series:
 def _levels(run: Run, metric: str) -> list[tuple[str, str, float]]:
     """Return the lines behind the curves: the stage gate, the best rung, copy-last."""
     gate = []
-    if metric == "eval_cosine" and "stage_eval_cosine" in run.gates:
-        gate.append(("gate", "stage gate", run.gates.stage_eval_cosine))
+    if metric == "eval_cosine":
+        gate.append(("gate", "stage gate", run.started.config.gates.stage_eval_cosine))
     ladder = run.ladder("dev", metric)
     names = dict.fromkeys([*list(ladder)[:1], *(n for n in ("copy_last",) if n in ladder)])
     return [*gate, *(("rung", name, ladder[name]) for name in names)]
@@ -95,13 +94,11 @@ def comparison(run: Run) -> str:
     panels = []
     for metric in METRICS.shown(Shown.CURVES):
         models = [
-            m
-            for m in run.document.models
-            if METRICS.get(metric).across_spaces or m.space == "raw"
+            m for m in run.summary.models if METRICS.get(metric).across_spaces or m.space == "raw"
         ]
         rows = [("model", m.name, m.masked.get(metric)) for m in models]
         rows += [("ladder", name, value) for name, value in run.ladder("test", metric).items()]
-        measured = [row for row in rows if row[2] is not None]
+        measured = [(kind, name, value) for kind, name, value in rows if value is not None]
         panels.append(_bars(f"test {title_of(metric)}", measured))
     entries = (swatch("model"), "trained model"), (swatch("ladder"), "ladder: no training")
     return tag("div", *panels, class_="panels") + legend(*entries)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from lvm.triage.events import ArmJudged, StepStarted
 from lvm.metrics import METRICS
 from lvm.report import Block, Figure, Paragraph, Run, Table
 from lvm.report.charts.chart import IN_ROW, Axis, Chart, Point
 from lvm.report.charts.svg import Style, line_sample, sample, style_of, tag, wide
 from lvm.text import NONE, interval, number, title_of
-from lvm.triage.seeds import Repeated, basis, over_seeds, per_seed
+from lvm.triage.events import ArmJudged, StepStarted
+from lvm.triage.events.evidence import Comparison
+from lvm.triage.seeds import basis, over_seeds, per_seed
+from lvm.triage.summary import SeedsShown
 
 ROW, TOP, BOTTOM, EDGE = 44, 8, 24, 16  # of the plot: a row, and what surrounds the rows
 
 
 def seeds_section(run: Run) -> Iterator[Block]:
     """Yield the answer, the gains over AR-only as a plot, and both tables."""
-    repeated = run.document.seeds
+    repeated = run.summary.seeds
+    if repeated is None:
+        return
     holds = over_seeds(repeated)
     if holds:
         yield Paragraph(holds, "lead")
@@ -39,17 +42,18 @@ def seeds_section(run: Run) -> Iterator[Block]:
     yield from _lost(run, repeated)
 
 
-def _levels(repeated: Repeated) -> Table:
+def _levels(repeated: SeedsShown) -> Table:
     """Return the test metrics of every model, seed by seed."""
     seeds = repeated.seeds
     rows = []
     for name, model in repeated.models.items():
         known = {result.seed: result for result in model.per_seed}
         for metric in (*METRICS.judged, "eval_cosine"):
-            values = [v for s in seeds if (v := known.get(s, {}).get(metric)) is not None]
+            per = [known[s].of(metric) if s in known else None for s in seeds]
+            values = [value for value in per if value is not None]
             spread = number(statistics.stdev(values)) if len(values) > 1 else NONE
             mean = number(statistics.fmean(values)) if values else NONE
-            cells = [number(known.get(s, {}).get(metric)) for s in seeds]
+            cells = [number(value) for value in per]
             rows.append([name, title_of(metric), *cells, mean, spread])
     return Table(
         "the models on the test split, seed by seed; SD is that of the values of the seeds",
@@ -59,11 +63,11 @@ def _levels(repeated: Repeated) -> Table:
     )
 
 
-def _gains(comparisons: Sequence[Mapping[str, Any]]) -> Table:
+def _gains(comparisons: Sequence[Comparison]) -> Table:
     rows = []
     for c in comparisons:
         found = c.estimate
-        deviation = number(found.between_seeds ** 0.5)
+        deviation = number(found.between_seeds**0.5)
         rows.append(
             [
                 c.model,
@@ -85,20 +89,20 @@ def _gains(comparisons: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def _lost(run: Run, repeated: Repeated) -> Iterator[Block]:
+def _lost(run: Run, repeated: SeedsShown) -> Iterator[Block]:
     """Yield which trainings left nothing to compare, and why."""
-    for started in (e for e in run.all(StepStarted) if e.get("seed") in repeated.seeds):
+    for started in (e for e in run.state.of(StepStarted) if e.seed in repeated.seeds):
         seed = started.seed
-        for judged in run.all(ArmJudged, step=started.step):
+        for judged in run.state.of(ArmJudged, step=started.step):
             if judged.reason not in ("finished", "gate held"):
                 why = f": {judged.detail}" if judged.detail else ""
                 text = f"{judged.name} left no result with seed {seed} ({judged.reason}{why})"
                 yield Paragraph(f"{text}.", "warning")
 
 
-def _plot(repeated: Repeated, against: Sequence[Mapping[str, Any]]) -> str:
+def _plot(repeated: SeedsShown, against: Sequence[Comparison]) -> str:
     """Return a row per gain: its seeds, its interval, and its bound."""
-    ends = [c.estimate[k] for c in against for k in ("lower", "upper")]
+    ends = [end for c in against for end in (c.estimate.lower, c.estimate.upper)]
     ends += [c.bound for c in against] + [v for c in against for v in per_seed(repeated, c)]
     gains, names = Axis.around([0.0, 0.1, *ends]), Axis(len(against), 0)
     height = TOP + ROW * len(against) + BOTTOM
@@ -116,8 +120,7 @@ def _plot(repeated: Repeated, against: Sequence[Mapping[str, Any]]) -> str:
             chart.dots(Style(colour), *points),
         ]
     values = "; ".join(
-        f"{_title(c)} {interval(c.estimate)}, bound {number(c.bound, sign=True)}"
-        for c in against
+        f"{_title(c)} {interval(c.estimate)}, bound {number(c.bound, sign=True)}" for c in against
     )
     drawing = chart.draw(
         f"gain over {against[0].over} on test, seed by seed", f". {values}.", *rows
@@ -130,5 +133,5 @@ def _plot(repeated: Repeated, against: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _title(comparison: Mapping[str, Any]) -> str:
+def _title(comparison: Comparison) -> str:
     return f"{comparison.model}, {title_of(comparison.metric)}"

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 
+from lvm.audit.document import Coherence, Histogram, Plots, Profile
 from lvm.report.charts.chart import Axis, Chart, Point, Series, percent
 from lvm.report.charts.svg import Style, legend, line_sample, swatch, tag, words
 from lvm.report.plot_words import (
     BLOCKS,
     LINES,
     RIGHT_OFFSET,
-    Part,
+    Points,
     block_name,
     blocks_reading,
     histogram_reading,
@@ -24,20 +25,24 @@ from lvm.report.plot_words import (
     known_blocks,
     line_plots,
     line_reading,
+    profiles,
 )
 from lvm.text import counted, number
 
 NUM_ERRORS = 2.0  # length of an error bar to each side
 STYLES = {"train": Style("grey", "square", dashed=True), "eval": Style("c1")}
 OTHER_SIDE = Style("c2", "diamond")
-UNMARKED = line_sample(STYLES.train, marked=False)
+UNMARKED = line_sample(STYLES["train"], marked=False)
 
 
-def panels(plots: Part) -> str:
+def panels(plots: Plots) -> str:
     """Return every plot there are numbers for, as one group of panels; "" without any."""
     charts = [
-        *(_profile(name, plots[name], sides) for name, sides in line_plots(plots).items()),
-        *([_blocks(plots)] if known_blocks(plots) else []),
+        *(
+            _profile(name, profiles(plots, name), lines)
+            for name, lines in line_plots(plots).items()
+        ),
+        *([_blocks(part)] if (part := plots.coherence_blocks) and known_blocks(part) else []),
         *(draw_histogram(*item) for item in histograms(plots)),
     ]
     return tag("div", *charts, class_="panels") if charts else ""
@@ -48,12 +53,12 @@ def _panel(drawing: str, entries: Iterable[tuple[str, str]], reading: str) -> st
     return tag("div", drawing, legend(*entries), note, class_="panel")
 
 
-def _profile(name: str, part: Part, lines: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
+def _profile(name: str, sides: Mapping[str, Profile], lines: Mapping[str, Points]) -> str:
     """Draw one line per side."""
     title, x_title = LINES[name]
     all_series = [
         Series(
-            _side(side, part[side].get("windows")),
+            _side(side, sides[side].windows),
             STYLES.get(side, OTHER_SIDE),
             [_point(x, y, error, f"{side}, {x}") for x, y, error in points],
         )
@@ -92,31 +97,30 @@ def _levels(points: Iterable[Point], title: str, limits: Sequence[float] = ()) -
     return Axis.around([0.0, 0.05, *ends, *limits], title)
 
 
-def _blocks(plots: Part) -> str:
+def _blocks(part: Coherence) -> str:
     """Draw one mark per block of eval articles over the band of the train side."""
-    part, blocks = plots.coherence_blocks, known_blocks(plots)
-    train = (part.get("train") or {}).get("near")
-    limits = [part[k] for k in ("low", "high") if part.get(k) is not None]
-    points = [_point(i, b.near, b.get("error") or 0.0, block_name(b, plots)) for i, b in blocks]
+    blocks, train = known_blocks(part), part.train.near if part.train else None
+    limits = [limit for limit in (part.low, part.high) if limit is not None]
+    points = [_point(i, near, b.error or 0.0, block_name(b, part)) for i, b, near in blocks]
     last = blocks[-1][0]
     ticks = range(1, last + 1, math.ceil(last / 8))
     x = Axis(0.5, last + 0.5, "block of articles, by id", ticks)
     chart = Chart(x, _levels(points, "cosine above random", limits))
-    layers, entries = [], [(line_sample(STYLES.eval, lined=False), "block of eval articles")]
+    layers, entries = [], [(line_sample(STYLES["eval"], lined=False), "block of eval articles")]
     if train is not None:
-        layers.append(tag("g", chart.across(STYLES.train.line, train), class_="grey"))
+        layers.append(tag("g", chart.across(STYLES["train"].line, train), class_="grey"))
         entries.append((UNMARKED, f"train {number(train)}"))
     if len(limits) == 2:
         layers.insert(0, chart.band(*limits))
         entries.append((swatch("band"), "train ±20%"))
-    marks = chart.dots(STYLES.eval, *points)
+    marks = chart.dots(STYLES["eval"], *points)
     level = f" Train level {number(train)}." if train is not None else ""
     values = "; ".join(point.hint for point in points)
     drawing = chart.draw(BLOCKS, f". {values}.{level}", *layers, marks)
-    return _panel(drawing, entries, blocks_reading(plots))
+    return _panel(drawing, entries, blocks_reading(part))
 
 
-def draw_histogram(title: str, part: Part) -> str:
+def draw_histogram(title: str, part: Histogram) -> str:
     """Draw own targets as an area, those of other articles as a dashed outline."""
     edges, paired, shuffled = part.edges, part.paired, part.shuffled
     x = Axis(edges[0], edges[-1], "cosine", Axis.around([edges[0], edges[-1]]).ticks)
@@ -125,8 +129,8 @@ def draw_histogram(title: str, part: Part) -> str:
     area = tag("polygon", class_="area c1", points=chart.steps(edges, paired))
     outline = tag("polyline", class_="curve dashed grey", points=chart.steps(edges, shuffled))
     entries = (
-        (swatch("area"), f"own target, mean {number(part.get('paired_mean'))}"),
-        (UNMARKED, f"target of another article, mean {number(part.get('shuffled_mean'))}"),
+        (swatch("area"), f"own target, mean {number(part.paired_mean)}"),
+        (UNMARKED, f"target of another article, mean {number(part.shuffled_mean)}"),
     )
     means = f", histogram of cosines. {entries[0][1]}; {entries[1][1]}."
     return _panel(chart.draw(title, means, area, outline), entries, histogram_reading(part))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-from lvm.triage.events import ArmJudged, ArmRestarted, Confirmed, Rung, StepStarted
-from lvm.triage.absence import CONFIRMATION, Absence, sentences
+from msgspec.structs import asdict
+
 from lvm.few import foremost
 from lvm.metrics import FINEST_FIRST, METRICS, Shown
-from lvm.records import Verdict
-from lvm.report import Block, Event, Facts, Figure, Heading, Items, Paragraph, Run, Table, plots
+from lvm.records import GateResult, Verdict
+from lvm.report import Block, Facts, Figure, Heading, Items, Paragraph, Run, Table, plots
 from lvm.report.many import (
     CURVES,
     NAMES,
@@ -24,6 +23,10 @@ from lvm.report.many import (
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
 from lvm.text import NONE, estimate, number, title_of
+from lvm.triage.absence import CONFIRMATION, Absence, sentences
+from lvm.triage.events import ArmJudged, ArmRestarted, Confirmed, Epoch, Rung
+from lvm.triage.events.parts import Arm
+from lvm.triage.summary import ArmShown, StepShown
 
 RESTARTS_SHOWN = 10
 
@@ -32,23 +35,22 @@ def steps_section(run: Run) -> Iterator[Block]:
     """Yield phase 1 and every step: asked, tried, measured, decided."""
     if run.specs("phase_1"):
         yield from _phase1(run)
-    if len(run.document.get("by_gain", ())) > 1:
+    if len(run.summary.by_gain) > 1:
         yield _by_gain(run)
-    for step in run.document.steps:
+    for step in run.summary.steps:
         yield from _step(run, step)
     for name in unreached(run):
         yield Heading(f"{name}: not tried")
 
 
 def _phase1(run: Run) -> Iterator[Block]:
-    verdict = run.document.phase1.verdict
-    started = run.last(StepStarted, step="phase_1")
+    verdict, metrics = run.summary.phase1.verdict, METRICS.shown(Shown.DEV)
     yield Heading("Phase 1: does the base recipe beat AR-only?", "success gate", verdict or "")
     rows = []
-    for spec in started.arms:
-        judged = run.last(ArmJudged, arm=spec.id, step="phase_1")
-        rows.append([spec.name, *_ran(run, spec, judged), *_dev_numbers(run, spec, judged)])
-    metrics = METRICS.shown(Shown.DEV)
+    for spec in run.specs("phase_1"):
+        judged = run.state.last(ArmJudged, arm=spec.id, step="phase_1")
+        numbers = [number(measured(run, spec.id, judged, metric)) for metric in metrics]
+        rows.append([spec.name, *_ran(run, spec, judged), *numbers])
     header = ("Model", "Epochs", "Ended", *(f"dev {title_of(m)}" for m in metrics))
     yield Table("the two models of phase 1", "lll" + "r" * len(metrics), header, rows)
     yield Figure(
@@ -60,7 +62,7 @@ def _phase1(run: Run) -> Iterator[Block]:
         yield Paragraph("Phase 1 had not been judged when this was written.", "note")
 
 
-def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
+def _step(run: Run, step: StepShown) -> Iterator[Block]:
     yield Heading(f"Step {step.number}: {step.title}", "stage gate", step.stage or "")
     carried = ", ".join(f"{arm} ({run.title(name)})" for name, arm in step.carried)
     yield Facts(
@@ -78,7 +80,7 @@ def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
         yield from _rest(step, arms)
         yield _curves(run, step, specs)
     yield from _items(
-        "Rungs", (_rung(event, specs) for event in run.all(Rung, step=step.step))
+        "Rungs", (_rung(event, specs) for event in run.state.of(Rung, step=step.step))
     )
     yield from _items("Left out", (f"{n}: {reason}" for n, reason in step.left_out.items()))
     yield from _items("Gate conflicts", _conflicts(step))
@@ -89,8 +91,8 @@ def _step(run: Run, step: Mapping[str, Any]) -> Iterator[Block]:
     yield from _items("Outcome", _outcome(run, step, absent))
 
 
-def _whose(step: Mapping[str, Any]) -> str:
-    return "Hypothesis of the failure report" if step.get("reported", True) else "Hypothesis, ours"
+def _whose(step: StepShown) -> str:
+    return "Hypothesis of the failure report" if step.reported else "Hypothesis, ours"
 
 
 def _by_gain(run: Run) -> Table:
@@ -100,17 +102,21 @@ def _by_gain(run: Run) -> Table:
             run.title(found.step),
             found.arm,
             found.split,
-            *(estimate(found.gains.get(metric, {})) for metric in FINEST_FIRST),
+            *(_gain(found.gains.get(metric)) for metric in FINEST_FIRST),
         ]
-        for found in run.document.by_gain
+        for found in run.summary.by_gain
     ]
     header = ("Step", "Arm", "On", *(f"{title_of(m)} over its control" for m in FINEST_FIRST))
     return Table("the steps by what they gain, the largest first", "lllrr", header, rows)
 
 
+def _gain(gate: GateResult | None) -> str:
+    return NONE if gate is None else estimate(gate)
+
+
 def _restarts(run: Run, *races: str) -> Iterator[str]:
     """Yield what broke and was tried again: at most some arms, the rest counted."""
-    events = [event for race in races for event in run.all(ArmRestarted, step=race)]
+    events = [event for race in races for event in run.state.of(ArmRestarted, step=race)]
     for event in events[:RESTARTS_SHOWN]:
         yield f"{event.name} at epoch {max(0, event.epoch)}: {event.detail}."
     if len(events) > RESTARTS_SHOWN:
@@ -118,11 +124,11 @@ def _restarts(run: Run, *races: str) -> Iterator[str]:
 
 
 def _absent(run: Run, *races: str) -> Iterator[str]:
-    absent = (Absence(**one) for one in run.document.get("absent", []))
+    absent = (Absence(**asdict(one)) for one in run.summary.absent)
     yield from (f"{text}." for text in sentences(one for one in absent if one.step in races))
 
 
-def _rest(step: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+def _rest(step: StepShown, shown: Sequence[ArmShown]) -> Iterator[Block]:
     """Say which arms the tables leave out."""
     if rest := left_out(step, shown):
         text = (
@@ -132,7 +138,7 @@ def _rest(step: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> Iterat
         yield Paragraph(text, "note")
 
 
-def _curves(run: Run, step: Mapping[str, Any], specs: Mapping[str, Any]) -> Figure:
+def _curves(run: Run, step: StepShown, specs: Mapping[str, Arm]) -> Figure:
     arms = shown_arms(run, step, CURVES)
     shown = [*(specs[arm.id] for arm in arms), *run.specs(f"confirm_{step.step}")]
     caption = f"{step.title}, per epoch on the dev split."
@@ -147,50 +153,45 @@ def _items(label: str, items: Iterator[str]) -> Iterator[Block]:
         yield Items(label, found)
 
 
-def _tried_table(run: Run, arms: Sequence[Mapping[str, Any]], specs: Mapping[str, Any]) -> Table:
+def _tried_table(run: Run, arms: Sequence[ArmShown], specs: Mapping[str, Arm]) -> Table:
     rows = []
     for arm in arms:
         changes = ", ".join(f"{key} = {value}" for key, value in arm.changes.items())
-        ran = _ran(run, specs[arm.id], arm if arm.reason else {})
+        ran = _ran(run, specs[arm.id], arm if arm.reason else None)
         rows.append([arm.name, changes or "nothing", arm.why, *ran])
     header = ("Arm", "Change", "Why", "Epochs", "Ended")
     return Table("what was tried", "lllll", header, rows)
 
 
-def _ran(run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]) -> list[str]:
+def _ran(run: Run, spec: Arm, judged: ArmShown | ArmJudged | None) -> list[str]:
     """Return how far an arm went and why it ended there."""
-    epochs = judged.get("epochs_run", max(run.curve(spec.id), default=0))
+    epochs = judged.epochs_run if judged else max(run.curve(spec.id), default=0)
     went = f"{epochs} of {spec.recipe.training.epochs}"
     if spec.source is not None:
         went = "no training"
-    if not judged:
+    if judged is None:
         return [went, "had not ended"]
     at = "" if spec.source is not None else f" at epoch {judged.epoch}"
     return [went, f"{judged.reason}{at}" + (f": {judged.detail}" if judged.detail else "")]
 
 
-def _dev_numbers(run: Run, spec: Mapping[str, Any], judged: Mapping[str, Any]) -> list[str]:
-    found = measured(run, spec.id, judged)
-    return [number(found.get(metric)) for metric in METRICS.shown(Shown.DEV)]
-
-
 def _dev_table(
-    run: Run, step: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], specs: Mapping[str, Any]
+    run: Run, step: StepShown, arms: Sequence[ArmShown], specs: Mapping[str, Arm]
 ) -> Table:
     rows, metrics, judged = [], METRICS.shown(Shown.DEV), METRICS.judged
     for arm in arms:
         spec = specs[arm.id]
-        own, control = measured(run, arm.id, arm), _control(run, step, spec, arm)
+        control = _control(run, step, spec, arm)
         cells = []
-        elsewhere = spec.recipe.search_space != _space(run)
+        elsewhere = spec.recipe.search_space != run.started.config.recipe.search_space
         for metric in metrics:
             split = elsewhere and not METRICS.get(metric).across_spaces
             mark = f" ({spec.recipe.search_space})" if split else ""
-            cells += [number(own.get(metric)) + mark]
-            cells += [NONE if split else number(control.get(metric))]
+            cells += [number(measured(run, arm.id, arm, metric)) + mark]
+            cells += [number(control.measured(metric)) if control and not split else NONE]
         gains = {g.metric: g for g in arm.gains or []}
         found = [gains.get(metric) for metric in judged]
-        cells.append((arm.stage or {}).get("verdict", NONE))
+        cells.append(arm.stage.verdict if arm.stage else NONE)
         cells += [f"{g.verdict} {estimate(g)}" if g else NONE for g in found]
         rows.append([arm.name, *cells])
     numbers = [word for m in metrics for word in (title_of(m), "control")]
@@ -200,25 +201,18 @@ def _dev_table(
     return Table(caption, aligned, header, rows)
 
 
-def _space(run: Run) -> str:
-    space: str = run.started.get("config", {}).get("recipe", {}).get("search_space", "raw")
-    return space
-
-
-def _control(
-    run: Run, step: Mapping[str, Any], spec: Mapping[str, Any], arm: Mapping[str, Any]
-) -> Mapping[str, Any]:
+def _control(run: Run, step: StepShown, spec: Arm, arm: ArmShown) -> Epoch | None:
     """Return the control's record at the arm's own epoch; a searched model has the model itself."""
     if arm.role == "control" or arm.epoch is None:
-        return {}
+        return None
     if spec.source is not None:
-        curve = run.curve(run.unchanged.get("id", ""))
-        return curve[max(curve)] if curve else {}
+        curve = run.curve(run.unchanged.id) if run.unchanged else {}
+        return curve[max(curve)] if curve else None
     control = next((a.id for a in step.arms if a.role == "control"), "")
-    return run.curve(control).get(arm.epoch, {})
+    return run.curve(control).get(arm.epoch)
 
 
-def _rung(event: Event, specs: Mapping[str, Any]) -> str:
+def _rung(event: Rung, specs: Mapping[str, Arm]) -> str:
     def names(arms: Sequence[str]) -> str:
         return named([specs[arm].name for arm in arms])
 
@@ -234,36 +228,36 @@ def _rung(event: Event, specs: Mapping[str, Any]) -> str:
     return text
 
 
-def _conflicts(step: Mapping[str, Any]) -> Iterator[str]:
+def _conflicts(step: StepShown) -> Iterator[str]:
     arms = {arm.name: arm for arm in step.arms}
     yield from (_conflict(arms[name]) for name in step.conflicts[:NAMES])
     if len(step.conflicts) > NAMES:
         yield f"The same of {named(step.conflicts[NAMES:])}."
 
 
-def _conflict(arm: Mapping[str, Any]) -> str:
-    gain = next(g for g in arm.gains if g.metric == "r_at_5")
+def _conflict(arm: ArmShown) -> str:
+    gain = next(g for g in arm.gains or () if g.metric == "r_at_5")
     stage = arm.stage
+    assert stage is not None  # it was judged
     return (
         f"{arm.name} fails the stage gate ({title_of(stage.metric)} {stage.reason}), "
         f"yet beats its control at R@5 by {estimate(gain)}."
     )
 
 
-def _outcome(run: Run, step: Mapping[str, Any], absent: Sequence[str]) -> Iterator[str]:
+def _outcome(run: Run, step: StepShown, absent: Sequence[str]) -> Iterator[str]:
     """Say what the step decided: confirmed, kept, ruled out, or nothing."""
-    confirmed = run.all(Confirmed, step=step.step)
+    confirmed = run.state.of(Confirmed, step=step.step)
     for event in confirmed:
         gates = "; ".join(
-            f"{g.gate} {title_of(g.metric)} {estimate(g)} {g.verdict}"
-            for g in event.gates
+            f"{g.gate} {title_of(g.metric)} {estimate(g)} {g.verdict}" for g in event.gates
         )
         yield f"Confirmation of {confirmed_name(run, event)}: {event.verdict} ({gates})."
     if step.kept:
         yield f"Kept: {step.kept} beats its control, and later steps may start from it."
     elif step.stage is None:
         yield "This step had not ended when this was written."
-    elif step.get("extended"):
+    elif step.extended:
         yield "An open question, measured on dev alone; its answer stands under Hypotheses."
     elif not step.arms:
         yield "Nothing could be tried, so nothing is ruled out."

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
-from lvm.triage.events import ArmEnded, ArmJudged, Confirmed, Decision, Rung, StepStarted
 from lvm.audit.words import answer
 from lvm.records import StopReason
-from lvm.report import Block, Event, Figure, Preformatted, Run, tone
+from lvm.report import Block, Figure, Preformatted, Run, tone
 from lvm.report.audit import audit_of
 from lvm.report.html import colour_word
 from lvm.report.many import left_out, named, shown_arms, specs_by_id
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
 from lvm.text import counted, number, one_line
+from lvm.triage.events import ArmEnded, ArmJudged, Confirmed, Decision, Rung, StepStarted
+from lvm.triage.events.parts import Arm
+from lvm.triage.summary import StepShown
 
 MARKS = {  # kind of a leaf -> mark, what the mark means
     "confirmed": ("◆", "confirmation, judged on the test split"),
@@ -74,37 +75,37 @@ def tree_section(run: Run) -> Iterator[Block]:
 def _nodes(run: Run) -> Iterator[Node]:
     """Yield the places of the tree in the order of the run, those not reached last."""
     if audit := audit_of(run):
-        yield Node("Audit", answer(audit), True, "", str(audit.get("verdict") or ""))
+        yield Node("Audit", answer(audit), True, "", audit.verdict)
     specs = run.specs("phase_1")
     leaves = [_arm(run, "phase_1", spec) for spec in specs]
-    verdict = run.document.phase1.verdict or ""
+    verdict = run.summary.phase1.verdict or ""
     why = _since(run, "RunPhase1") if specs else "not begun"
     yield Node("Phase 1", why, bool(specs), "success gate", verdict, leaves)
-    for step in run.document.steps:
+    for step in run.summary.steps:
         yield _step(run, step)
     yield from _together(run)
-    for started in (e for e in run.all(StepStarted) if "seed" in e):
+    for started in (e for e in run.state.of(StepStarted) if e.seed is not None):
         leaves = [_arm(run, started.step, spec) for spec in started.arms]
         why = _since(run, "Repeat", seed=started.seed)
         yield Node(started.title, why, True, "", "", leaves)
-    ended = bool(run.last(Decision, action="Stop"))
+    ended = bool(run.state.last(Decision, action="Stop"))
     why = "not reached: the run ended before it" if ended else "not reached so far"
     for name in unreached(run):
         yield Node(name, why, False)
 
 
-def _since(run: Run, action: str, **values: Any) -> str:
-    why = run.last(Decision, action=action, **values).get("since", "")
-    return f"since {why}" if why else ""
+def _since(run: Run, action: str, **values: object) -> str:
+    decided = run.state.last(Decision, action=action, **values)
+    return f"since {decided.since}" if decided and decided.since else ""
 
 
 def _end(run: Run) -> tuple[str, str]:
     """Return what the run came to, and why it stopped there."""
-    headline = str(run.document.headline)
+    headline = run.summary.headline
     return headline.split(":")[0], _since(run, "Stop")
 
 
-def _step(run: Run, step: Mapping[str, Any]) -> Node:
+def _step(run: Run, step: StepShown) -> Node:
     name = step.step
     specs, arms = specs_by_id(run, name), shown_arms(run, step)
     leaves = [_arm(run, name, specs[arm.id], step) for arm in arms]
@@ -120,8 +121,8 @@ def _step(run: Run, step: Mapping[str, Any]) -> Node:
 def _confirmations(run: Run, step: str) -> list[Leaf]:
     why = _since(run, "Confirm", step=step)
     leaves = []
-    for event in run.all(Confirmed, step=step):
-        cause = ATTRIBUTED.get(event.get("attribution", ""), "")
+    for event in run.state.of(Confirmed, step=step):
+        cause = ATTRIBUTED.get(event.attribution, "")
         said = "; ".join(text for text in (why, cause) if text)
         name = f"confirmation of {confirmed_name(run, event)}"
         leaves.append(Leaf("confirmed", name, said, event.verdict))
@@ -130,11 +131,12 @@ def _confirmations(run: Run, step: str) -> list[Leaf]:
 
 def _together(run: Run) -> Iterator[Node]:
     """Yield the confirmations that belong to no single step."""
-    known = {step.step for step in run.document.steps}
-    for step in dict.fromkeys(event.step for event in run.all(Confirmed)):
+    known = {step.step for step in run.summary.steps}
+    for step in dict.fromkeys(event.step for event in run.state.of(Confirmed)):
         if step not in known:
-            tried = run.last(Decision, action="Confirm", step=step)
-            arms = ", ".join(f"{arm} ({run.title(of)})" for of, arm in tried.get("carried", []))
+            tried = run.state.last(Decision, action="Confirm", step=step)
+            carried = tried.carried if tried else []
+            arms = ", ".join(f"{arm} ({run.title(of)})" for of, arm in carried)
             leaves = _confirmations(run, step)
             title = f"Together: {arms}" if arms else str(step)
             yield Node(title, "", True, "success gate", leaves[-1].verdict, leaves)
@@ -143,11 +145,9 @@ def _together(run: Run) -> Iterator[Node]:
 # --- arms -----------------------------------------------------------------------------------------
 
 
-def _arm(
-    run: Run, step: str, spec: Mapping[str, Any], about: Mapping[str, Any] | None = None
-) -> Leaf:
+def _arm(run: Run, step: str, spec: Arm, about: StepShown | None = None) -> Leaf:
     """Return how an arm ended and why, and what became of it."""
-    ended = run.last(ArmEnded, arm=spec.id, step=step)
+    ended = run.state.last(ArmEnded, arm=spec.id, step=step)
     if not ended:
         return Leaf("left", spec.name, _shared(run, step, spec) or "had not ended")
     kind, said = _ending(run, step, spec, ended)
@@ -156,13 +156,13 @@ def _arm(
         found.append("chosen for confirmation")
     if about is not None and spec.name == about.kept:
         found.append("kept: it beats its control")
-    judged = run.last(ArmJudged, arm=spec.id, step=step)
+    judged = run.state.last(ArmJudged, arm=spec.id, step=step)
     compared = about is not None and spec.role == "arm"
-    verdict = (judged.get("stage") or {}).get("verdict", "") if compared else ""
+    verdict = judged.stage.verdict if judged and compared else ""
     return Leaf(kind, spec.name, "; ".join(text for text in found if text), verdict)
 
 
-def _ending(run: Run, step: str, spec: Mapping[str, Any], ended: Event) -> tuple[str, str]:
+def _ending(run: Run, step: str, spec: Arm, ended: ArmEnded) -> tuple[str, str]:
     epoch, budget = ended.epoch, spec.recipe.training.epochs
     at = f"at epoch {epoch} of {budget}"
     match ended.reason:
@@ -181,30 +181,26 @@ def _ending(run: Run, step: str, spec: Mapping[str, Any], ended: Event) -> tuple
             return "broke", f"{reason} {at}{detail}"
 
 
-def _rung(run: Run, step: str, epoch: int) -> Event:
-    return run.last(Rung, step=step, epoch=epoch)
-
-
 def _holders(run: Run, step: str, epoch: int) -> str:
-    arms = _rung(run, step, epoch).get("held", [])
-    ended = [run.last(ArmEnded, arm=arm, step=step) for arm in arms]
+    rung = run.state.last(Rung, step=step, epoch=epoch)
+    ended = [run.state.last(ArmEnded, arm=arm, step=step) for arm in (rung.held if rung else ())]
     held = [event.name for event in ended if event]
     return f"{named(held)} held the stage gate" if held else "the step had ended"
 
 
 def _cut(run: Run, step: str, arm: str, epoch: int) -> str:
-    rung = _rung(run, step, epoch)
-    value, cutoff = rung.get("values", {}).get(arm), rung.get("cutoff")
+    rung = run.state.last(Rung, step=step, epoch=epoch)
+    value, cutoff = (rung.values.get(arm), rung.cutoff) if rung else (None, None)
     digits = 3 if number(value) != number(cutoff) else 5  # or they would look like a tie
     return f"dev cosine {number(value, digits)}, below the cutoff {number(cutoff, digits)}"
 
 
-def _shared(run: Run, step: str, spec: Mapping[str, Any]) -> str:
+def _shared(run: Run, step: str, spec: Arm) -> str:
     """Say where an arm that an earlier part of the run had trained already comes from."""
     first = run.first_start[spec.id]
     if first.step == step:
         return ""
-    return f"its training is that of {first.get('title', first.step)}"
+    return f"its training is that of {first.title}"
 
 
 # --- drawn ----------------------------------------------------------------------------------------

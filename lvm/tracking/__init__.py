@@ -9,15 +9,13 @@ stop a triage: what a store or server refuses is kept in `Tracker.problem` and t
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
-from typing import Any
 
 from lvm.beside import beside
 from lvm.errors import MissingExtraError
@@ -40,7 +38,6 @@ from lvm.tracking.store import (
 )
 from lvm.tracking.views import begun, parent_view
 from lvm.tracking.writer import Writer
-from lvm.triage.events import Event
 from lvm.triage.state import RunState
 from lvm.triage.summary import Summary
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lvm.triage.events import Event
-from lvm.triage.state import RunState, indexed
 from lvm.records import ABSENT, StopReason, flatten
-from lvm.report import Run
 from lvm.report.models import added, is_combination
 from lvm.tracking.note import arm_note, registered_note
 from lvm.tracking.views import (

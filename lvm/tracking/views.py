@@ -7,15 +7,30 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lvm.triage.events import Compared
-from lvm.triage.events import Event
-from lvm.triage.state import RunState, indexed
-from lvm.records import RunVerdict, flatten
+from msgspec.structs import asdict
+
+from lvm.audit.document import FindingTold
+from lvm.records import GateResult, RunVerdict, flatten, to_plain
 from lvm.tracking.note import run_note, table_name
+from lvm.triage.events import (
+    Audited,
+    Compared,
+    Confirmed,
+    Interrupted,
+    Ladder,
+    Phase1Judged,
+    Repeated,
+    RunStarted,
+    TestJudged,
+)
+from lvm.triage.events.parts import EvaluationTold
+from lvm.triage.state import RunState
+from lvm.triage.summary import Summary
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
@@ -119,11 +134,11 @@ class RunView:
 
     def add_front(self, events: RunState, arm: str) -> None:
         """Add where a model lies against the front of predictions without training."""
-        compared = events.last(Compared) or {}
-        found = compared.get("front", {}).get(arm)
-        if found:
-            self.add_tags({"front.position": found["position"], "front.rung": found.get("rung")})
-            self.add_metrics("front.", found.get("distance") or {}, compared["at"])
+        compared = events.last(Compared)
+        found = compared.front.get(arm) if compared else None
+        if compared and found:
+            self.add_tags({"front.position": found.position, "front.rung": found.rung})
+            self.add_metrics("front.", found.distance or {}, compared.at)
 
 
 def milliseconds(seconds: float) -> int:

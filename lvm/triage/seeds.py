@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lvm.text import counted, interval, number, title_of
+from lvm.triage.events.evidence import Comparison
+from lvm.triage.summary import SeedsShown
 
 ENOUGH = 3  # seeds; two say so little of a third that their interval is ten times their distance
 
@@ -67,7 +66,7 @@ def _behind(repeated: SeedsShown) -> list[Comparison]:
     return [c for c in against if c.model == against[-1].model]
 
 
-def per_seed(repeated: Repeated, comparison: Mapping[str, Any]) -> list[float]:
+def per_seed(repeated: SeedsShown, comparison: Comparison) -> list[float]:
     """Return the gain of every seed that both models have."""
     ours, theirs = (
         {r.seed: r.of(comparison.metric) for r in repeated.models[name].per_seed}

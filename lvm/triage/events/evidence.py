@@ -31,6 +31,10 @@ class SpaceTold(Part, frozen=True, kw_only=True):
         if not len(self.paired) == len(self.shuffled) > 0 or self.width <= 0:
             raise ValueError("Expected two histograms over the same bins")
 
+    def of(self, name: str) -> float:
+        """Return a mean cosine or a metric by its name."""
+        return float(getattr(self, name))
+
 
 class Reach(Part, frozen=True, kw_only=True):
     """Share of targets within the first k places."""
