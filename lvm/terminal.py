@@ -17,11 +17,9 @@ from rich.text import Text
 from lvm.audit.document import AuditDocument
 from lvm.audit.words import (
     answer,
-    broken,
+    cautions,
     not_looked_at,
-    overrides,
     severity_of,
-    unverified,
     where_in_words,
 )
 from lvm.few import foremost, tally
@@ -306,7 +304,7 @@ def print_audit(document: AuditDocument, stream: TextIO) -> None:
 
     style = AUDIT_STYLES.get(document.verdict, "bold yellow")
     say(answer(document), style)
-    for sentence in [*unverified(document), *overrides(document), *broken(document)]:
+    for sentence in cautions(document):
         console.print(Text(sentence, style="yellow"))
     if document.findings:
         console.print(Padding(audit_table(document), (1, 0)))

@@ -68,6 +68,11 @@ def unverified(document: AuditDocument) -> list[str]:
     ]
 
 
+def cautions(document: AuditDocument) -> list[str]:
+    """Return what stands above everything else that an audit says."""
+    return [*unverified(document), *overrides(document), *broken(document)]
+
+
 def not_looked_at(document: AuditDocument) -> list[str]:
     """Return one line per reason for which checks had nothing to look at."""
     groups: dict[tuple[str, str], list[str]] = {}

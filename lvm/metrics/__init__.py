@@ -86,6 +86,10 @@ class Metric:
         {Shown.MODELS, Shown.SUMMARY, Shown.MLFLOW, Shown.MLFLOW_COLUMN}
     )
 
+    def compares(self, space: str) -> bool:
+        """Whether a value measured in this space compares with one of the raw space."""
+        return self.across_spaces or space == "raw"
+
     def __post_init__(self) -> None:
         if not self.lowest < self.highest:
             raise ConfigError(

@@ -134,7 +134,7 @@ class Run:
                 spec.id
                 for started in self.state.of(StepStarted)
                 for spec in started.arms
-                if METRICS.get(metric).across_spaces or spec.recipe.search_space == "raw"
+                if METRICS.get(metric).compares(spec.recipe.search_space)
             }
             values = [value for arm, value, _ in measured if arm in compared]
             last = max([1, *(epoch for _, _, epoch in measured)])

@@ -9,12 +9,10 @@ from lvm.audit.words import (
     answer,
     as_sentence,
     blocking_codes,
-    broken,
+    cautions,
     checks_with,
     not_looked_at,
-    overrides,
     severity_of,
-    unverified,
     where_in_words,
 )
 from lvm.metrics import METRICS
@@ -49,7 +47,7 @@ def audit_section(run: Run) -> Iterator[Block]:
     document = audit_of(run)
     if document is not None:
         yield Paragraph(answer(document))
-        for sentence in [*unverified(document), *overrides(document), *broken(document)]:
+        for sentence in cautions(document):
             yield Paragraph(sentence, "warning")
         yield from _details(document)
     yield from _model_of_phase_1(run)
@@ -88,7 +86,7 @@ def standalone(document: AuditDocument) -> list[Section]:
 def first_screen(document: AuditDocument) -> Iterator[Block]:
     """Yield the answer, what was overridden or broke, what blocks and what to do about it."""
     yield Paragraph(_lead(document), "lead")
-    for sentence in [*unverified(document), *overrides(document), *broken(document)]:
+    for sentence in cautions(document):
         yield Paragraph(sentence, "warning")
     findings = document.findings
     shown = [f for f in findings if f.code in blocking_codes(document)] or findings[:3]

@@ -30,20 +30,17 @@ def step_curves(run: Run, specs: Sequence[Arm]) -> str:
         lines = [
             _line(run, spec, metric, place)
             for place, spec in enumerate(specs)
-            if METRICS.get(metric).across_spaces or _is_raw(spec)
+            if METRICS.get(metric).compares(spec.recipe.search_space)
         ]
         if lines:
             panels.append(_panel(run, metric, lines))
     entries = []
     for place, spec in enumerate(specs):
         sample, name = _line(run, spec, "r_at_5", place).entry
-        note = "" if _is_raw(spec) else " (R@5 only: its cosine is in another space)"
+        raw = spec.recipe.search_space == "raw"
+        note = "" if raw else " (R@5 only: its cosine is in another space)"
         entries.append((sample, name + note))
     return tag("div", *panels, class_="panels") + legend(*entries)
-
-
-def _is_raw(spec: Arm) -> bool:
-    return spec.recipe.search_space == "raw"
 
 
 def _line(run: Run, spec: Arm, metric: str, place: int) -> Series:
@@ -93,9 +90,7 @@ def comparison(run: Run) -> str:
     """Return bars of cosine and R@5 on the test split, models before the ladder."""
     panels = []
     for metric in METRICS.shown(Shown.CURVES):
-        models = [
-            m for m in run.summary.models if METRICS.get(metric).across_spaces or m.space == "raw"
-        ]
+        models = [m for m in run.summary.models if METRICS.get(metric).compares(m.space)]
         rows = [("model", m.name, m.masked.get(metric)) for m in models]
         rows += [("ladder", name, value) for name, value in run.ladder("test", metric).items()]
         measured = [(kind, name, value) for kind, name, value in rows if value is not None]

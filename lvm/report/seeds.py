@@ -108,17 +108,10 @@ def _plot(repeated: SeedsShown, against: Sequence[Comparison]) -> str:
     height = TOP + ROW * len(against) + BOTTOM
     chart = Chart(gains, names, height, EDGE, EDGE, TOP, BOTTOM, x_grid=True)
     models = list(dict.fromkeys(c.model for c in against))
-    rows = []
-    for row, c in enumerate(against):
-        y, found = row + IN_ROW, c.estimate
-        colour = style_of(models.index(c.model)).colour
-        hint, bar = f"{_title(c)}: {interval(found)}", ((found.lower, y), (found.upper, y))
-        points = (Point(value, y, hint, bar) for value in per_seed(repeated, c))
-        rows += [
-            chart.row_name(row, _title(c)),
-            chart.line("gate", (c.bound, y - 0.2), (c.bound, y + 0.2)),
-            chart.dots(Style(colour), *points),
-        ]
+    rows = [
+        _row(chart, row, c, per_seed(repeated, c), models.index(c.model))
+        for row, c in enumerate(against)
+    ]
     values = "; ".join(
         f"{_title(c)} {interval(c.estimate)}, bound {number(c.bound, sign=True)}" for c in against
     )
@@ -131,6 +124,15 @@ def _plot(repeated: SeedsShown, against: Sequence[Comparison]) -> str:
         (line_sample(Style("c1")), "a seed, and the interval over all"),
         (bound, "the bound of the success gate"),
     )
+
+
+def _row(chart: Chart, row: int, comparison: Comparison, gains: Sequence[float], model: int) -> str:
+    y, bound, found = row + IN_ROW, comparison.bound, comparison.estimate
+    hint = f"{_title(comparison)}: {interval(found)}"
+    bar = (found.lower, y), (found.upper, y)
+    seeds = chart.dots(Style(style_of(model).colour), *(Point(x, y, hint, bar) for x in gains))
+    mark = chart.line("gate", (bound, y - 0.2), (bound, y + 0.2))
+    return chart.row_name(row, _title(comparison)) + mark + seeds
 
 
 def _title(comparison: Comparison) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lvm.audit.words import answer, broken, overrides, unverified
+from lvm.audit.words import answer, cautions
 from lvm.printed import job_command
 from lvm.records import GateResult, RunVerdict, Verdict, flatten
 from lvm.report import Block, Facts, Paragraph, Preformatted, Run
@@ -34,8 +34,7 @@ def verdict_section(run: Run) -> Iterator[Block]:
         yield Preformatted(f"# when that is done\n{_again(run)}")
         return
     yield Paragraph(summary.headline, "lead")
-    of_audit = [*unverified(audit), *overrides(audit), *broken(audit)] if audit else []
-    said = [*of_audit, *summary.warnings]
+    said = [*(cautions(audit) if audit else ()), *summary.warnings]
     for warning in dict.fromkeys(said):
         yield Paragraph(warning, "warning")
     pairs = [("Cause", summary.cause or _no_cause(run)), ("Confidence", _confidence(run))]

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 from lvm.beside import beside
 from lvm.errors import MissingExtraError
@@ -169,18 +170,14 @@ class Tracker:
 
     def _connect(self) -> Writer:
         if self._runs is None:
-            # MLflow warns of types of its own when this part is imported.
-            warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)
-            import mlflow.pyfunc  # here, in the writer's thread: it takes a while
-            from mlflow import MlflowClient
-
+            mlflow = import_mlflow()  # here, in the writer's thread: it takes a while
             path = sqlite_path(self.uri)
             if path is not None:
                 require_openable(path)
                 if not path.exists():
-                    make_store(MlflowClient, path)
+                    make_store(mlflow.MlflowClient, path)
             with no_stray_folder(self.uri):
-                client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
                 found = client.get_experiment_by_name(EXPERIMENT)
             if found is not None and found.lifecycle_stage == "deleted":
                 raise Refused(restoring(found.experiment_id, self.uri))
@@ -211,3 +208,12 @@ class Tracker:
             runs.enter(begun(events))
             views = [*ladder_views(events), *arm_views(events, summary, closed=True)]
             runs.write(parent_view(events, summary, closed=True), views, ARTIFACTS)
+
+
+def import_mlflow() -> Any:
+    """Return the mlflow package with all that is used of it."""
+    # MLflow warns of types of its own when this part is imported.
+    warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)
+    import mlflow.pyfunc
+
+    return mlflow

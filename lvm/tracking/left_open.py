@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lvm.errors import DataError
-from lvm.tracking import EXPERIMENT, Tracker
+from lvm.tracking import EXPERIMENT, Tracker, import_mlflow
 from lvm.tracking.store import in_words, search, sqlite_path
 from lvm.tracking.views import PARENT
 
@@ -38,11 +37,7 @@ def open_runs(run: Path, uri: str | None = None) -> list[OpenRun]:
 
 
 def _search(uri: str) -> list[Any]:
-    # MLflow warns of types of its own when this part is imported.
-    warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client = import_mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return []

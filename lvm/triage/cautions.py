@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lvm.audit.document import AuditDocument
-from lvm.audit.words import broken, overrides, unverified
+from lvm.audit.words import cautions
 from lvm.records import LIMITS, Estimate, Position, RunVerdict
 from lvm.text import title_of
 from lvm.triage.absence import Absence, sentences
@@ -26,7 +26,7 @@ def of_the_absent(absent: Sequence[Absence], summary: Summary) -> list[str]:
 
 def of_the_audit(audit: AuditDocument, summary: Summary) -> list[str]:
     """Return what the audit has to say beside the verdict: overrides, blind spots, weak gates."""
-    said = [*unverified(audit), *overrides(audit), *broken(audit)]
+    said = cautions(audit)
     if summary.verdict in (RunVerdict.PASSED, RunVerdict.FIXED):
         said += [
             f"{f.seen}."

@@ -82,6 +82,12 @@ def test_chance_is_that_of_a_random_ranking() -> None:
     assert Pool(id="p", size=3, mask="none").chance(5) == 1
 
 
+def test_only_a_cosine_is_bound_to_its_space() -> None:
+    apart = [metric.name for metric in METRICS if not metric.compares("projected")]
+    assert apart == ["eval_cosine"]
+    assert all(metric.compares("raw") for metric in METRICS)
+
+
 def test_metrics_are_declared_under_their_own_names() -> None:
     for metric in METRICS:
         assert METRICS.get(metric.name) is metric
