@@ -11,71 +11,17 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 
 from lvm.errors import ExitStatus
 from lvm.setting import Section
 
-if TYPE_CHECKING:
-    _Base = Mapping[str, Any]
-else:
-    _Base = object
-
-
-class Keyed(_Base):
-    """Fields by name, for readers that are not typed yet."""
-
-    __slots__ = ()
-
-    def keys(self) -> list[str]:
-        """Bridge."""
-        names = getattr(self, "__struct_fields__", None) or [
-            f.name
-            for f in dataclasses.fields(self)  # type: ignore[arg-type]
-        ]
-        return [n for n in names if getattr(self, n) is not msgspec.UNSET]
-
-    def __getitem__(self, key: str) -> Any:
-        if key == "event":
-            return self.__struct_config__.tag  # type: ignore[attr-defined]
-        key = key.replace(" ", "_")
-        if key not in self.keys():
-            raise KeyError(key)
-        value = getattr(self, key)
-        if isinstance(value, Section):
-            return value.to_plain()
-        return value
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Bridge."""
-        try:
-            return self[key]
-        except (KeyError, AttributeError):
-            return default
-
-    def items(self) -> list[tuple[str, Any]]:
-        """Bridge."""
-        return [(k, self[k]) for k in self.keys()]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.keys()
-
-    def __iter__(self) -> Any:
-        return iter(self.keys())
-
-    def __len__(self) -> int:
-        return len(self.keys())
-
-
-Mapping.register(Keyed)
-
-
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Part(Keyed, msgspec.Struct, frozen=True, kw_only=True):
+class Part(msgspec.Struct, frozen=True, kw_only=True):
     """A part of what is kept; keys that this version does not know are left out."""
 
 
@@ -127,7 +73,7 @@ LIMITS = ("oracle", "random")  # rungs of the ladder that are the ends of its sc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool(Keyed):
+class Pool:
     """What may be retrieved, stated beside every retrieval number."""
 
     id: str  # fingerprint of the rows
@@ -141,7 +87,7 @@ class Pool(Keyed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate(Keyed):
+class Estimate:
     """A mean over windows with an interval whose unit is the article."""
 
     value: float
@@ -177,7 +123,7 @@ class Position(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrontPosition(Keyed):
+class FrontPosition:
     """A model held against the front; `lvm.evaluation.front` defines the terms."""
 
     position: Position
@@ -190,7 +136,7 @@ class FrontPosition(Keyed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateResult(Keyed):
+class GateResult:
     """One gate judged: what was measured, against which bound, with what answer."""
 
     gate: str  # "stage", "success" or "gain"
@@ -213,7 +159,7 @@ class GateResult(Keyed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Keyed):
+class Evaluation:
     """Metrics of one predictor on one split, raw and with own contexts masked out of the pool."""
 
     split: str  # "dev" or "test"

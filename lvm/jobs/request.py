@@ -181,7 +181,7 @@ def refuse_changes(
         if before.get(key, "") != identity.get(key, "")
     ]
     if first.code != code:
-        changed.append(f"the code ({first['code']}, now {code})")
+        changed.append(f"the code ({first.code}, now {code})")
     if changed:
         raise ResumeError(
             f"{journal.folder} cannot go on: {' and '.join(changed)} changed since it started; "

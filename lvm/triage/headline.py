@@ -83,7 +83,7 @@ def _nearest(state: RunState) -> str | None:
         return f"{what}, but the test split is too small to say whether enough ({gains})"
     return (
         "nothing that was confirmed clearly beats its control, and the test split is too small to "
-        f"rule a success out ({named['arm']}: {gains})"
+        f"rule a success out ({named.arm}: {gains})"
     )
 
 

@@ -18,7 +18,6 @@ from lvm.records import (
     Count,
     Estimate,
     GateResult,
-    Keyed,
     Part,
     Pool,
     Position,
@@ -27,7 +26,7 @@ from lvm.records import (
 )
 
 
-class Event(Keyed, msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """What all events have."""
 
     at: float = 0.0  # seconds since 1970, as the journal took it

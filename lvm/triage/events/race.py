@@ -63,10 +63,6 @@ class Epoch(Event, tag="epoch", frozen=True, kw_only=True):
         envelope = ("at", "arm", "step", "name", "also")
         return {**{k: v for k, v in told.items() if k not in envelope}, **self.also}
 
-    def get(self, key: str, default: object = None) -> object:
-        """Bridge."""
-        return super().get(key, self.also.get(key, default))
-
 
 class Rung(Event, tag="rung", frozen=True, kw_only=True):
     """What a rung decided."""
