@@ -33,7 +33,8 @@ from drawn_arms import BASE, POOL_SIZE, RankLaw, Windows, windows  # noqa: E402
 from keep import REPORTS, origin, show  # noqa: E402
 
 from lvm import gates  # noqa: E402
-from lvm.config import GateConfig, Recipe  # noqa: E402
+from lvm.config.recipe import Recipe  # noqa: E402
+from lvm.config.run import GateConfig  # noqa: E402
 from lvm.evaluation.metrics import PerQuery, Ranks  # noqa: E402
 from lvm.events import Event, indexed  # noqa: E402
 from lvm.records import GateResult, Pool, RunVerdict, StopReason, Verdict, to_plain  # noqa: E402

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from lvm import compiled
-from lvm.config import HeadConfig, ModelConfig, Recipe, TrainingConfig
+from lvm.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.device import synchronise

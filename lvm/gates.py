@@ -32,7 +32,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.errors import DataError
 from lvm.measured import Measured, improvement, pair_problem, problem_of, values_of
 from lvm.metrics import METRICS

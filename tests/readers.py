@@ -14,7 +14,9 @@ import tiny
 import torch
 
 from lvm.audit.loaded import as_trained, open_checkpoint
-from lvm.config import RunConfig, load_run_config, to_dict
+from lvm.config.plain import to_dict
+from lvm.config.read import load_run_config
+from lvm.config.run import RunConfig
 from lvm.data.bank import Bank, check_rows
 from lvm.data.corpus import read_documents
 from lvm.data.files import read_bank, write_bank

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.finding import Finding, NotEvaluable
-from lvm.config import GateConfig, Recipe
+from lvm.config.recipe import Recipe
+from lvm.config.run import GateConfig
 from lvm.data.bank import Bank
 from lvm.data.rows import ContentIndex, KeyIndex, take
 from lvm.data.window_files import WindowFile

@@ -15,7 +15,7 @@ import numpy as np
 
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material, Side
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank
 from lvm.data.load import DataRequest, check_request

@@ -15,7 +15,7 @@ from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.loaded import CheckpointPart, as_trained
 from lvm.audit.material import Material
 from lvm.audit.own_figure import TOLERANCE, ids_of
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.windows import Dataset, Windows
 from lvm.errors import LvmError
 from lvm.evaluation.inference import predict

@@ -15,7 +15,7 @@ from lvm.audit.coherence import MIN_WINDOWS, Coherence, coherence
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, unit
 from lvm.audit.material import Material
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.models.predictor import Predictor
 from lvm.randomness import numpy_generator
 

@@ -19,7 +19,7 @@ from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.ranking import Placed, PoolRows
 from lvm.audit.samples import Sample, draw_samples, sample_by_article
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.data.rows import take
 from lvm.data.windows import Windows
 from lvm.evaluation.metrics import PerQuery, Ranks, summarise

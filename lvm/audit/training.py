@@ -33,7 +33,7 @@ from lvm.audit.training_log import TrainingLog as TrainingLog
 from lvm.audit.training_log import log_from_epochs as log_from_epochs
 from lvm.audit.training_log import too_early as too_early
 from lvm.audit.training_log import training_log as training_log
-from lvm.config import ObjectiveConfig
+from lvm.config.recipe import ObjectiveConfig
 from lvm.records import StopReason
 from lvm.training.epochs import EpochRecord
 

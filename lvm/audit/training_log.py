@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.config import Recipe, from_dict
+from lvm.config.plain import from_dict
+from lvm.config.recipe import Recipe
 from lvm.errors import CheckpointError, ConfigError
 from lvm.metrics import METRICS, Shown
 from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates

@@ -11,7 +11,8 @@ from typing import Any
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.session import complete
-from lvm.config import RunConfig, run_config_of
+from lvm.config.read import run_config_of
+from lvm.config.run import RunConfig
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
 from lvm.jobs.options import TriageOptions

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lvm.config import ModelConfig, with_changes
+from lvm.config.plain import with_changes
+from lvm.config.recipe import ModelConfig
 from lvm.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]  # of weights by our names, lvm/training/foreign_names.py

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lvm.compiled import is_allowed
-from lvm.config import ModelConfig
+from lvm.config.recipe import ModelConfig
 from lvm.errors import ConfigError
 from lvm.models import forms, mamba_ssm_backend, short, short_kernel
 from lvm.models.base import MODELS, NORM_EPS, RMSNorm, no_weight_decay

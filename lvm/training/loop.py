@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lvm.config import Recipe, fingerprint
+from lvm.config.plain import fingerprint
+from lvm.config.recipe import Recipe
 from lvm.data.draw import count_by_article
 from lvm.data.sketch import sketch
 from lvm.data.windows import Dataset

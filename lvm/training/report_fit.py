@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvm.config import ModelConfig, Recipe, to_dict
+from lvm.config.plain import to_dict
+from lvm.config.recipe import ModelConfig, Recipe
 from lvm.errors import CheckpointError
 from lvm.models.base import declared
 from lvm.models.foreign_forms import Alternative

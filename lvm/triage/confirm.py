@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain
 from lvm.metrics import METRICS

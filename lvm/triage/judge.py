@@ -13,7 +13,7 @@ import numpy as np
 
 from lvm.absence import Absence
 from lvm.audit.training import TrainingLog, log_from_epochs, too_early
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.evaluation.front import distance_to_front
 from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import correct, gain, stage_gate, success_gates

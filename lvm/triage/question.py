@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lvm.absence import Absence
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.windows import Dataset, recut
 from lvm.errors import DataError
 from lvm.evaluation.metrics import PerQuery

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import gain_over_seeds, level_over_seeds
 from lvm.metrics import METRICS

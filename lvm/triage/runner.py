@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lvm.audit.training import training_findings
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.windows import Dataset
 from lvm.errors import ResumeError
 from lvm.evaluation.metrics import PerQuery

@@ -14,7 +14,7 @@ from lvm.audit.finding import Status
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.run import run_checks
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.data.embed import SentenceEncoder
 from lvm.data.load import DataRequest
 from lvm.data.report_files import write_report_files

@@ -21,7 +21,7 @@ import pytest
 
 import tune_jobs.triage
 from lvm.command import run_command
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.files import write_bank
 from lvm.data.report_files import write_report_files
 from lvm.data.windows import dataset_from_bank

@@ -12,7 +12,7 @@ import linear_world
 import pytest
 import tiny
 
-from lvm.config import load_run_config
+from lvm.config.read import load_run_config
 from lvm.records import RunVerdict, Verdict
 
 pytestmark = pytest.mark.integration  # whole triages, for their seconds; they start no process

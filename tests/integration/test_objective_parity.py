@@ -13,7 +13,7 @@ import tiny
 import torch
 import torch.multiprocessing
 
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.errors import ConfigError

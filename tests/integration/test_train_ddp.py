@@ -17,7 +17,8 @@ import torch
 
 import tune_jobs.train
 from lvm.command import run_command
-from lvm.config import GateConfig, Recipe, ScheduleConfig
+from lvm.config.recipe import Recipe
+from lvm.config.run import GateConfig, ScheduleConfig
 from lvm.data.load import DataRequest, load_dataset
 from lvm.device import claim
 from lvm.evaluation.evaluate import evaluate

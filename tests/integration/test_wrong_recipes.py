@@ -13,7 +13,7 @@ import pytest
 import tiny
 import worlds
 
-from lvm.config import load_run_config
+from lvm.config.read import load_run_config
 from lvm.records import RunVerdict, Verdict
 
 pytestmark = pytest.mark.integration  # whole triages, for their seconds; they start no process

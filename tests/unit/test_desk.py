@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from lvm.config import GateConfig, ScheduleConfig
+from lvm.config.run import GateConfig, ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.errors import ConfigError, DataError
 from lvm.gates import (
     SKEWED,

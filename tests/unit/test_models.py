@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lvm.config import HeadConfig, ModelConfig
+from lvm.config.recipe import HeadConfig, ModelConfig
 from lvm.errors import ConfigError, MissingExtraError
 from lvm.models import mamba_ssm_backend
 from lvm.models.base import MAX_CONTEXT, MODELS, build_model, weight_decay_groups

@@ -14,7 +14,8 @@ import pytest
 import tiny
 from frozen_runs import rendered
 
-from lvm.config import GateConfig, Recipe, ScheduleConfig
+from lvm.config.recipe import Recipe
+from lvm.config.run import GateConfig, ScheduleConfig
 from lvm.errors import ConfigError, DataError
 from lvm.gates import gain, gain_over_seeds, success_gates
 from lvm.measured import values_of

@@ -15,7 +15,10 @@ import torch
 
 from lvm.audit.training import training_findings
 from lvm.audit.training_log import log_from_epochs
-from lvm.config import GateConfig, Recipe, fingerprint, from_dict, load_run_config, to_dict
+from lvm.config.plain import fingerprint, from_dict, to_dict
+from lvm.config.read import load_run_config
+from lvm.config.recipe import Recipe
+from lvm.config.run import GateConfig
 from lvm.errors import ConfigError
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import success_gates
@@ -248,8 +251,9 @@ def test_a_recipe_writes_a_term_and_a_change_touches_one_option(plugged, tmp_pat
         ),
         (
             {"sharpnes": 2.0},
-            r"unknown key 'objective\.terms\.uniformity\.sharpnes' "
-            r"\(did you mean sharpness\?\); allowed: balance, sharpness, weight\.",
+            r"unknown key 'objective\.terms\.uniformity\.sharpnes' in section "
+            r"\[objective\.terms\.uniformity\] \(did you mean sharpness\?\); "
+            r"allowed: balance, sharpness, weight\.",
         ),
     ],
 )
@@ -396,7 +400,7 @@ def test_a_model_brings_its_options(plugged) -> None:
     for changes, message in (
         ({"my_tower.rank": 0}, r"model\.options\.my_tower\.rank must be at least 1 \(got 0\)"),
         ({"my_tower.rank": 2.5}, r"model\.options\.my_tower\.rank is 2\.5, .* type int"),
-        ({"my_last.rank": 2}, r"unknown key 'model\.options\.my_last\.rank'; allowed: none"),
+        ({"my_last.rank": 2}, r"unknown key 'model\.options\.my_last\.rank' in .*; allowed: none"),
         ({"my_towel.rank": 2}, r"unknown model 'my_towel' \(did you mean my_tower\?\)"),
     ):
         with pytest.raises(ConfigError, match=f"^{message}"):

@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import nn
 
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.errors import ConfigError
 from lvm.losses.infonce import infonce
 from lvm.models.base import MODELS

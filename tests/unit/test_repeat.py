@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from lvm.config import to_dict
+from lvm.config.plain import to_dict
 from lvm.errors import UsageError
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain_over_seeds, level_over_seeds

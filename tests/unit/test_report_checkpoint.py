@@ -18,7 +18,7 @@ import safetensors.torch
 import tiny
 import torch
 
-from lvm.config import ModelConfig, Recipe
+from lvm.config.recipe import ModelConfig, Recipe
 from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.base import MODELS
 from lvm.models.predictor import Predictor

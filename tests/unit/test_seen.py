@@ -16,7 +16,7 @@ from lvm.audit.session import complete
 from lvm.audit.split import split_leak
 from lvm.audit.stated import check_stated, stated_articles
 from lvm.command import run_command
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.data.bank import Bank
 from lvm.data.files import write_bank
 from lvm.data.load import DataRequest

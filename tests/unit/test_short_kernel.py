@@ -19,7 +19,7 @@ from unittest import mock
 import pytest
 import torch
 
-from lvm.config import ModelConfig
+from lvm.config.recipe import ModelConfig
 from lvm.models import forms, short, short_kernel
 from lvm.models.base import NORM_EPS
 from lvm.models.mamba2 import Mamba2Encoder, Mamba2Layer, causal_conv

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.events import indexed
 from lvm.records import Pool, Verdict

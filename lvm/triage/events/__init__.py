@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from lvm.config import to_dict
+from lvm.config.plain import to_dict
 from lvm.errors import ConfigError
 from lvm.triage.events.parts import Event
 from lvm.triage.events.race import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.records import GateResult, RunVerdict, Verdict
 from lvm.triage.events.audit import AuditTold, FindingTold
 from lvm.triage.events.evidence import Comparison, LineageTold, RepeatedModel

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec
 from lvm.triage.on_ray.seats import Breaks, Move, Place, Seat
