@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -11,10 +10,18 @@ from jaxtyping import Bool, Int
 from lvm.audit.blame import bank_overwritten
 from lvm.audit.check import About, check
 from lvm.audit.coherence import coherence, level
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.finding import (
+    REPAIR,
+    Finding,
+    Ids,
+    NotEvaluable,
+    Severity,
+    most_frequent,
+    where_found,
+)
 from lvm.audit.followed import counted_off, keyed
 from lvm.audit.inputs import scans
-from lvm.audit.keys import ALLOWED_SHARE, NUM_WORST, where_rows
+from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.location import SEARCHED, best_by_key, find_rows, nearest, same_from, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.overlap import overlapping
@@ -61,7 +68,14 @@ def duplicates(material: Material) -> Iterator[Finding]:
             f"({twice:.1%} under the same key)",
             allowed=f"at most {DUPLICATES_WARN:.0%} ({DUPLICATES_BLOCK:.0%} under the same key, or "
             f"{REPEATED_BLOCK:.0%} in all, block)",
-            where=where_rows("bank", bank.source, np.flatnonzero(first), len(bank), bank.articles),
+            where=where_found(
+                "bank",
+                bank.source,
+                count=first.sum(),
+                of=len(bank),
+                rows=np.flatnonzero(first),
+                articles=most_frequent(bank.articles[first]),
+            ),
             meaning=what_copies_mean(first, padding_rows(group, bank.keys)),
             next=REPAIR,
             values={"share": share, "same_key": twice},
@@ -101,12 +115,9 @@ def _near_copies(material: Material) -> Iterator[Finding]:
             severity=Severity.WARN,
             seen=f"{found.value:.1%} of neighbouring chunks have a cosine of {limit:.2f} or more",
             allowed=f"at most {NEAR_COPIES_WARN:.0%}",
-            where={
-                "input": "train",
-                "count": int(copies.any(axis=1).sum()),
-                "of": len(train.rows),
-                "rows": rows[:NUM_WORST].tolist(),
-            },
+            where=where_found(
+                "train", count=copies.any(axis=1).sum(), of=len(train.rows), rows=rows
+            ),
             meaning="Chunks overlap or repeat their neighbour, so copying the last one is nearly "
             "the right answer and nothing has to be learned.",
             next="cut the text into chunks that do not overlap, and embed it again",
@@ -145,7 +156,7 @@ def _not_in_bank(
     """Name the part: a bank that lacks the chunks, or targets that are none of its chunks."""
     bank = material.pool
     at_key = inside = 1.0  # share of lost targets with a key, and with contexts, in the bank
-    articles = None if side.keys is None else side.keys[:, 0]
+    articles = None if side.keys is None else most_frequent(side.keys[lost, 0])
     if side.file is not None:
         inside = float((find_rows(material, side.stored(side.contexts(lost)[:, -1])) >= 0).mean())
         if side.keys is not None and not counted_off(side.keys):
@@ -156,7 +167,7 @@ def _not_in_bank(
         odd = inside < 0.5 and not _train_fits(material)
         lacking = at_key < 0.5 or odd or (inside >= 0.5 and bank_overwritten(material, side, lost))
     name, source = ("bank", bank.source) if lacking else ("eval", side.source)
-    where = where_rows(name, source, lost, of, articles)
+    where = where_found(name, source, count=len(lost), of=of, rows=lost, articles=articles)
     if lacking:
         where |= {"rows": [], "count": min(len(lost), len(bank)), "of": min(of, len(bank))}
     return Finding(
@@ -272,7 +283,7 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
         {"share": share, "shift": float(often)},
         count=int((~hit).sum()),
         of=len(ids),
-        rows=ids[~hit][:NUM_WORST].tolist(),
+        rows=ids[~hit],
     )
 
 
@@ -285,14 +296,16 @@ def _unusable(index: Index, width: int) -> str:
     return f"has width {index.width}" if index.width != width else ""
 
 
-def _mismatch(bank: Bank, seen: str, values: Mapping[str, float], **where: Any) -> Finding:
+def _mismatch(
+    bank: Bank, seen: str, values: Mapping[str, float], count: int, of: int, rows: Ids | None = None
+) -> Finding:
     return Finding(
         code="INDEX_MISMATCH",
         severity=Severity.BLOCK,
         seen=seen,
         allowed=f"{ALLOWED_SHARE:.0%} of bank rows that find themselves, and as many rows as the "
         "bank",
-        where={"input": "index", **where},
+        where=where_found("index", count=count, of=of, rows=rows),
         meaning="The id that a search returns is not the row that was meant, so every hit counts "
         "as a miss and the other way round.",
         next=f"build the index again from {bank.source}, in the order of its rows",

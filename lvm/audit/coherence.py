@@ -133,6 +133,17 @@ class Coherence:
         """Return the mean of one value per window, with its error over articles."""
         return level(values, self.clusters)
 
+    def lowest(
+        self, values: Float[np.ndarray, " m"]
+    ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " a"] | None]:
+        """Return rows, and articles where they are known, those with the lowest values first."""
+        rows = self.rows[np.argsort(values, kind="stable")]
+        if not self.by_article:
+            return rows, None
+        ids, place = np.unique(self.clusters, return_inverse=True)
+        means = np.bincount(place, weights=values) / np.bincount(place)
+        return rows, ids[np.argsort(means, kind="stable")]
+
     @property
     def copy_last(self) -> Level:
         """Cosine of the last context with the target."""

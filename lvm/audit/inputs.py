@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import sample_rows
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.finding import NUM_NAMED, REPAIR, Finding, NotEvaluable, Severity, where_found
 from lvm.audit.gaps import is_padding, windows_across_gaps
 from lvm.audit.material import Material, Side
 from lvm.data.bank import Bank
@@ -23,7 +23,6 @@ from lvm.data.rows import blocks, take
 NORM_TOLERANCE = 0.01  # of the mean from 1, and of the spread beside the mean
 ZERO_LENGTH = 1e-6
 DROPPED_SHARE = 0.01
-NUM_WORST = 10
 # Words of the names under which a provenance states how many rows there were to begin with.
 COUNT_WORDS = frozenset(
     [
@@ -118,7 +117,7 @@ def _of_bank(bank: Bank, seen: str, allowed: str) -> Finding:
         severity=Severity.BLOCK,
         seen=seen,
         allowed=allowed,
-        where={"input": "bank", "source": bank.source},
+        where=where_found("bank", bank.source),
         meaning="The vectors, the keys or the manifest were changed or damaged after the bank was "
         "written, so what the manifest says may be of other rows.",
         next="copy the bank again, or write it anew with lvm embed",
@@ -141,7 +140,7 @@ def _missing_keys(material: Material) -> Iterator[Finding]:
         severity=Severity.BLOCK,
         seen=f"{side.source} has no truth_keys",
         allowed="truth_keys [M, 2], the (article, chunk) of every target",
-        where={"input": "eval", "source": side.source, "count": len(side), "of": len(side)},
+        where=where_found("eval", side.source, count=len(side), of=len(side)),
         meaning="Without keys nobody can tell which row of the bank is the right answer, nor which "
         "windows belong together.",
         next=REPAIR,
@@ -154,7 +153,7 @@ def _schema(side: Side, seen: str, allowed: str, meaning: str, next: str) -> Fin
         severity=Severity.BLOCK,
         seen=seen,
         allowed=allowed,
-        where={"input": side.name, "source": side.source},
+        where=where_found(side.name, side.source),
         meaning=meaning,
         next=next,
     )
@@ -241,14 +240,9 @@ def unnormalised(material: Material) -> Iterator[Finding]:
             )
 
 
-def _where(scan: Scan, rows: np.ndarray, count: int) -> dict[str, Any]:
-    return {
-        "input": scan.input,
-        "source": scan.source,
-        "part": scan.part,
-        "count": int(count),
-        "of": scan.num_rows,
-        "rows": [int(r) for r in rows[:NUM_WORST]],
+def _where(scan: Scan, rows: np.ndarray, count: int) -> dict[str, object]:
+    return where_found(scan.input, scan.source, count=count, of=scan.num_rows, rows=rows) | {
+        "part": scan.part
     }
 
 
@@ -306,7 +300,7 @@ def _scan(input: str, source: str, part: str, array: np.ndarray, chosen: np.ndar
         zero=original[zero],
         mean_norm=float(mean),
         norm_spread=spread,
-        odd_rows=original[np.argsort(-off, kind="stable")[:NUM_WORST]],
+        odd_rows=original[np.argsort(-off, kind="stable")[:NUM_NAMED]],
         sampled=chosen is not None,
     )
 
@@ -355,7 +349,7 @@ def rows_dropped(material: Material) -> Iterator[Finding]:
                 severity=Severity.WARN,
                 seen=f"{rows} rows of the {count} that provenance.{key} declares: {share:.1%} gone",
                 allowed=f"at most {DROPPED_SHARE:.0%}",
-                where={"input": name, "source": source, "count": count - rows, "of": count},
+                where=where_found(name, source, count=count - rows, of=count),
                 meaning="Rows that could not be matched were dropped; what is left is no longer "
                 "the text that was to be judged, and a coverage of 100 % says nothing.",
                 next=f"find out why rows were dropped when {source} was made, and make it again",

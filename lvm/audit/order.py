@@ -9,7 +9,7 @@ import numpy as np
 from lvm.audit.blame import wrong_bank
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NUM_NAMED, Finding, NotEvaluable, Severity, where_found
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.padding import padded_by_content
@@ -34,7 +34,6 @@ MERGED = "Two documents were merged chunk by chunk, as ingestion in parallel doe
 CROSSING_BLOCK = 0.01  # share of windows across articles
 DISORDER_BLOCK = 0.1  # share of windows whose contexts are out of order
 BANK_ROWS, FAR = 4096, 5  # rows of the bank that are followed by their keys, and how far
-NUM_WORST = 10
 
 
 @check(
@@ -154,7 +153,7 @@ def _some_interleaved(material: Material, name: str, side: Coherence) -> Iterato
         "interleaved",
         f"in {int(merged.sum())} of {int(judged.sum())} articles chunks two apart are more alike "
         f"than neighbours, by {found.value:.3f}: articles "
-        + ", ".join(str(i) for i in ids[merged][:NUM_WORST]),
+        + ", ".join(str(i) for i in ids[merged][:NUM_NAMED]),
         MERGED,
         found,
         Severity.BLOCK if share >= MERGED_BLOCK else Severity.WARN,
@@ -203,17 +202,15 @@ def _broken(
     severity: Severity = Severity.BLOCK,
 ) -> Finding:
     gap = side.to_target[:, -1] - side.to_target[:, 0]
-    where = {
-        "input": name,
-        "source": material.side(name).source,
-        "of": len(side.rows),
-        "count": int((gap <= 0).sum()),
-        "rows": _lowest(side.rows, gap),
-    }
-    if side.by_article:
-        ids, place = np.unique(side.clusters, return_inverse=True)
-        means = np.bincount(place, weights=gap) / np.bincount(place)
-        where["articles"] = _lowest(ids, means)
+    rows, articles = side.lowest(gap)
+    where = where_found(
+        name,
+        material.side(name).source,
+        count=(gap <= 0).sum(),
+        of=len(side.rows),
+        rows=rows,
+        articles=articles,
+    )
     source = material.side(name).source
     return Finding(
         code="ORDER_BROKEN",
@@ -231,10 +228,6 @@ def _broken(
             "lift": side.lift.value,
         },
     )
-
-
-def _lowest(labels: np.ndarray, values: np.ndarray) -> list[int]:
-    return [int(v) for v in labels[np.argsort(values, kind="stable")[:NUM_WORST]]]
 
 
 def _crossings(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
@@ -256,14 +249,14 @@ def _crossings(material: Material, name: str, side: Coherence) -> Iterator[Findi
         severity=Severity.BLOCK if share > CROSSING_BLOCK else Severity.WARN,
         seen=f"{int(crossing.sum())} of {int(known.sum())} {name} windows reach across articles",
         allowed="0",
-        where={
-            "input": name,
-            "source": material.side(name).source,
-            "count": len(rows),
-            "of": int(known.sum()),
-            "rows": rows[:NUM_WORST].tolist(),
-            "articles": np.unique(side.located.keys[crossing, 0, 0])[:NUM_WORST].tolist(),
-        },
+        where=where_found(
+            name,
+            material.side(name).source,
+            count=len(rows),
+            of=known.sum(),
+            rows=rows,
+            articles=np.unique(side.located.keys[crossing, 0, 0]),
+        ),
         meaning="These windows ask for the beginning of one article after the end of another.",
         next="cut the windows article by article",
         values={"share": share},
@@ -303,14 +296,14 @@ def _out_of_order(material: Material, name: str, side: Coherence) -> Iterator[Fi
         seen=f"{kind}: in {len(rows)} of {int(known.sum())} {name} windows the contexts do not "
         f"stand in the order of the bank's chunks; {_profile(side)}",
         allowed="0, oldest first",
-        where={
-            "input": name,
-            "source": material.side(name).source,
-            "count": len(rows),
-            "of": int(known.sum()),
-            "rows": rows[:NUM_WORST].tolist(),
-            "articles": np.unique(side.clusters[wrong])[:NUM_WORST].tolist(),
-        },
+        where=where_found(
+            name,
+            material.side(name).source,
+            count=len(rows),
+            of=known.sum(),
+            rows=rows,
+            articles=np.unique(side.clusters[wrong]),
+        ),
         meaning="Contexts stand newest first, so the model reads the text backwards."
         if kind == "reversed"
         else "Contexts are out of order, so the last one is not the one before the target.",

@@ -17,7 +17,7 @@ from lvm.audit.coherence import (
     coherence_or_none,
     level,
 )
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity, most_frequent, where_found
 from lvm.audit.material import Material
 
 PAIRED_BLOCK, PAIRED_WARN = 0.5, 0.75  # eval over train, of what neighbours share beyond chance
@@ -26,7 +26,6 @@ SHIFTED_WARN, SHIFTED_BLOCK = 0.02, 0.2  # of windows whose target is one and th
 ELSEWHERE_WARN, ELSEWHERE_BLOCK = 0.02, 0.2  # of windows whose target is of another article
 LAST_IS_TARGET = 0.99  # of the way from any two chunks to one: cosine of last context and target
 OFFSETS = range(-4, 5)  # of the target in the bank, in chunks
-NUM_WORST = 10
 
 
 @check("EVAL_UNPAIRED", "do contexts and target come from one text?", About(blocks=True, cause=80))
@@ -96,7 +95,6 @@ def _from_elsewhere(
     if lift.above() >= PAIRED_WARN * usual.value:
         return
     rows = side.rows[odd]
-    articles, counts = np.unique(keys[odd, 0], return_counts=True)
     yield Finding(
         code="EVAL_UNPAIRED",
         severity=Severity.BLOCK if share >= ELSEWHERE_BLOCK else Severity.WARN,
@@ -104,14 +102,14 @@ def _from_elsewhere(
         f"contexts ({share:.1%}); these share {lift.value:.3f} beyond chance, all of a sound file "
         f"{usual.value:.3f}",
         allowed=f"at most {ELSEWHERE_WARN:.0%} ({ELSEWHERE_BLOCK:.0%} blocks)",
-        where={
-            "input": name,
-            "source": material.side(name).source,
-            "count": len(rows),
-            "of": int(known.sum()),
-            "rows": rows[:NUM_WORST].tolist(),
-            "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist(),
-        },
+        where=where_found(
+            name,
+            material.side(name).source,
+            count=len(rows),
+            of=known.sum(),
+            rows=rows,
+            articles=most_frequent(keys[odd, 0]),
+        ),
         meaning="These windows ask for unrelated text: a part of every score is that of a guess."
         if name == "eval"
         else "The model is taught to answer these contexts with unrelated text.",
@@ -138,21 +136,22 @@ def _unpaired(
         )
     )
     gap = side.paired - side.shuffled
+    rows, articles = side.lowest(gap)
+    low = gap < (gap.mean() + 2 * gap.std() if ratio.value < 0.2 else 0)
     return Finding(
         code="EVAL_UNPAIRED",
         severity=severity,
         seen=f"mean of contexts with its own target {paired.value:.3f}, with another article's "
         f"{shuffled.value:.3f}{beside}",
         allowed=f"at least {PAIRED_BLOCK:.0%} of train's ({PAIRED_WARN:.0%} without a warning)",
-        where={
-            "input": name,
-            "source": material.side(name).source,
-            "of": len(side.rows),
-            "count": int((gap < gap.mean() + 2 * gap.std()).sum())
-            if ratio.value < 0.2
-            else int((gap < 0).sum()),
-            **_worst(side, gap),
-        },
+        where=where_found(
+            name,
+            material.side(name).source,
+            count=low.sum(),
+            of=len(side.rows),
+            rows=rows,
+            articles=articles,
+        ),
         meaning="Contexts and targets are unrelated text: whatever a model learns, its score here "
         "is that of a guess."
         if severity is Severity.BLOCK
@@ -167,17 +166,6 @@ def _unpaired(
             "lift_z": side.lift.z,
         },
     )
-
-
-def _worst(side: Coherence, values: Float[np.ndarray, " m"]) -> dict[str, object]:
-    """Return the rows and articles with the lowest value per window."""
-    rows = side.rows[np.argsort(values, kind="stable")[:NUM_WORST]]
-    where: dict[str, object] = {"rows": sorted(rows.tolist())}
-    if side.by_article:
-        ids, place = np.unique(side.clusters, return_inverse=True)
-        means = np.bincount(place, weights=values) / np.bincount(place)
-        where["articles"] = ids[np.argsort(means, kind="stable")[:NUM_WORST]].tolist()
-    return where
 
 
 # --- where neighbours are not alike: a linear map -------------------------------------------------
@@ -316,12 +304,9 @@ def _shifted(material: Material, name: str, side: Coherence, steps: int, share: 
         seen=f"in {share:.0%} of {name} windows the target is {what}; cosine of the last context "
         f"with the target {side.copy_last.value:.3f}",
         allowed="the chunk after the last context",
-        where={
-            "input": name,
-            "source": material.side(name).source,
-            "count": round(share * len(side.rows)),
-            "of": len(side.rows),
-        },
+        where=where_found(
+            name, material.side(name).source, count=round(share * len(side.rows)), of=len(side.rows)
+        ),
         meaning="The model is asked for another chunk than the one that comes next.",
         next=REPAIR,
         values={"steps": float(steps), "share": share, "copy_last": side.copy_last.value},

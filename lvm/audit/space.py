@@ -19,7 +19,7 @@ from scipy.special import expit  # type: ignore[import-untyped]  # scipy has no 
 from lvm.audit.centring import shifted_articles
 from lvm.audit.check import About, check
 from lvm.audit.coherence import VECTORS, Coherence, coherence
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.mixed import mixed_spaces
@@ -244,7 +244,7 @@ def _finding(material: Material, name: str, like: Likeness, severity: Severity) 
         seen=f"{name} against the rest: {like}",
         allowed=f"means as alike as parts of train (at least {like.mean_least:.2f}), "
         f"{ENERGY_WARN:.0%} of the usual length ({ENERGY_BLOCK:.0%} blocks)",
-        where={"input": name, "source": source.source if source is not None else ""},
+        where=where_found(name, source.source if source is not None else ""),
         meaning="These vectors lie elsewhere than the others: another encoder, another pooling, a "
         "further layer, or a wholly different kind of text. A model of one cannot predict the "
         "other.",
@@ -270,7 +270,7 @@ def _random_pairs(material: Material) -> Iterator[Finding]:
         severity=Severity.WARN,
         seen=f"random pairs have a cosine of {mine.value:.3f} in eval, {theirs.value:.3f} in train",
         allowed=f"a ratio of {RANDOM_RATIO[0]} to {RANDOM_RATIO[1]}",
-        where={"input": "eval", "source": material.side("eval").source},
+        where=where_found("eval", material.side("eval").source),
         meaning="The eval text is of fewer or of more kinds than the train text, so cosines of the "
         "two do not mean the same.",
         next="draw train and eval articles from one collection",
@@ -292,7 +292,7 @@ def _told_apart(material: Material) -> Iterator[Finding]:
         seen=f"a linear rule tells eval from train vectors of articles it has not seen in "
         f"{accuracy:.0%} of cases",
         allowed=f"at most {ACCURACY_WARN:.0%} (.5 is chance)",
-        where={"input": "eval", "source": material.side("eval").source},
+        where=where_found("eval", material.side("eval").source),
         meaning="Something marks all eval vectors: a detail of their embedding, or their subject.",
         next="embed both files in one run (lvm embed), or draw both from one collection",
         values={"accuracy": accuracy},

@@ -11,7 +11,7 @@ from lvm.audit.ancestors import Places, require_known, seen_before, seen_finding
 from lvm.audit.blame import wrong_bank
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level, sample_rows
-from lvm.audit.finding import REPAIR, Finding, Severity
+from lvm.audit.finding import REPAIR, Finding, Severity, most_frequent, where_found
 from lvm.audit.followed import counted_off
 from lvm.audit.halves import halves
 from lvm.audit.location import RoughIndex, centre_and_spread, find_rows, same_limit, unit
@@ -22,7 +22,6 @@ from lvm.data.rows import digests, key_codes, take
 SAME_CONTENT = 0.05  # share of eval targets that are train targets too, where keys say nothing
 MEMORISER_GAP = 0.1
 PAIRED = 0.9  # of eval's lift: below, train targets are in part of other text
-NUM_WORST = 10
 COPIED_SHARE, MIN_COPIED = 0.5, 3  # of an article's windows, and their number
 COPIED_WINDOWS = 0.01  # of all eval windows, from which copies block
 QUICK_TRAIN = 100_000  # train windows that a quick audit compares
@@ -57,7 +56,7 @@ def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Finding]:
     if not shared.any():
         return
     reach = _within(eval_keys, train_keys[train_known], eval_.context_length) & eval_known
-    articles, counts = np.unique(eval_keys[shared, 0], return_counts=True)
+    articles = most_frequent(eval_keys[shared, 0])
     total = len(np.unique(eval_keys[eval_known, 0]))
     yield Finding(
         code="SPLIT_LEAK",
@@ -66,14 +65,14 @@ def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Finding]:
         f"({int(shared.sum())} windows); {int(reach.sum())} eval windows lie within "
         f"{eval_.context_length} chunks of a train window",
         allowed="0 articles, 0 windows",
-        where={
-            "input": "eval",
-            "source": eval_.source,
-            "count": int(shared.sum()),
-            "of": len(eval_),
-            "rows": np.flatnonzero(reach if reach.any() else shared)[:NUM_WORST].tolist(),
-            "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist(),
-        },
+        where=where_found(
+            "eval",
+            eval_.source,
+            count=shared.sum(),
+            of=len(eval_),
+            rows=np.flatnonzero(reach if reach.any() else shared),
+            articles=articles,
+        ),
         meaning="The model has read this text, so a score on it says nothing about text that it "
         "has not read.",
         next=REPAIR,
@@ -185,14 +184,9 @@ def _by_likeness(
         seen=f"{len(own)} of {total} eval articles are copies of train articles under another id "
         f"({len(rows)} windows, {share:.1%})",
         allowed=f"{COPIED_WINDOWS:.0%} of the windows",
-        where={
-            "input": "eval",
-            "source": eval_.source,
-            "count": len(rows),
-            "of": len(eval_),
-            "rows": rows[:NUM_WORST].tolist(),
-            "articles": own[:NUM_WORST].tolist(),
-        },
+        where=where_found(
+            "eval", eval_.source, count=len(rows), of=len(eval_), rows=rows, articles=own
+        ),
         meaning="The same text was embedded twice, and the model has read one copy: a score on the "
         "other says nothing about text that it has not read.",
         next=REPAIR,
@@ -289,13 +283,7 @@ def _content(
         severity=severity,
         seen=seen,
         allowed=f"{SAME_CONTENT:.0%} equal targets, a gap of {MEMORISER_GAP}",
-        where={
-            "input": "eval",
-            "source": eval_.source,
-            "count": len(rows),
-            "of": len(eval_),
-            "rows": rows[:NUM_WORST].tolist(),
-        },
+        where=where_found("eval", eval_.source, count=len(rows), of=len(eval_), rows=rows),
         meaning="Text of the eval side, or copies of it, stand in the train side under other keys.",
         next="remove documents that occur twice before splitting, then cut the windows again",
         values=values,
