@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, locate, unit
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, once
 from lvm.randomness import numpy_generator
 
 SAMPLE = {False: 4096, True: 1536}  # windows of a side that are looked at; True: quick
@@ -165,18 +165,10 @@ class Coherence:
         return self.of(self.to_target[:, -1] - self.to_target[:, 0])
 
 
+@once
 def coherence(material: Material, name: str) -> Coherence:
-    """Return the coherence of a side, measured once per material; NotEvaluable when too small."""
-    kept: dict[str, Coherence | NotEvaluable] = material.__dict__.setdefault("_coherence", {})
-    if name not in kept:
-        try:
-            kept[name] = _measure(material, material.side(name))
-        except NotEvaluable as reason:
-            kept[name] = reason
-    found = kept[name]
-    if isinstance(found, NotEvaluable):
-        raise found
-    return found
+    """Return the coherence of a side; NotEvaluable when too small."""
+    return _measure(material, material.side(name))
 
 
 def coherence_or_none(material: Material, name: str) -> Coherence | None:

@@ -15,7 +15,7 @@ from lvm.audit.check import About, check
 from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import NUM_NAMED, REPAIR, Finding, NotEvaluable, Severity, where_found
 from lvm.audit.gaps import is_padding, windows_across_gaps
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, once
 from lvm.data.bank import Bank
 from lvm.data.integrity import changed_files
 from lvm.data.rows import blocks, take
@@ -246,20 +246,15 @@ def _where(scan: Scan, rows: np.ndarray, count: int) -> dict[str, object]:
     }
 
 
+@once
 def scans(material: Material) -> list[Scan]:
-    """Return a pass over every stored array, made once; of a sample of the train side if quick."""
-    kept: list[Scan] | None = material.__dict__.get("_scans")
-    if kept is None:
-        kept = [scan for side in material.sides for scan in _scan_side(material, side)]
-        if material.bank is not None:
-            bank = material.bank
-            kept.append(_scan("bank", bank.source, "vectors", bank.vectors, None))
-        if not kept:
-            raise NotEvaluable(
-                "no vectors were given", "give --data, or --train, --eval, --payload"
-            )
-        material.__dict__["_scans"] = kept
-    return kept
+    """Return a pass over every stored array; of a sample of the train side if quick."""
+    made = [scan for side in material.sides for scan in _scan_side(material, side)]
+    if (bank := material.bank) is not None:
+        made.append(_scan("bank", bank.source, "vectors", bank.vectors, None))
+    if not made:
+        raise NotEvaluable("no vectors were given", "give --data, or --train, --eval, --payload")
+    return made
 
 
 def _scan_side(material: Material, side: Side) -> Iterator[Scan]:

@@ -7,9 +7,9 @@ be opened at all are handed to the checks as they are.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -32,6 +32,31 @@ if TYPE_CHECKING:
     from lvm.evaluation.index import Index
 
 SIDES = ("train", "eval")
+Others = TypeVarTuple("Others")
+Made = TypeVar("Made")
+
+
+def once(make: Callable[[Material, *Others], Made]) -> Callable[[Material, *Others], Made]:
+    """Decorate what is measured on a material: once for each further argument.
+
+    A NotEvaluable is kept as well, and raised again.
+    """
+
+    @functools.wraps(make)
+    def kept(material: Material, *others: *Others) -> Made:
+        place = f"_{make.__name__}"
+        known: dict[object, Made | NotEvaluable] = material.__dict__.setdefault(place, {})
+        if others not in known:
+            try:
+                known[others] = make(material, *others)
+            except NotEvaluable as reason:
+                known[others] = reason
+        found = known[others]
+        if isinstance(found, NotEvaluable):
+            raise found
+        return found
+
+    return kept
 
 
 @dataclass(frozen=True, eq=False)

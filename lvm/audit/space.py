@@ -21,7 +21,7 @@ from lvm.audit.check import About, check
 from lvm.audit.coherence import VECTORS, Coherence, coherence
 from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.location import unit
-from lvm.audit.material import Material
+from lvm.audit.material import Material, once
 from lvm.audit.mixed import mixed_spaces
 from lvm.audit.number_code import number_code
 from lvm.audit.own_rows import contexts_elsewhere
@@ -96,15 +96,9 @@ class Likeness:
         )
 
 
+@once
 def frame(material: Material) -> Frame:
-    """Return the frame of the train side, made once; NotEvaluable with few articles."""
-    kept: Frame | None = material.__dict__.get("_frame")
-    if kept is None:
-        kept = material.__dict__["_frame"] = _frame(material)
-    return kept
-
-
-def _frame(material: Material) -> Frame:
+    """Return the frame of the train side; NotEvaluable with few articles."""
     train = coherence(material, "train")
     rng = numpy_generator(material.seed, "audit", "space")
     articles = rng.permutation(np.unique(train.clusters))

@@ -15,7 +15,7 @@ from lvm.audit.finding import REPAIR, Finding, Severity, most_frequent, where_fo
 from lvm.audit.followed import counted_off
 from lvm.audit.halves import halves
 from lvm.audit.location import RoughIndex, centre_and_spread, find_rows, same_limit, unit
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, once
 from lvm.audit.paraphrase import paraphrases
 from lvm.data.rows import digests, key_codes, take
 
@@ -194,6 +194,7 @@ def _by_likeness(
     )
 
 
+@once
 def copies_of_train(
     material: Material,
 ) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " m"]]:
@@ -204,9 +205,6 @@ def copies_of_train(
     makes none. Nothing is looked for in a quick audit of many train windows, or where articles are
     not known.
     """
-    cached: tuple[np.ndarray, np.ndarray] | None = material.__dict__.get("_copies_of_train")
-    if cached is not None:
-        return cached
     nothing = np.empty(0, np.int64), np.empty(0, np.int64)
     train, eval_ = material.train, material.eval
     if train is None or eval_ is None or train.width != eval_.width:
@@ -221,9 +219,7 @@ def copies_of_train(
     articles, place = np.unique(keys[known, 0], return_inverse=True)
     whole, copied = np.bincount(place), np.bincount(place, weights=found[known])
     copies = articles[(copied >= COPIED_SHARE * whole) & (copied >= np.minimum(whole, MIN_COPIED))]
-    result = copies, np.flatnonzero(found & known & np.isin(keys[:, 0], copies))
-    material.__dict__["_copies_of_train"] = result
-    return result
+    return copies, np.flatnonzero(found & known & np.isin(keys[:, 0], copies))
 
 
 def _same_before(train: Side, eval_: Side, rows: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
