@@ -80,6 +80,7 @@ def level(values: Float[np.ndarray, " m"], clusters: Int[np.ndarray, " m"]) -> L
 class Coherence:
     """A sample of windows of one side, as unit vectors, and what they show."""
 
+    whole: Side
     rows: Int[np.ndarray, " m"]  # windows of the side
     contexts: Float[np.ndarray, "m T D"]
     targets: Float[np.ndarray, "m D"]
@@ -165,12 +166,6 @@ class Coherence:
         return self.of(self.to_target[:, -1] - self.to_target[:, 0])
 
 
-@once
-def coherence(material: Material, name: str) -> Coherence:
-    """Return the coherence of a side; NotEvaluable when too small."""
-    return _measure(material, material.side(name))
-
-
 def coherence_or_none(material: Material, name: str) -> Coherence | None:
     """Return the coherence of a side, or None."""
     try:
@@ -191,7 +186,10 @@ def sample_rows(material: Material, side: Side, count: int = 0) -> Int[np.ndarra
     return np.sort(generator.choice(len(side), count, replace=False))
 
 
-def _measure(material: Material, side: Side) -> Coherence:
+@once
+def coherence(material: Material, name: str) -> Coherence:
+    """Return the coherence of a side; NotEvaluable when too small."""
+    side = material.side(name)
     rows = sample_rows(material, side)
     contexts, targets = unit(side.contexts(rows)), unit(side.targets(rows))
     good = np.isfinite(contexts).all(axis=(1, 2)) & np.isfinite(targets).all(axis=1)
@@ -209,7 +207,7 @@ def _measure(material: Material, side: Side) -> Coherence:
             f"{MIN_CLUSTERS}",
             "give windows of more articles",
         )
-    return Coherence(rows, contexts, targets, clusters, by_article, located)
+    return Coherence(side, rows, contexts, targets, clusters, by_article, located)
 
 
 def _clusters(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lvm.audit.finding import Finding, NotEvaluable
+from lvm.audit.finding import Finding, Ids, NotEvaluable, where_found
 from lvm.config.recipe import Recipe
 from lvm.config.run import GateConfig
 from lvm.data.bank import Bank
@@ -71,6 +71,18 @@ class Side:
 
     def __len__(self) -> int:
         return len(self.windows) if self.windows is not None else len(self._file)
+
+    def where(
+        self,
+        *,
+        count: float | None = None,
+        of: int | None = None,
+        rows: Ids | None = None,
+        articles: Ids | None = None,
+    ) -> dict[str, object]:
+        """Return the `where` of a finding on this side."""
+        name, source = self.name, self.source
+        return where_found(name, source, count=count, of=of, rows=rows, articles=articles)
 
     @property
     def context_length(self) -> int:

@@ -5,6 +5,7 @@ They come from a checkpoint, or from a plain file of any model that cannot be lo
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,13 +129,13 @@ def _given(material: Material, windows: Coherence) -> Float[np.ndarray, "m D"]:
 def part(windows: Coherence, index: Int[np.ndarray, " k"]) -> Coherence:
     """Return some of the windows."""
     located = windows.located.select(index) if windows.located is not None else None
-    return Coherence(
-        windows.rows[index],
-        windows.contexts[index],
-        windows.targets[index],
-        windows.clusters[index],
-        windows.by_article,
-        located,
+    return dataclasses.replace(
+        windows,
+        rows=windows.rows[index],
+        contexts=windows.contexts[index],
+        targets=windows.targets[index],
+        clusters=windows.clusters[index],
+        located=located,
     )
 
 
