@@ -26,8 +26,8 @@ import corpora  # noqa: E402  # found through the path above
 from keep import REPORTS, origin, show  # noqa: E402
 
 from lvm.audit.bank import DUPLICATES_WARN, REPEATED_BLOCK  # noqa: E402
+from lvm.audit.likeness import Likeness, likeness  # noqa: E402
 from lvm.audit.open import open_material  # noqa: E402
-from lvm.audit.space import Likeness, likeness  # noqa: E402
 from lvm.config.run import RunConfig  # noqa: E402
 from lvm.data.bank import Bank  # noqa: E402
 from lvm.data.load import DataRequest  # noqa: E402

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import bdtrc  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.audit.coherence import Coherence, coherence
-from lvm.audit.finding import Finding, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 
@@ -68,9 +68,7 @@ def shifted_articles(material: Material) -> Iterator[Finding]:
         seen=f"eval articles lie {mine.values.mean():.2f} along the mean of train, train articles "
         f"{usual:.2f}; {int(out.sum())} of {len(out)} lie where hardly a train article does",
         allowed=f"a shift of {large:.2f}, {expected:.0%} there ({OUT_BLOCK:.0%} blocks)",
-        where=where_found(
-            "eval", material.side("eval").source, count=out.sum(), of=len(out), articles=worst
-        ),
+        where=material.side("eval").where(count=out.sum(), of=len(out), articles=worst),
         meaning="A mean was subtracted from, or left in, some of these vectors and not the others: "
         "cosines between the two kinds mean nothing.",
         next="embed all articles with the same settings (lvm embed), or subtract one mean from all",

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lvm.audit.coherence import coherence_or_none
-from lvm.audit.finding import Finding, Severity, most_frequent, where_found
+from lvm.audit.finding import Finding, Severity, most_frequent
 from lvm.audit.material import Material, Side
 
 PADDED_SHARE = 0.9  # of windows with zero contexts, that have them in front, at an article's start
@@ -41,9 +41,7 @@ def windows_across_gaps(material: Material) -> Iterator[Finding]:
             seen=f"{len(rows)} of {of} {side.name} windows reach across a gap in the chunk numbers "
             f"({len(rows) / of:.1%}, {len(articles)} articles)",
             allowed="any; every key leads to its vector",
-            where=where_found(
-                side.name, side.source, count=len(rows), of=of, rows=rows, articles=articles
-            ),
+            where=side.where(count=len(rows), of=of, rows=rows, articles=articles),
             meaning=f"Chunks were left out before the windows were cut, so these {length} contexts "
             "and their target are not next to each other in the text.",
             next="find out which chunks were left out, if these windows are to be like the others",

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import bdtrc  # type: ignore[import-untyped]  # scipy has no stubs
 
-from lvm.audit.finding import Finding, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.location import unit, unit_or_zero
 from lvm.audit.material import Material, Side
 
@@ -71,12 +71,8 @@ def halves(material: Material, mine: Keys, theirs: Keys) -> Iterator[Finding]:
         f"(cosine {limit:.2f} or more of their means) as halves of one article are; of train "
         f"articles {usual:.0%} are so like another",
         allowed=f"{doubt:.0%} of the articles, as in train ({PARTS_BLOCK:.0%} blocks)",
-        where=where_found(
-            "eval",
-            eval_.source,
-            count=odd.sum(),
-            of=len(odd),
-            articles=asked.articles[np.argsort(-likeness)],
+        where=eval_.where(
+            count=odd.sum(), of=len(odd), articles=asked.articles[np.argsort(-likeness)]
         ),
         meaning="Parts of one document stand on both sides under two ids, so the model has read "
         "the rest of the text that it is judged on.",

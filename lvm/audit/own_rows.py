@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lvm.audit.coherence import coherence
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.location import same_from, unit
 from lvm.audit.material import Material
 from lvm.data.rows import take
@@ -53,12 +53,8 @@ def contexts_elsewhere(material: Material) -> Iterator[Finding]:
             f"holds for their chunks (median cosine {own.cosine:.3f}), while targets are",
             allowed=f"at most {WARN:.0%} ({BLOCK:.0%} blocks) below a cosine of "
             f"{same_from(material):.4g}",
-            where=where_found(
-                name,
-                material.side(name).source,
-                count=len(own.windows),
-                of=own.looked_at,
-                rows=own.windows,
+            where=material.side(name).where(
+                count=len(own.windows), of=own.looked_at, rows=own.windows
             )
             | {"part": "contexts"},
             meaning=f"The contexts{both} are of the right text, but in another space than targets "

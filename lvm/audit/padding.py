@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from lvm.audit.articles import Article
 from lvm.audit.coherence import Coherence, coherence_or_none
-from lvm.audit.finding import Finding, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
 
 PADDED_WARN = 0.01  # of windows that repeat the first chunk of their article
@@ -69,7 +69,7 @@ def repeated_first_chunks(material: Material) -> Iterator[Finding]:
             seen=f"{len(rows)} of {of} {side.name} windows repeat the first chunk of their article "
             f"in front ({len(rows) / of:.1%})",
             allowed=f"at most {PADDED_WARN:.0%}",
-            where=where_found(side.name, side.source, count=len(rows), of=of, rows=rows),
+            where=side.where(count=len(rows), of=of, rows=rows),
             meaning="These windows are padding: fewer chunks come before their target than a "
             "context has places, and one chunk stands in all that are left.",
             next=f"leave out the windows of the first {side.context_length} chunks of an article, "

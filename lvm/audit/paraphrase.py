@@ -134,13 +134,8 @@ def paraphrases(
         seen=f"{len(copied)} of {len(np.unique(found.articles))} eval articles looked at say what "
         f"one train article says, chunk by chunk ({share:.1%} of the windows)",
         allowed=f"{PARAPHRASED_WARN:.0%} of the windows ({PARAPHRASED_BLOCK:.0%} blocks)",
-        where=where_found(
-            "eval",
-            eval_.source,
-            count=windows.sum(),
-            of=len(windows),
-            rows=rows[windows],
-            articles=copied,
+        where=eval_.where(
+            count=windows.sum(), of=len(windows), rows=rows[windows], articles=copied
         ),
         meaning="The model has read this text in other words (a revision, a translation, a second "
         "embedding), so a score on it says little of text that it has not read.",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.finding import REPAIR, Finding, Severity, where_found
+from lvm.audit.finding import REPAIR, Finding, Severity
 from lvm.audit.material import Material, Side
 from lvm.data.rows import digests, key_codes, take
 
@@ -61,13 +61,7 @@ def repeated_windows(material: Material) -> Iterator[Finding]:
             seen=f"{share:.1%} of {len(side)} {side.name} windows repeat another one: each stands "
             f"{times:.1f} times on average",
             allowed=f"at most {REPEATED_WARN:.0%}",
-            where=where_found(
-                side.name,
-                side.source,
-                count=round(share * len(side)),
-                of=len(side),
-                rows=rows[again],
-            ),
+            where=side.where(count=round(share * len(side)), of=len(side), rows=rows[again]),
             meaning="The same window counts several times, in every mean and in every epoch; it "
             "adds no text.",
             next=REPAIR,
