@@ -51,14 +51,8 @@ from lvm.triage.actions import (  # noqa: E402
 )
 from lvm.triage.arm import ArmSpec  # noqa: E402
 from lvm.triage.headline import headline  # noqa: E402
-from lvm.triage.judge import (  # noqa: E402
-    ArmResult,
-    Confirmation,
-    judge_confirmation,
-    judge_gains,
-    judge_stage,
-    judge_step,
-)
+from lvm.triage.judge import ArmResult, judge_gains, judge_stage, judge_step  # noqa: E402
+from lvm.triage.judge_confirmation import Confirmation, judge_confirmation  # noqa: E402
 from lvm.triage.race import Lane  # noqa: E402
 from lvm.triage.rungs import Ending  # noqa: E402
 from lvm.triage.step import Facts, Role, steps_in_order  # noqa: E402

@@ -18,7 +18,7 @@ from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.data.corpus import Document
-from lvm.data.embed import Encoder, load_encoder, token_counter
+from lvm.data.encoder import Encoder, load_encoder, token_counter
 from lvm.data.fit import fit
 from lvm.data.rows import KeyIndex
 from lvm.errors import LvmError

@@ -31,7 +31,7 @@ RECORDED = (
     "stage",
 )
 OWN_KEYS = ("contrastive", "ar", "mmd")  # terms whose options stand in [objective] itself
-# Of Mamba-2: lvm/models/mamba2.py says what each is.
+# Of Mamba-2: lvm/models/mamba2_block.py says what each is.
 BACKENDS = ("auto", "dual", "chunked", "mamba_ssm", "compiled", "kernel")
 
 

@@ -21,7 +21,7 @@ from lvm.triage.actions import (
 from lvm.triage.against_ladder import position_of, rungs_on
 from lvm.triage.arm import ArmSpec
 from lvm.triage.full_training import FullTraining, train_in_full
-from lvm.triage.judge import Confirmation, judge_confirmation
+from lvm.triage.judge_confirmation import Confirmation, judge_confirmation
 from lvm.triage.runner import AR_ONLY, Runner
 
 

@@ -20,7 +20,8 @@ from lvm.metrics import METRICS
 from lvm.triage.actions import COMBINATION, Attribution, Repeat, RepeatedOutcome
 from lvm.triage.arm import ArmSpec
 from lvm.triage.full_training import FullTraining
-from lvm.triage.judge import REACHED_ITS_END, Confirmation
+from lvm.triage.judge import REACHED_ITS_END
+from lvm.triage.judge_confirmation import Confirmation
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
 from lvm.triage.step import Role
 

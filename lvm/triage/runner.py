@@ -21,13 +21,7 @@ from lvm.records import ABSENT, GateResult, StopReason, to_plain
 from lvm.triage.agreement import disagreement
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
 from lvm.triage.journal import Journal
-from lvm.triage.judge import (
-    REACHED_ITS_END,
-    ArmResult,
-    dev_evaluation,
-    judge_stage,
-    training_of,
-)
+from lvm.triage.judge import REACHED_ITS_END, ArmResult, dev_evaluation, judge_stage, training_of
 from lvm.triage.race import Executor, Lane, Note, Race, race_of
 from lvm.triage.request import Request
 from lvm.triage.step import Arm, Role

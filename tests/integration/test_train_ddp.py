@@ -24,7 +24,8 @@ from lvm.device import claim
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.inference import predict
 from lvm.presets import load_config
-from lvm.training.loop import EpochRecord, read_epochs, train
+from lvm.training.epochs import EpochRecord, read_epochs
+from lvm.training.loop import train
 from lvm.triage.arm import ArmSpec
 from lvm.triage.step import Role
 

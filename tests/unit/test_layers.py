@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOORS = {
     "faiss": {"lvm/evaluation/faiss_apart.py"},
     "mlflow": {"lvm/tracking/__init__.py", "lvm/tracking/left_open.py"},
-    "sentence_transformers": {"lvm/data/embed.py"},
+    "sentence_transformers": {"lvm/data/encoder.py"},
     "mamba_ssm": {"lvm/models/mamba_ssm_backend.py"},
     "ray": {
         *(

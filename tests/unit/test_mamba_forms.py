@@ -16,7 +16,8 @@ from lvm.form import MambaForm
 from lvm.models import forms
 from lvm.models.base import build_model
 from lvm.models.mamba1 import Mamba1Block, selective_scan, selective_scan_last
-from lvm.models.mamba2 import GatedRMSNorm, Mamba2Block, Mamba2Layer
+from lvm.models.mamba2 import Mamba2Layer
+from lvm.models.mamba2_block import GatedRMSNorm, Mamba2Block
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -27,10 +27,12 @@ from lvm.models.predictor import Predictor
 from lvm.parts import TERMS
 from lvm.presets import preset
 from lvm.training import loop, updates
+from lvm.training import state as training_state
 from lvm.training.forward import Outputs
 from lvm.training.objective import objective, terms_of
 from lvm.training.report_checkpoint import read_report_checkpoint
 from lvm.training.report_fit import fit_report_checkpoint
+from lvm.training.state import TrainingState
 from lvm.training.terms.base import Term
 from lvm.training.world import World
 from lvm.triage import arm
@@ -333,15 +335,15 @@ def test_an_update_with_a_term_can_be_recorded(plugged, tmp_path, monkeypatch) -
     """As a CUDA graph is: the recording refuses whatever waits for the device."""
     recipe = tiny.recipe(**WEIGHED)
     plain = list(loop.train(recipe, tiny.dataset(), tmp_path / "a", validate=lambda p, e: {}))
-    build, made = loop._State._device_updates, []
+    build, made = TrainingState._device_updates, []
 
     def recording(state):
         made.append(build(state))
         made[-1]._may_capture = True
         return made[-1]
 
-    monkeypatch.setattr(loop, "_is_gpu", lambda device: True)
-    monkeypatch.setattr(loop._State, "_device_updates", recording)
+    monkeypatch.setattr(training_state, "_is_gpu", lambda device: True)
+    monkeypatch.setattr(TrainingState, "_device_updates", recording)
     monkeypatch.setattr(updates, "capture", tape.capture)
     recorded = list(loop.train(recipe, tiny.dataset(), tmp_path / "b", validate=lambda p, e: {}))
     assert [one.is_captured for one in made] == [True]

@@ -22,7 +22,8 @@ import torch
 from lvm.config.recipe import ModelConfig
 from lvm.models import forms, short, short_kernel
 from lvm.models.base import NORM_EPS
-from lvm.models.mamba2 import Mamba2Encoder, Mamba2Layer, causal_conv
+from lvm.models.conv import causal_conv
+from lvm.models.mamba2 import Mamba2Encoder, Mamba2Layer
 from lvm.models.short_kernel import Launch, Sizes
 from lvm.models.ssd import ssd_dual
 

@@ -15,7 +15,7 @@ from lvm.events import indexed
 from lvm.records import Pool, Verdict
 from lvm.triage.actions import Attribution
 from lvm.triage.journal import Journal, read_journal
-from lvm.triage.judge import judge_confirmation
+from lvm.triage.judge_confirmation import judge_confirmation
 from lvm.triage.spent import saved_seconds
 from lvm.triage.step import STEPS
 from lvm.triage.verdict import build_verdict

@@ -155,25 +155,18 @@ class Desk:
         if seat.stack is not None:
             breaks.stuck += 1
             detail = f"no epoch for too long; its stack is in {seat.stack}"
-        reason = self._verdict_on(breaks, detail, stuck=seat.stack is not None, gone=gone)
+        reason = breaks.verdict(
+            detail,
+            stuck=seat.stack is not None,
+            gone=gone,
+            max_restarts=self.schedule.max_restarts,
+        )
         breaks.count, breaks.detail = breaks.count + 1, detail
         if reason is not None:
             race.failed(arm, reason, detail)
         else:
             race.restarted(arm, detail, attempt=breaks.count)
         self._wake()
-
-    def _verdict_on(
-        self, breaks: Breaks, detail: str, *, stuck: bool, gone: bool
-    ) -> StopReason | None:
-        """Return why an arm is given up, or None where it is tried again."""
-        if stuck:
-            return StopReason.STUCK if breaks.stuck > 1 else None
-        if not gone and detail == breaks.detail:  # twice the same, at the same place
-            return StopReason.CRASHED
-        if breaks.count < self.schedule.max_restarts:
-            return None
-        return StopReason.LOST if gone else StopReason.CRASHED
 
     def idle_processes(self) -> dict[str, list[int]]:
         """Return the processes that train nothing now, by node: held, or handed on to an arm.
