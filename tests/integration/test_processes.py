@@ -18,7 +18,7 @@ import torch.multiprocessing
 from lvm.config.plain import fingerprint
 from lvm.errors import NonFiniteLossError
 from lvm.presets import PRESETS, preset
-from lvm.training import loop
+from lvm.training import epochs, loop
 from lvm.training.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -282,7 +282,7 @@ def test_two_workers_train_what_one_process_trains(name, worked) -> None:
 
 
 def same_training(alone_in: Path, shared_in: Path) -> None:
-    one, two = loop.read_epochs(alone_in), loop.read_epochs(shared_in)
+    one, two = epochs.read_epochs(alone_in), epochs.read_epochs(shared_in)
     assert len(one) == len(two) == 2
     for alone, shared in zip(one, two, strict=True):
         assert shared.train.keys() == alone.train.keys()

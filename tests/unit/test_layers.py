@@ -36,7 +36,7 @@ DOORS = {
         "lvm/doctor/ray_schema.py",
         "lvm/doctor/live.py",
     },
-    "triton": {"lvm/models/kernels/mix.py", "lvm/models/kernels/small.py"},
+    "triton": {f"lvm/models/kernels/{name}.py" for name in ("mix", "pieces", "small")},
     "yaml": {"lvm/doctor/yaml_file.py"},
     "botocore": {"lvm/doctor/ec2.py"},
 }
