@@ -36,7 +36,6 @@ SCALES = {
     "sqrt": "sqrt_width",
     "sqrt_d": "sqrt_width",
 }
-MAX_GROUPS = 8
 GROUPS_BY_USE = (1, 8, 2, 4, 3, 5, 6, 7)  # 1 and 8 are what the two packages start from
 FIRST_LAYER = "encoder.layers.0."
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from report_form import write_window_file
 
 from lvm.audit.finding import NotEvaluable, Severity
 from lvm.audit.open import open_material
@@ -21,7 +22,6 @@ from lvm.data.bank import Bank
 from lvm.data.files import write_bank
 from lvm.data.load import DataRequest
 from lvm.data.seen import SeenArticles, read_seen
-from lvm.data.window_files import write_window_file
 from lvm.data.windows import dataset_from_bank
 from lvm.errors import DataError, UsageError
 from lvm.models.predictor import Predictor
