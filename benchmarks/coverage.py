@@ -36,12 +36,7 @@ from lvm.gates import FAIL_ARTICLES, SKEWED  # noqa: E402
 from lvm.measured import values_of  # noqa: E402
 from lvm.models.ladder import fit_ladder  # noqa: E402
 from lvm.outlook import POWER, more_for_a_chance  # noqa: E402
-from lvm.statistics import (  # noqa: E402
-    article_mean,
-    bell_mccaffrey,
-    cr2_error,
-    mean_over_seeds,
-)
+from lvm.statistics import article_mean, bell_mccaffrey, cr2_error, mean_over_seeds  # noqa: E402
 
 OUT = REPORTS / "statistics"
 ARTICLES = (5, 10, 17, 40, 200)

@@ -33,7 +33,8 @@ from drawn_arms import BASE, POOL_SIZE, RankLaw, Windows, windows  # noqa: E402
 from keep import REPORTS, origin, show  # noqa: E402
 
 from lvm import gates  # noqa: E402
-from lvm.config import GateConfig, Recipe  # noqa: E402
+from lvm.config.recipe import Recipe  # noqa: E402
+from lvm.config.run import GateConfig  # noqa: E402
 from lvm.evaluation.metrics import PerQuery, Ranks  # noqa: E402
 from lvm.records import GateResult, Pool, RunVerdict, StopReason, Verdict, to_plain  # noqa: E402
 from lvm.triage.actions import (  # noqa: E402
@@ -50,14 +51,8 @@ from lvm.triage.actions import (  # noqa: E402
 from lvm.triage.arm import ArmSpec  # noqa: E402
 from lvm.triage.events import Event  # noqa: E402
 from lvm.triage.headline import headline  # noqa: E402
-from lvm.triage.judge import (  # noqa: E402
-    ArmResult,
-    Confirmation,
-    judge_confirmation,
-    judge_gains,
-    judge_stage,
-    judge_step,
-)
+from lvm.triage.judge import ArmResult, judge_gains, judge_stage, judge_step  # noqa: E402
+from lvm.triage.judge_confirmation import Confirmation, judge_confirmation  # noqa: E402
 from lvm.triage.race import Lane  # noqa: E402
 from lvm.triage.rungs import Ending  # noqa: E402
 from lvm.triage.state import indexed  # noqa: E402

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from keep import REPORTS, origin, show
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.data.sample import load_sample
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.evaluation.front import front_position, solve

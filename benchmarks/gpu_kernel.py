@@ -11,13 +11,13 @@ import torch
 from gpu_material import Bench, failed
 from torch import Tensor
 
-from lvm.models import short_kernel
+from lvm.models import short_gradients
 from lvm.models.base import NORM_EPS
 from lvm.models.mamba2 import Mamba2Layer
-from lvm.models.short_kernel import Sizes
+from lvm.models.short_sizes import Sizes
 
 CALLS = 10  # in one graph
-# Of lvm/models/short_kernel.py's Launch; the first is as shipped.
+# Of lvm/models/short_gradients.py's Launch; the first is as shipped.
 FORWARD: list[dict[str, Any]] = [{}, {"forward_warps": 4}, {"forward_warps": 16}]
 BACKWARD: list[dict[str, Any]] = [
     {},
@@ -69,7 +69,7 @@ def _time_norm(bench: Bench, batch: int) -> None:
     width, kept = bench.size.width, Kept()
     u, passed = (torch.randn(batch, 5, width, device=bench.device) for _ in range(2))
     weight, grad = torch.ones(width, device=bench.device), torch.randn_like(u).bfloat16()
-    norm: Any = short_kernel._Norm
+    norm: Any = short_gradients._Norm
     name = f"B {batch}: norm and residual stream"
     _row(
         bench,
@@ -87,9 +87,9 @@ def _time_norm(bench: Bench, batch: int) -> None:
 
 def _variant(bench: Bench, batch: int, changes: dict[str, Any], *, backward: bool) -> None:
     name = ", ".join(f"{key} {value}" for key, value in changes.items())
-    other = dataclasses.replace(short_kernel.launch, **changes)
+    other = dataclasses.replace(short_gradients.launch, **changes)
     try:
-        with mock.patch.object(short_kernel, "launch", other):
+        with mock.patch.object(short_gradients, "launch", other):
             calls = _calls(bench, batch, last_only=False)
             _row(bench, f"B {batch}: {name}", calls[int(backward)], calls[2][int(backward)])
     except Exception as error:
@@ -116,7 +116,7 @@ def _calls(
     bias: Any = block.conv1d.bias
     weights = [block.conv1d.weight, bias, block.dt_bias, block.A_log, block.D, block.norm.weight]
     weights = [weight.detach() for weight in weights]
-    mix: Any = short_kernel._Mix
+    mix: Any = short_gradients._Mix
 
     def forward() -> Tensor:
         return mix.forward(kept, proj, z, *weights, sizes, NORM_EPS)

@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 
 from lvm import compiled
-from lvm.config import HeadConfig, ModelConfig, Recipe, TrainingConfig
+from lvm.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.device import synchronise
 from lvm.presets import preset
 from lvm.training import loop
 from lvm.training.health import Probe
+from lvm.training.state import TrainingState
 from lvm.training.updates import DeviceUpdates
 from lvm.training.world import World
 
@@ -135,11 +136,11 @@ def make_dataset(size: Size, device: torch.device) -> Dataset:
 
 
 @contextlib.contextmanager
-def state_of(bench: Bench, recipe: Recipe) -> Iterator[loop._State]:
+def state_of(bench: Bench, recipe: Recipe) -> Iterator[TrainingState]:
     """A training of a recipe, ready for its first update; the memory of the last is given back."""
     _collect(bench)
     with tempfile.TemporaryDirectory() as folder:
-        state = loop._State(recipe, bench.dataset, Path(folder), World.current(bench.device), {})
+        state = TrainingState(recipe, bench.dataset, Path(folder), World.current(bench.device), {})
         state.updates = state.updates or state._device_updates()  # on a CPU as well
         state.sampler.refresh(1)
         state.network.train()
@@ -159,7 +160,7 @@ def order_of(bench: Bench) -> np.ndarray:
     return np.random.default_rng(0).permutation(len(bench.dataset.train))
 
 
-def begin(bench: Bench, state: loop._State, *, capture: bool) -> DeviceUpdates:
+def begin(bench: Bench, state: TrainingState, *, capture: bool) -> DeviceUpdates:
     """Return the updates of a state at the start of an epoch."""
     updates = state.updates
     assert updates is not None
@@ -168,7 +169,7 @@ def begin(bench: Bench, state: loop._State, *, capture: bool) -> DeviceUpdates:
     return updates
 
 
-def as_before(bench: Bench, state: loop._State) -> Callable[[int], float]:
+def as_before(bench: Bench, state: TrainingState) -> Callable[[int], float]:
     """Return an update that the host looks at before the next one, as on a CPU."""
     order, size = order_of(bench), state.recipe.training.batch_size
     probe = Probe(state.recipe, state.world, is_first=False, num_updates=10**9)

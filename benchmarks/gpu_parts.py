@@ -23,7 +23,7 @@ from lvm.evaluation.inference import predict
 from lvm.losses.blocks import SUM_PARTS, wide_product
 from lvm.losses.infonce import infonce
 from lvm.models.mamba2 import Mamba2Layer
-from lvm.training import loop
+from lvm.training.state import TrainingState
 from lvm.training.updates import WARM_UP, DeviceUpdates
 
 DUAL, COMPILED, KERNEL = ({"model.backend": name} for name in ("dual", "compiled", "kernel"))
@@ -204,7 +204,7 @@ def _time_path(
             )
 
 
-def _epoch(bench: Bench, state: loop._State, work: DeviceUpdates) -> None:
+def _epoch(bench: Bench, state: TrainingState, work: DeviceUpdates) -> None:
     begin(bench, state, capture=True)
     for _ in range(work.updates_per_epoch):
         work.make()

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from lvm.config import ModelConfig
+from lvm.config.recipe import ModelConfig
 from lvm.models import mamba_ssm_backend
 from lvm.models.base import build_model, weight_decay_groups
 from lvm.models.ssd import CHUNK, ssd_chunked, ssd_dual, ssd_sequential

@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT / "tests"))  # the replica is test data
 
 from replica import SMALL, Replica, Size, make_replica  # noqa: E402
 
-from lvm.config import ModelConfig, Recipe, TrainingConfig  # noqa: E402
+from lvm.config.recipe import ModelConfig, Recipe, TrainingConfig  # noqa: E402
 from lvm.data.load import DataRequest, load_dataset  # noqa: E402
 from lvm.data.windows import Dataset, Windows  # noqa: E402
 from lvm.evaluation.evaluate import evaluate  # noqa: E402

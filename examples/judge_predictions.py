@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.data.sample import load_sample
 from lvm.data.windows import dataset_from_bank
 from lvm.evaluation.evaluate import evaluate

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvm.command import free_folder, lvm_command, make_folder, next_folder, shown
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.files import write_json
 from lvm.plugins import load_given
 from lvm.printed import triage_command, typed

@@ -32,20 +32,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from lvm.config import GateConfig
-from lvm.errors import DataError
-from lvm.measured import Measured, improvement, pair_problem, problem_of, values_of
+from lvm.config.run import GateConfig
+from lvm.measured import Measured, improvement, pair_problem, problem_of
 from lvm.metrics import METRICS
 from lvm.outlook import with_outlook
-from lvm.records import Estimate, GateResult, SeededEstimate, Verdict
+from lvm.records import Estimate, GateResult, Verdict
+from lvm.sign_flip import sign_flip_mean_p
 from lvm.statistics import (
     ArticleMean,
     article_mean,
     design_effect,
     holm,
     mean_difference,
-    mean_over_seeds,
-    sign_flip_mean_p,
 )
 from lvm.text import title_of
 
@@ -160,44 +158,6 @@ def correct(
         )
         for result in results
     ]
-
-
-def gain_over_seeds(
-    arms: Sequence[Measured], controls: Sequence[Measured], metric: str, config: GateConfig
-) -> SeededEstimate:
-    """Return the gain of an arm over its control, both trained with the same several seeds.
-
-    The interval holds what a seed changes as well as what the articles do. Raises DataError when
-    the evaluations cannot be paired, or are of fewer than two seeds.
-    """
-    if len(arms) != len(controls):
-        raise DataError(
-            f"there are {len(arms)} evaluations and {len(controls)} of the control, expected one "
-            "of each per seed; evaluate what is missing."
-        )
-    for arm, control in zip(arms, controls, strict=True):
-        problem = pair_problem(arm, control) or pair_problem(arm, arms[0])
-        if problem:
-            raise DataError(f"{problem}; expected the same windows for every seed.")
-    pairs = [improvement(a, c, metric) for a, c in zip(arms, controls, strict=True)]
-    values = np.array([better - worse for better, worse in pairs])
-    articles = arms[0].articles if arms else np.empty(0, dtype=np.int64)
-    return mean_over_seeds(values, articles, confidence=config.confidence)
-
-
-def level_over_seeds(
-    evaluations: Sequence[Measured], metric: str, config: GateConfig
-) -> SeededEstimate:
-    """Return the mean of a metric over models of several seeds, with an interval as above.
-
-    Raises DataError when the evaluations are not of the same windows, or of fewer than two seeds.
-    """
-    problems = [pair_problem(each, evaluations[0]) for each in evaluations]
-    for problem in filter(None, problems):
-        raise DataError(f"{problem}; expected the same windows for every seed.")
-    values = np.array([values_of(each, metric) for each in evaluations])
-    articles = evaluations[0].articles if evaluations else np.empty(0, dtype=np.int64)
-    return mean_over_seeds(values, articles, confidence=config.confidence)
 
 
 def _difference(

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from lvm.errors import ConfigError
-from lvm.registry import Registry, closest
-from lvm.setting import require, require_one_of, section, typed
+from lvm.registry import Registry
+from lvm.setting import require, require_known, require_one_of, section, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +86,7 @@ def read_options(
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
-        if key not in fields:
-            raise ConfigError(
-                f"unknown key {prefix + key!r}{closest(key, sorted(fields))}; allowed: "
-                f"{', '.join(sorted(fields)) or 'none'}."
-            )
+        require_known(key, fields, prefix)
     chosen = {name: getattr(base, name, f.default) for name, f in fields.items()}
     chosen = {n: typed(prefix + n, v, hints[n]) for n, v in {**chosen, **values}.items()}
     try:

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lvm.config import (
-    HeadConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    Recipe,
-    RunConfig,
-    ScheduleConfig,
-    TrainingConfig,
-    load_run_config,
-)
+from lvm.config.read import load_run_config
+from lvm.config.recipe import HeadConfig, ModelConfig, ObjectiveConfig, Recipe, TrainingConfig
+from lvm.config.run import RunConfig, ScheduleConfig
 from lvm.errors import UsageError
 from lvm.registry import closest
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lvm.errors import ConfigError
 from lvm.outside import brief
+from lvm.registry import closest
 
 
 class Section:
@@ -63,3 +64,14 @@ def section(key: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key} is {brief(value)}, expected a section of keys.")
     return value
+
+
+def require_known(key: str, known: Collection[str], prefix: str) -> None:
+    """Raise ConfigError unless the section at `prefix` ("a.b.") takes this key."""
+    if key not in known:
+        where = f" in section [{prefix[:-1]}]" if prefix else ""
+        names = sorted(known)
+        raise ConfigError(
+            f"unknown key {brief(prefix + key)}{where}{closest(key, names)}; allowed: "
+            f"{', '.join(names) or 'none'}."
+        )

@@ -41,14 +41,10 @@ from jaxtyping import Float, Int
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.errors import DataError
-from lvm.randomness import numpy_generator
 from lvm.records import Estimate, SeededEstimate
 
 NEAREST_DISTANCE = 1e-3  # to a bound; nearer, no number of articles settles it
 
-_EXACT_FLIPS = 24  # up to this many articles all 2^G sign patterns are counted
-_DRAWN_FLIPS = 20_000
-_FLIP_BLOCK = 1_000  # patterns held at once
 _NO_SPREAD = 1e-12  # an error of so little is rounding
 
 
@@ -93,7 +89,7 @@ def article_mean(values: Float[np.ndarray, " M"], articles: Int[np.ndarray, " M"
 
     Raises DataError with fewer than two articles or a value that is not finite.
     """
-    sums, sizes = _article_sums(values, articles)
+    sums, sizes = article_sums(values, articles)
     value, error = float(sums.sum() / sizes.sum()), float(cr2_error(sums, sizes))
     means = sums / sizes
     return ArticleMean(
@@ -165,7 +161,7 @@ def _skew(values: np.ndarray) -> float:
     return float((apart**3).mean()) / spread**3 if spread > _NO_SPREAD else 0.0
 
 
-def _article_sums(values: np.ndarray, articles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def article_sums(values: np.ndarray, articles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the sum of values and the number of windows per article, [G] each."""
     unique, place = np.unique(articles, return_inverse=True)
     bad = int(np.count_nonzero(~np.isfinite(values)))
@@ -176,50 +172,6 @@ def _article_sums(values: np.ndarray, articles: np.ndarray) -> tuple[np.ndarray,
         )
     sums = np.bincount(place, weights=np.asarray(values, dtype=np.float64))
     return sums, np.bincount(place).astype(np.float64)
-
-
-def sign_flip_mean_p(
-    values: Float[np.ndarray, " M"],
-    articles: Int[np.ndarray, " M"],
-    *,
-    bound: float = 0.0,
-    seed: int = 0,
-) -> float:
-    """Return the one-sided p-value of "the mean is at most `bound`" by turning whole articles over.
-
-    What is flipped is the sum of (value - bound) per article, so the statistic is the mean over
-    windows, as in the interval. Raises DataError as `article_mean`.
-    """
-    sums, sizes = _article_sums(values, articles)
-    return sign_flip_p(sums - bound * sizes, seed=seed)
-
-
-def sign_flip_p(differences: Float[np.ndarray, " G"], *, seed: int = 0) -> float:
-    """Return the one-sided p-value of "the differences of the G articles are symmetric about 0".
-
-    Small when they are mostly positive. Exact over all 2^G signs up to 24 articles, then from
-    20,000 drawn sign patterns (the seen one counts).
-    """
-    values = np.asarray(differences, dtype=np.float64)
-    seen = values.sum() - 1e-12 * np.abs(values).sum()
-    if len(values) <= _EXACT_FLIPS:
-        half = len(values) // 2  # each half's sums, then pairs of them that reach what was seen
-        some, others = _signed_sums(values[:half]), np.sort(_signed_sums(values[half:]))
-        below = np.searchsorted(others, seen - some)
-        return 1 - float(below.sum()) / (len(some) * len(others))
-    generator, as_large = numpy_generator(seed, "sign flip"), 0
-    for _ in range(_DRAWN_FLIPS // _FLIP_BLOCK):
-        kept = generator.integers(2, size=(_FLIP_BLOCK, len(values)), dtype=np.uint8)
-        as_large += int(np.count_nonzero(2 * (kept @ values) - values.sum() >= seen))
-    return (1 + as_large) / (1 + _DRAWN_FLIPS)
-
-
-def _signed_sums(values: np.ndarray) -> np.ndarray:
-    """Return the sums of the values under all 2^n signs."""
-    sums = np.zeros(1)
-    for value in values:
-        sums = np.concatenate([sums + value, sums - value])
-    return sums
 
 
 def holm(p_values: Sequence[float]) -> Float[np.ndarray, " P"]:
@@ -238,7 +190,7 @@ def design_effect(values: Float[np.ndarray, " M"], articles: Int[np.ndarray, " M
     M divided by it is the number of independent windows that would tell as much. It is 1 when all
     values are equal. Raises DataError as `article_mean`.
     """
-    sums, sizes = _article_sums(values, articles)
+    sums, sizes = article_sums(values, articles)
     free = float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
     return float(cr2_error(sums, sizes)) ** 2 / free if free > 0 else 1.0
 
@@ -274,7 +226,7 @@ def mean_over_seeds(
             f"results of {num_seeds} seeds, expected at least 2, to estimate their variance; "
             "train with another seed as well."
         )
-    rows = [_article_sums(row, articles) for row in values]
+    rows = [article_sums(row, articles) for row in values]
     sums, sizes = np.stack([row[0] for row in rows]), rows[0][1]
     means, num_articles = sums.sum(axis=1) / sizes.sum(), len(sizes)
     # What an article moves the mean of a seed by, as CR2 has it, on the scale of a single article.

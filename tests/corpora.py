@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lvm.data.bank import Bank
 from lvm.data.corpus import Document
-from lvm.data.embed import SentenceEncoder, embed_documents, load_encoder
+from lvm.data.embed import embed_documents
+from lvm.data.encoder import SentenceEncoder, load_encoder
 
 NUM_CHUNKS = 450  # of each kind; some 15 seconds of embedding on a slow core
 MIN_CHUNKS = 7  # of a document; a window has six

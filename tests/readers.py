@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import tiny
 import torch
+from report_form import load_any_checkpoint, write_window_file
 
 from lvm.audit.loaded import as_trained, open_checkpoint
-from lvm.config import RunConfig, load_run_config, to_dict
+from lvm.config.plain import to_dict
+from lvm.config.read import load_run_config
+from lvm.config.run import RunConfig
 from lvm.data.bank import Bank, check_rows
 from lvm.data.corpus import read_documents
 from lvm.data.files import read_bank, write_bank
@@ -22,7 +25,7 @@ from lvm.data.load import DataRequest, load_dataset
 from lvm.data.npz import check_exists
 from lvm.data.payload import read_payload
 from lvm.data.pickled import KEY_NAMES, read_pickled
-from lvm.data.window_files import read_window_file, write_window_file
+from lvm.data.window_files import read_window_file
 from lvm.doctor.cluster_file import lint
 from lvm.errors import CheckpointError, ConfigError, DataError, LvmError, ResumeError
 from lvm.evaluation.foreign_index import read_index
@@ -32,7 +35,6 @@ from lvm.outside import regular
 from lvm.presets import preset
 from lvm.status import screen, status
 from lvm.training.checkpoint import load_checkpoint, load_optimizer_state, save_checkpoint
-from lvm.training.report_fit import load_any_checkpoint
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.verdict import build_verdict
 

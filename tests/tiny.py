@@ -11,16 +11,9 @@ from unittest import mock
 import jaxtyping
 import numpy as np
 
-from lvm.config import (
-    GateConfig,
-    HeadConfig,
-    ModelConfig,
-    Recipe,
-    RunConfig,
-    ScheduleConfig,
-    TrainingConfig,
-    to_dict,
-)
+from lvm.config.plain import to_dict
+from lvm.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
+from lvm.config.run import GateConfig, RunConfig, ScheduleConfig
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.triage import arm

@@ -16,15 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lvm.config import (
-    GateConfig,
-    HeadConfig,
-    ModelConfig,
-    Recipe,
-    RunConfig,
-    TrainingConfig,
-    to_dict,
-)
+from lvm.config.plain import to_dict
+from lvm.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
+from lvm.config.run import GateConfig, RunConfig
 from lvm.models.predictor import Predictor
 from lvm.records import (
     Estimate,

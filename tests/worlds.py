@@ -50,7 +50,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lvm.config import HeadConfig, ModelConfig, Recipe, RunConfig, ScheduleConfig, TrainingConfig
+from lvm.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
+from lvm.config.run import RunConfig, ScheduleConfig
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows, dataset_from_bank
 from lvm.randomness import numpy_generator

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Level
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Finding, Ids, Severity, where_found
 from lvm.audit.given_away import answers_with_rows, leaked_rows
 from lvm.audit.material import Material
 from lvm.audit.orders import Fit, Order, best_order, known_orders, rolled
@@ -33,7 +33,6 @@ NEAR = 3  # rows by which a block may be misplaced: neighbours are alike
 AS_WELL = 0.5  # of what sound rows have with their own window, above the best of the others
 NAMED_ORDER = 0.9  # of what an unnamed order explains
 BLOCKS = 64  # of the file, in which a row of stray predictions is looked for elsewhere
-NUM_NAMED = 10
 REMEDY = "write the predictions again, row i for window i of the eval side: "
 
 
@@ -212,7 +211,7 @@ def _shifted(given: GivenRows, shift: Shift) -> Finding:
             "own": shift.own,
             "other": shift.other,
         },
-        blocks=[[shift.first, shift.last]],
+        blocks=[(shift.first, shift.last)],
     )
 
 
@@ -232,7 +231,7 @@ def _reordered(given: GivenRows, fit: Fit) -> Finding:
         "are judged by the target of another window.",
         "join its parts by their number, not by name or by worker",
         {"gain": fit.gain.value, "gain_error": fit.gain.error, "there": fit.there},
-        blocks=[[a, b] for a, b, _ in moved[:NUM_NAMED]],
+        blocks=[(a, b) for a, b, _ in moved],
     )
 
 
@@ -262,9 +261,8 @@ def _mixed(given: GivenRows, stray: Stray) -> Finding:
             "gap_error": stray.gap.error,
             "full": stray.full,
         },
-        rows=rows[:NUM_NAMED].tolist(),
-        blocks=[[a, b] for a, b, _ in stray.blocks[:NUM_NAMED]]
-        or [list(run) for run in _dense(given, stray)],
+        rows=rows,
+        blocks=[(a, b) for a, b, _ in stray.blocks] or _dense(given, stray),
     )
 
 
@@ -274,7 +272,7 @@ def _dense(given: GivenRows, stray: Stray) -> list[tuple[int, int]]:
         return []
     share = np.convolve(stray.stray, np.ones(16) / 16, mode="same")
     rows = given.rows[stray.asked]
-    return [(int(rows[a]), int(rows[b])) for a, b in runs(share > 0.25)][:NUM_NAMED]
+    return [(int(rows[a]), int(rows[b])) for a, b in runs(share > 0.25)]
 
 
 def _misaligned(
@@ -284,14 +282,15 @@ def _misaligned(
     meaning: str,
     remedy: str,
     values: dict[str, float],
-    **where: list[int] | list[list[int]],
+    blocks: list[tuple[int, int]],
+    rows: Ids | None = None,
 ) -> Finding:
     return Finding(
         code="PREDICTIONS_MISALIGNED",
         severity=Severity.BLOCK,
         seen=seen,
         allowed="every prediction in the row of the window that it was made from",
-        where={"input": "predictions", "count": count, "of": given.total, **where},
+        where=where_found("predictions", count=count, of=given.total, rows=rows, blocks=blocks),
         meaning=meaning,
         next=REMEDY + remedy,
         values=values,

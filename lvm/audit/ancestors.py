@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.lineage import BEHIND, ITSELF, Seen, read_lineage, seen_articles, unknown_lineage
 from lvm.audit.material import Material
 
 FEW_WINDOWS = 0.01  # of the eval windows: text that few of them share with other articles
-NUM_WORST = 10
 
 Places = tuple[Int[np.ndarray, "m 2"], Bool[np.ndarray, " m"]]  # keys, and where they are known
 
@@ -52,9 +51,7 @@ def seen_findings(
     if seen is None or places is None or len(seen.articles) == 0:
         return
     model = "the checkpoint or one of its parents" if part is not None else BEHIND
-    where = {"input": "predictions"}
-    if part is not None:
-        where = {"input": "checkpoint", "source": str(part.path)}
+    read_from = ("predictions",) if part is None else ("checkpoint", str(part.path))
     told = ", known by their text (other ids)" if seen.by_text else ""
     keys, known = places
     shared = known & np.isin(keys[:, 0], seen.articles)
@@ -65,12 +62,7 @@ def seen_findings(
         severity=Severity.WARN if few else Severity.BLOCK,
         seen=f"{len(seen.articles)} of {total} eval articles were seen by {model}{told}",
         allowed=f"{FEW_WINDOWS:.0%} of the windows" if seen.by_text else "0",
-        where={
-            **where,
-            "count": int(shared.sum()),
-            "of": len(shared),
-            "articles": seen.articles[:NUM_WORST].tolist(),
-        },
+        where=where_found(*read_from, count=shared.sum(), of=len(shared), articles=seen.articles),
         meaning="The model, or one it was started from, has been trained on this eval text.",
         next="judge it on articles that no ancestor has seen, or train again without the parents",
         values={"articles": float(len(seen.articles)), "by_text": float(seen.by_text)},

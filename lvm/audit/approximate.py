@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, queries
@@ -82,11 +82,7 @@ def index_loss(material: Material) -> Iterator[Finding]:
         seen=f"Contain@50 {lost['contain_at_50_exact']:.3f} by exact search and "
         f"{lost['contain_at_50_approximate']:.3f} by {name}, on the model's own queries",
         allowed=f"a loss of at most {LOST}",
-        where={
-            "input": given.source,
-            "count": round(difference * len(windows)),
-            "of": len(windows),
-        },
+        where=where_found(given.source, count=round(difference * len(windows)), of=len(windows)),
         meaning="The index, not the model, loses the right answer; queries taken from the bank "
         "find themselves and hide it.",
         next="raise nprobe, or use the exact index, and evaluate again; nothing has to be trained",

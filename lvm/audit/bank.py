@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -11,10 +10,17 @@ from jaxtyping import Bool, Int
 from lvm.audit.blame import bank_overwritten
 from lvm.audit.check import About, check
 from lvm.audit.coherence import coherence, level
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.finding import (
+    REPAIR,
+    Finding,
+    NotEvaluable,
+    Severity,
+    most_frequent,
+    where_found,
+)
 from lvm.audit.followed import counted_off, keyed
-from lvm.audit.inputs import scans
-from lvm.audit.keys import ALLOWED_SHARE, NUM_WORST, where_rows
+from lvm.audit.keys import ALLOWED_SHARE
+from lvm.audit.likeness import another_space
 from lvm.audit.location import SEARCHED, best_by_key, find_rows, nearest, same_from, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.overlap import overlapping
@@ -26,17 +32,13 @@ from lvm.audit.padding import (
 )
 from lvm.audit.paraphrase import bank_twins
 from lvm.audit.repeated import repeated_windows
-from lvm.audit.space import another_space
-from lvm.data.bank import Bank
+from lvm.audit.scan import scans
 from lvm.data.rows import key_codes
-from lvm.errors import DataError
-from lvm.evaluation.index import Index
 
 DUPLICATES_WARN, DUPLICATES_BLOCK = 0.01, 0.05  # share of rows that repeat another; under its key
 REPEATED_BLOCK = 0.25  # share of rows that repeat another, whatever their keys
 NEAR_COPY = 0.95  # cosine of neighbours that say the same
 NEAR_COPIES_WARN = 0.05
-INDEX_QUERIES = 256
 
 
 @check("DUPLICATES", "does the bank hold the same chunk again and again?", About(blocks=True))
@@ -61,7 +63,14 @@ def duplicates(material: Material) -> Iterator[Finding]:
             f"({twice:.1%} under the same key)",
             allowed=f"at most {DUPLICATES_WARN:.0%} ({DUPLICATES_BLOCK:.0%} under the same key, or "
             f"{REPEATED_BLOCK:.0%} in all, block)",
-            where=where_rows("bank", bank.source, np.flatnonzero(first), len(bank), bank.articles),
+            where=where_found(
+                "bank",
+                bank.source,
+                count=first.sum(),
+                of=len(bank),
+                rows=np.flatnonzero(first),
+                articles=most_frequent(bank.articles[first]),
+            ),
             meaning=what_copies_mean(first, padding_rows(group, bank.keys)),
             next=REPAIR,
             values={"share": share, "same_key": twice},
@@ -101,12 +110,9 @@ def _near_copies(material: Material) -> Iterator[Finding]:
             severity=Severity.WARN,
             seen=f"{found.value:.1%} of neighbouring chunks have a cosine of {limit:.2f} or more",
             allowed=f"at most {NEAR_COPIES_WARN:.0%}",
-            where={
-                "input": "train",
-                "count": int(copies.any(axis=1).sum()),
-                "of": len(train.rows),
-                "rows": rows[:NUM_WORST].tolist(),
-            },
+            where=where_found(
+                "train", count=copies.any(axis=1).sum(), of=len(train.rows), rows=rows
+            ),
             meaning="Chunks overlap or repeat their neighbour, so copying the last one is nearly "
             "the right answer and nothing has to be learned.",
             next="cut the text into chunks that do not overlap, and embed it again",
@@ -145,7 +151,7 @@ def _not_in_bank(
     """Name the part: a bank that lacks the chunks, or targets that are none of its chunks."""
     bank = material.pool
     at_key = inside = 1.0  # share of lost targets with a key, and with contexts, in the bank
-    articles = None if side.keys is None else side.keys[:, 0]
+    articles = None if side.keys is None else most_frequent(side.keys[lost, 0])
     if side.file is not None:
         inside = float((find_rows(material, side.stored(side.contexts(lost)[:, -1])) >= 0).mean())
         if side.keys is not None and not counted_off(side.keys):
@@ -156,7 +162,7 @@ def _not_in_bank(
         odd = inside < 0.5 and not _train_fits(material)
         lacking = at_key < 0.5 or odd or (inside >= 0.5 and bank_overwritten(material, side, lost))
     name, source = ("bank", bank.source) if lacking else ("eval", side.source)
-    where = where_rows(name, source, lost, of, articles)
+    where = where_found(name, source, count=len(lost), of=of, rows=lost, articles=articles)
     if lacking:
         where |= {"rows": [], "count": min(len(lost), len(bank)), "of": min(of, len(bank))}
     return Finding(
@@ -222,79 +228,3 @@ def locate_targets(
         inside[lost] = True
         inside[some[~near]] = False
     return inside, spoilt
-
-
-@check(
-    "INDEX_MISMATCH", "are the ids of the index those of the bank?", About(blocks=True, cause=70)
-)
-def index_mismatch(material: Material) -> Iterator[Finding]:
-    """Query the index with bank rows: each must find itself."""
-    import torch
-
-    bank, index = material.pool, material.index
-    if index is None:
-        raise NotEvaluable(
-            "no index was given; the program's own is built from the bank, row by row",
-            "give --index I.faiss or --index I.npy to have yours checked",
-        )
-    pool = len(bank.pool_rows)
-    if unusable := _unusable(index, bank.width):
-        yield _mismatch(
-            bank,
-            f"the index {unusable}; the bank holds {pool} rows of width {bank.width}",
-            {"rows": float(index.size), "width": float(index.width)},
-            count=pool,
-            of=pool,
-        )
-        return
-    ids = np.unique(np.linspace(0, min(pool, index.size) - 1, INDEX_QUERIES).astype(int))
-    queries = unit(bank.rows(ids))
-    good = np.isfinite(queries).all(axis=1)
-    ids, queries = ids[good], queries[good]
-    try:
-        found, _ = index.search(torch.from_numpy(queries), 1)
-    except DataError as error:  # its process ended over it
-        yield _mismatch(bank, f"a search fails: {error}", {}, count=len(ids), of=len(ids))
-        return
-    group = bank.duplicate_group  # a row may find its copy
-    inside = (found[:, 0] >= 0) & (found[:, 0] < len(bank))
-    hit = inside & (group[np.where(inside, found[:, 0], 0)] == group[ids])
-    share = float(hit.mean())
-    if share >= ALLOWED_SHARE and index.size == pool:
-        return
-    shift = np.unique(found[inside & ~hit, 0] - ids[inside & ~hit], return_counts=True)
-    often = int(shift[0][shift[1].argmax()]) if len(shift[0]) else 0
-    rolled = len(shift[1]) > 0 and shift[1].max() > 0.9 * max(1, int((~hit).sum()))
-    yield _mismatch(
-        bank,
-        f"{share:.1%} of bank rows find themselves; the index holds {index.size} rows, the bank "
-        f"{pool}" + (f"; ids are off by {often:+d}" if rolled else ""),
-        {"share": share, "shift": float(often)},
-        count=int((~hit).sum()),
-        of=len(ids),
-        rows=ids[~hit][:NUM_WORST].tolist(),
-    )
-
-
-def _unusable(index: Index, width: int) -> str:
-    """Return why an index cannot be searched for rows of a width at all."""
-    if not index.is_trained:
-        return "is not trained"
-    if index.size == 0:
-        return "is empty"
-    return f"has width {index.width}" if index.width != width else ""
-
-
-def _mismatch(bank: Bank, seen: str, values: Mapping[str, float], **where: Any) -> Finding:
-    return Finding(
-        code="INDEX_MISMATCH",
-        severity=Severity.BLOCK,
-        seen=seen,
-        allowed=f"{ALLOWED_SHARE:.0%} of bank rows that find themselves, and as many rows as the "
-        "bank",
-        where={"input": "index", **where},
-        meaning="The id that a search returns is not the row that was meant, so every hit counts "
-        "as a miss and the other way round.",
-        next=f"build the index again from {bank.source}, in the order of its rows",
-        values=values,
-    )

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.followed import Keyed, counted_off, keyed
 from lvm.audit.location import find_rows, in_run, same_from, unit
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, once
 from lvm.data.rows import KeyIndex, digests, key_codes
 
 RIGHT = 0.99  # of the vectors of a side that are at their keys
@@ -36,15 +36,9 @@ class WrongBank:
     rows_off: int  # how far after its key every vector stands; 0: not one and the same way
 
 
+@once
 def wrong_bank(material: Material) -> WrongBank | None:
-    """Return why the bank's keys are the broken part; None where nothing says so. Found once."""
-    if "_wrong_bank" not in material.__dict__:
-        material.__dict__["_wrong_bank"] = _wrong_bank(material)
-    found: WrongBank | None = material.__dict__["_wrong_bank"]
-    return found
-
-
-def _wrong_bank(material: Material) -> WrongBank | None:
+    """Return why the bank's keys are the broken part; None where nothing says so."""
     sides = [material.eval, material.train]
     if material.bank is None or any(s is None or s.file is None or s.keys is None for s in sides):
         return None

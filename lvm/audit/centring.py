@@ -25,7 +25,6 @@ SHIFT, SHIFT_SPREAD = 0.25, 1.5  # of the usual length along it, or of the artic
 OUTSIDE, RARE = 0.5, 0.01  # of the median of train, and where so few train articles lie
 OUT_BLOCK = 0.2  # share of eval articles
 CHANCE_WARN, CHANCE_BLOCK = 1e-3, 1e-5  # that as many lie there, if twice as many as in train did
-NUM_WORST = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +68,7 @@ def shifted_articles(material: Material) -> Iterator[Finding]:
         seen=f"eval articles lie {mine.values.mean():.2f} along the mean of train, train articles "
         f"{usual:.2f}; {int(out.sum())} of {len(out)} lie where hardly a train article does",
         allowed=f"a shift of {large:.2f}, {expected:.0%} there ({OUT_BLOCK:.0%} blocks)",
-        where={
-            "input": "eval",
-            "source": material.side("eval").source,
-            "count": int(out.sum()),
-            "of": len(out),
-            "articles": [int(a) for a in worst[:NUM_WORST]],
-        },
+        where=material.side("eval").where(count=out.sum(), of=len(out), articles=worst),
         meaning="A mean was subtracted from, or left in, some of these vectors and not the others: "
         "cosines between the two kinds mean nothing.",
         next="embed all articles with the same settings (lvm embed), or subtract one mean from all",

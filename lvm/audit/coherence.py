@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, locate, unit
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, once
 from lvm.randomness import numpy_generator
 
 SAMPLE = {False: 4096, True: 1536}  # windows of a side that are looked at; True: quick
@@ -80,6 +80,7 @@ def level(values: Float[np.ndarray, " m"], clusters: Int[np.ndarray, " m"]) -> L
 class Coherence:
     """A sample of windows of one side, as unit vectors, and what they show."""
 
+    whole: Side
     rows: Int[np.ndarray, " m"]  # windows of the side
     contexts: Float[np.ndarray, "m T D"]
     targets: Float[np.ndarray, "m D"]
@@ -133,6 +134,17 @@ class Coherence:
         """Return the mean of one value per window, with its error over articles."""
         return level(values, self.clusters)
 
+    def lowest(
+        self, values: Float[np.ndarray, " m"]
+    ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " a"] | None]:
+        """Return rows, and articles where they are known, those with the lowest values first."""
+        rows = self.rows[np.argsort(values, kind="stable")]
+        if not self.by_article:
+            return rows, None
+        ids, place = np.unique(self.clusters, return_inverse=True)
+        means = np.bincount(place, weights=values) / np.bincount(place)
+        return rows, ids[np.argsort(means, kind="stable")]
+
     @property
     def copy_last(self) -> Level:
         """Cosine of the last context with the target."""
@@ -152,20 +164,6 @@ class Coherence:
     def direction(self) -> Level:
         """Last context against the first one; changes its sign when contexts are reversed."""
         return self.of(self.to_target[:, -1] - self.to_target[:, 0])
-
-
-def coherence(material: Material, name: str) -> Coherence:
-    """Return the coherence of a side, measured once per material; NotEvaluable when too small."""
-    kept: dict[str, Coherence | NotEvaluable] = material.__dict__.setdefault("_coherence", {})
-    if name not in kept:
-        try:
-            kept[name] = _measure(material, material.side(name))
-        except NotEvaluable as reason:
-            kept[name] = reason
-    found = kept[name]
-    if isinstance(found, NotEvaluable):
-        raise found
-    return found
 
 
 def coherence_or_none(material: Material, name: str) -> Coherence | None:
@@ -188,7 +186,10 @@ def sample_rows(material: Material, side: Side, count: int = 0) -> Int[np.ndarra
     return np.sort(generator.choice(len(side), count, replace=False))
 
 
-def _measure(material: Material, side: Side) -> Coherence:
+@once
+def coherence(material: Material, name: str) -> Coherence:
+    """Return the coherence of a side; NotEvaluable when too small."""
+    side = material.side(name)
     rows = sample_rows(material, side)
     contexts, targets = unit(side.contexts(rows)), unit(side.targets(rows))
     good = np.isfinite(contexts).all(axis=(1, 2)) & np.isfinite(targets).all(axis=1)
@@ -206,7 +207,7 @@ def _measure(material: Material, side: Side) -> Coherence:
             f"{MIN_CLUSTERS}",
             "give windows of more articles",
         )
-    return Coherence(rows, contexts, targets, clusters, by_article, located)
+    return Coherence(side, rows, contexts, targets, clusters, by_article, located)
 
 
 def _clusters(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lvm.audit.coherence import coherence
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.material import Material
 
 OTHERS = 0.5  # of as many other articles as the train side has
@@ -38,12 +38,7 @@ def easy_pool(material: Material) -> Iterator[Finding]:
         seen=f"the pool holds {size} rows, {int(outside.sum())} of them of articles ({there}) that "
         f"are not on the eval side; the train side has {trained} articles",
         allowed=f"{OTHERS:.0%} of as many other articles as are trained on",
-        where={
-            "input": "bank",
-            "source": bank.source,
-            "count": size - int(outside.sum()),
-            "of": size,
-        },
+        where=where_found("bank", bank.source, count=size - int(outside.sum()), of=size),
         meaning="The right answer is searched among the eval articles alone, which is easier than "
         "in the whole collection: recall here is not recall there.",
         next="add the chunks of the train articles to the payload, or state the size of the pool "

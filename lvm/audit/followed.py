@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import SEARCHED, find_rows, in_run, nearest, same_from, unit
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, once
 from lvm.audit.padding import padding_by_keys
 
 AFFINE_SHARE = 0.98  # of rows whose key is the row number, divided
@@ -39,12 +39,10 @@ class Keyed:
         return np.where(told > 0, self.right.sum(axis=0) / np.maximum(told, 1), np.nan)
 
 
+@once
 def keyed(material: Material, side: Side) -> Keyed:
-    """Follow the keys of a side into the bank, once per material."""
-    kept: dict[str, Keyed] = material.__dict__.setdefault("_keyed", {})
-    if side.name not in kept:
-        kept[side.name] = follow(material, side)
-    return kept[side.name]
+    """Follow the keys of a side into the bank."""
+    return follow(material, side)
 
 
 def follow(material: Material, side: Side, rows: Int[np.ndarray, " m"] | None = None) -> Keyed:

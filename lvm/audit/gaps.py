@@ -8,12 +8,11 @@ import numpy as np
 from jaxtyping import Int
 
 from lvm.audit.coherence import coherence_or_none
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Finding, Severity, most_frequent
 from lvm.audit.material import Material, Side
 
 PADDED_SHARE = 0.9  # of windows with zero contexts, that have them in front, at an article's start
 LOOKED_AT = 2048
-NUM_WORST = 10
 ZERO_LENGTH = 1e-6
 
 
@@ -35,21 +34,14 @@ def windows_across_gaps(material: Material) -> Iterator[Finding]:
         if not across.any():
             continue
         rows, of = found.rows[across], int(run.sum())
-        articles, counts = np.unique(located.keys[across, 0, 0], return_counts=True)
+        articles = most_frequent(located.keys[across, 0, 0])
         yield Finding(
             code="ROWS_DROPPED",
             severity=Severity.INFO,
             seen=f"{len(rows)} of {of} {side.name} windows reach across a gap in the chunk numbers "
             f"({len(rows) / of:.1%}, {len(articles)} articles)",
             allowed="any; every key leads to its vector",
-            where={
-                "input": side.name,
-                "source": side.source,
-                "count": len(rows),
-                "of": of,
-                "rows": rows[:NUM_WORST].tolist(),
-                "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist(),
-            },
+            where=side.where(count=len(rows), of=of, rows=rows, articles=articles),
             meaning=f"Chunks were left out before the windows were cut, so these {length} contexts "
             "and their target are not next to each other in the text.",
             next="find out which chunks were left out, if these windows are to be like the others",

@@ -9,7 +9,7 @@ from typing import Any
 
 from lvm.audit.check import About, check
 from lvm.audit.coverage import easy_pool
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.material import Material
 from lvm.audit.selftest import BLIND, TRIVIAL, Bench, GateUnderTest, bench
 from lvm.gates import MIN_ARTICLES
@@ -61,13 +61,8 @@ def pool(material: Material) -> Iterator[Finding]:
         + f" of {len(first)} queries (pool {tried.pool.id}, {tried.pool.size} rows, mask "
         f"{tried.pool.mask})",
         allowed=f"at most {OWN_FIRST_SHARE:.0%}",
-        where={
-            "input": "gate",
-            "count": int(first.sum()),
-            "of": len(first),
-            "rows": tried.test.places[first][:10].tolist(),
-            **stated_pool(tried),
-        },
+        where=where_found("gate", count=first.sum(), of=len(first), rows=tried.test.places[first])
+        | stated_pool(tried),
         meaning="The nearest rows of a good prediction are what the query was made from, so they "
         "take the first places and R@1 falls to nothing, whatever the model can do.",
         next='mask the contexts of each query out of its pool (mask "own contexts")',
@@ -239,13 +234,11 @@ def _gate_finding(
     values = {"bound": gate.bound}
     for name, results in judged.items():
         values |= {f"{name}_{r.metric}": r.estimate.value for r in results if r.estimate}
-    where = {
-        "input": "gate",
-        "gate": gate.name,
-        "metric": gate.metric,
-        "of": len(tried.sample(gate.split).windows),
-        **stated_pool(tried),
-    }
+    where = (
+        where_found("gate", of=len(tried.sample(gate.split).windows))
+        | {"gate": gate.name, "metric": gate.metric}
+        | stated_pool(tried)
+    )
     return Finding(code=code, severity=severity, where=where, values=values, **words)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import NotEvaluable, Seen
+from lvm.audit.finding import NotEvaluable, Seen, where_found
 from lvm.audit.location import find_rows, unit
 from lvm.audit.material import Material
 from lvm.audit.queries import dispersion
@@ -29,7 +29,6 @@ STUCK_SHARE, STUCK_ROWS, STUCK_ARTICLES = (
     20,
     3,
 )  # neighbours with one output, for such a model
-NUM_NAMED = 10
 
 
 @check(
@@ -66,13 +65,13 @@ def predictions_leaked(material: Material) -> Iterator[Seen]:
     yield Seen(
         seen=f"{share:.1%} of the predictions are the target of their window up to rounding",
         allowed="0: no model knows the next chunk to the last digit",
-        where={
-            "input": "predictions",
-            "count": count,
-            "of": given.total,
-            "rows": given.rows[leaked][:NUM_NAMED].tolist(),
-            "blocks": _stretches(given, leaked),
-        },
+        where=where_found(
+            "predictions",
+            count=count,
+            of=given.total,
+            rows=given.rows[leaked],
+            blocks=_stretches(given, leaked),
+        ),
         values={"share": share, "leaked": float(leaked.sum())},
     )
 
@@ -116,13 +115,13 @@ def predictions_repeated(material: Material) -> Iterator[Seen]:
         seen=f"{share:.1%} of the predictions repeat another one, the most frequent {worst} times, "
         f"for windows with other contexts; {distinct:.0%} of all predictions are distinct",
         allowed=f"less than {least / len(groups):.1%}",
-        where={
-            "input": "predictions",
-            "count": round(share * given.total),
-            "of": given.total,
-            "rows": given.rows[repeated][:NUM_NAMED].tolist(),
-            "blocks": _stretches(given, repeated),
-        },
+        where=where_found(
+            "predictions",
+            count=round(share * given.total),
+            of=given.total,
+            rows=given.rows[repeated],
+            blocks=_stretches(given, repeated),
+        ),
         values={"share": share, "most": float(worst), "distinct": distinct},
     )
 
@@ -210,4 +209,4 @@ def _stuck(given: GivenRows, groups: Int[np.ndarray, " m"]) -> Bool[np.ndarray, 
 
 def _stretches(given: GivenRows, which: Bool[np.ndarray, " m"]) -> list[list[int]]:
     rows = given.rows
-    return [[int(rows[a]), int(rows[b])] for a, b in runs(which) if b > a][:NUM_NAMED]
+    return [[int(rows[a]), int(rows[b])] for a, b in runs(which) if b > a]

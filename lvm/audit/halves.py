@@ -26,7 +26,6 @@ MAX_ASKED = 2000  # articles that are looked for among the others
 APART = 0.5  # of halves more than of others lie above the limit that parts them best
 CHANCE = 1e-4  # that as many articles are so like train by chance
 PARTS_BLOCK = 0.5  # of the eval articles, estimated
-NUM_WORST = 10
 
 Keys = tuple[np.ndarray, np.ndarray]  # [M, 2] keys of windows, and where they are known
 
@@ -72,13 +71,9 @@ def halves(material: Material, mine: Keys, theirs: Keys) -> Iterator[Finding]:
         f"(cosine {limit:.2f} or more of their means) as halves of one article are; of train "
         f"articles {usual:.0%} are so like another",
         allowed=f"{doubt:.0%} of the articles, as in train ({PARTS_BLOCK:.0%} blocks)",
-        where={
-            "input": "eval",
-            "source": eval_.source,
-            "count": int(odd.sum()),
-            "of": len(odd),
-            "articles": asked.articles[np.argsort(-likeness)][:NUM_WORST].tolist(),
-        },
+        where=eval_.where(
+            count=odd.sum(), of=len(odd), articles=asked.articles[np.argsort(-likeness)]
+        ),
         meaning="Parts of one document stand on both sides under two ids, so the model has read "
         "the rest of the text that it is judged on.",
         next="give all parts of a document one id, split by document, and cut the windows again",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from lvm.audit.blame import WrongBank, wrong_bank
 from lvm.audit.check import About, check
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity, most_frequent, where_found
 from lvm.audit.followed import Keyed, counted_off, keyed
 from lvm.audit.location import in_run
 from lvm.audit.material import Material, Side
@@ -19,7 +18,6 @@ from lvm.data.rows import key_codes
 ALLOWED_SHARE = 0.99  # of rows whose vector is at its key, and of targets that are in the bank
 UNIQUE_SHARE, TOP_SHARE = 0.95, 0.01  # of keys, of the most frequent key
 OFFSETS = [(a, c) for a in (-1, 0, 1) for c in (-1, 0, 1) if (a, c) != (0, 0)]
-NUM_WORST = 10
 COUNTED_OFF = "The keys were counted off from row numbers; they do not say where a window is from."
 
 
@@ -46,7 +44,14 @@ def keys_degenerate(material: Material) -> Iterator[Finding]:
             seen=f"{len(counts)} keys for {len(keys)} rows ({share:.1%}); the most frequent key "
             f"{tuple(keys[worst[0]].tolist())} stands {top} times",
             allowed=f"{UNIQUE_SHARE:.0%} unique, no key on more than {TOP_SHARE:.0%} of the rows",
-            where=where_rows(name, source, worst, len(keys), keys[:, 0]),
+            where=where_found(
+                name,
+                source,
+                count=len(worst),
+                of=len(keys),
+                rows=worst,
+                articles=most_frequent(keys[worst, 0]),
+            ),
             meaning="One key for many rows means that most rows point to a wrong answer.",
             next="write the keys again from the ids that the chunks were made with",
             values={"unique_share": share, "top_share": top / len(keys)},
@@ -116,6 +121,8 @@ def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
     if worst >= ALLOWED_SHARE:
         return
     bad = found.rows[np.argsort(-found.wrong.sum(axis=1), kind="stable")]
+    count = int(found.wrong.any(axis=1).sum())
+    articles = side.keys[bad[:count], 0]  # type: ignore[index]
     offset, repaired = _best_offset(material, found)
     names = [f"context {i}" for i in range(len(share) - 1)] + ["target"]
     at = ", ".join(f"{n} {s:.1%}" for n, s in zip(names, share, strict=True) if s == s)
@@ -127,14 +134,7 @@ def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
         severity=Severity.BLOCK if side.name == "eval" else Severity.WARN,
         seen=seen,
         allowed=f"{ALLOWED_SHARE:.0%} of rows, for the target and every context",
-        where=where_rows(
-            side.name,
-            side.source,
-            bad,
-            len(found.rows),
-            side.keys[:, 0],  # type: ignore[index]
-            count=int(found.wrong.any(axis=1).sum()),
-        ),
+        where=side.where(count=count, of=len(bad), rows=bad, articles=most_frequent(articles)),
         meaning=_meaning(offset, repaired, made_up, share) + _alone(material, side),
         next=REPAIR,
         values={
@@ -160,7 +160,9 @@ def _bank_keys(material: Material, wrong: WrongBank) -> Finding:
         f"train windows; in both files {wrong.steady:.0%} of the vectors that are not have one "
         f"and the same key in all their windows{rolled}",
         allowed=f"{ALLOWED_SHARE:.0%} of rows",
-        where=where_rows("bank", bank.source, wrong.rows, len(bank), None),
+        where=where_found(
+            "bank", bank.source, count=len(wrong.rows), of=len(bank), rows=wrong.rows
+        ),
         meaning="Two files that were cut apart from each other agree with themselves, and both "
         "disagree with the bank: its keys do not belong to its vectors.",
         next=REPAIR if by else f"write {bank.source} again, keys and vectors in one order",
@@ -203,7 +205,7 @@ def _unverified(side: Side, made_up: str) -> Finding:
         severity=Severity.BLOCK,
         seen=f"{made_up}, and no vector of the file is in the bank",
         allowed="keys that were written down when the chunks were cut",
-        where={"input": side.name, "source": side.source, "count": len(side), "of": len(side)},
+        where=side.where(count=len(side), of=len(side)),
         meaning=COUNTED_OFF,
         next="give the payload that the windows were cut from, then " + REPAIR,
         values={"made_up": 1.0},
@@ -227,25 +229,3 @@ def _best_offset(material: Material, found: Keyed) -> tuple[tuple[int, int], flo
         if value > share:
             best, share = offset, value
     return best, share
-
-
-def where_rows(
-    name: str,
-    source: str,
-    rows: np.ndarray,
-    of: int,
-    articles: np.ndarray | None,
-    count: int | None = None,
-) -> dict[str, Any]:
-    """Return the `where` of a finding: its worst rows first, and the articles with most of them."""
-    where: dict[str, Any] = {
-        "input": name,
-        "source": source,
-        "count": len(rows) if count is None else count,
-        "of": of,
-        "rows": [int(r) for r in rows[:NUM_WORST]],
-    }
-    if articles is not None and len(rows):
-        ids, counts = np.unique(articles[rows[: count or None]], return_counts=True)
-        where["articles"] = ids[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist()
-    return where

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.bank import Bank
 from lvm.data.draw import leading
 from lvm.data.windows import Dataset

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.finding import NotEvaluable
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, once
 from lvm.data.bank import Bank
 from lvm.data.rows import KeyIndex, blocks, take
 
@@ -134,6 +134,11 @@ def _by_key(
     return filled
 
 
+@once
+def _rough(material: Material) -> RoughIndex:
+    return RoughIndex(material.pool.vectors)
+
+
 def find_rows(material: Material, vectors: Float[np.ndarray, "M D"]) -> Int[np.ndarray, " M"]:
     """Return the bank row of each vector: equal bits, else the same up to length and rounding; -1.
 
@@ -144,9 +149,7 @@ def find_rows(material: Material, vectors: Float[np.ndarray, "M D"]) -> Int[np.n
     lost = np.flatnonzero(places < 0)
     if len(lost) <= ROUGH_FROM * len(places):
         return places
-    rough: RoughIndex | None = material.__dict__.get("_rough")
-    if rough is None:
-        rough = material.__dict__["_rough"] = RoughIndex(material.pool.vectors)
+    rough = _rough(material)
     for start in range(0, len(lost), ROUGH_BLOCK):
         part = lost[start : start + ROUGH_BLOCK]
         places[part] = rough.find(take(vectors, part))
@@ -257,14 +260,10 @@ def same_limit(spread: float) -> float:
     return 1 - max(SAME * spread, ROUNDING)
 
 
+@once
 def same_from(material: Material) -> float:
     """Return the cosine from which two vectors of this bank are one."""
-    kept: float | None = material.__dict__.get("_same_from")
-    if kept is None:
-        kept = material.__dict__["_same_from"] = same_limit(
-            centre_and_spread(material.pool.vectors)[1]
-        )
-    return kept
+    return same_limit(centre_and_spread(material.pool.vectors)[1])
 
 
 def nearest(

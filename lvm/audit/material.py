@@ -7,15 +7,16 @@ be opened at all are handed to the checks as they are.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from lvm.audit.finding import Finding, NotEvaluable
-from lvm.config import GateConfig, Recipe
+from lvm.audit.finding import Finding, Ids, NotEvaluable, where_found
+from lvm.config.recipe import Recipe
+from lvm.config.run import GateConfig
 from lvm.data.bank import Bank
 from lvm.data.rows import ContentIndex, KeyIndex, take
 from lvm.data.window_files import WindowFile
@@ -31,6 +32,31 @@ if TYPE_CHECKING:
     from lvm.evaluation.index import Index
 
 SIDES = ("train", "eval")
+Others = TypeVarTuple("Others")
+Made = TypeVar("Made")
+
+
+def once(make: Callable[[Material, *Others], Made]) -> Callable[[Material, *Others], Made]:
+    """Decorate what is measured on a material: once for each further argument.
+
+    A NotEvaluable is kept as well, and raised again.
+    """
+
+    @functools.wraps(make)
+    def kept(material: Material, *others: *Others) -> Made:
+        place = f"_{make.__name__}"
+        known: dict[object, Made | NotEvaluable] = material.__dict__.setdefault(place, {})
+        if others not in known:
+            try:
+                known[others] = make(material, *others)
+            except NotEvaluable as reason:
+                known[others] = reason
+        found = known[others]
+        if isinstance(found, NotEvaluable):
+            raise found
+        return found
+
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +71,18 @@ class Side:
 
     def __len__(self) -> int:
         return len(self.windows) if self.windows is not None else len(self._file)
+
+    def where(
+        self,
+        *,
+        count: float | None = None,
+        of: int | None = None,
+        rows: Ids | None = None,
+        articles: Ids | None = None,
+    ) -> dict[str, object]:
+        """Return the `where` of a finding on this side."""
+        name, source = self.name, self.source
+        return where_found(name, source, count=count, of=of, rows=rows, articles=articles)
 
     @property
     def context_length(self) -> int:

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.articles import Article, Part, counted_by_side, draw, parts, shared
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Finding, Severity, where_found
 from lvm.audit.material import Material
 
 LEAST, CHUNKS, ROWS = 5, 24, 6144  # chunks of an article, chunks taken of it, rows in all
@@ -240,13 +240,7 @@ def _finding(
         f"another space than the rest{shared(counts)}: the axes along which their chunks differ "
         f"agree by {agreement.r:.2f} with those of the rest, the means by {agreement.cosine:.2f}",
         allowed="about 1 for one encoder on one kind of text, .05 or more for any two kinds",
-        where={
-            "input": name,
-            "source": part.source,
-            "count": len(ids),
-            "of": total,
-            "articles": ids[:10].tolist(),
-        },
+        where=where_found(name, part.source, count=len(ids), of=total, articles=ids),
         meaning="Two unrelated spaces are mixed in this data: these articles come from another "
         "encoder than the rest, and no model of one predicts the other.",
         next=f"embed all articles of {part.source} in one run with one model (lvm embed --model "

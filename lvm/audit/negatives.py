@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.training_log import TrainingLog, finding_on, where_in
@@ -42,7 +41,7 @@ def negatives_fewer(log: TrainingLog) -> Iterator[Finding]:
 
 
 def stated_negatives_finding(
-    seen_columns: int, stated: int, first_loss: float | None, where: Mapping[str, Any]
+    seen_columns: int, stated: int, first_loss: float | None, where: Mapping[str, object]
 ) -> Finding | None:
     """Return the finding on a softmax of `seen_columns` that is stated to have `stated` columns.
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lvm.audit.coherence import sample_rows
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Finding, Severity, where_found
 from lvm.audit.material import Material
 from lvm.data.rows import take
 from lvm.randomness import numpy_generator
@@ -140,7 +140,7 @@ def _finding(
         severity=severity,
         seen=f"rows with {rows}: {told}",
         allowed="all rows in one code",
-        where={"input": part, "source": source.source if source is not None else ""},
+        where=where_found(part, source.source if source is not None else ""),
         meaning=f"Some of the vectors hold {meaning}; a cosine between two codes is lower than it "
         "should be, and a model of one does not predict the other.",
         next="write train, eval and bank with the same settings (precision, quantisation, number "

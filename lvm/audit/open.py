@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Finding, Severity, where_found
 from lvm.audit.material import Material, Side
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank
 from lvm.data.load import DataRequest, check_request
@@ -122,7 +122,7 @@ def _schema(part: str, path: Path, error: str) -> Finding:
         severity=Severity.BLOCK,
         seen=seen,
         allowed=allowed or "the arrays that README names for this file",
-        where={"input": part, "source": str(path)},
+        where=where_found(part, str(path)),
         meaning="The file is not what its format promises, so nothing in it can be trusted.",
         next=todo or f"write {path} again with the arrays of its format",
     )
@@ -134,7 +134,7 @@ def _leak(source: str, error: str) -> Finding:
         severity=Severity.BLOCK,
         seen=error.split(",")[0],
         allowed="every article in one split",
-        where={"input": "bank", "source": source},
+        where=where_found("bank", source),
         meaning="The model would be judged on text that it was trained on.",
         next=f"remove the article from one of the splits in the manifest of {source}",
     )

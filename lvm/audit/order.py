@@ -9,10 +9,9 @@ import numpy as np
 from lvm.audit.blame import wrong_bank
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level
-from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.location import unit
+from lvm.audit.finding import NUM_NAMED, Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
-from lvm.audit.padding import padded_by_content
+from lvm.audit.order_in_bank import BACKWARDS, CLEAR, crossings, out_of_order, profile
 from lvm.audit.stored_order import stored_order
 from lvm.audit.turns import (
     FLAT,
@@ -22,19 +21,16 @@ from lvm.audit.turns import (
     takes_turns,
     train_takes_turns,
 )
-from lvm.data.rows import take
-from lvm.randomness import numpy_generator
 
-CLEAR = 5.0  # standard errors from which a difference is beyond doubt
 ORDER_BLOCK, ORDER_WARN = 0.5, 0.65  # eval over train, of direction beside lift
 ZIGZAG = 0.4  # of what lag 2 shares beyond chance: how far it may lie above lag 1
 MERGED_ZIGZAG = 0.5  # of the lift, in one article: neighbours are then of two documents
 MIN_MERGED, MERGED_BLOCK = 2, 0.1  # articles, and their share
 MERGED = "Two documents were merged chunk by chunk, as ingestion in parallel does."
-CROSSING_BLOCK = 0.01  # share of windows across articles
-DISORDER_BLOCK = 0.1  # share of windows whose contexts are out of order
-BANK_ROWS, FAR = 4096, 5  # rows of the bank that are followed by their keys, and how far
-NUM_WORST = 10
+SHUFFLED = (
+    "Every context is as near to the target as any other: chunks were shuffled within their "
+    "article, and no next one can be predicted."
+)
 
 
 @check(
@@ -59,7 +55,7 @@ def order_broken(material: Material) -> Iterator[Finding]:
             )
             continue
         told |= found.lift.z >= CLEAR
-        for finding in _side_order(material, side.name, found):
+        for finding in _side_order(material, found):
             blocked |= finding.severity is Severity.BLOCK
             yield finding
     if not blocked:
@@ -75,63 +71,42 @@ def _no_lift() -> NotEvaluable:
     )
 
 
-def _side_order(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
+def _side_order(material: Material, side: Coherence) -> Iterator[Finding]:
     wrong = wrong_bank(material) is not None  # then its keys tell nothing of an order
-    disordered = [] if wrong else list(_out_of_order(material, name, side))
-    yield from [] if wrong else _crossings(material, name, side)
+    disordered = [] if wrong else list(out_of_order(material, side))
+    yield from [] if wrong else crossings(material, side)
     yield from disordered
     if disordered:
         return
-    lift, direction = side.lift, side.direction
-    if side.contexts.shape[1] >= 2:
-        zigzag = side.of(side.lag(2) - side.lag(1))
-        shared = side.of(side.lag(2) - side.random_pairs).value
-        if zigzag.z >= CLEAR and zigzag.value > ZIGZAG * shared > 0:
-            if takes_turns(side) or (name == "eval" and train_takes_turns(material)):
-                return
-            yield _broken(
-                material,
-                name,
-                side,
-                "interleaved",
-                f"chunks two apart are more alike than neighbours: lag 1 "
-                f"{side.lag(1).mean():.3f}, lag 2 {side.lag(2).mean():.3f}",
-                MERGED,
-                zigzag,
-            )
-            return
-        yield from _some_interleaved(material, name, side)
-    if lift.z < CLEAR:
+    is_eval = side.whole.name == "eval"
+    zigzag = side.of(side.lag(2) - side.lag(1))
+    shared = side.of(side.lag(2) - side.random_pairs).value
+    if zigzag.z >= CLEAR and zigzag.value > ZIGZAG * shared > 0:
+        if not takes_turns(side) and not (is_eval and train_takes_turns(material)):
+            seen = "chunks two apart are more alike than neighbours: lag 1 "
+            seen += f"{side.lag(1).mean():.3f}, lag 2 {side.lag(2).mean():.3f}"
+            yield _broken(side, "interleaved", seen, MERGED, zigzag)
         return
-    if direction.z <= -CLEAR and reads_backwards(side):
-        yield _broken(
-            material,
-            name,
-            side,
-            "reversed",
-            _profile(side),
-            "Contexts stand newest first, so the model reads the text backwards.",
-            direction,
-        )
+    yield from _some_interleaved(side)
+    if side.lift.z < CLEAR:
         return
-    flat = direction.z < 3 and direction.above() < FLAT * lift.value
-    if flat and is_flat(side):
-        yield _broken(
-            material,
-            name,
-            side,
-            "shuffled",
-            _profile(side),
-            "Every context is as near to the target as any other: chunks were shuffled within "
-            "their article, and no next one can be predicted.",
-            direction,
-        )
-        return
-    if name == "eval" and material.train is not None:
+    if undirected := _without_direction(side):
+        yield undirected
+    elif is_eval and material.train is not None:
         yield from _beside_train(material, side)
 
 
-def _some_interleaved(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
+def _without_direction(side: Coherence) -> Finding | None:
+    """Say whether the profile of a side falls towards the target, or does not rise."""
+    direction = side.direction
+    if direction.z <= -CLEAR and reads_backwards(side):
+        return _broken(side, "reversed", profile(side), BACKWARDS, direction)
+    if direction.z < 3 and direction.above() < FLAT * side.lift.value and is_flat(side):
+        return _broken(side, "shuffled", profile(side), SHUFFLED, direction)
+    return None
+
+
+def _some_interleaved(side: Coherence) -> Iterator[Finding]:
     """Find single articles whose chunks two apart are far more alike than their neighbours."""
     if not side.by_article or side.lift.z < CLEAR:
         return
@@ -148,13 +123,11 @@ def _some_interleaved(material: Material, name: str, side: Coherence) -> Iterato
     share = float(merged.sum() / judged.sum())
     found = level(values[merged[place]], side.clusters[merged[place]])
     yield _broken(
-        material,
-        name,
         side,
         "interleaved",
         f"in {int(merged.sum())} of {int(judged.sum())} articles chunks two apart are more alike "
         f"than neighbours, by {found.value:.3f}: articles "
-        + ", ".join(str(i) for i in ids[merged][:NUM_WORST]),
+        + ", ".join(str(i) for i in ids[merged][:NUM_NAMED]),
         MERGED,
         found,
         Severity.BLOCK if share >= MERGED_BLOCK else Severity.WARN,
@@ -174,27 +147,16 @@ def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
         return
     severity = Severity.BLOCK if ratio.above() < ORDER_BLOCK else Severity.WARN
     yield _broken(
-        material,
-        "eval",
         eval_,
         "weak",
-        f"{_profile(eval_)}; direction beside lift is {ratio.value:.0%} of train's",
+        f"{profile(eval_)}; direction beside lift is {ratio.value:.0%} of train's",
         "Part of the eval windows has its chunks in another order than the text.",
         ratio,
         severity,
     )
 
 
-def _profile(side: Coherence) -> str:
-    values = side.to_target.mean(axis=0)
-    return "cosine with the target from the oldest context on: " + " ".join(
-        f"{v:.3f}" for v in values
-    )
-
-
 def _broken(
-    material: Material,
-    name: str,
     side: Coherence,
     kind: str,
     seen: str,
@@ -203,27 +165,17 @@ def _broken(
     severity: Severity = Severity.BLOCK,
 ) -> Finding:
     gap = side.to_target[:, -1] - side.to_target[:, 0]
-    where = {
-        "input": name,
-        "source": material.side(name).source,
-        "of": len(side.rows),
-        "count": int((gap <= 0).sum()),
-        "rows": _lowest(side.rows, gap),
-    }
-    if side.by_article:
-        ids, place = np.unique(side.clusters, return_inverse=True)
-        means = np.bincount(place, weights=gap) / np.bincount(place)
-        where["articles"] = _lowest(ids, means)
-    source = material.side(name).source
+    rows, articles = side.lowest(gap)
+    count = (gap <= 0).sum()
     return Finding(
         code="ORDER_BROKEN",
         severity=severity,
         seen=f"{kind}: {seen}",
         allowed="a profile that rises towards the target, lags that fall",
-        where=where,
+        where=side.whole.where(count=count, of=len(side.rows), rows=rows, articles=articles),
         meaning=meaning,
-        next=f"sort the chunks of every article of {source} by their place in the text, then cut "
-        "the windows again (lvm embed keeps the order)",
+        next=f"sort the chunks of every article of {side.whole.source} by their place in the "
+        "text, then cut the windows again (lvm embed keeps the order)",
         values={
             "statistic": statistic.value,
             "z": statistic.z,
@@ -231,110 +183,3 @@ def _broken(
             "lift": side.lift.value,
         },
     )
-
-
-def _lowest(labels: np.ndarray, values: np.ndarray) -> list[int]:
-    return [int(v) for v in labels[np.argsort(values, kind="stable")[:NUM_WORST]]]
-
-
-def _crossings(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
-    """Count windows whose vectors lie in more than one article of the bank."""
-    if side.located is None or material.side(name).file is None:
-        return
-    # A target from elsewhere is EVAL_UNPAIRED's to say: contexts alone decide here.
-    keys, found = side.located.keys[:, :-1, 0], side.located.found[:, :-1]
-    known = found.all(axis=1) & _once(material, side)
-    if not known.any():
-        return
-    crossing = known & (keys != keys[:, :1]).any(axis=1)
-    share = float(crossing.sum() / known.sum())
-    if share == 0:
-        return
-    rows = side.rows[crossing]
-    yield Finding(
-        code="ORDER_BROKEN",
-        severity=Severity.BLOCK if share > CROSSING_BLOCK else Severity.WARN,
-        seen=f"{int(crossing.sum())} of {int(known.sum())} {name} windows reach across articles",
-        allowed="0",
-        where={
-            "input": name,
-            "source": material.side(name).source,
-            "count": len(rows),
-            "of": int(known.sum()),
-            "rows": rows[:NUM_WORST].tolist(),
-            "articles": np.unique(side.located.keys[crossing, 0, 0])[:NUM_WORST].tolist(),
-        },
-        meaning="These windows ask for the beginning of one article after the end of another.",
-        next="cut the windows article by article",
-        values={"share": share},
-    )
-
-
-def _once(material: Material, side: Coherence) -> np.ndarray:
-    """Which windows consist of vectors that the bank holds once, so that their place is certain."""
-    places = side.located.places[:, :-1] if side.located is not None else np.empty((0, 1), int)
-    return np.asarray((material.content.copies[np.maximum(places, 0)] == 1).all(axis=1))
-
-
-def _out_of_order(material: Material, name: str, side: Coherence) -> Iterator[Finding]:
-    """Count windows whose contexts, found in the bank, stand in another order than there.
-
-    This needs no target and sees a few windows among many. It says nothing where the bank itself,
-    in the order of its keys, does not read as text: then its keys may be what is wrong.
-    """
-    if side.located is None or material.side(name).file is None:
-        return
-    keys = side.located.keys[:, :-1].astype(np.int64)
-    known = side.located.found[:, :-1].all(axis=1) & _once(material, side)
-    known &= (keys[..., 0] == keys[:, :1, 0]).all(axis=1) & ~padded_by_content(material, side)
-    if not known.any():
-        return
-    steps = np.diff(side.located.ranks[:, :-1], axis=1)
-    wrong = known & (steps <= 0).any(axis=1)
-    share = float(wrong.sum() / known.sum())
-    if share == 0 or bank_direction(material).z < CLEAR:
-        return
-    backwards = float((steps[wrong] < 0).all(axis=1).mean())
-    kind = "reversed" if backwards > 0.9 else "shuffled"
-    rows = side.rows[wrong]
-    yield Finding(
-        code="ORDER_BROKEN",
-        severity=Severity.BLOCK if share > DISORDER_BLOCK else Severity.WARN,
-        seen=f"{kind}: in {len(rows)} of {int(known.sum())} {name} windows the contexts do not "
-        f"stand in the order of the bank's chunks; {_profile(side)}",
-        allowed="0, oldest first",
-        where={
-            "input": name,
-            "source": material.side(name).source,
-            "count": len(rows),
-            "of": int(known.sum()),
-            "rows": rows[:NUM_WORST].tolist(),
-            "articles": np.unique(side.clusters[wrong])[:NUM_WORST].tolist(),
-        },
-        meaning="Contexts stand newest first, so the model reads the text backwards."
-        if kind == "reversed"
-        else "Contexts are out of order, so the last one is not the one before the target.",
-        next="lvm audit ... --repair OUT cuts these windows again from the bank, in its order",
-        values={
-            "share": share,
-            "backwards": backwards,
-            "direction": side.direction.value,
-            "lift": side.lift.value,
-        },
-    )
-
-
-def bank_direction(material: Material) -> Level:
-    """Return how much nearer the next chunk is than the fifth one, in the order of bank keys."""
-    bank = material.pool
-    generator = numpy_generator(material.seed, "audit", "bank order")
-    rows = np.sort(generator.choice(len(bank), min(len(bank), BANK_ROWS), replace=False))
-    keys = bank.keys[rows].astype(np.int64)
-    places = [material.by_key.step(keys, step) for step in (1, FAR)]
-    there = (places[0] >= 0) & (places[1] >= 0)
-    here, near, far = (unit(take(bank.vectors, r[there])) for r in (rows, *places))
-    values = np.einsum("md,md->m", here, near - far)
-    good = np.isfinite(values)
-    if not good.any():
-        return Level(value=0.0, error=1.0, clusters=0)
-    return level(values[good], keys[there][good, 0])

@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 
 from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
 from lvm.audit.material import Material, Side
-from lvm.config import Recipe, to_dict
+from lvm.config.plain import to_dict
+from lvm.config.recipe import Recipe
 from lvm.data.windows import Dataset, Windows
 from lvm.models.foreign_forms import Alternative
 from lvm.models.predictor import Predictor

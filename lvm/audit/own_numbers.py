@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.loaded import CheckpointPart, as_trained
 from lvm.audit.material import Material
 from lvm.audit.own_figure import TOLERANCE, ids_of
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.windows import Dataset, Windows
 from lvm.errors import LvmError
 from lvm.evaluation.inference import predict
@@ -176,7 +176,7 @@ def loader_finding(
     next: str,
     *,
     severity: Severity = Severity.BLOCK,
-    where: Mapping[str, Any] | None = None,
+    where: Mapping[str, object] | None = None,
     values: Mapping[str, float] | None = None,
 ) -> Finding:
     """Return a finding of LOADER on a checkpoint; values that are not finite are left out."""
@@ -188,7 +188,7 @@ def loader_finding(
         allowed=allowed,
         meaning=meaning,
         next=next,
-        where={"input": "checkpoint", "source": str(part.path), **(where or {})},
+        where=where_found("checkpoint", str(part.path)) | dict(where or {}),
         values=finite,
     )
 

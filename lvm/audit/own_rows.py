@@ -23,7 +23,6 @@ from lvm.data.rows import take
 MIN_CONTEXTS = 50
 WARN, BLOCK = 0.02, 0.2  # share of contexts that are not the rows of their chunks
 SAME_TEXT = 0.5  # correlation of cosines, of contexts with those of rows
-NUM_WORST = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +53,10 @@ def contexts_elsewhere(material: Material) -> Iterator[Finding]:
             f"holds for their chunks (median cosine {own.cosine:.3f}), while targets are",
             allowed=f"at most {WARN:.0%} ({BLOCK:.0%} blocks) below a cosine of "
             f"{same_from(material):.4g}",
-            where={
-                "input": name,
-                "source": material.side(name).source,
-                "part": "contexts",
-                "count": len(own.windows),
-                "of": own.looked_at,
-                "rows": own.windows[:NUM_WORST],
-            },
+            where=material.side(name).where(
+                count=len(own.windows), of=own.looked_at, rows=own.windows
+            )
+            | {"part": "contexts"},
             meaning=f"The contexts{both} are of the right text, but in another space than targets "
             "and bank: another encoder, a prefix, or a mean that was added or taken away. The keys "
             "are not at fault.",

@@ -18,7 +18,6 @@ from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
 
 PADDED_WARN = 0.01  # of windows that repeat the first chunk of their article
-NUM_WORST = 10
 
 
 def repeats_in_front(contexts: Float[np.ndarray, "m T D"]) -> Int[np.ndarray, " m"]:
@@ -70,13 +69,7 @@ def repeated_first_chunks(material: Material) -> Iterator[Finding]:
             seen=f"{len(rows)} of {of} {side.name} windows repeat the first chunk of their article "
             f"in front ({len(rows) / of:.1%})",
             allowed=f"at most {PADDED_WARN:.0%}",
-            where={
-                "input": side.name,
-                "source": side.source,
-                "count": len(rows),
-                "of": of,
-                "rows": rows[:NUM_WORST].tolist(),
-            },
+            where=side.where(count=len(rows), of=of, rows=rows),
             meaning="These windows are padding: fewer chunks come before their target than a "
             "context has places, and one chunk stands in all that are left.",
             next=f"leave out the windows of the first {side.context_length} chunks of an article, "

@@ -1,11 +1,11 @@
-"""Checks of what belongs together: contexts with their target, and the target with its place."""
+"""Do contexts and their target come from one text?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from lvm.audit.blame import wrong_bank
 from lvm.audit.check import About, check
@@ -14,19 +14,14 @@ from lvm.audit.coherence import (
     Coherence,
     Level,
     coherence,
-    coherence_or_none,
     level,
 )
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity, most_frequent
 from lvm.audit.material import Material
 
 PAIRED_BLOCK, PAIRED_WARN = 0.5, 0.75  # eval over train, of what neighbours share beyond chance
 CLEAR = 5.0  # standard errors from which a relation is beyond doubt
-SHIFTED_WARN, SHIFTED_BLOCK = 0.02, 0.2  # of windows whose target is one and the same step away
 ELSEWHERE_WARN, ELSEWHERE_BLOCK = 0.02, 0.2  # of windows whose target is of another article
-LAST_IS_TARGET = 0.99  # of the way from any two chunks to one: cosine of last context and target
-OFFSETS = range(-4, 5)  # of the target in the bank, in chunks
-NUM_WORST = 10
 
 
 @check("EVAL_UNPAIRED", "do contexts and target come from one text?", About(blocks=True, cause=80))
@@ -38,12 +33,12 @@ def eval_unpaired(material: Material) -> Iterator[Finding]:
         material.side("eval")
     if train is not None and train.lift.z >= CLEAR:
         # Means of a file whose own targets are in part of other text are no measure for the other.
-        odd = list(_from_elsewhere(material, "train", train, _best_lift(train, eval_)))
+        odd = list(_from_elsewhere(material, train, _best_lift(train, eval_)))
         yield from odd
         if eval_ is not None:
             yield from _against_train(material, eval_, train)
         return
-    yield from _by_linear_map(material, eval_, train)
+    yield from _by_linear_map(eval_, train)
 
 
 def _against_train(material: Material, eval_: Coherence, train: Coherence) -> Iterator[Finding]:
@@ -52,14 +47,14 @@ def _against_train(material: Material, eval_: Coherence, train: Coherence) -> It
         # While the mean of the contexts fits, a poor last one means order, not pairing.
         worst = min(eval_.near.over(train.near), lift, key=lambda ratio: ratio.value)
     if worst.above() < PAIRED_BLOCK:
-        yield _unpaired(material, "eval", eval_, worst, Severity.BLOCK, train)
+        yield _unpaired(eval_, worst, Severity.BLOCK, train)
         return
-    counted = list(_from_elsewhere(material, "eval", eval_, train.lift))
+    counted = list(_from_elsewhere(material, eval_, train.lift))
     yield from counted
     if counted:
         return
     if worst.above() < PAIRED_WARN:
-        yield _unpaired(material, "eval", eval_, worst, Severity.WARN, train)
+        yield _unpaired(eval_, worst, Severity.WARN, train)
     elif worst.below() < PAIRED_BLOCK and eval_.lift.z < CLEAR:
         raise NotEvaluable(
             f"{eval_.lift.clusters} eval articles are too few to tell: what neighbours share is "
@@ -73,9 +68,7 @@ def _best_lift(side: Coherence, other: Coherence | None) -> Level:
     return max([side.lift, *([other.lift] if other else [])], key=lambda lift: lift.value)
 
 
-def _from_elsewhere(
-    material: Material, name: str, side: Coherence, usual: Level
-) -> Iterator[Finding]:
+def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterator[Finding]:
     """Count windows whose target lies in another article of the bank than their contexts.
 
     Means see unrelated targets when they are the half of all; counting sees one in fifty. The text
@@ -96,7 +89,6 @@ def _from_elsewhere(
     if lift.above() >= PAIRED_WARN * usual.value:
         return
     rows = side.rows[odd]
-    articles, counts = np.unique(keys[odd, 0], return_counts=True)
     yield Finding(
         code="EVAL_UNPAIRED",
         severity=Severity.BLOCK if share >= ELSEWHERE_BLOCK else Severity.WARN,
@@ -104,16 +96,11 @@ def _from_elsewhere(
         f"contexts ({share:.1%}); these share {lift.value:.3f} beyond chance, all of a sound file "
         f"{usual.value:.3f}",
         allowed=f"at most {ELSEWHERE_WARN:.0%} ({ELSEWHERE_BLOCK:.0%} blocks)",
-        where={
-            "input": name,
-            "source": material.side(name).source,
-            "count": len(rows),
-            "of": int(known.sum()),
-            "rows": rows[:NUM_WORST].tolist(),
-            "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist(),
-        },
+        where=side.whole.where(
+            count=len(rows), of=known.sum(), rows=rows, articles=most_frequent(keys[odd, 0])
+        ),
         meaning="These windows ask for unrelated text: a part of every score is that of a guess."
-        if name == "eval"
+        if side.whole.name == "eval"
         else "The model is taught to answer these contexts with unrelated text.",
         next=REPAIR,
         values={"share": share, "lift": lift.value},
@@ -121,38 +108,23 @@ def _from_elsewhere(
 
 
 def _unpaired(
-    material: Material,
-    name: str,
-    side: Coherence,
-    ratio: Level,
-    severity: Severity,
-    train: Coherence | None,
+    side: Coherence, ratio: Level, severity: Severity, train: Coherence | None = None
 ) -> Finding:
     paired, shuffled = side.of(side.paired), side.of(side.shuffled)
-    beside = (
-        ""
-        if train is None
-        else (
-            f"; copy-last {side.copy_last.value:.3f} (train {train.copy_last.value:.3f}); beyond "
-            f"chance {ratio.value:.0%} of train's"
-        )
-    )
+    beside = ""
+    if train is not None:
+        beside = f"; copy-last {side.copy_last.value:.3f} (train {train.copy_last.value:.3f}); "
+        beside += f"beyond chance {ratio.value:.0%} of train's"
     gap = side.paired - side.shuffled
+    rows, articles = side.lowest(gap)
+    low = gap < (gap.mean() + 2 * gap.std() if ratio.value < 0.2 else 0)
     return Finding(
         code="EVAL_UNPAIRED",
         severity=severity,
         seen=f"mean of contexts with its own target {paired.value:.3f}, with another article's "
         f"{shuffled.value:.3f}{beside}",
         allowed=f"at least {PAIRED_BLOCK:.0%} of train's ({PAIRED_WARN:.0%} without a warning)",
-        where={
-            "input": name,
-            "source": material.side(name).source,
-            "of": len(side.rows),
-            "count": int((gap < gap.mean() + 2 * gap.std()).sum())
-            if ratio.value < 0.2
-            else int((gap < 0).sum()),
-            **_worst(side, gap),
-        },
+        where=side.whole.where(count=low.sum(), of=len(side.rows), rows=rows, articles=articles),
         meaning="Contexts and targets are unrelated text: whatever a model learns, its score here "
         "is that of a guess."
         if severity is Severity.BLOCK
@@ -169,30 +141,16 @@ def _unpaired(
     )
 
 
-def _worst(side: Coherence, values: Float[np.ndarray, " m"]) -> dict[str, object]:
-    """Return the rows and articles with the lowest value per window."""
-    rows = side.rows[np.argsort(values, kind="stable")[:NUM_WORST]]
-    where: dict[str, object] = {"rows": sorted(rows.tolist())}
-    if side.by_article:
-        ids, place = np.unique(side.clusters, return_inverse=True)
-        means = np.bincount(place, weights=values) / np.bincount(place)
-        where["articles"] = ids[np.argsort(means, kind="stable")[:NUM_WORST]].tolist()
-    return where
-
-
 # --- where neighbours are not alike: a linear map -------------------------------------------------
 
 
-def _by_linear_map(
-    material: Material, eval_: Coherence | None, train: Coherence | None
-) -> Iterator[Finding]:
+def _by_linear_map(eval_: Coherence | None, train: Coherence | None) -> Iterator[Finding]:
     """Judge sides whose neighbours are no more alike than any two chunks.
 
     Text coheres; a sequence of other things (or a text behind a rotation per step) need not, and
     may still be predictable: a linear map from the last context is fitted to half the train
     articles and must find the targets of the other half, and those of the eval side.
     """
-    sides = {"train": train, "eval": eval_}
     if train is None:
         raise NotEvaluable(
             "the eval text does not hang together, and there is no train side to learn from",
@@ -200,27 +158,17 @@ def _by_linear_map(
         )
     weights, held = _fit_map(train)
     own = _map_lift(weights, train, held)
+    nothing = Level(value=0.0, error=0.0, clusters=1)
     if own.z < CLEAR:
-        yield _unpaired(
-            material, "train", train, Level(value=0.0, error=0.0, clusters=1), Severity.BLOCK, None
-        )
+        yield _unpaired(train, nothing, Severity.BLOCK)
     if eval_ is None:
         return
     found = _map_lift(weights, eval_, np.ones(len(eval_.rows), dtype=bool))
     if own.z < CLEAR:
-        if sides["eval"] is not None and max(eval_.lift.z, found.z) < CLEAR:
-            yield _unpaired(
-                material,
-                "eval",
-                eval_,
-                Level(value=0.0, error=0.0, clusters=1),
-                Severity.BLOCK,
-                None,
-            )
-        return
-    ratio = found.over(own)
-    if ratio.above() < PAIRED_BLOCK:
-        yield _unpaired(material, "eval", eval_, ratio, Severity.BLOCK, train)
+        if max(eval_.lift.z, found.z) < CLEAR:
+            yield _unpaired(eval_, nothing, Severity.BLOCK)
+    elif (ratio := found.over(own)).above() < PAIRED_BLOCK:
+        yield _unpaired(eval_, ratio, Severity.BLOCK, train)
 
 
 def _fit_map(train: Coherence) -> tuple[Float[np.ndarray, "D D"], np.ndarray]:
@@ -240,89 +188,3 @@ def _map_lift(weights: np.ndarray, side: Coherence, which: np.ndarray) -> Level:
     own = np.einsum("md,md->m", mapped, side.targets)
     other = np.einsum("md,md->m", mapped, side.targets[side.partner])
     return level((own - other)[which], side.clusters[which])
-
-
-# --- the place of the target ----------------------------------------------------------------------
-
-
-@check(
-    "TARGET_SHIFTED",
-    "is the target the chunk that follows the contexts?",
-    About(blocks=True, cause=110),
-)
-def target_shifted(material: Material) -> Iterator[Finding]:
-    """Find where the last context and the target lie in the bank, and how far apart."""
-    if not material.sides:
-        material.side("eval")
-    told, reasons = False, []
-    for side in material.sides:
-        try:
-            yield from _side_shifted(material, coherence(material, side.name))
-            told = True
-        except NotEvaluable as reason:
-            reasons.append(reason)
-    if not told:
-        raise reasons[0]
-
-
-def _side_shifted(material: Material, side: Coherence) -> Iterator[Finding]:
-    name = "train" if side is coherence_or_none(material, "train") else "eval"
-    # Where all vectors are alike, any two have a cosine of .99.
-    random = max(0.0, side.of(side.random_pairs).value)
-    limit = random + LAST_IS_TARGET * (1 - random)
-    if side.copy_last.value > limit:
-        share = float((side.to_target[:, -1] > limit).mean())
-        yield _shifted(material, name, side, 0, share)
-        return
-    if wrong_bank(material) is not None:
-        raise NotEvaluable("the keys of the bank are wrong", "mend KEYS_WRONG first")
-    steps, share = place_of_target(side)
-    if share >= SHIFTED_WARN:
-        yield _shifted(material, name, side, steps, share)
-
-
-def place_of_target(side: Coherence) -> tuple[int, float]:
-    """Return how many chunks after the newest context most misplaced targets lie, and their share.
-
-    Only windows count whose contexts and target lie in one article of the bank. Contexts may stand
-    in any order: that is ORDER_BROKEN's to say, and must not hide where the target is. Raises
-    NotEvaluable when next to no vector is found there.
-    """
-    located = side.located
-    if located is None:
-        raise NotEvaluable("there is no bank to find the windows in", "give --payload")
-    articles, contexts = located.keys[..., 0], np.sort(located.ranks[:, :-1], axis=1)
-    one = (articles[:, :-1] == articles[:, :1]).all(axis=1)
-    both = located.found.all(axis=1) & one & (np.diff(contexts, axis=1) == 1).all(axis=1)
-    if float(both.mean()) < 0.05:
-        raise NotEvaluable(
-            "next to no window is a run of the bank", "mend what the other findings name first"
-        )
-    same = both & (articles[:, -1] == articles[:, 0])
-    ahead: Int[np.ndarray, " m"] = (located.ranks[:, -1] - contexts[:, -1])[same]
-    values, counts = np.unique(ahead[ahead != 1], return_counts=True)
-    if len(values) == 0:
-        return 1, 0.0
-    return int(values[counts.argmax()]), float(counts.max() / both.sum())
-
-
-def _shifted(material: Material, name: str, side: Coherence, steps: int, share: float) -> Finding:
-    what = {0: "the last context itself", 2: "the chunk after the next one"}.get(
-        steps, f"{abs(steps)} chunks {'after' if steps > 0 else 'before'} the last context"
-    )
-    return Finding(
-        code="TARGET_SHIFTED",
-        severity=Severity.BLOCK if share >= SHIFTED_BLOCK else Severity.WARN,
-        seen=f"in {share:.0%} of {name} windows the target is {what}; cosine of the last context "
-        f"with the target {side.copy_last.value:.3f}",
-        allowed="the chunk after the last context",
-        where={
-            "input": name,
-            "source": material.side(name).source,
-            "count": round(share * len(side.rows)),
-            "of": len(side.rows),
-        },
-        meaning="The model is asked for another chunk than the one that comes next.",
-        next=REPAIR,
-        values={"steps": float(steps), "share": share, "copy_last": side.copy_last.value},
-    )

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.coherence import level
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Finding, Severity, where_found
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.data.bank import Bank
@@ -32,7 +32,6 @@ TWINS_WARN = 0.05  # of the chunks
 # those of numpy and scipy a third of a small eval side can be near-copies, and both are healthy.
 PARAPHRASED_WARN, PARAPHRASED_BLOCK, MIN_BLOCK = 0.01, 0.4, 4  # and articles
 MIN_ARTICLES = MIN_PARTS  # of the text that is searched
-NUM_WORST = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +68,14 @@ def bank_twins(material: Material) -> Iterator[Finding]:
         seen=f"{share.value:.1%} of {len(rows)} chunks looked at have a twin in another article, "
         f"at less than half the distance of other text",
         allowed=f"at most {TWINS_WARN:.0%}",
-        where={
-            "input": "bank",
-            "source": bank.source,
-            "count": len(mine),
-            "of": len(rows),
-            "rows": rows[mine][:NUM_WORST].tolist(),
-            "articles": np.unique(found.articles[mine])[:NUM_WORST].tolist(),
-        },
+        where=where_found(
+            "bank",
+            bank.source,
+            count=len(mine),
+            of=len(rows),
+            rows=rows[mine],
+            articles=np.unique(found.articles[mine]),
+        ),
         meaning="The same text stands in the bank twice in other words (a revision, a translation, "
         "a second embedding): no prediction can tell a target from its twin, so R@1 is bounded, "
         "and twins are negatives of each other.",
@@ -97,13 +96,7 @@ def _boilerplate(bank: Bank, found: Twins, exact: Bool[np.ndarray, " q"]) -> Ite
         seen=f"{share.value:.1%} of {len(found.rows)} chunks looked at nearly stand in {REFERENCE} "
         "or more other places, at less than half the distance of other text",
         allowed=f"at most {TWINS_WARN:.0%}",
-        where={
-            "input": "bank",
-            "source": bank.source,
-            "count": len(rows),
-            "of": len(found.rows),
-            "rows": rows[:NUM_WORST].tolist(),
-        },
+        where=where_found("bank", bank.source, count=len(rows), of=len(found.rows), rows=rows),
         meaning="Boilerplate (a header, a licence, a form) stands in many articles: as a target it "
         "has many right answers of which one counts, and as a negative it is one.",
         next="take the boilerplate out of the text, and embed the bank again",
@@ -141,14 +134,9 @@ def paraphrases(
         seen=f"{len(copied)} of {len(np.unique(found.articles))} eval articles looked at say what "
         f"one train article says, chunk by chunk ({share:.1%} of the windows)",
         allowed=f"{PARAPHRASED_WARN:.0%} of the windows ({PARAPHRASED_BLOCK:.0%} blocks)",
-        where={
-            "input": "eval",
-            "source": eval_.source,
-            "count": int(windows.sum()),
-            "of": len(windows),
-            "rows": rows[windows][:NUM_WORST].tolist(),
-            "articles": copied[:NUM_WORST].tolist(),
-        },
+        where=eval_.where(
+            count=windows.sum(), of=len(windows), rows=rows[windows], articles=copied
+        ),
         meaning="The model has read this text in other words (a revision, a translation, a second "
         "embedding), so a score on it says little of text that it has not read.",
         next="put all versions of a document on one side of the split, and cut the windows again",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Finding, Severity, where_found
 from lvm.audit.gates import stated_pool
 from lvm.audit.material import Material
 from lvm.audit.selftest import TRIVIAL, Bench, bench
@@ -126,7 +126,7 @@ def _underpowered(tried: Bench, gate: str, powers: Sequence[Power]) -> Iterator[
         f"(design effect of articles {worst.effect:.1f}), but "
         f"{worst.what} lie {worst.distance:.3f} apart",
         allowed=f"a half-width of at most {worst.distance:.3f}",
-        where={"input": "gate", "gate": gate, "metric": worst.metric, **stated_pool(tried)},
+        where=where_found("gate") | {"gate": gate, "metric": worst.metric} | stated_pool(tried),
         meaning=f"The {gate} gate cannot tell these apart on so few articles: its verdict will be "
         "INCONCLUSIVE, which is no failure of the model.",
         next="move the bound: no number of articles settles a value that lies on it"

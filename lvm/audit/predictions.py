@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import MIN_WINDOWS, Coherence, Level
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Finding, Severity, where_found
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, dispersion, queries, run
@@ -120,7 +120,7 @@ def _ignores(
         severity=Severity.BLOCK,
         seen=seen,
         allowed="outputs that change with the context, and alike ones for contexts that are alike",
-        where={"input": given.source, "count": count, "of": count},
+        where=where_found(given.source, count=count, of=count),
         meaning=meaning,
         next=next,
         values=values,

@@ -5,6 +5,7 @@ They come from a checkpoint, or from a plain file of any model that cannot be lo
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,8 @@ from jaxtyping import Float, Int
 from lvm.audit.coherence import MIN_WINDOWS, Coherence, coherence
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, unit
-from lvm.audit.material import Material
-from lvm.config import Recipe
+from lvm.audit.material import Material, once
+from lvm.config.recipe import Recipe
 from lvm.models.predictor import Predictor
 from lvm.randomness import numpy_generator
 
@@ -67,22 +68,12 @@ class Queries:
         return vectors if self.predictor is None else documents(self.predictor, vectors, space)
 
 
+@once
 def queries(material: Material) -> Queries:
-    """Return the sampled predictions, made once per material, or raise NotEvaluable."""
-    kept: dict[str, Queries | NotEvaluable] = material.__dict__.setdefault("_queries", {})
-    if "eval" not in kept:
-        try:
-            kept["eval"] = _draw(material)
-        except NotEvaluable as reason:
-            kept["eval"] = reason
-    found = kept["eval"]
-    if isinstance(found, NotEvaluable):
-        raise found
-    return found
+    """Return the sampled predictions, or raise NotEvaluable.
 
-
-def _draw(material: Material) -> Queries:
-    """Take the checkpoint's predictions where there is one, since it can be asked for more."""
+    They are the checkpoint's where there is one, since it can be asked for more.
+    """
     predictor, recipe = _model(material)
     if predictor is None and material.predictions is None:
         raise NotEvaluable(material.missing.get("predictions", _nothing(material)), SUPPLY)
@@ -138,13 +129,13 @@ def _given(material: Material, windows: Coherence) -> Float[np.ndarray, "m D"]:
 def part(windows: Coherence, index: Int[np.ndarray, " k"]) -> Coherence:
     """Return some of the windows."""
     located = windows.located.select(index) if windows.located is not None else None
-    return Coherence(
-        windows.rows[index],
-        windows.contexts[index],
-        windows.targets[index],
-        windows.clusters[index],
-        windows.by_article,
-        located,
+    return dataclasses.replace(
+        windows,
+        rows=windows.rows[index],
+        contexts=windows.contexts[index],
+        targets=windows.targets[index],
+        clusters=windows.clusters[index],
+        located=located,
     )
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.articles import Part, parts
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.data.corpus import Document
-from lvm.data.embed import Encoder, load_encoder, token_counter
+from lvm.data.encoder import Encoder, load_encoder, token_counter
 from lvm.data.fit import fit
 from lvm.data.rows import KeyIndex
 from lvm.errors import LvmError
@@ -28,7 +28,6 @@ NUM_TEXTS = 64
 MIN_TEXTS = 8
 SAME = 0.99  # cosine of one text embedded twice: half precision and other batches cost .001
 BLOCK_SHARE = 0.05  # of texts whose vector is another
-NUM_WORST = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,20 +151,15 @@ def _finding(
     *,
     every: bool,
 ) -> Finding:
-    articles = np.unique(part.keys[rows, 0])[:NUM_WORST].tolist()
+    articles = np.unique(part.keys[rows, 0])
     return Finding(
         code="SPACE_MISMATCH",
         severity=severity,
         seen=seen,
         allowed=f"a cosine of {SAME} or more with the stored vector, for every chunk",
-        where={
-            "input": part.name,
-            "source": part.source,
-            "count": len(rows),
-            "of": looked_at,
-            "rows": [int(r) for r in rows[:NUM_WORST]],
-            "articles": articles,
-        },
+        where=where_found(
+            part.name, part.source, count=len(rows), of=looked_at, rows=rows, articles=articles
+        ),
         meaning="The vectors were not made by this encoder, or with another pooling, prefix or "
         "precision, or not from these texts; all files cut from them share that."
         if every

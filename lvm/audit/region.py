@@ -9,14 +9,13 @@ from jaxtyping import Float
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level
-from lvm.audit.finding import NotEvaluable, Seen
+from lvm.audit.finding import NotEvaluable, Seen, where_found
 from lvm.audit.material import Material
 
 CLEAR = 5.0  # standard errors from which a difference is beyond doubt
 EASY_RATIO = 1.3
 REGION = (0.8, 1.2)  # of the train side's coherence, per block of articles
 ARTICLES_PER_BLOCK = 10
-NUM_WORST = 10
 
 
 @check(
@@ -58,12 +57,12 @@ def easy_region(material: Material) -> Iterator[Seen]:
         seen=seen,
         allowed=f"up to {EASY_RATIO} in all, {REGION[0]} to {REGION[1]} per block of "
         f"{ARTICLES_PER_BLOCK} articles",
-        where={
-            "input": "eval",
-            "source": material.side("eval").source,
-            "articles": [int(a) for articles, _ in odd for a in articles][:NUM_WORST],
-            "blocks": [[int(a[0]), int(a[-1])] for a, _ in odd],
-        },
+        where=where_found(
+            "eval",
+            material.side("eval").source,
+            articles=[a for articles, _ in odd for a in articles],
+            blocks=[(articles[0], articles[-1]) for articles, _ in odd],
+        ),
         values={"ratio": whole.value, "blocks_out": float(len(odd))},
     )
 

@@ -14,7 +14,6 @@ from lvm.data.rows import digests, key_codes, take
 REPEATED_WARN = 0.01  # share of windows that repeat another one
 BLOCK_ROWS = 4096
 SAMPLED = 4096  # windows of the train side that a quick audit compares
-NUM_WORST = 10
 
 
 def repeated(side: Side, rows: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
@@ -62,13 +61,7 @@ def repeated_windows(material: Material) -> Iterator[Finding]:
             seen=f"{share:.1%} of {len(side)} {side.name} windows repeat another one: each stands "
             f"{times:.1f} times on average",
             allowed=f"at most {REPEATED_WARN:.0%}",
-            where={
-                "input": side.name,
-                "source": side.source,
-                "count": round(share * len(side)),
-                "of": len(side),
-                "rows": rows[again][:NUM_WORST].tolist(),
-            },
+            where=side.where(count=round(share * len(side)), of=len(side), rows=rows[again]),
             meaning="The same window counts several times, in every mean and in every epoch; it "
             "adds no text.",
             next=REPAIR,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import MIN_WINDOWS
-from lvm.audit.finding import Finding, NotEvaluable, Seen, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Seen, Severity, where_found
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, affine_mix, queries
@@ -137,13 +137,13 @@ def hubness(material: Material) -> Iterator[Seen]:
         f"among the first {NEIGHBOURS} of all queries (skewness {mine.skew:.1f})",
         allowed=f"at most {allowed:.0%}; targets and mixes of their contexts come to {share:.0%} "
         f"(skewness {skew:.1f}) in the same pool",
-        where={
-            "input": found.given.source,
-            "count": len(mine.rows),
-            "of": len(found.rows),
-            "rows": worst[:10].tolist(),
-            "articles": material.pool.articles[worst[:10]].tolist(),
-        },
+        where=where_found(
+            found.given.source,
+            count=len(mine.rows),
+            of=len(found.rows),
+            rows=worst,
+            articles=material.pool.articles[worst[:10]],
+        ),
         values={
             "share": mine.share,
             "skew": mine.skew,
@@ -219,7 +219,7 @@ def split_space(material: Material) -> Iterator[Finding]:
         f"own target less another one {here.paired - here.shuffled:.3f} and "
         f"{there.paired - there.shuffled:.3f}",
         allowed=f"a gain of less than {needed:.3f}, or one whose interval reaches 0",
-        where={"input": "checkpoint", "count": len(here.hits), "of": len(here.hits)},
+        where=where_found("checkpoint", count=len(here.hits), of=len(here.hits)),
         meaning=f"The model tells targets apart in the {other} space and is searched in the {used} "
         "one, so what it learned is lost.",
         next=f'step 1 first: set search_space = "{other}", or train the contrastive loss in the '

@@ -16,7 +16,7 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy has n
 from lvm.audit.coherence import MIN_WINDOWS, ROWS_PER_CLUSTER, Level, level
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, once
 from lvm.audit.queries import queries
 
 MOST_ROWS = 8192
@@ -99,23 +99,15 @@ class GivenRows:
         return np.asarray(sum(both))
 
 
+@once
 def given_rows(material: Material) -> GivenRows | None:
-    """Return the rows of a file of predictions, read once; None where a model was run here.
+    """Return the rows of a file of predictions; None where a model was run here.
 
     Raises NotEvaluable when there is nothing to look at, or too little.
     """
     if queries(material).predictor is not None:
         return None
-    kept: dict[str, GivenRows | NotEvaluable] = material.__dict__.setdefault("_given_rows", {})
-    if "eval" not in kept:
-        try:
-            kept["eval"] = _read(material, material.side("eval"))
-        except NotEvaluable as reason:
-            kept["eval"] = reason
-    found = kept["eval"]
-    if isinstance(found, NotEvaluable):
-        raise found
-    return found
+    return _read(material, material.side("eval"))
 
 
 def _read(material: Material, side: Side) -> GivenRows:

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
-from lvm.audit.material import Material
+from lvm.audit.material import Material, once
 from lvm.audit.ranking import Placed, PoolRows
 from lvm.audit.samples import Sample, draw_samples, sample_by_article
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.data.rows import take
 from lvm.data.windows import Windows
 from lvm.evaluation.metrics import PerQuery, Ranks, summarise
@@ -173,32 +172,18 @@ class Bench:
         )
 
 
-def bench(material: Material) -> Bench:
-    """Return the bench of a material, made once; NotEvaluable without windows in a bank."""
-    kept: dict[str, Bench | NotEvaluable] = material.__dict__.setdefault("_bench", {})
-    if "bench" not in kept:
-        try:
-            kept["bench"] = _bench(material)
-        except NotEvaluable as reason:
-            kept["bench"] = reason
-    found = kept["bench"]
-    if isinstance(found, NotEvaluable):
-        raise found
-    return found
-
-
+@once
 def ladder(material: Material) -> dict[str, dict[str, float | None]]:
     """Return the ladder on a sample of eval windows: predictor -> metrics; NotEvaluable as bench.
 
     The cosine is over up to 512 windows, ranks over fewer where the pool is large.
     """
-    kept: dict[str, dict[str, float | None]] | None = material.__dict__.get("_ladder")
-    if kept is None:
-        kept = material.__dict__["_ladder"] = bench(material).ladder()
-    return kept
+    return bench(material).ladder()
 
 
-def _bench(material: Material) -> Bench:
+@once
+def bench(material: Material) -> Bench:
+    """Return the bench of a material; NotEvaluable without windows in a bank."""
     bank, samples = draw_samples(material)
     test = samples["test"]
     places = len(bank.pool_rows) * len(test.predictions)

@@ -8,24 +8,20 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lvm.audit.ancestors import Places, require_known, seen_before, seen_findings
-from lvm.audit.blame import wrong_bank
 from lvm.audit.check import About, check
-from lvm.audit.coherence import Coherence, Level, coherence, level, sample_rows
-from lvm.audit.finding import REPAIR, Finding, Severity
-from lvm.audit.followed import counted_off
+from lvm.audit.coherence import Coherence, Level, coherence, level
+from lvm.audit.copied import copies_of_train
+from lvm.audit.finding import REPAIR, Finding, Severity, most_frequent
 from lvm.audit.halves import halves
-from lvm.audit.location import RoughIndex, centre_and_spread, find_rows, same_limit, unit
 from lvm.audit.material import Material, Side
 from lvm.audit.paraphrase import paraphrases
-from lvm.data.rows import digests, key_codes, take
+from lvm.audit.target_keys import target_keys
+from lvm.data.rows import digests, key_codes
 
 SAME_CONTENT = 0.05  # share of eval targets that are train targets too, where keys say nothing
 MEMORISER_GAP = 0.1
 PAIRED = 0.9  # of eval's lift: below, train targets are in part of other text
-NUM_WORST = 10
-COPIED_SHARE, MIN_COPIED = 0.5, 3  # of an article's windows, and their number
 COPIED_WINDOWS = 0.01  # of all eval windows, from which copies block
-QUICK_TRAIN = 100_000  # train windows that a quick audit compares
 
 
 @check("SPLIT_LEAK", "has nothing of the eval side been trained on?", About(blocks=True, cause=120))
@@ -57,7 +53,7 @@ def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Finding]:
     if not shared.any():
         return
     reach = _within(eval_keys, train_keys[train_known], eval_.context_length) & eval_known
-    articles, counts = np.unique(eval_keys[shared, 0], return_counts=True)
+    articles = most_frequent(eval_keys[shared, 0])
     total = len(np.unique(eval_keys[eval_known, 0]))
     yield Finding(
         code="SPLIT_LEAK",
@@ -66,14 +62,12 @@ def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Finding]:
         f"({int(shared.sum())} windows); {int(reach.sum())} eval windows lie within "
         f"{eval_.context_length} chunks of a train window",
         allowed="0 articles, 0 windows",
-        where={
-            "input": "eval",
-            "source": eval_.source,
-            "count": int(shared.sum()),
-            "of": len(eval_),
-            "rows": np.flatnonzero(reach if reach.any() else shared)[:NUM_WORST].tolist(),
-            "articles": articles[np.argsort(-counts, kind="stable")][:NUM_WORST].tolist(),
-        },
+        where=eval_.where(
+            count=shared.sum(),
+            of=len(eval_),
+            rows=np.flatnonzero(reach if reach.any() else shared),
+            articles=articles,
+        ),
         meaning="The model has read this text, so a score on it says nothing about text that it "
         "has not read.",
         next=REPAIR,
@@ -83,78 +77,6 @@ def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Finding]:
             "near": float(reach.sum()),
         },
     )
-
-
-def target_keys(material: Material, side: Side) -> Places | None:
-    """Return the key of each target as its content says, else as stated, and where that is known.
-
-    A target whose vector the bank holds several times has no certain place and counts as unknown.
-    Of the train side only a sample is followed in a quick audit.
-    """
-    if side.windows is not None:
-        return material.pool.keys[side.windows.targets], np.ones(len(side), dtype=bool)
-    quick = material.quick and side.name == "train"
-    if side.name == "eval":
-        return _keys_by_context(material, side)
-    rows = sample_rows(material, side) if quick else np.arange(len(side))
-    stated = side.keys
-    keys = np.zeros((len(rows), 2), np.int64) if stated is None else stated[rows].astype(np.int64)
-    known = np.full(len(rows), stated is not None and not counted_off(side.keys))
-    if _speaks(material, side):
-        places = find_rows(
-            material, side.stored(side.targets(rows)) if quick else side.stored_targets
-        )
-        once = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
-        keys[once] = material.pool.keys[places[once]]
-        if once.mean() > 0.5:  # content speaks: stated keys of the rest could be as wrong
-            known = once
-        known &= ~_foreign(material, side, rows, keys, known)
-    return (keys, known) if known.any() else None
-
-
-def _speaks(material: Material, side: Side) -> bool:
-    """Say whether the bank's keys tell where the vectors of a side are from."""
-    if material.bank is None or side.width != material.bank.width:
-        return False
-    return wrong_bank(material) is None
-
-
-def _foreign(
-    material: Material,
-    train: Side,
-    rows: Int[np.ndarray, " m"],
-    keys: Int[np.ndarray, "m 2"],
-    known: Bool[np.ndarray, " m"],
-) -> Bool[np.ndarray, " m"]:
-    """Which train targets seem to be of an eval article, while their contexts are of another one.
-
-    Such a target was overwritten: EVAL_UNPAIRED says so, and no eval text was trained on in order.
-    """
-    foreign = np.zeros(len(rows), dtype=bool)
-    mine = _keys_by_context(material, material.eval) if material.eval is not None else None
-    if mine is None or train.file is None:
-        return foreign
-    shared = np.flatnonzero(known & np.isin(keys[:, 0], mine[0][mine[1], 0]))
-    last = train.stored(take(train.file.contexts, rows[shared])[:, -1])
-    places = find_rows(material, last) if len(shared) else np.empty(0, np.int64)
-    there = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
-    other = material.pool.keys[np.maximum(places, 0), 0] != keys[shared, 0]
-    foreign[shared[there & other]] = True
-    return foreign
-
-
-def _keys_by_context(material: Material, side: Side) -> Places | None:
-    """Return where eval windows lie by their last context: targets may have been overwritten."""
-    rows, stated = np.arange(len(side)), side.keys
-    keys = np.zeros((len(rows), 2), np.int64) if stated is None else stated.astype(np.int64)
-    known = np.full(len(rows), stated is not None and not counted_off(side.keys))
-    if _speaks(material, side):
-        places = find_rows(material, side.stored(side.contexts(rows)[:, -1]))
-        once = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
-        keys[once] = material.pool.keys[places[once]] + [0, 1]
-        if once.mean() > 0.5:
-            known = once
-    return (keys, known) if known.any() else None
 
 
 def _within(
@@ -185,67 +107,12 @@ def _by_likeness(
         seen=f"{len(own)} of {total} eval articles are copies of train articles under another id "
         f"({len(rows)} windows, {share:.1%})",
         allowed=f"{COPIED_WINDOWS:.0%} of the windows",
-        where={
-            "input": "eval",
-            "source": eval_.source,
-            "count": len(rows),
-            "of": len(eval_),
-            "rows": rows[:NUM_WORST].tolist(),
-            "articles": own[:NUM_WORST].tolist(),
-        },
+        where=eval_.where(count=len(rows), of=len(eval_), rows=rows, articles=own),
         meaning="The same text was embedded twice, and the model has read one copy: a score on the "
         "other says nothing about text that it has not read.",
         next=REPAIR,
         values={"articles": float(len(own)), "windows": float(len(rows)), "share": share},
     )
-
-
-def copies_of_train(
-    material: Material,
-) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " m"]]:
-    """Return the eval articles that are copies of train text, and the eval windows that are.
-
-    By their vectors, up to rounding: the same text in another batch, or on another machine, has
-    other bits. An article is a copy when half its windows are; a heading that many articles share
-    makes none. Nothing is looked for in a quick audit of many train windows, or where articles are
-    not known.
-    """
-    cached: tuple[np.ndarray, np.ndarray] | None = material.__dict__.get("_copies_of_train")
-    if cached is not None:
-        return cached
-    nothing = np.empty(0, np.int64), np.empty(0, np.int64)
-    train, eval_ = material.train, material.eval
-    if train is None or eval_ is None or train.width != eval_.width:
-        return nothing
-    mine = target_keys(material, eval_)
-    if mine is None or (material.quick and len(train) > QUICK_TRAIN):
-        return nothing
-    keys, known = mine
-    last = eval_.contexts(np.arange(len(eval_)))[:, -1]  # a target may have been overwritten
-    rows = RoughIndex(train.stored_targets).find(last)
-    found = (rows >= 0) & _same_before(train, eval_, rows)
-    articles, place = np.unique(keys[known, 0], return_inverse=True)
-    whole, copied = np.bincount(place), np.bincount(place, weights=found[known])
-    copies = articles[(copied >= COPIED_SHARE * whole) & (copied >= np.minimum(whole, MIN_COPIED))]
-    result = copies, np.flatnonzero(found & known & np.isin(keys[:, 0], copies))
-    material.__dict__["_copies_of_train"] = result
-    return result
-
-
-def _same_before(train: Side, eval_: Side, rows: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
-    """Say where the train window of each row has the same chunk before its target as eval has.
-
-    A train target that was overwritten with a chunk of an eval article is no copy of that article.
-    """
-    same = np.ones(len(rows), dtype=bool)
-    if min(train.context_length, eval_.context_length) < 2:
-        return same
-    found = np.flatnonzero(rows >= 0)
-    theirs = unit(train.contexts(rows[found])[:, -1])
-    mine = unit(eval_.contexts(found)[:, -2])
-    limit = same_limit(centre_and_spread(train.stored_targets)[1])
-    same[found] = np.einsum("md,md->m", theirs, mine) >= limit
-    return same
 
 
 def _by_content(material: Material, eval_: Side, train: Side) -> Iterator[Finding]:
@@ -289,13 +156,7 @@ def _content(
         severity=severity,
         seen=seen,
         allowed=f"{SAME_CONTENT:.0%} equal targets, a gap of {MEMORISER_GAP}",
-        where={
-            "input": "eval",
-            "source": eval_.source,
-            "count": len(rows),
-            "of": len(eval_),
-            "rows": rows[:NUM_WORST].tolist(),
-        },
+        where=eval_.where(count=len(rows), of=len(eval_), rows=rows),
         meaning="Text of the eval side, or copies of it, stand in the train side under other keys.",
         next="remove documents that occur twice before splitting, then cut the windows again",
         values=values,

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, affine_mix, dispersion, queries
@@ -127,10 +127,6 @@ def _finding(
         allowed=allowed,
         meaning=meaning,
         next=next,
-        where={
-            "input": given.source,
-            "count": len(given.predictions),
-            "of": len(given.predictions),
-        },
+        where=where_found(given.source, count=len(given.predictions), of=len(given.predictions)),
         values=values,
     )

@@ -12,14 +12,13 @@ import numpy as np
 
 from lvm.audit.articles import Article, Part, counted_by_side, draw, parts, shared
 from lvm.audit.batches import Break, find_break
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Finding, Severity, where_found
 from lvm.audit.material import Material
 from lvm.audit.other_orders import MIN_ARTICLES, Reading, best_reading
 from lvm.audit.padding import without_padding
 
 LEAST, CHUNKS, ROWS = 8, 256, 4096  # chunks of an article, chunks taken of it, rows in all
 BLOCK_SHARE = 0.1  # of articles whose chunks are in another order
-NUM_WORST = 10
 
 
 def stored_order(material: Material) -> Iterator[Finding]:
@@ -99,13 +98,7 @@ def _finding(
         severity=severity,
         seen=seen,
         allowed="text that runs on from chunk to chunk in the order of its keys",
-        where={
-            "input": part.name,
-            "source": part.source,
-            "count": len(ids),
-            "of": judged,
-            "articles": ids[:NUM_WORST],
-        },
+        where=where_found(part.name, part.source, count=len(ids), of=judged, articles=ids),
         meaning=meaning,
         next=f"sort the chunks of every article of {part.source} by their place in the text (as "
         "numbers), then cut the windows again (lvm embed keeps the order)",

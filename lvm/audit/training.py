@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
 from lvm.audit.negatives import negatives_fewer
 from lvm.audit.negatives import stated_negatives_finding as stated_negatives_finding
 from lvm.audit.training_log import (
@@ -33,7 +33,7 @@ from lvm.audit.training_log import TrainingLog as TrainingLog
 from lvm.audit.training_log import log_from_epochs as log_from_epochs
 from lvm.audit.training_log import too_early as too_early
 from lvm.audit.training_log import training_log as training_log
-from lvm.config import ObjectiveConfig
+from lvm.config.recipe import ObjectiveConfig
 from lvm.records import StopReason
 from lvm.training.epochs import EpochRecord
 
@@ -100,7 +100,7 @@ def _negatives_fewer(material: Material) -> Iterator[Finding]:
 
         counts = accumulated_negatives(material.checkpoint.manifest)
         if counts is not None:
-            where = {"input": "checkpoint", "source": str(material.checkpoint.path)}
+            where = where_found("checkpoint", str(material.checkpoint.path))
             found = stated_negatives_finding(counts[0] + 1, counts[1] + 1, None, where)
             if found is not None:
                 yield found

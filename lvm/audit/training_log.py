@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.config import Recipe, from_dict
+from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.config.plain import from_dict
+from lvm.config.recipe import Recipe
 from lvm.errors import CheckpointError, ConfigError
 from lvm.metrics import METRICS, Shown
 from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates
@@ -146,6 +147,6 @@ def finding_on(
     return Finding(code=code, severity=severity, where=where_in(log), **about)
 
 
-def where_in(log: TrainingLog) -> dict[str, Any]:
+def where_in(log: TrainingLog) -> dict[str, object]:
     """Return the place of a finding about the whole of a training."""
-    return {"input": "training", "source": log.source, "of": len(log.records)}
+    return where_found("training", log.source, of=len(log.records))

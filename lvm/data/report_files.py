@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,10 @@ import numpy as np
 
 from lvm.data.bank import Bank
 from lvm.data.matching import RowFinder, prefer_matching_keys
-from lvm.data.npz import write_npz
 from lvm.data.payload import read_payload
-from lvm.data.pickled import KEY_NAMES
-from lvm.data.window_files import WindowFile, read_window_file, write_window_file
+from lvm.data.window_files import WindowFile, read_window_file
 from lvm.data.windows import MIN_ARTICLES, Dataset, Windows, ranked_articles
 from lvm.errors import DataError
-from lvm.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -203,54 +199,3 @@ def _extra_keys(pool_size: int, num_extra: int, placed: list[Windows]) -> np.nda
 def _padded_texts(bank: Bank, num_extra: int) -> list[str] | None:
     texts = bank.load_texts()
     return None if texts is None else texts + [""] * num_extra
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-
-def write_report_files(
-    dataset: Dataset, folder: Path, *, pickled: bool = False
-) -> tuple[Path, Path, Path]:
-    """Write a dataset as the report's files; return the paths (train, eval, payload).
-
-    The train file holds the train windows, then the dev windows. The payload is a `.npz`, or with
-    `pickled` the old `.npy`. Truth keys are left out when some target is outside the pool.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    bank = dataset.bank
-    train_path, eval_path = folder / "train.npz", folder / "eval.npz"
-    for path, parts in ((train_path, (dataset.train, dataset.dev)), (eval_path, (dataset.test,))):
-        contexts = np.concatenate([part.contexts for part in parts])
-        targets = np.concatenate([part.targets for part in parts])
-        truth_keys = bank.keys[targets] if np.isin(targets, bank.pool_rows).all() else None
-        provenance = {"source": bank.source}
-        write_window_file(
-            path, bank.vectors[contexts], bank.vectors[targets], truth_keys, provenance
-        )
-    payload_path = folder / ("payload.npy" if pickled else "payload.npz")
-    (_write_pickled_payload if pickled else _write_npz_payload)(payload_path, bank)
-    return train_path, eval_path, payload_path
-
-
-def _write_npz_payload(path: Path, bank: Bank) -> None:
-    size = len(bank.pool_rows)
-    provenance = {k: v for k, v in bank.manifest.items() if k not in ("sha256", "report_files")}
-    provenance |= {"count": size, "width": bank.width}
-    write_npz(
-        path,
-        {
-            "vectors": bank.vectors[:size],
-            "keys": bank.keys[:size],
-            "provenance": np.array(json.dumps(provenance)),
-        },
-    )
-
-
-def _write_pickled_payload(path: Path, bank: Bank) -> None:
-    texts = bank.load_texts() or [""] * len(bank)
-    entries = {
-        row: (texts[row], dict(zip(KEY_NAMES, bank.keys[row].tolist(), strict=True)), vector)
-        for row, vector in enumerate(np.asarray(bank.vectors[: len(bank.pool_rows)]))
-    }
-    with whole_file(path) as file:
-        np.save(file, np.array(entries, dtype=object), allow_pickle=True)

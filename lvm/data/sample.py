@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from lvm.data.bank import Bank
 from lvm.data.corpus import read_documents
-from lvm.data.embed import embed_documents, load_encoder
+from lvm.data.embed import embed_documents
+from lvm.data.encoder import load_encoder
 from lvm.data.files import read_bank
 from lvm.data.windows import split_articles
 from lvm.errors import LvmError, MissingExtraError

@@ -10,7 +10,6 @@ Other members (for example pickled metadata) are never read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from lvm.data.bank import check_vectors
 from lvm.data.files import read_provenance
 from lvm.data.keys import as_keys
-from lvm.data.npz import open_npz, write_npz
+from lvm.data.npz import open_npz
 from lvm.errors import SchemaError
 from lvm.outside import listed
 
@@ -108,26 +107,6 @@ def open_window_file(path: Path) -> WindowFile:
         truth_keys = as_keys(np.array(arrays["truth_keys"]), str(path))
     provenance = read_provenance(arrays, str(path))
     return WindowFile(contexts, targets, truth_keys, provenance, str(path))
-
-
-def write_window_file(
-    path: Path,
-    contexts: np.ndarray,
-    targets: np.ndarray,
-    truth_keys: np.ndarray | None = None,
-    provenance: Mapping[str, Any] | None = None,
-) -> None:
-    """Write windows in the report's format, uncompressed so that they can be memory-mapped.
-
-    `contexts` [M, T, D], `targets` [M, D], `truth_keys` [M, 2]. Raises SchemaError
-    as WindowFile does.
-    """
-    file = WindowFile(contexts, targets, truth_keys, provenance or {}, str(path))
-    arrays = {CONTEXT_NAMES[0]: file.contexts, TARGET_NAMES[0]: file.targets}
-    if truth_keys is not None:
-        arrays["truth_keys"] = as_keys(truth_keys, str(path))
-    arrays["provenance"] = np.array(json.dumps(dict(file.provenance)))
-    write_npz(path, arrays)
 
 
 def _member(arrays: Mapping[str, np.ndarray], names: tuple[str, str], path: Path) -> np.ndarray:

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.measured import Measured, pair_problem, values_of
 from lvm.metrics import FRONT
 from lvm.records import Estimate, FrontPosition, Position

@@ -11,7 +11,7 @@ from lvm.audit.document import AuditDocument
 from lvm.audit.material import Material
 from lvm.audit.session import run_audit, with_command
 from lvm.command import answering, lvm_command, nobody_reads
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.data.windows import Dataset
 from lvm.errors import (
     ClusterError,

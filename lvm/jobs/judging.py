@@ -9,7 +9,7 @@ from typing import Any
 
 from lvm.audit.lineage import read_lineage, seen_articles
 from lvm.audit.loaded import names_data
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.data.load import DataRequest, load_dataset
 from lvm.data.windows import Dataset
 from lvm.errors import ExitStatus, UsageError

@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.session import complete
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
 from lvm.jobs.options import TriageOptions

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lvm.audit.material import Material
-from lvm.config import RunConfig, to_dict
+from lvm.config.plain import to_dict
+from lvm.config.run import RunConfig
 from lvm.data.load import load_dataset
 from lvm.data.windows import SPLITS, Dataset
 from lvm.jobs import request as asked

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from lvm.command import answering, lvm_command
-from lvm.config import RunConfig, fingerprint
+from lvm.config.plain import fingerprint
+from lvm.config.run import RunConfig
 from lvm.data.draw import drawn
 from lvm.data.load import DataRequest, load_dataset
 from lvm.data.windows import Dataset

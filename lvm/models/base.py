@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config import ModelConfig
+from lvm.config.recipe import ModelConfig
 from lvm.errors import ConfigError
 from lvm.parts import MODELS as MODELS
 from lvm.randomness import derive_seed

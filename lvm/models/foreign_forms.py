@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lvm.config import ModelConfig, with_changes
+from lvm.config.plain import with_changes
+from lvm.config.recipe import ModelConfig
 from lvm.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]  # of weights by our names, lvm/training/foreign_names.py
@@ -35,7 +36,6 @@ SCALES = {
     "sqrt": "sqrt_width",
     "sqrt_d": "sqrt_width",
 }
-MAX_GROUPS = 8
 GROUPS_BY_USE = (1, 8, 2, 4, 3, 5, 6, 7)  # 1 and 8 are what the two packages start from
 FIRST_LAYER = "encoder.layers.0."
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config import ModelConfig
+from lvm.config.recipe import ModelConfig
 from lvm.errors import ConfigError
 from lvm.models.base import RMSNorm, width_adapters
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config import HeadConfig
+from lvm.config.recipe import HeadConfig
 from lvm.models.base import seeded
 from lvm.randomness import derive_seed
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lvm.config import fingerprint
+from lvm.config.plain import fingerprint
 from lvm.tracking.marks import Marks
 from lvm.tracking.note import VIEW_TAG, table_link, table_state
 from lvm.tracking.registry import checkpoint_of, log_data, log_model, log_values

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from lvm import __version__
-from lvm.config import Recipe, from_dict, to_dict
+from lvm.config.plain import from_dict, to_dict
+from lvm.config.recipe import Recipe
 from lvm.errors import CheckpointError, ConfigError
 from lvm.models.predictor import Predictor
 from lvm.outside import parse_json, read_text, regular

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lvm.config import TrainingConfig
+from lvm.config.recipe import TrainingConfig
 from lvm.files import write_whole
 from lvm.outside import parse_json
 

@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config import NegativesConfig, Recipe
+from lvm.config.recipe import NegativesConfig, Recipe
 from lvm.data.windows import Dataset
 from lvm.models.base import NextVectorModel
 from lvm.models.predictor import Predictor

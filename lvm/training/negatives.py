@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.config import NegativesConfig
+from lvm.config.recipe import NegativesConfig
 from lvm.data.bank import Bank
 from lvm.data.windows import Windows
 from lvm.errors import ConfigError

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.parts import TERMS
 from lvm.training.forward import Outputs
 from lvm.training.terms.base import Term

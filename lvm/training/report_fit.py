@@ -9,19 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvm.config import ModelConfig, Recipe, to_dict
+from lvm.config.plain import to_dict
+from lvm.config.recipe import ModelConfig, Recipe
 from lvm.errors import CheckpointError
 from lvm.models.base import declared
 from lvm.models.foreign_forms import Alternative
 from lvm.models.predictor import Predictor
 from lvm.outside import listed
-from lvm.training.checkpoint import load_checkpoint
 from lvm.training.foreign_names import canonical, renamed
 from lvm.training.report_checkpoint import (
     NUM_NAMED,
     RETRAIN,
     ReportCheckpoint,
-    read_report_checkpoint,
     unreadable,
 )
 from lvm.training.report_recipe import (
@@ -76,20 +75,6 @@ def own_width(checkpoint: ReportCheckpoint) -> int:
     """Return the width D of the vectors that the closest registered model would read."""
     shapes = shapes_of(renamed(checkpoint.model).weights)
     return closest_model(shapes, checkpoint.args, 1).width
-
-
-def load_any_checkpoint(
-    path: Path, width: int, context_length: int
-) -> tuple[Predictor, Recipe, dict[str, Any]]:
-    """Return predictor, recipe and manifest of a checkpoint folder of lvm, or of a .pt file.
-
-    Raises CheckpointError and UnsafePayloadError as the two readers do.
-    """
-    if not path.is_file():
-        return load_checkpoint(path)
-    checkpoint = read_report_checkpoint(path)
-    predictor, recipe = fit_report_checkpoint(checkpoint, width, context_length)
-    return predictor, recipe, fitted_manifest(checkpoint, recipe, width)
 
 
 def fitted_manifest(checkpoint: ReportCheckpoint, recipe: Recipe, width: int) -> dict[str, Any]:

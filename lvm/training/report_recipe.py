@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lvm.config import ModelConfig, Recipe, with_changes
+from lvm.config.plain import with_changes
+from lvm.config.recipe import ModelConfig, Recipe
 from lvm.errors import ConfigError
 from lvm.models.base import MODELS, build_model, declared
 from lvm.models.foreign_forms import STATE, Shapes, first, num_parts

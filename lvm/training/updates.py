@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lvm import compiled
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.device import ids_on, synchronise
 from lvm.errors import LvmError, NonFiniteLossError
 from lvm.models.predictor import Predictor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.errors import ClusterError, UsageError
 
 BY_NAME = ("auto", "local")  # the cluster of this node, and a new one here

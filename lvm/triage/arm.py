@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-from lvm.config import GateConfig, Recipe, fingerprint, from_dict, to_dict
+from lvm.config.plain import fingerprint, from_dict, to_dict
+from lvm.config.recipe import Recipe
+from lvm.config.run import GateConfig
 from lvm.data.windows import Dataset, Windows
 from lvm.device import claim
 from lvm.errors import MissingExtraError

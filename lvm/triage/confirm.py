@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import gain
 from lvm.metrics import METRICS
@@ -23,7 +23,7 @@ from lvm.triage.arm import ArmSpec
 from lvm.triage.events import Confirmed, Settled
 from lvm.triage.events.parts import ControlTold
 from lvm.triage.full_training import FullTraining, train_in_full
-from lvm.triage.judge import Confirmation, judge_confirmation
+from lvm.triage.judge_confirmation import Confirmation, judge_confirmation
 from lvm.triage.runner import AR_ONLY, Runner
 
 

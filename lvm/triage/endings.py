@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,19 +51,6 @@ def failure_of(error: BaseException, folder: Path) -> Failure | None:
     if isinstance(error, LvmError):
         return Failure(reason=StopReason.NOT_EVALUABLE, detail=str(error))
     return None
-
-
-def first_line(text: str) -> str:
-    """Return the first line of what was raised, out of the text of a traceback.
-
-    The last line of such a text is often advice, or the tail of a message of many lines. Without a
-    traceback it is the first line of the text; of nothing it is "".
-    """
-    lines = text.strip().splitlines()
-    frames = [number for number, line in enumerate(lines) if re.match(r'\s+File "', line)]
-    after = lines[frames[-1] + 1 :] if frames else lines
-    raised = next((line for line in after if line.strip() and not line[0].isspace()), "")
-    return re.sub(r"^(?:\w+\.)+(?=[A-Z]\w*(?:\(\w+\))?(?::|$))", "", raised).strip()
 
 
 def _disk(error: BaseException, folder: Path) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.data.windows import Dataset, Windows
 from lvm.errors import DataError
 from lvm.evaluation.inference import predict

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lvm.config import Recipe, RunConfig, ScheduleConfig, fingerprint
+from lvm.config.plain import fingerprint
+from lvm.config.recipe import Recipe
+from lvm.config.run import RunConfig, ScheduleConfig
 from lvm.data.windows import Dataset, recut
 from lvm.errors import DataError
 from lvm.triage.step import Facts, Step

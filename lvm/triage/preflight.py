@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lvm.audit.material import Material
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.data.bank import check_rows
 from lvm.data.draw import drawn
 from lvm.data.report_files import dataset_from_windows

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import torch
 
-from lvm.config import Recipe, RunConfig, ScheduleConfig, fingerprint
+from lvm.config.plain import fingerprint
+from lvm.config.recipe import Recipe
+from lvm.config.run import RunConfig, ScheduleConfig
 from lvm.cores import usable_cores
 from lvm.data.windows import Dataset, recut
 from lvm.device import claim_if_there

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.windows import Dataset, recut
 from lvm.errors import DataError
 from lvm.evaluation.metrics import PerQuery

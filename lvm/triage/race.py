@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.data.windows import Dataset
 from lvm.records import ABSENT, StopReason, Verdict
 from lvm.triage.arm import ArmSpec, learns_its_space

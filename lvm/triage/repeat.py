@@ -13,16 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.evaluation.metrics import PerQuery, summarise
-from lvm.gates import gain_over_seeds, level_over_seeds
 from lvm.metrics import METRICS
 from lvm.triage.actions import COMBINATION, Attribution, Repeat, RepeatedOutcome
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import Repeated as RepeatedTold
 from lvm.triage.events import event_of
 from lvm.triage.full_training import FullTraining
-from lvm.triage.judge import REACHED_ITS_END, Confirmation
+from lvm.triage.judge import REACHED_ITS_END
+from lvm.triage.judge_confirmation import Confirmation
+from lvm.triage.over_seeds import gain_over_seeds, level_over_seeds
 from lvm.triage.runner import AR_ONLY, Runner, objective_name
 from lvm.triage.step import Role
 

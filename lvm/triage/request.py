@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lvm.config import RunConfig, fingerprint
+from lvm.config.plain import fingerprint
+from lvm.config.run import RunConfig
 from lvm.data.seen import SeenArticles
 from lvm.provenance import checkpoint_digest, file_digest
 from lvm.triage.step import Step

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lvm.audit.training import training_findings
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.windows import Dataset
 from lvm.errors import ResumeError
 from lvm.evaluation.metrics import PerQuery
@@ -33,13 +33,7 @@ from lvm.triage.events import (
     kind_of,
 )
 from lvm.triage.journal import Journal
-from lvm.triage.judge import (
-    REACHED_ITS_END,
-    ArmResult,
-    dev_evaluation,
-    judge_stage,
-    training_of,
-)
+from lvm.triage.judge import REACHED_ITS_END, ArmResult, dev_evaluation, judge_stage, training_of
 from lvm.triage.race import Executor, Lane, Note, Race, race_of
 from lvm.triage.request import Request
 from lvm.triage.step import Arm, Role

@@ -34,7 +34,7 @@ def over_seeds(repeated: SeedsShown) -> str:
             f"seeds says something from {ENOUGH} on."
         )
     words = " and ".join(
-        f"{title_of(c.metric)} {interval(c.estimate, sign=True)} against {number(c.bound, sign=True)}"
+        f"{title_of(c.metric)} {interval(c.estimate)} against {number(c.bound, sign=True)}"
         for c in gains
     )
     clear = any(c.estimate.lower >= c.bound for c in gains)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 
-from lvm.config import Recipe, ScheduleConfig
+from lvm.config.recipe import Recipe
+from lvm.config.run import ScheduleConfig
 from lvm.errors import ConfigError
 from lvm.packages import STEPS as STEPS_PACKAGE
 from lvm.registry import Registry

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lvm.audit.document import FindingTold
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.records import Estimate, GateResult, Part, Pool, RunVerdict, StopReason, Verdict
 from lvm.triage.events.evidence import Comparison, RepeatedModel, TraceTold
 from lvm.triage.events.parts import AbsentArm, EvaluationTold, FrontTold, Probe

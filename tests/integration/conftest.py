@@ -20,7 +20,7 @@ import pytest
 
 import tune_jobs.triage
 from lvm.command import run_command
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.data.bank import Bank
 from lvm.triage.journal import Event, read_journal
 from lvm.triage.on_ray import RayExecutor

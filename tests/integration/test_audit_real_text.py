@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from planted import PLANTS, Parts, parts_of
 from planted_suite import DATA_CODES, audit, blocking, codes, unrelated
+from report_form import write_report_files
 
 from lvm.audit.finding import Status
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.run import run_checks
-from lvm.config import RunConfig
-from lvm.data.embed import SentenceEncoder
+from lvm.config.run import RunConfig
+from lvm.data.encoder import SentenceEncoder
 from lvm.data.load import DataRequest
-from lvm.data.report_files import write_report_files
 from lvm.data.sample import load_sample
 from lvm.data.windows import Dataset, dataset_from_bank
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from report_form import write_report_files
 
 import tune_jobs.triage
 from lvm.command import run_command
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.files import write_bank
-from lvm.data.report_files import write_report_files
 from lvm.data.windows import dataset_from_bank
 from lvm.models.predictor import Predictor
 from lvm.presets import load_config

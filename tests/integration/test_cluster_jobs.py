@@ -19,7 +19,7 @@ from two_raylets import RAY, TwoRaylets, free_ports, two_raylets
 
 import tune_jobs.triage
 from lvm.command import run_command
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.triage.journal import Event, read_journal
 from lvm.triage.on_ray import RayExecutor

@@ -17,7 +17,8 @@ import torch
 
 from lvm.data.bank import Bank
 from lvm.data.corpus import Document
-from lvm.data.embed import Encoder, SentenceEncoder, embed_documents, embed_files, load_encoder
+from lvm.data.embed import embed_documents, embed_files
+from lvm.data.encoder import Encoder, SentenceEncoder, load_encoder
 from lvm.data.files import read_bank
 from lvm.errors import DataError, MissingExtraError, ResumeError, UsageError
 from lvm.randomness import torch_generator

@@ -12,7 +12,7 @@ import linear_world
 import pytest
 import tiny
 
-from lvm.config import load_run_config
+from lvm.config.read import load_run_config
 from lvm.records import RunVerdict, Verdict
 from lvm.triage.events import Confirmed, Phase1Judged, TestJudged
 

@@ -13,12 +13,13 @@ import tiny
 import torch
 import torch.multiprocessing
 
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.errors import ConfigError
 from lvm.training import loop
 from lvm.training.objective import objective
+from lvm.training.state import TrainingState
 from lvm.training.world import World
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -83,7 +84,7 @@ def data() -> Dataset:
 def gradient(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Return the loss, the weights, and the whole gradient of the first update, in parts."""
     world = World.current()
-    state = loop._State(recipe, dataset, Path("nowhere"), world, {})
+    state = TrainingState(recipe, dataset, Path("nowhere"), world, {})
     state.sampler.refresh(1)
     state.network.train()
     order = np.random.default_rng(7).permutation(len(dataset.train))

@@ -13,7 +13,7 @@ import pytest
 from two_raylets import two_raylets
 
 from lvm import plugins
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.models.base import MODELS
 from lvm.training.checkpoint import read_manifest

@@ -15,10 +15,10 @@ import tiny
 import torch
 import torch.multiprocessing
 
-from lvm.config import fingerprint
+from lvm.config.plain import fingerprint
 from lvm.errors import NonFiniteLossError
 from lvm.presets import PRESETS, preset
-from lvm.training import loop
+from lvm.training import epochs, loop
 from lvm.training.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -86,7 +86,7 @@ def test_a_triage_repeats_to_the_last_digit_and_needs_no_heavy_package(tmp_path)
 
 def test_fingerprints_are_the_same_in_another_process() -> None:
     program = (
-        "from lvm.config import fingerprint\nfrom lvm.presets import PRESETS, preset\n"
+        "from lvm.config.plain import fingerprint\nfrom lvm.presets import PRESETS, preset\n"
         "print(*(fingerprint(preset(n)) for n in sorted(PRESETS)), fingerprint({'b': 1, 'a': [2]}))"
     )
     here = [fingerprint(preset(n)) for n in sorted(PRESETS)] + [fingerprint({"a": [2], "b": 1})]
@@ -123,7 +123,7 @@ import json, sys
 from pathlib import Path
 from unittest import mock
 import pretend, tiny, torch
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.device import claim
 from lvm.triage import arm, probe
 from lvm.triage.arm import ArmSpec, run_arm
@@ -282,7 +282,7 @@ def test_two_workers_train_what_one_process_trains(name, worked) -> None:
 
 
 def same_training(alone_in: Path, shared_in: Path) -> None:
-    one, two = loop.read_epochs(alone_in), loop.read_epochs(shared_in)
+    one, two = epochs.read_epochs(alone_in), epochs.read_epochs(shared_in)
     assert len(one) == len(two) == 2
     for alone, shared in zip(one, two, strict=True):
         assert shared.train.keys() == alone.train.keys()

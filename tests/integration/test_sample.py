@@ -8,7 +8,7 @@ import pytest
 
 from lvm.data.bank import Bank, check_rows
 from lvm.data.corpus import read_documents
-from lvm.data.embed import load_encoder
+from lvm.data.encoder import load_encoder
 from lvm.data.files import read_bank
 from lvm.data.sample import DUMP, ENCODER, MIN_CHUNKS, SAMPLE, load_sample
 from lvm.data.windows import SPLITS, dataset_from_bank, split_articles

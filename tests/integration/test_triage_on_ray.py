@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.data.load import DataRequest, load_dataset
 from lvm.metrics import METRICS
 from lvm.presets import load_config

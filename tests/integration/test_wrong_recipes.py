@@ -13,7 +13,7 @@ import pytest
 import tiny
 import worlds
 
-from lvm.config import load_run_config
+from lvm.config.read import load_run_config
 from lvm.records import RunVerdict, Verdict
 from lvm.triage.events import BelowLadder, Confirmed, Phase1Judged, StepEnded, TestJudged
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.errors import ClusterError, UsageError
 from lvm.triage.address import check_address, check_growth, not_joined
 

@@ -16,7 +16,7 @@ from lvm.audit.finding import Severity
 from lvm.audit.halves import article_means, halves
 from lvm.audit.overlap import LEAST, overlapping, partial_memory
 from lvm.audit.paraphrase import bank_twins, find_twins, paraphrases
-from lvm.audit.split import target_keys
+from lvm.audit.target_keys import target_keys
 from lvm.data.bank import Bank
 
 

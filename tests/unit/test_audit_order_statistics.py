@@ -14,7 +14,7 @@ from planted import PLANTS, Parts, change, clean, corpus
 
 from lvm.audit import coherence as coherence_module
 from lvm.audit.coherence import Coherence, Level, coherence
-from lvm.audit.order import bank_direction
+from lvm.audit.order_in_bank import bank_direction
 
 SEEDS = range(4)
 

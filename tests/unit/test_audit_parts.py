@@ -15,7 +15,8 @@ from planted_parts import CLEAN, DAMAGES, PLANTED, damaged
 from planted_suite import DATA_CODES, QUICK, audit, audit_of, blocking
 from test_repair import digest, on_disk, opened
 
-from lvm.audit.finding import Severity
+from lvm.audit.finding import NotEvaluable, Severity
+from lvm.audit.material import Material, once
 from lvm.audit.repair import repair
 from lvm.audit.run import Audit, run_checks
 from lvm.data.window_files import WindowFile, open_window_file
@@ -117,3 +118,23 @@ def test_what_only_looks_like_damage_does_not_block(kind: str) -> None:
         assert {f.severity for f in found.findings} <= {Severity.INFO}
         with_gaps = {f.code for f in found.findings}
         assert with_gaps <= ({"ROWS_DROPPED"} if "gaps" in kind or "left out" in kind else set())
+
+
+def test_what_is_measured_once_is_kept_for_each_argument_and_so_is_why_it_could_not_be() -> None:
+    calls: list[tuple[str, ...]] = []
+
+    @once
+    def measure(material: Material, *names: str) -> list[str]:
+        calls.append(names)
+        if "odd" in names:
+            raise NotEvaluable("nothing to look at")
+        return list(names)
+
+    material = Material()
+    assert measure(material, "a") is measure(material, "a")
+    assert measure(material, "b") == ["b"]
+    for _ in range(2):
+        with pytest.raises(NotEvaluable, match="nothing to look at"):
+            measure(material, "odd")
+    assert calls == [("a",), ("b",), ("odd",)]
+    assert measure(Material(), "a") is not measure(material, "a")

@@ -7,22 +7,10 @@ import typing
 
 import pytest
 
-from lvm.config import (
-    GateConfig,
-    ModelConfig,
-    NegativesConfig,
-    ObjectiveConfig,
-    Recipe,
-    RunConfig,
-    ScheduleConfig,
-    TrainingConfig,
-    canonical_json,
-    fingerprint,
-    from_dict,
-    load_run_config,
-    to_dict,
-    with_changes,
-)
+from lvm.config.plain import canonical_json, fingerprint, from_dict, to_dict, with_changes
+from lvm.config.read import load_run_config
+from lvm.config.recipe import ModelConfig, NegativesConfig, ObjectiveConfig, Recipe, TrainingConfig
+from lvm.config.run import GateConfig, RunConfig, ScheduleConfig
 from lvm.errors import ConfigError, UsageError
 from lvm.presets import PRESETS, load_config, preset
 

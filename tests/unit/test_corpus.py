@@ -13,9 +13,9 @@ from lvm.data.corpus import (
     MIN_CHARACTERS,
     Document,
     chunk_text,
-    clean_wikitext,
     read_documents,
 )
+from lvm.data.wikitext import clean_wikitext
 from lvm.errors import DataError
 
 

@@ -13,12 +13,13 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from lvm.config import GateConfig, ScheduleConfig
+from lvm.config.run import GateConfig, ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import ArmRestarted, Rung, Waiting
-from lvm.triage.on_ray.desk import IMPATIENT_SECONDS, Desk
+from lvm.triage.on_ray.desk import Desk
+from lvm.triage.on_ray.seating import IMPATIENT_SECONDS
 from lvm.triage.on_ray.seats import Move, Place, Seat
 from lvm.triage.race import race_of
 from lvm.triage.step import Role

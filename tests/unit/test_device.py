@@ -12,7 +12,7 @@ import tiny
 import torch
 from torch import nn
 
-from lvm.config import GateConfig, ScheduleConfig
+from lvm.config.run import GateConfig, ScheduleConfig
 from lvm.device import CPU, claim, claim_if_there, ids_on, synchronise
 from lvm.errors import DeviceError, LvmError
 from lvm.evaluation.index import TorchIndex

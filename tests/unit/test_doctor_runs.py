@@ -14,7 +14,8 @@ from lvm.doctor.runs import judge_run, orphans
 from lvm.errors import DataError, UsageError
 from lvm.tracking.left_open import OpenRun
 from lvm.triage.journal import Journal
-from lvm.triage.lock import Driver, Owner, acquire
+from lvm.triage.lock import Driver, acquire
+from lvm.triage.owner import Owner
 
 NOW = 10_000.0
 BEGUN = [{"event": "run_started", "at": NOW - 600}]

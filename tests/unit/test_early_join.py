@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.triage.on_ray import early
 from lvm.triage.on_ray.early import EarlyJoin

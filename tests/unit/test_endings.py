@@ -19,7 +19,7 @@ from lvm.errors import (
 )
 from lvm.records import ABSENT, StopReason
 from lvm.triage import endings
-from lvm.triage.endings import failure_of, first_line
+from lvm.triage.endings import failure_of
 
 GIB = 1 << 30
 
@@ -149,48 +149,3 @@ def test_an_error_of_this_program_is_no_ending(error, tmp_path) -> None:
     assert failure_of(error, tmp_path) is None
     amid = raised_from(error, FileNotFoundError(2, "No such file"))
     assert failure_of(amid, tmp_path) is None
-
-
-FRAMES = """Traceback (most recent call last):
-  File "/usr/lib/python3/x.py", line 3, in step
-    return self.value
-           ^^^^^^^^^^
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", ""),
-        ("just a line\nand another", "just a line"),
-        (f"{FRAMES}ValueError: bad\n", "ValueError: bad"),
-        (
-            f"{FRAMES}torch.AcceleratorError: CUDA error: out of memory\nCUDA kernel errors might "
-            "be asynchronously reported\nCompile with `TORCH_USE_CUDA_DSA` to enable assertions.\n",
-            "AcceleratorError: CUDA error: out of memory",
-        ),
-        (
-            f"{FRAMES}KeyError: 'a'\n\nDuring handling of the above exception, another exception "
-            f"occurred:\n\n{FRAMES}ImportError: cannot import name 'x'\n",
-            "ImportError: cannot import name 'x'",
-        ),
-        (
-            "ray.exceptions.RayTaskError(ImportError): ray::run() (pid=1, ip=10.0.0.1)\n"
-            f"{FRAMES.partition(chr(10))[2]}ImportError: no 'y'",
-            "ImportError: no 'y'",
-        ),
-        (
-            "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on "
-            "memory.\nMemory on the node was 7.60GB / 8.00GB",
-            "OutOfMemoryError: Task was killed due to the node running low on memory.",
-        ),
-        (
-            f"{FRAMES}ray.exceptions.ActorDiedError: The actor died unexpectedly.\n\tclass_name: X"
-            "\n\tpid: 1\nThe actor is dead because its worker process has died.",
-            "ActorDiedError: The actor died unexpectedly.",
-        ),
-        ("runs/1/x.y.z: refused", "runs/1/x.y.z: refused"),
-    ],
-)
-def test_the_first_line_of_a_cause_comes_out_of_its_traceback(text, said) -> None:
-    assert first_line(text) == said

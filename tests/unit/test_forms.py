@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from lvm import compiled
-from lvm.config import ModelConfig
+from lvm.config.recipe import ModelConfig
 from lvm.errors import ConfigError
 from lvm.models import forms
-from lvm.models.mamba2 import FUSED, Mamba2Layer, resolve_backend
+from lvm.models.mamba2 import Mamba2Layer
+from lvm.models.mamba2_block import FUSED, resolve_backend
 
 
 class Layer:

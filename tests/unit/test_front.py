@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.data.sample import load_sample
 from lvm.data.windows import dataset_from_bank
 from lvm.evaluation.front import front_position, solve

@@ -19,7 +19,7 @@ from lvm.audit.power import underpowered
 from lvm.audit.ranking import PoolRows
 from lvm.audit.samples import other_article, sample_by_article
 from lvm.audit.selftest import Bench, GateUnderTest, bench, ladder
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.data.bank import Bank
 from lvm.data.sample import load_sample
 from lvm.data.windows import Windows, dataset_from_bank

@@ -9,19 +9,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.errors import ConfigError, DataError
-from lvm.gates import (
-    SKEWED,
-    correct,
-    gain,
-    gain_over_seeds,
-    judge,
-    stage_gate,
-    success_gates,
-)
+from lvm.gates import SKEWED, correct, gain, judge, stage_gate, success_gates
 from lvm.outlook import more_for_a_chance
 from lvm.records import Estimate, Pool, Verdict, gate_from_plain, to_plain
+from lvm.triage.over_seeds import gain_over_seeds
 
 CONFIG = GateConfig()
 POOL = Pool(id="abc", size=1000, mask="own contexts")

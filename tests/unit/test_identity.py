@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 
-from lvm.config import to_dict
+from lvm.config.plain import to_dict
 from lvm.data.seen import read_seen
 from lvm.errors import ResumeError, UsageError
 from lvm.jobs import request as asked

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOORS = {
     "faiss": {"lvm/evaluation/faiss_apart.py"},
     "mlflow": {"lvm/tracking/__init__.py"},
-    "sentence_transformers": {"lvm/data/embed.py"},
+    "sentence_transformers": {"lvm/data/encoder.py"},
     "mamba_ssm": {"lvm/models/mamba_ssm_backend.py"},
     "ray": {
         *(
@@ -36,7 +36,7 @@ DOORS = {
         "lvm/doctor/ray_schema.py",
         "lvm/doctor/live.py",
     },
-    "triton": {"lvm/models/kernels/mix.py", "lvm/models/kernels/small.py"},
+    "triton": {f"lvm/models/kernels/{name}.py" for name in ("mix", "pieces", "small")},
     "yaml": {"lvm/doctor/yaml_file.py"},
     "botocore": {"lvm/doctor/ec2.py"},
 }

@@ -7,7 +7,7 @@ import json
 import pytest
 import tiny
 
-from lvm.config import to_dict
+from lvm.config.plain import to_dict
 from lvm.records import ABSENT
 from lvm.report import Run
 from lvm.report.ledger import ledger_sections

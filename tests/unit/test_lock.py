@@ -18,7 +18,8 @@ import pytest
 
 from lvm.errors import RunBusyError, RunTakenError, UsageError
 from lvm.triage import lock
-from lvm.triage.lock import FILE, Driver, Lock, Owner, acquire, driver_of
+from lvm.triage.lock import FILE, Driver, Lock, acquire, driver_of
+from lvm.triage.owner import Owner
 
 LONG_AGO = 1_000_000.0
 

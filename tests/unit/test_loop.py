@@ -16,8 +16,10 @@ from lvm.data.sketch import Sketches
 from lvm.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from lvm.randomness import numpy_generator
 from lvm.training import loop
+from lvm.training import state as training_state
 from lvm.training.checkpoint import load_checkpoint, read_manifest
-from lvm.training.loop import read_epochs, train
+from lvm.training.epochs import read_epochs
+from lvm.training.loop import train
 from lvm.training.world import World
 
 # Everything that draws or carries state: dropout, sampled negatives, a balanced MMD term.
@@ -112,7 +114,7 @@ def test_a_kill_while_an_epoch_is_saved_costs_that_epoch_alone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, name, killed)
+        patch.setattr(training_state, name, killed)
         with pytest.raises(KeyboardInterrupt):
             run(rich, tiny_dataset, parts)
     assert read_manifest(parts / "checkpoint")["epoch"] == 2
@@ -245,7 +247,9 @@ def test_the_number_of_negatives_that_is_logged_is_the_number_there_are(
     (record,) = run(recipe, tiny_dataset, tmp_path)
     windows, size = tiny_dataset.train, recipe.training.batch_size
     order = numpy_generator(recipe.seed, "shuffle", 1).permutation(len(windows))
-    sampler = loop.NegativeSampler(tiny_dataset.bank, windows, recipe.negatives, recipe.seed)
+    sampler = training_state.NegativeSampler(
+        tiny_dataset.bank, windows, recipe.negatives, recipe.seed
+    )
     sampler.refresh(1)
     counts = []
     for start in range(0, len(windows) // size * size, size):
@@ -270,7 +274,7 @@ def test_the_whole_bank_gives_every_train_row_but_the_own_ones(tiny_dataset, tmp
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
-    shares = [loop._warmup_cosine(update, 10, 100) for update in range(100)]
+    shares = [training_state._warmup_cosine(update, 10, 100) for update in range(100)]
     assert shares[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
     assert shares[10] == 1
     assert all(a > b for a, b in itertools.pairwise(shares[10:]))

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvm.config import ModelConfig
+from lvm.config.recipe import ModelConfig
 from lvm.errors import ConfigError
 from lvm.form import MambaForm
 from lvm.models import forms
 from lvm.models.base import build_model
 from lvm.models.mamba1 import Mamba1Block, selective_scan, selective_scan_last
-from lvm.models.mamba2 import GatedRMSNorm, Mamba2Block, Mamba2Layer
+from lvm.models.mamba2 import Mamba2Layer
+from lvm.models.mamba2_block import GatedRMSNorm, Mamba2Block
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lvm.config import HeadConfig, ModelConfig
+from lvm.config.recipe import HeadConfig, ModelConfig
 from lvm.errors import ConfigError, MissingExtraError
 from lvm.models import mamba_ssm_backend
 from lvm.models.base import MAX_CONTEXT, MODELS, build_model, weight_decay_groups
-from lvm.models.mamba2 import GatedRMSNorm, Mamba2Block, causal_conv, resolve_backend
+from lvm.models.conv import causal_conv
+from lvm.models.mamba2_block import GatedRMSNorm, Mamba2Block, resolve_backend
 from lvm.models.projection import build_head
 from lvm.models.ssd import ssd_dual, ssd_sequential
 from lvm.randomness import torch_generator

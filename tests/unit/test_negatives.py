@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lvm.config import NegativesConfig
+from lvm.config.recipe import NegativesConfig
 from lvm.data.bank import Bank
 from lvm.data.copies import ROUNDING
 from lvm.data.windows import article_windows

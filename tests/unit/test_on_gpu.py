@@ -17,7 +17,7 @@ import pytest
 import tiny
 import torch
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset
 from lvm.evaluation.evaluate import evaluate

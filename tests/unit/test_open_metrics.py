@@ -14,9 +14,10 @@ import pytest
 import tiny
 from frozen_runs import rendered
 
-from lvm.config import GateConfig, Recipe, ScheduleConfig
+from lvm.config.recipe import Recipe
+from lvm.config.run import GateConfig, ScheduleConfig
 from lvm.errors import ConfigError, DataError
-from lvm.gates import gain, gain_over_seeds, success_gates
+from lvm.gates import gain, success_gates
 from lvm.measured import values_of
 from lvm.metrics import METRICS, Metric, Shown
 from lvm.records import Pool, Verdict
@@ -24,6 +25,7 @@ from lvm.terminal import models_table
 from lvm.text import title_of
 from lvm.tracking.note import columns, table_name
 from lvm.triage.journal import read_run
+from lvm.triage.over_seeds import gain_over_seeds
 from lvm.triage.verdict import build_verdict
 
 MINE = """

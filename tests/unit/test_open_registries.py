@@ -15,7 +15,10 @@ import torch
 
 from lvm.audit.training import training_findings
 from lvm.audit.training_log import log_from_epochs
-from lvm.config import GateConfig, Recipe, fingerprint, from_dict, load_run_config, to_dict
+from lvm.config.plain import fingerprint, from_dict, to_dict
+from lvm.config.read import load_run_config
+from lvm.config.recipe import Recipe
+from lvm.config.run import GateConfig
 from lvm.errors import ConfigError
 from lvm.evaluation.metrics import PerQuery
 from lvm.gates import success_gates
@@ -24,10 +27,12 @@ from lvm.models.predictor import Predictor
 from lvm.parts import TERMS
 from lvm.presets import preset
 from lvm.training import loop, updates
+from lvm.training import state as training_state
 from lvm.training.forward import Outputs
 from lvm.training.objective import objective, terms_of
 from lvm.training.report_checkpoint import read_report_checkpoint
 from lvm.training.report_fit import fit_report_checkpoint
+from lvm.training.state import TrainingState
 from lvm.training.terms.base import Term
 from lvm.training.world import World
 from lvm.triage import arm
@@ -248,8 +253,9 @@ def test_a_recipe_writes_a_term_and_a_change_touches_one_option(plugged, tmp_pat
         ),
         (
             {"sharpnes": 2.0},
-            r"unknown key 'objective\.terms\.uniformity\.sharpnes' "
-            r"\(did you mean sharpness\?\); allowed: balance, sharpness, weight\.",
+            r"unknown key 'objective\.terms\.uniformity\.sharpnes' in section "
+            r"\[objective\.terms\.uniformity\] \(did you mean sharpness\?\); "
+            r"allowed: balance, sharpness, weight\.",
         ),
     ],
 )
@@ -329,15 +335,15 @@ def test_an_update_with_a_term_can_be_recorded(plugged, tmp_path, monkeypatch) -
     """As a CUDA graph is: the recording refuses whatever waits for the device."""
     recipe = tiny.recipe(**WEIGHED)
     plain = list(loop.train(recipe, tiny.dataset(), tmp_path / "a", validate=lambda p, e: {}))
-    build, made = loop._State._device_updates, []
+    build, made = TrainingState._device_updates, []
 
     def recording(state):
         made.append(build(state))
         made[-1]._may_capture = True
         return made[-1]
 
-    monkeypatch.setattr(loop, "_is_gpu", lambda device: True)
-    monkeypatch.setattr(loop._State, "_device_updates", recording)
+    monkeypatch.setattr(training_state, "_is_gpu", lambda device: True)
+    monkeypatch.setattr(TrainingState, "_device_updates", recording)
     monkeypatch.setattr(updates, "capture", tape.capture)
     recorded = list(loop.train(recipe, tiny.dataset(), tmp_path / "b", validate=lambda p, e: {}))
     assert [one.is_captured for one in made] == [True]
@@ -396,7 +402,7 @@ def test_a_model_brings_its_options(plugged) -> None:
     for changes, message in (
         ({"my_tower.rank": 0}, r"model\.options\.my_tower\.rank must be at least 1 \(got 0\)"),
         ({"my_tower.rank": 2.5}, r"model\.options\.my_tower\.rank is 2\.5, .* type int"),
-        ({"my_last.rank": 2}, r"unknown key 'model\.options\.my_last\.rank'; allowed: none"),
+        ({"my_last.rank": 2}, r"unknown key 'model\.options\.my_last\.rank' in .*; allowed: none"),
         ({"my_towel.rank": 2}, r"unknown model 'my_towel' \(did you mean my_tower\?\)"),
     ):
         with pytest.raises(ConfigError, match=f"^{message}"):

@@ -11,7 +11,8 @@ import pytest
 
 from lvm.audit.finding import CheckResult, Finding, Severity, Status
 from lvm.command import run_command
-from lvm.config import RunConfig, load_run_config
+from lvm.config.read import load_run_config
+from lvm.config.run import RunConfig
 from lvm.data.files import read_bank, write_bank
 from lvm.errors import ConfigError, DataError, UsageError
 from lvm.outside import harmless, parse_json, printable, quoted

@@ -17,7 +17,9 @@ import tiny
 from lvm import cli, plugins
 from lvm.audit.checkpoint import open_checkpoint
 from lvm.command import run_command
-from lvm.config import RunConfig, fingerprint, load_run_config, run_config_of, to_dict
+from lvm.config.plain import fingerprint, to_dict
+from lvm.config.read import load_run_config, run_config_of
+from lvm.config.run import RunConfig
 from lvm.errors import CheckpointError, ConfigError, PluginError, ResumeError, UsageError
 from lvm.jobs import request as asked
 from lvm.jobs.doors import triage_parser

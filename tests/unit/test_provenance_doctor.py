@@ -156,7 +156,7 @@ def test_the_commit_says_when_files_were_edited(copy, monkeypatch) -> None:
     answers = {"rev-parse": "0123456789ab", "status": ""}
     monkeypatch.setattr(provenance, "_git", lambda root, *words: answers[words[0]])
     assert provenance.git_commit() == "0123456789ab"
-    answers["status"] = " M lvm/config.py"
+    answers["status"] = " M lvm/config/run.py"
     assert provenance.git_commit() == "0123456789ab+changes"
 
 

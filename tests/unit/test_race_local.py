@@ -15,7 +15,7 @@ import pytest
 import tiny
 import torch
 
-from lvm.config import GateConfig, ScheduleConfig
+from lvm.config.run import GateConfig, ScheduleConfig
 from lvm.errors import CheckpointError, NonFiniteLossError
 from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.records import Pool, RunVerdict, StopReason, Verdict

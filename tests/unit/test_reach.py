@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import nn
 
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.errors import ConfigError
 from lvm.losses.infonce import infonce
 from lvm.models.base import MODELS
@@ -19,6 +19,7 @@ from lvm.models.predictor import Predictor
 from lvm.training import loop
 from lvm.training.objective import objective
 from lvm.training.reach import unreached
+from lvm.training.state import TrainingState
 from lvm.training.world import World
 
 
@@ -109,7 +110,7 @@ def test_a_margin_compares_targets_with_candidates_in_one_space(space: str) -> N
         }
     )
     data = tiny.dataset()
-    state = loop._State(recipe, data, Path("nowhere"), World(), {})
+    state = TrainingState(recipe, data, Path("nowhere"), World(), {})
     with torch.no_grad():  # as far from the identity as training may take it
         state.predictor.model.encoder.document_tower.down.weight.mul_(20)
     state.sampler.refresh(1)

@@ -21,7 +21,7 @@ import lvm.cli  # noqa: E402
 import tune_jobs.train  # noqa: E402
 import tune_jobs.triage  # noqa: E402
 from lvm.audit.check import CHECKS  # noqa: E402
-from lvm.config import load_run_config  # noqa: E402
+from lvm.config.read import load_run_config  # noqa: E402
 from lvm.errors import ExitStatus  # noqa: E402
 from lvm.packages import OWN_PACKAGES  # noqa: E402
 from lvm.parts import MODELS, TERMS  # noqa: E402

@@ -9,6 +9,7 @@ import json
 import numpy as np
 import planted
 import pytest
+from report_form import write_window_file
 
 from lvm.audit.location import SEARCHED, nearest
 from lvm.audit.material import Material, Side
@@ -20,7 +21,7 @@ from lvm.data.bank import Bank
 from lvm.data.files import read_bank, write_bank
 from lvm.data.npz import open_npz, write_npz
 from lvm.data.payload import read_payload
-from lvm.data.window_files import open_window_file, write_window_file
+from lvm.data.window_files import open_window_file
 from lvm.data.windows import dataset_from_bank
 from lvm.errors import UsageError
 

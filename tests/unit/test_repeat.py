@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import tiny
 
-from lvm.config import to_dict
+from lvm.config.plain import to_dict
 from lvm.errors import UsageError
 from lvm.evaluation.metrics import PerQuery
-from lvm.gates import gain_over_seeds, level_over_seeds
 from lvm.jobs.doors import triage_parser as parser
 from lvm.records import RunVerdict, Verdict
 from lvm.report import Run
@@ -31,6 +30,7 @@ from lvm.triage.actions import (
     Stop,
 )
 from lvm.triage.events import Confirmed, Repeated, StepStarted, TestJudged
+from lvm.triage.over_seeds import gain_over_seeds, level_over_seeds
 from lvm.triage.repeat import behind_verdict
 from lvm.triage.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.triage.tree import next_action

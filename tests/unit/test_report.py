@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lvm.config import Recipe, RunConfig, to_dict
+from lvm.config.plain import to_dict
+from lvm.config.recipe import Recipe
+from lvm.config.run import RunConfig
 from lvm.errors import UsageError
 from lvm.records import Estimate, Evaluation, GateResult, Pool, StopReason, Verdict
 from lvm.report import Run, Section, Table, html, plots

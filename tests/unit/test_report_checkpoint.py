@@ -17,14 +17,15 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+from report_form import load_any_checkpoint
 
-from lvm.config import ModelConfig, Recipe
+from lvm.config.recipe import ModelConfig, Recipe
 from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.base import MODELS
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
 from lvm.training.report_checkpoint import read_report_checkpoint
-from lvm.training.report_fit import fit_report_checkpoint, load_any_checkpoint
+from lvm.training.report_fit import fit_report_checkpoint
 from lvm.training.report_recipe import accumulated_negatives
 
 W = tiny.WIDTH

@@ -11,7 +11,8 @@ import pytest
 from lvm.errors import LvmError, ResumeError, RunBusyError, UsageError
 from lvm.triage import lock
 from lvm.triage.folder import found_at, new_run, run_to_resume, training_folder
-from lvm.triage.lock import FILE, Owner
+from lvm.triage.lock import FILE
+from lvm.triage.owner import Owner
 
 
 def begin(folder: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from report_form import write_window_file
 
 from lvm.audit.finding import NotEvaluable, Severity
 from lvm.audit.open import open_material
@@ -16,12 +17,11 @@ from lvm.audit.session import complete
 from lvm.audit.split import split_leak
 from lvm.audit.stated import check_stated, stated_articles
 from lvm.command import run_command
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.data.bank import Bank
 from lvm.data.files import write_bank
 from lvm.data.load import DataRequest
 from lvm.data.seen import SeenArticles, read_seen
-from lvm.data.window_files import write_window_file
 from lvm.data.windows import dataset_from_bank
 from lvm.errors import DataError, UsageError
 from lvm.models.predictor import Predictor

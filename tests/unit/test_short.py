@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lvm import compiled
-from lvm.config import ModelConfig
+from lvm.config.recipe import ModelConfig
 from lvm.models import forms, short
 from lvm.models.base import NORM_EPS
 from lvm.models.mamba2 import Mamba2Encoder, Mamba2Layer

@@ -19,11 +19,13 @@ from unittest import mock
 import pytest
 import torch
 
-from lvm.config import ModelConfig
-from lvm.models import forms, short, short_kernel
+from lvm.config.recipe import ModelConfig
+from lvm.models import forms, short, short_gradients, short_kernel
 from lvm.models.base import NORM_EPS
-from lvm.models.mamba2 import Mamba2Encoder, Mamba2Layer, causal_conv
-from lvm.models.short_kernel import Launch, Sizes
+from lvm.models.conv import causal_conv
+from lvm.models.mamba2 import Mamba2Encoder, Mamba2Layer
+from lvm.models.short_gradients import Launch
+from lvm.models.short_sizes import Sizes
 from lvm.models.ssd import ssd_dual
 
 UNIT = Path(__file__).parent
@@ -88,8 +90,8 @@ def mix_errors(windows, length, heads, taps, last_only, dtype, launch):
         return [output, *(None if p is None else grads[id(p)] for p in inputs)]
 
     wanted = outcome(lambda *a: between_products(*a, sizes), lambda p: p.double())
-    short_kernel.launch = launch
-    got = outcome(lambda *a: short_kernel._Mix.apply(*a, sizes, NORM_EPS), lambda p: p.clone())
+    short_gradients.launch = launch
+    got = outcome(lambda *a: short_gradients._Mix.apply(*a, sizes, NORM_EPS), lambda p: p.clone())
     return errors_of(got, wanted)
 
 
@@ -133,11 +135,11 @@ def encoder_errors(*, rounded):
 def measured():
     """Return the errors of every case; for the process that interprets."""
     found = {name: mix_errors(*case) for name, case in CASES.items()}
-    short_kernel.launch = Launch()
+    short_gradients.launch = Launch()
     extreme = [parameter.detach() for parameter in extreme_weights()]
     for tensor in extreme:
         tensor.requires_grad_()
-    output = short_kernel._Mix.apply(*extreme[:1], None, *extreme[1:], EXTREME, NORM_EPS)
+    output = short_gradients._Mix.apply(*extreme[:1], None, *extreme[1:], EXTREME, NORM_EPS)
     grads = torch.autograd.grad(output.sum(), extreme)
     found["extreme"] = {"finite": all(bool(t.isfinite().all()) for t in (output, *grads))}
     for name, rounded in ENCODERS.items():

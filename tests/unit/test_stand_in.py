@@ -12,7 +12,7 @@ import torch
 
 from lvm.audit import gates
 from lvm.audit.gates import below_trivial
-from lvm.config import to_dict
+from lvm.config.plain import to_dict
 from lvm.evaluation.metrics import PerQuery
 from lvm.models.ladder import fit_ladder
 from lvm.records import Estimate, GateResult, Verdict

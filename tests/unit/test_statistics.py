@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from lvm.errors import DataError
+from lvm.sign_flip import sign_flip_mean_p, sign_flip_p
 from lvm.statistics import (
     article_mean,
     bell_mccaffrey,
@@ -20,8 +21,6 @@ from lvm.statistics import (
     mean_difference,
     mean_over_seeds,
     more_articles,
-    sign_flip_mean_p,
-    sign_flip_p,
 )
 
 

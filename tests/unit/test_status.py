@@ -19,7 +19,8 @@ from lvm.progress import JsonLines, line, seconds_left
 from lvm.status import screen, status
 from lvm.triage.events import KINDS
 from lvm.triage.journal import Journal, read_run
-from lvm.triage.lock import Driver, Owner
+from lvm.triage.lock import Driver
+from lvm.triage.owner import Owner
 from tune_jobs import triage
 
 CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.records import ABSENT
 from lvm.report import Run
 from lvm.report.origin import removed

@@ -14,7 +14,7 @@ import tiny
 import torch
 
 from lvm.audit.open import joined
-from lvm.config import to_dict
+from lvm.config.plain import to_dict
 from lvm.data.seen import SeenArticles
 from lvm.data.windows import Dataset
 from lvm.evaluation.evaluate import evaluate

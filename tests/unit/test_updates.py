@@ -20,9 +20,11 @@ from lvm.losses.infonce import PerRow, SameGroup
 from lvm.models.predictor import Predictor
 from lvm.training import candidates as candidates_module
 from lvm.training import loop, objective, updates
+from lvm.training import state as training_state
 from lvm.training.candidates import DeviceCandidates
 from lvm.training.checkpoint import load_checkpoint, read_manifest
 from lvm.training.negatives import NegativeSampler
+from lvm.training.state import TrainingState
 from lvm.training.world import World
 
 RECIPES = {
@@ -56,13 +58,13 @@ def run(recipe, dataset, folder, *, epochs=None):
 @pytest.fixture
 def as_on_gpu(monkeypatch):
     """Train the way a GPU does, each kernel started by the host."""
-    monkeypatch.setattr(loop, "_is_gpu", lambda device: True)
+    monkeypatch.setattr(training_state, "_is_gpu", lambda device: True)
 
 
 @pytest.fixture
 def captured(as_on_gpu, monkeypatch):
     """Train the way a GPU does, with a recorded update; return the trainings' updates."""
-    made, build = [], loop._State._device_updates
+    made, build = [], TrainingState._device_updates
 
     def capturing(state):
         found = build(state)
@@ -70,7 +72,7 @@ def captured(as_on_gpu, monkeypatch):
         made.append(found)
         return found
 
-    monkeypatch.setattr(loop._State, "_device_updates", capturing)
+    monkeypatch.setattr(TrainingState, "_device_updates", capturing)
     monkeypatch.setattr(updates, "capture", tape.capture)
     return made
 
@@ -93,7 +95,7 @@ def close(one, other, tolerance):
 def test_the_updates_of_a_gpu_are_those_of_the_cpu(name, tiny_dataset, tmp_path, monkeypatch):
     recipe = tiny.recipe(**RECIPES[name])
     plain = run(recipe, tiny_dataset, tmp_path / "cpu")
-    monkeypatch.setattr(loop, "_is_gpu", lambda device: True)
+    monkeypatch.setattr(training_state, "_is_gpu", lambda device: True)
     found = run(recipe, tiny_dataset, tmp_path / "gpu")
     close(found, plain, 1e-4)  # the rate is float32 there
     torch.testing.assert_close(
@@ -131,7 +133,7 @@ def test_a_checkpoint_of_a_gpu_goes_on_on_a_cpu(tiny_dataset, tmp_path, monkeypa
     recipe = tiny.recipe()
     whole = run(recipe, tiny_dataset, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_is_gpu", lambda device: True)
+        patch.setattr(training_state, "_is_gpu", lambda device: True)
         run(recipe, tiny_dataset, tmp_path / "parts", epochs=1)
     state = torch.load(tmp_path / "parts" / "checkpoint" / "state.pt", weights_only=True)
     assert all(type(g["lr"]) is float for g in state["optimizer"]["param_groups"])
@@ -151,7 +153,7 @@ class Readings(TorchDispatchMode):
 
 def test_the_host_reads_a_few_times_an_epoch(as_on_gpu, tiny_dataset, tmp_path):
     recipe = tiny.recipe(**{"training.batch_size": 8, "negatives.random": 1})
-    state = loop._State(recipe, tiny_dataset, tmp_path, World(), {})
+    state = TrainingState(recipe, tiny_dataset, tmp_path, World(), {})
     state.sampler.refresh(1)
     count = state.updates_per_epoch
     assert count >= 16
@@ -194,7 +196,7 @@ def poison(monkeypatch, *, at):
 def test_an_update_that_is_not_finite_changes_nothing_nor_do_those_after_it(
     as_on_gpu, tiny_dataset, tmp_path, monkeypatch
 ):
-    state = loop._State(tiny.recipe(), tiny_dataset, tmp_path, World(), {})
+    state = TrainingState(tiny.recipe(), tiny_dataset, tmp_path, World(), {})
     state.sampler.refresh(1)
     poison(monkeypatch, at=3)
     state.updates.begin(np.arange(len(tiny_dataset.train)), [1e-3] * state.updates_per_epoch)

@@ -9,13 +9,13 @@ import pytest
 import tiny
 import torch
 
-from lvm.config import GateConfig
+from lvm.config.run import GateConfig
 from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.records import Pool, Verdict
 from lvm.triage.actions import Attribution
 from lvm.triage.events import ArmJudged, Confirmed, Settled, StepEnded, StepStarted, TestJudged
 from lvm.triage.journal import Journal, read_journal
-from lvm.triage.judge import judge_confirmation
+from lvm.triage.judge_confirmation import judge_confirmation
 from lvm.triage.spent import saved_seconds
 from lvm.triage.state import indexed
 from lvm.triage.step import STEPS

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from lvm.audit.inputs import UNITS, WINDOW_UNITS, declared_counts
+from lvm.audit.counts import UNITS, WINDOW_UNITS, declared_counts
 from lvm.audit.location import in_run
 from lvm.audit.material import Material, Side
 from lvm.audit.repair.bank import BankPlan

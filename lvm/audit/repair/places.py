@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.inputs import scans
 from lvm.audit.location import NUM_COPIES, SEARCHED, locate, nearest, same_from, unit
 from lvm.audit.material import Material, Side
+from lvm.audit.scan import scans
 
 NEAR_ENOUGH = 0.5  # of the probed vectors, from which the rest is searched too
 ONE_STEP = 0.9  # of the probed keys that are off alike, from which all are tried with that step

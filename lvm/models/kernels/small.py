@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lvm.models.kernels.mix import conv, filter_sums, put, rows_of, sigmoid, write_back, zeros
+from lvm.models.kernels.pieces import conv, filter_sums, put, rows_of, sigmoid, write_back, zeros
 
 
 @triton.jit

@@ -25,7 +25,7 @@ from typing import ClassVar, cast
 
 from torch import Tensor
 
-from lvm.config import Recipe
+from lvm.config.recipe import Recipe
 from lvm.parts import TERMS as TERMS
 from lvm.parts import TermOptions
 from lvm.training.forward import Outputs

@@ -12,7 +12,8 @@ from typing import Annotated
 
 import msgspec
 
-from lvm.config import GateConfig, Recipe
+from lvm.config.recipe import Recipe
+from lvm.config.run import GateConfig
 from lvm.metrics import DECIDING
 from lvm.records import (
     Count,

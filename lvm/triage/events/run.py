@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lvm.audit.document import AuditDocument, FindingTold
-from lvm.config import RunConfig
+from lvm.config.run import RunConfig
 from lvm.records import Count, GateResult, RunVerdict, Verdict
 from lvm.triage.events.evidence import Comparison, LineageTold, RepeatedModel
 from lvm.triage.events.parts import (

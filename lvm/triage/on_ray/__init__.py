@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.data.windows import Dataset
 from lvm.errors import ClusterError, ClusterLostError
 from lvm.plugins import loaded, packed

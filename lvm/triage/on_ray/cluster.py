@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import lvm
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.cores import usable_cores
 from lvm.errors import ClusterError
 from lvm.plugins import loaded, packed

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from lvm.beside import beside
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.triage.local_head import LocalHead
 from lvm.triage.on_ray.cluster import connect
 from lvm.triage.on_ray.quiet import import_ray

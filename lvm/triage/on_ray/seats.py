@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from lvm.records import StopReason
 from lvm.triage.arm import ArmSpec
 from lvm.triage.race import Race
 
@@ -58,3 +59,15 @@ class Breaks:
     count: int = 0
     detail: str = ""
     stuck: int = 0
+
+    def verdict(
+        self, detail: str, *, stuck: bool, gone: bool, max_restarts: int
+    ) -> StopReason | None:
+        """Return why an arm that broke again is given up, or None where it is tried again."""
+        if stuck:
+            return StopReason.STUCK if self.stuck > 1 else None
+        if not gone and detail == self.detail:  # twice the same, at the same place
+            return StopReason.CRASHED
+        if self.count < max_restarts:
+            return None
+        return StopReason.LOST if gone else StopReason.CRASHED

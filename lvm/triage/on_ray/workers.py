@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from lvm.config import ScheduleConfig
+from lvm.config.run import ScheduleConfig
 from lvm.device import claim
 from lvm.training import distributed
 from lvm.training.world import World

@@ -1,41 +1,38 @@
-"""A run is one complete typed configuration; variants change a few dotted keys.
+"""What one arm trains, and how its model is searched: a Recipe of typed sections.
 
-`Recipe` is what one arm trains and how it is searched. `RunConfig` adds the gates and the schedule
-of a triage. All are frozen; validation raises ConfigError and never repairs a value.
+Everything is frozen; validation raises ConfigError and never repairs a value.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import tomllib
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
 
+from lvm.config.plain import with_changes
 from lvm.errors import ConfigError
 from lvm.form import MambaForm
-from lvm.metrics import METRICS, Shown
-from lvm.outside import brief, parse_json, read_text
-from lvm.parts import (
-    PARTS,
-    TERMS,
-    Options,
-    TermOptions,
-    model_options,
-    read_options,
-    read_tables,
-    tables_of,
-)
-from lvm.plugins import load_modules
-from lvm.registry import closest
-from lvm.setting import Section, require, require_one_of, section, typed
+from lvm.metrics import METRICS
+from lvm.parts import TERMS, Options, TermOptions, model_options, read_options, tables_of
+from lvm.setting import Section, require, require_one_of
 
-S = TypeVar("S")
+RECORDED = (
+    "loss",
+    "gradient_norm",
+    "num_negatives",
+    "cosine",
+    "epoch",
+    "seconds",
+    "negatives",
+    "health",
+    "backend",
+    "wall",
+    "stage",
+)
+OWN_KEYS = ("contrastive", "ar", "mmd")  # terms whose options stand in [objective] itself
+# Of Mamba-2: lvm/models/mamba2_block.py says what each is.
+BACKENDS = ("auto", "dual", "chunked", "mamba_ssm", "compiled", "kernel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,220 +261,3 @@ class Recipe(Section):
         return dataclasses.replace(
             self, objective=alone, negatives=NegativesConfig(), search_space="raw"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateConfig(Section):
-    """Bounds of the stage gate and the success gate (the report's values are the defaults)."""
-
-    stage_eval_cosine: float = 0.35  # dev prediction-to-target cosine that lets an arm through
-    success_r_at_5: float = METRICS.bounds({})["r_at_5"]  # gain in R@5 over AR-only, as a share
-    success_mrr: float = METRICS.bounds({})["mrr"]  # gain in MRR over AR-only
-    confidence: float = 0.95  # two-sided level of the intervals
-    dev_windows: int = 8192  # at most so many dev windows judge an epoch, drawn once by article
-
-    def __post_init__(self) -> None:
-        ok = -1 <= self.stage_eval_cosine <= 1
-        require(ok, "gates.stage_eval_cosine", self.stage_eval_cosine, "from -1 to 1")
-        for name, bound in self.success_bounds.items():
-            metric = METRICS.get(name)
-            require(metric.allows(bound), f"gates.success_{name}", bound, metric.allowed)
-        require(
-            0.5 < self.confidence < 1, "gates.confidence", self.confidence, "above 0.5 and below 1"
-        )
-        require(self.dev_windows >= 1, "gates.dev_windows", self.dev_windows, "at least 1")
-
-    @property
-    def success_bounds(self) -> dict[str, float]:
-        """The gain over AR-only that is a success, by metric; one of them is enough."""
-        return METRICS.bounds(vars(self))
-
-
-RECORDED = (
-    "loss",
-    "gradient_norm",
-    "num_negatives",
-    "cosine",
-    "epoch",
-    "seconds",
-    "negatives",
-    "health",
-    "backend",
-    "wall",
-    "stage",
-)
-OWN_KEYS = ("contrastive", "ar", "mmd")  # terms whose options stand in [objective] itself
-# Of Mamba-2: lvm/models/mamba2.py says what each is.
-BACKENDS = ("auto", "dual", "chunked", "mamba_ssm", "compiled", "kernel")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How the arms of a triage share the machine, and their budgets."""
-
-    short_epochs: int = 5  # budget of an arm in a quick step (the report's step 2)
-    long_epochs: int = 10  # budget of an arm in a slow step (the report's step 3)
-    first_rung: int = 2  # epochs before any arm may be pruned
-    reduction_factor: int = 2  # ASHA keeps one arm in this many at each rung
-    workers_per_arm: int = 1  # more than one goes through Ray Train
-    confirm_workers: int = 2  # workers of the confirming full training
-    threads_per_worker: int = 1  # CPU threads; fixed, so that sums have one order everywhere
-    use_gpu: bool = False
-    autoscaling: bool = False  # the cluster starts nodes on demand: wait for them, do not refuse
-    max_concurrent_arms: int = 6
-    rule: str = "synchronous"  # or "asynchronous": ASHA's own rule, for wide steps
-    rung_metric: str = "eval_cosine"  # ranks the arms at a rung
-    metric_across_spaces: str = "mrr"  # ranks them where the arms are searched in several spaces
-    gpus_per_arm: float = 1.0  # below 1, arms of one worker share a GPU
-    max_restarts: int = 3  # times that an arm whose process or node went away goes on elsewhere
-    wait_minutes: float = 20.0  # how long arms that nothing has room for are waited for
-    stuck_factor: float = 20.0  # an arm is stuck after so many of its usual epochs without one
-    stuck_seconds: float = 300.0  # and never before
-    max_disk_gib: float = 50.0  # weights of arms that lost are removed while a run holds more
-
-    def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, (bool, str)):
-                continue
-            if isinstance(value, float):
-                ok = 0 < value < math.inf
-                require(ok, f"schedule.{f.name}", value, "above 0 and finite")
-                continue
-            low = {"reduction_factor": 2, "max_restarts": 0}.get(f.name, 1)
-            require(value >= low, f"schedule.{f.name}", value, f"at least {low}")
-        require_one_of("schedule.rule", self.rule, ("synchronous", "asynchronous"))
-        ranking = [m for m in METRICS if Shown.DEV in m.shown and m.higher_is_better]
-        require_one_of("schedule.rung_metric", self.rung_metric, tuple(m.name for m in ranking))
-        require_one_of(
-            "schedule.metric_across_spaces",
-            self.metric_across_spaces,
-            tuple(m.name for m in ranking if m.across_spaces),
-        )
-        require(self.gpus_per_arm <= 1, "schedule.gpus_per_arm", self.gpus_per_arm, "at most 1")
-        ok = self.first_rung <= min(self.short_epochs, self.long_epochs)
-        require(ok, "schedule.first_rung", self.first_rung, "at most the budget of a step")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig(Section):
-    """One triage: the base recipe, the gates, the schedule."""
-
-    recipe: Recipe = field(default_factory=Recipe)
-    gates: GateConfig = field(default_factory=GateConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    plugins: tuple[str, ...] = ()  # modules that are imported before the recipe is read
-
-
-# --- reading, changing, hashing ------------------------------------------------------------------
-
-
-def to_dict(config: Section) -> dict[str, Any]:
-    """Return a configuration as nested plain dictionaries."""
-    return config.to_plain()
-
-
-def canonical_json(value: object) -> str:
-    """Return JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def fingerprint(value: object) -> str:
-    """Return 12 hex digits of the sha256 of the canonical JSON of a config or plain value."""
-    if isinstance(value, Section):
-        value = value.to_plain()
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
-
-
-def from_dict(
-    cls: type[S], values: Mapping[str, Any], *, base: S | None = None, prefix: str = ""
-) -> S:
-    """Build a config of class `cls` from nested dictionaries, starting from `base`.
-
-    Raises ConfigError on an unknown key, a value of the wrong type, or a value out of range.
-    """
-    hints = typing.get_type_hints(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a config class
-    tables = {field.name: field.metadata.get(PARTS) for field in fields}
-    changed: dict[str, Any] = {}
-    for key, value in values.items():
-        dotted = f"{prefix}{key}"
-        if key not in hints:
-            known = sorted(hints)
-            where = f" in section [{prefix[:-1]}]" if prefix else ""
-            raise ConfigError(
-                f"unknown key {brief(dotted)}{where}{closest(key, known)}; allowed: "
-                f"{', '.join(known)}."
-            )
-        inner = getattr(base, key) if base is not None else None
-        if (options_of := tables[key]) is not None:
-            changed[key] = read_tables(options_of, value, base=inner or {}, dotted=dotted)
-        elif dataclasses.is_dataclass(hints[key]):
-            if dataclasses.is_dataclass(value):
-                changed[key] = value
-                continue
-            keys = section(dotted, value)
-            changed[key] = from_dict(hints[key], keys, base=inner, prefix=f"{dotted}.")
-        else:
-            changed[key] = typed(dotted, value, hints[key])
-    if base is None:
-        return cls(**changed)
-    return dataclasses.replace(base, **changed)  # type: ignore[type-var]  # a config class
-
-
-def with_changes(config: S, changes: Mapping[str, object]) -> S:
-    """Return a copy of `config` with dotted keys replaced; ConfigError names an unknown key."""
-    nested: dict[str, Any] = {}
-    for dotted, value in changes.items():
-        *path, last = dotted.split(".")
-        place = nested
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return from_dict(type(config), nested, base=config)
-
-
-def load_run_config(path: Path, base: RunConfig) -> RunConfig:
-    """Read a recipe file (.toml or .json) over `base`.
-
-    The sections [gates] and [schedule] change those of the run; every other key is the recipe's.
-    What `plugins` lists is imported first: it may name what other keys hold.
-    """
-    try:
-        text = read_text(path)
-        values = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"the recipe {path} does not exist; give the path of a .toml or .json file."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"the recipe {path} cannot be read ({error}); write it as TOML or JSON."
-        ) from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"the recipe {path} holds no keys; write it as a table of keys.")
-    sections = {key: values.pop(key, {}) for key in ("gates", "schedule")}
-    try:
-        plugins = _with_plugins(values.pop("plugins", []))
-        return dataclasses.replace(
-            from_dict(RunConfig, sections, base=base),
-            recipe=from_dict(Recipe, values, base=base.recipe),
-            plugins=plugins,
-        )
-    except ConfigError as error:
-        raise ConfigError(f"the recipe {path}: {error}") from None
-
-
-def run_config_of(values: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration that a journal keeps, after its plug-ins are imported."""
-    plugins = _with_plugins(values.get("plugins", []))
-    plain = {key: value for key, value in values.items() if key != "plugins"}
-    return dataclasses.replace(from_dict(RunConfig, plain), plugins=plugins)
-
-
-def _with_plugins(names: object) -> tuple[str, ...]:
-    """Import the modules of a recipe's `plugins` and return their names."""
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"plugins is {brief(names)}, expected a list of names of modules.")
-    load_modules(names)
-    return tuple(names)

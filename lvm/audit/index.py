@@ -1,0 +1,102 @@
+"""Are the ids of a given index those of the bank?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from lvm.audit.check import About, check
+from lvm.audit.finding import (
+    Finding,
+    Ids,
+    NotEvaluable,
+    Severity,
+    where_found,
+)
+from lvm.audit.keys import ALLOWED_SHARE
+from lvm.audit.location import unit
+from lvm.audit.material import Material
+from lvm.data.bank import Bank
+from lvm.errors import DataError
+from lvm.evaluation.index import Index
+
+INDEX_QUERIES = 256
+
+
+@check(
+    "INDEX_MISMATCH", "are the ids of the index those of the bank?", About(blocks=True, cause=70)
+)
+def index_mismatch(material: Material) -> Iterator[Finding]:
+    """Query the index with bank rows: each must find itself."""
+    import torch
+
+    bank, index = material.pool, material.index
+    if index is None:
+        raise NotEvaluable(
+            "no index was given; the program's own is built from the bank, row by row",
+            "give --index I.faiss or --index I.npy to have yours checked",
+        )
+    pool = len(bank.pool_rows)
+    if unusable := _unusable(index, bank.width):
+        yield _mismatch(
+            bank,
+            f"the index {unusable}; the bank holds {pool} rows of width {bank.width}",
+            {"rows": float(index.size), "width": float(index.width)},
+            count=pool,
+            of=pool,
+        )
+        return
+    ids = np.unique(np.linspace(0, min(pool, index.size) - 1, INDEX_QUERIES).astype(int))
+    queries = unit(bank.rows(ids))
+    good = np.isfinite(queries).all(axis=1)
+    ids, queries = ids[good], queries[good]
+    try:
+        found, _ = index.search(torch.from_numpy(queries), 1)
+    except DataError as error:  # its process ended over it
+        yield _mismatch(bank, f"a search fails: {error}", {}, count=len(ids), of=len(ids))
+        return
+    group = bank.duplicate_group  # a row may find its copy
+    inside = (found[:, 0] >= 0) & (found[:, 0] < len(bank))
+    hit = inside & (group[np.where(inside, found[:, 0], 0)] == group[ids])
+    share = float(hit.mean())
+    if share >= ALLOWED_SHARE and index.size == pool:
+        return
+    shift = np.unique(found[inside & ~hit, 0] - ids[inside & ~hit], return_counts=True)
+    often = int(shift[0][shift[1].argmax()]) if len(shift[0]) else 0
+    rolled = len(shift[1]) > 0 and shift[1].max() > 0.9 * max(1, int((~hit).sum()))
+    yield _mismatch(
+        bank,
+        f"{share:.1%} of bank rows find themselves; the index holds {index.size} rows, the bank "
+        f"{pool}" + (f"; ids are off by {often:+d}" if rolled else ""),
+        {"share": share, "shift": float(often)},
+        count=int((~hit).sum()),
+        of=len(ids),
+        rows=ids[~hit],
+    )
+
+
+def _unusable(index: Index, width: int) -> str:
+    """Return why an index cannot be searched for rows of a width at all."""
+    if not index.is_trained:
+        return "is not trained"
+    if index.size == 0:
+        return "is empty"
+    return f"has width {index.width}" if index.width != width else ""
+
+
+def _mismatch(
+    bank: Bank, seen: str, values: Mapping[str, float], count: int, of: int, rows: Ids | None = None
+) -> Finding:
+    return Finding(
+        code="INDEX_MISMATCH",
+        severity=Severity.BLOCK,
+        seen=seen,
+        allowed=f"{ALLOWED_SHARE:.0%} of bank rows that find themselves, and as many rows as the "
+        "bank",
+        where=where_found("index", count=count, of=of, rows=rows),
+        meaning="The id that a search returns is not the row that was meant, so every hit counts "
+        "as a miss and the other way round.",
+        next=f"build the index again from {bank.source}, in the order of its rows",
+        values=values,
+    )

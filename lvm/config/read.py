@@ -1,0 +1,65 @@
+"""Reading a run's configuration: from a recipe file, or from what a journal keeps.
+
+The plug-ins that it lists are imported first, since other keys may name what they register.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lvm.config.plain import from_dict
+from lvm.config.recipe import Recipe
+from lvm.config.run import RunConfig
+from lvm.errors import ConfigError
+from lvm.outside import brief, parse_json, read_text
+from lvm.plugins import load_modules
+
+
+def load_run_config(path: Path, base: RunConfig) -> RunConfig:
+    """Read a recipe file (.toml or .json) over `base`.
+
+    The sections [gates] and [schedule] change those of the run; every other key is the recipe's.
+    What `plugins` lists is imported first: it may name what other keys hold.
+    """
+    try:
+        text = read_text(path)
+        values = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"the recipe {path} does not exist; give the path of a .toml or .json file."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"the recipe {path} cannot be read ({error}); write it as TOML or JSON."
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"the recipe {path} holds no keys; write it as a table of keys.")
+    sections = {key: values.pop(key, {}) for key in ("gates", "schedule")}
+    try:
+        plugins = _with_plugins(values.pop("plugins", []))
+        return dataclasses.replace(
+            from_dict(RunConfig, sections, base=base),
+            recipe=from_dict(Recipe, values, base=base.recipe),
+            plugins=plugins,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"the recipe {path}: {error}") from None
+
+
+def run_config_of(values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration that a journal keeps, after its plug-ins are imported."""
+    plugins = _with_plugins(values.get("plugins", []))
+    plain = {key: value for key, value in values.items() if key != "plugins"}
+    return dataclasses.replace(from_dict(RunConfig, plain), plugins=plugins)
+
+
+def _with_plugins(names: object) -> tuple[str, ...]:
+    """Import the modules of a recipe's `plugins` and return their names."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"plugins is {brief(names)}, expected a list of names of modules.")
+    load_modules(names)
+    return tuple(names)
