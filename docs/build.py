@@ -14,8 +14,9 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lvm.triage import events as event_kinds  # noqa: E402  # found through the path above
-from lvm.triage.events.parts import Part  # noqa: E402
+from lvm.audit.document import Where  # noqa: E402  # found through the path above
+from lvm.records import Part  # noqa: E402
+from lvm.triage import events as event_kinds  # noqa: E402
 from lvm.triage.journal import SCHEMA  # noqa: E402
 
 OUT = ROOT / "docs" / "journal.md"
@@ -23,10 +24,12 @@ INTRODUCTION = f"""# The journal of a run
 
 `journal.jsonl` is the truth of a run: one JSON object a line, synced before the run goes on. All
 else in a run folder can be written again from it. This page is schema {SCHEMA}; it is made from the
-structs with which a journal is read (`python docs/build.py`). Each event has `event`, its kind, and
-`at`, in seconds since 1970; the last key of a line, `sum`, is a checksum of the rest. What is
-marked `=` may be missing, and is then what stands behind it. A line that lacks anything else, or
-has another type somewhere, is refused with its number and the place.
+structs with which a journal is read and written (`python docs/build.py`). Each event has `event`,
+its kind, and `at`, in seconds since 1970; the last key of a line, `sum`, is a checksum of the rest.
+What is marked `=` may be missing, and is then what stands behind it. A line that lacks anything
+else, or has another type somewhere, is refused with its number and the place. Schema 1 is read as
+well: there an epoch had what parts from outside the package measured among its own keys, which
+stand in `also` now.
 """
 
 
@@ -34,7 +37,7 @@ def document() -> str:
     """Return the page."""
     kinds = event_kinds.KINDS
     lines = [INTRODUCTION, "## Events", ""]
-    parts: dict[str, type[Any]] = {}
+    parts: dict[str, type[Any]] = {"Where": Where}  # other keys may stand beside those of a Where
     for tag, kind in kinds.items():
         lines += [f"### {tag}", "", _first(kind), "", *_table(kind, parts), ""]
     lines += ["## Parts", ""]

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from msgspec.structs import asdict
 
 from lvm.metrics import METRICS, Shown
-from lvm.records import Part, StopReason, Verdict, to_plain
+from lvm.records import Evaluation, Part, StopReason, Verdict, to_plain
 from lvm.triage.events import (
     ArmEnded,
     ArmJudged,
@@ -34,7 +34,7 @@ from lvm.triage.events import (
     StepStarted,
     TestJudged,
 )
-from lvm.triage.events.parts import Arm, EvaluationTold
+from lvm.triage.events.parts import Arm
 from lvm.triage.journal import Journal
 from lvm.triage.pace import AFTER_A_STEP, Progress, budget
 from lvm.triage.state import RunState
@@ -156,7 +156,7 @@ def _of(arm: str, progress: Progress) -> dict[str, Any]:
     return {"of": progress.of(arm), "seconds_left": progress.seconds_left}
 
 
-def _metrics(evaluation: EvaluationTold) -> dict[str, Any]:
+def _metrics(evaluation: Evaluation) -> dict[str, Any]:
     return {name: evaluation.masked.get(name) for name in METRICS.shown(Shown.SUMMARY)}
 
 

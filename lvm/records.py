@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import msgspec
 
 from lvm.errors import ExitStatus
+from lvm.metrics import DECIDING
 from lvm.setting import Section
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -67,6 +68,18 @@ class StopReason(StrEnum):
 
 ABSENT = (StopReason.CRASHED, StopReason.STUCK, StopReason.UNPLACED, StopReason.LOST)
 """Endings that say nothing about the arm: never evidence, and tried again by a resumed run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absence:
+    """One arm that is not there to be judged."""
+
+    step: str  # the race it ran in: phase_1, a step, confirm_STEP or seed_N
+    arm: str  # its name
+    role: str  # "phase 1", "arm", "control", "confirm" or "repeat"
+    reason: StopReason  # one of ABSENT
+    detail: str = ""  # the first line of the cause
+    num_arms: int = 1  # arms that its step tries, without the control
 
 
 LIMITS = ("oracle", "random")  # rungs of the ladder that are the ends of its scale, no competitors
@@ -169,7 +182,12 @@ class Evaluation:
     pool: Pool  # of the masked metrics; the raw ones are over the same rows, unmasked
     masked: Mapping[str, float | None]
     raw: Mapping[str, float | None]
-    latency: Mapping[str, float] = field(default_factory=dict)  # p50_ms, p95_ms
+    latency: Mapping[str, float | None] = field(default_factory=dict)  # p50_ms, p95_ms
+
+    def __post_init__(self) -> None:
+        for name in DECIDING:
+            if self.masked.get(name) is None:
+                raise ValueError(f"Object missing required field `masked.{name}`")
 
 
 def to_plain(value: Any) -> Any:

@@ -33,7 +33,7 @@ class FindingTold(Part, frozen=True, kw_only=True):
     severity: Severity
     seen: str
     allowed: str
-    where: dict[str, Any]  # a Where, with other keys that are shown under their names
+    where: dict[str, Any]  # the keys of a Where, and others that are shown under their names
     meaning: str
     next: str
     values: dict[str, int | float | None] = {}

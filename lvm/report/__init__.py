@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lvm.metrics import METRICS
-from lvm.records import LIMITS
+from lvm.records import LIMITS, Evaluation
 from lvm.triage.events import Epoch, Ladder, Phase1Judged, RunStarted, StepStarted
-from lvm.triage.events.parts import Arm, EvaluationTold
+from lvm.triage.events.parts import Arm
 from lvm.triage.state import RunState
 from lvm.triage.summary import Summary
 
@@ -171,7 +171,7 @@ class Run:
         """The base recipe's model of phase 1; None where predictions stood in for it."""
         return next((s for s in self.specs("phase_1") if s.name != self.baseline), None)
 
-    def rungs(self, split: str) -> Mapping[str, EvaluationTold]:
+    def rungs(self, split: str) -> Mapping[str, Evaluation]:
         """Return what the predictors without training reach on a split, if they were measured."""
         measured = self.state.last(Ladder, split=split)
         return measured.rows if measured else {}

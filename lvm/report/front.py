@@ -6,13 +6,12 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from lvm.metrics import FRONT
-from lvm.records import LIMITS, Position
+from lvm.records import LIMITS, Evaluation, FrontPosition, Position
 from lvm.report import Block, Figure, Heading, Paragraph, Run, Table
 from lvm.report.charts.chart import Axis, Chart, Place, Point, Series
 from lvm.report.charts.svg import Style, style_of, tag, wide
 from lvm.report.models import model_name
 from lvm.text import interval, number
-from lvm.triage.events.parts import EvaluationTold, FrontTold
 from lvm.triage.summary import ModelShown
 
 FRONT_STYLE = Style("ladder", "diamond")
@@ -53,7 +52,7 @@ def front_blocks(run: Run) -> Iterator[Block]:
         yield Figure(_picture(front, drawn, found, run.baseline), caption)
 
 
-def front_line(ladder: Mapping[str, EvaluationTold]) -> list[tuple[str, Place]]:
+def front_line(ladder: Mapping[str, Evaluation]) -> list[tuple[str, Place]]:
     """Return the rungs at the corners of the front, from the best cosine to the best R@5."""
     places = {name: _place(row.masked) for name, row in ladder.items() if name not in LIMITS}
     corners: list[tuple[str, Place]] = []
@@ -78,7 +77,7 @@ def _inside(first: Place, middle: Place, last: Place) -> bool:
     return (x2 - x1) * (y3 - y1) - (y2 - y1) * (x3 - x1) <= 0
 
 
-def _row(model: ModelShown, found: FrontTold) -> list[str]:
+def _row(model: ModelShown, found: FrontPosition) -> list[str]:
     return [
         model_name(model),
         found.position,
@@ -94,7 +93,7 @@ def _row(model: ModelShown, found: FrontTold) -> list[str]:
 def _picture(
     front: Sequence[tuple[str, Place]],
     models: Sequence[ModelShown],
-    found: Mapping[str, FrontTold],
+    found: Mapping[str, FrontPosition],
     baseline: str,
 ) -> str:
     lines = [
@@ -122,7 +121,7 @@ def _picture(
     return wide(drawing, *(series.entry for series in (rungs, *lines)))
 
 
-def _point(model: ModelShown, found: FrontTold) -> Point:
+def _point(model: ModelShown, found: FrontPosition) -> Point:
     """Return a model's place, with the interval of its distance laid through it."""
     x, y = _place(model.masked)
     distance = found.distance
@@ -137,7 +136,7 @@ def _at(name: str, place: Place) -> str:
     return f"{name} {number(place[0])}, {number(place[1])}"
 
 
-def _in_words(found: FrontTold) -> str:
+def _in_words(found: FrontPosition) -> str:
     if found.position == Position.NOT_EVALUABLE:
         return "not compared"
     return f"{found.position} the front, distance {interval(found.distance)}"

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from lvm.metrics import METRICS, Shown
-from lvm.records import GateResult
+from lvm.records import Evaluation, GateResult
 from lvm.report import Block, Figure, Folded, Paragraph, Run, Table, plots
 from lvm.text import NONE, counted, estimate, number, title_of
 from lvm.triage.events import ArmJudged, Confirmed, Settled, StepStarted, TestJudged
-from lvm.triage.events.parts import EvaluationTold
 from lvm.triage.state import RunState
 from lvm.triage.summary import ModelShown
 
@@ -148,7 +147,7 @@ def _as_difference(gate: GateResult) -> GateResult:
     return replace(gate, estimate=turned)
 
 
-def _ladder_row(run: Run, name: str, row: EvaluationTold) -> list[str]:
+def _ladder_row(run: Run, name: str, row: Evaluation) -> list[str]:
     dev, masked = run.rungs("dev").get(name), row.masked
     return [
         f"ladder: {name}",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from msgspec.structs import asdict
-
 from lvm.few import foremost
 from lvm.metrics import FINEST_FIRST, METRICS, Shown
 from lvm.records import GateResult, Verdict
@@ -23,7 +21,7 @@ from lvm.report.many import (
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
 from lvm.text import NONE, estimate, number, title_of
-from lvm.triage.absence import CONFIRMATION, Absence, sentences
+from lvm.triage.absence import CONFIRMATION, sentences
 from lvm.triage.events import ArmJudged, ArmRestarted, Confirmed, Epoch, Rung
 from lvm.triage.events.parts import Arm
 from lvm.triage.summary import ArmShown, StepShown
@@ -124,8 +122,8 @@ def _restarts(run: Run, *races: str) -> Iterator[str]:
 
 
 def _absent(run: Run, *races: str) -> Iterator[str]:
-    absent = (Absence(**asdict(one)) for one in run.summary.absent)
-    yield from (f"{text}." for text in sentences(one for one in absent if one.step in races))
+    absent = [one for one in run.summary.absent if one.step in races]
+    yield from (f"{text}." for text in sentences(absent))
 
 
 def _rest(step: StepShown, shown: Sequence[ArmShown]) -> Iterator[Block]:

@@ -16,7 +16,7 @@ from lvm.audit.words import answer, blocking_codes
 from lvm.command import lvm_command, shown
 from lvm.printed import eval_command, resume_command
 from lvm.progress import ArmStanding, arms_of, seconds_left, since_start
-from lvm.records import GateResult, Part, RunVerdict, Verdict, to_plain
+from lvm.records import Absence, GateResult, Part, RunVerdict, Verdict, to_plain
 from lvm.triage.events import (
     Audited,
     Confirmed,
@@ -28,7 +28,6 @@ from lvm.triage.events import (
     StepEnded,
     StepStarted,
 )
-from lvm.triage.events.parts import AbsentArm
 from lvm.triage.folder import found_at
 from lvm.triage.lock import Driver
 from lvm.triage.pace import AFTER_A_STEP
@@ -110,7 +109,7 @@ class Standing(Part, frozen=True, kw_only=True):
     headline: str
     judged: Judged
     since: str | None
-    absent: list[AbsentArm]
+    absent: list[Absence]
     started_at: float
     last_event_at: float
     age_seconds: float

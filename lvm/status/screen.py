@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from msgspec.structs import asdict
-
 from lvm.command import shown
 from lvm.records import RunVerdict
 from lvm.status import EndedStep, GainStanding, RunningStep, Standing, title
 from lvm.terminal import duration
 from lvm.text import counted, title_of
-from lvm.triage.absence import Absence, in_short, sentences
+from lvm.triage.absence import in_short, sentences
 from lvm.triage.summary import Judged
 
 WIDTH = 80
@@ -66,7 +64,7 @@ def _cost(seen: Standing) -> str:
 
 def _absent(seen: Standing) -> list[str]:
     """Return which arms are no part of the evidence, unless the headline says it."""
-    absent = [Absence(**asdict(one)) for one in seen.absent]
+    absent = seen.absent
     if not absent or (seen.headline and sentences(absent)[0] in seen.headline):
         return []
     return _folded("absent", in_short(absent), 2)

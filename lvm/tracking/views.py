@@ -15,7 +15,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from lvm.audit.document import FindingTold
-from lvm.records import GateResult, RunVerdict, flatten, to_plain
+from lvm.records import Evaluation, GateResult, RunVerdict, flatten, to_plain
 from lvm.tracking.note import run_note, table_name
 from lvm.triage.events import (
     Audited,
@@ -28,7 +28,6 @@ from lvm.triage.events import (
     RunStarted,
     TestJudged,
 )
-from lvm.triage.events.parts import EvaluationTold
 from lvm.triage.state import RunState
 from lvm.triage.summary import Summary
 
@@ -119,7 +118,7 @@ class RunView:
             code, seen = finding.code, f"{finding.severity}: {finding.seen}"
             self.add_tags({f"{prefix}.{code}": seen})
 
-    def add_evaluation(self, evaluation: EvaluationTold, at: float, step: int = 0) -> None:
+    def add_evaluation(self, evaluation: Evaluation, at: float, step: int = 0) -> None:
         """Add the metrics of one evaluation: masked as they are, unmasked under `raw`."""
         split, latency = evaluation.split, evaluation.latency
         self.add_metrics(f"{split}.", evaluation.masked, at, step)

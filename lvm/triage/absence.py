@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from lvm.records import ABSENT, StopReason
+from lvm.records import ABSENT, Absence, StopReason
 from lvm.triage.events import ArmEnded, Event, StepStarted
 
 ARM = "arm"  # the role of what a step tries
@@ -22,18 +21,6 @@ VERBS = {  # reason -> one, several
     StopReason.UNPLACED: ("could not be placed", "could not be placed"),
     StopReason.LOST: ("was lost", "were lost"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Absence:
-    """One arm that is not there to be judged."""
-
-    step: str  # the race it ran in: phase_1, a step, confirm_STEP or seed_N
-    arm: str  # its name
-    role: str  # "phase 1", "arm", "control", "confirm" or "repeat"
-    reason: StopReason  # one of ABSENT
-    detail: str = ""  # the first line of the cause
-    num_arms: int = 1  # arms that its step tries, without the control
 
 
 def absences(events: Iterable[Event]) -> list[Absence]:

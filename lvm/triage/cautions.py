@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from lvm.audit.document import AuditDocument
 from lvm.audit.words import cautions
-from lvm.records import LIMITS, Estimate, Position, RunVerdict
+from lvm.records import LIMITS, Absence, Estimate, Evaluation, FrontPosition, Position, RunVerdict
 from lvm.text import title_of
-from lvm.triage.absence import Absence, sentences
-from lvm.triage.events.parts import EvaluationTold, FrontTold
+from lvm.triage.absence import sentences
 from lvm.triage.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.triage.summary import ModelShown, Summary
 from lvm.triage.worth import subjects
@@ -61,7 +60,7 @@ def of_the_ladder(summary: Summary) -> list[str]:
     return [text for text in said if text]
 
 
-def _against_front(model: ModelShown, found: FrontTold) -> str:
+def _against_front(model: ModelShown, found: FrontPosition) -> str:
     """Say where a model lies that is not above the front; "" above it."""
     if found.position == Position.ABOVE:
         return ""
@@ -84,7 +83,7 @@ def _shown(model: ModelShown) -> tuple[str, ...]:
     return ("r_at_5", "eval_cosine") if model.space == "raw" else ("r_at_5",)
 
 
-def _not_beaten(model: ModelShown, metric: str, ladder: Mapping[str, EvaluationTold]) -> str:
+def _not_beaten(model: ModelShown, metric: str, ladder: Mapping[str, Evaluation]) -> str:
     """Name the best predictor without training if a model's mean does not exceed it; else ""."""
     values = {n: r.masked[metric] or 0.0 for n, r in ladder.items() if n not in LIMITS}
     best = max(values, key=lambda name: values[name], default="")

@@ -16,8 +16,7 @@ from lvm.evaluation.front import distance_to_front
 from lvm.evaluation.metrics import PerQuery, summarise
 from lvm.gates import correct, gain, stage_gate, success_gates
 from lvm.metrics import METRICS
-from lvm.records import ABSENT, Evaluation, GateResult, StopReason, Verdict
-from lvm.triage.absence import Absence
+from lvm.records import ABSENT, Absence, Evaluation, GateResult, StopReason, Verdict
 from lvm.triage.arm import ArmSpec, stage_baseline
 from lvm.triage.race import Lane
 from lvm.triage.step import Role

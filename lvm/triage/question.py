@@ -8,8 +8,7 @@ from lvm.config.recipe import Recipe
 from lvm.data.windows import Dataset, recut
 from lvm.errors import DataError
 from lvm.evaluation.metrics import PerQuery
-from lvm.records import Verdict
-from lvm.triage.absence import Absence
+from lvm.records import Absence, Verdict
 from lvm.triage.actions import RunStep, StepOutcome
 from lvm.triage.against_ladder import rungs_on
 from lvm.triage.arm import ArmSpec, dev_file

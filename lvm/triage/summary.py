@@ -10,9 +10,20 @@ from typing import Any
 
 from lvm.audit.document import FindingTold
 from lvm.config.recipe import Recipe
-from lvm.records import Estimate, GateResult, Part, Pool, RunVerdict, StopReason, Verdict
+from lvm.records import (
+    Absence,
+    Estimate,
+    Evaluation,
+    FrontPosition,
+    GateResult,
+    Part,
+    Pool,
+    RunVerdict,
+    StopReason,
+    Verdict,
+)
 from lvm.triage.events.evidence import Comparison, RepeatedModel, TraceTold
-from lvm.triage.events.parts import AbsentArm, EvaluationTold, FrontTold, Probe
+from lvm.triage.events.parts import Probe
 
 SCHEMA = 1
 
@@ -62,10 +73,10 @@ class ModelShown(Part, frozen=True, kw_only=True):
     pool: Pool
     num_windows: int
     num_articles: int
-    masked: dict[str, float | None]
-    raw: dict[str, float | None]
-    latency: dict[str, float | None]
-    ann: dict[str, float | None]
+    masked: Mapping[str, float | None]
+    raw: Mapping[str, float | None]
+    latency: Mapping[str, float | None]
+    ann: Mapping[str, float | None]
     epochs: int
 
 
@@ -90,7 +101,7 @@ class ArmShown(Part, frozen=True, kw_only=True):
     epoch: int | None = None
     epochs_run: int | None = None
     train_seconds: float | None = None
-    evaluation: EvaluationTold | None = None
+    evaluation: Evaluation | None = None
     stage: GateResult | None = None
     gains: list[GateResult] | None = None
     findings: list[FindingTold] | None = None
@@ -226,9 +237,9 @@ class Summary(Part, frozen=True, kw_only=True):
     phase1: Phase1Shown
     steps: list[StepShown]
     by_gain: list[StepGain]
-    absent: list[AbsentArm]
-    ladder: Mapping[str, EvaluationTold]
-    front: Mapping[str, FrontTold]
+    absent: list[Absence]
+    ladder: Mapping[str, Evaluation]
+    front: Mapping[str, FrontPosition]
     models: list[ModelShown]
     combination: CombinationShown | None
     seeds: SeedsShown | None

@@ -33,8 +33,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvm.records import RunVerdict, Verdict
-from lvm.triage.absence import Absence, in_short
+from lvm.records import Absence, RunVerdict, Verdict
+from lvm.triage.absence import in_short
 from lvm.triage.actions import (
     COMBINATION,
     MORE_TRAINING,

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from lvm.records import GateResult, to_plain
-from lvm.triage.absence import Absence, absences
+from lvm.records import GateResult
+from lvm.triage.absence import absences
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
 from lvm.triage.by_size import steps_by_gain
 from lvm.triage.cautions import of_the_absent, of_the_audit, of_the_ladder, of_the_seeds
@@ -31,7 +31,7 @@ from lvm.triage.events import (
     StepStarted,
     TestJudged,
 )
-from lvm.triage.events.parts import AbsentArm, Arm, ControlTold
+from lvm.triage.events.parts import Arm, ControlTold
 from lvm.triage.headline import headline
 from lvm.triage.ledger import ledger
 from lvm.triage.spent import spent_by_arm
@@ -71,7 +71,7 @@ def build_verdict(events: Iterable[Event], *, resume: str) -> Summary:
         phase1=_phase1(state),
         steps=[_step(state, started) for started in state.steps],
         by_gain=steps_by_gain(state),
-        absent=[_absent(one) for one in absent],
+        absent=absent,
         ladder=ladder.rows if ladder else {},
         front=compared.front if compared else {},
         models=[_model(e) for e in state.of(TestJudged) if e.role != Role.REPEAT],
@@ -93,10 +93,6 @@ def build_verdict(events: Iterable[Event], *, resume: str) -> Summary:
         *of_the_seeds(said),
     ]
     return replace(said, warnings=warnings)
-
-
-def _absent(one: Absence) -> AbsentArm:
-    return AbsentArm(**to_plain(one))
 
 
 def _codes(state: RunState) -> list[str]:

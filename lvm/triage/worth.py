@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from lvm.records import Position, RunVerdict
+from lvm.records import FrontPosition, Position, RunVerdict
 from lvm.text import title_of
-from lvm.triage.events.parts import FrontTold
 from lvm.triage.step import Role
 from lvm.triage.subject import PREDICTIONS
 from lvm.triage.summary import ModelShown, Summary
@@ -51,7 +50,7 @@ def worth(summary: Summary) -> str:
             return ""
 
 
-def _losses(found: FrontTold) -> str:
+def _losses(found: FrontPosition) -> str:
     """Return in brackets what a model on the front clearly loses to the rung beside it; else ""."""
     lost = [
         f"{title_of(metric)} {gain.value:+.3f}"
@@ -61,7 +60,7 @@ def _losses(found: FrontTold) -> str:
     return f" ({' and '.join(lost)} against {found.rung})" if lost else ""
 
 
-def _position(summary: Summary) -> FrontTold | None:
+def _position(summary: Summary) -> FrontPosition | None:
     """Return where the model that the verdict is about lies; None where nobody measured it.
 
     FIXED is about our network even where it stood in for predictions; all else about these.

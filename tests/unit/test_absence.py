@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lvm.records import ABSENT, StopReason, to_plain
-from lvm.triage.absence import Absence, absences, in_short, sentences
+from lvm.records import ABSENT, Absence, StopReason, to_plain
+from lvm.triage.absence import absences, in_short, sentences
 
 CRASHED, STUCK, UNPLACED, LOST = ABSENT
 

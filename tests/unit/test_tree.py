@@ -7,8 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lvm.records import ABSENT, RunVerdict, StopReason, Verdict
-from lvm.triage.absence import Absence
+from lvm.records import ABSENT, Absence, RunVerdict, StopReason, Verdict
 from lvm.triage.actions import (
     COMBINATION,
     MORE_TRAINING,

@@ -14,14 +14,10 @@ import msgspec
 
 from lvm.config.recipe import Recipe
 from lvm.config.run import GateConfig
-from lvm.metrics import DECIDING
 from lvm.records import (
     Count,
-    Estimate,
     GateResult,
     Part,
-    Pool,
-    Position,
     StopReason,
     Verdict,
 )
@@ -119,17 +115,6 @@ class Arm(Part, frozen=True, kw_only=True):
     changes: dict[str, str | int | float | bool | None] = {}
 
 
-class AbsentArm(Part, frozen=True, kw_only=True):
-    """An arm that left nothing to judge, as `lvm.absence.Absence` writes it."""
-
-    step: str
-    arm: str
-    role: str
-    reason: StopReason
-    detail: str = ""
-    num_arms: Count = 1
-
-
 class ControlTold(Part, frozen=True, kw_only=True):
     """The control of a full training, as it was judged."""
 
@@ -138,36 +123,3 @@ class ControlTold(Part, frozen=True, kw_only=True):
     reason: StopReason | None = None
     verdict: Verdict | None = None
     gates: list[GateResult] = []
-
-
-# --- what is measured ----------------------------------------------------------------------------
-
-
-class EvaluationTold(Part, frozen=True, kw_only=True):
-    """Metrics of one predictor on one split, as `lvm.records.Evaluation` writes them."""
-
-    split: str
-    space: str
-    num_windows: Count
-    num_articles: Count
-    pool: Pool
-    masked: dict[str, int | float | None]
-    raw: dict[str, int | float | None]
-    latency: dict[str, int | float | None] = {}
-
-    def __post_init__(self) -> None:
-        for name in DECIDING:
-            if self.masked.get(name) is None:
-                raise ValueError(f"Object missing required field `masked.{name}`")
-
-
-class FrontTold(Part, frozen=True, kw_only=True):
-    """A model against the front, as `lvm.records.FrontPosition` writes it."""
-
-    position: Position
-    metrics: tuple[str, str]
-    distance: Estimate | None
-    rung: str | None
-    gains: dict[str, Estimate]
-    mixture: dict[str, float]
-    reason: str

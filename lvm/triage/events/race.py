@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lvm.audit.document import FindingTold
-from lvm.records import Count, GateResult, StopReason, Verdict
+from lvm.records import Count, Evaluation, GateResult, StopReason, Verdict
 from lvm.triage.events.evidence import EvidenceTold
-from lvm.triage.events.parts import Arm, EvaluationTold, Event
+from lvm.triage.events.parts import Arm, Event
 
 
 class StepStarted(Event, tag="step_started", frozen=True, kw_only=True):
@@ -115,7 +115,7 @@ class ArmJudged(OfAnArm, tag="arm_judged", frozen=True, kw_only=True):
     reason: StopReason
     detail: str
     epoch: Count
-    evaluation: EvaluationTold | None
+    evaluation: Evaluation | None
     role: str
     epochs_run: Count
     train_seconds: float
@@ -129,6 +129,6 @@ class TestJudged(OfAnArm, tag="test_judged", frozen=True, kw_only=True):
 
     role: str
     epochs: Count
-    evaluation: EvaluationTold
+    evaluation: Evaluation
     ann: dict[str, int | float | None] = {}
     evidence: EvidenceTold | None = None

@@ -6,17 +6,14 @@ import msgspec
 
 from lvm.audit.document import AuditDocument, FindingTold
 from lvm.config.run import RunConfig
-from lvm.records import Count, GateResult, RunVerdict, Verdict
+from lvm.records import Absence, Count, Evaluation, FrontPosition, GateResult, RunVerdict, Verdict
 from lvm.triage.events.evidence import Comparison, LineageTold, RepeatedModel
 from lvm.triage.events.parts import (
-    AbsentArm,
     Arguments,
     ControlTold,
     DataSeen,
     Environment,
-    EvaluationTold,
     Event,
-    FrontTold,
     Probe,
 )
 
@@ -56,7 +53,7 @@ class Reopened(Event, tag="reopened", frozen=True, kw_only=True):
     """What was absent is tried again; the judgements after it no longer count."""
 
     step: str
-    arms: list[AbsentArm]
+    arms: list[Absence]
 
 
 class Audited(Event, tag="audited", frozen=True, kw_only=True):
@@ -85,7 +82,7 @@ class Ladder(Event, tag="ladder", frozen=True, kw_only=True):
     """The predictors without training, on one split."""
 
     split: str
-    rows: dict[str, EvaluationTold]
+    rows: dict[str, Evaluation]
 
 
 class Phase1Judged(Event, tag="phase_1_judged", frozen=True, kw_only=True):
@@ -170,7 +167,7 @@ class Compared(Event, tag="compared", frozen=True, kw_only=True):
     """Models held against the front of predictions without training."""
 
     of: str
-    front: dict[str, FrontTold] = {}
+    front: dict[str, FrontPosition] = {}
 
 
 class Decision(Event, tag="decision", frozen=True, kw_only=True):
@@ -185,7 +182,7 @@ class Decision(Event, tag="decision", frozen=True, kw_only=True):
     verdict: RunVerdict | None = None
     cause: list[str] | None = None
     by: tuple[str, str] | None = None  # the step and the arm that a cause rests on
-    absent: list[AbsentArm] = []
+    absent: list[Absence] = []
     if_unseen: RunVerdict | None = None
     cause_if_unseen: list[str] = []
     seed: int | None = None
