@@ -73,7 +73,7 @@ def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, Audit
     from lvm.audit.open import open_material
     from lvm.audit.session import complete, own_data, run_audit
     from lvm.data.load import DataRequest
-    from lvm.terminal import AuditProgress
+    from lvm.terminal.audit import AuditProgress
     from lvm.triage.step import steps_in_order
 
     material = open_material(request, config, whole=False)
@@ -98,7 +98,7 @@ def audited(request: Any, config: RunConfig, args: Any) -> tuple[Any, Any, Audit
 
 def _report(document: AuditDocument, out: Path) -> None:
     from lvm.report.markdown import write_audit_report
-    from lvm.terminal import print_audit
+    from lvm.terminal.audit import print_audit
 
     make_folder(out)
     write_json(out / "audit.json", to_plain(document))

@@ -14,7 +14,8 @@ from lvm.plugins import module_names
 from lvm.printed import eval_command
 from lvm.records import RunVerdict, to_plain
 from lvm.report.markdown import write_report
-from lvm.terminal import Screen, models_table, print_audit
+from lvm.terminal import Screen, models_table
+from lvm.terminal.audit import print_audit
 from lvm.text import title_of
 from lvm.triage.events import Audited
 from lvm.triage.folder import found_at

@@ -25,13 +25,13 @@ from lvm.jobs.ending import print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
 from lvm.jobs.writer import Writer
-from lvm.plugins import digests
 from lvm.printed import resume_command
 from lvm.progress import JsonLines
 from lvm.provenance import code_version, git_commit
 from lvm.records import RunVerdict
 from lvm.signals import end_was_asked_for, held_signals, whole
-from lvm.terminal import AuditProgress, Screen
+from lvm.terminal import Screen
+from lvm.terminal.audit import AuditProgress
 from lvm.tracking import Tracker
 from lvm.triage.events import (
     Audited,
@@ -47,9 +47,9 @@ from lvm.triage.journal import Journal
 from lvm.triage.local_head import LocalHead
 from lvm.triage.lock import Lock
 from lvm.triage.on_ray import RayExecutor
-from lvm.triage.preflight import check_config, check_dataset, dataset_of, own_checkpoint
+from lvm.triage.preflight import check_config, check_dataset, dataset_of
 from lvm.triage.request import Request, identity
-from lvm.triage.step import extended_steps, steps_in_order
+from lvm.triage.step import steps_in_order
 from lvm.triage.summary import Summary
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
@@ -106,7 +106,7 @@ class Job:
         self._executor.begin()  # where a run that is resumed was audited before
         dataset, source = dataset_of(material, config.recipe.context_length)
         check_dataset(config, dataset)
-        request = self._request(config, material, audit)
+        request = asked.of_walk(self._options, config, material, audit, self._journal.folder)
         first = self._first_event(request, dataset, source)
         with Screen(sys.stderr) as screen:
             self._walk(request, dataset, audit, first, screen)
@@ -123,30 +123,6 @@ class Job:
             )
         command = f"{lvm_command()} audit {asked.audit_flags(self._options)}".rstrip()
         return with_command(document, command, "repaired")
-
-    def _request(self, config: RunConfig, material: Material, audit: AuditDocument) -> Request:
-        options = self._options
-        return Request(
-            config=config,
-            out=self._journal.folder,
-            steps=steps_in_order(
-                () if options.five_steps else audit.route.order,
-                reported_only=options.five_steps,
-            ),
-            code=code_version(),
-            plugins=digests(),
-            commit=git_commit(),
-            checkpoint=own_checkpoint(material, self._journal.folder),
-            given=options.checkpoint,
-            predictions=options.predictions,
-            seen=material.seen,
-            independent=options.independent,
-            reported_only=options.five_steps,
-            all_steps=options.all_steps,
-            extended=extended_steps() if options.extended else (),
-            num_seeds=options.seeds or 1,
-            from_bank=material.train is None or material.train.file is None,
-        )
 
     def _first_event(self, request: Request, dataset: Dataset, source: str) -> RunStarted | Resumed:
         """Return the content of this process's first event; ResumeError when the run changed."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from lvm.audit.document import AuditDocument
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.session import complete
@@ -17,11 +18,15 @@ from lvm.config.run import RunConfig
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
 from lvm.jobs.options import TriageOptions
-from lvm.plugins import is_file, load_given
+from lvm.plugins import digests, is_file, load_given
 from lvm.presets import DEFAULT_PRESET, load_config
 from lvm.printed import PATHS, PLUGIN, triage_command, typed
+from lvm.provenance import code_version, git_commit
 from lvm.triage.events import RunStarted
 from lvm.triage.journal import Journal
+from lvm.triage.preflight import own_checkpoint
+from lvm.triage.request import Request
+from lvm.triage.step import extended_steps, steps_in_order
 
 DATA = ("data", "train", "eval", "payload")
 NOT_ASKED = ("out", "resume", "address", "show", "json")  # of how it is run, not of what is asked
@@ -187,3 +192,29 @@ def refuse_changes(
             f"{journal.folder} cannot go on: {' and '.join(changed)} changed since it started; "
             "restore it, or start a new run in another --out."
         )
+
+
+def of_walk(
+    options: TriageOptions, config: RunConfig, material: Material, audit: AuditDocument, out: Path
+) -> Request:
+    """Return what the tree is walked with."""
+    return Request(
+        config=config,
+        out=out,
+        steps=steps_in_order(
+            () if options.five_steps else audit.route.order, reported_only=options.five_steps
+        ),
+        code=code_version(),
+        plugins=digests(),
+        commit=git_commit(),
+        checkpoint=own_checkpoint(material, out),
+        given=options.checkpoint,
+        predictions=options.predictions,
+        seen=material.seen,
+        independent=options.independent,
+        reported_only=options.five_steps,
+        all_steps=options.all_steps,
+        extended=extended_steps() if options.extended else (),
+        num_seeds=options.seeds or 1,
+        from_bank=material.train is None or material.train.file is None,
+    )

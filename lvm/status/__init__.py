@@ -15,8 +15,17 @@ from lvm.audit.document import AuditDocument
 from lvm.audit.words import answer, blocking_codes
 from lvm.command import lvm_command, shown
 from lvm.printed import eval_command, resume_command
-from lvm.progress import ArmStanding, arms_of, seconds_left, since_start
-from lvm.records import Absence, GateResult, Part, RunVerdict, Verdict, to_plain
+from lvm.progress import arms_of, seconds_left, since_start
+from lvm.records import GateResult, RunVerdict, Verdict, to_plain
+from lvm.status.standing import (
+    AuditStanding,
+    Blocking,
+    Driving,
+    EndedStep,
+    GainStanding,
+    RunningStep,
+    Standing,
+)
 from lvm.triage.events import (
     Audited,
     Confirmed,
@@ -32,98 +41,8 @@ from lvm.triage.folder import found_at
 from lvm.triage.lock import Driver
 from lvm.triage.pace import AFTER_A_STEP
 from lvm.triage.state import RunState
-from lvm.triage.summary import Judged, Summary
+from lvm.triage.summary import Summary
 from lvm.triage.verdict import build_verdict
-
-SCHEMA = 1
-
-
-class Driving(Part, frozen=True, kw_only=True):
-    """The process that drives a run."""
-
-    host: str
-    pid: int
-    silent_seconds: float
-
-
-class Blocking(Part, frozen=True, kw_only=True):
-    """A finding that blocks."""
-
-    code: str
-    seen: str
-    next: str
-
-
-class AuditStanding(Part, frozen=True, kw_only=True):
-    """What the audit came to."""
-
-    verdict: str
-    answer: str
-    codes: list[str]
-    blocked: list[Blocking]
-
-
-class RunningStep(Part, frozen=True, kw_only=True):
-    """The running step and its arms."""
-
-    step: str
-    title: str
-    number: int | None
-    started_at: float
-    seconds: float
-    seconds_left: float | None
-    gate: float | None
-    arms: list[ArmStanding]
-
-
-class EndedStep(Part, frozen=True, kw_only=True):
-    """A step that has ended, with its verdict and the arm that it keeps."""
-
-    step: str
-    title: str
-    number: int | None
-    verdict: Verdict | str | None
-    kept: str | None
-    arms: list[ArmStanding]
-
-
-class GainStanding(Part, frozen=True, kw_only=True):
-    """A success gate behind the verdict."""
-
-    metric: str
-    verdict: Verdict
-    reason: str
-
-
-class Standing(Part, frozen=True, kw_only=True):
-    """Where a run stands.
-
-    `state` is running, interrupted or finished; `seconds` and `seconds_left` leave out what lay
-    between an interruption and its resumption.
-    """
-
-    schema: int = SCHEMA
-    run: str
-    state: str
-    verdict: RunVerdict | None
-    headline: str
-    judged: Judged
-    since: str | None
-    absent: list[Absence]
-    started_at: float
-    last_event_at: float
-    age_seconds: float
-    driver: Driving | None
-    seconds: float
-    train_seconds: float
-    trials: int
-    saved_seconds: float
-    audit: AuditStanding | None
-    doing: str | None
-    step: RunningStep | None
-    ended: list[EndedStep]
-    gains: list[GainStanding]
-    next: str
 
 
 def status(state: RunState, folder: Path, now: float, driver: Driver | None = None) -> Standing:

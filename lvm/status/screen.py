@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lvm.command import shown
 from lvm.records import RunVerdict
-from lvm.status import EndedStep, GainStanding, RunningStep, Standing, title
+from lvm.status import title
+from lvm.status.standing import EndedStep, GainStanding, RunningStep, Standing
 from lvm.terminal import duration
 from lvm.text import counted, title_of
 from lvm.triage.absence import in_short, sentences

@@ -12,28 +12,24 @@ import numpy as np
 from lvm.audit.training import training_findings
 from lvm.config.recipe import Recipe
 from lvm.data.windows import Dataset
-from lvm.errors import ResumeError
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.words import in_words
 from lvm.parts import TERMS
 from lvm.provenance import checkpoint_digest
 from lvm.records import ABSENT, GateResult, StopReason
-from lvm.triage.agreement import disagreement
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
 from lvm.triage.events import (
     ArmEnded,
     ArmJudged,
     Epoch,
     Event,
-    Rung,
     StepStarted,
     TestJudged,
-    as_read,
     event_of,
-    kind_of,
 )
 from lvm.triage.journal import Journal
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, dev_evaluation, judge_stage, training_of
+from lvm.triage.pen import Pen
 from lvm.triage.race import Executor, Lane, Note, Race, race_of
 from lvm.triage.request import Request
 from lvm.triage.step import Arm, Role
@@ -49,6 +45,8 @@ class Runner:
         self, request: Request, dataset: Dataset, executor: Executor, journal: Journal, note: Note
     ) -> None:
         self.request, self.dataset, self.journal, self.note = request, dataset, journal, note
+        self._pen = Pen(journal, note)
+        self.once = self._pen.once
         self._executor = executor
         self.base = request.config.recipe
         self.gates = request.config.gates
@@ -186,7 +184,7 @@ class Runner:
         race = race_of(
             step,
             specs,
-            self._note_progress,
+            self._pen.progress,
             budget=budget,
             schedule=self.request.config.schedule,
             to_the_end=to_the_end,
@@ -277,36 +275,7 @@ class Runner:
         )
         self.once(judged, "arm")
 
-    def once(self, event: Event, *fields: str) -> None:
-        """Write an event unless a resumed run has written one with the same `fields` already.
 
-        Raises ResumeError where that differs from this one in what the run follows from.
-        """
-        event = as_read(event)
-        written = self.journal.events.last(
-            type(event), **{field: getattr(event, field) for field in fields}
-        )
-        if written is None:
-            self.note(event)
-        elif problem := disagreement(written, event):
-            raise ResumeError(
-                f"{self.journal.folder} cannot go on: {kind_of(event)} has {problem}; its files "
-                "were changed or removed: put them back, or start a new run in another --out."
-            )
-
-    def _note_progress(self, event: Event) -> None:
-        """Write an event of a race once; epochs of an arm count once over all steps."""
-        if type(event) in ONCE:
-            self.once(event, *ONCE[type(event)])
-        else:  # it happened again
-            self.note(event)
-
-
-ONCE: dict[type[Event], tuple[str, ...]] = {
-    Epoch: ("arm", "epoch"),
-    Rung: ("step", "epoch", "arrived"),
-    ArmEnded: ("arm", "step"),
-}
 _BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE)  # where it ran had no part in it
 
 

@@ -7,12 +7,14 @@ Pure functions of the events, so that the verdict and the report count the same 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lvm.records import StopReason
-from lvm.triage.events import ArmEnded, Epoch, StepStarted
+from lvm.triage.events import ArmEnded, Epoch, Forecast, Resumed, StepStarted
 from lvm.triage.state import RunState
+from lvm.triage.summary import Compute, ForecastShown
 
 GATE, PRUNING = "stage gate", "pruning"
 STOPPED_BY = {
@@ -68,3 +70,37 @@ def saved_seconds(state: RunState) -> Mapping[str, float]:
     """Return the seconds of training saved by the stage gate and by pruning."""
     arms = spent_by_arm(state)
     return {by: sum(a.saved for a in arms if a.stopped_by == by) for by in (GATE, PRUNING)}
+
+
+def time_said(state: RunState) -> ForecastShown | None:
+    """Return how long the run was said to take, and how long it took without interruptions."""
+    said = state.last(Forecast)
+    if said is None:
+        return None
+    spent = sum(
+        later.at - earlier.at
+        for earlier, later in itertools.pairwise(state)
+        if earlier.at >= said.at and not isinstance(later, Resumed)
+    )
+    return ForecastShown(
+        seconds=said.seconds,
+        lower=said.lower,
+        upper=said.upper,
+        parts=said.parts,
+        probe=said.probe,
+        actual_seconds=round(spent, 1) if state.stop else None,
+    )
+
+
+def compute(state: RunState) -> Compute:
+    """Return seconds trained, trials run, and seconds that the stage gate and pruning saved.
+
+    An arm that broke, or has not ended, has saved nothing.
+    """
+    arms = spent_by_arm(state)
+    return Compute(
+        train_seconds=round(sum(arm.seconds for arm in arms), 1),
+        trials=len(arms),
+        saved_seconds=round(sum((arm.saved for arm in arms if arm.stopped_by), start=0.0), 1),
+        wall_seconds=round(state[-1].at - state[0].at, 1) if state else 0.0,
+    )

@@ -55,6 +55,7 @@ from lvm.triage.actions import (
     TrainedOutcome,
     if_unseen,
 )
+from lvm.triage.reasons import why, why_go_on
 
 
 def next_action(
@@ -121,7 +122,7 @@ def _next_in_order(plan: Sequence[str], history: Sequence[Outcome], *, independe
     carried = () if independent else _carried(history)
     if isinstance(last, StepOutcome) and last.candidate is not None:
         before = () if independent else _carried(history[:-1])
-        return Confirm(step=last.step, arm=last.candidate, carried=before, since=_why(last))
+        return Confirm(step=last.step, arm=last.candidate, carried=before, since=why(last))
     if isinstance(last, ConfirmOutcome):
         if last.attribution is Attribution.MORE_TRAINING:
             return _more_training(last)
@@ -129,7 +130,7 @@ def _next_in_order(plan: Sequence[str], history: Sequence[Outcome], *, independe
             return _fixed(last, _cause(last, history, independent=independent))
     step = _first_left(plan, history)
     if step is not None:
-        return RunStep(step=step, carried=carried, since=_why_go_on(last))
+        return RunStep(step=step, carried=carried, since=why_go_on(last))
     fixes = [o for o in _confirmations(history) if o.attribution is Attribution.STEP]
     if fixes:  # each of them below what needs no training
         best = max(fixes, key=lambda o: o.gain)
@@ -191,38 +192,6 @@ def _unconfirmed(history: Sequence[Outcome]) -> tuple[str, str] | None:
     return None if carried[-1] in tried else carried[-1]
 
 
-def _why(step: StepOutcome) -> str:
-    if step.candidate is None:
-        return f"{step.carried} beats its control"
-    word = "holds" if step.stage is Verdict.PASS else "may hold (its interval crosses)"
-    return f"{step.candidate} {word} the stage gate"
-
-
-def _why_go_on(last: Outcome) -> str:
-    if isinstance(last, Phase1Outcome | StepOutcome | ConfirmOutcome) and last.absent:
-        return in_short(last.absent)
-    match last:
-        case Phase1Outcome():
-            return f"the success gate of phase 1 is {last.verdict}"
-        case ConfirmOutcome(attribution=Attribution.STEP):
-            return (
-                f"{last.arm} holds the success gate, but what needs no training does better, and "
-                "a question is open"
-            )
-        case ConfirmOutcome(verdict=Verdict.PASS):
-            return (
-                f"{last.arm} holds the success gate, but does not clearly beat the unchanged "
-                "recipe at the same budget"
-            )
-        case ConfirmOutcome():
-            return f"the success gate of {last.arm} is {last.verdict}"
-        case TrainedOutcome():
-            return "every step is measured"
-        case StepOutcome():
-            return f"no arm of {last.step} holds the stage gate"
-    raise AssertionError(last)  # nothing follows a settlement or a repetition
-
-
 def _end(history: Sequence[Outcome]) -> Stop:
     """Return the end of a run in which no confirmation named a cause."""
     absent = _absent(history)
@@ -273,10 +242,10 @@ def _next_of_all(plan: Sequence[str], history: Sequence[Outcome]) -> Action:
         return _settled_end(last, history)
     if isinstance(last, StepOutcome) and (last.candidate or last.carried):
         arm = last.candidate or last.carried
-        return Confirm(step=last.step, arm=arm, carried=(), since=_why(last))
+        return Confirm(step=last.step, arm=arm, carried=(), since=why(last))
     step = _first_left(plan, history)
     if step is not None:
-        return RunStep(step=step, carried=(), since=_why_go_on(last))
+        return RunStep(step=step, carried=(), since=why_go_on(last))
     trained = {o.step for o in history if isinstance(o, TrainedOutcome)}
     together = combination(history)
     if len(together) > 1 and COMBINATION not in trained:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 
 from msgspec.structs import replace
@@ -20,12 +19,10 @@ from lvm.triage.events import (
     Confirmed,
     Decision,
     Event,
-    Forecast,
     Inspected,
     Ladder,
     Phase1Judged,
     Repeated,
-    Resumed,
     Settled,
     StepEnded,
     StepStarted,
@@ -34,16 +31,14 @@ from lvm.triage.events import (
 from lvm.triage.events.parts import Arm, ControlTold
 from lvm.triage.headline import headline
 from lvm.triage.ledger import ledger
-from lvm.triage.spent import spent_by_arm
+from lvm.triage.spent import compute, time_said
 from lvm.triage.state import RunState, indexed
 from lvm.triage.step import Role
 from lvm.triage.subject import subject
 from lvm.triage.summary import (
     ArmShown,
     CombinationShown,
-    Compute,
     ConfirmationShown,
-    ForecastShown,
     ModelShown,
     PassingArm,
     Phase1Shown,
@@ -78,8 +73,8 @@ def build_verdict(events: Iterable[Event], *, resume: str) -> Summary:
         combination=_combination(state),
         seeds=_seeds(state),
         hypotheses=ledger(state),
-        compute=_compute(state),
-        forecast=_forecast(state),
+        compute=compute(state),
+        forecast=time_said(state),
         since=stop.since if stop else None,
         resume=resume,
     )
@@ -262,41 +257,4 @@ def _seeds(state: RunState) -> SeedsShown | None:
         seeds=[first, *(event.seed for event in state.of(Repeated))],
         models=repeated.models,
         comparisons=repeated.comparisons,
-    )
-
-
-# --- cost -----------------------------------------------------------------------------------------
-
-
-def _forecast(state: RunState) -> ForecastShown | None:
-    """Return how long the run was said to take, and how long it took without interruptions."""
-    said = state.last(Forecast)
-    if said is None:
-        return None
-    spent = sum(
-        later.at - earlier.at
-        for earlier, later in itertools.pairwise(state)
-        if earlier.at >= said.at and not isinstance(later, Resumed)
-    )
-    return ForecastShown(
-        seconds=said.seconds,
-        lower=said.lower,
-        upper=said.upper,
-        parts=said.parts,
-        probe=said.probe,
-        actual_seconds=round(spent, 1) if state.stop else None,
-    )
-
-
-def _compute(state: RunState) -> Compute:
-    """Return seconds trained, trials run, and seconds that the stage gate and pruning saved.
-
-    An arm that broke, or has not ended, has saved nothing.
-    """
-    arms = spent_by_arm(state)
-    return Compute(
-        train_seconds=round(sum(arm.seconds for arm in arms), 1),
-        trials=len(arms),
-        saved_seconds=round(sum((arm.saved for arm in arms if arm.stopped_by), start=0.0), 1),
-        wall_seconds=round(state[-1].at - state[0].at, 1) if state else 0.0,
     )

@@ -13,7 +13,7 @@ from lvm.report import Run, plot_words, small_plots
 from lvm.report.audit import audit_section
 from lvm.report.charts.chart import HEIGHT, WIDTH
 from lvm.report.markdown import write_audit_report
-from lvm.terminal import print_audit
+from lvm.terminal.audit import print_audit
 
 REPAIR = "lvm audit --train t.npz --eval e.npz --payload p.npz --repair OUT"
 
