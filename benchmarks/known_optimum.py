@@ -160,7 +160,7 @@ RECIPES = {
     RIGHT: "The report's objective in the raw space: InfoNCE .7 at temperature .07, AR .3.",
     HEAD_ONLY: (
         "The report's objective as it was: the same, but InfoNCE acts through the projection head "
-        "only (recipes/wrong_head_only.toml). A step has to mend it."
+        "only (recipes/wrong_head_only.toml). A step has to fix it."
     ),
     FLATTER: "The right recipe at the flattest temperature of the report's sweep, for comparison.",
 }

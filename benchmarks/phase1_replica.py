@@ -105,14 +105,14 @@ def run(files: Path, scratch: Path, small: bool) -> None:
     _command("triage, again", [*triage, scratch / "again"], head=1)
     audit = ["-m", "lvm.cli", "audit", *given]
     _command("lvm audit, every row", [*audit, "--out", scratch / "audit"], head=1)
-    mended = scratch / "mended"
-    repair = ["--out", scratch / "repair", "--repair", mended / "eval.npz"]
+    fixed = scratch / "fixed"
+    repair = ["--out", scratch / "repair", "--repair", fixed / "eval.npz"]
     _command(
         "lvm audit --repair",
         [*audit, *repair],
         words=("repaired:", "not repaired:", "BLOCKED", "warnings", "clean"),
     )
-    _judge(replica, mended / "eval.npz", scratch)
+    _judge(replica, fixed / "eval.npz", scratch)
 
 
 def _command(name: str, words_of: list[object], head: int = 0, words: tuple[str, ...] = ()) -> None:

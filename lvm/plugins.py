@@ -215,7 +215,7 @@ def _imported(plugin: Plugin, run: Callable[[str], Any], path: Path | None) -> N
     except (Exception, SystemExit) as error:
         raise PluginError(
             f"the plug-in {plugin.name} cannot be imported: {type(error).__name__}"
-            f"{_line(error, path or _origin(plugin.module))}: {_said(error)}; mend it or leave "
+            f"{_line(error, path or _origin(plugin.module))}: {_said(error)}; fix it or leave "
             "it out."
         ) from None
 

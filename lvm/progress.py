@@ -217,6 +217,9 @@ class JsonLines:
             self._stream.write(json.dumps(record, allow_nan=False) + "\n")
             self._stream.flush()
         except OSError as error:  # hours of training are worth more than who reads of them
-            print(f"no progress can be told ({error.strerror}); the run goes on", file=sys.stderr)
+            print(
+                f"Cannot write progress ({error.strerror}); the run continues without it.",
+                file=sys.stderr,
+            )
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             self._stream = None

@@ -62,7 +62,7 @@ def typed(key: str, value: Any, hint: Any) -> Any:
 def section(key: str, value: object) -> Mapping[str, Any]:
     """Return the section of keys at `key`; ConfigError when the value is none."""
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key} is {brief(value)}, expected a section of keys.")
+        raise ConfigError(f"{key} is {brief(value)}, expected a table of keys, e.g. [{key}].")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Planted worlds: banks with a known best predictor, on which a known recipe fails and is mended.
+"""Planted worlds: banks with a known best predictor, on which a known recipe fails and is fixed.
 
 A row is a unit vector that, but for one rotation of all axes, has three parts:
 

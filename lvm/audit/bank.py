@@ -134,9 +134,9 @@ def target_not_in_bank(material: Material) -> Iterator[Finding]:
         inside, spoilt = locate_targets(material, side, rows)
         rows, inside = rows[~spoilt], inside[~spoilt]  # NONFINITE and ZERO_ROWS speak of these
         if len(rows) == 0:
-            raise NotEvaluable("no target has a direction", "mend NONFINITE or ZERO_ROWS first")
+            raise NotEvaluable("no target has a direction", "fix NONFINITE or ZERO_ROWS first")
         if float(inside.mean()) < ALLOWED_SHARE and (mismatch := another_space(material)):
-            raise NotEvaluable(f"the vectors cannot be compared: {mismatch}", "mend SPACE_MISMATCH")
+            raise NotEvaluable(f"the vectors cannot be compared: {mismatch}", "fix SPACE_MISMATCH")
     share, limit = float(inside.mean()), same_from(material)
     # Rows of the bank that are NaN or zero were somebody's: NONFINITE and ZERO_ROWS speak of them.
     if share >= ALLOWED_SHARE - 2 * len(_spoilt_rows(material)) / len(bank):
@@ -206,7 +206,7 @@ def locate_targets(
     """
     vectors = side.targets(rows)
     if side.width != material.pool.width:
-        raise NotEvaluable("the widths differ", "mend what SCHEMA names")
+        raise NotEvaluable("the widths differ", "fix what SCHEMA names")
     inside = find_rows(material, vectors) >= 0
     spoilt = ~np.isfinite(unit(vectors)).all(axis=1)
     if side.keys is not None:

@@ -34,7 +34,7 @@ class Keyed:
 
     @property
     def share_right(self) -> Float[np.ndarray, " S"]:
-        """Share of right ones among those that the bank can speak of, per place; NaN for none."""
+        """Share of correct rows among those found in the bank, per place; NaN for none."""
         told = (self.right | self.wrong).sum(axis=0)
         return np.where(told > 0, self.right.sum(axis=0) / np.maximum(told, 1), np.nan)
 
@@ -51,7 +51,7 @@ def follow(material: Material, side: Side, rows: Int[np.ndarray, " m"] | None = 
     if stated is None:
         raise NotEvaluable(f"{side.source} has no truth_keys", "give truth_keys [M, 2]")
     if side.width != bank.width:
-        raise NotEvaluable(f"widths {side.width} and {bank.width} differ", "mend what SCHEMA names")
+        raise NotEvaluable(f"widths {side.width} and {bank.width} differ", "fix what SCHEMA names")
     if rows is None:
         rows = sample_rows(material, side, _num_followed(material, side))
     vectors = np.concatenate([side.contexts(rows), side.targets(rows)[:, None]], axis=1)

@@ -97,7 +97,7 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
             + ", ".join(f"{metric} {value:.3f}" for metric, value in gate.perfect.items()),
             meaning="A gate that does not give the right answers their full score compares them "
             "with something else, or asks for more than there is.",
-            next=f"mend the {gate.name} gate: compare each prediction with the target of the same "
+            next=f"fix the {gate.name} gate: compare each prediction with the target of the same "
             f"window, and keep its bound ({gate.bound:g}) within reach of a perfect answer",
         )
     blind = {name: _judge(tried, gate, name) for name in BLIND}

@@ -54,7 +54,7 @@ def predictions_leaked(material: Material) -> Iterator[Seen]:
         return
     novel = _novel(given)
     if int(novel.sum()) < LEAKED_ROWS:
-        raise NotEvaluable("every target stands among its own contexts", "mend the eval file")
+        raise NotEvaluable("every target stands among its own contexts", "fix the eval file")
     leaked = leaked_rows(given)
     share = float(leaked.sum() / novel.sum())
     retrieves = answers_with_rows(material, given, np.flatnonzero(~leaked))

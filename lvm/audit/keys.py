@@ -114,7 +114,7 @@ def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
             yield _unverified(side, made_up)
             return
         raise NotEvaluable(
-            f"the bank holds next to none of the {side.name} vectors, so no key can be followed",
+            f"almost no {side.name} vector is in the bank, so keys cannot be checked",
             "give the payload that the windows were cut from",
         )
     worst = float(np.nanmin(share))

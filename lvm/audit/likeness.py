@@ -131,7 +131,7 @@ def likeness(material: Material, name: str) -> Likeness:
     reference = frame(material)
     vectors = coherence(material, "eval").targets if name == "eval" else _bank_rows(material)
     if vectors.shape[1] != len(reference.mean):
-        raise NotEvaluable("the widths differ", "mend what SCHEMA names")
+        raise NotEvaluable("the widths differ", "fix what SCHEMA names")
     usual = float(np.median(reference.part_energy))
     if usual == 0:
         raise NotEvaluable("the train vectors differ in nothing that could be compared", VECTORS)
@@ -154,7 +154,7 @@ def _bank_rows(material: Material) -> Float[np.ndarray, "m D"]:
     vectors = unit(take(bank.vectors, rows))
     good: Float[np.ndarray, "m D"] = vectors[np.isfinite(vectors).all(axis=1)]
     if len(good) == 0:
-        raise NotEvaluable("no bank row has a direction", "mend NONFINITE or ZERO_ROWS first")
+        raise NotEvaluable("no bank row has a direction", "fix NONFINITE or ZERO_ROWS first")
     return good
 
 

@@ -73,7 +73,7 @@ def locate(material: Material, side: Side, rows: Int[np.ndarray, " m"]) -> Locat
     if side.width != bank.width:
         raise NotEvaluable(
             f"the {side.name} vectors have width {side.width}, the bank {bank.width}",
-            "mend what SCHEMA names",
+            "fix what SCHEMA names",
         )
     sequences = np.concatenate([side.contexts(rows), side.targets(rows)[:, None]], axis=1)
     flat = side.stored(sequences.reshape(-1, side.width))

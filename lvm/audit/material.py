@@ -188,7 +188,7 @@ class Material:
 
     def _why(self, part: str, nothing: str, supply: str) -> tuple[str, str]:
         if part in self.missing:
-            return self.missing[part], "mend the file that SCHEMA names"
+            return self.missing[part], "fix the file that SCHEMA names"
         return f"{nothing} to look at", supply
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""Were there as many negatives as was said? The functions behind NEGATIVES_FEWER."""
+"""Does the number of negatives match the configuration? The functions behind NEGATIVES_FEWER."""
 
 from __future__ import annotations
 

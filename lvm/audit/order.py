@@ -67,7 +67,7 @@ def order_broken(material: Material) -> Iterator[Finding]:
 def _no_lift() -> NotEvaluable:
     return NotEvaluable(
         "contexts and targets have nothing in common that an order could show in",
-        "mend EVAL_UNPAIRED first",
+        "fix EVAL_UNPAIRED first",
     )
 
 

@@ -122,9 +122,9 @@ def _underpowered(tried: Bench, gate: str, powers: Sequence[Power]) -> Iterator[
     yield Finding(
         code="UNDERPOWERED",
         severity=Severity.WARN,
-        seen=f"{worst.metric} is known to +-{worst.half_width:.3f} over {worst.articles} articles "
-        f"(design effect of articles {worst.effect:.1f}), but "
-        f"{worst.what} lie {worst.distance:.3f} apart",
+        seen=f"the interval of {worst.metric} is +-{worst.half_width:.3f} ({worst.articles} "
+        f"articles, design effect {worst.effect:.1f}), too wide: {worst.what} are only "
+        f"{worst.distance:.3f} apart",
         allowed=f"a half-width of at most {worst.distance:.3f}",
         where=where_found("gate") | {"gate": gate, "metric": worst.metric} | stated_pool(tried),
         meaning=f"The {gate} gate cannot tell these apart on so few articles: its verdict will be "

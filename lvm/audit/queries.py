@@ -45,7 +45,7 @@ class Queries:
         """Where the windows lie in the bank, or NotEvaluable."""
         if self.windows.located is None:
             raise NotEvaluable(
-                "the eval windows cannot be looked up in a bank", "give --payload, mend its SCHEMA"
+                "the eval windows cannot be looked up in a bank", "give --payload, fix its SCHEMA"
             )
         return self.windows.located
 

@@ -118,7 +118,7 @@ def _splits(material: Material) -> tuple[Bank, dict[str, Split]]:
     located = coherence(material, "eval").located
     if located is None:
         raise NotEvaluable(
-            "the eval windows cannot be looked up in a bank", "give --payload, or mend its SCHEMA"
+            "the eval windows cannot be looked up in a bank", "give --payload, or fix its SCHEMA"
         )
     whole = np.flatnonzero(located.found.all(axis=1))
     rows = located.places[whole]

@@ -43,7 +43,7 @@ def collapse(material: Material) -> Iterator[Finding]:
     given = queries(material)
     spread, targets = dispersion(given.predictions), dispersion(given.truth)
     if targets <= 0:
-        raise NotEvaluable("all targets are one vector", "mend the eval file")
+        raise NotEvaluable("all targets are one vector", "fix the eval file")
     mix = dispersion(affine_mix(material, given.windows)) / dispersion(given.windows.targets)
     ratio = spread / targets
     block = max(FLOOR, min(BLOCK, OF_MIX_BLOCK * mix))
@@ -75,7 +75,7 @@ def low_rank(material: Material) -> Iterator[Finding]:
     given = queries(material)
     windows = given.windows
     if dispersion(given.predictions) <= 1e-9:
-        raise NotEvaluable("all predictions are one vector", "mend what COLLAPSE names")
+        raise NotEvaluable("all predictions are one vector", "fix what COLLAPSE names")
     targets = effective_rank(windows.targets)
     mixes = (np.nan_to_num(unit(windows.contexts.mean(axis=1))), affine_mix(material, windows))
     usual = min(effective_rank(rows) for rows in mixes) / targets

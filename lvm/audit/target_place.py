@@ -49,7 +49,7 @@ def _side_shifted(material: Material, side: Coherence) -> Iterator[Finding]:
         yield _shifted(side, 0, share)
         return
     if wrong_bank(material) is not None:
-        raise NotEvaluable("the keys of the bank are wrong", "mend KEYS_WRONG first")
+        raise NotEvaluable("the keys of the bank are wrong", "fix KEYS_WRONG first")
     steps, share = place_of_target(side)
     if share >= SHIFTED_WARN:
         yield _shifted(side, steps, share)
@@ -70,7 +70,7 @@ def place_of_target(side: Coherence) -> tuple[int, float]:
     both = located.found.all(axis=1) & one & (np.diff(contexts, axis=1) == 1).all(axis=1)
     if float(both.mean()) < 0.05:
         raise NotEvaluable(
-            "next to no window is a run of the bank", "mend what the other findings name first"
+            "next to no window is a run of the bank", "fix what the other findings name first"
         )
     same = both & (articles[:, -1] == articles[:, 0])
     ahead: Int[np.ndarray, " m"] = (located.ranks[:, -1] - contexts[:, -1])[same]

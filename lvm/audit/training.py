@@ -88,7 +88,7 @@ def _given(material: Material) -> TrainingLog:
 
 @check(
     "NEGATIVES_FEWER",
-    "did as many negatives stand against each target as was said?",
+    "does the number of negatives match the configuration?",
     About(
         for_arms="the stated number of negatives is not what was trained on, so the control "
         "arm, which is, stands beside every arm"
@@ -218,7 +218,7 @@ def overfit(log: TrainingLog) -> Iterator[Finding]:
             allowed=f"fewer than {RISING_EPOCHS} rising epochs in a row (by {RISE:.0%} in all), a "
             f"best epoch after the first of {MANY_EPOCHS + 1} or more, a gap of at most {GAP:g} or "
             f"{GAP_SHARE:.0%} of the train cosine",
-            meaning="The model learns its training text by heart; more epochs make it worse on "
+            meaning="The model overfits the training text; more epochs make it worse on "
             "other text.",
             next=f"set training.epochs to about {best_epoch}, raise model.dropout or "
             "training.weight_decay, or train on more text",

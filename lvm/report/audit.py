@@ -103,7 +103,7 @@ def first_screen(document: AuditDocument) -> Iterator[Block]:
 def _lead(document: AuditDocument) -> str:
     text = answer(document)
     if document.verdict == "BLOCKED":
-        return f"{text}. No training can help before this is mended, so none was started."
+        return f"{text}. Training cannot fix this, so none was started. Repair the data first."
     return f"{text[:1].upper()}{text[1:]}."
 
 
@@ -112,7 +112,7 @@ def _details(document: AuditDocument) -> Iterator[Block]:
     yield from _findings(document)
     yield Heading("What was looked at")
     if blind := not_looked_at(document):
-        yield Items("Could not be looked at, and so has not passed", blind)
+        yield Items("Not checked (missing input)", blind)
     if passed := [f"{c.code}: {c.question}" for c in checks_with(document, "PASS")]:
         yield Items("Passed", passed)
     yield from _route(document)

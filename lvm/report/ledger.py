@@ -25,9 +25,7 @@ def ledger_sections(run: Run) -> list[Section]:
         found.append(Section("hypotheses", "Hypotheses", list(_ledger(run))))
     if run.summary.forecast:
         found.append(
-            Section(
-                "forecast", "Time, said beforehand and taken", list(_forecast(run.summary.forecast))
-            )
+            Section("forecast", "Predicted and actual time", list(_forecast(run.summary.forecast)))
         )
     return found
 
@@ -95,13 +93,13 @@ def _forecast(said: ForecastShown) -> Iterator[Block]:
     took = said.actual_seconds
     pairs = [
         (
-            "Said beforehand",
+            "Predicted",
             f"{seconds(said.seconds)}, from {seconds(said.lower)} to {seconds(said.upper)}",
         ),
         ("Took", seconds(took) if took is not None else "the run has not ended"),
     ]
     if took:
-        pairs.append(("Took / said", f"{took / said.seconds:.2f}"))
+        pairs.append(("Took / predicted", f"{took / said.seconds:.2f}"))
     yield Facts(pairs)
     probe = said.probe
     yield Paragraph(

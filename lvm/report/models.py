@@ -87,7 +87,7 @@ def confirmed_name(run: Run, event: Confirmed) -> str:
 
 
 def is_combination(state: RunState, confirmed: Confirmed) -> bool:
-    """Whether a confirmation speaks for several steps together, and so for none that was begun."""
+    """Whether this confirms a combination rather than a single step."""
     return state.last(StepStarted, step=confirmed.step) is None
 
 

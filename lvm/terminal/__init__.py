@@ -135,13 +135,13 @@ class Screen:
 
     def _on_decision(self, event: Decision) -> None:
         what = {
-            "RunPhase1": "phase 1",
-            "RunStep": f"step {event.step}",
-            "Confirm": f"full training of {event.arm or 'the carried recipe'}",
-            "Repeat": f"the same models with seed {event.seed}",
-            "Stop": f"stop: {event.verdict}",
+            "RunPhase1": "Next: phase 1",
+            "RunStep": f"Next: step {event.step}",
+            "Confirm": f"Next: full training of {event.arm or 'the carried recipe'}",
+            "Repeat": f"Next: the same models with seed {event.seed}",
+            "Stop": f"Done: {event.verdict}",
         }[event.action]
-        self.say(f"{self._clock()} Deciding {what}, since {event.since}.", "bold")
+        self.say(f"{self._clock()} {what} ({event.since}).", "bold")
 
     def _on_reopened(self, event: Reopened) -> None:
         names = [f"{arm.arm} of {arm.step}" for arm in event.arms]
@@ -199,7 +199,7 @@ class Screen:
     def _on_repeated(self, event: Repeated) -> None:
         for name, model in event.models.items():
             values = ", ".join(f"{result.r_at_5:.3f}" for result in model.per_seed)
-            self.say(f"{self._clock()}   {name}: R@5 seed by seed {values or 'none'}")
+            self.say(f"{self._clock()}   {name}: R@5 per seed: {values or 'none'}")
 
     # --- the live part ---------------------------------------------------------------------------
 

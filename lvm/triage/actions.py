@@ -12,7 +12,7 @@ COMBINATION = "combination"  # stands for a step where several are tried togethe
 
 
 class Attribution(StrEnum):
-    """Whom a confirmation speaks for."""
+    """Which cause a confirmation supports."""
 
     STEP = "step"  # the arm holds the gate and beats the unchanged recipe
     MORE_TRAINING = "more training"  # the unchanged recipe holds the gate at the same budget

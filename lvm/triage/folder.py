@@ -93,7 +93,7 @@ def _refuse_content(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; choose a new or empty folder for --out.")
     if out.exists() and any(not _is_of_a_lock(p) for p in out.iterdir()):
-        raise UsageError(f"{out} holds other files; choose a new or empty folder for --out.")
+        raise UsageError(f"{out} is not empty; --out must be a new or empty folder.")
     require_folder_above(out)
 
 

@@ -25,7 +25,7 @@ def headline(summary: Summary, state: RunState) -> str:
         case RunVerdict.FIXED if given and arm:
             return (
                 f"FIXED by {cause} on a stand-in: {given} do not hold the success gate, "
-                f"{arm.name} of our network does{front}. Whether it mends the model behind the "
+                f"{arm.name} of our network does{front}. Whether it fixes the model behind the "
                 "predictions was not tried."
             )
         case RunVerdict.FIXED if cause == MORE_TRAINING and arm and arm.recipe:

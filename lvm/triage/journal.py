@@ -107,10 +107,7 @@ def read_run(folder: Path) -> RunState:
     """
     state = RunState(effective(read_events(folder)))
     if not state:
-        raise ResumeError(
-            f"{folder / FILE_NAME} holds no whole event yet; ask again when the run has started, "
-            "or start it."
-        )
+        raise ResumeError(f"{folder / FILE_NAME} is empty: the run has not started yet.")
     return state
 
 
@@ -178,8 +175,8 @@ def read_journal(folder: Path) -> Iterator[dict[str, Any]]:
             known = False
         if not known or (number == 1 and record.get("event") != "run_started"):
             raise ResumeError(
-                f"{path} line {number} is not an event of this program; it was changed or belongs "
-                "to another one: start a new run in another --out."
+                f"{path} line {number} is not a valid lvm event; the file was changed, or "
+                "another program wrote it. Start a new run in another --out."
             )
         if number == 1 and record.get("schema") not in READS:
             raise ResumeError(

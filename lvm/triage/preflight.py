@@ -56,7 +56,7 @@ def dataset_of(material: Material, context_length: int) -> tuple[Dataset, str]:
 def _whole(material: Material, context_length: int) -> tuple[Dataset, str]:
     bank, train, eval_ = material.bank, material.train, material.eval
     if bank is None:
-        raise DataError("no bank could be opened; mend what the audit names.")
+        raise DataError("no bank could be opened; fix what the audit names.")
     if (
         train is not None
         and train.file is not None

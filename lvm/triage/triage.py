@@ -90,7 +90,9 @@ class Triage:
                 self._ladder_measured()
                 compare_with_ladder(self._runner)
                 self._tidier.at_the_end(self._runner.journal.events)
-            if not isinstance(action, Settle):  # it decides nothing and is told by its result
+            if not isinstance(
+                action, Settle
+            ):  # not a decision; its result is recorded as `settled`
                 self._runner.once(_decision(action, len(history)), "number")
             if isinstance(action, Stop):
                 return action

@@ -69,16 +69,16 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
         blocked = run_command(
             tune_jobs.triage.main, [*flags(replica), "--out", str(folder / "run")]
         )
-        mended = run_command(
+        fixed = run_command(
             lvm.cli.main,
-            ["audit", *flags(replica), "--repair", "mended/eval.npz", "--out", "audit"],
+            ["audit", *flags(replica), "--repair", "fixed/eval.npz", "--out", "audit"],
         )
     patch.undo()
     return Audited(
         replica=replica,
         run=folder / "run",
-        repaired=folder / "mended" / "eval.npz",
-        statuses=(blocked, mended),
+        repaired=folder / "fixed" / "eval.npz",
+        statuses=(blocked, fixed),
         printed=printed.getvalue(),
     )
 

@@ -72,7 +72,7 @@ def test_a_check_asks_a_question_and_passes_nothing_where_it_has_nothing(code: s
     assert answer.status is Status.NOT_EVALUABLE
     assert answer.findings == ()
     assert answer.reason
-    assert re.search(r"\b(give|write|mend|see|train|use|set|run)\b", answer.next), answer.next
+    assert re.search(r"\b(give|write|fix|see|train|use|set|run)\b", answer.next), answer.next
 
 
 def test_nothing_at_all_is_not_called_clean_by_any_check() -> None:

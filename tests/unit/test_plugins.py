@@ -208,9 +208,9 @@ def test_entry_points_of_what_is_installed_are_imported(package, monkeypatch) ->
         ("x = 1\n", r"the plug-in bad\.py registers nothing; let it register a part"),
         (
             "x = 1\n\nraise ValueError('no\\nway')\n",
-            r"the plug-in bad\.py cannot be imported: ValueError at line 3: no\\nway; mend it",
+            r"the plug-in bad\.py cannot be imported: ValueError at line 3: no\\nway; fix it",
         ),
-        ("def f(:\n", r"the plug-in bad\.py cannot be imported: SyntaxError at line 1: .+; mend"),
+        ("def f(:\n", r"the plug-in bad\.py cannot be imported: SyntaxError at line 1: .+; fix"),
         (
             "import json\njson.loads('{')\n",
             r"the plug-in bad\.py cannot be imported: JSONDecodeError at line 2: ",

@@ -437,10 +437,10 @@ def test_a_bank_folder_becomes_a_new_bank_folder(tmp_path):
 def test_a_name_with_npz_is_the_eval_file_and_others_stand_beside_it(tmp_path):
     parts = broken("duplicates")
     parts = dataclasses.replace(parts, eval=replica().eval)
-    out = tmp_path / "new" / "mended.npz"
+    out = tmp_path / "new" / "fixed.npz"
     done = repair(parts.material(), out)
-    assert done.files == {"eval": out, "payload": tmp_path / "new" / "mended.payload.npz"}
-    assert sorted(p.name for p in out.parent.iterdir()) == ["mended.npz", "mended.payload.npz"]
+    assert done.files == {"eval": out, "payload": tmp_path / "new" / "fixed.payload.npz"}
+    assert sorted(p.name for p in out.parent.iterdir()) == ["fixed.npz", "fixed.payload.npz"]
     assert f"--eval {out}" in done.next
     assert "--train train.npz" in done.next
 

@@ -45,7 +45,7 @@ STEPS.register("anchor_mmd")(
                 predicts="An anchor to that distribution finds more.",
             )
         ],
-        rules_out="a drift of the prediction distribution that an anchor would mend",
+        rules_out="a drift of the prediction distribution that an anchor would fix",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
         first_on=["COLLAPSE"],

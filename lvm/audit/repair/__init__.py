@@ -1,4 +1,4 @@
-"""Repair: new files without the defects that the audit knows how to mend."""
+"""Repair: new files without the defects that the audit knows how to fix."""
 
 from lvm.audit.repair.run import Repaired, repair
 
