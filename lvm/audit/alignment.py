@@ -16,12 +16,13 @@ from jaxtyping import Bool, Float, Int
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Level
-from lvm.audit.finding import Finding, Ids, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.given_away import answers_with_rows, leaked_rows
 from lvm.audit.material import Material
 from lvm.audit.orders import Fit, Order, best_order, known_orders, rolled
 from lvm.audit.rows_given import GivenRows, clear, given_rows, runs
 from lvm.audit.shifts import Shift, find_shift
+from lvm.audit.where import Ids, where_found
 
 ASKED = 2048  # rows that are held against every window
 FOREIGN, AT_HOME = 0.25, 0.1  # share of other articles' windows that fit better than the own one

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.lineage import BEHIND, ITSELF, Seen, read_lineage, seen_articles, unknown_lineage
 from lvm.audit.material import Material
+from lvm.audit.where import where_found
 
 FEW_WINDOWS = 0.01  # of the eval windows: text that few of them share with other articles
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, queries
 from lvm.audit.retrieval import QUERIES, search
+from lvm.audit.where import where_found
 from lvm.data.bank import Bank
 from lvm.data.rows import blocks, take
 from lvm.data.windows import Windows

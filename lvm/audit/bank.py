@@ -10,14 +10,7 @@ from jaxtyping import Bool, Int
 from lvm.audit.blame import bank_overwritten
 from lvm.audit.check import About, check
 from lvm.audit.coherence import coherence, level
-from lvm.audit.finding import (
-    REPAIR,
-    Finding,
-    NotEvaluable,
-    Severity,
-    most_frequent,
-    where_found,
-)
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.followed import counted_off, keyed
 from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.likeness import another_space
@@ -33,6 +26,7 @@ from lvm.audit.padding import (
 from lvm.audit.paraphrase import bank_twins
 from lvm.audit.repeated import repeated_windows
 from lvm.audit.scan import scans
+from lvm.audit.where import most_frequent, where_found
 from lvm.data.rows import key_codes
 
 DUPLICATES_WARN, DUPLICATES_BLOCK = 0.01, 0.05  # share of rows that repeat another; under its key

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 
 from lvm.audit.check import check
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.gaps import windows_across_gaps
 from lvm.audit.material import Material
+from lvm.audit.where import where_found
 
 DROPPED_SHARE = 0.01
 # Words of the names under which a provenance states how many rows there were to begin with.

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from lvm.audit.coherence import coherence
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
+from lvm.audit.where import where_found
 
 OTHERS = 0.5  # of as many other articles as the train side has
 

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Int
 
 from lvm.audit.coherence import coherence_or_none
-from lvm.audit.finding import Finding, Severity, most_frequent
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material, Side
+from lvm.audit.where import most_frequent
 
 PADDED_SHARE = 0.9  # of windows with zero contexts, that have them in front, at an article's start
 LOOKED_AT = 2048

@@ -9,9 +9,10 @@ from typing import Any
 
 from lvm.audit.check import About, check
 from lvm.audit.coverage import easy_pool
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
 from lvm.audit.selftest import BLIND, TRIVIAL, Bench, GateUnderTest, bench
+from lvm.audit.where import where_found
 from lvm.gates import MIN_ARTICLES
 from lvm.records import GateResult, Verdict
 

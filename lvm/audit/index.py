@@ -7,16 +7,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import (
-    Finding,
-    Ids,
-    NotEvaluable,
-    Severity,
-    where_found,
-)
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.location import unit
 from lvm.audit.material import Material
+from lvm.audit.where import Ids, where_found
 from lvm.data.bank import Bank
 from lvm.errors import DataError
 from lvm.evaluation.index import Index

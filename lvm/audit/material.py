@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lvm.audit.finding import Finding, Ids, NotEvaluable, where_found
+from lvm.audit.finding import Finding, NotEvaluable
+from lvm.audit.where import Ids, where_found
 from lvm.config.recipe import Recipe
 from lvm.config.run import GateConfig
 from lvm.data.bank import Bank

@@ -26,8 +26,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.articles import Article, Part, counted_by_side, draw, parts, shared
-from lvm.audit.finding import Finding, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
+from lvm.audit.where import where_found
 
 LEAST, CHUNKS, ROWS = 5, 24, 6144  # chunks of an article, chunks taken of it, rows in all
 MIN_ARTICLES, MIN_GROUP = 8, 3  # articles of a part, of a group

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lvm.audit.coherence import sample_rows
-from lvm.audit.finding import Finding, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
+from lvm.audit.where import where_found
 from lvm.data.rows import take
 from lvm.randomness import numpy_generator
 

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lvm.audit.finding import Finding, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material, Side
+from lvm.audit.where import where_found
 from lvm.config.run import RunConfig
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank

@@ -9,7 +9,7 @@ import numpy as np
 from lvm.audit.blame import wrong_bank
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level
-from lvm.audit.finding import NUM_NAMED, Finding, NotEvaluable, Severity
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
 from lvm.audit.order_in_bank import BACKWARDS, CLEAR, crossings, out_of_order, profile
 from lvm.audit.stored_order import stored_order
@@ -21,6 +21,7 @@ from lvm.audit.turns import (
     takes_turns,
     train_takes_turns,
 )
+from lvm.audit.where import NUM_NAMED
 
 ORDER_BLOCK, ORDER_WARN = 0.5, 0.65  # eval over train, of direction beside lift
 ZIGZAG = 0.4  # of what lag 2 shares beyond chance: how far it may lie above lag 1

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.loaded import CheckpointPart, as_trained
 from lvm.audit.material import Material
 from lvm.audit.own_figure import TOLERANCE, ids_of
+from lvm.audit.where import where_found
 from lvm.config.recipe import Recipe
 from lvm.data.windows import Dataset, Windows
 from lvm.errors import LvmError

@@ -16,8 +16,9 @@ from lvm.audit.coherence import (
     coherence,
     level,
 )
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity, most_frequent
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
+from lvm.audit.where import most_frequent
 
 PAIRED_BLOCK, PAIRED_WARN = 0.5, 0.75  # eval over train, of what neighbours share beyond chance
 CLEAR = 5.0  # standard errors from which a relation is beyond doubt

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.coherence import level
-from lvm.audit.finding import Finding, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
+from lvm.audit.where import where_found
 from lvm.data.bank import Bank
 from lvm.data.rows import BLOCK_BYTES, blocks, take
 from lvm.randomness import numpy_generator

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.gates import stated_pool
 from lvm.audit.material import Material
 from lvm.audit.selftest import TRIVIAL, Bench, bench
+from lvm.audit.where import where_found
 from lvm.measured import improvement
 from lvm.statistics import NEAREST_DISTANCE, article_mean, design_effect, more_articles
 

@@ -13,10 +13,11 @@ from jaxtyping import Float
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import MIN_WINDOWS, Coherence, Level
-from lvm.audit.finding import Finding, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, dispersion, queries, run
+from lvm.audit.where import where_found
 from lvm.data.rows import take
 
 RETRAIN = "train it again from the data (lvm train), and judge that checkpoint"

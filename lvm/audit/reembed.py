@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.articles import Part, parts
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
+from lvm.audit.where import where_found
 from lvm.data.corpus import Document
 from lvm.data.encoder import Encoder, load_encoder, token_counter
 from lvm.data.fit import fit

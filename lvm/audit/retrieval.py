@@ -16,10 +16,11 @@ from torch import Tensor
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import MIN_WINDOWS
-from lvm.audit.finding import Finding, NotEvaluable, Seen, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Seen, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, affine_mix, queries
+from lvm.audit.where import where_found
 from lvm.data.copies import copy_groups
 from lvm.data.rows import take
 from lvm.data.windows import Windows

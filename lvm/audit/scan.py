@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.coherence import sample_rows
-from lvm.audit.finding import NUM_NAMED, NotEvaluable
+from lvm.audit.finding import NotEvaluable
 from lvm.audit.material import Material, Side, once
+from lvm.audit.where import NUM_NAMED
 from lvm.data.rows import blocks, take
 
 ZERO_LENGTH = 1e-6

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.material import Material, Side
+from lvm.audit.where import where_found
 from lvm.data.integrity import changed_files
 
 DAMAGED = (

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from lvm.audit.centring import shifted_articles
 from lvm.audit.check import About, check
 from lvm.audit.coherence import coherence
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.likeness import ENERGY_BLOCK, ENERGY_WARN, Likeness, likeness
 from lvm.audit.material import Material
 from lvm.audit.mixed import mixed_spaces
@@ -22,6 +22,7 @@ from lvm.audit.number_code import number_code
 from lvm.audit.own_rows import contexts_elsewhere
 from lvm.audit.reembed import reembedded
 from lvm.audit.told_apart import told_apart
+from lvm.audit.where import where_found
 
 RANDOM_RATIO = (0.8, 1.25)
 

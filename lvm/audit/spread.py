@@ -18,10 +18,11 @@ import numpy as np
 from jaxtyping import Float
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, affine_mix, dispersion, queries
+from lvm.audit.where import where_found
 
 BLOCK, WARN = 0.05, 0.25  # of the targets' dispersion
 # Text that says little of its next chunk makes the best predictor cautious, so a bound is at most a

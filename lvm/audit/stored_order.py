@@ -12,10 +12,11 @@ import numpy as np
 
 from lvm.audit.articles import Article, Part, counted_by_side, draw, parts, shared
 from lvm.audit.batches import Break, find_break
-from lvm.audit.finding import Finding, Severity, where_found
+from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
 from lvm.audit.other_orders import MIN_ARTICLES, Reading, best_reading
 from lvm.audit.padding import without_padding
+from lvm.audit.where import where_found
 
 LEAST, CHUNKS, ROWS = 8, 256, 4096  # chunks of an article, chunks taken of it, rows in all
 BLOCK_SHARE = 0.1  # of articles whose chunks are in another order

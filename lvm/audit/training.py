@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.negatives import negatives_fewer
 from lvm.audit.negatives import stated_negatives_finding as stated_negatives_finding
 from lvm.audit.training_log import (
@@ -33,6 +33,7 @@ from lvm.audit.training_log import TrainingLog as TrainingLog
 from lvm.audit.training_log import log_from_epochs as log_from_epochs
 from lvm.audit.training_log import too_early as too_early
 from lvm.audit.training_log import training_log as training_log
+from lvm.audit.where import where_found
 from lvm.config.recipe import ObjectiveConfig
 from lvm.records import StopReason
 from lvm.training.epochs import EpochRecord

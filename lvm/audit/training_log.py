@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity, where_found
+from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.where import where_found
 from lvm.config.plain import from_dict
 from lvm.config.recipe import Recipe
 from lvm.errors import CheckpointError, ConfigError

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import REPAIR, Finding, Severity, where_found
+from lvm.audit.finding import REPAIR, Finding, Severity
 from lvm.audit.gaps import is_padding
 from lvm.audit.material import Material
 from lvm.audit.scan import Scan, scans
+from lvm.audit.where import where_found
 
 NORM_TOLERANCE = 0.01  # of the mean from 1, and of the spread beside the mean
 
