@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lvm import cli_audit, cli_doctor
 from lvm.command import Parser, lvm_command, run_program, shown, statuses
 from lvm.errors import ExitStatus, UsageError
 from lvm.jobs import doors, flags
@@ -45,7 +44,7 @@ def parser() -> Parser:
     flags.add_eval_flags(evaluate)
 
     audit = commands.add_parser("audit", help="find what no training can fix, and repair it")
-    cli_audit.add_flags(audit)
+    flags.add_audit_flags(audit)
 
     for name, does in OF_A_RUN.items():
         commands.add_parser(name, help=does).add_argument("run", type=Path, metavar="RUN")
@@ -53,7 +52,7 @@ def parser() -> Parser:
     status.add_argument("--json", action="store_true", help="as one JSON object")
 
     doctor = commands.add_parser("doctor", help="find what would stop a run, before it starts")
-    cli_doctor.add_flags(doctor)
+    flags.add_doctor_flags(doctor)
     return p
 
 
@@ -65,12 +64,12 @@ def main(argv: Sequence[str]) -> int:
         "embed": _embed,
         "train": _train,
         "eval": _evaluate,
-        "audit": cli_audit.audit,
+        "audit": _audit,
         "report": _report,
         "status": _status,
         "ui": _ui,
         "track": _track,
-        "doctor": cli_doctor.doctor,
+        "doctor": _doctor,
     }[args.command](args)
 
 
@@ -89,6 +88,14 @@ def _triage(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     return doors.train(flags.train_options(args))
+
+
+def _audit(args: argparse.Namespace) -> int:
+    return doors.audit(flags.audit_options(args))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    return doors.doctor(flags.doctor_options(args))
 
 
 def _evaluate(args: argparse.Namespace) -> int:

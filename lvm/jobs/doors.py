@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from lvm.command import Parser
 from lvm.jobs.flags import add_train_flags, add_triage_flags, train_options, triage_options
-from lvm.jobs.options import EvalOptions, TrainOptions, TriageOptions
+from lvm.jobs.options import AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions
 
 
 def triage(options: TriageOptions) -> int:
@@ -35,6 +35,20 @@ def judge(options: EvalOptions) -> int:
     from lvm.jobs import judging
 
     return judging.judge(options)
+
+
+def audit(options: AuditOptions) -> int:
+    """Audit what is named, print and write what was found; return the exit status."""
+    from lvm.jobs import audit as job
+
+    return job.run(options)
+
+
+def doctor(options: DoctorOptions) -> int:
+    """Report what has to be fixed before a run; return the exit status."""
+    from lvm.jobs import doctor as job
+
+    return job.run(options)
 
 
 # --- as a program of its own ----------------------------------------------------------------------

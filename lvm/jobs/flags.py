@@ -9,7 +9,7 @@ from typing import Any
 
 from lvm.command import statuses
 from lvm.errors import ExitStatus
-from lvm.jobs.options import EvalOptions, TrainOptions, TriageOptions
+from lvm.jobs.options import AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions
 from lvm.presets import DEFAULT_PRESET, PRESETS
 
 TRAIN_ENDS = (
@@ -30,19 +30,23 @@ def add_plugin_flag(p: argparse.ArgumentParser) -> None:
     )
 
 
-def add_triage_flags(p: argparse.ArgumentParser) -> None:
-    """Add the flags of the triage, and what its help says around them."""
-    p.description = "Find out why a latent vector model fails its gate, and what fixes it."
-    p.epilog = statuses(status for status in ExitStatus if status is not ExitStatus.TOO_LITTLE)
+def add_data_flags(p: argparse.ArgumentParser) -> None:
+    """Add the flags that name the data."""
     p.add_argument("--data", type=Path, metavar="BANK", help="a bank (default: the bundled sample)")
-    p.add_argument("--train", type=Path, metavar="NPZ", help="train windows in the report's format")
-    p.add_argument(
-        "--eval", type=Path, metavar="NPZ", help="evaluation windows, in the same format"
-    )
+    p.add_argument("--train", type=Path, metavar="NPZ", help="train windows, in the Phase 1 format")
+    p.add_argument("--eval", type=Path, metavar="NPZ", help="evaluation windows, likewise")
     p.add_argument("--payload", type=Path, metavar="P", help="the vectors to be retrieved")
-    p.add_argument("--checkpoint", type=Path, metavar="C", help="triage this trained model")
-    p.add_argument("--predictions", type=Path, metavar="NPY", help="judge these predictions")
+
+
+def add_model_flags(p: argparse.ArgumentParser) -> None:
+    """Add the flags that name a model and what is known of it."""
+    p.add_argument("--checkpoint", type=Path, metavar="C", help="a trained model: folder or .pt")
+    p.add_argument("--predictions", type=Path, metavar="NPY", help="one row per eval window")
     p.add_argument("--seen", type=Path, metavar="FILE", help="articles that this model has read")
+
+
+def add_recipe_flags(p: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is configured, and which findings are let through."""
     p.add_argument("--recipe", type=Path, metavar="FILE", help="changes to the preset (TOML, JSON)")
     add_plugin_flag(p)
     names = ", ".join(PRESETS)
@@ -50,6 +54,15 @@ def add_triage_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--allow", action="append", metavar="CODE", help="continue even if check CODE blocks"
     )
+
+
+def add_triage_flags(p: argparse.ArgumentParser) -> None:
+    """Add the flags of the triage, and what its help says around them."""
+    p.description = "Find out why a latent vector model fails its gate, and what fixes it."
+    p.epilog = statuses(status for status in ExitStatus if status is not ExitStatus.TOO_LITTLE)
+    add_data_flags(p)
+    add_model_flags(p)
+    add_recipe_flags(p)
     p.add_argument("--out", type=Path, metavar="DIR", help="new run folder (default: runs/N)")
     p.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
@@ -118,6 +131,46 @@ def add_eval_flags(p: argparse.ArgumentParser) -> None:
 def eval_options(parsed: argparse.Namespace) -> EvalOptions:
     """Return what is to be judged, and on what."""
     return EvalOptions(**_values(EvalOptions, parsed))
+
+
+def add_audit_flags(p: argparse.ArgumentParser) -> None:
+    """Add the flags of an audit."""
+    add_data_flags(p)
+    add_model_flags(p)
+    p.add_argument("--index", type=Path, metavar="I", help="your index: .faiss, or its rows")
+    p.add_argument(
+        "--encoder",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="embed a few texts again (default NAME: the manifest's)",
+    )
+    p.add_argument("--texts", type=Path, metavar="FILE", help="the articles, for --encoder")
+    add_recipe_flags(p)
+    p.add_argument("--repair", type=Path, metavar="OUT", help="write repaired files")
+    p.add_argument("--out", type=Path, metavar="DIR", help="new folder (default: audits/N)")
+
+
+def audit_options(parsed: argparse.Namespace) -> AuditOptions:
+    """Return what an audit is asked."""
+    return AuditOptions(**_values(AuditOptions, parsed))
+
+
+def add_doctor_flags(p: argparse.ArgumentParser) -> None:
+    """Add the flags of the doctor; without one it looks at this machine."""
+    looked_at = p.add_mutually_exclusive_group()
+    looked_at.add_argument(
+        "--cluster", type=Path, metavar="FILE", help="lint a cluster file, offline"
+    )
+    looked_at.add_argument("--address", metavar="ADDR", help="look at a running Ray cluster")
+    looked_at.add_argument(
+        "--runs", type=Path, metavar="DIR", help="look for runs that nobody drives any more"
+    )
+
+
+def doctor_options(parsed: argparse.Namespace) -> DoctorOptions:
+    """Return what the doctor is to look at."""
+    return DoctorOptions(**_values(DoctorOptions, parsed))
 
 
 def _values(kind: type[Any], parsed: argparse.Namespace) -> dict[str, Any]:

@@ -55,6 +55,37 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """What an audit is asked."""
+
+    data: Path | None = None
+    train: Path | None = None
+    eval: Path | None = None
+    payload: Path | None = None
+    checkpoint: Path | None = None
+    predictions: Path | None = None
+    seen: Path | None = None
+    index: Path | None = None
+    encoder: str | None = None  # "" is the manifest's
+    texts: Path | None = None
+    recipe: Path | None = None
+    plugin: tuple[str, ...] = ()
+    preset: str | None = None
+    allow: tuple[str, ...] = ()
+    repair: Path | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """What a doctor is asked to look at: one of these, else this machine."""
+
+    cluster: Path | None = None
+    address: str | None = None
+    runs: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """What the judgement of a checkpoint is asked."""
 

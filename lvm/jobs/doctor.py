@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lvm.doctor.defect import Defect, Severity
 from lvm.errors import ExitStatus
+from lvm.jobs.options import DoctorOptions
 
 if TYPE_CHECKING:  # its module imports torch, which the lint of a file need not wait for
     from lvm.doctor.machine import Finding
@@ -15,24 +16,12 @@ if TYPE_CHECKING:  # its module imports torch, which the lint of a file need not
 PRESET = "cluster"  # what a cluster file is for
 
 
-def add_flags(p: Any) -> None:
-    """Add the flags of the command; without one it looks at this machine."""
-    looked_at = p.add_mutually_exclusive_group()
-    looked_at.add_argument(
-        "--cluster", type=Path, metavar="FILE", help="lint a cluster file, offline"
-    )
-    looked_at.add_argument("--address", metavar="ADDR", help="look at a running Ray cluster")
-    looked_at.add_argument(
-        "--runs", type=Path, metavar="DIR", help="look for runs that nobody drives any more"
-    )
-
-
-def doctor(args: Any) -> int:
+def run(options: DoctorOptions) -> int:
     """Report what is found and return the exit status: 2 when something has to be fixed."""
-    if args.cluster is not None:
-        return _cluster_file(args.cluster)
-    here = args.address is None and args.runs is None
-    return _findings(_examined(args), "MISSING" if here else "FIX    ")
+    if options.cluster is not None:
+        return _cluster_file(options.cluster)
+    here = options.address is None and options.runs is None
+    return _findings(_examined(options), "MISSING" if here else "FIX    ")
 
 
 def _cluster_file(path: Path) -> int:
@@ -55,15 +44,15 @@ def _count(defects: Sequence[Defect]) -> str:
     return f"{errors} to fix, {warnings} to know"
 
 
-def _examined(args: Any) -> Sequence[Finding]:
-    if args.address is not None:
+def _examined(options: DoctorOptions) -> Sequence[Finding]:
+    if options.address is not None:
         from lvm.doctor.live import look
 
-        return look(args.address)
-    if args.runs is not None:
+        return look(options.address)
+    if options.runs is not None:
         from lvm.doctor.runs import orphans
 
-        return orphans(args.runs)
+        return orphans(options.runs)
     from lvm.doctor.machine import examine
 
     return examine()
