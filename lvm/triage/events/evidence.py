@@ -18,9 +18,9 @@ class SpaceTold(Part, frozen=True, kw_only=True):
     width: float
     paired: list[float]
     shuffled: list[float]
-    paired_mean: float
-    shuffled_mean: float
-    closer: float
+    paired_mean: float | None  # None, and no bins, where there is no other article to compare with
+    shuffled_mean: float | None
+    closer: float | None
     r_at_1: float
     r_at_5: float
     r_at_10: float
@@ -28,12 +28,13 @@ class SpaceTold(Part, frozen=True, kw_only=True):
     contain_at_50: float
 
     def __post_init__(self) -> None:
-        if not len(self.paired) == len(self.shuffled) > 0 or self.width <= 0:
+        if len(self.paired) != len(self.shuffled) or self.width <= 0:
             raise ValueError("Expected two histograms over the same bins")
 
-    def of(self, name: str) -> float:
+    def of(self, name: str) -> float | None:
         """Return a mean cosine or a metric by its name."""
-        return float(getattr(self, name))
+        value: float | None = getattr(self, name)
+        return value
 
 
 class Reach(Part, frozen=True, kw_only=True):
