@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,20 @@ from lvm.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
 from lvm.config.run import GateConfig, RunConfig, ScheduleConfig
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
+from lvm.records import to_plain
 from lvm.triage import arm
 from lvm.triage.actions import Stop
+from lvm.triage.events import (
+    ArmJudged,
+    Confirmed,
+    Decision,
+    Phase1Judged,
+    RunStarted,
+    StepEnded,
+    TestJudged,
+    event_of,
+    kind_of,
+)
 from lvm.triage.journal import SCHEMA, Journal
 from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request
@@ -102,20 +115,15 @@ def triage(
     note: Any = None,
     **request: Any,
 ) -> tuple[Stop, Journal]:
-    """Run or resume a triage in `out`; `note(journal, event, values)` writes, or refuses to."""
+    """Run or resume a triage in `out`; `note(journal, event)` writes, or refuses to."""
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out)
     if not journal.events:
-        journal.append("run_started", **started(run_config))
+        journal.append(event_of(RunStarted, **started(run_config)))
     request.setdefault("steps", steps_in_order()[:num_steps])
     asked = Request(config=run_config, out=out, code="test", **request)
 
-    def write(event: str, **values: Any) -> None:
-        if note is None:
-            journal.append(event, **values)
-        else:
-            note(journal, event, values)
-
+    write = journal.append if note is None else functools.partial(note, journal)
     walk = Triage(asked, data, LocalExecutor(), journal, write)
     with mock.patch.object(arm, "MAX_LATENCY_QUERIES", LATENCY_QUERIES):
         return walk.run(), journal
@@ -149,12 +157,15 @@ def measured(value: Any) -> Any:
     return [measured(item) for item in value] if isinstance(value, list) else value
 
 
+JUDGED = (ArmJudged, TestJudged, Phase1Judged, Confirmed, StepEnded, Decision)
+
+
 def judged(journal: Journal) -> dict[str, Any]:
     """Return every judgement of a run by its place in the tree, without timings."""
-    kinds = ("arm_judged", "test_judged", "phase_1_judged", "confirmed", "step_ended", "decision")
     found: dict[str, Any] = {}
     for event in journal.events:
-        if event["event"] in kinds:
-            keys = [str(event.get(k)) for k in ("event", "step", "name", "arm", "number")]
-            found["/".join(keys)] = measured(event)
+        if isinstance(event, JUDGED):
+            plain = to_plain(event)
+            names = [str(plain.get(key)) for key in ("step", "name", "arm", "number")]
+            found["/".join((kind_of(event), *names))] = measured(plain)
     return found

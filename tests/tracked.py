@@ -29,11 +29,31 @@ from lvm.records import (
     Position,
     StopReason,
     Verdict,
+    to_plain,
 )
 from lvm.training.checkpoint import save_checkpoint
 from lvm.triage.arm import ArmSpec
-from lvm.triage.journal import Journal, read_journal
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    Audited,
+    Compared,
+    Confirmed,
+    Decision,
+    Epoch,
+    Ladder,
+    Phase1Judged,
+    RunStarted,
+    Settled,
+    StepEnded,
+    StepStarted,
+    TestJudged,
+    event_of,
+)
+from lvm.triage.journal import Journal, read_run
+from lvm.triage.state import RunState
 from lvm.triage.step import Role
+from lvm.triage.summary import Summary
 from lvm.triage.verdict import build_verdict
 
 EPOCHS = 3
@@ -147,82 +167,90 @@ class Writer:
 
     def start(self, fingerprint: str | None = "feedfacecafe") -> None:
         self.journal.append(
-            "run_started",
-            schema=1,
-            command="python tune_jobs/triage.py --data 'my bank'",
-            arguments={"data": "my bank"},
-            config=to_dict(RunConfig(recipe=RECIPE)),
-            code="0.1.0+abc",
-            commit="0123456789ab",
-            environment=HERE,
-            plan=["temperature"],
-            identity={},
-            data={
-                "source": "my bank",
-                "rows": 100,
-                "width": WIDTH,
-                "fingerprint": fingerprint,
-                "windows": {"train": 80, "dev": 40, "test": 40},
-                "articles": {},
-            },
+            event_of(
+                RunStarted,
+                schema=1,
+                command="python tune_jobs/triage.py --data 'my bank'",
+                arguments={"data": "my bank"},
+                config=to_dict(RunConfig(recipe=RECIPE)),
+                code="0.1.0+abc",
+                commit="0123456789ab",
+                environment=HERE,
+                plan=["temperature"],
+                identity={},
+                data={
+                    "source": "my bank",
+                    "rows": 100,
+                    "width": WIDTH,
+                    "fingerprint": fingerprint,
+                    "windows": {"train": 80, "dev": 40, "test": 40},
+                    "articles": {},
+                },
+            )
         )
-        self.journal.append("audited", audit=AUDIT)
+        self.journal.append(event_of(Audited, audit=AUDIT))
         for split in ("dev", "test"):
             rows = {"copy_last": evaluation(split, 0.21), "random": evaluation(split, 0.01)}
-            self.journal.append("ladder", split=split, rows=rows)
+            self.journal.append(event_of(Ladder, split=split, rows=rows))
 
     def begin(self, step: str, specs: list[ArmSpec], **about: Any) -> None:
         arms = [spec.to_plain() for spec in specs]
         self.journal.append(
-            "step_started", step=step, arms=arms, title=step, epochs=EPOCHS, **about
+            event_of(StepStarted, step=step, arms=arms, title=step, epochs=EPOCHS, **about)
         )
 
     def epoch(self, spec: ArmSpec, epoch: int, base: float) -> None:
         value = base + epoch / 100
         self.journal.append(
-            "epoch",
-            arm=spec.id,
-            step=spec.step,
-            name=spec.name,
-            epoch=epoch,
-            eval_cosine=value,
-            r_at_5=value / 2,
-            mrr=value / 3,
-            stage="FAIL",
-            loss=2.0 - value,
-            num_negatives=255.0,
-            gradient_norm=0.5,
-            seconds=1.25,
-            negatives={"batch": 1.0},
+            event_of(
+                Epoch,
+                arm=spec.id,
+                step=spec.step,
+                name=spec.name,
+                epoch=epoch,
+                eval_cosine=value,
+                r_at_5=value / 2,
+                mrr=value / 3,
+                stage="FAIL",
+                loss=2.0 - value,
+                num_negatives=255.0,
+                gradient_norm=0.5,
+                seconds=1.25,
+                negatives={"batch": 1.0},
+            )
         )
 
     def end(self, spec: ArmSpec, reason: StopReason, epoch: int) -> None:
         self.journal.append(
-            "arm_ended",
-            arm=spec.id,
-            step=spec.step,
-            name=spec.name,
-            reason=reason,
-            epoch=epoch,
-            detail="the loss is NaN" if reason is StopReason.DIVERGED else "",
+            event_of(
+                ArmEnded,
+                arm=spec.id,
+                step=spec.step,
+                name=spec.name,
+                reason=reason,
+                epoch=epoch,
+                detail="the loss is NaN" if reason is StopReason.DIVERGED else "",
+            )
         )
 
     def judge(self, spec: ArmSpec, reason: StopReason, epoch: int, value: float) -> None:
         gains = [gate("gain", "r_at_5", 0.1, 0.0)] if spec.role is Role.ARM else []
         self.journal.append(
-            "arm_judged",
-            arm=spec.id,
-            step=spec.step,
-            name=spec.name,
-            role=spec.role,
-            reason=reason,
-            detail="",
-            epoch=epoch,
-            epochs_run=epoch,
-            train_seconds=1.25 * epoch,
-            evaluation=evaluation("dev", value),
-            stage=gate("stage", "eval_cosine", value, 0.35),
-            gains=gains,
+            event_of(
+                ArmJudged,
+                arm=spec.id,
+                step=spec.step,
+                name=spec.name,
+                role=spec.role,
+                reason=reason,
+                detail="",
+                epoch=epoch,
+                epochs_run=epoch,
+                train_seconds=1.25 * epoch,
+                evaluation=evaluation("dev", value),
+                stage=gate("stage", "eval_cosine", value, 0.35),
+                gains=gains,
+            )
         )
 
     def arm(
@@ -239,14 +267,16 @@ class Writer:
 
     def test(self, spec: ArmSpec, value: float) -> None:
         self.journal.append(
-            "test_judged",
-            arm=spec.id,
-            step=spec.step,
-            name=spec.name,
-            role=spec.role,
-            epochs=EPOCHS,
-            evaluation=evaluation("test", value),
-            ann={"recall_at_5": 0.99},
+            event_of(
+                TestJudged,
+                arm=spec.id,
+                step=spec.step,
+                name=spec.name,
+                role=spec.role,
+                epochs=EPOCHS,
+                evaluation=evaluation("test", value),
+                ann={"recall_at_5": 0.99},
+            )
         )
 
     def phase_1(self) -> None:
@@ -261,7 +291,7 @@ class Writer:
             self.judge(spec, StopReason.FINISHED, EPOCHS, value)
             self.test(spec, value)
         gates = [gate("success", "r_at_5", -0.03, 0.1), gate("success", "mrr", -0.02, 0.05)]
-        self.journal.append("phase_1_judged", verdict="FAIL", gates=gates, baseline="AR-only")
+        self.journal.append(event_of(Phase1Judged, verdict="FAIL", gates=gates, baseline="AR-only"))
 
     def begin_temperature(self) -> list[ArmSpec]:
         specs = [
@@ -293,34 +323,38 @@ class Writer:
         self.judge(good, StopReason.GATE_HELD, EPOCHS, 0.43)
         self.judge(pruned, StopReason.PRUNED, 2, 0.22)
         self.journal.append(
-            "arm_judged",
-            arm=diverged.id,
-            step=diverged.step,
-            name=diverged.name,
-            role=diverged.role,
-            reason=StopReason.DIVERGED,
-            detail="the loss is NaN",
-            epoch=1,
-            epochs_run=1,
-            train_seconds=1.25,
-            evaluation=None,
-            gains=[],
-            stage=GateResult(
-                gate="stage",
-                metric="eval_cosine",
-                bound=0.0,
-                estimate=None,
-                verdict=Verdict.NOT_EVALUABLE,
-                reason="the loss is NaN",
-            ),
+            event_of(
+                ArmJudged,
+                arm=diverged.id,
+                step=diverged.step,
+                name=diverged.name,
+                role=diverged.role,
+                reason=StopReason.DIVERGED,
+                detail="the loss is NaN",
+                epoch=1,
+                epochs_run=1,
+                train_seconds=1.25,
+                evaluation=None,
+                gains=[],
+                stage=GateResult(
+                    gate="stage",
+                    metric="eval_cosine",
+                    bound=0.0,
+                    estimate=None,
+                    verdict=Verdict.NOT_EVALUABLE,
+                    reason="the loss is NaN",
+                ),
+            )
         )
         self.journal.append(
-            "step_ended",
-            step="temperature",
-            stage="PASS",
-            candidate="tau 0.2",
-            kept="tau 0.2",
-            conflicts=[],
+            event_of(
+                StepEnded,
+                step="temperature",
+                stage="PASS",
+                candidate="tau 0.2",
+                kept="tau 0.2",
+                conflicts=[],
+            )
         )
 
     def confirm(self) -> None:
@@ -333,13 +367,15 @@ class Writer:
         self.test(spec, 0.44)
         gates = [gate("success", "r_at_5", 0.15, 0.1), gate("gain", "mrr", 0.06, 0.0)]
         self.journal.append(
-            "confirmed",
-            step="temperature",
-            arm="tau 0.2",
-            verdict="PASS",
-            gates=gates,
-            spec=spec.id,
-            run_as=spec.step,
+            event_of(
+                Confirmed,
+                step="temperature",
+                arm="tau 0.2",
+                verdict="PASS",
+                gates=gates,
+                spec=spec.id,
+                run_as=spec.step,
+            )
         )
 
     def combine(self) -> None:
@@ -358,20 +394,24 @@ class Writer:
         self.test(spec, 0.48)
         gates = [gate("success", "r_at_5", 0.17, 0.1), gate("gain", "r_at_5", 0.11, 0.0)]
         self.journal.append(
-            "confirmed",
-            step="combination",
-            arm=spec.name,
-            verdict="PASS",
-            gates=gates,
-            spec=spec.id,
-            run_as=spec.step,
+            event_of(
+                Confirmed,
+                step="combination",
+                arm=spec.name,
+                verdict="PASS",
+                gates=gates,
+                spec=spec.id,
+                run_as=spec.step,
+            )
         )
         adds = [gate("gain", "r_at_5", 0.03, 0.0), gate("gain", "mrr", 0.01, 0.0)]
-        self.journal.append("settled", best=["temperature", "tau 0.2"], comparisons=4, adds=adds)
+        self.journal.append(
+            event_of(Settled, best=["temperature", "tau 0.2"], comparisons=4, adds=adds)
+        )
 
     def compare(self) -> None:
         """Place every model that was judged on test above the front."""
-        arms = [e["arm"] for e in self.journal.events if e["event"] == "test_judged"]
+        arms = [event.arm for event in self.journal.events.of(TestJudged)]
         distance = Estimate(
             value=0.02, lower=0.01, upper=0.03, confidence=0.95, num_windows=40, num_articles=4
         )
@@ -382,17 +422,21 @@ class Writer:
             rung="copy_last",
             gains={"eval_cosine": distance, "r_at_5": distance},
         )
-        self.journal.append("compared", of="+".join(arms), front=dict.fromkeys(arms, position))
+        self.journal.append(
+            event_of(Compared, of="+".join(arms), front=dict.fromkeys(arms, position))
+        )
 
     def stop(self, *cause: str) -> None:
         self.compare()
         self.journal.append(
-            "decision",
-            number=3,
-            action="Stop",
-            verdict="FIXED",
-            cause=cause or ["temperature"],
-            since="tau 0.2 holds the success gate on the test split",
+            event_of(
+                Decision,
+                number=3,
+                action="Stop",
+                verdict="FIXED",
+                cause=cause or ["temperature"],
+                since="tau 0.2 holds the success gate on the test split",
+            )
         )
 
 
@@ -409,7 +453,7 @@ CHILDREN = {
 }
 
 
-def whole_journal(folder: Path) -> list[dict[str, Any]]:
+def whole_journal(folder: Path) -> RunState:
     writer = Writer(Journal(folder))
     writer.start()
     writer.phase_1()
@@ -419,12 +463,12 @@ def whole_journal(folder: Path) -> list[dict[str, Any]]:
     return writer.journal.events
 
 
-def write_documents(folder: Path) -> dict[str, Any]:
-    document = build_verdict(list(read_journal(folder)), resume="resume")
-    (folder / "verdict.json").write_text(json.dumps(document))
+def write_documents(folder: Path) -> Summary:
+    summary = build_verdict(read_run(folder), resume="resume")
+    (folder / "verdict.json").write_text(json.dumps(to_plain(summary)))
     (folder / "report.md").write_text("# A report\n")
     (folder / "audit.json").write_text(json.dumps(AUDIT))
-    return document
+    return summary
 
 
 CONFIRMED = "confirm_temperature-tau-0.2"  # the arm whose model the verdict speaks for

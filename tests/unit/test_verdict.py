@@ -4,195 +4,179 @@ import dataclasses
 import itertools
 import json
 
+import made
 import numpy as np
 import pytest
 import tiny
 import torch
+from msgspec.structs import replace
 
 from lvm.config.run import GateConfig
 from lvm.evaluation.metrics import PerQuery, Ranks
-from lvm.records import Pool, Verdict
+from lvm.records import Pool, Position, Verdict, to_plain
 from lvm.triage.actions import Attribution
-from lvm.triage.events import ArmJudged, Confirmed, Settled, StepEnded, StepStarted, TestJudged
-from lvm.triage.journal import Journal, read_journal
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    Compared,
+    Confirmed,
+    Decision,
+    Epoch,
+    Forecast,
+    Interrupted,
+    Ladder,
+    Phase1Judged,
+    Resumed,
+    RunStarted,
+    Settled,
+    StepEnded,
+    StepStarted,
+    TestJudged,
+)
+from lvm.triage.events.parts import ControlTold, FrontTold
+from lvm.triage.journal import Journal, read_run
 from lvm.triage.judge_confirmation import judge_confirmation
 from lvm.triage.spent import saved_seconds
-from lvm.triage.state import indexed
+from lvm.triage.state import RunState
 from lvm.triage.step import STEPS
+from lvm.triage.summary import Compute
 from lvm.triage.verdict import build_verdict
 
 
 @pytest.fixture(scope="module")
 def events(tiny_folder):
-    return list(read_journal(tiny_folder))
-
-
-def kind(events, name):
-    return [e for e in events if e["event"] == name]
+    return read_run(tiny_folder)
 
 
 def test_the_document_is_json_and_repeats_the_journal(events) -> None:
     document = build_verdict(events, resume="again")
-    assert json.loads(json.dumps(document, allow_nan=False)) == document
-    stop = kind(events, "decision")[-1]
-    assert (document["schema"], document["resume"]) == (1, "again")
-    assert (document["verdict"], document["since"]) == (stop["verdict"], stop["since"])
-    assert (document["cause"], document["arm"]) == (None, None)
-    assert document["headline"].startswith(stop["verdict"])
-    assert [s["step"] for s in document["steps"]] == ["projection_head", "temperature"]
-    judged = {(e["step"], e["arm"]): e for e in kind(events, "arm_judged")}
-    for step in document["steps"]:
-        for arm in step["arms"]:
-            event = judged[step["step"], arm["id"]]
-            assert arm["evaluation"] == event["evaluation"]
-            assert (arm["reason"], arm["stage"]) == (event["reason"], event["stage"])
-    tested = kind(events, "test_judged")
-    assert [m["arm"] for m in document["models"]] == [e["arm"] for e in tested]
-    assert [m["masked"] for m in document["models"]] == [e["evaluation"]["masked"] for e in tested]
-    assert document["phase1"]["verdict"] == kind(events, "phase_1_judged")[0]["verdict"]
-    assert {m["name"] for m in document["phase1"]["arms"]} == {"AR-only", "InfoNCE+AR"}
-    ladder = next(e for e in kind(events, "ladder") if e["split"] == "test")
-    assert document["ladder"] == ladder["rows"]
+    plain = to_plain(document)
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    stop = events.of(Decision)[-1]
+    assert (document.schema, document.resume) == (1, "again")
+    assert (document.verdict, document.since) == (stop.verdict, stop.since)
+    assert (document.cause, document.arm) == (None, None)
+    assert document.headline.startswith(stop.verdict)
+    assert [s.step for s in document.steps] == ["projection_head", "temperature"]
+    judged = {(e.step, e.arm): e for e in events.of(ArmJudged)}
+    for step in document.steps:
+        for arm in step.arms:
+            event = judged[step.step, arm.id]
+            assert arm.evaluation == event.evaluation
+            assert (arm.reason, arm.stage) == (event.reason, event.stage)
+    tested = events.of(TestJudged)
+    assert [m.arm for m in document.models] == [e.arm for e in tested]
+    assert [m.masked for m in document.models] == [e.evaluation.masked for e in tested]
+    assert document.phase1.verdict == events.of(Phase1Judged)[0].verdict
+    assert {m.name for m in document.phase1.arms} == {"AR-only", "InfoNCE+AR"}
+    ladder = next(e for e in events.of(Ladder) if e.split == "test")
+    assert document.ladder == ladder.rows
 
 
 def test_compute_is_the_sum_of_the_epochs(events) -> None:
-    compute = build_verdict(events, resume="")["compute"]
-    epochs = kind(events, "epoch")
-    assert len({(e["arm"], e["epoch"]) for e in epochs}) == len(epochs)
-    assert compute["train_seconds"] == pytest.approx(sum(e["seconds"] for e in epochs), abs=0.06)
-    assert compute["trials"] == len({e["arm"] for e in epochs})
+    compute = build_verdict(events, resume="").compute
+    epochs = events.of(Epoch)
+    assert len({(e.arm, e.epoch) for e in epochs}) == len(epochs)
+    assert compute.train_seconds == pytest.approx(sum(e.seconds for e in epochs), abs=0.06)
+    assert compute.trials == len({e.arm for e in epochs})
 
 
 def test_saved_seconds_are_the_epochs_that_early_stopping_did_not_run() -> None:
-    def spec(arm, epochs, source=None):
-        return {"id": arm, "source": source, "recipe": {"training": {"epochs": epochs}}}
-
-    started = {
-        "event": "step_started",
-        "at": 0.0,
-        "step": "s",
-        "arms": [
-            spec("pruned", 10),
-            spec("cancelled", 5),
-            spec("finished", 4),
-            spec("diverged", 20),
-            spec("searched", 9, source="x"),
-        ],
-    }
+    budgets = {"pruned": 10, "cancelled": 5, "finished": 4, "diverged": 20}
+    arms = [made.arm(name, epochs=epochs) for name, epochs in budgets.items()]
+    arms.append(made.arm("searched", epochs=9, source="x"))
     epochs = [
-        {"event": "epoch", "at": 1.0, "step": "s", "arm": arm, "epoch": i, "seconds": 2.0}
+        made.event(Epoch, at=1.0, arm=arm, epoch=i, seconds=2.0)
         for arm, n in (("pruned", 3), ("cancelled", 3), ("finished", 4), ("diverged", 1))
         for i in range(1, n + 1)
     ]
-    searched = {
-        "event": "epoch",
-        "at": 9.5,
-        "step": "s",
-        "arm": "searched",
-        "epoch": 0,
-        "seconds": 0.0,
-    }
-    ran = [started, *epochs, searched]
-    assert build_verdict(ran, resume="")["compute"]["saved_seconds"] == 0.0  # they may still run
-    over = [
-        {"event": "arm_ended", "at": 9.5, "arm": reason, "reason": reason}
-        for reason in ("pruned", "cancelled", "finished", "diverged")
-    ]
-    compute = build_verdict([*ran, *over], resume="")["compute"]
-    assert compute == {  # 7 epochs of the pruned arm, 2 of the cancelled, none of the diverged
-        "train_seconds": 22.0,
-        "trials": 5,
-        "saved_seconds": 18.0,
-        "wall_seconds": 9.5,
-    }
-    assert compute["saved_seconds"] == sum(saved_seconds(indexed([*ran, *over])).values())
+    searched = made.event(Epoch, at=9.5, arm="searched", epoch=0)
+    ran = [made.event(StepStarted, arms=arms), *epochs, searched]
+    assert build_verdict(ran, resume="").compute.saved_seconds == 0.0  # they may still run
+    over = [made.event(ArmEnded, at=9.5, arm=name, reason=name) for name in budgets]
+    compute = build_verdict([*ran, *over], resume="").compute
+    assert compute == Compute(  # 7 epochs of the pruned arm, 2 of the cancelled, none of the other
+        train_seconds=22.0, trials=5, saved_seconds=18.0, wall_seconds=9.5
+    )
+    assert compute.saved_seconds == sum(saved_seconds(RunState([*ran, *over])).values())
 
 
 def test_every_prefix_of_a_journal_gives_an_unfinished_document(events) -> None:
     for cut in range(1, len(events) - 1):
         document = build_verdict(events[:cut], resume="again")
-        assert document["verdict"] is None
-        assert document["headline"].startswith("UNFINISHED")
-        json.dumps(document, allow_nan=False)
+        assert document.verdict is None
+        assert document.headline.startswith("UNFINISHED")
+        json.dumps(to_plain(document), allow_nan=False)
 
 
 def fixed(folder, *, cosine, ladder, front=None):
     """A run whose second step, on top of the first, passed."""
     journal = Journal(folder)
-    recipe = {"training": {"epochs": 2}}
-    spec = {"id": "abc", "source": None, "folder": "/f/abc", "recipe": recipe}
-    metrics = {"r_at_5": 0.5, "eval_cosine": cosine}
-    evaluation = {
-        "space": "raw",
-        "pool": {},
-        "num_windows": 1,
-        "num_articles": 1,
-        "masked": metrics,
-        "raw": metrics,
-    }
-    rows = {
-        name: {"masked": {"r_at_5": 0.1, "eval_cosine": value}} for name, value in ladder.items()
-    }
-    estimate = {"value": 0.27, "lower": 0.2, "upper": 0.3}
-    gate = {
-        "gate": "success",
-        "metric": "r_at_5",
-        "verdict": "PASS",
-        "reason": "clear",
-        "estimate": estimate,
-    }
-    journal.append("run_started", schema=1)
-    journal.append("ladder", split="test", rows=rows)
-    journal.append("step_started", step="confirm_two", arms=[spec])
+    spec = made.arm("abc", epochs=2)
+    rows = {name: made.evaluation(r_at_5=0.1, eval_cosine=v) for name, v in ladder.items()}
+    gate = made.gate("success", "r_at_5", verdict="PASS", estimate=made.estimate(0.27, 0.2, 0.3))
+    evaluation = made.evaluation(r_at_5=0.5, eval_cosine=cosine)
+    journal.append(made.event(RunStarted))
+    journal.append(made.event(Ladder, split="test", rows=rows))
+    journal.append(made.event(StepStarted, step="confirm_two", arms=[spec]))
     journal.append(
-        "test_judged", arm="abc", name="arm two", role="confirm", evaluation=evaluation, epochs=2
+        made.event(TestJudged, arm="abc", name="arm two", role="confirm", evaluation=evaluation)
     )
     journal.append(
-        "confirmed",
-        step="two",
-        arm="arm two",
-        verdict="PASS",
-        gates=[gate],
-        spec="abc",
-        run_as="confirm_two",
+        made.event(
+            Confirmed,
+            step="two",
+            arm="arm two",
+            verdict="PASS",
+            gates=[gate],
+            spec="abc",
+            run_as="confirm_two",
+        )
     )
     if front is not None:
-        journal.append("compared", of="abc", front={"abc": front})
+        journal.append(made.event(Compared, of="abc", front={"abc": front}))
     journal.append(
-        "decision", action="Stop", number=5, verdict="FIXED", cause=["one", "two"], since="it holds"
+        made.event(
+            Decision,
+            action="Stop",
+            number=5,
+            verdict="FIXED",
+            cause=["one", "two"],
+            since="it holds",
+        )
     )
     return build_verdict(journal.events, resume="r")
 
 
 def test_a_fix_names_its_cause_its_arm_and_its_checkpoint(tmp_path) -> None:
     document = fixed(tmp_path, cosine=0.6, ladder={"copy_last": 0.4, "oracle": 1.0})
-    assert (document["verdict"], document["cause"]) == ("FIXED", "one+two")
-    assert document["arm"]["checkpoint"] == "/f/abc/checkpoint"
-    assert (document["arm"]["name"], document["arm"]["step"]) == ("arm two", "two")
-    assert "one+two" in document["headline"]
-    assert document["warnings"] == []
+    assert (document.verdict, document.cause) == ("FIXED", "one+two")
+    assert document.arm.checkpoint == "/f/abc/checkpoint"
+    assert (document.arm.name, document.arm.step) == ("arm two", "two")
+    assert "one+two" in document.headline
+    assert document.warnings == []
 
 
 def test_a_fix_whose_mean_is_below_the_ladder_says_so_where_nothing_was_compared(tmp_path) -> None:
     document = fixed(tmp_path, cosine=0.3, ladder={"copy_last": 0.4, "ridge": 0.5, "oracle": 1.0})
-    (warning,) = document["warnings"]
+    (warning,) = document.warnings
     assert "cosine 0.300; ridge reaches 0.500 without training" in warning
-    assert (document["beats_ladder"], document["front"]) == (None, {})
+    assert (document.beats_ladder, document.front) == (None, {})
 
 
-def lies(position: str) -> dict:
+def lies(position: str) -> FrontTold:
     """Where the model of `fixed` lies against the front."""
-    estimate = {"value": 0.01, "lower": -0.02, "upper": 0.04}
-    metrics = ["eval_cosine", "r_at_5"]
-    return {
-        "position": position,
-        "metrics": metrics,
-        "distance": estimate,
-        "rung": "copy_last",
-        "gains": dict.fromkeys(metrics, estimate),
-        "mixture": {"copy_last": 1.0},
-        "reason": "",
-    }
+    distance = made.estimate(0.01, -0.02, 0.04)
+    metrics = ("eval_cosine", "r_at_5")
+    return FrontTold(
+        position=Position(position),
+        metrics=metrics,
+        distance=distance,
+        rung="copy_last",
+        gains=dict.fromkeys(metrics, distance),
+        mixture={"copy_last": 1.0},
+        reason="",
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,25 +191,25 @@ def test_the_headline_and_one_warning_tell_what_a_fix_is_worth(
     tmp_path, position, beats, clause
 ) -> None:
     document = fixed(tmp_path, cosine=0.3, ladder={"copy_last": 0.4}, front=lies(position))
-    assert document["beats_ladder"] is beats
-    assert document["front"]["abc"]["position"] == position
-    assert "(R@5 +0.270 over AR-only)" + clause in document["headline"]
-    assert len(document["warnings"]) == (0 if beats else 1)
+    assert document.beats_ladder is beats
+    assert document.front["abc"].position == position
+    assert "(R@5 +0.270 over AR-only)" + clause in document.headline
+    assert len(document.warnings) == (0 if beats else 1)
 
 
 def test_a_model_on_the_front_has_its_clear_losses_in_the_headline(tmp_path) -> None:
     found = lies("on")
-    lost = {"value": -0.05, "lower": -0.06, "upper": -0.04}
-    found["gains"] = {**found["gains"], "eval_cosine": lost}
+    lost = made.estimate(-0.05, -0.06, -0.04)
+    found = replace(found, gains={**found.gains, "eval_cosine": lost})
     document = fixed(tmp_path, cosine=0.3, ladder={"copy_last": 0.4}, front=found)
-    assert document["headline"].endswith("training (cosine -0.050 against copy_last).")
+    assert document.headline.endswith("training (cosine -0.050 against copy_last).")
 
 
 def test_a_front_that_could_not_be_measured_is_neither_beaten_nor_not(tmp_path) -> None:
-    unknown = {**lies("not evaluable"), "distance": None, "gains": {}, "reason": "the pools differ"}
+    unknown = replace(lies("not evaluable"), distance=None, gains={}, reason="the pools differ")
     document = fixed(tmp_path, cosine=0.6, ladder={"copy_last": 0.4}, front=unknown)
-    assert document["beats_ladder"] is None
-    assert "front" not in document["headline"]
+    assert document.beats_ladder is None
+    assert "front" not in document.headline
 
 
 # --- attribution ---------------------------------------------------------------------------------
@@ -303,59 +287,55 @@ def test_a_checkpoint_is_held_against_its_own_recipe_trained_as_long(
     short = tiny.recipe(**{"training.epochs": 1})
     config = tiny.config(base=short, stage=0.9)
     tiny.triage(tmp_path / "first", tiny_dataset, config, num_steps=0)
-    (phase1,) = kind(list(read_journal(tmp_path / "first")), "step_started")
-    checkpoint = tmp_path / "first" / "arms" / phase1["arms"][1]["id"] / "checkpoint"
+    (phase1,) = read_run(tmp_path / "first").of(StepStarted)
+    checkpoint = tmp_path / "first" / "arms" / phase1.arms[1].id / "checkpoint"
     config = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.1)
     steps = [STEPS.get("temperature")]
     _, journal = tiny.triage(
         tmp_path / "second", tiny_dataset, config, steps=steps, checkpoint=checkpoint
     )
     (confirmed,) = journal.events.of(Confirmed)
-    started = journal.events.last(StepStarted, step=confirmed["run_as"])
-    arm, control = started["arms"]
-    assert (control["role"], control["source"]) == ("control", None)
-    assert control["recipe"]["training"] == arm["recipe"]["training"]
-    assert control["recipe"]["seed"] == arm["recipe"]["seed"]
-    assert confirmed["control"]["spec"] == control["id"]
-    assert journal.events.last(TestJudged, arm=control["id"]) is not None
-    gains = [g for g in confirmed["gates"] if g["gate"] == "gain"]
-    assert [g["metric"] for g in gains] == ["r_at_5", "mrr"]
+    started = journal.events.last(StepStarted, step=confirmed.run_as)
+    arm, control = started.arms
+    assert (control.role, control.source) == ("control", None)
+    assert control.recipe.training == arm.recipe.training
+    assert control.recipe.seed == arm.recipe.seed
+    assert confirmed.control.spec == control.id
+    assert journal.events.last(TestJudged, arm=control.id) is not None
+    gains = [g for g in confirmed.gates if g.gate == "gain"]
+    assert [g.metric for g in gains] == ["r_at_5", "mrr"]
 
 
 def test_more_training_is_named_with_the_model_that_passed(tmp_path) -> None:
     journal = Journal(tmp_path)
-    recipe = {"training": {"epochs": 8}}
-    specs = [{"id": i, "source": None, "folder": f"/f/{i}", "recipe": recipe} for i in "ab"]
-    estimate = {"value": 0.27, "lower": 0.2, "upper": 0.3}
-    gate = {
-        "gate": "success",
-        "metric": "r_at_5",
-        "verdict": "PASS",
-        "reason": "clear",
-        "estimate": estimate,
-    }
-    journal.append("run_started", schema=1)
-    journal.append("step_started", step="confirm_two", arms=specs)
+    specs = [made.arm(i, epochs=8) for i in "ab"]
+    gate = made.gate("success", "r_at_5", verdict="PASS", estimate=made.estimate(0.27, 0.2, 0.3))
+    journal.append(made.event(RunStarted))
+    journal.append(made.event(StepStarted, step="confirm_two", arms=specs))
     journal.append(
-        "confirmed",
-        step="two",
-        arm="arm two",
-        verdict="INCONCLUSIVE",
-        gates=[],
-        spec="a",
-        run_as="confirm_two",
-        attribution="more training",
-        control={"spec": "b", "name": "control", "verdict": "PASS", "gates": [gate]},
+        made.event(
+            Confirmed,
+            step="two",
+            arm="arm two",
+            verdict="INCONCLUSIVE",
+            gates=[],
+            spec="a",
+            run_as="confirm_two",
+            attribution="more training",
+            control=ControlTold(spec="b", name="control", verdict="PASS", gates=[gate]),
+        )
     )
     journal.append(
-        "decision", action="Stop", number=3, verdict="FIXED", cause=["more_training"], since="so"
+        made.event(
+            Decision, action="Stop", number=3, verdict="FIXED", cause=["more_training"], since="so"
+        )
     )
     document = build_verdict(journal.events, resume="r")
-    assert (document["verdict"], document["cause"]) == ("FIXED", "more_training")
-    assert document["arm"]["checkpoint"] == "/f/b/checkpoint"
-    assert document["arm"]["gates"] == [gate]
-    assert "8 epochs" in document["headline"]
-    assert "no step is the cause" in document["headline"]
+    assert (document.verdict, document.cause) == ("FIXED", "more_training")
+    assert document.arm.checkpoint == "/f/b/checkpoint"
+    assert document.arm.gates == [gate]
+    assert "8 epochs" in document.headline
+    assert "no step is the cause" in document.headline
 
 
 # --- every step, and the open questions ----------------------------------------------------------
@@ -381,8 +361,8 @@ def whole(tmp_path_factory, longer):
     )
     count = itertools.count()
 
-    def die_in_the_middle(journal, event, values):
-        journal.append(event, **values)
+    def die_in_the_middle(journal, event):
+        journal.append(event)
         if next(count) == 45:
             raise KeyboardInterrupt
 
@@ -396,112 +376,96 @@ def whole(tmp_path_factory, longer):
 
 def test_every_step_starts_from_the_base_and_all_are_judged_together(whole) -> None:
     _, journal = whole
-    started = [e for e in journal.events.of(StepStarted) if "number" in e]
-    assert [e["step"] for e in started] == ["projection_head", "temperature", *ASKED]
-    assert all(e["carried"] == [] for e in started)
+    started = journal.events.steps
+    assert [e.step for e in started] == ["projection_head", "temperature", *ASKED]
+    assert all(e.carried == [] for e in started)
     confirmed = journal.events.of(Confirmed)
     assert len(confirmed) >= 2  # the first one did not end the run
-    assert len({e["spec"] for e in confirmed}) == len(confirmed)
-    order = [e["event"] for e in journal.events]
-    full = [
-        number
-        for number, event in enumerate(journal.events)
-        if event["event"] == "arm_ended" and event["step"].startswith("confirm")
-    ]
-    assert order.index("confirmed") > max(full)
+    assert len({e.spec for e in confirmed}) == len(confirmed)
+    first = list(journal.events).index(confirmed[0])
+    full = [e for e in journal.events.of(ArmEnded) if e.step.startswith("confirm")]
+    assert first > max(map(list(journal.events).index, full))
     settled = journal.events.last(Settled)
-    tests = [g for e in confirmed for g in e["gates"] if g["gate"] == "success"]
-    assert settled["comparisons"] == len(tests)
+    tests = [g for e in confirmed for g in e.gates if g.gate == "success"]
+    assert settled.comparisons == len(tests)
 
 
 def test_an_open_question_is_measured_to_its_end_and_never_confirmed(whole) -> None:
     _, journal = whole
     for name in ASKED[:2]:
-        arms = [e for e in journal.events.of(ArmJudged) if e["step"] == name and e["role"] == "arm"]
+        arms = [e for e in journal.events.of(ArmJudged) if e.step == name and e.role == "arm"]
         assert arms
         for arm in arms:
-            assert arm["reason"] in ("finished", "gate held")
-            assert [g["metric"] for g in arm["gains"]] == ["r_at_5", "mrr", "eval_cosine"]
+            assert arm.reason in ("finished", "gate held")
+            assert [g.metric for g in arm.gains] == ["r_at_5", "mrr", "eval_cosine"]
         ended = journal.events.last(StepEnded, step=name)
-        assert (ended["candidate"], ended["kept"]) == (None, None)
-    assert not {e["step"] for e in journal.events.of(Confirmed)} & set(ASKED)
+        assert (ended.candidate, ended.kept) == (None, None)
+    assert not {e.step for e in journal.events.of(Confirmed)} & set(ASKED)
 
 
 def test_every_length_of_context_has_the_same_targets_and_the_same_pool(whole) -> None:
     """Articles of 15 chunks allow 10 vectors before a target, and not 20."""
     _, journal = whole
     started = journal.events.last(StepStarted, step="context_length")
-    assert list(started["left_out"]) == ["context of 20"]
-    assert "NOT_EVALUABLE" in started["left_out"]["context of 20"]
-    lengths = {spec["name"]: spec["recipe"]["context_length"] for spec in started["arms"]}
+    assert list(started.left_out) == ["context of 20"]
+    assert "NOT_EVALUABLE" in started.left_out["context of 20"]
+    lengths = {spec.name: spec.recipe.context_length for spec in started.arms}
     assert lengths == {"control": 5, "context of 10": 10}
-    folders = [journal.folder / spec["folder"] for spec in started["arms"]]
+    folders = [journal.folder / spec.folder for spec in started.arms]
     results = [PerQuery.load(folder / "dev_002.npz") for folder in folders]
     five, ten = results
     np.testing.assert_array_equal(five.articles, ten.articles)
     assert five.pool == ten.pool
     np.testing.assert_array_equal(five.masked.candidates, ten.masked.candidates)
     usual = journal.events.last(ArmJudged, step="projection_head", role="control")
-    assert len(five) < usual["evaluation"]["num_windows"]
+    assert len(five) < usual.evaluation.num_windows
 
 
 def test_the_document_says_what_the_combination_adds(whole) -> None:
     """Nothing is combined in this run, as no two steps helped; then it is told as written."""
     _, journal = whole
-    assert build_verdict(journal.events, resume="r")["combination"] is None
+    assert build_verdict(journal.events, resume="r").combination is None
     first = journal.events.of(Confirmed)[0]
-    adds = [{**gate, "gate": "gain"} for gate in first["gates"][:2]]
+    adds = [dataclasses.replace(gate, gate="gain") for gate in first.gates[:2]]
     carried = [["projection_head", "arm a"], ["temperature", "arm b"]]
-    settled = {**journal.events.last(Settled), "best": "arm b", "adds": adds}
+    best = ("temperature", "arm b")
+    settled = replace(journal.events.last(Settled), best=best, adds=adds)
     combined = [
-        {
-            "event": "decision",
-            "action": "Confirm",
-            "step": "combination",
-            "carried": carried,
-            "number": 99,
-            "since": "both helped",
-            "at": 0.0,
-        },
-        {**first, "step": "combination", "verdict": "INCONCLUSIVE"},
+        made.event(Decision, action="Confirm", step="combination", carried=carried),
+        replace(first, step="combination", verdict=Verdict.INCONCLUSIVE),
         settled,
     ]
     events = [*journal.events[:-1], *combined, journal.events[-1]]
-    together = build_verdict(events, resume="r")["combination"]
-    assert together["steps"] == ["projection_head", "temperature"]
-    assert together["arms"] == ["arm a", "arm b"]
-    assert (together["verdict"], together["best_alone"]) == ("INCONCLUSIVE", "arm b")
-    assert (together["adds"], together["gates"]) == (adds, first["gates"])
-    assert together["comparisons"] == settled["comparisons"]
+    together = build_verdict(events, resume="r").combination
+    assert together.steps == ["projection_head", "temperature"]
+    assert together.arms == ["arm a", "arm b"]
+    assert (together.verdict, together.best_alone) == ("INCONCLUSIVE", best)
+    assert (together.adds, together.gates) == (adds, first.gates)
+    assert together.comparisons == settled.comparisons
 
 
 def test_the_document_of_a_run_with_open_questions_says_what_was_tested(whole) -> None:
     stop, journal = whole
     document = build_verdict(journal.events, resume="r")
-    assert (document["verdict"], document["cause"]) == (stop.verdict, "+".join(stop.cause) or None)
-    statuses = {e["id"]: e["status"] for e in document["hypotheses"]}
+    assert (document.verdict, document.cause) == (stop.verdict, "+".join(stop.cause) or None)
+    statuses = {e.id: e.status for e in document.hypotheses}
     assert statuses["H1"] != "untested"
     assert statuses["Q2"] != "untested"
     assert statuses["H2"] == "untested"
 
 
 def test_the_time_said_is_shown_beside_the_time_taken_without_interruptions(tmp_path) -> None:
-    said = {"seconds": 100.0, "lower": 80.0, "upper": 120.0, "parts": {}, "probe": {}}
+    said = {"seconds": 100.0, "lower": 80.0, "upper": 120.0}
     events = [
-        {"event": "run_started", "at": 0.0},
-        {"event": "forecast", "at": 10.0, **said},
-        {"event": "interrupted", "at": 40.0},
-        {"event": "resumed", "at": 1000.0},
+        made.event(RunStarted),
+        made.event(Forecast, at=10.0, **said, parts={"phase_1": 9.0}),
+        Interrupted(at=40.0),
+        Resumed(at=1000.0),
     ]
-    assert build_verdict(events, resume="")["forecast"]["actual_seconds"] is None
-    stop = {
-        "event": "decision",
-        "action": "Stop",
-        "at": 1050.0,
-        "verdict": "NOT_FIXED",
-        "cause": [],
-        "since": "x",
-    }
-    document = build_verdict([*events, stop], resume="")
-    assert document["forecast"] == {**said, "actual_seconds": 80.0}
-    assert build_verdict(events[:1], resume="")["forecast"] is None
+    assert build_verdict(events, resume="").forecast.actual_seconds is None
+    stop = made.event(Decision, action="Stop", at=1050.0, verdict="NOT_FIXED", cause=[])
+    forecast = build_verdict([*events, stop], resume="").forecast
+    assert {name: getattr(forecast, name) for name in said} == said
+    assert (forecast.parts, forecast.probe) == (events[1].parts, events[1].probe)
+    assert forecast.actual_seconds == 80.0
+    assert build_verdict(events[:1], resume="").forecast is None
