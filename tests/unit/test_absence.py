@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import made
 import pytest
 
 from lvm.records import ABSENT, Absence, StopReason, to_plain
 from lvm.triage.absence import absences, in_short, sentences
+from lvm.triage.events import ArmEnded, StepStarted
 
 CRASHED, STUCK, UNPLACED, LOST = ABSENT
 
@@ -75,31 +77,17 @@ def test_what_a_document_holds_is_said_like_what_a_run_has_seen() -> None:
 
 
 def test_a_journal_holds_the_arms_that_ended_because_of_where_they_ran() -> None:
-    arms = [{"id": str(reason), "role": "arm"} for reason in StopReason]
+    arms = [made.arm(str(reason)) for reason in StopReason]
     events = [
-        {"event": "step_started", "step": "s", "arms": [*arms, {"id": "c", "role": "control"}]}
+        made.event(StepStarted, arms=[*arms, made.arm("c", role="control")]),
+        *(
+            made.event(
+                ArmEnded, arm=str(reason), name=f"name {reason}", reason=reason, detail="why"
+            )
+            for reason in StopReason
+        ),
+        made.event(ArmEnded, arm="c", name="control", reason="lost"),
     ]
-    events += [
-        {
-            "event": "arm_ended",
-            "step": "s",
-            "arm": str(reason),
-            "name": f"name {reason}",
-            "reason": str(reason),
-            "detail": "why",
-        }
-        for reason in StopReason
-    ]
-    events.append(
-        {
-            "event": "arm_ended",
-            "step": "s",
-            "arm": "c",
-            "name": "control",
-            "reason": "lost",
-            "detail": "",
-        }
-    )
     found = absences(events)
     assert [(a.arm, a.role, a.reason) for a in found] == [
         *((f"name {reason}", "arm", reason) for reason in ABSENT),

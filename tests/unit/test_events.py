@@ -6,35 +6,35 @@ import copy
 import random
 from typing import Any
 
+import made
 import pytest
 
+from lvm.triage.events import ArmEnded, ArmRestarted, Event, Waiting
 from lvm.triage.state import RunState, indexed
 
-KEYS = {
-    "arm": ["a", "b", None, ["a"]],  # a list cannot be a key of the index, and is equal to itself
-    "step": ["s", "t", ["s", "t"]],
-    "epoch": [1, 2, 2.0],
-}
+KINDS: tuple[type[Event], ...] = (ArmEnded, ArmRestarted, Waiting)
+VALUES: dict[str, list[Any]] = {"arm": ["a", "b", "c"], "step": ["s", "t"], "epoch": [1, 2]}
 
 
-def event(rng: random.Random, number: int) -> dict[str, Any]:
-    values = {key: rng.choice(some) for key, some in KEYS.items() if rng.random() < 0.7}
-    return {"event": rng.choice(["epoch", "rung"]), "number": number, **values}
+def event(rng: random.Random) -> Event:
+    kind = rng.choice(KINDS[:2])
+    return made.event(kind, **{key: rng.choice(some) for key, some in VALUES.items()})
 
 
-def slow(events: list[dict[str, Any]], kind: str, **values: Any) -> list[dict[str, Any]]:
-    found = [e for e in events if e["event"] == kind]
-    return [e for e in found if all(e.get(key) == value for key, value in values.items())]
+def slow(events: list[Event], kind: type[Event], **values: Any) -> list[Event]:
+    found = [e for e in events if isinstance(e, kind)]
+    return [e for e in found if all(getattr(e, key) == value for key, value in values.items())]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_lookup_finds_what_a_look_at_every_event_finds(seed: int) -> None:
     rng, every, events, hits = random.Random(seed), [], RunState(), 0
-    for number in range(300):
-        every.append(event(rng, number))
+    for _ in range(300):
+        every.append(event(rng))
         events.append(every[-1])
-        kind = rng.choice(["epoch", "rung", "unknown"])
-        values = {k: rng.choice(v) for k, v in rng.sample(sorted(KEYS.items()), rng.randint(0, 3))}
+        kind = rng.choice(KINDS)
+        asked = rng.sample(sorted(VALUES), rng.randint(0, 3))
+        values = {key: rng.choice([*VALUES[key], "of no event"]) for key in asked}
         wanted = slow(every, kind, **values)
         assert events.of(kind, **values) == wanted
         assert events.last(kind, **values) == (wanted[-1] if wanted else None)
@@ -44,14 +44,15 @@ def test_a_lookup_finds_what_a_look_at_every_event_finds(seed: int) -> None:
 
 def test_the_events_of_some_arms_come_in_the_order_of_the_journal() -> None:
     rng = random.Random(1)
-    every = [event(rng, number) for number in range(100)]
-    wanted = [e for e in every if e.get("arm") in ("a", "b")]
+    every = [event(rng) for _ in range(100)]
+    wanted = [e for e in every if e.arm in ("a", "b")]
     assert RunState(every).about({"b", "a", "nobody"}) == wanted
     assert RunState(every).about(set()) == []
 
 
 def test_events_are_a_sequence_like_any_other() -> None:
-    every = [event(random.Random(2), number) for number in range(10)]
+    rng = random.Random(2)
+    every = [event(rng) for _ in range(10)]
     events = RunState(every)
     assert events == every == list(events)
     assert (len(events), events[0], events[-1]) == (10, every[0], every[-1])
@@ -62,6 +63,6 @@ def test_events_are_a_sequence_like_any_other() -> None:
 
 
 def test_what_has_an_index_is_not_indexed_again() -> None:
-    events = RunState([{"event": "epoch"}])
+    events = RunState([made.event(Waiting)])
     assert indexed(events) is events
-    assert indexed([{"event": "epoch"}]) == events
+    assert indexed([made.event(Waiting)]) == events

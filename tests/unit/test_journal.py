@@ -1,4 +1,6 @@
 from __future__ import annotations
+import made
+from lvm.triage.events import Epoch, RunStarted
 
 import errno
 import json
@@ -15,9 +17,9 @@ from lvm.triage.journal import FILE_NAME, SCHEMA, Journal, read_journal
 @pytest.fixture
 def journal(tmp_path):
     made = Journal(tmp_path)
-    made.append("run_started", schema=SCHEMA)
-    made.append("epoch", arm="a", epoch=1, loss=0.5)
-    made.append("epoch", arm="b", epoch=1, loss=float("nan"), verdict=Verdict.PASS)
+    made.append(made.event(RunStarted, schema=SCHEMA))
+    made.append(made.event(Epoch, arm="a", epoch=1, loss=0.5))
+    made.append(made.event(Epoch, arm="b", epoch=1, loss=float("nan"), verdict=Verdict.PASS))
     return made
 
 
@@ -25,22 +27,22 @@ def test_what_is_appended_is_read_back_in_order(journal) -> None:
     events = list(read_journal(journal.folder))
     assert events == journal.events == Journal(journal.folder).events
     assert [e["event"] for e in events] == ["run_started", "epoch", "epoch"]
-    assert (events[2]["loss"], events[2]["verdict"]) == (None, "PASS")  # JSON has no NaN
-    assert all(isinstance(e["at"], float) for e in events)
+    assert (events[2].loss, events[2].verdict) == (None, "PASS")  # JSON has no NaN
+    assert all(isinstance(e.at, float) for e in events)
 
 
 def test_find_gives_the_last_match_and_all_gives_the_kind(journal) -> None:
-    journal.append("epoch", arm="a", epoch=2, loss=0.4)
+    journal.append(made.event(Epoch, arm="a", epoch=2, loss=0.4))
     assert journal.events.last(Epoch, arm="a")["epoch"] == 2
     assert journal.events.last(Epoch, arm="a", epoch=1)["loss"] == 0.5
     assert journal.events.last(Epoch, arm="c") is None
-    assert [e["arm"] for e in journal.events.of(Epoch)] == ["a", "b", "a"]
+    assert [e.arm for e in journal.events.of(Epoch)] == ["a", "b", "a"]
 
 
 def test_an_event_is_on_disk_before_append_returns(journal, monkeypatch) -> None:
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
-    journal.append("epoch", arm="a", epoch=2)
+    journal.append(made.event(Epoch, arm="a", epoch=2))
     assert synced == [journal.path.stat().st_size]
 
 
@@ -50,7 +52,7 @@ def test_a_last_line_cut_by_a_kill_is_dropped(journal, cut) -> None:
     journal.path.write_bytes(whole[:-cut])
     assert [e["event"] for e in read_journal(journal.folder)] == ["run_started", "epoch"]
     again = Journal(journal.folder)
-    again.append("epoch", arm="b", epoch=1)
+    again.append(made.event(Epoch, arm="b", epoch=1))
     assert [e.get("arm") for e in read_journal(journal.folder)] == [None, "a", "b"]
     assert len(journal.path.read_text().splitlines()) == 3
 
@@ -107,17 +109,17 @@ def test_a_full_disk_is_a_usage_error_that_says_how_to_go_on(journal, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match=r"No space left.*--resume"):
-        journal.append("epoch", arm="a", epoch=2)
+        journal.append(made.event(Epoch, arm="a", epoch=2))
     monkeypatch.undo()
     assert len(journal.events) == 3  # what is not on disk did not happen
     assert list(read_journal(journal.folder)) == journal.events  # nor what may be half there
-    journal.append("epoch", arm="a", epoch=2)
+    journal.append(made.event(Epoch, arm="a", epoch=2))
     assert list(read_journal(journal.folder)) == journal.events
 
 
 def test_a_discarded_journal_leaves_no_file_and_no_events(tmp_path) -> None:
     journal = Journal(tmp_path)
-    journal.append("run_started", schema=SCHEMA)
+    journal.append(made.event(RunStarted, schema=SCHEMA))
     journal.discard()
     assert list(journal.events) == []
     assert not journal.path.exists()

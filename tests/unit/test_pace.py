@@ -4,85 +4,75 @@ from __future__ import annotations
 
 import itertools
 import random
-from typing import Any
 
+import made
 import pytest
 
+from lvm.triage.events import ArmEnded, Epoch, Event, Interrupted, Resumed, RunStarted, StepStarted
 from lvm.triage.pace import AFTER_A_STEP, NUM_GAPS, Progress
 
 EPOCHS = 6
 
 
-def slow_seconds_left(events: list[dict[str, Any]]) -> float | None:
+def slow_seconds_left(events: list[Event]) -> float | None:
     """What `Progress.seconds_left` stands for, from every event anew."""
-    starts = [i for i, e in enumerate(events) if e["event"] in ("step_started", *AFTER_A_STEP)]
-    if not starts or events[starts[-1]]["event"] != "step_started":
+    turns = [e for e in events if isinstance(e, (StepStarted, *AFTER_A_STEP))]
+    if not turns or not isinstance(turns[-1], StepStarted):
         return None
-    started, *step = events[starts[-1] :]
-    stretches: list[list[dict[str, Any]]] = [[]]
+    started, step = turns[-1], events[events.index(turns[-1]) + 1 :]
+    stretches: list[list[Epoch]] = [[]]
     for event in step:
-        if event["event"] == "resumed":
+        if isinstance(event, Resumed):
             stretches.append([])
-        elif event["event"] == "epoch" and event["epoch"] > 0:
+        elif isinstance(event, Epoch) and event.epoch > 0:
             stretches[-1].append(event)
     stretches = [stretch for stretch in stretches if stretch]
-    gone = {e["arm"] for e in step if e["event"] == "arm_ended"}
+    gone = {e.arm for e in step if isinstance(e, ArmEnded)}
     left = {}
-    for spec in started["arms"]:
-        epochs = [e["epoch"] for e in events if e["event"] == "epoch" and e["arm"] == spec["id"]]
-        if spec["id"] not in gone and spec["source"] is None:
-            left[spec["id"]] = max(0, EPOCHS - max(epochs, default=0))
+    for spec in started.arms:
+        epochs = [e.epoch for e in events if isinstance(e, Epoch) and e.arm == spec.id]
+        if spec.id not in gone and spec.source is None:
+            left[spec.id] = max(0, EPOCHS - max(epochs, default=0))
     if not any(left.values()):
         return 0.0
     if not stretches:
         return None
-    busy = sum(s[-1]["at"] - s[0]["at"] + s[0]["seconds"] for s in stretches)
+    busy = sum(s[-1].at - s[0].at + s[0].seconds for s in stretches)
     together = busy / sum(map(len, stretches)) * sum(left.values())
     alone = []
     for arm, epochs_left in left.items():
-        own = [e for e in stretches[-1] if e["arm"] == arm][-NUM_GAPS - 1 :]
-        gap = own[0]["seconds"] if own else 0.0
+        own = [e for e in stretches[-1] if e.arm == arm][-NUM_GAPS - 1 :]
+        gap = own[0].seconds if own else 0.0
         if len(own) > 1:
-            gap = (own[-1]["at"] - own[0]["at"]) / (len(own) - 1)
+            gap = (own[-1].at - own[0].at) / (len(own) - 1)
         alone.append(gap * epochs_left)
     return round(max(together, *alone), 1)
 
 
-def walk(rng: random.Random) -> list[dict[str, Any]]:
+def walk(rng: random.Random) -> list[Event]:
     """A run of a few steps that share arms, with endings, interruptions and searched arms."""
     clock = itertools.accumulate(rng.choice([0.5, 1.0, 30.0]) for _ in itertools.count())
-    events: list[dict[str, Any]] = [{"event": "run_started", "at": 0.0, "config": {}}]
+    events: list[Event] = [made.event(RunStarted)]
     epochs = dict.fromkeys("abcdefgh", 0)
     for number in range(3):
         arms = rng.sample(sorted(epochs), rng.randint(1, 6))
         source = {arm: "a checkpoint" if rng.random() < 0.1 else None for arm in arms}
-        specs = [
-            {"id": arm, "source": source[arm], "recipe": {"training": {"epochs": EPOCHS}}}
-            for arm in arms
-        ]
+        specs = [made.arm(arm, epochs=EPOCHS, source=source[arm]) for arm in arms]
         step = f"step {number}"
-        events.append({"event": "step_started", "at": next(clock), "step": step, "arms": specs})
+        events.append(made.event(StepStarted, at=next(clock), step=step, arms=specs))
         running = list(arms)
         while running:
             arm, at = rng.choice(running), next(clock)
             if rng.random() < 0.1:
-                events += [{"event": "interrupted", "at": at}, {"event": "resumed", "at": at + 99}]
+                events += [Interrupted(at=at), Resumed(at=at + 99)]
             epochs[arm] = min(EPOCHS, epochs[arm] + 1) if source[arm] is None else 0
-            events.append(
-                {
-                    "event": "epoch",
-                    "at": at + 99,
-                    "arm": arm,
-                    "step": step,
-                    "epoch": epochs[arm],
-                    "seconds": rng.choice([0.5, 7.0]),
-                }
-            )
+            about = {"at": at + 99, "arm": arm, "step": step, "epoch": epochs[arm]}
+            events.append(made.event(Epoch, **about, seconds=rng.choice([0.5, 7.0])))
             if source[arm] or epochs[arm] == EPOCHS or rng.random() < 0.15:
                 running.remove(arm)
-                events.append({"event": "arm_ended", "at": at + 99, "arm": arm, "step": step})
+                events.append(made.event(ArmEnded, **about))
         if rng.random() < 0.7:
-            events.append({"event": rng.choice(AFTER_A_STEP), "at": next(clock), "step": step})
+            events.append(made.event(rng.choice(AFTER_A_STEP), at=next(clock)))
     return events
 
 

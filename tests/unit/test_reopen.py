@@ -1,6 +1,8 @@
 """Which events count once absent arms are tried again."""
 
 from __future__ import annotations
+import made
+from lvm.triage.events import ArmEnded, ArmJudged, Decision, Epoch, Resumed, RunStarted, Rung, StepEnded, StepStarted
 
 import io
 import json
@@ -58,12 +60,12 @@ def test_judgements_from_the_first_step_that_lacks_an_arm_are_taken_back(reason)
     lacking = step("two", reasons=("diverged", reason))
     events = [*before, *lacking, *step("three", reasons=(reason, "finished")), STOP]
     again = reopening(events)
-    assert again["step"] == "two"
-    assert [(arm["step"], arm["arm"]) for arm in again["arms"]] == [
+    assert again.step == "two"
+    assert [(arm.step, arm.arm) for arm in again.arms] == [
         ("two", "name b"),
         ("three", "name a"),
     ]
-    assert {arm["detail"] for arm in again["arms"]} == {"CUDA out of memory"}
+    assert {arm.detail for arm in again.arms} == {"CUDA out of memory"}
     left = effective([*events, event(REOPENED, **again)])
     assert left[: len(before)] == before  # with what was kept of step one
     kinds = [(e["event"], e.get("step"), e.get("arm")) for e in left[len(before) :]]
@@ -82,12 +84,12 @@ def test_judgements_from_the_first_step_that_lacks_an_arm_are_taken_back(reason)
 def test_what_is_judged_anew_counts_and_can_be_taken_back_again() -> None:
     events = [STARTED, *step("one", reasons=("finished", "crashed")), STOP]
     first = event(REOPENED, **reopening(events))
-    anew = [e for e in step("one", reasons=("lost", "finished"))[2:] if e["event"] != "epoch"]
+    anew = [e for e in step("one", reasons=("lost", "finished"))[2:] if not isinstance(e, Epoch)]
     events = [*events, first, *anew, STOP]
     left = effective(events)
     assert left[-len(anew) - 1 :] == [*anew, STOP]
     second = reopening(left)
-    assert [(arm["arm"], arm["reason"]) for arm in second["arms"]] == [("name a", "lost")]
+    assert [(arm.arm, arm.reason) for arm in second.arms] == [("name a", "lost")]
     left = effective([*events, event(REOPENED, **second)])
     assert [e["event"] for e in left] == [
         "run_started",
@@ -139,7 +141,7 @@ def test_every_view_reads_what_counts(tiny_folder, tmp_path) -> None:
     """`read_run` is what report, status and MLflow are made from."""
     (tmp_path / "journal.jsonl").write_bytes((tiny_folder / "journal.jsonl").read_bytes())
     journal = Journal(tmp_path)
-    (first, *_) = [e["step"] for e in journal.events.of(StepStarted)]
+    (first, *_) = [e.step for e in journal.events.of(StepStarted)]
     journal.append(REOPENED, step=first, arms=[])
     kinds = {e["event"] for e in read_run(tmp_path)}
     assert kinds & {"decision", "arm_judged", "confirmed"} == {"decision"}
@@ -156,9 +158,9 @@ def test_lines_of_progress_go_on_after_events_were_taken_back(tmp_path, capsys) 
     for happened in [STARTED, *step("one", reasons=("finished", "crashed")), STOP]:
         note(happened["event"], **{k: v for k, v in happened.items() if k not in ("event", "at")})
     told = len(stream.getvalue().splitlines())
-    note("resumed", command="x")
+    note(made.event(Resumed, command="x"))
     note(REOPENED, **reopening(journal.events))
-    note("arm_ended", arm="b", step="one", name="name b", reason="finished", epoch=1, detail="")
+    note(made.event(ArmEnded, arm="b", step="one", name="name b", reason="finished", epoch=1, detail=""))
     new = [json.loads(line) for line in stream.getvalue().splitlines()[told:]]
     assert [line["event"] for line in new] == ["resumed", REOPENED, "arm_ended"]
     assert new[1]["arms"] == ["name b"]
