@@ -1,40 +1,39 @@
 from __future__ import annotations
-import made
-from lvm.triage.events import Epoch, RunStarted
 
 import errno
 import json
 import os
 
+import made
 import pytest
 
 from lvm.errors import ResumeError, UsageError
 from lvm.records import Verdict
-from lvm.triage.events import Epoch
-from lvm.triage.journal import FILE_NAME, SCHEMA, Journal, read_journal
+from lvm.triage.events import Epoch, RunStarted
+from lvm.triage.journal import FILE_NAME, SCHEMA, Journal, read_journal, read_run
 
 
 @pytest.fixture
 def journal(tmp_path):
-    made = Journal(tmp_path)
-    made.append(made.event(RunStarted, schema=SCHEMA))
-    made.append(made.event(Epoch, arm="a", epoch=1, loss=0.5))
-    made.append(made.event(Epoch, arm="b", epoch=1, loss=float("nan"), verdict=Verdict.PASS))
-    return made
+    journal = Journal(tmp_path)
+    journal.append(made.event(RunStarted))
+    journal.append(made.event(Epoch, arm="a", epoch=1, loss=0.5))
+    journal.append(made.event(Epoch, arm="b", epoch=1, loss=float("nan"), stage=Verdict.PASS))
+    return journal
 
 
 def test_what_is_appended_is_read_back_in_order(journal) -> None:
-    events = list(read_journal(journal.folder))
+    events = read_run(journal.folder)
     assert events == journal.events == Journal(journal.folder).events
-    assert [e["event"] for e in events] == ["run_started", "epoch", "epoch"]
-    assert (events[2].loss, events[2].verdict) == (None, "PASS")  # JSON has no NaN
+    assert [type(e) for e in events] == [RunStarted, Epoch, Epoch]
+    assert (events[2].loss, events[2].stage) == (None, "PASS")  # JSON has no NaN
     assert all(isinstance(e.at, float) for e in events)
 
 
 def test_find_gives_the_last_match_and_all_gives_the_kind(journal) -> None:
     journal.append(made.event(Epoch, arm="a", epoch=2, loss=0.4))
-    assert journal.events.last(Epoch, arm="a")["epoch"] == 2
-    assert journal.events.last(Epoch, arm="a", epoch=1)["loss"] == 0.5
+    assert journal.events.last(Epoch, arm="a").epoch == 2
+    assert journal.events.last(Epoch, arm="a", epoch=1).loss == 0.5
     assert journal.events.last(Epoch, arm="c") is None
     assert [e.arm for e in journal.events.of(Epoch)] == ["a", "b", "a"]
 
@@ -74,7 +73,18 @@ def test_a_line_that_was_changed_is_named_and_one_of_an_earlier_version_is_read(
     lines = [json.loads(line) for line in written.splitlines()]
     earlier = [{key: value for key, value in line.items() if key != "sum"} for line in lines]
     journal.path.write_text("".join(json.dumps(line) + "\n" for line in earlier))
-    assert list(read_journal(journal.folder)) == earlier == journal.events
+    assert list(read_journal(journal.folder)) == earlier
+    assert read_run(journal.folder) == journal.events
+
+
+def test_an_event_that_lacks_a_field_is_named_with_its_line(journal) -> None:
+    lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
+    for line in lines:
+        del line["sum"]
+    del lines[1]["step"]
+    journal.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ResumeError, match=r"line 2 \(epoch\).*`step`"):
+        Journal(journal.folder)
 
 
 @pytest.mark.parametrize("content", ["hello\n", '{"event": "epoch", "at": 1.0}\n', '{"a": 1}\n'])
@@ -99,7 +109,7 @@ def test_a_folder_without_a_journal_cannot_be_read(tmp_path) -> None:
 def test_another_schema_is_refused_with_both_numbers(tmp_path) -> None:
     line = json.dumps({"event": "run_started", "at": 1.0, "schema": SCHEMA + 7})
     (tmp_path / FILE_NAME).write_text(line + "\n")
-    with pytest.raises(ResumeError, match=f"schema {SCHEMA + 7}, this version reads {SCHEMA}"):
+    with pytest.raises(ResumeError, match=f"schema {SCHEMA + 7}, this version reads 1 to {SCHEMA}"):
         Journal(tmp_path)
 
 
@@ -112,14 +122,14 @@ def test_a_full_disk_is_a_usage_error_that_says_how_to_go_on(journal, monkeypatc
         journal.append(made.event(Epoch, arm="a", epoch=2))
     monkeypatch.undo()
     assert len(journal.events) == 3  # what is not on disk did not happen
-    assert list(read_journal(journal.folder)) == journal.events  # nor what may be half there
+    assert read_run(journal.folder) == journal.events  # nor what may be half there
     journal.append(made.event(Epoch, arm="a", epoch=2))
-    assert list(read_journal(journal.folder)) == journal.events
+    assert read_run(journal.folder) == journal.events
 
 
 def test_a_discarded_journal_leaves_no_file_and_no_events(tmp_path) -> None:
     journal = Journal(tmp_path)
-    journal.append(made.event(RunStarted, schema=SCHEMA))
+    journal.append(made.event(RunStarted))
     journal.discard()
     assert list(journal.events) == []
     assert not journal.path.exists()

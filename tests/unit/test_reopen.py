@@ -1,51 +1,52 @@
 """Which events count once absent arms are tried again."""
 
 from __future__ import annotations
-import made
-from lvm.triage.events import ArmEnded, ArmJudged, Decision, Epoch, Resumed, RunStarted, Rung, StepEnded, StepStarted
 
 import io
 import json
 
+import made
 import numpy as np
 import pytest
 
 from lvm.progress import JsonLines
 from lvm.records import ABSENT
 from lvm.triage.agreement import disagreement
-from lvm.triage.events import Decision, StepStarted
-from lvm.triage.journal import Journal, read_journal, read_run
-from lvm.triage.reopen import REOPENED, effective, reopening
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    Confirmed,
+    Decision,
+    Epoch,
+    Reopened,
+    Resumed,
+    Rung,
+    RunStarted,
+    StepEnded,
+    StepStarted,
+)
+from lvm.triage.journal import Journal, read_run
+from lvm.triage.reopen import effective, reopening
 
-ARMS = [{"id": i, "name": f"name {i}", "role": "arm", "source": None} for i in "ab"]
-
-
-def event(kind, **values):
-    return {"event": kind, "at": 0.0, **values}
-
-
-def ended(arm, step, reason, detail=""):
-    return event(
-        "arm_ended", arm=arm, step=step, name=f"name {arm}", reason=reason, epoch=1, detail=detail
-    )
+ARMS = [made.arm(i, name=f"name {i}") for i in "ab"]
 
 
 def step(name, *, reasons=("finished", "finished"), stage="FAIL"):
     """The events of a step with two arms."""
-    found = [event("decision", number=len(name), action="RunStep", step=name, since="x")]
-    found.append(event("step_started", step=name, title=name, arms=ARMS))
+    found = [made.event(Decision, number=len(name), action="RunStep", step=name)]
+    found.append(made.event(StepStarted, step=name, arms=ARMS))
     for arm, reason in zip("ab", reasons, strict=True):
-        found += [
-            event("epoch", arm=arm, step=name, name=f"name {arm}", epoch=1),
-            ended(arm, name, reason, "CUDA out of memory" if reason in ABSENT else ""),
-        ]
-    found.append(event("rung", step=name, epoch=1))
-    found += [event("arm_judged", arm=arm, step=name, reason="x") for arm in "ab"]
-    return [*found, event("step_ended", step=name, stage=stage)]
+        about = {"arm": arm, "step": name, "name": f"name {arm}"}
+        detail = "CUDA out of memory" if reason in ABSENT else ""
+        found.append(made.event(Epoch, **about))
+        found.append(made.event(ArmEnded, **about, reason=reason, detail=detail))
+    found.append(made.event(Rung, step=name))
+    found += [made.event(ArmJudged, arm=arm, step=name) for arm in "ab"]
+    return [*found, made.event(StepEnded, step=name, stage=stage)]
 
 
-STARTED = event("run_started", schema=1)
-STOP = event("decision", number=9, action="Stop", verdict="INCONCLUSIVE", cause=[], since="x")
+STARTED = made.event(RunStarted)
+STOP = made.event(Decision, number=9, action="Stop", verdict="INCONCLUSIVE", cause=[])
 
 
 def test_a_run_without_absent_arms_has_nothing_to_try_again() -> None:
@@ -66,39 +67,39 @@ def test_judgements_from_the_first_step_that_lacks_an_arm_are_taken_back(reason)
         ("three", "name a"),
     ]
     assert {arm.detail for arm in again.arms} == {"CUDA out of memory"}
-    left = effective([*events, event(REOPENED, **again)])
+    left = effective([*events, again])
     assert left[: len(before)] == before  # with what was kept of step one
-    kinds = [(e["event"], e.get("step"), e.get("arm")) for e in left[len(before) :]]
+    kinds = [(type(e), e.step, getattr(e, "arm", None)) for e in left[len(before) :]]
     assert kinds == [
-        ("decision", "two", None),
-        ("step_started", "two", None),  # asked, and still so
-        ("epoch", "two", "a"),
-        ("arm_ended", "two", "a"),  # it diverged, wherever it runs
-        ("epoch", "two", "b"),
-        ("epoch", "three", "a"),
-        ("epoch", "three", "b"),  # trained, and not trained again
-        (REOPENED, "two", None),
+        (Decision, "two", None),
+        (StepStarted, "two", None),  # asked, and still so
+        (Epoch, "two", "a"),
+        (ArmEnded, "two", "a"),  # it diverged, wherever it runs
+        (Epoch, "two", "b"),
+        (Epoch, "three", "a"),
+        (Epoch, "three", "b"),  # trained, and not trained again
+        (Reopened, "two", None),
     ]
 
 
 def test_what_is_judged_anew_counts_and_can_be_taken_back_again() -> None:
     events = [STARTED, *step("one", reasons=("finished", "crashed")), STOP]
-    first = event(REOPENED, **reopening(events))
+    first = reopening(events)
     anew = [e for e in step("one", reasons=("lost", "finished"))[2:] if not isinstance(e, Epoch)]
     events = [*events, first, *anew, STOP]
     left = effective(events)
     assert left[-len(anew) - 1 :] == [*anew, STOP]
     second = reopening(left)
     assert [(arm.arm, arm.reason) for arm in second.arms] == [("name a", "lost")]
-    left = effective([*events, event(REOPENED, **second)])
-    assert [e["event"] for e in left] == [
-        "run_started",
-        "decision",
-        "step_started",
-        "epoch",
-        "epoch",
-        REOPENED,
-        REOPENED,
+    left = effective([*events, second])
+    assert [type(e) for e in left] == [
+        RunStarted,
+        Decision,
+        StepStarted,
+        Epoch,
+        Epoch,
+        Reopened,
+        Reopened,
     ]
 
 
@@ -116,7 +117,7 @@ def test_reading_twice_or_piece_by_piece_gives_the_same() -> None:
             again = reopening(left)
             if again is not None and rng.integers(2):
                 reopened += 1
-                events.append(event(REOPENED, **again))
+                events.append(again)
                 left = effective([*left, events[-1]])
                 assert reopening(left) is None
         assert effective(events) == left == effective(left)
@@ -126,15 +127,14 @@ def test_reading_twice_or_piece_by_piece_gives_the_same() -> None:
 def test_the_journal_shows_what_counts_and_its_file_only_grows(tmp_path) -> None:
     journal = Journal(tmp_path)
     for happened in [STARTED, *step("one", reasons=("finished", "crashed")), STOP]:
-        values = {k: v for k, v in happened.items() if k not in ("event", "at")}
-        journal.append(happened["event"], **values)
+        journal.append(happened)
     written = journal.path.read_bytes()
     assert journal.events.last(Decision, action="Stop") is not None
-    journal.append(REOPENED, **reopening(journal.events))
+    journal.append(reopening(journal.events))
     assert journal.events.last(Decision, action="Stop") is None
     assert journal.path.read_bytes().startswith(written)
-    assert journal.events == Journal(tmp_path).events == effective(read_journal(tmp_path))
-    assert journal.events[-1]["event"] == REOPENED
+    assert journal.events == Journal(tmp_path).events == read_run(tmp_path)
+    assert isinstance(journal.events[-1], Reopened)
 
 
 def test_every_view_reads_what_counts(tiny_folder, tmp_path) -> None:
@@ -142,58 +142,51 @@ def test_every_view_reads_what_counts(tiny_folder, tmp_path) -> None:
     (tmp_path / "journal.jsonl").write_bytes((tiny_folder / "journal.jsonl").read_bytes())
     journal = Journal(tmp_path)
     (first, *_) = [e.step for e in journal.events.of(StepStarted)]
-    journal.append(REOPENED, step=first, arms=[])
-    kinds = {e["event"] for e in read_run(tmp_path)}
-    assert kinds & {"decision", "arm_judged", "confirmed"} == {"decision"}
+    journal.append(made.event(Reopened, step=first))
+    kinds = {type(e) for e in read_run(tmp_path)}
+    assert kinds & {Decision, ArmJudged, Confirmed} == {Decision}
 
 
 def test_lines_of_progress_go_on_after_events_were_taken_back(tmp_path, capsys) -> None:
     stream, journal = io.StringIO(), Journal(tmp_path)
     lines = JsonLines(stream)
 
-    def note(kind, **values):
-        journal.append(kind, **values)
+    def note(event):
+        journal.append(event)
         lines.tell(journal)
 
     for happened in [STARTED, *step("one", reasons=("finished", "crashed")), STOP]:
-        note(happened["event"], **{k: v for k, v in happened.items() if k not in ("event", "at")})
+        note(happened)
     told = len(stream.getvalue().splitlines())
     note(made.event(Resumed, command="x"))
-    note(REOPENED, **reopening(journal.events))
-    note(made.event(ArmEnded, arm="b", step="one", name="name b", reason="finished", epoch=1, detail=""))
+    note(reopening(journal.events))
+    note(made.event(ArmEnded, arm="b", step="one", name="name b", reason="finished"))
     new = [json.loads(line) for line in stream.getvalue().splitlines()[told:]]
-    assert [line["event"] for line in new] == ["resumed", REOPENED, "arm_ended"]
+    assert [line["event"] for line in new] == ["resumed", "reopened", "arm_ended"]
     assert new[1]["arms"] == ["name b"]
 
 
 # --- one truth -----------------------------------------------------------------------------------
 
 
+STOPPED = {"action": "Stop", "verdict": "FIXED", "cause": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("kind", "written", "now", "differs"),
     [
+        (Decision, STOPPED, {**STOPPED, "cause": ("a",), "since": "other words"}, ""),
+        (Decision, STOPPED, {"action": "RunStep"}, "action"),
+        (StepEnded, {"kept": "b"}, {"kept": None}, "kept"),
         (
-            "decision",
-            {"action": "Stop", "verdict": "FIXED", "cause": ["a"], "since": "x"},
-            {"action": "Stop", "verdict": "FIXED", "cause": ("a",), "since": "other words"},
-            "",
-        ),
-        ("decision", {"action": "Stop", "verdict": "FIXED"}, {"action": "RunStep"}, "action"),
-        (
-            "step_ended",
-            {"stage": "FAIL", "candidate": None, "kept": "b"},
-            {"stage": "FAIL", "candidate": None, "kept": None},
-            "kept",
-        ),
-        (
-            "confirmed",
+            Confirmed,
             {"verdict": "PASS", "attribution": "step"},
             {"verdict": "INCONCLUSIVE", "attribution": "open"},
             "verdict",
         ),
-        ("arm_judged", {"detail": "x"}, {"detail": "y"}, ""),
+        (ArmJudged, {"detail": "x"}, {"detail": "y"}, ""),
     ],
 )
 def test_what_decides_must_be_what_was_written(kind, written, now, differs) -> None:
-    found = disagreement(event(kind, **written), now)
+    found = disagreement(made.event(kind, **written), made.event(kind, **now))
     assert found.split(" ")[0] == differs
