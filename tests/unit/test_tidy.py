@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
 import tiny
 import torch
@@ -18,7 +19,17 @@ from lvm.records import ABSENT
 from lvm.report import Run
 from lvm.report.origin import removed
 from lvm.training.checkpoint import load_checkpoint
-from lvm.triage.events import ArmEnded, Epoch, TestJudged, Tidied
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    Epoch,
+    Event,
+    RunStarted,
+    StepEnded,
+    StepStarted,
+    TestJudged,
+    Tidied,
+)
 from lvm.triage.journal import Journal
 from lvm.triage.step import Arm, Hypothesis, Proposal, Step
 from lvm.triage.tidy import GIB, STOPPED, Tidier
@@ -32,32 +43,25 @@ class World:
 
     def __init__(self, out: Path, *, max_disk_bytes: float = GIB) -> None:
         self.out, self.journal = out, Journal(out)
-        self.journal.append("run_started", schema=1)
+        self.note(RunStarted)
         schedule = ScheduleConfig(max_disk_gib=max_disk_bytes / GIB)
         self.tidier = Tidier(out, schedule, self.journal.append)
 
     def step(self, name: str, arms: dict[str, tuple[str, int]], **chosen: str) -> None:
         """Judge a step: arm -> (why it ended, epoch); its role is the first word of its name."""
-        specs = [
-            {
-                "id": arm,
-                "name": arm,
-                "role": arm.split()[0],
-                "source": None,
-                "recipe": {"training": {"epochs": BUDGET}},
-            }
-            for arm in arms
-        ]
-        self.journal.append("step_started", step=name, number=1, title=name, arms=specs)
+        specs = [made.arm(arm, name=arm, role=arm.split()[0], epochs=BUDGET) for arm in arms]
+        self.note(StepStarted, step=name, number=1, arms=specs)
         for arm, (reason, epoch) in arms.items():
             known = self.journal.events.last(Epoch, arm=arm)
-            for passed in range(1 + (known["epoch"] if known else 0), epoch + 1):
+            for passed in range(1 + (known.epoch if known else 0), epoch + 1):
                 self.epoch(name, arm, passed)
-            self.journal.append("arm_ended", arm=arm, step=name, reason=reason, epoch=epoch)
+            self.note(ArmEnded, arm=arm, step=name, reason=reason, epoch=epoch)
         for arm in arms:
-            self.journal.append("arm_judged", arm=arm, step=name, name=arm, role=arm.split()[0])
-        none = {"candidate": None, "kept": None}
-        self.journal.append("step_ended", step=name, **{**none, **chosen})
+            self.note(ArmJudged, arm=arm, step=name, name=arm, role=arm.split()[0])
+        self.note(StepEnded, step=name, **chosen)
+
+    def note(self, kind: type[Event], **values: Any) -> None:
+        self.journal.append(made.event(kind, **values))
 
     def epoch(self, step: str, arm: str, epoch: int) -> None:
         folder = self.out / "arms" / arm
@@ -68,7 +72,7 @@ class World:
         (folder / "checkpoint/state.pt").write_bytes(bytes(STATE))
         (folder / f"dev_{epoch:03d}.npz").write_bytes(b"dev")
         (folder / "epochs.jsonl").write_text("an epoch\n" * epoch)
-        self.journal.append("epoch", step=step, arm=arm, epoch=epoch)
+        self.note(Epoch, step=step, arm=arm, epoch=epoch)
 
     def tidy(self) -> None:
         self.tidier.after(self.journal.events)
@@ -133,15 +137,9 @@ def test_an_absent_arm_keeps_all_for_a_resumed_run(world: World, reason: str) ->
 
 def test_a_step_that_is_not_judged_is_left_alone(world: World) -> None:
     world.step("first", {"arm a": ("finished", 8)})
-    world.journal.append(
-        "step_started",
-        step="s",
-        number=2,
-        title="s",
-        arms=[{"id": "arm b", "source": None, "recipe": {"training": {"epochs": BUDGET}}}],
-    )
+    world.note(StepStarted, step="s", number=2, arms=[made.arm("arm b", epochs=BUDGET)])
     world.epoch("s", "arm b", 1)
-    world.journal.append("arm_ended", arm="arm b", step="s", reason="pruned", epoch=1)
+    world.note(ArmEnded, arm="arm b", step="s", reason="pruned", epoch=1)
     world.tidy()
     assert world.files("arm b") == checkpoint("checkpoint", state=True) | dev(1)
 
@@ -192,7 +190,7 @@ def test_weights_of_arms_that_lost_go_first_the_oldest_before_the_others(tmp_pat
     world.step("2", {"arm c": ("pruned", 2), "arm d": ("finished", 8), "arm e": ("finished", 8)})
     world.tidy()
     assert holders(world) == {"control", "arm a", "arm d", "arm e"}
-    assert [e["weights"] for e in world.journal.events.of(Tidied)] == [[], ["arm b", "arm c"]]
+    assert [e.weights for e in world.journal.events.of(Tidied)] == [[], ["arm b", "arm c"]]
     world.step("3", {"arm f": ("finished", 8), "arm g": ("finished", 8)}, kept="arm g")
     world.tidy()
     assert holders(world) == {"control", "arm e", "arm f", "arm g"}
@@ -230,8 +228,8 @@ def test_what_a_kill_left_half_done_is_done_by_the_next_session(world: World) ->
     world.tidy()
     whole = {arm: world.files(arm) for arm in ("control", "arm a", "arm b")}
 
-    def note_and_die(event: str, **values: Any) -> None:
-        other.append(event, **values)
+    def note_and_die(event: Event) -> None:
+        other.append(event)
         raise KilledError
 
     other = Journal(untidied)
@@ -311,14 +309,14 @@ def asked_twice(tmp_path_factory, tiny_dataset):
 def test_an_arm_that_lost_and_is_asked_for_again_gives_the_same_numbers(asked_twice) -> None:
     stop, journal, _ = asked_twice[True]
     other_stop, other, _ = asked_twice[False]
-    ends = {(e["step"], e["arm"]): e["reason"] for e in journal.events.of(ArmEnded)}
+    ends = {(e.step, e.arm): e.reason for e in journal.events.of(ArmEnded)}
     lost = [arm for (step, arm), reason in ends.items() if (step, reason) == ("first", "pruned")]
     assert lost  # it has something to train again
     assert all(ends["again", arm] == "finished" for arm in lost)
     assert stop == other_stop
     assert tiny.judged(journal) == tiny.judged(other)
     assert journal.events.of(Tidied)
-    assert not other.all(Tidied)
+    assert not other.events.of(Tidied)
 
 
 def test_a_run_leaves_no_optimiser_and_the_models_that_were_judged(asked_twice) -> None:
@@ -326,8 +324,8 @@ def test_a_run_leaves_no_optimiser_and_the_models_that_were_judged(asked_twice) 
     assert not list(journal.folder.rglob("state.pt"))
     assert list(asked_twice[False][1].folder.rglob("state.pt"))  # or there were none to remove
     for test in journal.events.of(TestJudged):
-        load_checkpoint(journal.folder / "arms" / test["arm"] / "checkpoint")
-    gone = {arm for event in journal.events.of(Tidied) for arm in event["weights"]}
+        load_checkpoint(journal.folder / "arms" / test.arm / "checkpoint")
+    gone = {arm for event in journal.events.of(Tidied) for arm in event.weights}
     assert gone
     assert not any(list((journal.folder / "arms" / arm).glob("*/*.safetensors")) for arm in gone)
 
@@ -350,8 +348,8 @@ def test_a_tidied_run_that_is_resumed_writes_nothing_and_says_the_same(
 
 def test_a_report_says_what_was_removed(world: World) -> None:
     world.step("s", {"arm a": ("finished", 8), "arm b": ("pruned", 2)})
-    world.journal.append("tidied", step="s", states=["arm a", "arm b"], weights=["arm b"], files=5)
-    world.journal.append("tidied", step="s", states=["arm b"], weights=[], files=0)
+    world.note(Tidied, states=["arm a", "arm b"], weights=["arm b"], files=5)
+    world.note(Tidied, states=["arm b"])
     assert removed(Run(world.journal.events, {})) == (
         "optimiser states of 2 arms; weights of 1 arm that did not win"
     )
