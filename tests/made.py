@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 import tiny
 
-from lvm.config import GateConfig, Recipe
-from lvm.records import Estimate, GateResult, Pool, Verdict
+from lvm.config.recipe import Recipe
+from lvm.config.run import GateConfig
+from lvm.records import Estimate, Evaluation, GateResult, Pool, Verdict
 from lvm.triage.events import (
     ArmEnded,
     ArmJudged,
@@ -34,7 +35,7 @@ from lvm.triage.events import (
     Waiting,
     event_of,
 )
-from lvm.triage.events.parts import Arm, EvaluationTold
+from lvm.triage.events.parts import Arm
 
 E = TypeVar("E", bound=Event)
 
@@ -92,10 +93,10 @@ def gate(name: str = "stage", metric: str = "eval_cosine", **values: Any) -> Gat
     return GateResult(gate=name, metric=metric, **{**plain, **values})
 
 
-def evaluation(**masked: float | None) -> EvaluationTold:
+def evaluation(**masked: float | None) -> Evaluation:
     """Return the metrics of a predictor on test, the same with and without own contexts."""
     metrics = {"eval_cosine": 0.0, "r_at_5": 0.0, "mrr": 0.0, **masked}
-    return EvaluationTold(
+    return Evaluation(
         split="test",
         space="raw",
         num_windows=40,

@@ -31,8 +31,10 @@ from lvm.triage.events import (
     Tidied,
 )
 from lvm.triage.journal import Journal
+from lvm.triage.state import RunState
 from lvm.triage.step import Arm, Hypothesis, Proposal, Step
 from lvm.triage.tidy import GIB, STOPPED, Tidier
+from lvm.triage.verdict import build_verdict
 
 BUDGET = 8  # epochs; the rungs are 2, 4 and 8
 WEIGHTS, STATE = 1000, 2000  # bytes
@@ -350,7 +352,11 @@ def test_a_report_says_what_was_removed(world: World) -> None:
     world.step("s", {"arm a": ("finished", 8), "arm b": ("pruned", 2)})
     world.note(Tidied, states=["arm a", "arm b"], weights=["arm b"], files=5)
     world.note(Tidied, states=["arm b"])
-    assert removed(Run(world.journal.events, {})) == (
-        "optimiser states of 2 arms; weights of 1 arm that did not win"
+    assert _removed(world.journal.events) == (
+        "optimiser states of 2 arms; weights of 1 arm that did not win (schedule.max_disk_gib = 50)"
     )
-    assert removed(Run(world.journal.events[:1], {})) == ""
+    assert _removed(RunState(world.journal.events[:1])) == ""
+
+
+def _removed(state: RunState) -> str:
+    return removed(Run(state, build_verdict(state, resume="")))

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from lvm.config.run import GateConfig
 from lvm.evaluation.metrics import PerQuery, Ranks
-from lvm.records import Pool, Position, Verdict, to_plain
+from lvm.records import FrontPosition, Pool, Position, Verdict, to_plain
 from lvm.triage.actions import Attribution
 from lvm.triage.events import (
     ArmEnded,
@@ -33,7 +33,7 @@ from lvm.triage.events import (
     StepStarted,
     TestJudged,
 )
-from lvm.triage.events.parts import ControlTold, FrontTold
+from lvm.triage.events.parts import ControlTold
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.judge_confirmation import judge_confirmation
 from lvm.triage.spent import saved_seconds
@@ -164,11 +164,11 @@ def test_a_fix_whose_mean_is_below_the_ladder_says_so_where_nothing_was_compared
     assert (document.beats_ladder, document.front) == (None, {})
 
 
-def lies(position: str) -> FrontTold:
+def lies(position: str) -> FrontPosition:
     """Where the model of `fixed` lies against the front."""
     distance = made.estimate(0.01, -0.02, 0.04)
     metrics = ("eval_cosine", "r_at_5")
-    return FrontTold(
+    return FrontPosition(
         position=Position(position),
         metrics=metrics,
         distance=distance,
@@ -200,13 +200,15 @@ def test_the_headline_and_one_warning_tell_what_a_fix_is_worth(
 def test_a_model_on_the_front_has_its_clear_losses_in_the_headline(tmp_path) -> None:
     found = lies("on")
     lost = made.estimate(-0.05, -0.06, -0.04)
-    found = replace(found, gains={**found.gains, "eval_cosine": lost})
+    found = dataclasses.replace(found, gains={**found.gains, "eval_cosine": lost})
     document = fixed(tmp_path, cosine=0.3, ladder={"copy_last": 0.4}, front=found)
     assert document.headline.endswith("training (cosine -0.050 against copy_last).")
 
 
 def test_a_front_that_could_not_be_measured_is_neither_beaten_nor_not(tmp_path) -> None:
-    unknown = replace(lies("not evaluable"), distance=None, gains={}, reason="the pools differ")
+    unknown = dataclasses.replace(
+        lies("not evaluable"), distance=None, gains={}, reason="the pools differ"
+    )
     document = fixed(tmp_path, cosine=0.6, ladder={"copy_last": 0.4}, front=unknown)
     assert document.beats_ladder is None
     assert "front" not in document.headline
