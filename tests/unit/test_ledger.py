@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import made
 import pytest
 import tiny
+from msgspec.structs import replace
 
-from lvm.config.plain import to_dict
-from lvm.records import ABSENT
+from lvm.config.run import GateConfig
+from lvm.records import ABSENT, StopReason, Verdict, to_plain
 from lvm.report import Run
 from lvm.report.ledger import ledger_sections
 from lvm.report.markdown import render
+from lvm.triage.events import ArmJudged, Confirmed, Decision, RunStarted, StepStarted
+from lvm.triage.events.parts import Probe
 from lvm.triage.ledger import ledger
+from lvm.triage.state import RunState
 from lvm.triage.step import STEPS, Facts, Kind, hypotheses
+from lvm.triage.summary import ForecastShown
+from lvm.triage.verdict import build_verdict
 
-GATES = {"success_r_at_5": 0.10, "success_mrr": 0.05}
+GATES = GateConfig(success_r_at_5=0.10, success_mrr=0.05)
 FACTS = Facts(num_train_windows=2_000_000, width=tiny.WIDTH)
 HELPS, TOO_LITTLE, WIDE = (
     ((0.04, 0.01, 0.07), "PASS"),
@@ -29,71 +37,65 @@ HELPS, TOO_LITTLE, WIDE = (
 SMALL = ((0.03, 0.01, 0.05), "INCONCLUSIVE")
 
 
+PROBE = Probe(seconds=9.0, update_seconds=0.1, dev_seconds=1.0, test_seconds=2.0, start_seconds=3.0)
+
+
 def gain(metric, found, kind="gain"):
-    (value, lower, upper), verdict = found
-    estimate = {"value": value, "lower": lower, "upper": upper}
-    return {"gate": kind, "metric": metric, "estimate": estimate, "verdict": verdict}
+    bounds, verdict = found
+    return made.gate(kind, metric, estimate=made.estimate(*bounds), verdict=Verdict(verdict))
 
 
 class Story:
     """A journal in which steps of the real plan were run."""
 
     def __init__(self) -> None:
-        self.events = [{"event": "run_started", "at": 0.0}]
+        self.events = [made.event(RunStarted)]
 
-    def add(self, event, **values):
-        self.events.append({"event": event, "at": float(len(self.events)), **values})
+    def add(self, kind, **values):
+        self.events.append(made.event(kind, at=float(len(self.events)), **values))
+
+    def change(self, **values):
+        self.events[-1] = replace(self.events[-1], **values)
 
     def step(self, name, found, *, reason="finished", stage="FAIL", carried=(), **recipe):
         """Run a step; `found` maps names of arms to their gain in R@5, all others are left out."""
         base = tiny.recipe(**recipe)
         proposal = STEPS.get(name).propose(base, FACTS)
         control = base.with_changes(proposal.control)
-        specs = [
-            {
-                "id": f"{name}/control",
-                "name": "control",
-                "role": "control",
-                "changes": {},
-                "recipe": to_dict(control),
-                "gates": GATES,
-            }
-        ]
+        specs = [spec(name, "control", "control", control, {})]
         for arm in proposal.arms:
             if arm.name in found:
-                changed = to_dict(base.with_changes(arm.changes))
-                specs.append(
-                    {
-                        "id": f"{name}/{arm.name}",
-                        "name": arm.name,
-                        "role": "arm",
-                        "changes": dict(arm.changes),
-                        "recipe": changed,
-                        "gates": GATES,
-                    }
-                )
-        self.add("step_started", step=name, arms=specs, left_out={}, carried=list(carried))
-        for spec in specs[1:]:
-            space = spec["recipe"]["search_space"]
+                changed = base.with_changes(arm.changes)
+                specs.append(spec(name, arm.name, "arm", changed, arm.changes))
+        self.add(StepStarted, step=name, arms=specs, carried=list(carried))
+        for one in specs[1:]:
+            space = one.recipe.search_space
             self.add(
-                "arm_judged",
-                arm=spec["id"],
+                ArmJudged,
+                arm=one.id,
                 step=name,
                 epoch=2,
                 reason=reason,
-                detail="",
-                evaluation={"space": space, "masked": {"eval_cosine": 0.44}},
-                stage={"verdict": stage},
-                gains=[gain("r_at_5", found[spec["name"]]), gain("mrr", TOO_LITTLE)],
+                evaluation=dataclasses.replace(made.evaluation(eval_cosine=0.44), space=space),
+                stage=made.gate(verdict=Verdict(stage)),
+                gains=[gain("r_at_5", found[one.name]), gain("mrr", TOO_LITTLE)],
             )
 
     def confirm(self, step, arm, found):
         gates = [gain("r_at_5", HELPS, "success"), gain("r_at_5", found), gain("mrr", TOO_LITTLE)]
-        self.add("confirmed", step=step, arm=arm, gates=gates)
+        self.add(Confirmed, step=step, arm=arm, gates=gates)
 
     def status(self, name):
-        (entry,) = (e for e in ledger(self.events) if e["id"] == name)
-        return entry["status"], entry["result"]
+        (entry,) = (e for e in self.ledger() if e.id == name)
+        return entry.status, entry.result
+
+    def ledger(self):
+        return ledger(RunState(self.events))
+
+
+def spec(step, name, role, recipe, changes):
+    about = {"name": name, "role": role, "changes": dict(changes)}
+    return made.arm(f"{step}/{name}", recipe=recipe, gates=GATES, **about)
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_the_report_s_five_hypotheses_and_four_questions_are_there_with_predicti
     assert named[Kind.HYPOTHESIS] == ["H1", "H2", "H3", "H4", "H5"]
     assert named[Kind.OPEN_QUESTION] == ["Q1", "Q2", "Q3", "Q4"]
     assert named[Kind.BEYOND][:3] == ["B1", "B3", "B2"]  # as their steps are asked
-    assert [e["id"] for e in ledger([])] == [id for ids in named.values() for id in ids]
+    assert [e.id for e in ledger(RunState())] == [id for ids in named.values() for id in ids]
     assert all(h.predicts.endswith(".") and h.statement.endswith(".") for h, _ in hypotheses())
 
 
@@ -126,13 +128,13 @@ def test_a_hypothesis_is_tested_by_every_step_that_has_arms_for_it(id, steps) ->
 
 
 def test_a_journal_that_has_only_begun_tests_nothing(story) -> None:
-    assert {e["status"] for e in ledger(story.events)} == {"untested"}
-    assert {e["status"] for e in ledger([])} == {"untested"}
+    assert {e.status for e in story.ledger()} == {"untested"}
+    assert {e.status for e in ledger(RunState())} == {"untested"}
     assert story.status("H2")[1] == "the run has not come to it yet"
-    story.add("decision", action="Stop", verdict="FIXED")
+    story.add(Decision, action="Stop", verdict="FIXED", cause=["x"])
     assert story.status("H2")[1] == "the run ended FIXED before; --all-steps tests it"
     assert story.status("Q3")[1] == "the run ended FIXED before; --extended tests it"
-    story.add("decision", action="Stop", verdict="BLOCKED")
+    story.add(Decision, action="Stop", verdict="BLOCKED", cause=["x"])
     assert "audit stopped" in story.status("Q3")[1]
 
 
@@ -170,15 +172,14 @@ def test_a_claim_is_not_refuted_where_an_arm_that_tests_it_is_absent(story, reas
     arms = {"negatives: random article": TOO_LITTLE, "negatives: the whole bank": TOO_LITTLE}
     story.step("negatives", arms)
     assert story.status("H3")[0] == "refuted"
-    *_, judged = (e for e in story.events if e["event"] == "arm_judged")
-    judged.update(reason=str(reason), detail="CUDA out of memory", gains=[], evaluation=None)
+    story.change(reason=reason, detail="CUDA out of memory", gains=[], evaluation=None)
     status, result = story.status("H3")
     assert status == "inconclusive"
     assert f"not judged: negatives: the whole bank {reason}" in result
-    story.step("contrastive_weight", {"weights 0.85 / 0.15": HELPS}, reason=str(reason))
-    story.events[-1].update(gains=[], detail="")
+    story.step("contrastive_weight", {"weights 0.85 / 0.15": HELPS}, reason=reason)
+    story.change(gains=[], detail="")
     assert story.status("H2") == ("untested", f"weights 0.85 / 0.15: {reason}")
-    story.events[-1].update(reason="finished")  # without its control
+    story.change(reason=StopReason.FINISHED)  # without its control
     assert "no control to compare with" in story.status("H2")[1]
 
 
@@ -232,7 +233,7 @@ def test_only_a_longer_context_speaks_for_one_that_is_too_short(story) -> None:
 
 def test_what_was_left_out_says_why(story) -> None:
     story.step("context_length", {})
-    story.events[-1]["left_out"] = {"context of 10": "NOT_EVALUABLE: the windows were given"}
+    story.change(left_out={"context of 10": "NOT_EVALUABLE: the windows were given"})
     assert story.status("Q4") == (
         "untested",
         "context of 10: NOT_EVALUABLE: the windows were given",
@@ -241,26 +242,19 @@ def test_what_was_left_out_says_why(story) -> None:
 
 def test_the_ledger_is_json_and_the_report_shows_every_entry(story) -> None:
     story.step("contrastive_weight", {"weights 0.90 / 0.10": HELPS})
-    entries = ledger(story.events)
-    assert json.loads(json.dumps(entries, allow_nan=False)) == entries
-    forecast = {
-        "seconds": 300.0,
-        "lower": 200.0,
-        "upper": 450.0,
-        "actual_seconds": 330.0,
-        "probe": {
-            "seconds": 9,
-            "update_seconds": 0.1,
-            "dev_seconds": 1,
-            "test_seconds": 2,
-            "start_seconds": 3,
-        },
-    }
-    document = {"hypotheses": entries, "forecast": forecast, "combination": None}
-    text = render(ledger_sections(Run(story.events, document)), "x")
+    entries = story.ledger()
+    assert json.loads(json.dumps(to_plain(entries), allow_nan=False)) == to_plain(entries)
+    state = RunState(story.events)
+    summary = build_verdict(state, resume="")
+    assert summary.hypotheses == entries
+    forecast = ForecastShown(
+        seconds=300.0, lower=200.0, upper=450.0, parts={}, probe=PROBE, actual_seconds=330.0
+    )
+    summary = replace(summary, forecast=forecast)
+    text = render(ledger_sections(Run(state, summary)), "x")
     for entry in entries:
-        assert f"| {entry['id']} |" in text
-        assert entry["status"] in text
+        assert f"| {entry.id} |" in text
+        assert entry.status in text
     assert f"1 confirmed, 0 refuted, 0 inconclusive, {len(entries) - 1} untested" in text
     assert "Took / said**: 1.10" in text
-    assert ledger_sections(Run(story.events, {})) == []  # a document of an older version
+    assert ledger_sections(Run(state, replace(summary, hypotheses=[], forecast=None))) == []

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import made
 import pytest
 
 import tune_jobs
@@ -21,10 +22,11 @@ from lvm.printed import (
     eval_command,
     job_command,
     resume_command,
-    resume_of,
     triage_command,
     typed,
 )
+from lvm.triage.events import Resumed, RunStarted, Waiting
+from lvm.triage.state import RunState
 
 SCRIPT = Path(tune_jobs.__file__).parent / "triage.py"
 
@@ -116,13 +118,13 @@ def test_a_run_is_asked_again_without_its_folder_and_with_its_cluster(tmp_path) 
     }
 
 
-def test_the_last_start_of_a_journal_says_where_its_cluster_is(tmp_path) -> None:
-    first = {"event": "run_started", "address": "old:1"}
-    assert arguments(resume_of([first], tmp_path))["address"] == "old:1"
-    moved = {"event": "resumed", "address": "new:1"}
-    assert arguments(resume_of([first, moved, {"event": "x"}], tmp_path))["address"] == "new:1"
-    assert "address" not in arguments(resume_of([{"event": "run_started"}], tmp_path))
-    assert "address" not in arguments(resume_of([], tmp_path))
+def test_the_last_start_of_a_journal_says_where_its_cluster_is() -> None:
+    first = made.event(RunStarted, address="old:1")
+    assert RunState([first]).address == "old:1"
+    moved = [first, made.event(Resumed, address="new:1"), made.event(Waiting)]
+    assert RunState(moved).address == "new:1"
+    assert RunState([made.event(RunStarted)]).address is None
+    assert RunState([]).address is None
 
 
 def test_a_checkpoint_is_judged_on_the_data_of_its_run() -> None:
