@@ -6,21 +6,41 @@ import io
 import json
 from pathlib import Path
 
+import made
 import msgspec
 import pytest
 import tiny
 
+from lvm.audit.document import AuditDocument
 from lvm.cli import main
 from lvm.command import run_command
 from lvm.errors import ResumeError
 from lvm.jobs.doors import triage_parser as parser
 from lvm.jobs.job import Job
 from lvm.progress import JsonLines, line, seconds_left
-from lvm.status import screen, status
-from lvm.triage.events import KINDS
+from lvm.records import to_plain
+from lvm.status import Driving, status
+from lvm.status.screen import screen
+from lvm.triage.events import (
+    KINDS,
+    ArmEnded,
+    Audited,
+    Decision,
+    Epoch,
+    Interrupted,
+    Phase1Judged,
+    Resumed,
+    Rung,
+    RunStarted,
+    StepEnded,
+    StepStarted,
+    kind_of,
+)
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.lock import Driver
 from lvm.triage.owner import Owner
+from lvm.triage.state import RunState
+from lvm.triage.verdict import build_verdict
 from tune_jobs import triage
 
 CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
@@ -34,58 +54,54 @@ def events():
     return [json.loads(row) for row in text.splitlines()]
 
 
+@pytest.fixture
+def journal(events, tmp_path):
+    """The same as this version reads it."""
+    return read_run(write(tmp_path / "kept", events))
+
+
 def needs(event):
     """The fields that an event cannot be told without."""
     ends = ["verdict", "cause"] if event.get("action") == "Stop" else []
-    step = ["left_out", "question", "hypothesis", "rules_out", "carried"]
-    step = step if event["event"] == "step_started" and "number" in event else []
     found = msgspec.structs.fields(KINDS[event["event"]])
     return [
         *ends,
-        *step,
         *(field.name for field in found if field.required and field.name not in ("at", "schema")),
     ]
 
 
 def write(folder, events):
     folder.mkdir(exist_ok=True)
-    (folder / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    lines = "".join(json.dumps(to_plain(e)) + "\n" for e in events)
+    (folder / "journal.jsonl").write_text(lines)
     return folder
 
 
-def written(at=0.0, **values):
-    return {"at": at, **values}
+def arm(name, epochs=4):
+    return made.arm(f"id of {name}", name=name, epochs=epochs)
 
 
-def arm(name, epochs=4, **more):
-    recipe = {"training": {"epochs": epochs}}
-    spec = {"id": f"id of {name}", "name": name, "role": "arm", "source": None, "recipe": recipe}
-    return {**spec, "why": "", "changes": {}, "folder": f"/f/{name}", **more}
+START = made.event(RunStarted, **STARTED)
 
 
 def running(*after, arms=("a", "b")):
     """A step that began at second 100, and what came after it."""
-    step = written(
-        100.0,
-        event="step_started",
+    step = made.event(
+        StepStarted,
+        at=100.0,
         step="temperature",
         title="Temperature",
         number=2,
         epochs=4,
         arms=[arm(name) for name in arms],
-        left_out={},
-        question="",
-        hypothesis="",
-        rules_out="",
-        carried=[],
     )
-    return [written(event="run_started", **STARTED), step, *after]
+    return [START, step, *after]
 
 
 def epoch(at, name, number, *, seconds=1.0, cosine=0.2, step="temperature"):
-    return written(
-        at,
-        event="epoch",
+    return made.event(
+        Epoch,
+        at=at,
         arm=f"id of {name}",
         step=step,
         name=name,
@@ -99,16 +115,8 @@ def epoch(at, name, number, *, seconds=1.0, cosine=0.2, step="temperature"):
 
 
 def ended(at, name, number, reason="pruned", detail=""):
-    return written(
-        at,
-        event="arm_ended",
-        arm=f"id of {name}",
-        step="temperature",
-        name=name,
-        epoch=number,
-        reason=reason,
-        detail=detail,
-    )
+    about = {"arm": f"id of {name}", "step": "temperature", "name": name}
+    return made.event(ArmEnded, at=at, **about, epoch=number, reason=reason, detail=detail)
 
 
 # --- every part of a run --------------------------------------------------------------------------
@@ -141,7 +149,8 @@ def test_events_from_the_future_change_nothing(events, tmp_path, capsys) -> None
     for name, journal in (("plain", events), ("mixed", mixed)):
         run = write(tmp_path / name, journal)
         assert main(["report", str(run)]) == 0
-    plain, other = (status(e, tmp_path, events[-1]["at"]) for e in (events, mixed))
+    at = events[-1]["at"]
+    plain, other = (status(read_run(tmp_path / n), tmp_path, at) for n in ("plain", "mixed"))
     assert plain == other
     one, two = ((tmp_path / n / "report.md").read_text() for n in ("plain", "mixed"))
     assert one.splitlines()[:20] == two.splitlines()[:20]
@@ -171,7 +180,7 @@ def test_a_folder_that_is_no_run_is_one_sentence(command, tmp_path, capsys) -> N
     assert "line 1 is not an event of this program" in said(foreign)
     headless = write(tmp_path / "headless", [epoch(1.0, "a", 1)])
     assert "line 1 is not an event of this program" in said(headless)
-    other = write(tmp_path / "other", [written(event="run_started", **{**STARTED, "schema": 9})])
+    other = write(tmp_path / "other", [msgspec.structs.replace(START, schema=9)])
     assert "has schema 9" in said(other)
     empty = write(tmp_path / "empty", [])
     (empty / "journal.jsonl").write_text('{"event": "run_st')
@@ -205,24 +214,24 @@ def driver(*, age=2.0, lives=True):
 
 
 def told(events, now, folder="/a/run", by=None):
-    seen = status(events, Path(folder), now, by)
+    seen = status(RunState(events), Path(folder), now, by)
     return seen, "\n".join(screen(seen))
 
 
-def test_a_running_step_shows_its_arms_against_the_gate_and_what_ended(events) -> None:
+def test_a_running_step_shows_its_arms_against_the_gate_and_what_ended() -> None:
     after = [
         epoch(111.0, "a", 1, cosine=0.321),
         epoch(112.0, "b", 1),
         ended(112.1, "b", 1, "crashed", "out of memory"),
     ]
     seen, text = told(running(*after), 122.1, by=driver())
-    assert (seen["state"], seen["verdict"], seen["age_seconds"]) == ("running", None, 10.0)
+    assert (seen.state, seen.verdict, seen.age_seconds) == ("running", None, 10.0)
     assert text.startswith("RUNNING: step 2, Temperature, 0:22 in this step")
     rows = {row.split()[0]: row for row in text.splitlines()}
     assert rows["a"].split() == ["a", "1/4", "0.321", "0.30", "FAIL"]
     assert rows["b"].split(maxsplit=4)[4] == "crashed: out of me…"
     assert rows["next"].endswith("report /a/run")
-    assert seen["step"]["arms"][1]["detail"] == "out of memory"
+    assert seen.step.arms[1].detail == "out of memory"
 
 
 @pytest.mark.parametrize(
@@ -241,28 +250,28 @@ def test_the_lock_tells_a_live_run_from_a_dead_one_however_long_it_was_silent(by
     journal = running(epoch(101.0, "a", 1))
     for now in (102.0, 1e6):
         seen, text = told(journal, now, by=by)
-        assert seen["state"] == state
+        assert seen.state == state
         assert text.startswith(state.upper())
         assert text.splitlines()[-1].endswith("--resume /a/run") == (state == "interrupted")
     seen, _ = told(journal, 102.0, by=by)
-    alive = {"host": "node-7", "pid": 4321, "silent_seconds": by.age if by else None}
-    assert seen["driver"] == (alive if state == "running" else None)
+    alive = Driving(host="node-7", pid=4321, silent_seconds=by.age) if by else None
+    assert seen.driver == (alive if state == "running" else None)
 
 
 def test_what_lay_between_an_interruption_and_its_resumption_is_no_time_spent() -> None:
-    journal = running(epoch(101.0, "a", 1), written(105.0, event="interrupted"))
-    assert told(journal, 5000.0)[0]["seconds"] == 105.0
-    again = [*journal, written(4990.0, event="resumed", command="x")]
+    journal = running(epoch(101.0, "a", 1), Interrupted(at=105.0))
+    assert told(journal, 5000.0)[0].seconds == 105.0
+    again = [*journal, Resumed(at=4990.0)]
     seen, _ = told(again, 5000.0, by=driver())
-    assert seen["state"] == "running"
-    assert seen["seconds"] == 115.0
+    assert seen.state == "running"
+    assert seen.seconds == 115.0
 
 
 def test_the_command_that_goes_on_names_the_cluster_of_the_last_start() -> None:
     first, *rest = running(epoch(101.0, "a", 1))
-    journal = [{**first, "address": "old:6379"}, *rest]
+    journal = [msgspec.structs.replace(first, address="old:6379"), *rest]
     assert told(journal, 5000.0)[1].endswith("--resume /a/run --address old:6379")
-    moved = [*journal, written(300.0, event="resumed", command="x", address="new:6379")]
+    moved = [*journal, Resumed(at=300.0, address="new:6379")]
     assert told(moved, 5000.0)[1].endswith("--resume /a/run --address new:6379")
 
 
@@ -273,50 +282,35 @@ def test_a_blocked_run_shows_its_codes_and_their_remedies() -> None:
         "seen": "keys that do not match",
         "next": "fix",
         "meaning": "m",
-        "values": {},
         "allowed": "a",
         "where": {},
     }
-    audit = {"verdict": "BLOCKED", "findings": [finding], "checks": [], "allowed": []}
-    journal = [
-        written(event="run_started", **STARTED),
-        written(event="audited", audit=audit),
-        written(
-            event="decision",
-            number=0,
-            action="Stop",
-            verdict="BLOCKED",
-            cause=["KEYS_WRONG"],
-            since="the audit found KEYS_WRONG",
-        ),
-    ]
+    audit = {**made.AUDIT, "verdict": "BLOCKED", "findings": [finding]}
+    about = {"action": "Stop", "verdict": "BLOCKED", "cause": ["KEYS_WRONG"]}
+    journal = [START, made.event(Audited, audit=audit), made.event(Decision, **about)]
     seen, text = told(journal, 9e9)
-    assert (seen["state"], seen["verdict"]) == ("finished", "BLOCKED")
+    assert (seen.state, seen.verdict) == ("finished", "BLOCKED")
     assert "blocked  KEYS_WRONG: keys that do not match" in text
     assert text.splitlines()[-2:] == ["next     fix", f"then     {STARTED['command']}"]
 
 
-def test_a_finished_run_tells_its_steps_and_its_gains(events) -> None:
-    seen, text = told(events, events[-1]["at"] + 1e6)
-    assert text.startswith(events[-1]["verdict"])
-    assert (seen["state"], seen["step"], seen["doing"]) == ("finished", None, None)
-    names = [e["step"] for e in events if e["event"] == "step_started"]
-    assert [step["step"] for step in seen["ended"]] == names
-    judged = next(e for e in events if e["event"] == "phase_1_judged")
-    assert seen["ended"][0]["verdict"] == judged["verdict"]
-    for e in events:
-        if e["event"] == "step_ended":
-            (step,) = (s for s in seen["ended"] if s["step"] == e["step"])
-            assert (step["verdict"], step["kept"]) == (e["stage"], e["kept"])
-            assert f"{step['title']}: {e['stage']}" in text
+def test_a_finished_run_tells_its_steps_and_its_gains(journal) -> None:
+    seen, text = told(journal, journal[-1].at + 1e6)
+    assert text.startswith(journal.stop.verdict)
+    assert (seen.state, seen.step, seen.doing) == ("finished", None, None)
+    assert [step.step for step in seen.ended] == [e.step for e in journal.of(StepStarted)]
+    assert seen.ended[0].verdict == journal.last(Phase1Judged).verdict
+    assert journal.of(StepEnded)
+    for e in journal.of(StepEnded):
+        (step,) = (s for s in seen.ended if s.step == e.step)
+        assert (step.verdict, step.kept) == (e.stage, e.kept)
+        assert f"{step.title}: {e.stage}" in text
 
 
 def test_many_arms_and_steps_still_fit_one_screen() -> None:
     names = [f"arm number {i} with a name that goes on and on" for i in range(20)]
     journal = running(*(epoch(101.0 + i, n, 1) for i, n in enumerate(names)), arms=names)
-    done = [
-        written(event="step_started", step=f"s{i}", title=f"Step {i}", arms=[]) for i in range(20)
-    ]
+    done = [made.event(StepStarted, step=f"s{i}", title=f"Step {i}") for i in range(20)]
     most = [ended(130.0 + i, name, 1) for i, name in enumerate(names[:-1])]
     _, text = told([journal[0], *done, *journal[1:], *most], 150.0)
     assert len(text.splitlines()) <= 24
@@ -348,14 +342,14 @@ def test_arms_that_ended_and_time_away_do_not_count() -> None:
         epoch(110.0, "a", 1, seconds=10.0),
         epoch(110.0, "b", 1, seconds=10.0),
         ended(110.1, "b", 1),
-        written(120.0, event="interrupted"),
-        written(9000.0, event="resumed", command="x"),
+        Interrupted(at=120.0),
+        Resumed(at=9000.0),
         epoch(9030.0, "a", 2, seconds=10.0),
     )
     assert seconds_left(journal) == 20.0
     finished = [*journal, epoch(9040.0, "a", 3), epoch(9050.0, "a", 4)]
     assert seconds_left(finished) == 0.0
-    over = written(event="step_ended", step="temperature", stage="FAIL")
+    over = made.event(StepEnded, step="temperature")
     assert seconds_left([*finished, over]) is None
 
 
@@ -370,62 +364,64 @@ def test_a_control_that_ran_in_an_earlier_step_has_nothing_left() -> None:
 
 def journal_of(folder, events):
     journal = Journal(folder)
-    journal.events = list(events)
+    journal.events = RunState(events)
     return journal
 
 
-def test_json_lines_tell_the_run_and_end_with_the_verdict(events, tmp_path, capsys) -> None:
+def test_json_lines_tell_the_run_and_end_with_the_verdict(journal, tmp_path, capsys) -> None:
     stream = io.StringIO()
     with JsonLines(stream) as lines:
         print("for a person")
-        for cut in range(1, len(events) + 1):
-            lines.tell(journal_of(tmp_path, events[:cut]))
-        lines.verdict({"verdict": "NOT_FIXED", "cause": None})
+        for cut in range(1, len(journal) + 1):
+            lines.tell(journal_of(tmp_path, journal[:cut]))
+        lines.verdict(build_verdict(journal, resume=""))
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "for a person\n")
     records = [json.loads(text) for text in stream.getvalue().splitlines()]
     assert [r["event"] for r in records[:-1]] == [
-        e["event"] for e in events if e["event"] != "rung"
+        kind_of(e) for e in journal if not isinstance(e, Rung)
     ]
     assert records[0]["run"] == str(tmp_path)
-    assert (records[-1]["event"], records[-1]["verdict"]) == ("verdict", "NOT_FIXED")
-    stored = [e for e in events if e["event"] == "epoch"]
+    assert (records[-1]["event"], records[-1]["verdict"]) == ("verdict", journal.stop.verdict)
+    stored = journal.of(Epoch)
     for record, e in zip((r for r in records if r["event"] == "epoch"), stored, strict=True):
-        assert (record["arm"], record["id"], record["at"]) == (e["name"], e["arm"], e["at"])
+        assert (record["arm"], record["id"], record["at"]) == (e.name, e.arm, e.at)
         assert record["of"] in (0, 8)
-        assert record["eval_cosine"] == e["eval_cosine"]
+        assert record["eval_cosine"] == e.eval_cosine
         assert record["gate"] == 0.35
     left = [r["seconds_left"] for r in records if r["event"] == "epoch" and r["of"]]
     assert all(value is not None and value >= 0 for value in left)
 
 
-def test_a_resumed_run_does_not_repeat_what_it_told(events, tmp_path) -> None:
+def test_a_resumed_run_does_not_repeat_what_it_told(journal, tmp_path) -> None:
     stream = io.StringIO()
-    journal = journal_of(tmp_path, events[:5])
+    begun = journal_of(tmp_path, journal[:5])
     with JsonLines(stream) as lines:
-        lines.skip(journal)
-        journal.append("resumed", command="x")
-        lines.tell(journal)
-        lines.tell(journal)
+        lines.skip(begun)
+        begun.append(Resumed(command="x"))
+        lines.tell(begun)
+        lines.tell(begun)
     (record,) = (json.loads(text) for text in stream.getvalue().splitlines())
     assert record["event"] == "resumed"
 
 
-def test_without_a_stream_nothing_is_written_and_stdout_stays(events, tmp_path, capsys) -> None:
+def test_without_a_stream_nothing_is_written_and_stdout_stays(journal, tmp_path, capsys) -> None:
     with JsonLines(None) as lines:
         print("for a person")
-        lines.tell(journal_of(tmp_path, events))
-        lines.verdict({})
+        lines.tell(journal_of(tmp_path, journal))
+        lines.verdict(build_verdict(RunState(), resume=""))
     assert capsys.readouterr() == ("for a person\n", "")
 
 
-def test_an_event_of_another_version_is_told_with_its_plain_values() -> None:
-    event = written(7.0, event="probe", step="temperature", seconds=3.5, deep={"x": 1})
-    assert line(running(event)) == {
-        "event": "probe",
+def test_an_event_is_told_with_its_plain_values() -> None:
+    event = made.event(StepEnded, at=7.0, step="temperature", conflicts=["b"])
+    assert line(RunState(running(event))) == {
+        "event": "step_ended",
         "at": 7.0,
         "step": "temperature",
-        "seconds": 3.5,
+        "stage": "FAIL",
+        "candidate": None,
+        "kept": None,
     }
 
 
@@ -440,8 +436,8 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path, capsys) -> None:
                 return file.fileno()
 
         with JsonLines(Left()) as lines:
-            lines.verdict({})
-            lines.verdict({})
+            lines.verdict(build_verdict(RunState(), resume=""))
+            lines.verdict(build_verdict(RunState(), resume=""))
     assert capsys.readouterr().err.count("the run goes on") == 1
 
 
@@ -476,7 +472,8 @@ def test_a_blocked_run_in_json_has_lines_on_stdout_and_words_on_stderr(
         "seconds": 0.1,
         "route": {"blocked": ["KEYS_WRONG"], "order": [], "reasons": []},
     }
-    monkeypatch.setattr(Job, "_audit", lambda *_: audit)
+    document = msgspec.convert(audit, AuditDocument)
+    monkeypatch.setattr(Job, "_audit", lambda *_: document)
     out = tmp_path / "run"
     assert triage.main(["--out", str(out), "--json"]) == 3
     captured = capsys.readouterr()
