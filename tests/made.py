@@ -8,7 +8,7 @@ import tiny
 
 from lvm.config.recipe import Recipe
 from lvm.config.run import GateConfig
-from lvm.records import Estimate, Evaluation, GateResult, Pool, Verdict
+from lvm.records import Estimate, Evaluation, GateResult, Pool, Verdict, to_plain
 from lvm.triage.events import (
     ArmEnded,
     ArmJudged,
@@ -35,6 +35,7 @@ from lvm.triage.events import (
     Waiting,
     event_of,
 )
+from lvm.triage.events.evidence import SeededTold
 from lvm.triage.events.parts import Arm
 
 E = TypeVar("E", bound=Event)
@@ -80,6 +81,13 @@ def estimate(value: float, lower: float | None = None, upper: float | None = Non
         num_windows=40,
         num_articles=8,
     )
+
+
+def seeded(value: float, lower: float, upper: float) -> SeededTold:
+    """Return a mean over three seeds."""
+    shares = dict.fromkeys(("between_seeds", "between_articles", "rest"), 0.0)
+    plain = to_plain(estimate(value, lower, upper))
+    return SeededTold(**plain, **shares, num_seeds=3)
 
 
 def gate(name: str = "stage", metric: str = "eval_cosine", **values: Any) -> GateResult:

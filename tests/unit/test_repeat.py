@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import made
 import numpy as np
 import pytest
 import tiny
+from msgspec.structs import replace
 
-from lvm.config.plain import to_dict
 from lvm.errors import UsageError
 from lvm.evaluation.metrics import PerQuery
 from lvm.jobs.doors import triage_parser as parser
@@ -29,10 +32,12 @@ from lvm.triage.actions import (
     StepOutcome,
     Stop,
 )
-from lvm.triage.events import Confirmed, Repeated, StepStarted, TestJudged
+from lvm.triage.events import ArmEnded, Confirmed, Epoch, Event, Repeated, StepStarted, TestJudged
+from lvm.triage.events.evidence import Comparison, OfSeed, RepeatedModel
 from lvm.triage.over_seeds import gain_over_seeds, level_over_seeds
 from lvm.triage.repeat import behind_verdict
 from lvm.triage.seeds import basis, over_seeds, rests_on_one_seed
+from lvm.triage.summary import SeedsShown, Summary
 from lvm.triage.tree import next_action
 from lvm.triage.verdict import build_verdict
 
@@ -128,86 +133,83 @@ def test_where_the_unchanged_recipe_passes_nothing_else_is_repeated() -> None:
 
 def test_every_model_behind_the_verdict_is_trained_with_every_seed(whole) -> None:
     events = whole.journal.events.of(Repeated)
-    assert [event["seed"] for event in events] == [1, 2]
-    models = events[-1]["models"]
+    assert [event.seed for event in events] == [1, 2]
+    models = events[-1].models
     (confirmed,) = whole.journal.events.of(Confirmed)
-    assert list(models) == ["AR-only", "InfoNCE+AR", confirmed["arm"]]
+    assert list(models) == ["AR-only", "InfoNCE+AR", confirmed.arm]
     for name, model in models.items():
-        assert [result["seed"] for result in model["per_seed"]] == [0, 1, 2], name
-        values = [result["mrr"] for result in model["per_seed"]]
+        assert [result.seed for result in model.per_seed] == [0, 1, 2], name
+        values = [result.mrr for result in model.per_seed]
         assert len(set(values)) == 3, f"{name} is the same model under another seed: {values}"
-        assert model["over_seeds"]["mrr"]["value"] == pytest.approx(np.mean(values))
+        assert model.over_seeds["mrr"].value == pytest.approx(np.mean(values))
 
 
 def test_the_first_seed_is_the_model_that_was_judged(whole) -> None:
-    models = whole.journal.events.of(Repeated)[-1]["models"]
-    judged = {(e["name"], e["role"]): e for e in whole.journal.events.of(TestJudged)}
+    models = whole.journal.events.of(Repeated)[-1].models
+    judged = {(e.name, e.role): e for e in whole.journal.events.of(TestJudged)}
     for name in ("AR-only", "InfoNCE+AR"):
-        masked = judged[name, "phase 1"]["evaluation"]["masked"]
-        assert models[name]["per_seed"][0]["mrr"] == masked["mrr"]
+        masked = judged[name, "phase 1"].evaluation.masked
+        assert models[name].per_seed[0].mrr == masked["mrr"]
 
 
 def test_only_the_seed_differs(whole) -> None:
-    started = {e["step"]: e for e in whole.journal.events.of(StepStarted)}
-    first = {spec["name"]: spec for spec in started["phase_1"]["arms"]}
-    again = {spec["name"]: spec for spec in started["seed_2"]["arms"]}
+    started = {e.step: e for e in whole.journal.events.of(StepStarted)}
+    first = {spec.name: spec for spec in started["phase_1"].arms}
+    again = {spec.name: spec for spec in started["seed_2"].arms}
     for name, spec in first.items():
-        assert again[name]["recipe"] == {**spec["recipe"], "seed": 2}
-        assert again[name]["id"] != spec["id"]
+        assert again[name].recipe == dataclasses.replace(spec.recipe, seed=2)
+        assert again[name].id != spec.id
 
 
 def test_gains_over_seeds_come_from_the_files_of_the_arms(whole) -> None:
     event = whole.journal.events.of(Repeated)[-1]
-    found = {(c["model"], c["over"], c["metric"]): c for c in event["comparisons"]}
-    started = {e["step"]: e for e in whole.journal.events.of(StepStarted)}
+    found = {(c.model, c.over, c.metric): c for c in event.comparisons}
+    started = {e.step: e for e in whole.journal.events.of(StepStarted)}
 
     def results(name: str) -> list[PerQuery]:
         specs = [
-            next(spec for spec in started[step]["arms"] if spec["name"] == name)
+            next(spec for spec in started[step].arms if spec.name == name)
             for step in ("phase_1", "seed_1", "seed_2")
         ]
-        return [PerQuery.load(whole.journal.folder / spec["folder"] / "test.npz") for spec in specs]
+        return [PerQuery.load(whole.journal.folder / spec.folder / "test.npz") for spec in specs]
 
     expected = gain_over_seeds(
         results("InfoNCE+AR"), results("AR-only"), "mrr", tiny.config().gates
     )
-    assert found["InfoNCE+AR", "AR-only", "mrr"]["estimate"]["lower"] == expected.lower
-    assert found["InfoNCE+AR", "AR-only", "mrr"]["bound"] == 0.05
+    assert found["InfoNCE+AR", "AR-only", "mrr"].estimate.lower == expected.lower
+    assert found["InfoNCE+AR", "AR-only", "mrr"].bound == 0.05
     level = level_over_seeds(results("AR-only"), "mrr", tiny.config().gates)
-    assert event["models"]["AR-only"]["over_seeds"]["mrr"]["between_seeds"] == level.between_seeds
+    assert event.models["AR-only"].over_seeds["mrr"].between_seeds == level.between_seeds
 
 
 def test_repeated_models_stay_out_of_the_table_of_models(whole) -> None:
     document = build_verdict(whole.journal.events, resume="")
-    assert document["seeds"]["seeds"] == [0, 1, 2]
-    assert [model["role"] for model in document["models"]] == ["phase 1", "phase 1", "confirm"]
+    assert document.seeds.seeds == [0, 1, 2]
+    assert [model.role for model in document.models] == ["phase 1", "phase 1", "confirm"]
 
 
 def test_a_resumed_run_trains_no_seed_twice(whole, tmp_path: Path) -> None:
     """Cut after the first arm of the second repetition: the first is not trained again."""
     events = whole.journal.events
-    cut = next(
-        i for i, e in enumerate(events) if e["event"] == "arm_ended" and e["step"] == "seed_2"
-    )
+    cut = next(i for i, e in enumerate(events) if isinstance(e, ArmEnded) and e.step == "seed_2")
     lines = whole.journal.path.read_text().splitlines(keepends=True)[: cut + 1]
     kept = whole.journal.path.read_text()
     try:
         whole.journal.path.write_text("".join(lines))
-        told: list[tuple[str, Any]] = []
+        told: list[Event] = []
 
-        def note(journal: Any, event: str, values: Any) -> None:
-            told.append((event, values))
-            journal.append(event, **values)
+        def note(journal: Any, event: Event) -> None:
+            told.append(event)
+            journal.append(event)
 
         _, journal = tiny.triage(
             whole.folder, tiny.dataset(), tiny.config(), num_steps=1, num_seeds=3, note=note
         )
-        assert not [v for e, v in told if e == "epoch" and v["step"] == "seed_1"]
+        assert told
+        assert not [e for e in told if isinstance(e, Epoch) and e.step == "seed_1"]
         again = journal.events.of(Repeated)[-1]
-        before = next(e for e in reversed(events) if e["event"] == "repeated")
-        assert {k: v for k, v in again.items() if k != "at"} == {
-            k: v for k, v in before.items() if k != "at"
-        }
+        before = whole.journal.events.last(Repeated)
+        assert replace(again, at=before.at) == before
     finally:
         whole.journal.path.write_text(kept)
 
@@ -215,26 +217,29 @@ def test_a_resumed_run_trains_no_seed_twice(whole, tmp_path: Path) -> None:
 # --- what is said ---------------------------------------------------------------------------------
 
 
-def repeated(lower: float, upper: float, seeds: tuple[float, ...] = (0.3,) * 3) -> dict[str, Any]:
+def repeated(lower: float, upper: float, seeds: tuple[float, ...] = (0.3,) * 3) -> SeedsShown:
     """Results in which one model gains over AR-only, whose MRR is 0: `seeds` of the model."""
-    estimate = {"value": (lower + upper) / 2, "lower": lower, "upper": upper}
+    estimate = made.seeded((lower + upper) / 2, lower, upper)
     numbers = list(range(len(seeds)))
-    found = {"model": "arm", "over": "AR-only", "seeds": numbers, "estimate": estimate}
-    ours = [{"seed": s, "mrr": value} for s, value in enumerate(seeds)]
-    nothing = [{"seed": s, "mrr": 0.0} for s in numbers]
-    return {
-        "seeds": numbers,
-        "models": {
-            "AR-only": {"per_seed": nothing},
-            "InfoNCE+AR": {"per_seed": nothing},
-            "arm": {"per_seed": ours},
-        },
-        "comparisons": [
-            {**found, "model": "InfoNCE+AR", "metric": "mrr", "bound": 0.05},
-            {**found, "metric": "mrr", "bound": 0.05},
-            {**found, "over": "InfoNCE+AR", "metric": "mrr", "bound": 0.0},
+
+    def model(values: Sequence[float]) -> RepeatedModel:
+        results = [OfSeed(seed=s, eval_cosine=0.0, r_at_5=0.0, mrr=v) for s, v in enumerate(values)]
+        return RepeatedModel(arm="a", per_seed=results)
+
+    def gain(model: str, over: str, bound: float) -> Comparison:
+        about = {"metric": "mrr", "bound": bound, "seeds": numbers, "estimate": estimate}
+        return Comparison(model=model, over=over, **about)
+
+    nothing = model([0.0] * len(seeds))
+    return SeedsShown(
+        seeds=numbers,
+        models={"AR-only": nothing, "InfoNCE+AR": nothing, "arm": model(seeds)},
+        comparisons=[
+            gain("InfoNCE+AR", "AR-only", 0.05),
+            gain("arm", "AR-only", 0.05),
+            gain("arm", "InfoNCE+AR", 0.0),
         ],
-    }
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,16 +267,15 @@ def test_two_seeds_are_told_one_by_one(second, alone) -> None:
 
 
 def test_a_claim_that_other_seeds_do_not_bear_out_is_warned_of(whole) -> None:
-    events = [dict(e) for e in whole.journal.events]
-    stop = next(e for e in events if e.get("action") == "Stop")
-    stop |= {"verdict": RunVerdict.PASSED, "cause": []}
-    last = next(e for e in reversed(events) if e["event"] == "repeated")
-    last |= {"models": repeated(0, 1)["models"], "comparisons": repeated(0.04, 0.09)["comparisons"]}
-    document = build_verdict(events, resume="")
-    assert any("rests on seed 0" in text for text in document["warnings"])
-    last["comparisons"] = repeated(0.06, 0.09)["comparisons"]
-    document = build_verdict(events, resume="")
-    assert not any("rests on seed 0" in text for text in document["warnings"])
+    def document(found: SeedsShown) -> Summary:
+        events = list(whole.journal.events)
+        last, stop = events.index(whole.journal.events.last(Repeated)), whole.journal.events.stop
+        events[last] = replace(events[last], models=found.models, comparisons=found.comparisons)
+        events[events.index(stop)] = replace(stop, verdict=RunVerdict.PASSED, cause=[])
+        return build_verdict(events, resume="")
+
+    assert any("rests on seed 0" in text for text in document(repeated(0.04, 0.09)).warnings)
+    assert not any("rests on seed 0" in text for text in document(repeated(0.06, 0.09)).warnings)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
@@ -294,25 +298,17 @@ def test_a_model_handed_in_as_predictions_has_no_first_seed(tmp_path: Path) -> N
         predictions=tmp_path / "predictions.npy",
     )
     event = journal.events.of(Repeated)[-1]
-    seeds = {n: [r["seed"] for r in m["per_seed"]] for n, m in event["models"].items()}
+    seeds = {n: [r.seed for r in m.per_seed] for n, m in event.models.items()}
     assert seeds == {"AR-only": [0, 1, 2], "InfoNCE+AR": [1, 2]}
-    assert {tuple(c["seeds"]) for c in event["comparisons"]} == {(1, 2)}
-    repeated_runs = build_verdict(journal.events, resume="")["seeds"]
-    assert repeated_runs["seeds"] == [0, 1, 2]
+    assert {tuple(c.seeds) for c in event.comparisons} == {(1, 2)}
+    repeated_runs = build_verdict(journal.events, resume="").seeds
+    assert repeated_runs.seeds == [0, 1, 2]
     assert basis(repeated_runs) == "the model that was handed in"
 
 
 def test_a_repetition_is_told_as_one_by_the_tree_and_by_status(whole, tmp_path: Path) -> None:
-    first, *rest = whole.journal.events
-    about = {
-        "config": to_dict(tiny.config()),
-        "command": "",
-        "code": "",
-        "commit": None,
-        "data": {},
-    }
-    events = [{**first, **about}, *rest]
-    told = {step["step"]: step["verdict"] for step in status(events, tmp_path, 0.0)["ended"]}
+    events = whole.journal.events
+    told = {step.step: step.verdict for step in status(events, tmp_path, 0.0).ended}
     assert (told["seed_1"], told["seed_2"]) == ("repeated", "repeated")
     assert told["phase_1"] != "repeated"
     drawn = _as_text(list(_nodes(Run(events, build_verdict(events, resume="")))), "", "")
