@@ -123,7 +123,7 @@ def _run(one: Check, material: Material) -> CheckResult:
     )
 
 
-def audit_document(audit: Audit, material: Material, **more: Any) -> dict[str, Any]:
+def audit_document(audit: Audit, material: Material, **more: object) -> dict[str, object]:
     """Return the content of `audit.json`."""
     questions = {check.code: check.question for check in CHECKS}
     document: dict[str, Any] = to_plain(
@@ -152,7 +152,7 @@ def audit_document(audit: Audit, material: Material, **more: Any) -> dict[str, A
     return document
 
 
-def _inputs(material: Material) -> dict[str, Any]:
+def _inputs(material: Material) -> dict[str, object]:
     inputs: dict[str, Any] = {
         side.name: {"source": side.source, "windows": len(side), "width": side.width}
         for side in material.sides
