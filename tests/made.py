@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import msgspec
 import tiny
 
+from lvm.audit.document import AuditDocument
 from lvm.config.recipe import Recipe
 from lvm.config.run import GateConfig
 from lvm.records import Estimate, Evaluation, GateResult, Pool, Verdict, to_plain
@@ -113,6 +115,11 @@ def evaluation(**masked: float | None) -> Evaluation:
         masked=metrics,
         raw=metrics,
     )
+
+
+def audit(**values: object) -> AuditDocument:
+    """Return an audit that found nothing, but for `values`."""
+    return msgspec.convert(to_plain({**AUDIT, **values}), AuditDocument)
 
 
 def _plain(kind: type[Event]) -> dict[str, object]:

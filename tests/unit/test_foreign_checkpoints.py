@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import made
 import pytest
 import tiny
 import torch
@@ -216,8 +217,7 @@ def test_without_a_figure_none_passes_for_verified(name, data, tmp_path) -> None
     (finding,) = [f for f in loader(part, data) if f.severity is Severity.WARN]
     assert not part.figure.verified
     assert finding.values == {"not_verified": 1.0}
-    document = {"findings": [{"code": "LOADER", "seen": finding.seen, "values": finding.values}]}
-    assert unverified(document) == [f"The checkpoint is {finding.seen}."]
+    assert unverified(made.audit(findings=[finding])) == [f"The checkpoint is {finding.seen}."]
 
 
 @pytest.mark.parametrize("shift", [-0.3, 0.3])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from lvm.metrics import METRICS
@@ -29,7 +30,7 @@ EVALUATION = Evaluation(
     num_windows=100,
     num_articles=10,
     pool=Pool(id="abc", size=1000, mask="own contexts"),
-    masked={"eval_cosine": 0.5, "eff_at_5": None},
+    masked={"eval_cosine": 0.5, "r_at_5": 0.1, "mrr": 0.1, "eff_at_5": None},
     raw={"eval_cosine": 0.5, "eff_at_5": None},
     latency={"p95_ms": 1.5},
 )
@@ -110,3 +111,7 @@ def test_metrics_are_declared_under_their_own_names() -> None:
 def test_nested_values_are_named_by_dotted_keys_in_order() -> None:
     values = {"b": 1, "a": {"c": [2], "d": {"e": None}}, "f": {}}
     assert list(flatten(values)) == [("b", 1), ("a.c", [2]), ("a.d.e", None)]
+
+
+def test_a_number_of_numpy_becomes_a_plain_one() -> None:
+    assert [type(v) for v in to_plain([np.float64(0.5), np.float64("nan")])] == [float, type(None)]
