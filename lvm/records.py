@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import msgspec
 
 from lvm.errors import ExitStatus
-from lvm.metrics import DECIDING
 from lvm.setting import Section
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -183,11 +182,6 @@ class Evaluation:
     masked: Mapping[str, float | None]
     raw: Mapping[str, float | None]
     latency: Mapping[str, float | None] = field(default_factory=dict)  # p50_ms, p95_ms
-
-    def __post_init__(self) -> None:
-        for name in DECIDING:
-            if self.masked.get(name) is None:
-                raise ValueError(f"Object missing required field `masked.{name}`")
 
 
 def to_plain(value: Any) -> Any:

@@ -33,8 +33,10 @@ from lvm.evaluation.predictions import read_predictions
 from lvm.models.predictor import Predictor
 from lvm.outside import regular
 from lvm.presets import preset
-from lvm.status import screen, status
+from lvm.status import status
+from lvm.status.screen import screen
 from lvm.training.checkpoint import load_checkpoint, load_optimizer_state, save_checkpoint
+from lvm.triage.events import told
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.verdict import build_verdict
 
@@ -130,8 +132,7 @@ def write_files(folder: Path) -> None:
     (folder / "cluster.yaml").write_bytes(CLUSTERS[0].read_bytes())
     journal = Journal(folder / "run")
     for line in JOURNAL.read_text().splitlines():
-        event = json.loads(line)
-        journal.append(event.pop("event"), **{k: v for k, v in event.items() if k != "at"})
+        journal.append(told(json.loads(line)))
     torch.save(_report_checkpoint(predictor), folder / "report.pt")
 
 

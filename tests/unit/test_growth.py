@@ -18,7 +18,8 @@ import pytest
 
 from lvm.progress import JsonLines
 from lvm.report.markdown import write_report
-from lvm.status import screen, status
+from lvm.status import status
+from lvm.status.screen import screen
 from lvm.terminal import Screen
 from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.inbox import Inbox

@@ -256,5 +256,5 @@ def test_the_ledger_is_json_and_the_report_shows_every_entry(story) -> None:
         assert f"| {entry.id} |" in text
         assert entry.status in text
     assert f"1 confirmed, 0 refuted, 0 inconclusive, {len(entries) - 1} untested" in text
-    assert "Took / said**: 1.10" in text
+    assert "Took / predicted**: 1.10" in text
     assert ledger_sections(Run(state, replace(summary, hypotheses=[], forecast=None))) == []

@@ -19,7 +19,8 @@ from lvm.records import Estimate, GateResult, Verdict
 from lvm.report import Run
 from lvm.report.html import render as html
 from lvm.report.markdown import render, report_sections
-from lvm.status import screen, status
+from lvm.status import status
+from lvm.status.screen import screen
 from lvm.terminal import Screen
 from lvm.triage.against_ladder import rung_file
 from lvm.triage.events import Compared

@@ -14,8 +14,10 @@ import msgspec
 
 from lvm.config.recipe import Recipe
 from lvm.config.run import GateConfig
+from lvm.metrics import DECIDING
 from lvm.records import (
     Count,
+    Evaluation,
     GateResult,
     Part,
     StopReason,
@@ -123,3 +125,13 @@ class ControlTold(Part, frozen=True, kw_only=True):
     reason: StopReason | None = None
     verdict: Verdict | None = None
     gates: list[GateResult] = []
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+def check_evaluation(evaluation: Evaluation) -> None:
+    """Raise ValueError where a metric is unknown that every view asks for."""
+    for name in DECIDING:
+        if evaluation.masked.get(name) is None:
+            raise ValueError(f"Object missing required field `masked.{name}`")

@@ -7,7 +7,7 @@ from typing import Any
 from lvm.audit.document import FindingTold
 from lvm.records import Count, Evaluation, GateResult, StopReason, Verdict
 from lvm.triage.events.evidence import EvidenceTold
-from lvm.triage.events.parts import Arm, Event
+from lvm.triage.events.parts import Arm, Event, check_evaluation
 
 
 class StepStarted(Event, tag="step_started", frozen=True, kw_only=True):
@@ -123,6 +123,10 @@ class ArmJudged(OfAnArm, tag="arm_judged", frozen=True, kw_only=True):
     gains: list[GateResult]
     findings: list[FindingTold] = []
 
+    def __post_init__(self) -> None:
+        if self.evaluation is not None:
+            check_evaluation(self.evaluation)
+
 
 class TestJudged(OfAnArm, tag="test_judged", frozen=True, kw_only=True):
     """A model, measured on the test split."""
@@ -132,3 +136,6 @@ class TestJudged(OfAnArm, tag="test_judged", frozen=True, kw_only=True):
     evaluation: Evaluation
     ann: dict[str, int | float | None] = {}
     evidence: EvidenceTold | None = None
+
+    def __post_init__(self) -> None:
+        check_evaluation(self.evaluation)

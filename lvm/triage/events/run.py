@@ -15,6 +15,7 @@ from lvm.triage.events.parts import (
     Environment,
     Event,
     Probe,
+    check_evaluation,
 )
 
 
@@ -83,6 +84,10 @@ class Ladder(Event, tag="ladder", frozen=True, kw_only=True):
 
     split: str
     rows: dict[str, Evaluation]
+
+    def __post_init__(self) -> None:
+        for evaluation in self.rows.values():
+            check_evaluation(evaluation)
 
 
 class Phase1Judged(Event, tag="phase_1_judged", frozen=True, kw_only=True):
