@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lvm.progress import JsonLines
 from lvm.report.markdown import write_report
-from lvm.status import screen, status
+from lvm.status import status
+from lvm.status.screen import screen
 from lvm.terminal import Screen
 from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.views import parent_view

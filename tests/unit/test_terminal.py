@@ -45,7 +45,7 @@ def test_plain_output_tells_every_decision_and_every_ending(events) -> None:
     assert "\x1b" not in text  # no colours in a file
     for event in events:
         if isinstance(event, Decision):
-            assert f"since {event.since}." in text
+            assert f"({event.since})." in text
         if isinstance(event, ArmEnded):
             assert f"{event.name}: {event.reason} at epoch {event.epoch}" in text
         if isinstance(event, ArmJudged) and event.role == "arm":
