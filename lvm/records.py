@@ -205,7 +205,7 @@ def to_plain(value: Any) -> Any:
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
-    if isinstance(value, float):  # one of NumPy is a float too, but no other reader's
+    if isinstance(value, float):  # NumPy's floats are such, and no library writes them
         return float(value) if math.isfinite(value) else None
     return value
 

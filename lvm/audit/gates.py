@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from lvm.audit.check import About, check
 from lvm.audit.coverage import easy_pool
@@ -243,7 +242,7 @@ def _gate_finding(
     return Finding(code=code, severity=severity, where=where, values=values, **words)
 
 
-def stated_pool(tried: Bench) -> dict[str, Any]:
+def stated_pool(tried: Bench) -> dict[str, object]:
     """Return the pool as it stands in a finding: id, size, mask, tie rule and chance."""
     return {"pool": {**dataclasses.asdict(tried.pool), "chance_at_5": tried.pool.chance(5)}}
 

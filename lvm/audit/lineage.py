@@ -53,7 +53,7 @@ def unknown_lineage() -> Lineage:
     return Lineage(manifests=(), unread={BEHIND: why})
 
 
-def read_lineage(manifest: Mapping[str, Any], folder: Path) -> Lineage:
+def read_lineage(manifest: Mapping[str, object], folder: Path) -> Lineage:
     """Follow `parents`: paths (relative to the checkpoint or the working folder) or manifests."""
     manifests: list[tuple[str, Mapping[str, Any]]] = [(ITSELF, manifest)]
     unread: dict[str, str] = {}
@@ -124,7 +124,7 @@ def _sketches(manifest: Mapping[str, Any]) -> Sketches | None:
     return Sketches.from_plain(manifest.get("text_seen"))
 
 
-def _parents(manifest: Mapping[str, Any]) -> list[Any]:
+def _parents(manifest: Mapping[str, object]) -> list[object]:
     parents = manifest.get("parents") or []
     return list(parents) if isinstance(parents, list | tuple) else [parents]
 
@@ -146,7 +146,7 @@ def _find(parent: str, child: Path) -> Path | None:
     return None
 
 
-def _manifest(place: Path) -> Mapping[str, Any]:
+def _manifest(place: Path) -> Mapping[str, object]:
     if place.is_file():
         return read_report_checkpoint(place).manifest()
     return read_manifest(place) or {}

@@ -75,7 +75,7 @@ def open_checkpoint(path: Path, width: int | None, context_length: int) -> Check
     return CheckpointPart(path=path, predictor=predictor, recipe=recipe, manifest=manifest)
 
 
-def names_data(manifest: Mapping[str, Any], bank: Bank | None, dataset: Dataset | None) -> bool:
+def names_data(manifest: Mapping[str, object], bank: Bank | None, dataset: Dataset | None) -> bool:
     """Say whether a checkpoint names this bank, or these windows, as what it was trained on."""
     if "bank" in manifest:  # its windows may have been cut for the sake of a longer context
         return bank is not None and bool(manifest["bank"] == bank.fingerprint)

@@ -72,7 +72,7 @@ def _open_bank(path: Path) -> Bank:
 
 def _sides(
     bank: Bank, context_length: int, problems: list[Finding], missing: dict[str, str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Cut the windows of a bank; dev and test together are its eval side."""
     try:
         dataset = dataset_from_bank(bank, context_length)

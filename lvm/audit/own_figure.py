@@ -13,7 +13,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +107,7 @@ class _Own:
 # --- windows --------------------------------------------------------------------------------------
 
 
-def _splits(material: Material, manifest: Mapping[str, Any], width: int) -> Iterator[Split]:
+def _splits(material: Material, manifest: Mapping[str, object], width: int) -> Iterator[Split]:
     """Yield the windows at hand that may be those of the figure."""
     whole = material.dataset
     if whole is not None:

@@ -31,7 +31,7 @@ BIN_GRID = 0.05  # ends of a histogram are multiples of it
 DIGITS = 4
 
 
-def plot_data(material: Material) -> dict[str, Any]:
+def plot_data(material: Material) -> dict[str, object]:
     """Return the numbers of every plot that can be drawn, as plain JSON values.
 
     Keys: `position_profile`, `lag_profile` and `offset_sweep` (side -> {"x", "mean", "error",
@@ -71,7 +71,7 @@ def _by_side(
 # --- profiles -------------------------------------------------------------------------------------
 
 
-def _position_profile(_: Material, side: Coherence) -> dict[str, Any]:
+def _position_profile(_: Material, side: Coherence) -> dict[str, object]:
     """Cosine of each context with the target; x = -T .. -1, the distance to the target."""
     length = side.contexts.shape[1]
     levels = [side.of(side.to_target[:, i]) for i in range(length)]
@@ -84,7 +84,7 @@ def _lag_profile(_: Material, side: Coherence) -> dict[str, Any]:
     return _profile(lags, [side.of(side.lag(k)) for k in lags], len(side.rows))
 
 
-def _offset_sweep(material: Material, side: Coherence) -> dict[str, Any]:
+def _offset_sweep(material: Material, side: Coherence) -> dict[str, object]:
     """Cosine of the last context with the chunk x places after the target, x = -4 .. 4.
 
     The last context is the chunk before the target, so a sound file peaks at -1.
@@ -132,7 +132,7 @@ def _profile(places: Iterable[int], levels: Iterable[Level | None], windows: int
 # --- blocks of articles ---------------------------------------------------------------------------
 
 
-def _coherence_blocks(material: Material) -> dict[str, Any]:
+def _coherence_blocks(material: Material) -> dict[str, object]:
     """What neighbours share beyond random pairs, per block of eval articles in order of their id.
 
     `train` is the level that the blocks are held against, `low` and `high` its band; all three are
@@ -162,7 +162,7 @@ def _block(
     }
 
 
-def _train_level(material: Material) -> dict[str, Any]:
+def _train_level(material: Material) -> dict[str, object]:
     try:
         near = coherence(material, "train").near
     except NotEvaluable:
@@ -190,7 +190,7 @@ def _cosine_histograms(material: Material) -> dict[str, Any]:
     return _histograms(pairs)
 
 
-def _prediction_histogram(material: Material) -> dict[str, Any]:
+def _prediction_histogram(material: Material) -> dict[str, object]:
     """Predictions against their own target and against that of another article."""
     side = coherence(material, "eval")
     given = material.predictions
@@ -225,7 +225,7 @@ def _histogram(
     edges: Float[np.ndarray, " e"],
     paired: Float[np.ndarray, " m"],
     shuffled: Float[np.ndarray, " m"],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     return {
         "edges": [_number(edge) for edge in edges],
         "paired": shares(paired, edges),

@@ -48,8 +48,8 @@ def route(
     codes: Sequence[str],
     steps: Collection[Routed],
     *,
-    model: Mapping[str, Any] | None = None,
-    ladder: Mapping[str, Mapping[str, Any]] | None = None,
+    model: Mapping[str, object] | None = None,
+    ladder: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Route:
     """Return the order of `steps` for the codes that were found.
 

@@ -126,7 +126,7 @@ def _run(one: Check, material: Material) -> CheckResult:
     )
 
 
-def audit_document(audit: Audit, material: Material, **more: Any) -> AuditDocument:
+def audit_document(audit: Audit, material: Material, **more: object) -> AuditDocument:
     """Return the content of `audit.json`."""
     questions = {check.code: check.question for check in CHECKS}
     plain = to_plain(
@@ -155,7 +155,7 @@ def audit_document(audit: Audit, material: Material, **more: Any) -> AuditDocume
     return convert(plain, AuditDocument)
 
 
-def _inputs(material: Material) -> dict[str, Any]:
+def _inputs(material: Material) -> dict[str, object]:
     inputs: dict[str, Any] = {
         side.name: {"source": side.source, "windows": len(side), "width": side.width}
         for side in material.sides

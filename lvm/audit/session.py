@@ -81,7 +81,7 @@ def own_data(material: Material, checkpoint: Path) -> Material:
     return Material(recipe=material.recipe, gates=material.gates, seed=material.seed)
 
 
-def _checkpoint(material: Material, path: Path) -> dict[str, Any]:
+def _checkpoint(material: Material, path: Path) -> dict[str, object]:
     from lvm.audit.checkpoint import open_checkpoint
     from lvm.audit.own_figure import resolved
     from lvm.audit.training import training_log
@@ -99,7 +99,7 @@ def _predictions(material: Material, path: Path) -> Any:
     return read_predictions(path, len(material.eval), material.eval.width)
 
 
-def _seen(material: Material, path: Path) -> Any:
+def _seen(material: Material, path: Path) -> object:
     from lvm.audit.stated import check_stated
     from lvm.data.seen import read_seen
 
@@ -117,7 +117,7 @@ def _encoder(name: str | None, texts: Path | None) -> Any:
     return EncoderRequest(name=name, documents=list(read_documents([texts])) if texts else None)
 
 
-def _index(material: Material, path: Path) -> Any:
+def _index(material: Material, path: Path) -> object:
     import torch
 
     from lvm.data.npz import map_npy

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lvm.data.corpus import Document
 from lvm.errors import DataError
@@ -37,7 +36,7 @@ class Fitted:
     unreadable: tuple[str, ...] = ()  # titles: a chunk without any token, or text that is none
     split: int = 0  # chunks that held more tokens than the encoder reads
 
-    def for_manifest(self) -> dict[str, Any]:
+    def for_manifest(self) -> dict[str, object]:
         """Return the titles by article id, and the counts of what was left out or split."""
         return {
             "titles": {str(i): document.title for i, document in enumerate(self.documents)},

@@ -21,7 +21,7 @@ from lvm.report import (
     evidence_plots,
 )
 from lvm.report.models import model_name
-from lvm.text import counted, number, title_of
+from lvm.text import NONE, counted, number, title_of
 from lvm.triage.events import TestJudged
 from lvm.triage.events.evidence import EvidenceTold, Example, Reach
 
@@ -130,8 +130,8 @@ def _space_rows(event: TestJudged, evidence: EvidenceTold) -> Iterator[list[str]
             f"{name}{mark}",
             number(paired),
             number(shuffled),
-            number(paired - shuffled, sign=True),
-            f"{100 * space.closer:.1f}%",
+            number(None if paired is None or shuffled is None else paired - shuffled, sign=True),
+            _percent(space.closer),
             *(number(space.of(metric)) for metric in METRICS.shown(Shown.SPACES)),
         ]
 
@@ -151,6 +151,10 @@ def _in_both(event: TestJudged, evidence: EvidenceTold) -> str:
         f"goes from {change('paired_mean')} and that with another's from {change('shuffled_mean')};"
         f" R@5 goes from {change('r_at_5')} and MRR from {change('mrr')}."
     )
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f}%"
 
 
 # --- windows in words -----------------------------------------------------------------------------

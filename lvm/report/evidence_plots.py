@@ -86,7 +86,7 @@ def _in_words(line: Series) -> str:
 
 def cosines(shown: Sequence[Judged], judged: Sequence[Judged]) -> str:
     """Return one histogram per space of the models shown, over the axis that holds all judged."""
-    every = [space for _, evidence in judged for space in evidence.spaces.values()]
+    every = [s for _, evidence in judged for s in evidence.spaces.values() if s.paired]
     width = max([space.width for space in every], default=1.0)
     first = min([math.floor(_bin(space.low, width)) for space in every], default=0)
     last = max([math.ceil(_bin(_high(space), width)) for space in every], default=1)
@@ -94,6 +94,7 @@ def cosines(shown: Sequence[Judged], judged: Sequence[Judged]) -> str:
         draw_histogram(_title(event, name), _on_grid(space, width, first, last))
         for event, evidence in shown
         for name, space in evidence.spaces.items()
+        if space.paired
     ]
     return tag("div", *panels, class_="panels")
 

@@ -23,7 +23,6 @@ from lvm.triage.events import (
     Rung,
     Waiting,
     event_of,
-    migrated,
 )
 from lvm.triage.rungs import Ending, Rule, RungDecision, Rungs, rung_epochs
 from lvm.triage.step import Role
@@ -180,8 +179,7 @@ class Race:
 
 def _epoch(spec: ArmSpec, step: str, record: Mapping[str, Any]) -> Epoch:
     """Return the record of an epoch as an event."""
-    told = {"event": "epoch", "arm": spec.id, "step": step, "name": spec.name, **record}
-    return event_of(Epoch, **migrated(told))
+    return event_of(Epoch, arm=spec.id, step=step, name=spec.name, **record)
 
 
 def rung_metric(judged: Sequence[ArmSpec], schedule: ScheduleConfig) -> str:

@@ -55,7 +55,7 @@ def rests_on_one_seed(repeated: SeedsShown) -> bool:
     """
     gains = _behind(repeated)
     if gains and len(gains[0].seeds) < ENOUGH:
-        return all(min(per_seed(repeated, c)) < c.bound for c in gains)
+        return all(min(per_seed(repeated, c), default=0.0) < c.bound for c in gains)
     return bool(gains) and all(c.estimate.lower < c.bound for c in gains)
 
 
@@ -69,7 +69,11 @@ def _behind(repeated: SeedsShown) -> list[Comparison]:
 def per_seed(repeated: SeedsShown, comparison: Comparison) -> list[float]:
     """Return the gain of every seed that both models have."""
     ours, theirs = (
-        {r.seed: r.of(comparison.metric) for r in repeated.models[name].per_seed}
+        {
+            result.seed: value
+            for result in repeated.models[name].per_seed
+            if (value := result.of(comparison.metric)) is not None
+        }
         for name in (comparison.model, comparison.over)
     )
-    return [ours[seed] - theirs[seed] for seed in comparison.seeds]
+    return [ours[s] - theirs[s] for s in comparison.seeds if s in ours and s in theirs]

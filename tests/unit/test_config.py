@@ -36,7 +36,7 @@ def test_no_field_takes_a_number_that_is_not_finite(key, bad) -> None:
 
 @pytest.mark.parametrize("key", LEAVES)
 def test_no_field_takes_another_type(key) -> None:
-    with pytest.raises(ConfigError, match=r"expected a (value of type|section of keys)"):
+    with pytest.raises(ConfigError, match=r"expected a (value of type|table of keys)"):
         with_changes(RunConfig(), {key: ["a list"]})
 
 
@@ -223,8 +223,8 @@ def test_toml_and_json_say_the_same(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("r.toml", "model = 3", "model is 3, expected a section of keys"),
-        ("r.toml", "gates = 3", "gates is 3, expected a section of keys"),
+        ("r.toml", "model = 3", "model is 3, expected a table of keys"),
+        ("r.toml", "gates = 3", "gates is 3, expected a table of keys"),
         ("r.toml", "[objective]\ntemprature = 1", "did you mean temperature"),
         ("r.toml", "[gates]\nstage = 1", r"unknown key 'gates\.stage'"),
         (

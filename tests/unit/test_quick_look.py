@@ -42,7 +42,7 @@ def looked_at(parts: Parts, *, thorough: bool = False) -> tuple[Audit, bool, lis
         thorough=thorough,
         then=lambda: calls.append("every row"),
     )
-    return audit, document["quick"], calls
+    return audit, document.quick, calls
 
 
 @pytest.mark.parametrize("name", SEEN_AT_ONCE)

@@ -2,21 +2,42 @@ import copy
 import math
 import re
 import tomllib
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from lvm.config.plain import to_dict
 from lvm.config.recipe import Recipe
 from lvm.config.run import RunConfig
 from lvm.errors import UsageError
-from lvm.records import Estimate, Evaluation, GateResult, Pool, StopReason, Verdict
+from lvm.records import Estimate, Evaluation, GateResult, Pool, StopReason, Verdict, to_plain
 from lvm.report import Run, Section, Table, html, plots
 from lvm.report.markdown import plain, write_report
 from lvm.report.models import _model_row
 from lvm.triage.arm import ArmSpec
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    Confirmed,
+    Decision,
+    Epoch,
+    Interrupted,
+    Ladder,
+    Phase1Judged,
+    Resumed,
+    Rung,
+    RunStarted,
+    Settled,
+    StepEnded,
+    StepStarted,
+    TestJudged,
+    event_of,
+    told,
+)
 from lvm.triage.journal import SCHEMA, Journal
+from lvm.triage.state import RunState
 from lvm.triage.step import Role
 from lvm.triage.verdict import build_verdict
 
@@ -149,6 +170,9 @@ class Story:
         self.journal = Journal(folder)
         self.raw_name = raw_name
 
+    def add(self, kind, **values) -> None:
+        self.journal.append(event_of(kind, **values))
+
     def spec(self, step, name, role, changes=(), *, epochs=6, source=None) -> ArmSpec:
         recipe = CONFIG.recipe.with_changes({**dict(changes), "training.epochs": epochs})
         return ArmSpec(
@@ -166,12 +190,12 @@ class Story:
 
     def begin(self, step, specs, **about) -> None:
         arms = [spec.to_plain() for spec in specs]
-        self.journal.append("step_started", step=step, arms=arms, epochs=6, **about)
+        self.add(StepStarted, step=step, arms=arms, epochs=6, **about)
 
     def epochs(self, spec: ArmSpec, upto: int, start: float, *, first: int = 1) -> None:
         for epoch in range(first, upto + 1):
-            self.journal.append(
-                "epoch",
+            self.add(
+                Epoch,
                 arm=spec.id,
                 step=spec.step,
                 name=spec.name,
@@ -185,8 +209,8 @@ class Story:
             )
 
     def end(self, spec: ArmSpec, reason: StopReason, epoch: int, detail: str = "") -> None:
-        self.journal.append(
-            "arm_ended",
+        self.add(
+            ArmEnded,
             arm=spec.id,
             step=spec.step,
             name=spec.name,
@@ -200,8 +224,8 @@ class Story:
         dev = (
             None if seed is None else evaluation(seed, split="dev", space=spec.recipe.search_space)
         )
-        self.journal.append(
-            "arm_judged",
+        self.add(
+            ArmJudged,
             arm=spec.id,
             step=spec.step,
             name=spec.name,
@@ -217,8 +241,8 @@ class Story:
         )
 
     def test(self, spec: ArmSpec, seed: float) -> None:
-        self.journal.append(
-            "test_judged",
+        self.add(
+            TestJudged,
             arm=spec.id,
             step=spec.step,
             name=spec.name,
@@ -235,12 +259,12 @@ class Story:
 
     def start(self) -> None:
         windows = {"train": 7000, "dev": 410, "test": 432}
-        self.journal.append(
-            "run_started",
+        self.add(
+            RunStarted,
             schema=SCHEMA,
             command="python tune_jobs/triage.py --out 'a b'",
             arguments={},
-            config=to_dict(CONFIG),
+            config=CONFIG,
             code="0.1.0+abcdef012345",
             commit="fedcba987654",
             environment={
@@ -269,10 +293,10 @@ class Story:
         names = {"oracle": 0.9, "random": 0.001, "copy_last": 0.41, "weighted_mix": 0.52}
         for split in ("dev", "test"):
             rows = {name: evaluation(seed, split=split) for name, seed in names.items()}
-            self.journal.append("ladder", split=split, rows=rows)
+            self.add(Ladder, split=split, rows=rows)
 
     def phase1(self, verdict: Verdict = FAIL) -> None:
-        self.journal.append("decision", number=0, action="RunPhase1", since="nothing is judged")
+        self.add(Decision, number=0, action="RunPhase1", since="nothing is judged")
         ar = self.spec("phase_1", "AR-only", Role.PHASE1)
         self.base = self.spec("phase_1", "InfoNCE+AR", Role.PHASE1)
         self.begin("phase_1", [ar, self.base], title="Phase 1")
@@ -284,12 +308,12 @@ class Story:
             )
             self.test(spec, seed)
         gates = success(0.0122, 0.0044, verdict)[:2]
-        self.journal.append("phase_1_judged", verdict=verdict, gates=gates, baseline="AR-only")
+        self.add(Phase1Judged, verdict=verdict, gates=gates, baseline="AR-only")
 
     def step1(self) -> None:
         """A source arm, a conflict, a pruned arm; an INCONCLUSIVE confirmation; one arm kept."""
         step = "projection_head"
-        self.journal.append("decision", number=1, action="RunStep", step=step, since="FAIL")
+        self.add(Decision, number=1, action="RunStep", step=step, since="FAIL")
         control = self.spec(step, "control", Role.CONTROL)
         searched = self.spec(
             step,
@@ -317,8 +341,8 @@ class Story:
         self.end(searched, StopReason.FINISHED, 0)
         for spec, seed, upto in ((control, 0.21, 6), (raw, 0.25, 6), (both, 0.19, 2)):
             self.epochs(spec, upto, seed)
-        self.journal.append(
-            "rung",
+        self.add(
+            Rung,
             step=step,
             epoch=2,
             cutoff=0.2746,
@@ -343,8 +367,8 @@ class Story:
         )
         self.judge(raw, StopReason.FINISHED, 6, stage, 0.2789, kept)
         self.judge(both, StopReason.PRUNED, 2, stage, 0.1987, none, ran=3)
-        self.journal.append(
-            "step_ended",
+        self.add(
+            StepEnded,
             step=step,
             stage=UNSURE,
             candidate=searched.name,
@@ -352,13 +376,13 @@ class Story:
             conflicts=[raw.name],
         )
         self.confirm(step, searched, 0.33, success(0.0913, 0.0311, UNSURE), UNSURE)
-        self.journal.append("interrupted")
-        self.journal.append("resumed", command=RESUME)
+        self.add(Interrupted)
+        self.add(Resumed, command=RESUME)
 
     def step2(self) -> None:
         """A diverged arm, an arm that holds the gate, a cancelled arm, an arm left out; PASS."""
         step = "temperature"
-        self.journal.append("decision", number=3, action="RunStep", step=step, since="FAIL")
+        self.add(Decision, number=3, action="RunStep", step=step, since="FAIL")
         sharp, held, flat = (
             self.spec(step, f"temperature {t:.2f}", Role.ARM, {**RAW, "objective.temperature": t})
             for t in (0.05, 0.10, 0.15)
@@ -379,8 +403,8 @@ class Story:
             self.epochs(spec, 2, seed)
         self.epochs(sharp, 1, 0.2)
         self.end(sharp, StopReason.DIVERGED, 1, "the loss is NaN at update 17")
-        self.journal.append(
-            "rung",
+        self.add(
+            Rung,
             step=step,
             epoch=2,
             cutoff=None,
@@ -408,13 +432,13 @@ class Story:
         gains = [gate("gain", "r_at_5", 0.0654, PASS), gate("gain", "mrr", 0.0234, UNSURE)]
         self.judge(held, StopReason.GATE_HELD, 2, stage, 0.3888, gains)
         self.judge(flat, StopReason.CANCELLED, 2, below, 0.32)
-        self.journal.append(
-            "step_ended", step=step, stage=PASS, candidate=held.name, kept=held.name, conflicts=[]
+        self.add(
+            StepEnded, step=step, stage=PASS, candidate=held.name, kept=held.name, conflicts=[]
         )
         self.confirm(step, held, 0.4321, success(0.1422, 0.0712, PASS), PASS)
 
     def confirm(self, step, arm, seed, gates, verdict) -> None:
-        self.journal.append("decision", number=9, action="Confirm", step=step, since="it holds")
+        self.add(Decision, number=9, action="Confirm", step=step, since="it holds")
         spec = self.spec(f"confirm_{step}", arm.name, Role.CONFIRM, arm.changes, source=arm.source)
         self.begin(f"confirm_{step}", [spec], title=f"Confirm: {arm.name}")
         epoch = 0 if arm.source else 6
@@ -423,8 +447,8 @@ class Story:
         stage = gate("stage", "eval_cosine", seed, UNSURE, 0.35)
         self.judge(spec, StopReason.FINISHED, epoch, stage, seed)
         self.test(spec, seed)
-        self.journal.append(
-            "confirmed",
+        self.add(
+            Confirmed,
             step=step,
             arm=arm.name,
             verdict=verdict,
@@ -434,8 +458,8 @@ class Story:
         )
 
     def stop(self, verdict: str, cause=(), since="why") -> None:
-        self.journal.append(
-            "decision", number=99, action="Stop", verdict=verdict, cause=list(cause), since=since
+        self.add(
+            Decision, number=99, action="Stop", verdict=verdict, cause=list(cause), since=since
         )
 
 
@@ -449,9 +473,23 @@ def fixed_story(folder: Path, **names) -> Story:
     return story
 
 
+def events_of(story: Story) -> list[dict]:
+    """Return the events of a story as a journal holds them."""
+    return [to_plain(event) for event in story.journal.events]
+
+
+def state_of(events: Iterable[dict]) -> RunState:
+    return RunState(told(event) for event in events)
+
+
+def run_of(events: Iterable[dict]) -> Run:
+    state = state_of(events)
+    return Run(state, build_verdict(state, resume=RESUME))
+
+
 @pytest.fixture(scope="module")
 def story_events(tmp_path_factory):
-    return fixed_story(tmp_path_factory.mktemp("story")).journal.events
+    return events_of(fixed_story(tmp_path_factory.mktemp("story")))
 
 
 @pytest.fixture
@@ -459,8 +497,9 @@ def events(story_events):
     return copy.deepcopy(story_events)
 
 
-def report(events, folder: Path) -> tuple[str, str]:
-    path = write_report(events, build_verdict(events, resume=RESUME), folder)
+def report(events: Iterable[dict], folder: Path) -> tuple[str, str]:
+    run = run_of(events)
+    path = write_report(run.state, run.summary, folder)
     assert path == folder / "report.md"
     return path.read_text(encoding="utf-8"), (folder / "report.html").read_text(encoding="utf-8")
 
@@ -529,29 +568,16 @@ def test_models_table_holds_the_numbers_of_the_journal(fixed):
     assert f"{evaluation(0.41).masked['mrr']:.3f}" in row(models, "ladder: copy_last")
 
 
-def test_the_dev_cosine_of_a_model_is_not_that_of_the_control_it_also_was():
+def test_the_dev_cosine_of_a_model_is_not_that_of_the_control_it_also_was(story_events):
     """As control of a step it is judged where the step ended: at epoch 2 of its 6."""
-    events = [
-        {
-            "event": "arm_judged",
-            "arm": "a",
-            "step": step,
-            "epoch": epoch,
-            "evaluation": {"masked": {"eval_cosine": cosine}},
-        }
-        for step, epoch, cosine in (("phase_1", 6, 0.5), ("context_path", 2, 0.1))
-    ]
-    cut = {"event": "arm_judged", "arm": "a", "step": "negatives", "epoch": 9, "evaluation": None}
-    model = {
-        "arm": "a",
-        "name": "a",
-        "role": "phase 1",
-        "epochs": 6,
-        "space": "raw",
-        "latency": {},
-        "masked": {"eval_cosine": 0.4},
-    }
-    assert _model_row(Run([*events, cut], {}), model)[2] == "0.500"
+    run = run_of(story_events)
+    model = next(m for m in run.summary.models if m.name == "InfoNCE+AR")
+    judged = run.state.last(ArmJudged, arm=model.arm)
+    cells = _model_row(run, model)[2]
+    for step, epoch, cosine in (("context_path", 2, 0.1), ("negatives", 9, None)):
+        evaluated = None if cosine is None else evaluation(cosine, split="dev")
+        run.state.append(replace(judged, step=step, epoch=epoch, evaluation=evaluated))
+    assert _model_row(run, model)[2] == cells == f"{0.22 + 0.0107:.3f}"
 
 
 def test_gains_over_ar_only_carry_the_interval_of_their_gate(fixed):
@@ -624,11 +650,13 @@ def test_the_combination_and_what_it_adds_are_in_the_gate_table(events, tmp_path
     story = events[:]
     stop = story.pop()
     confirmed = next(e for e in reversed(story) if e["event"] == "confirmed")
-    adds = Journal(tmp_path).append(
-        "settled",
-        best=["temperature", "temperature 0.10"],
-        comparisons=6,
-        adds=[gate("gain", "r_at_5", 0.0432, PASS), gate("gain", "mrr", 0.0123, UNSURE)],
+    adds = to_plain(
+        event_of(
+            Settled,
+            best=["temperature", "temperature 0.10"],
+            comparisons=6,
+            adds=[gate("gain", "r_at_5", 0.0432, PASS), gate("gain", "mrr", 0.0123, UNSURE)],
+        )
     )
     carried = [["projection_head", "arm a"], ["temperature", "arm b"]]
     story += [
@@ -691,12 +719,12 @@ def test_a_step_that_failed_says_what_it_rules_out(tmp_path):
     story.start()
     story.phase1()
     story.step1()
-    for event in story.journal.events:
+    story.stop("NOT_FIXED")
+    events = [e for e in events_of(story) if e["event"] != "confirmed"]
+    for event in events:
         if event["event"] == "step_ended":
             event.update(stage="FAIL", candidate=None, kept=None, conflicts=[])
-    events = [e for e in story.journal.events if e["event"] != "confirmed"]
-    story.stop("NOT_FIXED")
-    text, _ = report([*events, story.journal.events[-1]], tmp_path)
+    text, _ = report(events, tmp_path)
     assert "Ruled out as a cause on its own, for the arms above: a split of the spaces." in text
     assert "# Triage report: NOT_FIXED" in text
     assert "--recipe FILE" in section(text, "Verdict")
@@ -767,8 +795,9 @@ def test_other_verdicts(verdict, tmp_path):
     story = Story(tmp_path)
     story.start()
     story.phase1(PASS if verdict == "PASSED" else UNSURE)
-    story.stop(verdict, since="an interval crosses")
-    text, page = report(story.journal.events, tmp_path)
+    cause = ["KEYS_WRONG"] if verdict == "BLOCKED" else []
+    story.stop(verdict, cause, since="an interval crosses")
+    text, page = report(events_of(story), tmp_path)
     assert text.startswith(f"# Triage report: {verdict}")
     assert f">{verdict}</p>" in page
 
@@ -799,7 +828,7 @@ def test_missing_numbers_become_dashes(events, tmp_path):
 
 
 def test_names_are_escaped(tmp_path):
-    text, page = report(fixed_story(tmp_path, raw_name=HOSTILE).journal.events, tmp_path)
+    text, page = report(events_of(fixed_story(tmp_path, raw_name=HOSTILE)), tmp_path)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     outside = re.sub(r"```text\n.*?\n```", "", text, flags=re.S)  # code is shown as it is
@@ -814,7 +843,7 @@ def test_names_are_escaped(tmp_path):
 
 def test_a_report_sends_no_commands_to_a_terminal(tmp_path):
     story = fixed_story(tmp_path, raw_name="\x1b[2J\x07\u202eraw\x00")
-    for text in report(story.journal.events, tmp_path):
+    for text in report(events_of(story), tmp_path):
         assert not set("\x1b\x07\x00\u202e") & set(text)
         assert r"\x1b[2J\x07\u202eraw\x00" in text
 

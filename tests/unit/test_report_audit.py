@@ -1,19 +1,21 @@
 from __future__ import annotations
 
-import copy
 import io
 import re
 from xml.etree import ElementTree
 
 import pytest
-from test_report import HOSTILE, Checker, Story, fixed_story, report, section
+from msgspec import convert
+from test_report import HOSTILE, Checker, Story, events_of, fixed_story, report, run_of, section
 
+from lvm.audit.document import AuditDocument, Plots
 from lvm.audit.words import answer, not_looked_at, where_in_words
-from lvm.report import Run, plot_words, small_plots
+from lvm.report import plot_words, small_plots
 from lvm.report.audit import audit_section
 from lvm.report.charts.chart import HEIGHT, WIDTH
 from lvm.report.markdown import write_audit_report
 from lvm.terminal.audit import print_audit
+from lvm.triage.events import Audited, Inspected
 
 REPAIR = "lvm audit --train t.npz --eval e.npz --payload p.npz --repair OUT"
 
@@ -95,7 +97,12 @@ def check(code, status, reason="", next=""):
     }
 
 
-def document(verdict="BLOCKED", findings=None, **changes):
+def document(verdict="BLOCKED", findings=None, **changes) -> AuditDocument:
+    return convert(plain(verdict, findings, **changes), AuditDocument)
+
+
+def plain(verdict="BLOCKED", findings=None, **changes) -> dict:
+    """Return an audit as audit.json holds it."""
     if findings is None:
         findings = [finding("KEYS_WRONG"), finding("EVAL_UNPAIRED"), finding("DUPLICATES", "warn")]
     return {
@@ -112,7 +119,7 @@ def document(verdict="BLOCKED", findings=None, **changes):
         "allowed": [],
         "ladder": {"copy_last": {"eval_cosine": 0.4567, "r_at_5": 0.3123}},
         "plots": PLOTS,
-        "inputs": {"eval": {"source": "data/e.npz", "windows": 5244, "width": 768}, "train": None},
+        "inputs": {"eval": {"source": "data/e.npz", "windows": 5244, "width": 768}},
         "route": {"blocked": [], "order": ["temperature"], "reasons": ["COLLAPSE: step 2 first"]},
         "seconds": 9.13,
         "quick": False,
@@ -120,14 +127,19 @@ def document(verdict="BLOCKED", findings=None, **changes):
     }
 
 
-def story(folder, audit, *, stop=None):
+def blocked_story(folder) -> list[dict]:
     told = Story(folder)
     told.start()
-    if audit is not None:
-        told.journal.append("audited", audit=audit)
-    if stop:
-        told.stop(stop, since="the audit")
-    return told.journal.events
+    told.add(Audited, audit=document())
+    told.stop("BLOCKED", ["KEYS_WRONG"], since="the audit")
+    return events_of(told)
+
+
+def of_a_run(folder, audit) -> list[dict]:
+    """Return the events of a run that was fixed, after this audit."""
+    told = fixed_story(folder)
+    told.add(Audited, audit=audit)
+    return events_of(told)
 
 
 def alone(audit, folder):
@@ -145,10 +157,10 @@ def terminal(audit) -> str:
 
 
 def test_a_blocked_run_says_on_its_first_screen_what_blocks_and_what_to_do(tmp_path) -> None:
-    text, page = report(story(tmp_path, document(), stop="BLOCKED"), tmp_path)
+    text, page = report(blocked_story(tmp_path), tmp_path)
     first = section(text, "Verdict")
     assert text.startswith("# Triage report: BLOCKED")
-    assert "**BLOCKED: KEYS_WRONG, EVAL_UNPAIRED. No training can help" in first
+    assert "**BLOCKED: KEYS_WRONG, EVAL_UNPAIRED. Training cannot fix this" in first
     assert "- **KEYS_WRONG**: KEYS_WRONG was seen. What KEYS_WRONG means." in first
     assert "DUPLICATES" not in first  # it does not block
     assert "0 s of training; the audit took 9.1 s" in first
@@ -165,9 +177,7 @@ def test_a_blocked_run_says_on_its_first_screen_what_blocks_and_what_to_do(tmp_p
 
 def test_an_override_is_said_at_the_top(tmp_path) -> None:
     audit = document("WARNINGS", allowed=["KEYS_WRONG", "EVAL_UNPAIRED", "SPACE_MISMATCH"])
-    told = fixed_story(tmp_path)
-    told.journal.append("audited", audit=audit)
-    text, page = report(told.journal.events, tmp_path)
+    text, page = report(of_a_run(tmp_path, audit), tmp_path)
     first = section(text, "Verdict")
     warnings = [line for line in first.splitlines() if line.startswith("> **Warning:**")]
     assert "--allow KEYS_WRONG: the audit would have stopped this run." in warnings[0]
@@ -181,26 +191,21 @@ def test_an_override_is_said_at_the_top(tmp_path) -> None:
 
 
 def test_a_run_without_an_audit_reads_as_before(tmp_path) -> None:
-    text, page = report(fixed_story(tmp_path).journal.events, tmp_path)
+    text, page = report(events_of(fixed_story(tmp_path)), tmp_path)
     assert "audit" not in text.lower()
     assert "The audit" not in page
 
 
 def test_a_clean_audit_names_its_counts_in_a_finished_run(tmp_path) -> None:
-    told = fixed_story(tmp_path)
-    told.journal.append("audited", audit=document("CLEAN", []))
-    text, _ = report(told.journal.events, tmp_path)
+    text, _ = report(of_a_run(tmp_path, document("CLEAN", [])), tmp_path)
     line = "- **Audit**: clean: 1 check passed, 3 had nothing to look at"
     assert line in section(text, "Verdict")
     assert "Nothing was found." in section(text, "The audit")
 
 
 def test_a_broken_check_is_a_warning_at_the_top(tmp_path) -> None:
-    audit = document("UNSURE", [])
-    audit["checks"].append(check("HUBNESS", "FAILED", "IndexError: index 3"))
-    told = fixed_story(tmp_path)
-    told.journal.append("audited", audit=audit)
-    text, _ = report(told.journal.events, tmp_path)
+    broke = check("HUBNESS", "FAILED", "IndexError: index 3")
+    text, _ = report(of_a_run(tmp_path, document("UNSURE", [], checks=[broke])), tmp_path)
     assert "The check HUBNESS broke, so the data is not called clean: IndexError" in section(
         text, "Verdict"
     )
@@ -230,8 +235,8 @@ def test_the_audit_alone_is_complete(tmp_path) -> None:
 def test_hostile_text_is_escaped(tmp_path) -> None:
     where = {"input": "eval", "source": HOSTILE, "slot": HOSTILE}
     hostile = finding("KEYS_WRONG", seen=HOSTILE, meaning=HOSTILE, next=HOSTILE, where=where)
-    plots = {"position_profile": {HOSTILE: profile(0.1, 0.2)}}
-    text, page = alone(document(findings=[hostile], plots=plots), tmp_path)
+    drawn = {"position_profile": {HOSTILE: profile(0.1, 0.2)}}
+    text, page = alone(document(findings=[hostile], plots=drawn), tmp_path)
     assert "<script" not in page
     assert Checker.of(page).problems == []
     outside = re.sub(r"```text\n.*?\n```", "", text, flags=re.S)
@@ -240,13 +245,11 @@ def test_hostile_text_is_escaped(tmp_path) -> None:
     assert widths == {6}  # a pipe in a text does not add a column
 
 
-@pytest.mark.parametrize(
-    "part", ["plots", "ladder", "inputs", "route", "checks", "allowed", "seconds"]
-)
-def test_any_part_may_be_missing(part, tmp_path) -> None:
-    audit = document()
+@pytest.mark.parametrize("part", ["plots", "ladder", "inputs", "allowed", "seconds", "quick"])
+def test_what_was_not_always_written_may_be_missing(part, tmp_path) -> None:
+    audit = plain()
     del audit[part]
-    text, page = alone(audit, tmp_path)
+    text, page = alone(convert(audit, AuditDocument), tmp_path)
     assert "KEYS_WRONG" in text
     assert Checker.of(page).problems == []
 
@@ -269,6 +272,10 @@ def test_where_in_words() -> None:
     assert where_in_words({}) == ""
 
 
+def plots(found) -> Plots:
+    return convert(found, Plots)
+
+
 # --- the plots ------------------------------------------------------------------------------------
 
 
@@ -279,7 +286,7 @@ def drawings(markup: str) -> dict[str, ElementTree.Element]:
 
 
 def test_every_plot_is_drawn_with_a_text_alternative(tmp_path) -> None:
-    found = list(drawings(small_plots.panels(PLOTS)))
+    found = list(drawings(small_plots.panels(plots(PLOTS))))
     starts = (
         "Contexts against",
         "Vectors of a window",
@@ -300,7 +307,7 @@ def test_every_plot_is_drawn_with_a_text_alternative(tmp_path) -> None:
 
 
 def test_drawings_hold_numbers_only_and_stay_inside() -> None:
-    markup = small_plots.panels(PLOTS)
+    markup = small_plots.panels(plots(PLOTS))
     assert "nan" not in markup.lower()
     assert "None" not in markup
     for svg in drawings(markup).values():
@@ -313,7 +320,9 @@ def test_drawings_hold_numbers_only_and_stay_inside() -> None:
 
 def test_values_lie_where_the_axis_says() -> None:
     """Higher values are drawn higher, and the peak of the sweep lies on its guide."""
-    sweep = next(v for k, v in drawings(small_plots.panels(PLOTS)).items() if k[:4] == "Last")
+    sweep = next(
+        v for k, v in drawings(small_plots.panels(plots(PLOTS))).items() if k[:4] == "Last"
+    )
     marks = {g.find("title").text: g for g in sweep.iter("g") if g.find("title") is not None}
     peak, beside = marks["train, -1: 1.000"], marks["train, -2: 0.440"]
 
@@ -330,10 +339,13 @@ def test_values_lie_where_the_axis_says() -> None:
 @pytest.mark.parametrize("name", list(PLOTS))
 def test_each_plot_can_be_missing_or_alone(name) -> None:
     rest = {key: value for key, value in PLOTS.items() if key != name}
-    alone_, without = drawings(small_plots.panels({name: PLOTS[name]})), small_plots.panels(rest)
+    alone_, without = (
+        drawings(small_plots.panels(plots({name: PLOTS[name]}))),
+        small_plots.panels(plots(rest)),
+    )
     assert len(alone_) == (2 if name == "cosine_histograms" else 1)
     assert not set(alone_) & set(drawings(without))
-    assert plot_words.as_text({name: PLOTS[name]})
+    assert plot_words.as_text(plots({name: PLOTS[name]}))
 
 
 def test_without_numbers_nothing_is_drawn() -> None:
@@ -342,13 +354,13 @@ def test_without_numbers_nothing_is_drawn() -> None:
         "coherence_blocks": {"blocks": []},
         "cosine_histograms": {},
     }
-    assert small_plots.panels(empty) == small_plots.panels({}) == ""
-    assert plot_words.as_text(empty) == ""
+    assert small_plots.panels(plots(empty)) == small_plots.panels(Plots()) == ""
+    assert plot_words.as_text(plots(empty)) == ""
 
 
 def test_one_block_without_a_train_side_is_drawn() -> None:
     part = {"blocks": PLOTS["coherence_blocks"]["blocks"][:1], "by_article": False}
-    (said,) = drawings(small_plots.panels({"coherence_blocks": part}))
+    (said,) = drawings(small_plots.panels(plots({"coherence_blocks": part})))
     assert "stretch 3–11 of the file: 0.290" in said
     assert "Train" not in said
 
@@ -367,11 +379,10 @@ def test_markdown_holds_the_numbers_of_the_plots(tmp_path) -> None:
 
 
 def test_many_blocks_are_listed_by_how_far_off_they_are() -> None:
-    plots = copy.deepcopy(PLOTS)
-    block = plots["coherence_blocks"]["blocks"][0]
+    part = PLOTS["coherence_blocks"]
+    block = part["blocks"][0]
     many = [{**block, "first": i, "last": i, "near": 0.3 + i / 1000} for i in range(25)]
-    plots["coherence_blocks"]["blocks"] = many
-    text = plot_words.as_text(plots)
+    text = plot_words.as_text(plots({**PLOTS, "coherence_blocks": {**part, "blocks": many}}))
     assert "the 10 of 25 farthest off" in text
     assert "25: articles 24" in text
     assert "1: articles 0 " not in text
@@ -439,16 +450,15 @@ def test_reasons_are_told_once() -> None:
     ]
 
 
-def test_what_the_model_of_phase_1_shows_orders_the_steps_and_is_said() -> None:
-    found = {"code": "COLLAPSE", "seen": "dispersion .1", "meaning": "It shrinks."}
-    event = {
-        "event": "inspected",
-        "name": "InfoNCE+AR",
-        "findings": [found],
-        "reasons": ["steps 2 and 5 first: predictions have collapsed"],
-    }
-    said = str(list(audit_section(Run([event], {}))))
+def test_what_the_model_of_phase_1_shows_orders_the_steps_and_is_said(tmp_path) -> None:
+    told = fixed_story(tmp_path)
+    found = finding("COLLAPSE", seen="dispersion .1", meaning="It shrinks.")
+    about = {"arm": "a", "name": "InfoNCE+AR"}
+    reasons = ["steps 2 and 5 first: predictions have collapsed"]
+    told.add(Inspected, findings=[found], reasons=reasons, **about)
+    said = str(list(audit_section(run_of(events_of(told)))))
     for words in ("InfoNCE+AR, on dev", "COLLAPSE: dispersion .1. It shrinks.", "steps 2 and 5"):
         assert words in said
-    bare = str(list(audit_section(Run([{**event, "findings": []}], {}))))
+    told.add(Inspected, findings=[], reasons=reasons, **about)
+    bare = str(list(audit_section(run_of(events_of(told)))))
     assert "none of the checks of predictions found it odd" in bare

@@ -2,12 +2,14 @@ import copy
 import re
 
 import pytest
-from test_report import Checker, evidence, fixed_story, report, row, section
+from msgspec.structs import replace
+from test_report import Checker, events_of, evidence, fixed_story, report, row, section, state_of
 
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.words import in_words
 from lvm.report import evidence_plots
+from lvm.triage.events import TestJudged
 from lvm.triage.verdict import build_verdict
 
 TITLE = "Distributions and examples"
@@ -15,7 +17,7 @@ TITLE = "Distributions and examples"
 
 @pytest.fixture(scope="module")
 def events(tmp_path_factory):
-    return fixed_story(tmp_path_factory.mktemp("evidence")).journal.events
+    return events_of(fixed_story(tmp_path_factory.mktemp("evidence")))
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +62,16 @@ def test_both_spaces_of_a_model_with_a_head_stand_side_by_side(told):
 
 
 def test_histograms_of_all_models_share_their_axis(events):
-    judged = copy.deepcopy([e for e in events if e["event"] == "test_judged"])
-    fine = judged[0]["evidence"]["spaces"]["raw"]
-    fine.update(low=0.1, width=0.025, paired=[0.5, 0.25, 0.25], shuffled=[0.0, 0.0, 1.0])
+    judged = [(e, e.evidence) for e in state_of(events).of(TestJudged)]
+    bins = {"paired": [0.5, 0.25, 0.25], "shuffled": [0.0, 0.0, 1.0]}
+    fine = replace(judged[0][1].spaces["raw"], low=0.1, width=0.025, **bins)
     on_grid = evidence_plots._on_grid(fine, 0.05, -1, 4)
-    assert on_grid["edges"] == [-0.05, 0.0, 0.05, 0.1, 0.15, 0.2]
-    assert on_grid["paired"] == [0.0, 0.0, 0.0, 0.75, 0.25]
+    assert on_grid.edges == [-0.05, 0.0, 0.05, 0.1, 0.15, 0.2]
+    assert on_grid.paired == [0.0, 0.0, 0.0, 0.75, 0.25]
+    judged[0] = judged[0][0], replace(judged[0][1], spaces={"raw": fine})
     drawn = evidence_plots.cosines(judged[:1], judged) + evidence_plots.cosines(judged[1:], judged)
     lefts = re.findall(r'class="area c1" points="([\d.]+),', drawn)
-    assert len(lefts) == sum(len(e["evidence"]["spaces"]) for e in judged)
+    assert len(lefts) == sum(len(evidence.spaces) for _, evidence in judged)
     assert len(set(lefts)) == 1
 
 
@@ -135,7 +138,7 @@ def test_a_model_without_windows_to_compare_is_drawn(events, tmp_path):
 
 
 def test_the_verdict_document_does_not_repeat_the_evidence(events):
-    assert "examples" not in str(build_verdict(events, resume=""))
+    assert "examples" not in str(build_verdict(state_of(events), resume=""))
 
 
 def test_the_made_up_evidence_has_the_keys_of_a_real_one(tiny_dataset):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 
+import made
 import numpy as np
 import pytest
 
 from lvm.evaluation.front import solve
+from lvm.records import Evaluation, FrontPosition, Position
 from lvm.report import Figure, Paragraph, Run, Table
 from lvm.report.front import front_blocks, front_line
-from lvm.triage.state import indexed
+from lvm.triage.events import Compared, Ladder, RunStarted, TestJudged, event_of
+from lvm.triage.state import RunState
+from lvm.triage.verdict import build_verdict
 
 LADDER = {
     "constant": (0.2, 0.0),
@@ -28,34 +33,32 @@ LADDER = {
 CORNERS = ["weighted_mix", "mix_plus_0.1_last", "mix_plus_0.4_last", "mix_plus_0.8_last"]
 
 
-def masked(cosine: float, hits: float) -> dict:
-    return {"masked": {"eval_cosine": cosine, "r_at_5": hits, "mrr": hits / 2}}
+def reached(cosine: float, hits: float) -> Evaluation:
+    return made.evaluation(eval_cosine=cosine, r_at_5=hits, mrr=hits / 2)
 
 
-def estimate(value: float) -> dict:
-    return {"value": value, "lower": value - 0.02, "upper": value + 0.02}
+def lies(position: str, value: float, first: str = "eval_cosine") -> FrontPosition:
+    metrics = (first, "r_at_5")
+    return FrontPosition(
+        position=Position(position),
+        metrics=metrics,
+        distance=made.estimate(value),
+        rung="weighted_mix",
+        gains={m: made.estimate(value) for m in metrics},
+    )
 
 
-def lies(position: str, value: float, first: str = "eval_cosine") -> dict:
-    metrics = [first, "r_at_5"]
-    return {
-        "position": position,
-        "metrics": metrics,
-        "distance": estimate(value),
-        "rung": "weighted_mix",
-        "gains": {m: estimate(value) for m in metrics},
-        "reason": "",
-    }
+def model(arm: str, cosine: float, hits: float, space: str = "raw") -> TestJudged:
+    evaluation = replace(reached(cosine, hits), space=space)
+    return made.event(TestJudged, arm=arm, name=f"the {arm} one", evaluation=evaluation)
 
 
-def model(arm: str, cosine: float, hits: float, space: str = "raw") -> dict:
-    about = {"arm": arm, "name": f"the {arm} one", "role": "confirm", "space": space}
-    return {**about, **masked(cosine, hits)}
-
-
-def run(models: list[dict], front: dict) -> Run:
-    rows = {name: masked(*place) for name, place in LADDER.items()}
-    return Run(indexed([]), {"models": models, "ladder": rows, "front": front})
+def run(models: list[TestJudged], front: dict[str, FrontPosition]) -> Run:
+    rows = {name: reached(*place) for name, place in LADDER.items()}
+    ladder = made.event(Ladder, rows=rows)
+    compared = [event_of(Compared, of="", front=front)] if front else []
+    state = RunState([made.event(RunStarted), ladder, *models, *compared])
+    return Run(state, build_verdict(state, resume=""))
 
 
 MODELS = [model("good", 0.65, 0.4), model("poor", 0.3, 0.1), model("other", 0.9, 0.3, "projected")]
@@ -67,7 +70,7 @@ FRONT = {
 
 
 def test_the_line_goes_through_the_rungs_that_no_mixture_reaches() -> None:
-    rows = {name: masked(*place) for name, place in LADDER.items()}
+    rows = {name: reached(*place) for name, place in LADDER.items()}
     line = front_line(rows)
     assert [name for name, _ in line] == CORNERS
     competitors = np.array([v for k, v in LADDER.items() if k not in ("oracle", "random")])
@@ -79,7 +82,7 @@ def test_the_line_goes_through_the_rungs_that_no_mixture_reaches() -> None:
 
 def test_the_table_says_where_every_model_lies() -> None:
     (table,) = [b for b in front_blocks(run(MODELS, FRONT)) if isinstance(b, Table)]
-    assert [row[0] for row in table.rows] == [f"{m['name']} (confirmation)" for m in MODELS]
+    assert [row[0] for row in table.rows] == [f"{m.name} (confirmation)" for m in MODELS]
     assert [row[1] for row in table.rows] == ["above", "below", "on"]
     assert table.rows[0][2] == "+0.050 [+0.030, +0.070]"
     assert {len(row) for row in table.rows} == {len(table.header)} == {len(table.align)}
@@ -133,13 +136,11 @@ def test_a_run_that_did_not_measure_the_front_shows_nothing_of_it() -> None:
 
 
 def test_a_model_that_could_not_be_compared_has_its_reason_in_the_table() -> None:
-    unknown = {
-        **lies("not evaluable", 0.0),
-        "distance": None,
-        "gains": {},
-        "rung": None,
-        "reason": "the pools differ",
-    }
+    unknown = FrontPosition(
+        position=Position.NOT_EVALUABLE,
+        metrics=("eval_cosine", "r_at_5"),
+        reason="the pools differ",
+    )
     blocks = list(front_blocks(run(MODELS[:1], {"good": unknown})))
     (table,) = [b for b in blocks if isinstance(b, Table)]
     assert table.rows[0][3] == "the pools differ"

@@ -2,18 +2,25 @@ import json
 import re
 
 import pytest
-from test_report import HOSTILE, RESUME, Checker, fixed_story, report, row, section
+from test_report import (
+    HOSTILE,
+    Checker,
+    events_of,
+    fixed_story,
+    report,
+    row,
+    run_of,
+    section,
+)
 
-from lvm.report import Run
 from lvm.triage.spent import GATE, PRUNING, saved_seconds
-from lvm.triage.verdict import build_verdict
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     """Events, report.md and report.html of the whole story."""
     folder = tmp_path_factory.mktemp("tree")
-    events = fixed_story(folder).journal.events
+    events = events_of(fixed_story(folder))
     return events, *report(events, folder)
 
 
@@ -74,7 +81,7 @@ def test_the_page_draws_what_markdown_writes(told):
 
 
 def test_an_arm_of_an_earlier_part_is_not_trained_again_and_says_so(told, tmp_path):
-    events = [dict(e) for e in told[0]]
+    events = list(told[0])
     base = next(
         s["id"]
         for e in events
@@ -90,14 +97,14 @@ def test_an_arm_of_an_earlier_part_is_not_trained_again_and_says_so(told, tmp_pa
         for s in e["arms"]
         if s["name"] == "control" and e["step"] == "projection_head"
     )
-    shared = json.loads(json.dumps(list(story.journal.events)).replace(control, base))
+    shared = json.loads(json.dumps(events_of(story)).replace(control, base))
     md, _ = report(shared, tmp_path / "out")
     assert "├── ● control - trained for 6 epochs; its training is that of Phase 1" in tree(md)
 
 
 def test_a_running_step_has_arms_that_had_not_ended(told, tmp_path):
     events = told[0]
-    start = next(i for i, e in enumerate(events) if e["event"] == "step_started" and "number" in e)
+    start = next(i for i, e in enumerate(events) if e["event"] == "step_started" and e["number"])
     text, _ = report(events[: start + 3], tmp_path)
     lines = tree(text)
     assert "├── ○ control - had not ended" in lines
@@ -106,7 +113,7 @@ def test_a_running_step_has_arms_that_had_not_ended(told, tmp_path):
 
 
 def test_names_in_the_tree_are_escaped(tmp_path):
-    events = fixed_story(tmp_path, raw_name=HOSTILE).journal.events
+    events = events_of(fixed_story(tmp_path, raw_name=HOSTILE))
     _, page = report(events, tmp_path)
     assert "<script" not in page
     assert Checker.of(page).problems == []
@@ -123,7 +130,7 @@ def test_a_confirmation_says_whom_it_speaks_for(told, tmp_path):
 
 
 def test_what_helped_together_has_a_place_of_its_own(told, tmp_path):
-    events = [dict(e) for e in told[0]]
+    events = list(told[0])
     stop = events.pop()
     confirmed = next(e for e in reversed(events) if e["event"] == "confirmed")
     carried = [["projection_head", "arm a"], ["temperature", "arm b"]]
@@ -142,14 +149,10 @@ def test_what_helped_together_has_a_place_of_its_own(told, tmp_path):
 # --- the cost -------------------------------------------------------------------------------------
 
 
-def run_of(events) -> Run:
-    return Run(events, build_verdict(events, resume=RESUME))
-
-
 def test_gate_and_pruning_are_charged_for_what_each_saved(told):
     """12 epochs left by the arm that held and the two it stopped, 4 by the pruned arm; the five
     that a diverged arm did not run are no saving."""
-    saved = saved_seconds(run_of(told[0]).index)
+    saved = saved_seconds(run_of(told[0]).state)
     assert saved == pytest.approx({GATE: 12 * 2.53, PRUNING: 4 * 2.53})
     cells = row(section(told[1], "Cost"), "all")
     assert cells[-2:] == ["30.4 s, 12 epochs", "10.1 s, 4 epochs"]
@@ -161,4 +164,4 @@ def test_gate_and_pruning_are_charged_for_what_each_saved(told):
 
 def test_an_arm_that_is_still_running_has_saved_nothing(told):
     events = [e for e in told[0] if e["event"] != "arm_ended"]
-    assert saved_seconds(run_of(events).index) == {GATE: 0.0, PRUNING: 0.0}
+    assert saved_seconds(run_of(events).state) == {GATE: 0.0, PRUNING: 0.0}

@@ -91,7 +91,7 @@ def test_a_run_that_ended_between_the_look_and_the_lock_is_not_overwritten(
 def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     words = refused_start(tmp_path, UsageError)
-    assert "holds other files; choose a new or empty folder" in words
+    assert "is not empty; --out must be a new or empty folder" in words
     assert tree(tmp_path) == ["thesis.txt"]
 
 

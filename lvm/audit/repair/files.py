@@ -228,7 +228,7 @@ def _texts(bank: Bank, rows: Int[np.ndarray, " n"]) -> list[str] | None:
 
 
 def _provenance(
-    plans: Plans, name: str, source: str, original: Mapping[str, Any], before: int, after: int
+    plans: Plans, name: str, source: str, original: Mapping[str, object], before: int, after: int
 ) -> dict[str, Stream]:
     noted = _noted(plans, name, source, original, before, after)
     return {"provenance": whole(np.array(json.dumps(noted, default=str)))}

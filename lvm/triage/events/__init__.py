@@ -13,6 +13,7 @@ import msgspec
 
 from lvm.errors import ConfigError
 from lvm.records import to_plain
+from lvm.triage.events.evidence import OfSeed, SpaceTold
 from lvm.triage.events.parts import Event
 from lvm.triage.events.race import (
     ArmEnded,
@@ -120,7 +121,7 @@ E = TypeVar("E", bound=Event)
 
 def event_of(kind: type[E], **values: object) -> E:
     """Return an event made of what the program computes with, in the form that is on disk."""
-    return msgspec.convert(to_plain(values), kind)
+    return msgspec.convert(migrated({"event": _tag(kind), **to_plain(values)}), kind)
 
 
 def as_read(event: E) -> E:
@@ -130,17 +131,46 @@ def as_read(event: E) -> E:
 
 def kind_of(event: Event) -> str:
     """Return the kind of an event, as a journal names it."""
-    return str(event.__struct_config__.tag)
+    return _tag(type(event))
+
+
+def _tag(kind: type[Event]) -> str:
+    return str(kind.__struct_config__.tag)
 
 
 def migrated(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a record of any schema as it is written now.
 
-    In schema 1 an epoch had what parts from outside the package measured among its own fields.
+    In schema 1 what parts from outside the package measured stood among the keys of our own.
     """
-    if record["event"] != "epoch" or "also" in record:
+    if record["event"] == "epoch":
+        return {**_gathered(record, Epoch)}
+    if record["event"] == "test_judged" and isinstance(record.get("evidence"), dict):
+        evidence = record["evidence"]
+        return {**record, "evidence": {**evidence, "spaces": _each(evidence.get("spaces"))}}
+    if record["event"] == "repeated" and isinstance(record.get("models"), dict):
+        models = record["models"].items()
+        return {**record, "models": {name: _of_seeds(model) for name, model in models}}
+    return record
+
+
+def _each(spaces: object) -> object:
+    if not isinstance(spaces, dict):
+        return spaces
+    return {name: _gathered(space, SpaceTold) for name, space in spaces.items()}
+
+
+def _of_seeds(model: object) -> object:
+    if not isinstance(model, dict) or not isinstance(model.get("per_seed"), list):
+        return model
+    return {**model, "per_seed": [_gathered(one, OfSeed) for one in model["per_seed"]]}
+
+
+def _gathered(record: Any, kind: type[msgspec.Struct]) -> Any:
+    """Return a record with the numbers of unknown keys under `also`."""
+    if not isinstance(record, Mapping) or "also" in record:
         return record
-    known = (*Epoch.__struct_fields__, "event")
+    known = (*kind.__struct_fields__, "event")
     also = {
         key: value
         for key, value in record.items()

@@ -8,6 +8,13 @@ import msgspec
 
 from lvm.records import Count, Estimate, Part
 
+
+def measured(part: SpaceTold | OfSeed, name: str) -> float | None:
+    """Return a metric by its name, of the package or from outside."""
+    value = getattr(part, name) if name in part.__struct_fields__ else part.also.get(name)
+    return None if value is None else float(value)
+
+
 # --- evidence -------------------------------------------------------------------------------------
 
 
@@ -18,22 +25,23 @@ class SpaceTold(Part, frozen=True, kw_only=True):
     width: float
     paired: list[float]
     shuffled: list[float]
-    paired_mean: float
-    shuffled_mean: float
-    closer: float
+    paired_mean: float | None  # None, and no bins, where there is no other article to compare with
+    shuffled_mean: float | None
+    closer: float | None
     r_at_1: float
     r_at_5: float
     r_at_10: float
     mrr: float
     contain_at_50: float
+    also: dict[str, int | float | None] = {}  # metrics from outside the package
 
     def __post_init__(self) -> None:
-        if not len(self.paired) == len(self.shuffled) > 0 or self.width <= 0:
+        if len(self.paired) != len(self.shuffled) or self.width <= 0:
             raise ValueError("Expected two histograms over the same bins")
 
-    def of(self, name: str) -> float:
+    def of(self, name: str) -> float | None:
         """Return a mean cosine or a metric by its name."""
-        return float(getattr(self, name))
+        return measured(self, name)
 
 
 class Reach(Part, frozen=True, kw_only=True):
@@ -130,10 +138,11 @@ class OfSeed(Part, frozen=True, kw_only=True):
     eval_cosine: float
     r_at_5: float
     mrr: float
+    also: dict[str, int | float | None] = {}  # metrics from outside the package
 
-    def of(self, metric: str) -> float:
-        """Return one of them by its name."""
-        return float(getattr(self, metric))
+    def of(self, metric: str) -> float | None:
+        """Return one of them by its name; None where it was not measured."""
+        return measured(self, metric)
 
 
 class RepeatedModel(Part, frozen=True, kw_only=True):
