@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-Event = dict[str, Any]
+from lvm.triage.events import Event, told
+
+Record = dict[str, Any]
 
 SAMPLE = Path(__file__).parent / "data" / "journal.jsonl"
 TITLES = {
@@ -28,24 +30,32 @@ def wide_run(num_arms: int, folder: Path = Path("/runs/wide")) -> list[Event]:
 
     In the last step one arm holds the stage gate at the second rung, which cancels the others.
     """
-    return list(_stamped(_Writer(folder).run(num_arms)))
+    return _events(_records(num_arms, folder))
 
 
 def write_wide_run(num_arms: int, folder: Path) -> list[Event]:
     """Write the journal of such a run into `folder` and return its events."""
-    events = wide_run(num_arms, folder)
+    records = _records(num_arms, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(event) + "\n" for event in events)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
     (folder / "journal.jsonl").write_text(lines)
-    return events
+    return _events(records)
 
 
-def _stamped(events: Iterator[Event]) -> Iterator[Event]:
+def _records(num_arms: int, folder: Path) -> list[Record]:
+    return list(_stamped(_Writer(folder).run(num_arms)))
+
+
+def _events(records: Iterable[Record]) -> list[Event]:
+    return [event for record in records if (event := told(record)) is not None]
+
+
+def _stamped(events: Iterator[Record]) -> Iterator[Record]:
     for number, event in enumerate(events):
         yield {"event": event["event"], "at": round(1.7e9 + SECONDS * number, 3), **_rest(event)}
 
 
-def _rest(event: Event) -> Event:
+def _rest(event: Record) -> Record:
     return {key: value for key, value in event.items() if key not in ("event", "at")}
 
 
@@ -54,14 +64,14 @@ class _Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.sample: list[Event] = [json.loads(row) for row in SAMPLE.read_text().splitlines()]
+        self.sample: list[Record] = [json.loads(row) for row in SAMPLE.read_text().splitlines()]
 
-    def _like(self, kind: str, where: Event, **values: Any) -> Event:
+    def _like(self, kind: str, where: Record, **values: Any) -> Record:
         known = (e for e in self.sample if e["event"] == kind)
         found = next(e for e in known if all(e.get(k) == v for k, v in where.items()))
         return {**copy.deepcopy(found), **values}
 
-    def run(self, num_arms: int) -> Iterator[Event]:
+    def run(self, num_arms: int) -> Iterator[Record]:
         first = next(i for i, e in enumerate(self.sample) if e.get("action") == "RunStep")
         yield from self.sample[:first]
         shares = [num_arms // len(TITLES)] * len(TITLES)
@@ -77,7 +87,7 @@ class _Writer:
             since="no arm of any step holds the success gate",
         )
 
-    def _step(self, number: int, step: str, num_arms: int) -> Iterator[Event]:
+    def _step(self, number: int, step: str, num_arms: int) -> Iterator[Record]:
         specs = [self._spec(step, place) for place in range(num_arms)]
         yield self._like("decision", {"action": "RunStep"}, number=number, step=step)
         yield self._like(
@@ -96,7 +106,7 @@ class _Writer:
             "step_ended", {}, step=step, stage="FAIL", candidate=None, kept=None, conflicts=[]
         )
 
-    def _spec(self, step: str, place: int) -> Event:
+    def _spec(self, step: str, place: int) -> Record:
         started = self._like("step_started", {"step": "projection_head"})
         role = "arm" if place else "control"
         spec = next(a for a in started["arms"] if a["role"] == role and a["source"] is None)
@@ -111,7 +121,7 @@ class _Writer:
             "changes": {"objective.temperature": spec["recipe"]["objective"]["temperature"]},
         }
 
-    def _race(self, step: str, specs: list[Event], *, held: bool) -> Any:
+    def _race(self, step: str, specs: list[Record], *, held: bool) -> Any:
         """Yield epochs, rungs and endings; return why and when every arm ended."""
         ends: dict[str, tuple[str, int]] = {}
         for epoch in range(1, EPOCHS + 1):
@@ -142,7 +152,7 @@ class _Writer:
                 )
         return ends
 
-    def _ended(self, live: list[Event], epoch: int, *, held: bool) -> dict[str, tuple[str, int]]:
+    def _ended(self, live: list[Record], epoch: int, *, held: bool) -> dict[str, tuple[str, int]]:
         ids = [spec["id"] for spec in live]
         if held:
             return {arm: ("gate held" if arm == ids[-1] else "cancelled", epoch) for arm in ids}
@@ -150,7 +160,7 @@ class _Writer:
             return dict.fromkeys(ids, ("finished", epoch))
         return dict.fromkeys(ids[1 : 1 + (len(ids) - 1) // 2], ("pruned", epoch))
 
-    def _epoch(self, step: str, spec: Event, epoch: int) -> Event:
+    def _epoch(self, step: str, spec: Record, epoch: int) -> Record:
         return self._like(
             "epoch",
             {"epoch": epoch},
@@ -161,7 +171,7 @@ class _Writer:
             r_at_5=_cosine(spec, epoch) / 4,
         )
 
-    def _judged(self, step: str, spec: Event, reason: str, epoch: int) -> Event:
+    def _judged(self, step: str, spec: Record, reason: str, epoch: int) -> Record:
         event = self._like(
             "arm_judged",
             {"role": spec["role"], "step": "projection_head", "epoch": EPOCHS},
@@ -176,6 +186,6 @@ class _Writer:
         return event
 
 
-def _cosine(spec: Event, epoch: int) -> float:
+def _cosine(spec: Record, epoch: int) -> float:
     place = int(spec["id"][-8:])
     return round(0.1 + 0.01 * epoch + 0.1 * (place % 97) / 97, 4)

@@ -26,8 +26,8 @@ class Marks:
         """Read the marks of the runs (key -> id) that the store still holds."""
         try:
             state = parse_json(self._path.read_text(encoding="utf-8"))
-            same = {key for key, run in state.runs.items() if runs.get(key) == run}
-            self._done = {k: v for k, v in state.done.items() if k in same}
+            same = {key for key, run in state["runs"].items() if runs.get(key) == run}
+            self._done = {k: v for k, v in state["done"].items() if k in same}
             self._kept = {k: v for k, v in state.get("models", {}).items() if k in same}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             self._done, self._kept = {}, {}

@@ -22,6 +22,7 @@ from lvm.triage.on_ray.desk import Desk
 from lvm.triage.on_ray.seating import IMPATIENT_SECONDS
 from lvm.triage.on_ray.seats import Move, Place, Seat
 from lvm.triage.race import race_of
+from lvm.triage.state import RunState
 from lvm.triage.step import Role
 
 BUDGET = 8
@@ -46,11 +47,11 @@ class Tune:
     """As much of Tune as the desk sees: trials, processes, and a clock that moves by itself."""
 
     def __init__(self, specs, *, slots: int, seed: int = 0, rule: str = "synchronous", **changes):
-        self.events: list[dict] = []
+        self.events = RunState()
         self.schedule = dataclasses.replace(
             SCHEDULE, max_concurrent_arms=slots, rule=rule, **changes
         )
-        self.race = race_of("s", specs, self.note, budget=BUDGET, schedule=self.schedule)
+        self.race = race_of("s", specs, self.events.append, budget=BUDGET, schedule=self.schedule)
         self.now = 0.0
         self.desk = Desk(self.schedule, clock=lambda: self.now)
         self.desk.capacity = slots
@@ -63,12 +64,6 @@ class Tune:
         self.started = 0  # how often a fresh process was started
         self.spare = 0  # processes that Tune keeps for the next trial
         self.most = 0
-
-    def note(self, event, **values) -> None:
-        self.events.append({"event": event, **values})
-
-    def of(self, event) -> list[dict]:
-        return [e for e in self.events if e["event"] == event]
 
     def turn(self, *, train: bool = True) -> bool:
         """One turn of Tune's loop; False once the race is over."""
@@ -168,7 +163,7 @@ def test_an_arm_that_stands_at_its_rung_keeps_its_process_while_nobody_wants_it(
     tune = Tune(arms(3), slots=6)
     tune.run()
     assert tune.started == 3
-    assert not tune.of(Waiting)
+    assert not tune.events.of(Waiting)
     places = {s.place for s in tune.desk.seats.values()}
     assert places <= {Place.HELD}  # ready for the next race
 
@@ -180,9 +175,9 @@ def test_the_asynchronous_rule_ends_with_one_arm_at_its_budget(seed) -> None:
     finished = [a for a, lane in tune.race.lanes.items() if lane.ending.reason == "finished"]
     assert len(finished) >= 2  # the control, and at least one arm
     assert sum(tune.trained.values()) < 24 * BUDGET * 0.75
-    for event in tune.of(Rung):
-        assert event["seen"] <= 23
-        assert len(event["values"]) <= 23
+    for event in tune.events.of(Rung):
+        assert event.seen <= 23
+        assert len(event.values) <= 23
 
 
 # --- what breaks ----------------------------------------------------------------------------------
@@ -210,8 +205,8 @@ def test_an_arm_whose_process_goes_away_goes_on_in_another() -> None:
     tune.run()
     assert tune.race.lanes["a001"].ending.reason is StopReason.FINISHED
     assert tune.trained["a001"] == BUDGET  # no epoch twice
-    (event,) = tune.of(ArmRestarted)
-    assert (event["arm"], event["epoch"], event["attempt"]) == ("a001", 1, 1)
+    (event,) = tune.events.of(ArmRestarted)
+    assert (event.arm, event.epoch, event.attempt) == ("a001", 1, 1)
 
 
 @pytest.mark.parametrize(("gone", "reason"), [(True, StopReason.LOST), (False, StopReason.CRASHED)])
@@ -222,7 +217,7 @@ def test_an_arm_that_keeps_breaking_is_given_up(gone, reason) -> None:
         broken(tune, "a001", f"breakage {attempt}", gone=gone)
     assert tune.race.lanes["a001"].ending.reason is reason
     assert tune.race.lanes["a001"].detail == "breakage 3"
-    assert len(tune.of(ArmRestarted)) == 3
+    assert len(tune.events.of(ArmRestarted)) == 3
     tune.run()
 
 
@@ -243,7 +238,7 @@ def test_an_arm_that_raises_the_same_twice_has_crashed() -> None:
         until_trains(tune, "a001")
         broken(tune, "a001", "ValueError: no", gone=False)
     assert tune.race.lanes["a001"].ending.reason is StopReason.CRASHED
-    assert len(tune.of(ArmRestarted)) == 1
+    assert len(tune.events.of(ArmRestarted)) == 1
 
 
 def test_a_trial_that_ends_before_its_last_epoch_has_crashed() -> None:
@@ -271,7 +266,7 @@ def test_an_arm_without_an_epoch_for_too_long_is_killed_and_tried_once_more() ->
         broken(tune, "a001", "killed", gone=True)
     assert tune.race.lanes["a001"].ending.reason is StopReason.STUCK
     assert "stack.txt" in tune.race.lanes["a001"].detail
-    assert len(tune.of(ArmRestarted)) == 1
+    assert len(tune.events.of(ArmRestarted)) == 1
 
 
 def test_the_first_epoch_of_all_may_take_longer() -> None:
@@ -289,8 +284,8 @@ def test_arms_without_room_are_told_within_a_minute_and_given_up_in_the_end() ->
     tune.desk.next_arm("y")
     tune.now = 55.0
     tune.desk.watch()
-    (event,) = tune.of(Waiting)
-    assert "2 arms waiting 55 s for room: 2 x 0.9 CPUs" in event["detail"]
+    (event,) = tune.events.of(Waiting)
+    assert "2 arms waiting 55 s for room: 2 x 0.9 CPUs" in event.detail
     tune.now = 60 * SCHEDULE.wait_minutes + 1
     tune.desk.watch()
     reasons = {lane.ending.reason for lane in tune.race.lanes.values()}
@@ -338,7 +333,9 @@ def test_a_held_process_is_given_to_an_arm_that_waits_in_vain() -> None:
 def test_workers_get_the_room_of_processes_that_have_nothing_to_do() -> None:
     tune = Tune(arms(2), slots=2)
     tune.run()
-    race = race_of("confirm", [arm(9, workers=2)], tune.note, budget=BUDGET, schedule=tune.schedule)
+    race = race_of(
+        "confirm", [arm(9, workers=2)], tune.events.append, budget=BUDGET, schedule=tune.schedule
+    )
     tune.desk._race = race
     tune.desk.next_arm("driver")
     tune.desk.moves()
@@ -365,7 +362,7 @@ def test_a_sign_of_life_of_workers_is_no_epoch() -> None:
     assert tune.desk.take(trial, {"waits": True}) is Move.TRAIN
     tune.now += 40.0
     tune.desk.watch()
-    assert "2 workers with 0.9 CPUs each" in tune.of(Waiting)[0]["detail"]
+    assert "2 workers with 0.9 CPUs each" in tune.events.of(Waiting)[0].detail
     tune.desk.take(trial, {"waits": False})
     tune.now += 13 * SCHEDULE.stuck_seconds
     tune.desk.take(trial, {"waits": False})

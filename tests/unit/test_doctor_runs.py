@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import made
 import pytest
 from tracked import Writer, whole_journal
 
@@ -13,13 +14,15 @@ from lvm.doctor import runs as doctor
 from lvm.doctor.runs import judge_run, orphans
 from lvm.errors import DataError, UsageError
 from lvm.tracking.left_open import OpenRun
+from lvm.triage.events import Interrupted, RunStarted
 from lvm.triage.journal import Journal
 from lvm.triage.lock import Driver, acquire
 from lvm.triage.owner import Owner
+from lvm.triage.state import RunState
 
 NOW = 10_000.0
-BEGUN = [{"event": "run_started", "at": NOW - 600}]
-STOPPED = [*BEGUN, {"event": "interrupted", "at": NOW - 60}]
+BEGUN = RunState([made.event(RunStarted, at=NOW - 600)])
+STOPPED = RunState([*BEGUN, Interrupted(at=NOW - 60)])
 
 
 def driver(age: float, lives: bool | None) -> Driver:

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import made
 import numpy as np
 import pytest
 import tiny
 import torch
 
-from lvm.config.plain import to_dict
 from lvm.data.seen import read_seen
 from lvm.errors import ResumeError, UsageError
 from lvm.jobs import request as asked
@@ -22,8 +22,9 @@ from lvm.jobs.options import TriageOptions
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
 from lvm.triage.arm import ArmSpec, arm_id
-from lvm.triage.events import StepStarted
-from lvm.triage.journal import Journal
+from lvm.triage.events import Resumed, RunStarted, StepStarted
+from lvm.triage.events.parts import Arm
+from lvm.triage.journal import Journal, read_run
 from lvm.triage.request import Request, identity
 from lvm.triage.step import Role, steps_in_order
 from lvm.triage.verdict import build_verdict
@@ -106,18 +107,18 @@ def run(tmp_path_factory, given) -> Path:
     return folder
 
 
-def specs(journal: Journal) -> list[dict[str, Any]]:
-    return [spec for event in journal.events.of(StepStarted) for spec in event["arms"]]
+def specs(journal: Journal) -> list[Arm]:
+    return [spec for event in journal.events.of(StepStarted) for spec in event.arms]
 
 
 def test_a_journal_holds_no_path_of_its_own_folder(run, given) -> None:
     assert str(run) not in (run / "journal.jsonl").read_text()
     found = specs(Journal(run))
-    assert {spec["folder"] for spec in found} == {f"arms/{spec['id']}" for spec in found}
-    assert {spec["source"] for spec in found} == {None, str(given)}
-    assert any(spec["baseline"] for spec in found)
+    assert {spec.folder for spec in found} == {f"arms/{spec.id}" for spec in found}
+    assert {spec.source for spec in found} == {None, str(given)}
+    assert any(spec.baseline for spec in found)
     for spec in found:
-        assert (run / spec["folder"]).is_dir()
+        assert (run / spec.folder).is_dir()
 
 
 def test_a_moved_run_with_a_moved_model_goes_on_and_trains_nothing_again(
@@ -132,15 +133,9 @@ def test_a_moved_run_with_a_moved_model_goes_on_and_trains_nothing_again(
     )
     assert journal.events == before
     assert {p: p.stat().st_mtime_ns for p in moved.rglob("*") if p.is_file()} == kept
-    document = build_verdict(read_events(moved), resume="x")
-    assert document["verdict"] == stop.verdict
-    assert document["phase1"] == build_verdict(read_events(run), resume="x")["phase1"]
-
-
-def read_events(folder: Path) -> Any:
-    """The journal with what a view needs; a tiny triage starts without it."""
-    events = Journal(folder).events
-    return [{**events[0], "config": to_dict(CONFIG), "data": {}, "code": "c"}, *events[1:]]
+    summary = build_verdict(read_run(moved), resume="x")
+    assert summary.verdict == stop.verdict
+    assert summary.phase1 == build_verdict(read_run(run), resume="x").phase1
 
 
 def test_another_model_is_another_arm(run, tmp_path) -> None:
@@ -150,7 +145,7 @@ def test_another_model_is_another_arm(run, tmp_path) -> None:
     )
     here, there = specs(Journal(run)), specs(journal)
     for one, two in zip(here, there, strict=True):
-        assert (one["id"] == two["id"]) == (one["source"] is None), one["name"]
+        assert (one.id == two.id) == (one.source is None), one.name
 
 
 def test_a_trial_gets_whole_paths_and_a_journal_short_ones(tmp_path) -> None:
@@ -186,16 +181,16 @@ def journal(tmp_path, bank) -> Journal:
     """The journal of a run that was started with --data and --recipe."""
     (tmp_path / "recipe.toml").write_text("seed = 3\n")
     args = TriageOptions(data=bank, recipe=tmp_path / "recipe.toml", seeds=2)
-    made = Journal(tmp_path / "run")
-    made.append(
-        "run_started",
-        schema=1,
+    started = made.event(
+        RunStarted,
         arguments=asked.arguments(args),
         code="c",
-        config=to_dict(CONFIG),
+        config=CONFIG,
         identity={"request": "r", "data": "d"},
     )
-    return made
+    journal = Journal(tmp_path / "run")
+    journal.append(started)
+    return journal
 
 
 def resumed(journal: Journal, *more: str) -> TriageOptions:
@@ -234,7 +229,7 @@ def test_a_file_that_lies_elsewhere_now_can_be_given_again(journal, bank, tmp_pa
     args = resumed(journal, "--data", str(tmp_path / "moved"))
     assert args.data == tmp_path / "moved"
     # And it is known from then on.
-    journal.append("resumed", command="x", arguments=asked.arguments(args))
+    journal.append(made.event(Resumed, arguments=asked.arguments(args)))
     assert resumed(journal).data == tmp_path / "moved"
 
 

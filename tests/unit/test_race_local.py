@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import made
 import numpy as np
 import pytest
 import tiny
@@ -27,11 +28,12 @@ from lvm.triage.events import (
     Confirmed,
     Epoch,
     Phase1Judged,
+    RunStarted,
     StepEnded,
     StepStarted,
     TestJudged,
 )
-from lvm.triage.journal import Journal, read_journal
+from lvm.triage.journal import Journal, read_run
 from lvm.triage.judge import ArmResult, decisive, judge_gains, judge_stage, judge_step
 from lvm.triage.local import LocalExecutor
 from lvm.triage.race import Lane, Race
@@ -85,11 +87,11 @@ def kept(tmp_path_factory, tiny_dataset):
         copy = shutil.copytree(folder, copies / "-".join(map(str, moment)))
         moments[moment] = Moment(copy, trained.copy())
 
-    def note(journal, event, values):
+    def note(journal, event):
         number = next(numbers)
         for written in (False, True):
             if written:
-                journal.append(event, **values)
+                journal.append(event)
             if (number, written) in KILLS:
                 keep(number, written)
 
@@ -122,32 +124,32 @@ def whole(kept):
 def test_a_tiny_triage_runs_to_a_verdict(whole) -> None:
     stop, journal = whole
     assert stop.verdict in (RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE)
-    ends = Counter(e["reason"] for e in journal.events.of(ArmEnded))
+    ends = Counter(e.reason for e in journal.events.of(ArmEnded))
     assert ends["gate held"] >= 1  # this data takes every way an arm can go
     assert ends["pruned"] >= 1
     assert len(journal.events.of(Confirmed)) >= 1
-    assert {e["step"] for e in journal.events.of(StepEnded)} == {"projection_head", "temperature"}
+    assert {e.step for e in journal.events.of(StepEnded)} == {"projection_head", "temperature"}
     # One judgement per arm and step, each with metrics from the journal's own epochs.
-    epochs = {(e["arm"], e["epoch"]): e for e in journal.events.of(Epoch)}
+    epochs = {(e.arm, e.epoch): e for e in journal.events.of(Epoch)}
     for event in journal.events.of(ArmJudged):
-        record = epochs[event["arm"], event["epoch"]]
-        assert event["evaluation"]["masked"]["eval_cosine"] == record["eval_cosine"]
-        stage = event["stage"]
-        too_early = record["stage"] == "FAIL" and "judged too early" in stage["reason"]
-        assert stage["verdict"] == ("NOT_EVALUABLE" if too_early else record["stage"])
+        record = epochs[event.arm, event.epoch]
+        assert event.evaluation.masked["eval_cosine"] == record.eval_cosine
+        stage = event.stage
+        too_early = record.stage == "FAIL" and "judged too early" in stage.reason
+        assert stage.verdict == ("NOT_EVALUABLE" if too_early else record.stage)
 
 
 def test_the_control_has_the_budget_and_the_recipe_of_its_arms(whole) -> None:
     _, journal = whole
     for started in journal.events.of(StepStarted):
-        controls = [a for a in started["arms"] if a["role"] == "control"]
-        if not started["step"].startswith(("phase", "confirm")):
+        controls = [a for a in started.arms if a.role == "control"]
+        if not started.step.startswith(("phase", "confirm")):
             (control,) = controls
-            assert control["changes"] == {}
-            for arm in started["arms"]:
-                if arm["source"] is None:
-                    assert arm["recipe"]["training"] == control["recipe"]["training"]
-                    assert arm["recipe"]["seed"] == control["recipe"]["seed"]
+            assert control.changes == {}
+            for arm in started.arms:
+                if arm.source is None:
+                    assert arm.recipe.training == control.recipe.training
+                    assert arm.recipe.seed == control.recipe.seed
 
 
 class Killed(KeyboardInterrupt):
@@ -158,12 +160,12 @@ def kill_at(number, *, written):
     """Return a note that dies at its event `number`, after or before the journal has it."""
     count = 0
 
-    def note(journal, event, values):
+    def note(journal, event):
         nonlocal count
         count += 1
         if count == number and not written:
             raise Killed
-        journal.append(event, **values)
+        journal.append(event)
         if count == number:
             raise Killed
 
@@ -189,9 +191,7 @@ def test_a_killed_run_goes_on_to_the_same_verdict(
     again, resumed = tiny.triage(folder, tiny_dataset, CONFIG, num_steps=NUM_STEPS)
     assert again == stop
     assert tiny.judged(resumed) == tiny.judged(journal)
-    assert [e["event"] for e in resumed.events].count("arm_judged") == len(
-        journal.events.of(ArmJudged)
-    )
+    assert len(resumed.events.of(ArmJudged)) == len(journal.events.of(ArmJudged))
     assert trained + moment.trained  # something was counted
     assert max((trained + moment.trained).values()) == 1  # no finished epoch was trained again
 
@@ -238,7 +238,7 @@ def test_a_finished_run_that_is_resumed_writes_nothing_and_trains_nothing(
     before = Journal(journal.folder).events
     again, resumed = tiny.triage(journal.folder, tiny_dataset, CONFIG, num_steps=NUM_STEPS)
     assert again == stop
-    assert resumed.events == before == list(read_journal(journal.folder))
+    assert resumed.events == before == read_run(journal.folder)
     assert not trained
 
 
@@ -250,9 +250,9 @@ def test_an_arm_that_had_the_full_budget_is_confirmed_without_training_it_again(
     config = dataclasses.replace(CONFIG, schedule=schedule)
     _, journal = tiny.triage(tmp_path, tiny_dataset, config, num_steps=1)
     (confirmed,) = journal.events.of(Confirmed)
-    arm = journal.events.last(ArmJudged, arm=confirmed["spec"], step="projection_head")
-    assert (arm["reason"], arm["epoch"]) == ("gate held", 2)
-    assert journal.events.last(TestJudged, arm=confirmed["spec"])["role"] == "confirm"
+    arm = journal.events.last(ArmJudged, arm=confirmed.spec, step="projection_head")
+    assert (arm.reason, arm.epoch) == ("gate held", 2)
+    assert journal.events.last(TestJudged, arm=confirmed.spec).role == "confirm"
     assert max(trained.values()) == 1
 
 
@@ -269,15 +269,15 @@ def test_an_arm_that_diverges_ends_alone_and_the_step_goes_on(
 
     monkeypatch.setattr(loop, "objective", poisoned)
     stop, journal = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=NUM_STEPS)
-    (ended,) = (e for e in journal.events.of(ArmEnded) if e["reason"] == "diverged")
-    assert (ended["name"], ended["epoch"]) == ("temperature 0.10", 0)
-    assert "the loss is nan" in ended["detail"]
+    (ended,) = (e for e in journal.events.of(ArmEnded) if e.reason == "diverged")
+    assert (ended.name, ended.epoch) == ("temperature 0.10", 0)
+    assert "the loss is nan" in ended.detail
     judged = journal.events.last(ArmJudged, name="temperature 0.10")
-    assert judged["stage"]["verdict"] == "NOT_EVALUABLE"
-    assert judged["evaluation"] is None
-    others = [e for e in journal.events.of(ArmJudged) if e["step"] == "temperature"]
-    assert {e["reason"] for e in others} >= {"diverged", "finished"}
-    assert journal.events.last(StepEnded, step="temperature")["stage"] == "INCONCLUSIVE"
+    assert judged.stage.verdict == "NOT_EVALUABLE"
+    assert judged.evaluation is None
+    others = [e for e in journal.events.of(ArmJudged) if e.step == "temperature"]
+    assert {e.reason for e in others} >= {"diverged", "finished"}
+    assert journal.events.last(StepEnded, step="temperature").stage == "INCONCLUSIVE"
     assert stop.verdict in (RunVerdict.NOT_FIXED, RunVerdict.INCONCLUSIVE)
 
 
@@ -289,13 +289,13 @@ def test_a_base_recipe_that_diverges_leaves_phase_1_not_evaluable(
 
     monkeypatch.setattr(loop, "objective", nothing)
     stop, journal = tiny.triage(tmp_path, tiny_dataset, CONFIG, num_steps=0)
-    assert journal.events.last(Phase1Judged)["verdict"] == "NOT_EVALUABLE"
+    assert journal.events.last(Phase1Judged).verdict == "NOT_EVALUABLE"
     assert stop.verdict is RunVerdict.INCONCLUSIVE
 
 
 def test_an_arm_whose_folder_holds_something_else_is_not_evaluable(tiny_dataset, tmp_path) -> None:
     journal = Journal(tmp_path)
-    journal.append("run_started", schema=1)
+    journal.append(made.event(RunStarted))
     specs = [make_spec(tmp_path, "good", Role.ARM), make_spec(tmp_path, "bad", Role.ARM, seed=1)]
     other = tiny.recipe(**{"training.epochs": 1})
     for _ in loop.train(other, tiny_dataset, specs[1].folder, validate=lambda p, e: {}):

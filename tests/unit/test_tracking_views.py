@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import copy
+import dataclasses
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
+from msgspec.structs import replace
 
+from lvm.records import Position
 from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.inbox import Inbox
 from lvm.tracking.marks import Marks
 from lvm.tracking.store import PAGE, search, sweep
-from lvm.triage.events import ArmJudged, Compared
-from lvm.triage.journal import Journal
+from lvm.triage.events import ArmJudged, Compared, Event, TestJudged, Waiting
+from lvm.triage.journal import Journal, read_run
 from lvm.triage.state import RunState
 from tests.tracked import Writer, whole_journal
 from tests.wide import SAMPLE, wide_run
 
-Event = dict[str, Any]
-
 
 def sample(folder: Path) -> list[Event]:
-    return [json.loads(row) for row in SAMPLE.read_text().splitlines()]
+    return list(read_run(SAMPLE.parent))
 
 
 def combined(folder: Path) -> list[Event]:
@@ -39,12 +41,14 @@ def combined(folder: Path) -> list[Event]:
 
 def predictions(folder: Path) -> list[Event]:
     """A run that judged a file of predictions in place of a model."""
-    events = list(whole_journal(folder))
-    test = next(e for e in events if e["event"] == "test_judged" and e["name"] == "AR-only")
-    events.insert(events.index(test) + 1, {**test, "arm": "predictions", "name": "given"})
-    front = next(e for e in events if e["event"] == "compared")["front"]
-    front["predictions"] = {**front[test["arm"]], "position": "below"}
-    return events
+    events = whole_journal(folder)
+    test, compared = events.last(TestJudged, name="AR-only"), events.last(Compared)
+    found = list(events)
+    found.insert(found.index(test) + 1, replace(test, arm="predictions", name="given"))
+    below = dataclasses.replace(compared.front[test.arm], position=Position.BELOW)
+    front = {**compared.front, "predictions": below}
+    found[found.index(compared)] = replace(compared, front=front)
+    return found
 
 
 @pytest.mark.parametrize("size", [1, 5])
@@ -63,12 +67,12 @@ def test_the_views_that_events_change_add_up_to_all_views(run, size: int, tmp_pa
 @pytest.mark.parametrize("run", [combined, predictions])
 def test_a_model_on_test_has_its_place_against_the_front(run, tmp_path: Path) -> None:
     events = RunState(run(tmp_path))
-    front = events.last(Compared)["front"]
+    front = events.last(Compared).front
     views = {view.tags["arm"]: view for view in arm_views(events, closed=True)}
     for arm, found in front.items():
-        assert views[arm].tags["front.position"] == found["position"]
+        assert views[arm].tags["front.position"] == found.position
         metrics = {name: value for name, value, _, _ in views[arm].metrics}
-        assert metrics["front.lower"] == found["distance"]["lower"]
+        assert metrics["front.lower"] == found.distance.lower
     placed = {arm for arm, view in views.items() if "front.position" in view.tags}
     assert placed == set(front)
 
@@ -76,21 +80,21 @@ def test_a_model_on_test_has_its_place_against_the_front(run, tmp_path: Path) ->
 def test_an_event_changes_the_views_of_its_own_arm_alone() -> None:
     events = RunState(wide_run(100))
     judged = events.of(ArmJudged, step="negatives")[3]
-    assert [view.tags["arm"] for view in changed_views(events, [judged])] == [judged["arm"]]
+    assert [view.tags["arm"] for view in changed_views(events, [judged])] == [judged.arm]
 
 
 # --- from thread to thread ------------------------------------------------------------------------
 
 
 def test_only_what_is_new_changes_hands() -> None:
-    inbox, events = Inbox(), [{"event": str(i)} for i in range(6)]
+    inbox, events = Inbox(), [made.event(Waiting, at=float(i)) for i in range(6)]
     inbox.put(events[:2])
     inbox.put(events[:3])
     assert inbox.take() == (True, events[:3])
     assert inbox.take() == (False, [])
     inbox.put(events[:5])
     assert inbox.take() == (False, events[3:5])
-    inbox.put([dict(event) for event in events])  # equal, and not the same: read anew
+    inbox.put([copy.copy(event) for event in events])  # equal, and not the same: read anew
     assert inbox.take() == (True, events)
     inbox.put(events[:1])
     assert inbox.take() == (True, events[:1])

@@ -8,18 +8,18 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import made
 import numpy as np
 import pytest
 import tiny
 import torch
 
 from lvm.audit.open import joined
-from lvm.config.plain import to_dict
 from lvm.data.seen import SeenArticles
 from lvm.data.windows import Dataset
 from lvm.evaluation.evaluate import evaluate
 from lvm.models.ladder import fit_ladder
-from lvm.records import Estimate, RunVerdict, Verdict
+from lvm.records import Estimate, RunVerdict, Verdict, to_plain
 from lvm.report import Run
 from lvm.report.markdown import render, report_sections
 from lvm.tracking.views import confirmed_arm, parent_view
@@ -35,6 +35,7 @@ from lvm.triage.actions import (
     TrainedOutcome,
 )
 from lvm.triage.confirm import Confirmations
+from lvm.triage.events import Confirmed, Event, RunStarted
 from lvm.triage.journal import Journal
 from lvm.triage.off_contexts import agreement
 from lvm.triage.trace import difference, nearest_train_cosines, trace
@@ -156,19 +157,7 @@ def ran(out, data, given: dict, stated: list[int] | None = None):
     if stated is not None:
         seen = SeenArticles(source="ids", articles=np.array(stated, np.int64))
     out.mkdir()
-    about = {
-        "schema": 1,
-        "command": "triage",
-        "code": "c",
-        "commit": None,
-        "plan": [],
-        "config": to_dict(CONFIG),
-        "again": "triage",
-        "arguments": {},
-    }
-    splits = {"windows": {}, "articles": {}}
-    counts = {"source": "b", "rows": 1, "width": 16, "fingerprint": "f", **splits}
-    Journal(out).append("run_started", data=counts, **about)
+    Journal(out).append(made.event(RunStarted, config=CONFIG, again="triage"))
     _, journal = tiny.triage(out, data, CONFIG, num_steps=0, seen=seen, **given)
     torch.set_num_threads(threads)
     return build_verdict(journal.events, resume="again"), journal
@@ -176,19 +165,20 @@ def ran(out, data, given: dict, stated: list[int] | None = None):
 
 def test_a_memoriser_of_unknown_lineage_does_not_pass_and_is_seen(tmp_path, data, given) -> None:
     document, journal = ran(tmp_path / "run", data, {"checkpoint": given["leaky"]})
-    lineage = document["lineage"]
-    assert (document["verdict"], document["cause"], document["arm"]) == ("INCONCLUSIVE", None, None)
-    assert (lineage["articles"], lineage["verdict_if_unseen"]) == ("unknown", "PASSED")
-    assert document["phase1"]["verdict"] == "PASS"  # what was measured stays
-    assert lineage["trace"]["found"]
-    assert lineage["trace"]["surplus"]["lower"] > 0
-    assert lineage["sentence"] in document["warnings"]
-    off = lineage["off_contexts"]
-    assert off["model"]["lower"] > off["ar_only"]["upper"]
-    assert "--seen FILE" in document["headline"]
-    assert json.loads(json.dumps(document, allow_nan=False)) == document
-    text = render(report_sections(Run(journal.events, document)), document["verdict"])
-    assert text.index(document["headline"]) < text.index(lineage["sentence"])
+    lineage = document.lineage
+    assert (document.verdict, document.cause, document.arm) == ("INCONCLUSIVE", None, None)
+    assert (lineage.articles, lineage.verdict_if_unseen) == ("unknown", "PASSED")
+    assert document.phase1.verdict == "PASS"  # what was measured stays
+    assert lineage.trace.found
+    assert lineage.trace.surplus.lower > 0
+    assert lineage.sentence in document.warnings
+    off = lineage.off_contexts
+    assert off["model"].lower > off["ar_only"].upper
+    assert "--seen FILE" in document.headline
+    plain = to_plain(document)
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    text = render(report_sections(Run(journal.events, document)), document.verdict)
+    assert text.index(document.headline) < text.index(lineage.sentence)
     assert "triage --seen FILE" in text
     assert confirmed_arm(journal.events, document) is None
     tags = parent_view(journal.events, document, closed=True).tags
@@ -198,38 +188,38 @@ def test_a_memoriser_of_unknown_lineage_does_not_pass_and_is_seen(tmp_path, data
 
 def test_an_honest_model_passes_plainly_once_its_articles_are_stated(tmp_path, data, given) -> None:
     unknown, _ = ran(tmp_path / "unknown", data, {"checkpoint": given["honest"]})
-    assert (unknown["verdict"], unknown["lineage"]["verdict_if_unseen"]) == (
+    assert (unknown.verdict, unknown.lineage.verdict_if_unseen) == (
         "INCONCLUSIVE",
         "PASSED",
     )
-    assert not unknown["lineage"]["trace"]["found"]
+    assert not unknown.lineage.trace.found
     train_articles = np.unique(data.train.articles).tolist()
     stated, _ = ran(tmp_path / "stated", data, {"checkpoint": given["honest"]}, train_articles)
-    assert (stated["verdict"], stated["lineage"]["articles"]) == ("PASSED", "stated")
-    assert stated["lineage"]["verdict_if_unseen"] is None
-    assert stated["headline"].startswith("PASSED: ")
+    assert (stated.verdict, stated.lineage.articles) == ("PASSED", "stated")
+    assert stated.lineage.verdict_if_unseen is None
+    assert stated.headline.startswith("PASSED: ")
     # The audit blocks a statement of test articles; a person who overrides it is told how many.
     test_articles = np.unique(data.test.articles).tolist()
     leaked, _ = ran(tmp_path / "leaked", data, {"checkpoint": given["honest"]}, test_articles)
-    assert leaked["lineage"]["read"] == len(test_articles)
+    assert leaked.lineage.read == len(test_articles)
 
 
 def test_predictions_say_nothing_of_what_was_read(tmp_path, data, given) -> None:
     document, _ = ran(tmp_path / "run", data, {"predictions": given["p"]})
-    lineage = document["lineage"]
-    assert (document["verdict"], lineage["verdict_if_unseen"]) == ("INCONCLUSIVE", "PASSED")
-    assert "p.npy" in lineage["model"]
-    assert lineage["trace"] is None
-    assert lineage["off_contexts"]["model"]["num_articles"] == data.test.num_articles
-    assert "proves nothing" in lineage["sentence"]
+    lineage = document.lineage
+    assert (document.verdict, lineage.verdict_if_unseen) == ("INCONCLUSIVE", "PASSED")
+    assert "p.npy" in lineage.model
+    assert lineage.trace is None
+    assert lineage.off_contexts["model"].num_articles == data.test.num_articles
+    assert "proves nothing" in lineage.sentence
     stated, _ = ran(tmp_path / "stated", data, {"predictions": given["p"]}, [])
-    assert (stated["verdict"], stated["lineage"]["articles"]) == ("PASSED", "stated")
+    assert (stated.verdict, stated.lineage.articles) == ("PASSED", "stated")
 
 
 @pytest.mark.parametrize("source", [Path("given"), None])
 def test_a_confirmation_names_the_model_that_its_arm_searches(source) -> None:
     """An arm without a source was trained here, whatever model was handed in."""
-    notes: list[str] = []
+    notes: list[Event] = []
     runner = SimpleNamespace(
         unread="m.pt",
         once=lambda event, *a, **k: notes.append(event),
@@ -257,19 +247,19 @@ def test_a_confirmation_names_the_model_that_its_arm_searches(source) -> None:
     )
     outcome = Confirmations(runner)._note(trained, judged)
     assert outcome.unread == ("m.pt" if source else "")
-    assert notes == ["confirmed"]
+    assert [type(event) for event in notes] == [Confirmed]
 
 
 def test_a_model_that_the_run_trains_has_a_known_lineage(tiny_folder) -> None:
     document = build_verdict(Journal(tiny_folder).events, resume="")
-    assert document["lineage"]["articles"] == "known"
-    assert (document["lineage"]["model"], document["lineage"]["sentence"]) == (None, "")
+    assert document.lineage.articles == "known"
+    assert (document.lineage.model, document.lineage.sentence) == (None, "")
 
 
 def test_a_journal_without_a_lineage_is_still_told() -> None:
-    document = build_verdict([{"event": "run_started", "at": 0.0}], resume="")
-    assert document["lineage"]["articles"] is None
-    assert document["lineage"]["verdict_if_unseen"] is None
+    document = build_verdict([made.event(RunStarted)], resume="")
+    assert document.lineage.articles is None
+    assert document.lineage.verdict_if_unseen is None
 
 
 # --- the trace ------------------------------------------------------------------------------------
