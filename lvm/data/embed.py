@@ -24,7 +24,7 @@ from lvm.data.bank import Bank
 from lvm.data.corpus import Document, read_documents
 from lvm.data.encoder import PROBES, Encoder, load_encoder, token_counter
 from lvm.data.files import read_bank, write_bank
-from lvm.data.fit import Chunked, fit
+from lvm.data.fit import Chunked, Fitted, fit
 from lvm.errors import DataError, ResumeError, UsageError
 from lvm.files import whole_file, write_whole
 from lvm.outside import parse_json
@@ -90,12 +90,7 @@ def embed_documents(
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype {dtype!r}, expected float32 or float16; choose one.")
     fitted = fit(documents, token_counter(encoder), encoder.limit, skip=skip)
-    articles = fitted.documents
-    for sentence in fitted.in_words():
-        print(sentence, file=sys.stderr)
-    chunks = [chunk for article in articles for chunk in article.chunks]
-    if not chunks:
-        raise DataError("no chunk in the files, expected at least one; give longer documents.")
+    articles, chunks = fitted.documents, _chunks_of(fitted)
     job = {
         "embedder": encoder.name,
         "probes": _probe(encoder),
@@ -120,6 +115,16 @@ def embed_documents(
     )
     shutil.rmtree(parts)
     return read_bank(out)
+
+
+def _chunks_of(fitted: Fitted) -> list[str]:
+    """Return the chunks of all documents; say on standard error what was left out or split."""
+    for sentence in fitted.in_words():
+        print(sentence, file=sys.stderr)
+    chunks = [chunk for article in fitted.documents for chunk in article.chunks]
+    if not chunks:
+        raise DataError("no chunk in the files, expected at least one; give longer documents.")
+    return chunks
 
 
 def _require_free(out: Path) -> None:
