@@ -107,7 +107,7 @@ def where_in_words(where: Mapping[str, Any], named: int = NUM_NAMED) -> str:
     return ": ".join(part for part in (place, "; ".join(parts)) if part)
 
 
-def severity_of(finding: Mapping[str, Any], document: Document) -> str:
+def severity_of(finding: Mapping[str, object], document: Document) -> str:
     """Return the severity of a finding, and whether it was overridden."""
     severity = str(finding["severity"])
     allowed = severity == "block" and finding["code"] in document.get("allowed", [])

@@ -40,7 +40,11 @@ def fingerprint(value: object) -> str:
 
 
 def from_dict(
-    cls: type[Section], values: Mapping[str, Any], *, base: Section | None = None, prefix: str = ""
+    cls: type[Section],
+    values: Mapping[str, object],
+    *,
+    base: Section | None = None,
+    prefix: str = "",
 ) -> Section:
     """Build a config of class `cls` from nested dictionaries, starting from `base`.
 

@@ -70,7 +70,7 @@ def embed_documents(
     encoder: Encoder,
     out: Path,
     *,
-    manifest: Mapping[str, Any] | None = None,
+    manifest: Mapping[str, object] | None = None,
     batch_size: int = 64,
     part_size: int = 512,
     dtype: str = "float32",
@@ -143,7 +143,7 @@ def _hash_texts(documents: Sequence[Chunked]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _probe(encoder: Encoder) -> list[dict[str, Any]]:
+def _probe(encoder: Encoder) -> list[dict[str, object]]:
     vectors = encoder.encode(PROBES, len(PROBES))
     return [
         {"sentence": sentence, "vector": [round(float(x), 6) for x in vector]}
@@ -154,7 +154,7 @@ def _probe(encoder: Encoder) -> list[dict[str, Any]]:
 # --- going on -------------------------------------------------------------------------------------
 
 
-def _open_parts(parts: Path, job: Mapping[str, Any]) -> None:
+def _open_parts(parts: Path, job: Mapping[str, object]) -> None:
     state = parts / "state.json"
     if state.exists():
         _check_same_job(job, _read_json(state), parts)
@@ -187,7 +187,7 @@ def _check_same_job(job: Mapping[str, Any], earlier: Mapping[str, Any], where: P
 
 
 def _lowest_probe_cosine(
-    probes: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]
+    probes: Sequence[Mapping[str, object]], earlier: Sequence[Mapping[str, object]]
 ) -> float:
     now = np.array([probe["vector"] for probe in probes])
     try:
@@ -235,7 +235,7 @@ def _gather(parts: Path, order: np.ndarray, job: Mapping[str, Any]) -> np.ndarra
     return np.asanyarray(vectors)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, object]:
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
