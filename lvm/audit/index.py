@@ -24,8 +24,6 @@ INDEX_QUERIES = 256
 )
 def index_mismatch(material: Material) -> Iterator[Finding]:
     """Query the index with bank rows: each must find itself."""
-    import torch
-
     bank, index = material.pool, material.index
     if index is None:
         raise NotEvaluable(
@@ -34,14 +32,18 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
         )
     pool = len(bank.pool_rows)
     if unusable := _unusable(index, bank.width):
-        yield _mismatch(
-            bank,
-            f"the index {unusable}; the bank holds {pool} rows of width {bank.width}",
-            {"rows": float(index.size), "width": float(index.width)},
-            count=pool,
-            of=pool,
-        )
-        return
+        seen = f"the index {unusable}; the bank holds {pool} rows of width {bank.width}"
+        values = {"rows": float(index.size), "width": float(index.width)}
+        yield _mismatch(bank, seen, values, count=pool, of=pool)
+    else:
+        yield from _by_search(bank, index)
+
+
+def _by_search(bank: Bank, index: Index) -> Iterator[Finding]:
+    """Look for rows of the bank, each of which is its own nearest one."""
+    import torch
+
+    pool = len(bank.pool_rows)
     ids = np.unique(np.linspace(0, min(pool, index.size) - 1, INDEX_QUERIES).astype(int))
     queries = unit(bank.rows(ids))
     good = np.isfinite(queries).all(axis=1)
@@ -55,20 +57,16 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
     inside = (found[:, 0] >= 0) & (found[:, 0] < len(bank))
     hit = inside & (group[np.where(inside, found[:, 0], 0)] == group[ids])
     share = float(hit.mean())
+    misses = ids[~hit]
     if share >= ALLOWED_SHARE and index.size == pool:
         return
-    shift = np.unique(found[inside & ~hit, 0] - ids[inside & ~hit], return_counts=True)
-    often = int(shift[0][shift[1].argmax()]) if len(shift[0]) else 0
-    rolled = len(shift[1]) > 0 and shift[1].max() > 0.9 * max(1, int((~hit).sum()))
-    yield _mismatch(
-        bank,
-        f"{share:.1%} of bank rows find themselves; the index holds {index.size} rows, the bank "
-        f"{pool}" + (f"; ids are off by {often:+d}" if rolled else ""),
-        {"share": share, "shift": float(often)},
-        count=int((~hit).sum()),
-        of=len(ids),
-        rows=ids[~hit],
-    )
+    steps, counts = np.unique(found[inside & ~hit, 0] - ids[inside & ~hit], return_counts=True)
+    often = int(steps[counts.argmax()]) if len(steps) else 0
+    rolled = len(steps) > 0 and counts.max() > 0.9 * max(1, len(misses))
+    seen = f"{share:.1%} of bank rows find themselves; the index holds {index.size} rows, the bank "
+    seen += f"{pool}" + (f"; ids are off by {often:+d}" if rolled else "")
+    values = {"share": share, "shift": float(often)}
+    yield _mismatch(bank, seen, values, count=len(misses), of=len(ids), rows=misses)
 
 
 def _unusable(index: Index, width: int) -> str:

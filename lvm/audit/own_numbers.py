@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.loaded import CheckpointPart, as_trained
+from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
 from lvm.audit.material import Material
 from lvm.audit.own_figure import TOLERANCE, ids_of
 from lvm.audit.where import where_found
@@ -50,49 +49,52 @@ def of_a_foreign_file(part: CheckpointPart, material: Material) -> Iterator[Find
     figure = part.figure
     if figure is None or (figure.verified and not figure.chosen):
         return
-    values = {"stored": figure.stored, "recomputed": figure.here}
-    about: dict[str, Any] = {
-        "values": {k: v for k, v in values.items() if v is not None},
-        "where": {"count": figure.count} if figure.count else {},
-    }
+    severity, more, words = _comparison(figure)
+    values = {"stored": figure.stored, "recomputed": figure.here, **more}
+    yield loader_finding(
+        part,
+        *words,
+        severity=severity,
+        where={"count": figure.count} if figure.count else {},
+        values={k: v for k, v in values.items() if v is not None},
+    )
+
+
+Words = tuple[str, str, str, str]  # what was seen, what is allowed, what it means, what to do
+
+
+def _comparison(figure: OwnFigure) -> tuple[Severity, dict[str, float], Words]:
+    """Return how grave it is that a figure comes back or does not, in numbers and in words."""
     if figure.contradicted:
         gap = abs((figure.stored or 0.0) - (figure.here or 0.0))
-        about["values"] |= {"difference": gap}
-        yield loader_finding(
-            part,
+        words = (
             figure.reason,
             f"a difference of at most {figure.allowed:.3g}",
             f"These weights compute another model here than where they were trained: {figure.tried}"
             " ways to compute them were looked at. Or the figure is of text of another kind.",
             f"{STATE_IT}; else judge the model by its predictions (--predictions P.npy), or "
             f"{RETRAIN}",
-            **about,
         )
-    elif figure.verified:
-        yield loader_finding(
-            part,
+        return Severity.BLOCK, {"difference": gap}, words
+    if figure.verified:
+        words = (
             f"stored validation cosine {figure.stored:.4f} comes back on the "
             f"{figure.windows} windows with {figure.chosen}",
             "settings that the file states",
             f"The file leaves these settings open. Of {figure.tried} ways to compute the weights "
             "this one gives the stored figure back to its last digit.",
             STATE_IT,
-            severity=Severity.INFO,
-            **about,
         )
-    else:
-        about["values"] |= {NOT_VERIFIED: 1.0}
-        assumed = f"; assumed: {figure.assumed}" if figure.assumed else ""
-        yield loader_finding(
-            part,
-            f"not verified: {figure.reason}{assumed}",
-            "a stored validation cosine that comes back here",
-            "Names and shapes of weights fit more than one forward pass, so these numbers may be "
-            "of another model than the one that was trained.",
-            f"{STATE_IT}, and its validation cosine (val_cosine) on the windows given here",
-            severity=Severity.WARN,
-            **about,
-        )
+        return Severity.INFO, {}, words
+    assumed = f"; assumed: {figure.assumed}" if figure.assumed else ""
+    words = (
+        f"not verified: {figure.reason}{assumed}",
+        "a stored validation cosine that comes back here",
+        "Names and shapes of weights fit more than one forward pass, so these numbers may be "
+        "of another model than the one that was trained.",
+        f"{STATE_IT}, and its validation cosine (val_cosine) on the windows given here",
+    )
+    return Severity.WARN, {NOT_VERIFIED: 1.0}, words
 
 
 def _probes(part: CheckpointPart, _material: Material) -> Iterator[Finding]:

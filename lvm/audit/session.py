@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -23,6 +23,13 @@ from lvm.audit.routing import Routed, route
 from lvm.audit.run import Audit, Progress, audit_document, run_checks
 from lvm.audit.selftest import ladder
 from lvm.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lvm.audit.reembed import EncoderRequest
+    from lvm.data.seen import SeenArticles
+    from lvm.evaluation.index import Index
 
 LARGE_BYTES = 512 << 20  # of vectors, from which a quick look comes first
 
@@ -91,7 +98,7 @@ def _checkpoint(material: Material, path: Path) -> dict[str, object]:
     return {"checkpoint": part, "training": training_log(path)}
 
 
-def _predictions(material: Material, path: Path) -> Any:
+def _predictions(material: Material, path: Path) -> Tensor:
     from lvm.evaluation.predictions import read_predictions
 
     if material.eval is None:
@@ -99,7 +106,7 @@ def _predictions(material: Material, path: Path) -> Any:
     return read_predictions(path, len(material.eval), material.eval.width)
 
 
-def _seen(material: Material, path: Path) -> object:
+def _seen(material: Material, path: Path) -> SeenArticles:
     from lvm.audit.stated import check_stated
     from lvm.data.seen import read_seen
 
@@ -108,7 +115,7 @@ def _seen(material: Material, path: Path) -> object:
     return stated
 
 
-def _encoder(name: str | None, texts: Path | None) -> Any:
+def _encoder(name: str | None, texts: Path | None) -> EncoderRequest:
     from lvm.audit.reembed import EncoderRequest
     from lvm.data.corpus import read_documents
 
@@ -117,7 +124,7 @@ def _encoder(name: str | None, texts: Path | None) -> Any:
     return EncoderRequest(name=name, documents=list(read_documents([texts])) if texts else None)
 
 
-def _index(material: Material, path: Path) -> object:
+def _index(material: Material, path: Path) -> Index:
     import torch
 
     from lvm.data.npz import map_npy

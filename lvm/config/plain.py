@@ -33,7 +33,7 @@ def fingerprint(value: object) -> str:
 
 
 def from_dict(
-    cls: type[S], values: Mapping[str, Any], *, base: S | None = None, prefix: str = ""
+    cls: type[S], values: Mapping[str, object], *, base: S | None = None, prefix: str = ""
 ) -> S:
     """Build a config of class `cls` from nested dictionaries, starting from `base`.
 

@@ -9,7 +9,6 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lvm.config.plain import from_dict
 from lvm.config.recipe import Recipe
@@ -50,7 +49,7 @@ def load_run_config(path: Path, base: RunConfig) -> RunConfig:
         raise ConfigError(f"the recipe {path}: {error}") from None
 
 
-def run_config_of(values: Mapping[str, Any]) -> RunConfig:
+def run_config_of(values: Mapping[str, object]) -> RunConfig:
     """Return the configuration that a journal keeps, after its plug-ins are imported."""
     plugins = _with_plugins(values.get("plugins", []))
     plain = {key: value for key, value in values.items() if key != "plugins"}

@@ -24,7 +24,7 @@ from lvm.data.bank import Bank
 from lvm.data.corpus import Document, read_documents
 from lvm.data.encoder import PROBES, Encoder, load_encoder, token_counter
 from lvm.data.files import read_bank, write_bank
-from lvm.data.fit import Chunked, fit
+from lvm.data.fit import Chunked, Fitted, fit
 from lvm.errors import DataError, ResumeError, UsageError
 from lvm.files import whole_file, write_whole
 from lvm.outside import parse_json
@@ -70,7 +70,7 @@ def embed_documents(
     encoder: Encoder,
     out: Path,
     *,
-    manifest: Mapping[str, Any] | None = None,
+    manifest: Mapping[str, object] | None = None,
     batch_size: int = 64,
     part_size: int = 512,
     dtype: str = "float32",
@@ -90,12 +90,7 @@ def embed_documents(
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype {dtype!r}, expected float32 or float16; choose one.")
     fitted = fit(documents, token_counter(encoder), encoder.limit, skip=skip)
-    articles = fitted.documents
-    for sentence in fitted.in_words():
-        print(sentence, file=sys.stderr)
-    chunks = [chunk for article in articles for chunk in article.chunks]
-    if not chunks:
-        raise DataError("no chunk in the files, expected at least one; give longer documents.")
+    articles, chunks = fitted.documents, _chunks_of(fitted)
     job = {
         "embedder": encoder.name,
         "probes": _probe(encoder),
@@ -122,6 +117,16 @@ def embed_documents(
     return read_bank(out)
 
 
+def _chunks_of(fitted: Fitted) -> list[str]:
+    """Return the chunks of all documents; say on standard error what was left out or split."""
+    for sentence in fitted.in_words():
+        print(sentence, file=sys.stderr)
+    chunks = [chunk for article in fitted.documents for chunk in article.chunks]
+    if not chunks:
+        raise DataError("no chunk in the files, expected at least one; give longer documents.")
+    return chunks
+
+
 def _require_free(out: Path) -> None:
     """Refuse an `out` that holds something else than a bank, before any work (UsageError)."""
     if not (out / "manifest.json").exists():
@@ -138,7 +143,7 @@ def _hash_texts(documents: Sequence[Chunked]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _probe(encoder: Encoder) -> list[dict[str, Any]]:
+def _probe(encoder: Encoder) -> list[dict[str, object]]:
     vectors = encoder.encode(PROBES, len(PROBES))
     return [
         {"sentence": sentence, "vector": [round(float(x), 6) for x in vector]}
@@ -149,7 +154,7 @@ def _probe(encoder: Encoder) -> list[dict[str, Any]]:
 # --- going on -------------------------------------------------------------------------------------
 
 
-def _open_parts(parts: Path, job: Mapping[str, Any]) -> None:
+def _open_parts(parts: Path, job: Mapping[str, object]) -> None:
     state = parts / "state.json"
     if state.exists():
         _check_same_job(job, _read_json(state), parts)
@@ -182,7 +187,7 @@ def _check_same_job(job: Mapping[str, Any], earlier: Mapping[str, Any], where: P
 
 
 def _lowest_probe_cosine(
-    probes: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]
+    probes: Sequence[Mapping[str, object]], earlier: Sequence[Mapping[str, object]]
 ) -> float:
     now = np.array([probe["vector"] for probe in probes])
     try:
@@ -230,7 +235,7 @@ def _gather(parts: Path, order: np.ndarray, job: Mapping[str, Any]) -> np.ndarra
     return np.asanyarray(vectors)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, object]:
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:

@@ -58,7 +58,7 @@ def write_bank(
     folder: Path,
     vectors: np.ndarray,
     keys: np.ndarray,
-    manifest: Mapping[str, Any],
+    manifest: Mapping[str, object],
     texts: Sequence[str] | None = None,
     *,
     compress_texts: bool = False,
@@ -90,7 +90,7 @@ def write_bank(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_provenance(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
+def read_provenance(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, object]:
     """Return the JSON object in the member `provenance` of a `.npz`, empty when there is none."""
     if "provenance" not in arrays:
         return {}
@@ -137,7 +137,7 @@ def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
 # --- manifest -------------------------------------------------------------------------------------
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, object]:
     check_exists(path)
     try:
         text = read_text(path, errors="replace")
@@ -148,7 +148,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_manifest(manifest: Mapping[str, Any], vectors: np.ndarray, source: str) -> None:
+def _check_manifest(manifest: Mapping[str, object], vectors: np.ndarray, source: str) -> None:
     for key, seen in zip(("count", "width"), vectors.shape, strict=False):
         if key in manifest and manifest[key] != seen:
             raise DataError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
 
 from lvm.errors import DataError
 from lvm.outside import parse_json
@@ -13,7 +12,7 @@ SPLITS = ("train", "dev", "test")
 REMEDY = "write the manifest again, or take the key out"
 
 
-def json_object(text: str, where: str) -> dict[str, Any]:
+def json_object(text: str, where: str) -> dict[str, object]:
     """Return the JSON object in a text that begins with a byte order mark or not."""
     try:
         value = parse_json(text.removeprefix("\ufeff"))
@@ -24,7 +23,7 @@ def json_object(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
+def check_manifest(manifest: Mapping[str, object], where: str) -> None:
     """Refuse a manifest whose known keys hold something else than they should (DataError)."""
     for key in ("count", "width"):
         if key in manifest and not _is_whole(manifest[key]):
@@ -37,7 +36,7 @@ def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
         _check_hashes(manifest["sha256"], where)
 
 
-def check_titles(manifest: Mapping[str, Any], where: str) -> None:
+def check_titles(manifest: Mapping[str, object], where: str) -> None:
     """Refuse titles that are not one per article id."""
     titles = manifest["titles"]
     if not isinstance(titles, Mapping):
@@ -47,7 +46,7 @@ def check_titles(manifest: Mapping[str, Any], where: str) -> None:
             raise _wrong(where, "titles", "an object whose keys are article ids", article)
 
 
-def _check_split(split: Any, where: str) -> None:
+def _check_split(split: object, where: str) -> None:
     if not isinstance(split, Mapping) or not set(split) <= set(SPLITS):
         wanted = f"an object with {', '.join(SPLITS)}"
         raise _wrong(where, "split", wanted, split)
@@ -59,7 +58,7 @@ def _check_split(split: Any, where: str) -> None:
                 raise _wrong(where, f"split.{name}", "a list of article ids", article)
 
 
-def _check_hashes(hashes: Any, where: str) -> None:
+def _check_hashes(hashes: object, where: str) -> None:
     if not isinstance(hashes, Mapping):
         raise _wrong(where, "sha256", "an object of file name and hash", hashes)
     for name, value in hashes.items():
@@ -69,17 +68,17 @@ def _check_hashes(hashes: Any, where: str) -> None:
             )
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     if isinstance(value, float):
         return value.is_integer()
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _wrong(where: str, key: str, wanted: str, value: Any) -> DataError:
+def _wrong(where: str, key: str, wanted: str, value: object) -> DataError:
     return DataError(f"{where}: {key} must be {wanted} (got {_kind(value)}); {REMEDY}.")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     """Return a value as it is named in a sentence: short, whatever it holds."""
     match value:
         case None:

@@ -107,7 +107,7 @@ class _Array:
     def __init__(self, *_ignored: object) -> None:
         self.value: np.ndarray | list[Any] = []
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def __setstate__(self, state: tuple[object, ...]) -> None:
         _version, shape, dtype, is_fortran, data = state
         self.value = _values(data, dtype, shape, "F" if is_fortran else "C")
 

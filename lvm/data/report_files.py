@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -145,7 +144,7 @@ def _notes(
     origins: list[dict[str, int]],
     pool_size: int,
     num_extra: int,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     shared = np.intersect1d(placed[0].articles, placed[1].articles)
     if len(shared):
         log.warning(
@@ -169,7 +168,7 @@ def _notes(
 # --- the bank behind them -------------------------------------------------------------------------
 
 
-def _extend(bank: Bank, extra: np.ndarray, placed: list[Windows], notes: dict[str, Any]) -> Bank:
+def _extend(bank: Bank, extra: np.ndarray, placed: list[Windows], notes: dict[str, object]) -> Bank:
     """Return the bank with the extra rows behind its pool; without any, vectors stay mapped."""
     manifest = {**bank.manifest, "report_files": notes}
     if len(extra) == 0:

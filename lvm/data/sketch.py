@@ -17,7 +17,6 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -38,7 +37,7 @@ class Sketches:
     articles: Int[np.ndarray, " n"]
     codes: Int[np.ndarray, "n A"]  # int8, A = 16 axes
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return JSON values."""
         return {
             "width": self.width,

@@ -55,10 +55,10 @@ def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
         yield judge_node(name, told, facts(), node["Resources"])
 
 
-def _task() -> Any:
+def _task() -> object:
     """Return a function that Ray ships whole: it answers where lvm cannot be imported, too."""
 
-    def look_there() -> dict[str, Any]:
+    def look_there() -> dict[str, object]:
         import shutil
         import tempfile
 
@@ -126,7 +126,7 @@ def _left_behind(ray: Any) -> list[Finding]:
     return judge_left_behind(jobs, groups, actors)
 
 
-def _plain(state: Any) -> dict[str, Any]:
+def _plain(state: object) -> dict[str, object]:
     return {key: getattr(state, key, None) for key in _KEYS}
 
 
@@ -145,9 +145,9 @@ _KEYS = (
 
 
 def judge_left_behind(
-    jobs: Sequence[Mapping[str, Any]],
-    groups: Sequence[Mapping[str, Any]],
-    actors: Sequence[Mapping[str, Any]],
+    jobs: Sequence[Mapping[str, object]],
+    groups: Sequence[Mapping[str, object]],
+    actors: Sequence[Mapping[str, object]],
 ) -> list[Finding]:
     """Return how many jobs run, and the placement groups and actors whose job does not.
 
@@ -184,7 +184,7 @@ def _group(group: Mapping[str, Any]) -> Finding:
     )
 
 
-def _actor(actor: Mapping[str, Any]) -> Finding:
+def _actor(actor: Mapping[str, object]) -> Finding:
     return Finding(
         what=f"actor {actor['actor_id']}",
         seen=f"{actor['class_name']} {actor['name'] or ''}, {actor['state']}, of job "

@@ -24,7 +24,7 @@ class Refusal:
     unknown_key: bool = False
 
 
-def schema() -> dict[str, Any]:
+def schema() -> dict[str, object]:
     """Return Ray's JSON schema of a cluster file."""
     ray = _ray()
     path = Path(ray.__file__).parent / "autoscaler/ray-schema.json"
@@ -32,7 +32,7 @@ def schema() -> dict[str, Any]:
     return found
 
 
-def refusal(config: dict[str, Any]) -> Refusal | None:
+def refusal(config: dict[str, object]) -> Refusal | None:
     """Return why `ray up` would refuse a configuration, or None."""
     _ray()
     from ray.autoscaler._private.util import prepare_config, validate_config

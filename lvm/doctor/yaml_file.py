@@ -120,7 +120,7 @@ class _Reader:
         self._loader = yaml.SafeLoader("")
         self._mapping, self._sequence = yaml.MappingNode, yaml.SequenceNode
 
-    def place(self, node: Any, line: int) -> Place:
+    def place(self, node: object, line: int) -> Place:
         """Return a node as a place whose key stands on `line`."""
         self._places += 1
         if self._places > MOST_PLACES:

@@ -20,7 +20,7 @@ from lvm.data.windows import Windows
 from lvm.device import ids_on, synchronise
 from lvm.errors import DataError
 from lvm.evaluation.index import Index
-from lvm.evaluation.metrics import PerQuery, summarise, target_ranks
+from lvm.evaluation.metrics import PerQuery, evaluation_of, target_ranks
 from lvm.records import Evaluation, Pool
 
 BLOCK = 8192  # predictions compared with their targets at once
@@ -50,11 +50,7 @@ def evaluate(
     _check(predictions, windows, vectors[:size], size)
     pool, queries = vectors[:size].detach().float(), predictions.detach().float()
     raw, masked = target_ranks(
-        queries,
-        pool,
-        windows.targets,
-        windows.contexts,
-        duplicate_group=bank.duplicate_group,
+        queries, pool, windows.targets, windows.contexts, duplicate_group=bank.duplicate_group
     )
     per_query = PerQuery(
         cosine=_cosines(queries, pool, windows),
@@ -64,17 +60,7 @@ def evaluate(
         space=space,
         pool=Pool(id=bank.fingerprint, size=size, mask="own contexts"),
     )
-    masked_metrics, raw_metrics = summarise(per_query)
-    evaluation = Evaluation(
-        split=split,
-        space=space,
-        num_windows=len(windows),
-        num_articles=windows.num_articles,
-        pool=per_query.pool,
-        masked=masked_metrics,
-        raw=raw_metrics,
-    )
-    return evaluation, per_query
+    return evaluation_of(per_query, split), per_query
 
 
 def _check(predictions: Tensor, windows: Windows, vectors: Tensor, size: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -52,7 +51,7 @@ def gather(
     seed: int,
     predictor: Predictor | None = None,
     context_length: int | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the evidence on a model's test windows as plain JSON values.
 
     `searched` holds all test windows in the space of the search. A `predictor` with a head is also
@@ -133,7 +132,7 @@ def _partners(articles: Int[np.ndarray, " M"], seed: int) -> Int[np.ndarray, " M
     return partner
 
 
-def _space(view: View, windows: Windows, partner: Int[np.ndarray, " M"]) -> dict[str, Any]:
+def _space(view: View, windows: Windows, partner: Int[np.ndarray, " M"]) -> dict[str, object]:
     """Return cosines to the own target and to another article's, and retrieval, in one space.
 
     Keys: `low`, `width`, `paired`, `shuffled` (shares per bin), their means, `closer` (share of
@@ -158,7 +157,7 @@ def _space(view: View, windows: Windows, partner: Int[np.ndarray, " M"]) -> dict
 
 def _histograms(
     paired: Float[np.ndarray, " m"], shuffled: Float[np.ndarray, " m"]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return both histograms over the same bins, which lie on a grid common to every model."""
     if not len(paired):
         return {"low": 0.0, "width": BIN_WIDTHS[0], "paired": [], "shuffled": []}
@@ -193,7 +192,7 @@ def _mean(values: np.ndarray) -> float | None:
 # --- ranks ----------------------------------------------------------------------------------------
 
 
-def _reach(ranks: Ranks) -> dict[str, list[Any]]:
+def _reach(ranks: Ranks) -> dict[str, list[object]]:
     """Return the share of targets within the first k for k = 1, 2, 5, 10, ... below the pool."""
     most = int(ranks.candidates.max(initial=1))
     decades = range(math.ceil(math.log10(most + 1)) + 1)
@@ -225,7 +224,7 @@ def _windows_to_look_at(
     windows: Windows,
     nearest: tuple[Int[np.ndarray, "M k"], Float[np.ndarray, "M k"]],
     seed: int,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return `hubs` (the rows retrieved most often), `found` (windows per kind) and `examples`."""
     ids, rank = nearest[0], per_query.rank
     order = numpy_generator(seed, "evidence", "examples").permutation(len(windows))
@@ -272,7 +271,7 @@ def _example(
     per_query: PerQuery,
     windows: Windows,
     nearest: tuple[Int[np.ndarray, "M k"], Float[np.ndarray, "M k"]],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     ids, scores = (part[window, :SHOWN_RETRIEVED] for part in nearest)
     there = ids >= 0
     return {

@@ -84,7 +84,7 @@ def _allow(seconds: int) -> None:
     lower_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
 
 
-def _answer(line: dict[str, Any]) -> None:
+def _answer(line: dict[str, object]) -> None:
     sys.stdout.buffer.write(json.dumps(line).encode() + b"\n")
     sys.stdout.buffer.flush()
 

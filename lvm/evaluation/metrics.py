@@ -29,7 +29,7 @@ from lvm.device import ids_on
 from lvm.errors import DataError
 from lvm.measured import means_of
 from lvm.outside import parse_json
-from lvm.records import Pool
+from lvm.records import Evaluation, Pool
 
 # Scores held at once: 128 MiB, and below 300 MiB with what is made from them, on whichever device
 # and whatever M and N. A pool of more rows than that is ranked one query at a time.
@@ -254,3 +254,17 @@ def summarise(
 ) -> tuple[Mapping[str, float | None], Mapping[str, float | None]]:
     """Return (masked, raw) metrics by name; null where there is no window or Eff@5 is 0 / 0."""
     return means_of(per_query), means_of(replace(per_query, masked=per_query.raw))
+
+
+def evaluation_of(per_query: PerQuery, split: str) -> Evaluation:
+    """Return the metrics of what was measured per query."""
+    masked, raw = summarise(per_query)
+    return Evaluation(
+        split=split,
+        space=per_query.space,
+        num_windows=len(per_query),
+        num_articles=len(np.unique(per_query.articles)),
+        pool=per_query.pool,
+        masked=masked,
+        raw=raw,
+    )

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +41,7 @@ def train(
     *,
     validate: Validate,
     device: str = "cpu",
-    lineage: Mapping[str, Any] | None = None,
+    lineage: Mapping[str, object] | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `recipe` on the train split, yield an EpochRecord per epoch, resume by itself.
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from lvm.audit.training import TrainingLog, log_from_epochs, too_early
 from lvm.config.run import GateConfig
 from lvm.evaluation.front import distance_to_front
-from lvm.evaluation.metrics import PerQuery, summarise
+from lvm.evaluation.metrics import PerQuery, evaluation_of
 from lvm.gates import correct, gain, stage_gate, success_gates
 from lvm.metrics import METRICS
 from lvm.records import ABSENT, Absence, Evaluation, GateResult, StopReason, Verdict
@@ -188,18 +186,7 @@ def judge_step(
 
 def dev_evaluation(per_query: PerQuery | None) -> Evaluation | None:
     """Return the dev metrics of results per query."""
-    if per_query is None:
-        return None
-    masked, raw = summarise(per_query)
-    return Evaluation(
-        split="dev",
-        space=per_query.space,
-        num_windows=len(per_query),
-        num_articles=len(np.unique(per_query.articles)),
-        pool=per_query.pool,
-        masked=masked,
-        raw=raw,
-    )
+    return None if per_query is None else evaluation_of(per_query, "dev")
 
 
 def _worth_most(arms: Sequence[ArmResult], rungs: Mapping[str, PerQuery]) -> ArmResult:
