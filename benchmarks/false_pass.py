@@ -36,7 +36,7 @@ from lvm import gates  # noqa: E402
 from lvm.config.recipe import Recipe  # noqa: E402
 from lvm.config.run import GateConfig  # noqa: E402
 from lvm.evaluation.metrics import PerQuery, Ranks  # noqa: E402
-from lvm.records import GateResult, Pool, RunVerdict, StopReason, Verdict, to_plain  # noqa: E402
+from lvm.records import GateResult, Pool, RunVerdict, StopReason, Verdict  # noqa: E402
 from lvm.triage.actions import (  # noqa: E402
     Action,
     Confirm,
@@ -49,15 +49,14 @@ from lvm.triage.actions import (  # noqa: E402
     Stop,
 )
 from lvm.triage.arm import ArmSpec  # noqa: E402
-from lvm.triage.events import Event  # noqa: E402
-from lvm.triage.headline import headline  # noqa: E402
+from lvm.triage.events import Confirmed, Decision, Event, event_of  # noqa: E402
 from lvm.triage.judge import ArmResult, judge_gains, judge_stage, judge_step  # noqa: E402
 from lvm.triage.judge_confirmation import Confirmation, judge_confirmation  # noqa: E402
 from lvm.triage.race import Lane  # noqa: E402
 from lvm.triage.rungs import Ending  # noqa: E402
-from lvm.triage.state import indexed  # noqa: E402
 from lvm.triage.step import Facts, Role, steps_in_order  # noqa: E402
 from lvm.triage.tree import next_action  # noqa: E402
+from lvm.triage.verdict import build_verdict  # noqa: E402
 
 ALLOWED = 0.05
 GATES = GateConfig()
@@ -125,18 +124,8 @@ class Drawn:
 
     def headline(self, stop: Stop) -> str:
         """Return what a run with this end would be headed by."""
-        document = {
-            "verdict": stop.verdict,
-            "cause": "+".join(stop.cause),
-            "since": stop.since,
-            "arm": {"name": "an arm", "recipe": {"training": {"epochs": 1}}, "gates": []},
-            "judged": {"stand_in": False, "file": ""},
-            "combination": None,
-            "models": [],
-            "front": {},
-            "lineage": {"verdict_if_unseen": None, "model": None},
-        }
-        return headline(document, indexed(self._events))
+        end = event_of(Decision, action="Stop", **vars(stop))
+        return build_verdict([*self._events, end], resume="").headline
 
     def _perform(self, action: Action, plan: dict[str, int]) -> Outcome:
         match action:
@@ -185,9 +174,11 @@ class Drawn:
         judged = self._judge(self._measure(self.scenario.arms, self._test), self._looks)
         carried = dict(action.carried)
         about = {"step": action.step, "arm": action.arm or carried[action.step]}
-        decision = {"event": "decision", "action": "Confirm", "carried": action.carried}
-        confirmed = {"event": "confirmed", "verdict": judged.verdict, "gates": judged.gates}
-        self._events += [to_plain({**decision, **about}), to_plain({**confirmed, **about})]
+        told = {"verdict": judged.verdict, "gates": judged.gates, "spec": "drawn", "run_as": ""}
+        self._events += [
+            event_of(Decision, action="Confirm", since="", carried=action.carried, **about),
+            event_of(Confirmed, **told, **about),
+        ]
         return ConfirmOutcome(
             step=action.step,
             arm=action.arm or carried[action.step],

@@ -377,7 +377,7 @@ def test_a_folder_that_holds_no_run(tmp_path: Path, refused):
 def test_a_journal_of_somebody_else(copied, refused):
     folder = copied()
     (folder / "journal.jsonl").write_text('{"kind": "diary"}\n')
-    assert "line 1 is not an event of this program" in refused("--resume", folder)
+    assert "line 1 is not a valid lvm event" in refused("--resume", folder)
 
 
 def test_an_empty_journal(copied, refused):

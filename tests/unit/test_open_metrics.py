@@ -20,7 +20,7 @@ from lvm.errors import ConfigError, DataError
 from lvm.gates import gain, success_gates
 from lvm.measured import values_of
 from lvm.metrics import METRICS, Metric, Shown
-from lvm.records import Pool, Verdict
+from lvm.records import Pool, Verdict, to_plain
 from lvm.terminal import models_table
 from lvm.text import title_of
 from lvm.tracking.note import columns, table_name
@@ -92,7 +92,7 @@ def run(plugged, tmp_path_factory, tiny_dataset):
     config = tiny.config(base=tiny.recipe(**{"training.epochs": 1}), stage=0.3, epochs=1)
     with tiny.shapes_known():
         tiny.triage(folder, tiny_dataset, config, num_steps=1)
-    return read_run(folder), rendered(folder)
+    return [to_plain(event) for event in read_run(folder)], rendered(folder)
 
 
 def row(text: str, beginning: str) -> list[str]:
@@ -113,7 +113,7 @@ def test_every_evaluation_holds_them_masked_and_raw(run):
             assert 1 <= part["mean_rank"] <= found["pool"]["size"]
         assert found["masked"]["mean_rank"] < found["raw"]["mean_rank"]  # own contexts go
     spaces = [e["evidence"]["spaces"] for e in events if e["event"] == "test_judged"]
-    assert all(0 <= space["r_at_20"] <= 1 for found in spaces for space in found.values())
+    assert all(0 <= space["also"]["r_at_20"] <= 1 for found in spaces for space in found.values())
     ladder = next(e["rows"] for e in events if e["event"] == "ladder" and e["split"] == "test")
     assert ladder["oracle"]["masked"]["mean_rank"] == 1
 
@@ -121,7 +121,7 @@ def test_every_evaluation_holds_them_masked_and_raw(run):
 def test_an_epoch_measures_those_that_say_so(run):
     events, _ = run
     for epoch in (e for e in events if e["event"] == "epoch"):
-        assert 0 <= epoch["r_at_20"] <= 1
+        assert 0 <= epoch["also"]["r_at_20"] <= 1
         assert "mean_rank" not in epoch
 
 

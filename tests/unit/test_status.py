@@ -177,9 +177,9 @@ def test_a_folder_that_is_no_run_is_one_sentence(command, tmp_path, capsys) -> N
 
     assert "cannot be read" in said(tmp_path / "nowhere")
     foreign = write(tmp_path / "foreign", [{"name": "another program", "at": 3}])
-    assert "line 1 is not an event of this program" in said(foreign)
+    assert "line 1 is not a valid lvm event" in said(foreign)
     headless = write(tmp_path / "headless", [epoch(1.0, "a", 1)])
-    assert "line 1 is not an event of this program" in said(headless)
+    assert "line 1 is not a valid lvm event" in said(headless)
     other = write(tmp_path / "other", [msgspec.structs.replace(START, schema=9)])
     assert "has schema 9" in said(other)
     empty = write(tmp_path / "empty", [])
