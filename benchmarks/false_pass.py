@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 from scipy.optimize import brentq  # type: ignore[import-untyped]  # scipy has no stubs
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
@@ -36,7 +37,7 @@ from lvm import gates  # noqa: E402
 from lvm.config.recipe import Recipe  # noqa: E402
 from lvm.config.run import GateConfig  # noqa: E402
 from lvm.evaluation.metrics import PerQuery, Ranks  # noqa: E402
-from lvm.records import GateResult, Pool, RunVerdict, StopReason, Verdict, to_plain  # noqa: E402
+from lvm.records import GateResult, Pool, RunVerdict, StopReason, Verdict  # noqa: E402
 from lvm.triage.actions import (  # noqa: E402
     Action,
     Confirm,
@@ -49,15 +50,17 @@ from lvm.triage.actions import (  # noqa: E402
     Stop,
 )
 from lvm.triage.arm import ArmSpec  # noqa: E402
-from lvm.triage.events import Event  # noqa: E402
+from lvm.triage.events import Confirmed, Decision, Event, event_of  # noqa: E402
 from lvm.triage.headline import headline  # noqa: E402
 from lvm.triage.judge import ArmResult, judge_gains, judge_stage, judge_step  # noqa: E402
 from lvm.triage.judge_confirmation import Confirmation, judge_confirmation  # noqa: E402
 from lvm.triage.race import Lane  # noqa: E402
 from lvm.triage.rungs import Ending  # noqa: E402
-from lvm.triage.state import indexed  # noqa: E402
+from lvm.triage.state import RunState  # noqa: E402
 from lvm.triage.step import Facts, Role, steps_in_order  # noqa: E402
+from lvm.triage.summary import PassingArm  # noqa: E402
 from lvm.triage.tree import next_action  # noqa: E402
+from lvm.triage.verdict import build_verdict  # noqa: E402
 
 ALLOWED = 0.05
 GATES = GateConfig()
@@ -125,18 +128,14 @@ class Drawn:
 
     def headline(self, stop: Stop) -> str:
         """Return what a run with this end would be headed by."""
-        document = {
-            "verdict": stop.verdict,
-            "cause": "+".join(stop.cause),
-            "since": stop.since,
-            "arm": {"name": "an arm", "recipe": {"training": {"epochs": 1}}, "gates": []},
-            "judged": {"stand_in": False, "file": ""},
-            "combination": None,
-            "models": [],
-            "front": {},
-            "lineage": {"verdict_if_unseen": None, "model": None},
-        }
-        return headline(document, indexed(self._events))
+        summary = replace(
+            build_verdict(RunState(), resume=""),
+            verdict=stop.verdict,
+            cause="+".join(stop.cause),
+            since=stop.since,
+            arm=AN_ARM,
+        )
+        return headline(summary, RunState(self._events))
 
     def _perform(self, action: Action, plan: dict[str, int]) -> Outcome:
         match action:
@@ -185,9 +184,17 @@ class Drawn:
         judged = self._judge(self._measure(self.scenario.arms, self._test), self._looks)
         carried = dict(action.carried)
         about = {"step": action.step, "arm": action.arm or carried[action.step]}
-        decision = {"event": "decision", "action": "Confirm", "carried": action.carried}
-        confirmed = {"event": "confirmed", "verdict": judged.verdict, "gates": judged.gates}
-        self._events += [to_plain({**decision, **about}), to_plain({**confirmed, **about})]
+        self._events += [
+            event_of(Decision, action="Confirm", since="", carried=action.carried, **about),
+            event_of(
+                Confirmed,
+                verdict=judged.verdict,
+                gates=judged.gates,
+                spec="",
+                run_as=f"confirm_{action.step}",
+                **about,
+            ),
+        ]
         return ConfirmOutcome(
             step=action.step,
             arm=action.arm or carried[action.step],
@@ -206,6 +213,7 @@ class Drawn:
         )
 
 
+AN_ARM = PassingArm(id="", name="an arm", step="", recipe=Recipe(), checkpoint="", gates=[])
 RAW = {"search_space": "raw", "objective.space": "raw"}
 
 

@@ -14,6 +14,7 @@ from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.inference import predict, search_pool
 from lvm.evaluation.words import TEXT_LENGTH, in_words, shortened
 from lvm.models.predictor import Predictor
+from lvm.records import to_plain
 from lvm.triage.events import TestJudged
 
 WIDTH = 24
@@ -307,11 +308,12 @@ def test_the_journal_of_a_run_carries_the_words(tmp_path) -> None:
     judged = journal.events.of(TestJudged)
     assert len(judged) >= 2
     for event in judged:
-        about = event["evidence"]
-        space = about["spaces"][event["evaluation"]["space"]]
-        assert space["r_at_5"] == event["evaluation"]["masked"]["r_at_5"]
-        assert all(word["text"] == f"chunk {row}" for row, word in about["words"].items())
-        assert len(json.dumps(event)) < 20000
+        about = event.evidence
+        space = about.spaces[event.evaluation.space]
+        assert space.r_at_5 == event.evaluation.masked["r_at_5"]
+        assert about.words
+        assert all(word.text == f"chunk {row}" for row, word in about.words.items())
+        assert len(json.dumps(to_plain(event))) < 20000
     stored = json.loads(next(tmp_path.rglob("test.json")).read_text())
     assert "words" not in stored["evidence"]  # texts stay with the bank until the journal
 
@@ -324,4 +326,4 @@ def test_predictions_given_as_a_file_have_evidence_too(tmp_path) -> None:
     )
     event = journal.events.last(TestJudged, arm="predictions")
     assert event is not None
-    assert event["evidence"]["windows"] == len(data.test)
+    assert event.evidence.windows == len(data.test)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import made
 import pytest
+from msgspec.structs import replace
 from test_statistics import benchmark
 
-from lvm.records import RunVerdict
+from lvm.records import RunVerdict, Verdict
+from lvm.triage.events import Confirmed, Decision
 from lvm.triage.headline import headline
-from lvm.triage.state import indexed
+from lvm.triage.state import RunState
+from lvm.triage.verdict import build_verdict
 
 false_pass = benchmark("false_pass")
 PLAN = {"projection_head": 3, "temperature": 3, "contrastive_weight": 2}
@@ -48,27 +52,19 @@ def test_a_step_helps_only_where_its_full_training_beat_the_control(
     over_control: str, said: bool
 ) -> None:
     gates = [
-        {"gate": "success", "metric": "r_at_5", "verdict": "INCONCLUSIVE", "reason": "+0.110"},
-        {"gate": "gain", "metric": "r_at_5", "verdict": over_control, "reason": "+0.100"},
+        made.gate("success", "r_at_5", verdict=Verdict.INCONCLUSIVE, reason="+0.110"),
+        made.gate("gain", "r_at_5", verdict=Verdict(over_control), reason="+0.100"),
     ]
     about = {"step": "temperature", "arm": "temperature 0.10"}
     carried = [["projection_head", "raw space"]]
-    story = [
-        {"event": "decision", "action": "Confirm", "carried": carried, **about},
-        {"event": "confirmed", "verdict": "INCONCLUSIVE", "gates": gates, **about},
-    ]
-    document = {
-        "verdict": RunVerdict.INCONCLUSIVE,
-        "cause": None,
-        "arm": None,
-        "since": "",
-        "judged": {"stand_in": False, "file": ""},
-        "combination": None,
-        "models": [],
-        "front": {},
-        "lineage": {"verdict_if_unseen": None, "model": None},
-    }
-    sentence = headline(document, indexed(story))
+    story = RunState(
+        [
+            made.event(Decision, action="Confirm", carried=carried, **about),
+            made.event(Confirmed, verdict="INCONCLUSIVE", gates=gates, **about),
+        ]
+    )
+    summary = replace(build_verdict(RunState(), resume=""), verdict=RunVerdict.INCONCLUSIVE)
+    sentence = headline(summary, story)
     assert sentence.startswith("INCONCLUSIVE: ")
     assert ("projection_head + temperature helps" in sentence) is said
     assert ("helps" in sentence) is said

@@ -20,10 +20,11 @@ from lvm.errors import ConfigError, DataError
 from lvm.gates import gain, success_gates
 from lvm.measured import values_of
 from lvm.metrics import METRICS, Metric, Shown
-from lvm.records import Pool, Verdict
+from lvm.records import Pool, Verdict, to_plain
 from lvm.terminal import models_table
 from lvm.text import title_of
 from lvm.tracking.note import columns, table_name
+from lvm.triage.events import ArmJudged, Epoch, Ladder, Phase1Judged, TestJudged
 from lvm.triage.journal import read_run
 from lvm.triage.over_seeds import gain_over_seeds
 from lvm.triage.verdict import build_verdict
@@ -105,43 +106,39 @@ def row(text: str, beginning: str) -> list[str]:
 
 def test_every_evaluation_holds_them_masked_and_raw(run):
     events, _ = run
-    tests = [e["evaluation"] for e in events if e["event"] == "test_judged"]
+    tests = [e.evaluation for e in events.of(TestJudged)]
     assert tests
     for found in tests:
-        for part in (found["masked"], found["raw"]):
+        for part in (found.masked, found.raw):
             assert part["r_at_10"] <= part["r_at_20"] <= part["contain_at_50"]
-            assert 1 <= part["mean_rank"] <= found["pool"]["size"]
-        assert found["masked"]["mean_rank"] < found["raw"]["mean_rank"]  # own contexts go
-    spaces = [e["evidence"]["spaces"] for e in events if e["event"] == "test_judged"]
-    assert all(0 <= space["r_at_20"] <= 1 for found in spaces for space in found.values())
-    ladder = next(e["rows"] for e in events if e["event"] == "ladder" and e["split"] == "test")
-    assert ladder["oracle"]["masked"]["mean_rank"] == 1
+            assert 1 <= part["mean_rank"] <= found.pool.size
+        assert found.masked["mean_rank"] < found.raw["mean_rank"]  # own contexts go
+    spaces = [e.evidence.spaces for e in events.of(TestJudged)]
+    assert all(0 <= space.of("r_at_20") <= 1 for found in spaces for space in found.values())
+    ladder = events.last(Ladder, split="test").rows
+    assert ladder["oracle"].masked["mean_rank"] == 1
 
 
 def test_an_epoch_measures_those_that_say_so(run):
     events, _ = run
-    for epoch in (e for e in events if e["event"] == "epoch"):
-        assert 0 <= epoch["r_at_20"] <= 1
-        assert "mean_rank" not in epoch
+    assert events.of(Epoch)
+    for epoch in events.of(Epoch):
+        assert 0 <= epoch.measured("r_at_20") <= 1
+        assert "mean_rank" not in epoch.also
 
 
 def test_one_with_a_bound_is_among_the_success_gates_and_the_gains(run):
     events, _ = run
-    phase_1 = next(e for e in events if e["event"] == "phase_1_judged")
-    gates = {g["metric"]: g for g in phase_1["gates"] if g["gate"] == "success"}
+    gates = {g.metric: g for g in events.last(Phase1Judged).gates if g.gate == "success"}
     assert list(gates) == ["r_at_5", "mrr", "mean_rank"]
-    assert [g["bound"] for g in gates.values()] == [0.1, 0.05, 2.0]
-    assert gates["mean_rank"]["num_tests"] % 3 == 0
-    masked = {
-        e["name"]: e["evaluation"]["masked"]
-        for e in events
-        if e["event"] == "test_judged" and e["step"] == "phase_1"
-    }
+    assert [g.bound for g in gates.values()] == [0.1, 0.05, 2.0]
+    assert gates["mean_rank"].num_tests % 3 == 0
+    masked = {e.name: e.evaluation.masked for e in events.of(TestJudged, step="phase_1")}
     fall = masked["AR-only"]["mean_rank"] - masked["InfoNCE+AR"]["mean_rank"]
-    assert gates["mean_rank"]["estimate"]["value"] == pytest.approx(fall, rel=1e-5)
-    judged = [e for e in events if e["event"] == "arm_judged" and e["gains"]]
+    assert gates["mean_rank"].estimate.value == pytest.approx(fall, rel=1e-5)
+    judged = [e for e in events.of(ArmJudged) if e.gains]
     assert judged
-    assert "mean_rank" in {g["metric"] for e in judged for g in e["gains"]}
+    assert "mean_rank" in {g.metric for e in judged for g in e.gains}
 
 
 def test_the_report_shows_them_in_its_tables(run):
@@ -149,19 +146,13 @@ def test_the_report_shows_them_in_its_tables(run):
     report = views["report.md"]
     header = row(report, "Model | Epochs")
     assert header[-4:] == ["R@20", "mean rank", "P50 ms", "P95 ms"]
-    found = next(e for e in events if e["event"] == "test_judged" and e["name"] == "AR-only")
-    masked = found["evaluation"]["masked"]
+    masked = events.last(TestJudged, name="AR-only").evaluation.masked
     cells = row(report[report.index("| Model | Epochs") :], "AR-only")
     assert cells[-4:-2] == [f"{masked['r_at_20']:.3f}", f"{masked['mean_rank']:.3f}"]
-    gate = next(
-        g
-        for e in events
-        if e["event"] == "phase_1_judged"
-        for g in e["gates"]
-        if g["metric"] == "mean_rank"
-    )
+    gates = events.last(Phase1Judged).gates
+    gate = next(g for g in gates if g.metric == "mean_rank")
     below = row(report, "Δ InfoNCE+AR")[-3]
-    assert below.startswith(f"{-gate['estimate']['value']:+.3f} [")  # a difference, as its caption
+    assert below.startswith(f"{-gate.estimate.value:+.3f} [")  # a difference, as its caption
     assert "R@5 +0.1 or MRR +0.05 or mean rank +2 over AR-only" in report
     assert "dev R@20" in report
     assert row(report, "Model | Space | Own target")[-1] == "R@20"
@@ -194,7 +185,7 @@ def test_the_terminal_json_lines_and_mlflow_show_them(run):
 def test_a_journal_is_read_without_the_file_that_declared_them(run, monkeypatch, tmp_path):
     known = {n: m for n, m in METRICS._parts.items() if n not in ("r_at_20", "mean_rank")}
     events, _ = run
-    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(to_plain(e)) + "\n" for e in events))
     monkeypatch.setattr(METRICS, "_parts", known)
     assert title_of("mean_rank") == "mean_rank"
     assert "mean_rank" in rendered(tmp_path)["report.md"]  # in the table of every gate

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import sys
 
+import made
 import planted
 import pytest
 import tiny
@@ -25,7 +26,8 @@ from lvm.report.audit import standalone
 from lvm.report.markdown import render, report_sections
 from lvm.triage.below_ladder import CODE as BELOW_LADDER
 from lvm.triage.below_ladder import asked_first
-from lvm.triage.events import StepStarted
+from lvm.triage.events import BelowLadder, StepStarted
+from lvm.triage.state import RunState
 from lvm.triage.step import STEPS, extended_steps, hypotheses, steps_in_order
 from lvm.triage.verdict import build_verdict
 
@@ -125,19 +127,19 @@ def test_a_step_is_asked_with_a_control_and_its_hypothesis_judged(plugged, tmp_p
     _, journal = tiny.triage(
         tmp_path / "run", tiny.dataset(), tiny.config(stage=0.99), steps=[STEPS.get(STEP)]
     )
-    (asked,) = [e for e in journal.events.of(StepStarted) if e["step"] == STEP]
-    assert [(spec["name"], spec["role"]) for spec in asked["arms"]] == [
+    (asked,) = [e for e in journal.events.of(StepStarted) if e.step == STEP]
+    assert [(spec.name, spec.role) for spec in asked.arms] == [
         ("control", "control"),
         ("twice the rate", "arm"),
     ]
-    assert asked["hypothesis"] == "The learning rate is too low."
+    assert asked.hypothesis == "The learning rate is too low."
     document = build_verdict(journal.events, resume="again")
-    (entry,) = [e for e in document["hypotheses"] if e["id"] == "M1"]
-    assert (entry["kind"], [arm["arm"] for arm in entry["arms"]]) == (
+    (entry,) = [e for e in document.hypotheses if e.id == "M1"]
+    assert (entry.kind, [arm.arm for arm in entry.arms]) == (
         "beyond the report",
         ["twice the rate"],
     )
-    assert entry["status"] in {"confirmed", "refuted", "inconclusive"}
+    assert entry.status in {"confirmed", "refuted", "inconclusive"}
     text = render(report_sections(Run(journal.events, document)), "NOT_FIXED")
     assert "Step 12: Learning rate" in text
     assert "| M1 | The learning rate is too low. | Twice the learning rate finds more. |" in text
@@ -152,10 +154,21 @@ def test_a_finding_has_a_step_asked_first(plugged) -> None:
     ]
 
 
+LOST = Finding(
+    code=BELOW_LADDER,
+    severity=Severity.WARN,
+    seen="",
+    allowed="",
+    where={},
+    meaning="",
+    next="",
+)
+
+
 def test_a_network_below_the_ladder_has_every_step_asked_that_says_so(plugged) -> None:
     class Walk:
         class journal:
-            find = staticmethod(lambda kind: {"findings": [{"code": BELOW_LADDER}]})
+            events = RunState([made.event(BelowLadder, findings=[LOST])])
 
     assert asked_first(Walk, ["temperature", STEP, "context_path"]) == ["context_path", STEP]
     assert asked_first(Walk, ["temperature", STEP]) == [STEP]
@@ -208,9 +221,9 @@ def test_without_the_file_the_order_is_as_it_was() -> None:
 def test_a_check_runs_in_the_audit_and_blocks_in_the_words_of_its_row(plugged) -> None:
     audit, document = audited()
     assert (audit.verdict, audit.blocking) == (AuditVerdict.BLOCKED, [CODE])
-    assert blocking_codes(document) == document["route"]["blocked"] == [CODE]
-    (row,) = [row for row in document["checks"] if row["code"] == CODE]
-    assert (row["question"], row["status"]) == (
+    assert blocking_codes(document) == document.route.blocked == [CODE]
+    (row,) = [row for row in document.checks if row.code == CODE]
+    assert (row.question, row.status) == (
         "does the bank hold rows enough for my index?",
         "FOUND",
     )
@@ -232,8 +245,8 @@ def test_a_check_runs_in_the_audit_and_blocks_in_the_words_of_its_row(plugged) -
 def test_a_check_that_is_allowed_orders_the_steps(plugged) -> None:
     audit, document = audited(allowed=[CODE])
     assert audit.blocking == []
-    assert document["route"]["order"][0] == "12"
-    assert document["route"]["reasons"][0] == "step 12 first: the pool is small"
+    assert document.route.order[0] == "12"
+    assert document.route.reasons[0] == "step 12 first: the pool is small"
 
 
 def test_a_check_that_does_not_block_warns(plugged) -> None:
