@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
 
 from lvm.progress import JsonLines
+from lvm.records import Part
 from lvm.report.markdown import write_report
 from lvm.status import status
 from lvm.status.screen import screen
@@ -24,7 +25,7 @@ from lvm.terminal import Screen
 from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.inbox import Inbox
 from lvm.tracking.views import parent_view
-from lvm.triage.events import ArmEnded, Epoch
+from lvm.triage.events import ArmEnded, Epoch, Event, RunStarted, StepEnded, StepStarted
 from lvm.triage.journal import Journal
 from lvm.triage.state import RunState
 from lvm.triage.verdict import build_verdict
@@ -34,20 +35,15 @@ SIZES = (160, 240, 320)  # arms in five steps, each with more than a report show
 LOOKS: Counter[str] = Counter()
 
 
-class Counted(dict):
-    """A mapping that counts how often it is read."""
+@pytest.fixture(autouse=True)
+def _every_look_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (Event, Part):
+        monkeypatch.setattr(kind, "__getattribute__", counted, raising=False)
 
-    def __getitem__(self, key: str) -> Any:
-        LOOKS["read"] += 1
-        return super().__getitem__(key)
 
-    def get(self, key: str, default: Any = None) -> Any:
-        LOOKS["read"] += 1
-        return super().get(key, default)
-
-    def items(self) -> Any:
-        LOOKS["read"] += len(self)
-        return super().items()
+def counted(part: object, name: str) -> Any:
+    LOOKS["read"] += 1
+    return object.__getattribute__(part, name)
 
 
 class CountedEvents(RunState):
@@ -63,14 +59,10 @@ class CountedEvents(RunState):
             LOOKS["read"] += 1
             yield event
 
-    def of(self, kind: str, **values: Any) -> list[Any]:
+    def of(self, kind: type[Event], **values: Any) -> list[Any]:
         found = super().of(kind, **values)
         LOOKS["read"] += len(found)
         return found
-
-
-def counted(values: Any) -> Any:
-    return json.loads(json.dumps(values), object_hook=Counted)
 
 
 def looks(call: Callable[[], Any]) -> int:
@@ -82,7 +74,7 @@ def looks(call: Callable[[], Any]) -> int:
 
 @pytest.fixture(scope="module")
 def runs() -> dict[int, CountedEvents]:
-    return {size: CountedEvents(counted(wide_run(size))) for size in SIZES}
+    return {size: CountedEvents(wide_run(size)) for size in SIZES}
 
 
 # --- views of all arms ----------------------------------------------------------------------------
@@ -93,17 +85,17 @@ def the_verdict(events: RunState, folder: Path) -> int:
 
 
 def the_status(events: RunState, folder: Path) -> int:
-    return looks(lambda: screen(status(events, folder, events[-1]["at"])))
+    return looks(lambda: screen(status(events, folder, events[-1].at)))
 
 
 def the_status_of_a_running_step(events: RunState, folder: Path) -> int:
-    last = max(i for i, event in enumerate(events) if event["event"] == "epoch")
+    last = max(i for i, event in enumerate(events) if isinstance(event, Epoch))
     running = CountedEvents(events[: last + 1])
-    return looks(lambda: screen(status(running, folder, running[-1]["at"])))
+    return looks(lambda: screen(status(running, folder, running[-1].at)))
 
 
 def the_report(events: RunState, folder: Path) -> int:
-    document = counted(build_verdict(events, resume=""))
+    document = build_verdict(events, resume="")
     return looks(lambda: write_report(events, document, folder))
 
 
@@ -128,7 +120,7 @@ def all_syncs_of_mlflow(events: RunState, folder: Path) -> int:
 
     def sync() -> None:
         for count, event in enumerate(events, start=1):
-            if event["event"] != "step_ended" and count < len(events):
+            if not isinstance(event, StepEnded) and count < len(events):
                 continue
             inbox.put(events[:count])  # the test's own slices cost; what is new is what matters
             _, new = inbox.take()
@@ -136,7 +128,7 @@ def all_syncs_of_mlflow(events: RunState, folder: Path) -> int:
                 known.append(one)
             changed_views(known, new)
 
-    slices = [i for i, e in enumerate(events, start=1) if e["event"] == "step_ended"]
+    slices = [i for i, e in enumerate(events, start=1) if isinstance(e, StepEnded)]
     return looks(sync) - sum(slices)
 
 
@@ -173,13 +165,13 @@ def once(events: RunState, folder: Path) -> int:
 
 
 def appended(events: RunState, folder: Path) -> int:
-    new = counted({"event": "epoch", "at": 0.0, "arm": "new", "step": "s", "epoch": 1})
+    new = made.event(Epoch, arm="new")
     return looks(lambda: CountedEvents.append(events, new))
 
 
 def replayed(events: RunState, folder: Path) -> int:
     """What `Runner._replay` looks at for one arm."""
-    arm = events.of(ArmEnded)[-1]["arm"]
+    arm = events.of(ArmEnded)[-1].arm
     return looks(lambda: events.about([arm]))
 
 
@@ -193,9 +185,7 @@ def a_line_of_json(events: RunState, folder: Path) -> int:
 
 @pytest.mark.parametrize("cost", [once, appended, replayed, a_line_of_json])
 def test_an_event_costs_the_same_whatever_came_before(cost, tmp_path: Path) -> None:
-    early, late = (
-        cost(CountedEvents(counted(wide_run(size))), tmp_path / str(size)) for size in (20, 400)
-    )
+    early, late = (cost(CountedEvents(wide_run(size)), tmp_path / str(size)) for size in (20, 400))
     assert early == late
 
 
@@ -216,11 +206,11 @@ def test_a_report_says_what_it_leaves_out(runs, tmp_path: Path) -> None:
     document = build_verdict(runs[160], resume="")
     write_report(runs[160], document, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    reasons = Counter(arm["reason"] for arm in document["steps"][1]["arms"])
+    reasons = Counter(arm.reason for arm in document.steps[1].arms)
     assert reasons == {"pruned": 23, "finished": 9}
     assert "2 more arms (2 pruned) of this step stand in verdict.json" in text
     assert "Drawn: 12 of 32 arms." in (tmp_path / "report.html").read_text()
-    assert len(document["steps"][1]["arms"]) == 32  # nothing is missing there
+    assert len(document.steps[1].arms) == 32  # nothing is missing there
 
 
 def test_a_frame_costs_the_same_however_many_arms_a_step_has() -> None:
@@ -229,7 +219,7 @@ def test_a_frame_costs_the_same_however_many_arms_a_step_has() -> None:
         shown = Screen(io.StringIO())
         shown.console.size = (120, 40)
         for event in wide_run(size):
-            if event["event"] in ("run_started", "step_started", "epoch"):
+            if isinstance(event, RunStarted | StepStarted | Epoch):
                 shown.event(event)
         before = len(shown.console.file.getvalue())
         shown.console.print(shown._render())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import foreign
+import made
 import pytest
 import tiny
 
@@ -32,7 +33,7 @@ from lvm.printed import eval_command, triage_command
 from lvm.training import loop
 from lvm.training.checkpoint import load_checkpoint, read_manifest
 from lvm.triage.arm import arm_id
-from lvm.triage.events import ArmEnded
+from lvm.triage.events import ArmEnded, RunStarted
 from lvm.triage.journal import Journal
 from lvm.triage.on_ray.nodes import refused
 from lvm.triage.request import Request, identity
@@ -327,13 +328,8 @@ def test_every_file_of_a_package_counts(package, monkeypatch) -> None:
 
 def journal_of(folder: Path, options: TriageOptions, found: dict[str, str]) -> Journal:
     journal = Journal(folder)
-    journal.append(
-        "run_started",
-        arguments=asked.arguments(options),
-        identity=found,
-        code="c",
-        config=to_dict(tiny.config()),
-    )
+    about = {"arguments": asked.arguments(options), "identity": found}
+    journal.append(made.event(RunStarted, **about, code="c", config=tiny.config()))
     return journal
 
 
@@ -421,7 +417,7 @@ def test_the_example_of_the_page_goes_through_phase_1_and_a_step(tmp_path) -> No
     _, journal = tiny.triage(
         tmp_path / "run", tiny.dataset(), config, num_steps=1, plugins=plugins.digests()
     )
-    ended = [(event["step"], event["reason"]) for event in journal.events.of(ArmEnded)]
+    ended = [(event.step, event.reason) for event in journal.events.of(ArmEnded)]
     assert {step for step, _ in ended} >= {"phase_1", "projection_head"}
     assert {reason for _, reason in ended} <= {"finished", "pruned"}
     (manifest, *_) = (read_manifest(path) for path in tmp_path.glob("run/arms/*/checkpoint"))
