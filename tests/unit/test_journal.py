@@ -61,14 +61,14 @@ def test_a_damaged_line_in_the_middle_is_named(journal, damaged) -> None:
     lines = journal.path.read_text().split("\n")
     lines[1] = damaged
     journal.path.write_text("\n".join(lines))
-    with pytest.raises(ResumeError, match="line 2 is not an event"):
+    with pytest.raises(ResumeError, match="line 2 is not a valid lvm event"):
         list(read_journal(journal.folder))
 
 
 def test_a_line_that_was_changed_is_named_and_one_of_an_earlier_version_is_read(journal) -> None:
     written = journal.path.read_text()
     journal.path.write_text(written.replace('"loss": 0.5', '"loss": 0.4'))
-    with pytest.raises(ResumeError, match="line 2 is not an event"):
+    with pytest.raises(ResumeError, match="line 2 is not a valid lvm event"):
         list(read_journal(journal.folder))
     lines = [json.loads(line) for line in written.splitlines()]
     earlier = [{key: value for key, value in line.items() if key != "sum"} for line in lines]

@@ -184,7 +184,7 @@ def test_a_folder_that_is_no_run_is_one_sentence(command, tmp_path, capsys) -> N
     assert "has schema 9" in said(other)
     empty = write(tmp_path / "empty", [])
     (empty / "journal.jsonl").write_text('{"event": "run_st')
-    assert "holds no whole event yet" in said(empty)
+    assert "is empty: the run has not started yet" in said(empty)
 
 
 def test_an_event_without_what_it_needs_is_named_with_its_line(events, tmp_path) -> None:
@@ -438,7 +438,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path, capsys) -> None:
         with JsonLines(Left()) as lines:
             lines.verdict(build_verdict(RunState(), resume=""))
             lines.verdict(build_verdict(RunState(), resume=""))
-    assert capsys.readouterr().err.count("the run goes on") == 1
+    assert capsys.readouterr().err.count("the run continues without it") == 1
 
 
 def test_json_and_show_exclude_each_other(capsys) -> None:
