@@ -33,7 +33,8 @@ from lvm.evaluation.predictions import read_predictions
 from lvm.models.predictor import Predictor
 from lvm.outside import regular
 from lvm.presets import preset
-from lvm.status import screen, status
+from lvm.status import status
+from lvm.status.screen import screen
 from lvm.training.checkpoint import load_checkpoint, load_optimizer_state, save_checkpoint
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.verdict import build_verdict
@@ -129,9 +130,8 @@ def write_files(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "cluster.yaml").write_bytes(CLUSTERS[0].read_bytes())
     journal = Journal(folder / "run")
-    for line in JOURNAL.read_text().splitlines():
-        event = json.loads(line)
-        journal.append(event.pop("event"), **{k: v for k, v in event.items() if k != "at"})
+    for event in read_run(JOURNAL.parent):
+        journal.append(event)
     torch.save(_report_checkpoint(predictor), folder / "report.pt")
 
 
