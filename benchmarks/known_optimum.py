@@ -28,7 +28,7 @@ from keep import REPORTS, origin, show  # noqa: E402
 
 from lvm.config.read import load_run_config  # noqa: E402
 from lvm.config.run import RunConfig  # noqa: E402
-from lvm.records import Evaluation, GateResult  # noqa: E402
+from lvm.records import Estimate, Evaluation, GateResult  # noqa: E402
 from lvm.triage.events import Confirmed, Ladder, Phase1Judged, TestJudged  # noqa: E402
 from lvm.triage.journal import Journal  # noqa: E402
 
@@ -49,7 +49,7 @@ class Outcome:
     ar_only: Mapping[str, Any]
     rung: str  # the best of the ladder by cosine, the oracle left out
     ladder: Mapping[str, Any]
-    gains: Mapping[str, Mapping[str, float]]  # of the success gate: metric -> estimate
+    gains: Mapping[str, Estimate]  # of the success gate: metric -> estimate
 
     @property
     def ratio(self) -> float:
@@ -69,7 +69,7 @@ class Outcome:
             cells.append(f"{metrics['eval_cosine']:.3f}, {metrics['r_at_5']:.2f}")
         cells[-1] = f"{self.rung} {cells[-1]}"
         for gain in self.gains.values():
-            cells.append(f"{gain['value']:+.3f} [{gain['lower']:.3f}, {gain['upper']:.3f}]")
+            cells.append(f"{gain.value:+.3f} [{gain.lower:.3f}, {gain.upper:.3f}]")
         return " | ".join(cells)
 
 
@@ -101,7 +101,7 @@ def outcome(name: str, seed: int) -> Outcome:
         ar_only=journal.events.last(TestJudged, name="AR-only").evaluation.masked,
         rung=best,
         ladder=ladder[best],
-        gains={g.metric: g.estimate for g in gates if g.gate == "success"},
+        gains={g.metric: g.estimate for g in gates if g.gate == "success" and g.estimate},
     )
 
 

@@ -170,8 +170,8 @@ def test_a_parent_with_nested_children(folder: Path) -> None:
     assert set(ids.values()) == {r.info.run_id for r in [parent, *runs.values()]}
 
     assert parent.info.status == "FINISHED"
-    assert parent.info.start_time == round(events[0]["at"] * 1000)
-    assert parent.info.end_time == round(events[-1]["at"] * 1000)
+    assert parent.info.start_time == round(events[0].at * 1000)
+    assert parent.info.end_time == round(events[-1].at * 1000)
     tags = parent.data.tags
     assert tags["verdict"] == "FIXED"
     assert tags["cause"] == "temperature"

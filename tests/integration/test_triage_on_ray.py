@@ -89,11 +89,11 @@ def test_the_verdict_file_has_the_promised_keys(finished, document):
     assert document.keys() >= SCHEMA
     assert document["compute"].keys() >= {"train_seconds", "trials", "saved_seconds"}
     assert document["compute"]["trials"] == len({event.arm for event in finished.of(Epoch)})
-    assert [step.step for step in document["steps"]] == STEPS[1:3]
+    assert [step["step"] for step in document["steps"]] == STEPS[1:3]
     assert document["arm"]["name"] == "temperature 0.05"
     assert (finished.folder / document["arm"]["checkpoint"] / "model.safetensors").is_file()
     for rung in document["ladder"].values():
-        assert rung.masked.keys() <= set(METRICS.names())
+        assert rung["masked"].keys() <= set(METRICS.names())
 
 
 def test_the_reports_start_with_the_verdict(finished, document):
