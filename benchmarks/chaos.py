@@ -36,6 +36,8 @@ import chaos  # noqa: E402  # found through the path above
 import linear_bank  # noqa: E402
 from keep import REPORTS, origin, show  # noqa: E402
 
+from lvm.triage.events import Epoch, Event, StepStarted  # noqa: E402
+
 OUT = REPORTS / "chaos" / "chaos.md"
 PATIENCE = 600.0
 DISKS = ("full disk", "read-only folder")
@@ -212,14 +214,14 @@ def end_server(server: subprocess.Popen[bytes]) -> None:
     server.wait()
 
 
-def _begun(events: list[dict]) -> bool:
+def _begun(events: list[Event]) -> bool:
     """Whether the first arms were asked for, whose processes start now."""
-    return any(e["event"] == "step_started" for e in events)
+    return any(isinstance(e, StepStarted) for e in events)
 
 
-def _confirming(events: list[dict]) -> bool:
+def _confirming(events: list[Event]) -> bool:
     """Whether the epochs of a full training have begun."""
-    return any(e["event"] == "epoch" and e["step"].startswith("confirm_") for e in events)
+    return any(isinstance(e, Epoch) and e.step.startswith("confirm_") for e in events)
 
 
 def _strike(

@@ -24,6 +24,8 @@ from keep import REPORTS, origin, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from msgspec.structs import replace
+
 from lvm.progress import JsonLines
 from lvm.report.markdown import write_report
 from lvm.status import status
@@ -31,7 +33,7 @@ from lvm.status.screen import screen
 from lvm.terminal import Screen
 from lvm.tracking.arms import arm_views, changed_views
 from lvm.tracking.views import parent_view
-from lvm.triage.events import Epoch
+from lvm.triage.events import Epoch, Event, RunStarted, StepEnded, StepStarted
 from lvm.triage.journal import Journal
 from lvm.triage.state import RunState
 from lvm.triage.verdict import build_verdict
@@ -65,15 +67,13 @@ def measure(num_arms: int, folder: Path) -> tuple[list[Row], dict[str, int]]:
     folder_of_all = folder / "report"
     journal = Journal(folder)
     document = build_verdict(journal.events, resume="")
-    now = events[-1]["at"]
-    running = events[: int(RUNNING * len(events))]
+    now = events[-1].at
+    state, running = RunState(events), RunState(events[: int(RUNNING * len(events))])
     rows += [
-        Row("verdict.json", cpu(lambda: build_verdict(events, resume=""))),
+        Row("verdict.json", cpu(lambda: build_verdict(state, resume=""))),
         Row("lvm status, running", cpu(lambda: screen(status(running, folder, now)))),
-        Row(
-            "report.md and report.html", cpu(lambda: write_report(events, document, folder_of_all))
-        ),
-        Row("MLflow views of all arms", cpu(lambda: _views(events))),
+        Row("report.md and report.html", cpu(lambda: write_report(state, document, folder_of_all))),
+        Row("MLflow views of all arms", cpu(lambda: _views(state))),
         Row("MLflow views after each step, all", cpu(lambda: _changed(events))),
     ]
     files = [folder / "journal.jsonl", *(folder_of_all / f"report.{s}" for s in ("md", "html"))]
@@ -96,19 +96,19 @@ def _repeated(call: Callable[[int], Any]) -> float:
     return (time.process_time() - start) / NUM_CALLS
 
 
-def _epoch(journal: Journal, number: int) -> dict[str, Any]:
-    latest = journal.events.last(Epoch) or {}
-    values = {key: value for key, value in latest.items() if key not in ("event", "at")}
-    return {**values, "epoch": 1000 + number}
+def _epoch(journal: Journal, number: int) -> Epoch:
+    latest = journal.events.last(Epoch)
+    assert latest is not None
+    return replace(latest, epoch=1000 + number)
 
 
 def _once(journal: Journal) -> float:
     """Write epochs as `Runner.once` does: look for it, then append."""
 
     def write(number: int) -> None:
-        values = _epoch(journal, number)
-        if journal.events.last(Epoch, arm=values["arm"], epoch=values["epoch"]) is None:
-            journal.append("epoch", **values)
+        event = _epoch(journal, number)
+        if journal.events.last(Epoch, arm=event.arm, epoch=event.epoch) is None:
+            journal.append(event)
 
     return _repeated(write)
 
@@ -118,34 +118,34 @@ def _line(journal: Journal) -> float:
     lines.skip(journal)
 
     def tell(number: int) -> None:
-        journal.events.append({"event": "epoch", "at": 0.0, **_epoch(journal, NUM_CALLS + number)})
+        journal.events.append(_epoch(journal, NUM_CALLS + number))
         lines.tell(journal)
 
     return _repeated(tell)
 
 
-def _frame(events: Sequence[dict[str, Any]]) -> float:
+def _frame(events: Sequence[Event]) -> float:
     """Draw the widest step of the run on a terminal."""
     shown = Screen(io.StringIO())
     shown.console.size = (120, 40)
     for event in events:
-        if event["event"] in ("run_started", "step_started", "epoch"):
+        if isinstance(event, RunStarted | StepStarted | Epoch):
             shown.event(event)
     return _repeated(lambda number: shown.console.print(shown._render()))
 
 
-def _views(events: Sequence[dict[str, Any]]) -> None:
+def _views(events: RunState) -> None:
     parent_view(events, None, closed=True)
     arm_views(events, None, closed=True)
 
 
-def _changed(events: Sequence[dict[str, Any]]) -> None:
+def _changed(events: Sequence[Event]) -> None:
     """Make the views that the tracker writes while the run goes on."""
     known, new = RunState(), []
     for event in events:
         known.append(event)
         new.append(event)
-        if event["event"] == "step_ended":
+        if isinstance(event, StepEnded):
             changed_views(known, new)
             new.clear()
 

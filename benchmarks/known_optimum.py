@@ -28,6 +28,7 @@ from keep import REPORTS, origin, show  # noqa: E402
 
 from lvm.config.read import load_run_config  # noqa: E402
 from lvm.config.run import RunConfig  # noqa: E402
+from lvm.records import Estimate, Evaluation, GateResult  # noqa: E402
 from lvm.triage.events import Confirmed, Ladder, Phase1Judged, TestJudged  # noqa: E402
 from lvm.triage.journal import Journal  # noqa: E402
 
@@ -48,7 +49,7 @@ class Outcome:
     ar_only: Mapping[str, Any]
     rung: str  # the best of the ladder by cosine, the oracle left out
     ladder: Mapping[str, Any]
-    gains: Mapping[str, Mapping[str, float]]  # of the success gate: metric -> estimate
+    gains: Mapping[str, Estimate]  # of the success gate: metric -> estimate
 
     @property
     def ratio(self) -> float:
@@ -68,7 +69,7 @@ class Outcome:
             cells.append(f"{metrics['eval_cosine']:.3f}, {metrics['r_at_5']:.2f}")
         cells[-1] = f"{self.rung} {cells[-1]}"
         for gain in self.gains.values():
-            cells.append(f"{gain['value']:+.3f} [{gain['lower']:.3f}, {gain['upper']:.3f}]")
+            cells.append(f"{gain.value:+.3f} [{gain.lower:.3f}, {gain.upper:.3f}]")
         return " | ".join(cells)
 
 
@@ -89,29 +90,29 @@ def outcome(name: str, seed: int) -> Outcome:
         stop, journal = tiny.triage(Path(folder), world.dataset, config_of(name, seed))
     judged, gates = _confirmed(journal)
     test = world.dataset.test
-    rows = journal.events.last(Ladder, split="test")["rows"]
-    ladder = {name: row["masked"] for name, row in rows.items() if name != "oracle"}
+    rows = journal.events.last(Ladder, split="test").rows
+    ladder = {name: row.masked for name, row in rows.items() if name != "oracle"}
     best = max(ladder, key=lambda name: ladder[name]["eval_cosine"])
     return Outcome(
         answer=f"{stop.verdict} {'+'.join(stop.cause)}".strip(),
         optimum=world.cosine(world.optimum(test), test),
-        model=judged["masked"],
-        space=judged["space"],
-        ar_only=journal.events.last(TestJudged, name="AR-only")["evaluation"]["masked"],
+        model=judged.masked,
+        space=judged.space,
+        ar_only=journal.events.last(TestJudged, name="AR-only").evaluation.masked,
         rung=best,
         ladder=ladder[best],
-        gains={g["metric"]: g["estimate"] for g in gates if g["gate"] == "success"},
+        gains={g.metric: g.estimate for g in gates if g.gate == "success" and g.estimate},
     )
 
 
-def _confirmed(journal: Journal) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+def _confirmed(journal: Journal) -> tuple[Evaluation, list[GateResult]]:
     """Return the evaluation and the gates of the model that the last verdict is about."""
     confirmed = journal.events.last(Confirmed)
     if confirmed is None:
         model = journal.events.last(TestJudged, name="InfoNCE+AR")
-        return model["evaluation"], journal.events.last(Phase1Judged)["gates"]
-    model = journal.events.last(TestJudged, arm=confirmed["spec"])
-    return model["evaluation"], confirmed["gates"]
+        return model.evaluation, journal.events.last(Phase1Judged).gates
+    model = journal.events.last(TestJudged, arm=confirmed.spec)
+    return model.evaluation, confirmed.gates
 
 
 def main() -> None:

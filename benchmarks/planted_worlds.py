@@ -87,7 +87,7 @@ def triage(
     with tempfile.TemporaryDirectory() as folder:
         stop, journal = tiny.triage(Path(folder), make(seed).dataset, config, num_steps=6)
     answer = f"{stop.verdict} {'+'.join(stop.cause)}".strip()
-    found = [e["evaluation"]["masked"]["r_at_5"] for e in journal.events.of(TestJudged)]
+    found = [e.evaluation.masked["r_at_5"] for e in journal.events.of(TestJudged)]
     values = " | ".join(f"{value:.3f}" for value in (found[0], found[1], found[-1]))
     seconds = time.perf_counter() - started
     return answer, f"| {name} | {recipe} | {seed} | {answer} | {values} | {seconds:.1f} |"

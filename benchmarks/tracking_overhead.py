@@ -12,7 +12,6 @@ of Ray. The exit status is 1 where the share passes the limit.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -37,12 +36,14 @@ def measure(run: Path, scratch: Path, *, pauses: bool) -> dict[str, float]:
     """Return the seconds of each kind of call while the journal of `run` is played back."""
     from lvm.jobs.writer import TRACKED
     from lvm.tracking import Tracker
-    from lvm.triage.journal import read_journal
+    from lvm.triage.journal import read_run
+    from lvm.triage.state import RunState
+    from lvm.triage.verdict import build_verdict
 
     folder = scratch / "runs" / run.name
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("mlflow.json", "tune", "*.npz"))
-    events = list(read_journal(folder))
-    verdict = json.loads((folder / "verdict.json").read_text())
+    events = read_run(folder)
+    summary = build_verdict(events, resume="")
     seconds = {"start": 0.0, "sync": 0.0, "close": 0.0, "prepare": 0.0}
 
     def timed(kind: str, call: Callable[[], Any]) -> Any:
@@ -53,17 +54,17 @@ def measure(run: Path, scratch: Path, *, pauses: bool) -> dict[str, float]:
 
     tracker = timed("start", lambda: Tracker(folder, f"sqlite:///{scratch / 'mlflow.db'}"))
     timed("prepare", tracker.prepare)
-    called_at = events[0]["at"]
+    called_at = events[0].at
     for count, event in enumerate(events, start=1):
-        if event["event"] in TRACKED:
-            if pauses and event["at"] - called_at > PAUSE_SECONDS:
+        if isinstance(event, TRACKED):
+            if pauses and event.at - called_at > PAUSE_SECONDS:
                 tracker.wait()
-            called_at = event["at"]
-            timed("sync", lambda count=count: tracker.sync(events[:count]))
-    timed("close", lambda: tracker.close(events, verdict))
+            called_at = event.at
+            timed("sync", lambda count=count: tracker.sync(RunState(events[:count])))
+    timed("close", lambda: tracker.close(events, summary))
     if tracker.problem is not None:
         raise SystemExit(f"error: {tracker.problem}")
-    return {**seconds, "wall": events[-1]["at"] - events[0]["at"]}
+    return {**seconds, "wall": events[-1].at - events[0].at}
 
 
 def own_thread(seconds: dict[str, float]) -> float:

@@ -7,7 +7,6 @@ carries the mark after the end was left behind. Only such processes are ever hit
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -20,6 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from lvm.records import to_plain
+from lvm.triage.events import ArmEnded, ArmJudged, Epoch, Event
+from lvm.triage.journal import FILE_NAME, read_events
+from lvm.triage.reopen import effective
+from lvm.triage.state import RunState
 
 ROOT = Path(__file__).resolve().parent.parent
 TRIAGE = str(ROOT / "tune_jobs" / "triage.py")
@@ -98,14 +103,13 @@ class Run:
                 start_new_session=True,
             )
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[Event]:
         """Return the whole lines of the journal."""
-        path = self.out / "journal.jsonl"
-        if not path.exists():
+        if not (self.out / FILE_NAME).exists():
             return []
-        return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+        return list(read_events(self.out))
 
-    def wait_for(self, reached: Callable[[list[dict[str, Any]]], bool], seconds: float) -> bool:
+    def wait_for(self, reached: Callable[[list[Event]], bool], seconds: float) -> bool:
         """Wait until the journal has come somewhere; False when the run ended before."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -160,22 +164,15 @@ class Run:
 # --- what a run came to ---------------------------------------------------------------------------
 
 
-def outcome(events: list[dict[str, Any]]) -> tuple[Any, ...]:
+def outcome(events: list[Event]) -> tuple[Any, ...]:
     """Return the verdict and the numbers of a run; two workers add in another order than one."""
-    effective = _effective(events)
-    stop = [e for e in effective if e["event"] == "decision" and e["action"] == "Stop"]
+    state = RunState(effective(events))
     judged = {
-        (e["step"], e["name"]): [_rounded(e[key]) for key in JUDGED]
-        for e in effective
-        if e["event"] == "arm_judged"
+        (e.step, e.name): [_rounded(to_plain(getattr(e, key))) for key in JUDGED]
+        for e in state.of(ArmJudged)
     }
-    return (stop[-1]["verdict"] if stop else None, stop[-1]["cause"] if stop else None, judged)
-
-
-def _effective(events: list[dict[str, Any]]) -> list[Any]:
-    from lvm.triage.reopen import effective
-
-    return list(effective(events))
+    stop = state.stop
+    return (stop.verdict if stop else None, stop.cause if stop else None, judged)
 
 
 def _rounded(value: Any) -> Any:
@@ -186,19 +183,19 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
-def twice(events: list[dict[str, Any]]) -> list[str]:
+def twice(events: list[Event]) -> list[str]:
     """Return the arms of which an epoch stands twice in the journal, or after their end."""
     seen: set[tuple[str, int]] = set()
     ended: dict[str, int] = {}
     found = []
     for event in events:
-        if event["event"] == "epoch":
-            key = (event["arm"], event["epoch"])
-            if key in seen or event["epoch"] <= ended.get(event["arm"], -1):
-                found.append(f"{event['name']} epoch {event['epoch']}")
+        if isinstance(event, Epoch):
+            key = (event.arm, event.epoch)
+            if key in seen or event.epoch <= ended.get(event.arm, -1):
+                found.append(f"{event.name} epoch {event.epoch}")
             seen.add(key)
-        elif event["event"] == "arm_ended" and event["reason"] in ("finished", "pruned"):
-            ended[event["arm"]] = event["epoch"]
+        elif isinstance(event, ArmEnded) and event.reason in ("finished", "pruned"):
+            ended[event.arm] = event.epoch
     return found
 
 
@@ -206,8 +203,8 @@ def lost_epochs(run: Run) -> int:
     """Return the most epochs that an arm has in the journal and no longer on disk."""
     most: dict[str, int] = {}
     for event in run.events():
-        if event["event"] == "epoch":
-            most[event["arm"]] = max(event["epoch"], most.get(event["arm"], 0))
+        if isinstance(event, Epoch):
+            most[event.arm] = max(event.epoch, most.get(event.arm, 0))
     lost = 0
     for arm, epoch in most.items():
         path = run.out / "arms" / arm / "epochs.jsonl"

@@ -36,7 +36,6 @@ from lvm.presets import preset
 from lvm.status import status
 from lvm.status.screen import screen
 from lvm.training.checkpoint import load_checkpoint, load_optimizer_state, save_checkpoint
-from lvm.triage.events import told
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.verdict import build_verdict
 
@@ -131,8 +130,8 @@ def write_files(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "cluster.yaml").write_bytes(CLUSTERS[0].read_bytes())
     journal = Journal(folder / "run")
-    for line in JOURNAL.read_text().splitlines():
-        journal.append(told(json.loads(line)))
+    for event in read_run(JOURNAL.parent):
+        journal.append(event)
     torch.save(_report_checkpoint(predictor), folder / "report.pt")
 
 

@@ -31,6 +31,7 @@ from lvm.records import (
     Verdict,
     to_plain,
 )
+from lvm.tracking import Tracker
 from lvm.training.checkpoint import save_checkpoint
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import (
@@ -469,6 +470,14 @@ def write_documents(folder: Path) -> Summary:
     (folder / "report.md").write_text("# A report\n")
     (folder / "audit.json").write_text(json.dumps(AUDIT))
     return summary
+
+
+def track(folder: Path, events: RunState, uri: str | None = None) -> Tracker:
+    """Write all runs of a triage, with its verdict where it has one on disk."""
+    told = (folder / "verdict.json").exists()
+    tracker = Tracker(folder, uri)
+    tracker.close(events, build_verdict(events, resume="resume") if told else None)
+    return tracker
 
 
 CONFIRMED = "confirm_temperature-tau-0.2"  # the arm whose model the verdict speaks for

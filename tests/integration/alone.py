@@ -11,7 +11,8 @@ import pytest
 from lvm.data.load import DataRequest, load_dataset
 from lvm.presets import load_config
 from lvm.provenance import code_version
-from lvm.triage.journal import Event, Journal
+from lvm.triage.events import ArmJudged, Event
+from lvm.triage.journal import Journal
 from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request
 from lvm.triage.step import steps_in_order
@@ -37,12 +38,12 @@ def alone(bank: Path, recipe: Path, folder: Path, *, reported_only: bool = False
 def measured(events: Sequence[Event]) -> dict[tuple[str, str], Any]:
     """Return verdicts and metrics by step and arm; two workers add in another order than one."""
     return {
-        (e["step"], e["name"]): (
-            e["reason"],
-            e["epoch"],
-            e["stage"]["verdict"],
-            {k: pytest.approx(v, abs=1e-3) for k, v in e["evaluation"]["masked"].items()},
+        (e.step, e.name): (
+            e.reason,
+            e.epoch,
+            e.stage.verdict,
+            {k: pytest.approx(v, abs=1e-3) for k, v in e.evaluation.masked.items()},
         )
         for e in events
-        if e["event"] == "arm_judged"
+        if isinstance(e, ArmJudged) and e.evaluation is not None
     }

@@ -14,6 +14,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import linear_bank
 import pytest
@@ -22,8 +23,12 @@ import tune_jobs.triage
 from lvm.command import run_command
 from lvm.config.run import ScheduleConfig
 from lvm.data.bank import Bank
-from lvm.triage.journal import Event, read_journal
+from lvm.triage.events import Event
+from lvm.triage.journal import read_run
 from lvm.triage.on_ray import RayExecutor
+from lvm.triage.state import RunState
+
+E = TypeVar("E", bound=Event)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +57,13 @@ class Run:
     printed: str
 
     @property
-    def events(self) -> list[Event]:
+    def events(self) -> RunState:
         """The journal."""
-        return list(read_journal(self.folder))
+        return read_run(self.folder)
 
-    def of(self, kind: str) -> list[Event]:
+    def of(self, kind: type[E]) -> list[E]:
         """The events of one kind."""
-        return [event for event in self.events if event["event"] == kind]
+        return self.events.of(kind)
 
 
 def run_triage(folder: Path, argv: Sequence[str]) -> Run:

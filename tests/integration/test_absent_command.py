@@ -14,11 +14,13 @@ import pytest
 import torch
 
 import lvm.jobs.job
+from lvm.records import to_plain
 from lvm.report import Run as Reported
 from lvm.report.markdown import render, report_sections
 from lvm.status import status
 from lvm.status.screen import screen
 from lvm.triage import local
+from lvm.triage.events import Decision
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.local import LocalExecutor
 from lvm.triage.verdict import build_verdict
@@ -69,18 +71,18 @@ def agree(run) -> dict:
     events = read_run(run.folder)
     assert events == Journal(run.folder).events
     again = build_verdict(events, resume=document["resume"])
-    assert again == document
-    stops = [e for e in events if e["event"] == "decision" and e["action"] == "Stop"]
-    assert [stop["verdict"] for stop in stops] == [document["verdict"]]
+    assert to_plain(again) == document
+    stops = events.of(Decision, action="Stop")
+    assert [stop.verdict for stop in stops] == [document["verdict"]]
     assert run.status == (0 if document["verdict"] in ("PASSED", "FIXED") else 1)
     assert run.printed.splitlines()[0] == document["headline"]
     report = (run.folder / "report.md").read_text()
-    assert report == render(report_sections(Reported(events, document)), document["verdict"])
+    assert report == render(report_sections(Reported(events, again)), document["verdict"])
     assert report.startswith(f"# Triage report: {document['verdict']}")
     assert "more articles: they narrow" not in report or not document["absent"]
     seen = status(events, run.folder, time.time())
-    assert (seen["state"], seen["verdict"]) == ("finished", document["verdict"])
-    assert (seen["headline"], seen["absent"]) == (document["headline"], document["absent"])
+    assert (seen.state, seen.verdict) == ("finished", document["verdict"])
+    assert (seen.headline, to_plain(seen.absent)) == (document["headline"], document["absent"])
     if document["absent"]:
         lines = [line.rstrip() for line in run.printed.splitlines()]
         first = lines[: len(document["warnings"]) + 1]

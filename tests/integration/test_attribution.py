@@ -10,7 +10,6 @@ import tiny
 import torch
 import worlds
 
-from lvm.config.plain import to_dict
 from lvm.config.read import load_run_config
 from lvm.records import RunVerdict, Verdict
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
@@ -35,20 +34,20 @@ def test_more_training_is_the_cause_where_the_unchanged_recipe_needs_nothing_els
     right = base.recipe.with_changes({"objective.space": "raw"})
     short = dataclasses.replace(base, recipe=right.with_changes({"training.epochs": 1}))
     _, first = tiny.triage(tmp_path / "short", world.dataset, short, num_steps=0)
-    trained = first.find(StepStarted, step="phase_1")["arms"][1]
-    checkpoint = tmp_path / "short" / "arms" / trained["id"] / "checkpoint"
+    trained = first.events.last(StepStarted, step="phase_1").arms[1]
+    checkpoint = tmp_path / "short" / "arms" / trained.id / "checkpoint"
 
     full = dataclasses.replace(base, recipe=right)
     stop, journal = tiny.triage(tmp_path / "run", world.dataset, full, checkpoint=checkpoint)
 
-    assert journal.events.last(Phase1Judged)["verdict"] != Verdict.PASS
+    assert journal.events.last(Phase1Judged).verdict != Verdict.PASS
     (confirmed,) = journal.events.of(Confirmed)
-    assert confirmed["success"] == Verdict.PASS  # the arm of a step passes as well ...
-    assert confirmed["control"]["verdict"] == Verdict.PASS
+    assert confirmed.success == Verdict.PASS  # the arm of a step passes as well ...
+    assert confirmed.control.verdict == Verdict.PASS
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (MORE_TRAINING,))  # ... and is no cause
     document = build_verdict(journal.events, resume="")
-    assert document["arm"]["recipe"]["objective"] == to_dict(right)["objective"]
-    assert document["arm"]["id"] == confirmed["control"]["spec"]
+    assert document.arm.recipe.objective == right.objective
+    assert document.arm.id == confirmed.control.spec
 
 
 def test_every_step_names_the_one_cause_and_says_what_all_that_helped_add(tmp_path) -> None:
@@ -61,18 +60,16 @@ def test_every_step_names_the_one_cause_and_says_what_all_that_helped_add(tmp_pa
 
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("temperature",))
     assert len(journal.events.of(StepEnded)) == 3  # the fix of the first did not end the run
-    kept = [(e["step"], e["kept"]) for e in journal.events.of(StepEnded) if e["kept"]]
+    kept = [(e.step, e.kept) for e in journal.events.of(StepEnded) if e.kept]
     assert len(kept) > 1
     together = journal.events.last(Confirmed, step=COMBINATION)
-    spec = journal.events.last(StepStarted, step="confirm_combination")["arms"][0]
-    assert spec["recipe"]["objective"]["temperature"] == 0.10
-    assert spec["id"] == together["spec"]
+    spec = journal.events.last(StepStarted, step="confirm_combination").arms[0]
+    assert spec.recipe.objective.temperature == 0.10
+    assert spec.id == together.spec
     document = build_verdict(journal.events, resume="")
     assert [
         list(pair)
-        for pair in zip(
-            document["combination"]["steps"], document["combination"]["arms"], strict=True
-        )
+        for pair in zip(document.combination.steps, document.combination.arms, strict=True)
     ] == [list(pair) for pair in kept]
-    assert document["combination"]["best_alone"][0] == "temperature"
-    assert "does worse than it alone" in document["headline"]
+    assert document.combination.best_alone[0] == "temperature"
+    assert "does worse than it alone" in document.headline

@@ -8,6 +8,7 @@ import pytest
 from alone import alone, measured
 
 from lvm.records import RunVerdict
+from lvm.triage.events import Epoch
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -53,4 +54,4 @@ def test_two_hits_cost_no_verdict_and_leave_nothing_behind(place: chaos.Place, u
 
 
 def epochs(events: list, step: str) -> int:
-    return sum(event["event"] == "epoch" and event["step"] == step for event in events)
+    return sum(isinstance(event, Epoch) and event.step == step for event in events)

@@ -21,7 +21,8 @@ import tune_jobs.triage
 from lvm.command import run_command
 from lvm.config.run import ScheduleConfig
 from lvm.errors import ClusterError
-from lvm.triage.journal import Event, read_journal
+from lvm.triage.events import ArmEnded, Decision, Epoch, Event, Interrupted, StepStarted
+from lvm.triage.journal import read_events
 from lvm.triage.on_ray import RayExecutor
 
 pytestmark = [
@@ -75,8 +76,8 @@ def changed_recipe(world, path: Path, changes: dict[str, str]) -> list[str]:
     return ["--data", str(world.bank), "--recipe", str(path)]
 
 
-def of(kind: str, folder: Path) -> list[Event]:
-    return [event for event in read_journal(folder) if event["event"] == kind]
+def of(kind: type[Event], folder: Path) -> list[Any]:
+    return [event for event in read_events(folder) if isinstance(event, kind)]
 
 
 def test_the_exit_code_of_a_job_is_that_of_the_triage(nodes: TwoRaylets):
@@ -146,7 +147,7 @@ def stopped(nodes: TwoRaylets, step: str, out: Path, flags: list[str]) -> None:
         assert time.monotonic() < deadline, job(nodes, "logs", step).stdout
         time.sleep(0.1)
     assert job(nodes, "stop", step).returncode == 0
-    assert last(out)["event"] == "interrupted"
+    assert isinstance(last(out), Interrupted)
     told = json.loads((out / "verdict.json").read_text())
     assert told["resume"].endswith("--address auto")
     assert groups_alive(nodes) == 0
@@ -154,27 +155,27 @@ def stopped(nodes: TwoRaylets, step: str, out: Path, flags: list[str]) -> None:
 
 def check_end(nodes: TwoRaylets, out: Path, fixed: Fixed) -> None:
     """The run ended as one that nothing stopped, each epoch was trained once, no room is held."""
-    assert measured(list(read_journal(out))) == fixed.measured
-    assert of("decision", out)[-1]["verdict"] == "FIXED"
+    assert measured(list(read_events(out))) == fixed.measured
+    assert of(Decision, out)[-1].verdict == "FIXED"
     assert json.loads((out / "verdict.json").read_text())["verdict"] == "FIXED"
-    (confirmation,) = of("step_started", out)[-1]["arms"]
-    assert confirmation["workers"] == 2  # 0.9 CPUs each, so that one node could not hold both
-    assert of("arm_ended", out)[-1]["reason"] == "finished"
-    epochs = [(e["arm"], e["epoch"]) for e in of("epoch", out)]
+    (confirmation,) = of(StepStarted, out)[-1].arms
+    assert confirmation.workers == 2  # 0.9 CPUs each, so that one node could not hold both
+    assert of(ArmEnded, out)[-1].reason == "finished"
+    epochs = [(e.arm, e.epoch) for e in of(Epoch, out)]
     assert len(epochs) == len(set(epochs))
     assert groups_alive(nodes) == 0
 
 
 def begun(folder: Path, step: str) -> bool:
     """Whether a step trains; a full training is stopped in its start, it is over soon."""
-    kind = "step_started" if step.startswith("confirm_") else "epoch"
+    kind = StepStarted if step.startswith("confirm_") else Epoch
     if not (folder / "journal.jsonl").exists():
         return False
-    return any(event["step"] == step for event in of(kind, folder))
+    return any(event.step == step for event in of(kind, folder))
 
 
 def last(folder: Path) -> Event:
-    return list(read_journal(folder))[-1]
+    return list(read_events(folder))[-1]
 
 
 def groups_alive(nodes: TwoRaylets) -> int:

@@ -37,7 +37,8 @@ from lvm.data.windows import dataset_from_bank
 from lvm.errors import ClusterError, ClusterLostError
 from lvm.tracking import EXPERIMENT
 from lvm.triage import lock
-from lvm.triage.journal import Event, Journal, read_journal
+from lvm.triage.events import Event, Ladder, Phase1Judged
+from lvm.triage.journal import Journal, read_journal
 from lvm.triage.lock import driver_of
 
 pytestmark = [
@@ -125,7 +126,7 @@ def uninterrupted(small: Small) -> Path:
     return small.folder / "uninterrupted"
 
 
-def events(folder: Path) -> list[Event]:
+def events(folder: Path) -> list[dict[str, Any]]:
     return list(read_journal(folder)) if (folder / "journal.jsonl").exists() else []
 
 
@@ -465,15 +466,15 @@ def predictions(small: Small, tmp_path: Path, monkeypatch) -> Path:
     return tmp_path / "predictions.npy"
 
 
-def interrupt_at(monkeypatch, event: str) -> None:
-    """Interrupt this process as soon as an event is written."""
+def interrupt_at(monkeypatch, kind: type[Event]) -> None:
+    """Interrupt this process as soon as an event of a kind is written."""
     real = Journal.append
 
-    def append(journal: Journal, kind: str, /, **values: Any) -> Event:
-        record = real(journal, kind, **values)
-        if kind == event:
+    def append(journal: Journal, new: Event) -> Event:
+        written = real(journal, new)
+        if isinstance(new, kind):
             raise KeyboardInterrupt
-        return record
+        return written
 
     monkeypatch.setattr(Journal, "append", append)
 
@@ -483,7 +484,7 @@ def test_relative_predictions_are_resumed_from_elsewhere_and_replaced_ones_refus
 ):
     folder = small.folder / "predicted"
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "ladder")
+        interrupt_at(patch, Ladder)
         flags = ["--independent", "--predictions", "predictions.npy"]
         assert small.here(*small.new("predicted"), *flags) == 130
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -499,7 +500,7 @@ def test_relative_predictions_are_resumed_from_elsewhere_and_replaced_ones_refus
     assert small.here("--resume", folder) == 2
     assert "give --predictions again with where it lies now" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "phase_1_judged")
+        interrupt_at(patch, Phase1Judged)
         assert small.here("--resume", folder, "--predictions", moved) == 130
     judged = [event for event in events(folder) if event["event"] == "test_judged"]
     assert [event["arm"] for event in judged].count("predictions") == 1

@@ -19,14 +19,29 @@ from typing import Any
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 import tune_jobs.triage
 from lvm.command import run_command
 from lvm.data.files import write_bank
 from lvm.tracking import EXPERIMENT
-from lvm.triage.events import Resumed
-from lvm.triage.journal import Event, read_journal
+from lvm.triage.events import (
+    ArmEnded,
+    ArmJudged,
+    Confirmed,
+    Decision,
+    Epoch,
+    Event,
+    Interrupted,
+    Phase1Judged,
+    Repeated,
+    Resumed,
+    StepEnded,
+    StepStarted,
+)
+from lvm.triage.journal import read_events
 from lvm.triage.on_ray import RayExecutor
+from lvm.triage.state import RunState
 
 pytestmark = [
     pytest.mark.integration,
@@ -96,7 +111,7 @@ def live(
 
 
 def journal(folder: Path) -> list[Event]:
-    return list(read_journal(folder)) if (folder / "journal.jsonl").exists() else []
+    return list(read_events(folder)) if (folder / "journal.jsonl").exists() else []
 
 
 def checkpoints(folder: Path) -> dict[Path, int]:
@@ -114,7 +129,7 @@ def parents(folder: Path) -> list[str]:
 
 
 def trained(events: list[Event]) -> set[str]:
-    return {event["arm"] for event in events if event["event"] == "epoch" and event["epoch"] > 0}
+    return {event.arm for event in events if isinstance(event, Epoch) and event.epoch > 0}
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +150,8 @@ def terminated(stopped: Life) -> Life:
     """The command that Ctrl-C printed, ended by SIGTERM when arms run again."""
 
     def runs_again(events: list[Event]) -> bool:
-        kinds = [event["event"] for event in events[len(stopped.events) :]]
-        return "epoch" in kinds or "step_started" in kinds
+        new = events[len(stopped.events) :]
+        return any(isinstance(event, Epoch | StepStarted) for event in new)
 
     return live(goes_on(stopped), stopped.folder, runs_again, signal.SIGTERM)
 
@@ -184,7 +199,7 @@ def test_ctrl_c_answers_with_the_command_that_goes_on(stopped: Life, cluster):
     python, script, *flags = goes_on(stopped)
     assert flags == ["--resume", str(stopped.folder), "--address", cluster]
     assert Path(script).samefile(tune_jobs.triage.__file__)
-    assert stopped.events[-1]["event"] == "interrupted"
+    assert isinstance(stopped.events[-1], Interrupted)
     assert stopped.document["verdict"] is None
     resume = shlex.split(stopped.document["resume"])  # as a file keeps it: with whole paths
     assert resume[2:] == flags
@@ -199,7 +214,7 @@ def test_ctrl_c_leaves_no_mlflow_run_open(stopped: Life):
 def test_sigterm_ends_as_ctrl_c_does(stopped: Life, terminated: Life):
     assert terminated.status == 130
     assert goes_on(terminated) == goes_on(stopped)
-    assert terminated.events[-1]["event"] == "interrupted"
+    assert isinstance(terminated.events[-1], Interrupted)
     assert terminated.statuses == ["KILLED"]
 
 
@@ -208,10 +223,10 @@ def test_sigterm_ends_as_ctrl_c_does(stopped: Life, terminated: Life):
 
 def test_the_process_was_killed_amid_the_run(stopped: Life, killed: Life):
     assert killed.status == -signal.SIGKILL
-    started = [event["step"] for event in killed.events if event["event"] == "step_started"]
+    started = [event.step for event in killed.events if isinstance(event, StepStarted)]
     assert started[:2] == ["phase_1", "projection_head"]
-    assert killed.events[-1].get("action") != "Stop"
-    assert [e["event"] for e in killed.events].count("resumed") == 2
+    assert RunState(killed.events).stop is None
+    assert len(RunState(killed.events).of(Resumed)) == 2
     assert killed.statuses == ["RUNNING"]  # nobody could close it
 
 
@@ -221,10 +236,10 @@ def test_trials_end_with_their_driver(left_behind: float):
 
 
 def test_finished_arms_are_not_run_again(killed: Life, resumed):
-    for kind, keys in (("epoch", ("arm", "epoch")), ("arm_ended", ("arm", "step"))):
-        seen = [tuple(event[key] for key in keys) for event in resumed.of(kind)]
+    for kind, keys in ((Epoch, ("arm", "epoch")), (ArmEnded, ("arm", "step"))):
+        seen = [tuple(getattr(event, key) for key in keys) for event in resumed.of(kind)]
         assert len(seen) == len(set(seen)), kind
-    ended = {event["arm"] for event in killed.events if event["event"] == "arm_ended"}
+    ended = {event.arm for event in killed.events if isinstance(event, ArmEnded)}
     assert len(ended) >= 2
     kept = {path: at for path, at in killed.files.items() if path.parts[-3] in ended}
     assert len({path.parts[-3] for path in kept}) >= 2
@@ -243,7 +258,7 @@ def test_what_was_written_stays_as_it_is(stopped: Life, terminated: Life, killed
 def test_the_resumed_run_ends_as_the_uninterrupted_one(finished, resumed):
     assert resumed.status == finished.status == 0
     assert judged(resumed.events) == judged(finished.events)
-    for kind in ("phase_1_judged", "step_ended", "confirmed", "repeated", "decision"):
+    for kind in (Phase1Judged, StepEnded, Confirmed, Repeated, Decision):
         assert plain(resumed.of(kind)) == plain(finished.of(kind)), kind
     ours, theirs = (
         json.loads((run.folder / "verdict.json").read_text()) for run in (resumed, finished)
@@ -255,14 +270,14 @@ def test_the_resumed_run_ends_as_the_uninterrupted_one(finished, resumed):
 
 
 def judged(events: list[Event]) -> dict[tuple[str, str], dict[str, Any]]:
-    found = [event for event in events if event["event"] == "arm_judged"]
-    assert len({(e["step"], e["name"]) for e in found}) == len(found)
-    return {(e["step"], e["name"]): {key: e[key] for key in JUDGED} for e in found}
+    found = [event for event in events if isinstance(event, ArmJudged)]
+    assert len({(e.step, e.name) for e in found}) == len(found)
+    return {(e.step, e.name): {key: getattr(e, key) for key in JUDGED} for e in found}
 
 
 def plain(events: list[Event]) -> list[Event]:
     """Events without what a clock decides."""
-    return [{key: value for key, value in event.items() if key != "at"} for event in events]
+    return [replace(event, at=0.0) for event in events]
 
 
 def untimed(value: Any) -> Any:
@@ -277,7 +292,7 @@ def test_a_finished_run_has_nothing_left_to_do(resumed, triage):
     again = triage(resumed.folder, ["--resume", str(resumed.folder)])
     assert again.status == resumed.status
     assert again.printed == resumed.printed
-    assert [event["event"] for event in again.events[len(before) :]] == ["resumed"]
+    assert [type(event) for event in again.events[len(before) :]] == [Resumed]
 
 
 # --- what is refused ------------------------------------------------------------------------------

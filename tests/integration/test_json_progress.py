@@ -9,6 +9,7 @@ import pytest
 
 import lvm.jobs.job
 from lvm.status import status
+from lvm.triage.events import Rung, kind_of
 from lvm.triage.journal import read_run
 from lvm.triage.local import LocalExecutor
 
@@ -38,7 +39,7 @@ def test_a_run_told_as_json_is_json_to_its_end(world, triage, monkeypatch) -> No
     data = ["--data", str(world.bank), "--recipe", str(world.recipe)]
     run = triage(folder, [*data, "--out", str(folder), "--json"])
     records = [json.loads(row) for row in run.printed.splitlines()]
-    told = [e["event"] for e in run.events if e["event"] != "rung"]
+    told = [kind_of(e) for e in run.events if not isinstance(e, Rung)]
     assert [r["event"] for r in records] == [*told, "verdict"]
     verdict = json.loads((folder / "verdict.json").read_text())
     assert verdict.items() <= records[-1].items()

@@ -24,10 +24,10 @@ NEAR = 0.95
 
 def _near(world, judged) -> bool:
     """Whether a model judged on the test split reaches its share of the optimum's cosine."""
-    test, evaluation = world.dataset.test, judged["evaluation"]
-    assert evaluation["space"] == "raw"
+    test, evaluation = world.dataset.test, judged.evaluation
+    assert evaluation.space == "raw"
     optimum = world.cosine(world.optimum(test), test)
-    return NEAR * optimum <= evaluation["masked"]["eval_cosine"] <= optimum
+    return NEAR * optimum <= evaluation.masked["eval_cosine"] <= optimum
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -47,9 +47,9 @@ def test_what_mends_the_split_of_spaces_comes_near_the_optimum(tmp_path) -> None
     config = load_run_config(RECIPES / "wrong_head_only.toml", base)
     stop, journal = tiny.triage(tmp_path, world.dataset, config)
 
-    assert journal.events.last(Phase1Judged)["verdict"] != Verdict.PASS
+    assert journal.events.last(Phase1Judged).verdict != Verdict.PASS
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("projection_head",))
     confirmed = journal.events.last(Confirmed)
-    assert confirmed["verdict"] == Verdict.PASS
-    assert _near(world, journal.events.last(TestJudged, arm=confirmed["spec"]))
+    assert confirmed.verdict == Verdict.PASS
+    assert _near(world, journal.events.last(TestJudged, arm=confirmed.spec))
     assert not _near(world, journal.events.last(TestJudged, name="InfoNCE+AR"))

@@ -12,7 +12,9 @@ import pytest
 from alone import alone, measured
 from two_raylets import one_raylet
 
-from lvm.triage.journal import read_journal
+from lvm.records import StopReason
+from lvm.triage.events import ArmEnded, StepStarted
+from lvm.triage.journal import read_journal, read_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -51,13 +53,13 @@ def test_a_full_training_waits_for_its_node_and_says_so(world, tmp_path: Path):
     assert process.returncode == 0, said
     assert printed.startswith("FIXED by projection_head: InfoNCE in the raw space")
     assert "2 workers with 0.9 CPUs each" in said
-    events = list(read_journal(out))
-    assert not [e for e in events if e["event"] == "arm_ended" and e["reason"] == "crashed"]
+    events = read_run(out)
+    assert not events.of(ArmEnded, reason=StopReason.CRASHED)
     told = json.loads((out / "verdict.json").read_text())
     assert (told["verdict"], told["absent"]) == ("FIXED", [])
-    (confirmation,) = of("step_started", out)[-1]["arms"]
-    assert confirmation["workers"] == 2  # 0.9 CPUs each, so that one node could not hold both
-    assert of("arm_ended", out)[-1]["reason"] == "finished"
+    (confirmation,) = events.of(StepStarted)[-1].arms
+    assert confirmation.workers == 2  # 0.9 CPUs each, so that one node could not hold both
+    assert events.of(ArmEnded)[-1].reason == "finished"
     here = alone(world.bank, recipe, tmp_path / "alone", reported_only=True)
     assert measured(events) == measured(here)
 

@@ -13,13 +13,13 @@ from unittest import mock
 import pytest
 
 from lvm import tracking
-from lvm.tracking import track
 from tests.browser import MISSING, Page, chromium, find_chromium
 from tests.tracked import (
     CONFIRMED,
     REGISTERED,
     free_port,
     serving,
+    track,
     whole_journal,
     write_checkpoint,
     write_documents,

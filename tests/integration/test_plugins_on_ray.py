@@ -17,9 +17,11 @@ from lvm.config.run import ScheduleConfig
 from lvm.errors import ClusterError
 from lvm.models.base import MODELS
 from lvm.training.checkpoint import read_manifest
-from lvm.triage.events import ArmEnded
-from lvm.triage.journal import Event, read_journal
+from lvm.triage.events import ArmEnded, Decision, StepStarted
+from lvm.triage.events.parts import Arm
+from lvm.triage.journal import read_run
 from lvm.triage.on_ray import RayExecutor
+from lvm.triage.state import RunState
 
 pytestmark = [
     pytest.mark.integration,
@@ -75,19 +77,19 @@ def lvm(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
-def arms_of(events: list[Event], model: str) -> list[dict]:
+def arms_of(events: RunState, model: str) -> list[Arm]:
     """The arms of a run that was fixed in step 1, all of them of one model; none broke."""
-    assert [e["verdict"] for e in events if e.get("action") == "Stop"] == ["FIXED"]
-    ended = {event["arm"]: event["reason"] for event in events if event["event"] == "arm_ended"}
+    assert [e.verdict for e in events.of(Decision, action="Stop")] == ["FIXED"]
+    ended = {event.arm: event.reason for event in events.of(ArmEnded)}
     assert set(ended.values()) <= {"finished", "gate held", "pruned", "cancelled"}
-    started = [event for event in events if event["event"] == "step_started"]
-    assert [event["step"] for event in started] == [
+    started = events.of(StepStarted)
+    assert [event.step for event in started] == [
         "phase_1",
         "projection_head",
         "confirm_projection_head",
     ]
-    arms = [arm for event in started for arm in event["arms"]]
-    assert {arm["recipe"]["model"]["name"] for arm in arms} == {model}
+    arms = [arm for event in started for arm in event.arms]
+    assert {arm.recipe.model.name for arm in arms} == {model}
     return arms
 
 
@@ -99,14 +101,14 @@ def test_a_model_of_a_file_is_triaged_and_judged(
     out = tmp_path / "run"
     run = triage(out, flags(world, tmp_path, foreign.example(), "last_two"))
     ended = [
-        (event["step"], event["reason"])
+        (event.step, event.reason)
         for event in run.of(ArmEnded)
-        if event["step"] in ("phase_1", "projection_head")
+        if event.step in ("phase_1", "projection_head")
     ]
     assert {step for step, _ in ended} == {"phase_1", "projection_head"}
     assert {reason for _, reason in ended} <= {"finished", "gate held", "pruned", "cancelled"}
     own = plugins.digests()
-    assert run.events[0]["identity"]["plug-in my_model.py"] == own["my_model.py"]
+    assert run.events[0].identity["plug-in my_model.py"] == own["my_model.py"]
     checkpoint = next(out.glob("arms/*/checkpoint"))
     assert read_manifest(checkpoint)["plugins"] == own
 
@@ -176,5 +178,5 @@ def test_a_node_that_never_had_the_file_trains_its_model(world, tmp_path: Path) 
                 process.kill()
     assert process.returncode == 0, said
     assert printed.startswith("FIXED by projection_head: InfoNCE in the raw space")
-    (confirmation,) = arms_of(list(read_journal(out)), "twin")[-1:]
-    assert confirmation["workers"] == 2
+    (confirmation,) = arms_of(read_run(out), "twin")[-1:]
+    assert confirmation.workers == 2

@@ -15,6 +15,7 @@ import lvm.jobs.job
 from lvm.data.files import write_bank
 from lvm.data.report_files import dataset_from_report_files
 from lvm.data.windows import SPLITS, dataset_from_bank
+from lvm.records import to_plain
 from lvm.triage.events import ArmJudged, RunStarted
 from lvm.triage.local import LocalExecutor
 
@@ -117,7 +118,7 @@ def without_outlook(value: Any) -> Any:
 def test_every_arm_is_judged_as_from_the_bank(form: str, runs):
     def judged(name: str) -> list[dict[str, Any]]:
         return [
-            {key: without_outlook(event[key]) for key in JUDGED}
+            {key: without_outlook(to_plain(getattr(event, key))) for key in JUDGED}
             for event in runs[name].of(ArmJudged)
         ]
 
@@ -130,10 +131,10 @@ def test_the_run_says_where_its_data_came_from(form: str, runs):
     (started,) = runs[form].of(RunStarted)
     (from_bank,) = runs["bank"].of(RunStarted)
     for key in ("rows", "width", "windows", "articles", "fingerprint"):
-        assert started["data"][key] == from_bank["data"][key]
-    assert started["arguments"]["train"].endswith(f"{form}/train.npz")
-    assert started["arguments"]["data"] is None
-    assert Path(started["arguments"]["payload"]).is_file()
+        assert getattr(started.data, key) == getattr(from_bank.data, key)
+    assert started.arguments.train.endswith(f"{form}/train.npz")
+    assert started.arguments.data is None
+    assert Path(started.arguments.payload).is_file()
 
 
 def test_a_run_of_the_files_can_be_resumed(runs, triage):

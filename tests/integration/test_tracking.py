@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,13 +23,27 @@ import torch
 
 from lvm import tracking
 from lvm.errors import MissingExtraError, UsageError
-from lvm.tracking import ARTIFACTS, EXPERIMENT, Tracker, store, track
+from lvm.tracking import ARTIFACTS, EXPERIMENT, Tracker, store
 from lvm.tracking.arms import arm_views
 from lvm.tracking.ladder import ladder_views
 from lvm.tracking.model import _load_pyfunc
 from lvm.tracking.registry import example
 from lvm.tracking.views import RunView, parent_view
-from lvm.triage.journal import Journal, read_journal
+from lvm.triage.events import (
+    ArmEnded,
+    Audited,
+    Decision,
+    Epoch,
+    Event,
+    Interrupted,
+    Ladder,
+    Phase1Judged,
+    Resumed,
+    TestJudged,
+    event_of,
+)
+from lvm.triage.journal import Journal, read_run
+from lvm.triage.state import RunState
 from lvm.triage.step import Role
 from tests.tracked import (
     AUDIT,
@@ -45,6 +59,7 @@ from tests.tracked import (
     evaluation,
     free_port,
     serving,
+    track,
     whole_journal,
     write_checkpoint,
     write_documents,
@@ -90,9 +105,9 @@ def folder(tmp_path: Path, empty_store: Path) -> Path:
     return runs / "1"
 
 
-def synced(tracker: Tracker, events: list[dict[str, Any]]) -> None:
+def synced(tracker: Tracker, events: Sequence[Event]) -> None:
     """Hand over, and wait for the thread that writes."""
-    tracker.sync(events)
+    tracker.sync(RunState(events))
     tracker.wait()
 
 
@@ -155,8 +170,8 @@ def test_a_parent_with_nested_children(folder: Path) -> None:
     assert set(ids.values()) == {r.info.run_id for r in [parent, *runs.values()]}
 
     assert parent.info.status == "FINISHED"
-    assert parent.info.start_time == round(events[0]["at"] * 1000)
-    assert parent.info.end_time == round(events[-1]["at"] * 1000)
+    assert parent.info.start_time == round(events[0].at * 1000)
+    assert parent.info.end_time == round(events[-1].at * 1000)
     tags = parent.data.tags
     assert tags["verdict"] == "FIXED"
     assert tags["cause"] == "temperature"
@@ -189,10 +204,10 @@ def test_an_arm_has_curves_gates_and_reasons(folder: Path) -> None:
     runs = stored(tracker)
     arm = runs["Step 1, temperature: tau 0.2"]
 
-    wanted = [e for e in events if e["event"] == "epoch" and e["arm"] == "temperature-tau-0.2"]
+    wanted = events.of(Epoch, arm="temperature-tau-0.2")
     for name in CURVES:
         history = client_of(tracker).get_metric_history(arm.info.run_id, name)
-        assert [(m.step, m.value) for m in history] == [(e["epoch"], e[name]) for e in wanted]
+        assert [(m.step, m.value) for m in history] == [(e.epoch, getattr(e, name)) for e in wanted]
     for part, value in {"value": 0.43, "lower": 0.41, "upper": 0.45, "bound": 0.35}.items():
         assert arm.data.metrics[f"dev.stage.eval_cosine.{part}"] == pytest.approx(value)
     assert arm.data.metrics["dev.stage.eval_cosine.num_articles"] == 8
@@ -281,8 +296,8 @@ def test_a_run_that_was_tracked_without_its_ladder_gets_it_once(folder: Path) ->
 
 def test_a_journal_with_half_a_ladder_or_none_gives_what_it_has(folder: Path) -> None:
     events = whole_journal(folder)
-    assert ladder_views([e for e in events if e["event"] != "ladder"]) == []
-    dev = [e for e in events if e["event"] != "ladder" or e["split"] == "dev"]
+    assert ladder_views(RunState(e for e in events if not isinstance(e, Ladder))) == []
+    dev = RunState(e for e in events if not isinstance(e, Ladder) or e.split == "dev")
     half, whole = ladder_views(dev), ladder_views(events)
     assert (
         [v.key for v in half] == [v.key for v in whole] == ["ladder / copy_last", "ladder / random"]
@@ -340,14 +355,15 @@ def test_predictions_without_a_model_are_a_run(folder: Path) -> None:
     writer.begin("phase_1", [spec])
     writer.arm(spec, 0.3)
     writer.journal.append(
-        "test_judged",
-        arm="predictions",
-        step="phase_1",
-        name="InfoNCE+AR (predictions)",
-        role=Role.PHASE1,
-        evaluation=evaluation("test", 0.2),
-        ann={},
-        epochs=0,
+        event_of(
+            TestJudged,
+            arm="predictions",
+            step="phase_1",
+            name="InfoNCE+AR (predictions)",
+            role=Role.PHASE1,
+            evaluation=evaluation("test", 0.2),
+            epochs=0,
+        )
     )
     runs = stored(track(folder, writer.journal.events))
     run = runs["phase_1: InfoNCE+AR (predictions)"]
@@ -457,14 +473,15 @@ def test_a_blocked_run_names_what_blocks_it(folder: Path) -> None:
     writer.start(fingerprint=None)
     blocking = {**FINDING, "code": "KEYS_WRONG", "severity": "block", "next": "lvm audit --repair"}
     audit = {**AUDIT, "verdict": "BLOCKED", "findings": [blocking, FINDING]}
-    writer.journal.append("audited", audit=audit)
+    writer.journal.append(event_of(Audited, audit=audit))
     writer.journal.append(
-        "decision",
-        number=0,
-        action="Stop",
-        verdict="BLOCKED",
-        cause=["KEYS_WRONG"],
-        since="the audit found KEYS_WRONG",
+        event_of(
+            Decision,
+            action="Stop",
+            verdict="BLOCKED",
+            cause=["KEYS_WRONG"],
+            since="the audit found KEYS_WRONG",
+        )
     )
     tracker = Tracker(folder)
     tracker.close(writer.journal.events, write_documents(folder))
@@ -519,10 +536,10 @@ def test_syncing_event_by_event_ends_like_writing_at_once(folder: Path) -> None:
     for count in range(1, len(events) + 1, 5):
         synced(tracker, events[:count])
         assert tracker.problem is None
-        ended = {e["name"] for e in events[:count] if e["event"] == "arm_ended"}
+        ended = {e.name for e in events[:count] if isinstance(e, ArmEnded)}
         runs = stored(tracker)
         assert runs.pop("my runs/1").info.status == "RUNNING"
-        measured = LADDER if any(e["event"] == "ladder" for e in events[:count]) else {}
+        measured = LADDER if any(isinstance(e, Ladder) for e in events[:count]) else {}
         assert {name for name in runs if name.startswith("Ladder")} == set(measured)
         assert {name.partition(": ")[2] for name in runs.keys() - LADDER} == ended
         assert "RUNNING" not in {run.info.status for run in runs.values()}
@@ -543,7 +560,7 @@ def test_an_interrupted_triage_goes_on_in_the_same_runs(folder: Path) -> None:
     writer.epoch(specs[2], 1, 0.2)
     tracker = Tracker(folder)
     synced(tracker, writer.journal.events)
-    writer.journal.append("interrupted")
+    writer.journal.append(Interrupted())
     tracker.close(writer.journal.events, None)
     before = stored(tracker)
     assert before["my runs/1"].info.status == "KILLED"
@@ -551,7 +568,7 @@ def test_an_interrupted_triage_goes_on_in_the_same_runs(folder: Path) -> None:
     assert before["Step 1, temperature: tau 0.5"].data.metrics["eval_cosine"] == pytest.approx(0.21)
     assert "Step 1, temperature: control" not in before  # it had not begun
 
-    writer.journal.append("resumed", command="python tune_jobs/triage.py --resume runs/1")
+    writer.journal.append(Resumed(command="python tune_jobs/triage.py --resume runs/1"))
     tracker = Tracker(folder)
     synced(tracker, writer.journal.events)
     assert stored(tracker)["my runs/1"].info.status == "RUNNING"
@@ -715,7 +732,7 @@ def test_a_failure_is_not_tried_again_at_once(folder: Path) -> None:
         synced(tracker, whole_journal(folder))
         assert connect.call_count == 0
         tracker._retry_at = 0.0  # the pause is over
-        synced(tracker, list(read_journal(folder)))
+        synced(tracker, read_run(folder))
         assert connect.call_count == 1
 
 
@@ -857,13 +874,13 @@ def hook(event, args):
 
 sys.addaudithook(hook)
 from lvm.tracking import Tracker
-from lvm.triage.journal import read_journal
+from lvm.triage.journal import read_run
 
 assert "mlflow" not in sys.modules
 folder = Path(sys.argv[1])
 tracker = Tracker(folder)
 assert "mlflow" not in sys.modules
-tracker.close(list(read_journal(folder)), None)
+tracker.close(read_run(folder), None)
 assert tracker.problem is None, tracker.problem
 time.sleep(1)  # MLflow would ask from a thread of its own
 assert not asked, asked
@@ -948,7 +965,7 @@ def test_a_shared_server_that_goes_down_receives_the_rest_when_it_is_back(
     events = whole_journal(folder)
     write_checkpoint(folder, CONFIRMED)
     tracker = Tracker(folder)
-    judged = [e["event"] for e in events].index("phase_1_judged") + 1
+    judged = list(events).index(events.last(Phase1Judged)) + 1
     with serving(words, port, tmp_path):
         synced(tracker, events[:judged])
         assert tracker.problem is None

@@ -9,18 +9,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from lvm.config.run import RunConfig
 from lvm.data.load import DataRequest, load_dataset
 from lvm.metrics import METRICS
 from lvm.presets import load_config
 from lvm.provenance import code_version
-from lvm.records import RunVerdict, StopReason
+from lvm.records import RunVerdict, StopReason, to_plain
 from lvm.tracking import EXPERIMENT
-from lvm.triage.events import ArmEnded, Confirmed, Epoch, Rung, StepStarted
-from lvm.triage.journal import Event, Journal
+from lvm.triage.events import ArmEnded, ArmJudged, Confirmed, Decision, Epoch, Rung, StepStarted
+from lvm.triage.journal import Journal
 from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request
+from lvm.triage.state import RunState
 from lvm.triage.step import steps_in_order
 from lvm.triage.triage import Triage
 
@@ -86,7 +88,7 @@ def test_the_verdict_file_has_the_promised_keys(finished, document):
     assert document["schema"] == 1
     assert document.keys() >= SCHEMA
     assert document["compute"].keys() >= {"train_seconds", "trials", "saved_seconds"}
-    assert document["compute"]["trials"] == len({event["arm"] for event in finished.of(Epoch)})
+    assert document["compute"]["trials"] == len({event.arm for event in finished.of(Epoch)})
     assert [step["step"] for step in document["steps"]] == STEPS[1:3]
     assert document["arm"]["name"] == "temperature 0.05"
     assert (finished.folder / document["arm"]["checkpoint"] / "model.safetensors").is_file()
@@ -106,13 +108,11 @@ def test_the_reports_start_with_the_verdict(finished, document):
 
 
 def test_every_arm_that_started_ended_with_a_reason(finished):
-    started = {
-        (step["step"], arm["id"]) for step in finished.of(StepStarted) for arm in step["arms"]
-    }
-    ended = [(event["step"], event["arm"]) for event in finished.of(ArmEnded)]
+    started = {(step.step, arm.id) for step in finished.of(StepStarted) for arm in step.arms}
+    ended = [(event.step, event.arm) for event in finished.of(ArmEnded)]
     assert sorted(ended) == sorted(started)
-    assert [step["step"] for step in finished.of(StepStarted)] == STEPS
-    reasons = {event["reason"] for event in finished.of(ArmEnded)}
+    assert [step.step for step in finished.of(StepStarted)] == STEPS
+    reasons = {event.reason for event in finished.of(ArmEnded)}
     assert reasons <= {str(reason) for reason in StopReason}
     assert reasons == {"finished", "pruned", "gate held"}
 
@@ -121,38 +121,38 @@ def test_no_arm_is_pruned_before_all_have_passed_the_first_rung(finished, config
     """Whatever arrives first: a rung is decided when every arm of the step stands on it."""
     events, pruned = finished.events, 0
     for place, event in enumerate(events):
-        if event["event"] == "arm_ended" and event["reason"] == "pruned":
+        if isinstance(event, ArmEnded) and event.reason == "pruned":
             pruned += 1
-            arms = _trained_arms(events, event["step"])
-            passed = {(e["arm"], e["epoch"]) for e in events[:place] if e["event"] == "epoch"}
+            arms = _trained_arms(events, event.step)
+            passed = {(e.arm, e.epoch) for e in events[:place] if isinstance(e, Epoch)}
             assert {(arm, config.schedule.first_rung) for arm in arms} <= passed
-            assert event["arm"] in arms
+            assert event.arm in arms
     assert pruned == 3  # one of step 1, two of step 2
 
 
-def _trained_arms(events: list[Event], step: str) -> list[str]:
-    started = next(e for e in events if e["event"] == "step_started" and e["step"] == step)
-    return [arm["id"] for arm in started["arms"] if arm["source"] is None]
+def _trained_arms(events: RunState, step: str) -> list[str]:
+    started = events.of(StepStarted, step=step)[0]
+    return [arm.id for arm in started.arms if arm.source is None]
 
 
 def test_the_cutoff_of_a_rung_follows_from_its_values(finished):
     """The journal keeps the numbers that a rung was decided on, and they are those of the arms."""
-    epochs = {(e["arm"], e["epoch"]): e["eval_cosine"] for e in finished.of(Epoch)}
+    epochs = {(e.arm, e.epoch): e.eval_cosine for e in finished.of(Epoch)}
     rungs = finished.of(Rung)
-    assert any(rung["pruned"] for rung in rungs)
+    assert any(rung.pruned for rung in rungs)
     for rung in rungs:
-        assert rung["values"] == {arm: epochs[arm, rung["epoch"]] for arm in rung["values"]}
-        for arm in rung["pruned"]:
-            assert rung["values"][arm] < rung["cutoff"]
+        assert rung.values == {arm: epochs[arm, rung.epoch] for arm in rung.values}
+        for arm in rung.pruned:
+            assert rung.values[arm] < rung.cutoff
 
 
 def test_the_fix_is_confirmed_by_two_workers(finished, config):
-    (confirmation,) = finished.of(StepStarted)[-2]["arms"]
-    assert confirmation["role"] == "confirm"
-    assert confirmation["workers"] == config.schedule.confirm_workers == 2
-    assert confirmation["recipe"]["objective"]["space"] == "raw"  # carried from step 1
-    assert confirmation["recipe"]["objective"]["temperature"] == 0.05
-    own = finished.folder / confirmation["folder"] / "ray_train"
+    (confirmation,) = finished.of(StepStarted)[-2].arms
+    assert confirmation.role == "confirm"
+    assert confirmation.workers == config.schedule.confirm_workers == 2
+    assert confirmation.recipe.objective.space == "raw"  # carried from step 1
+    assert confirmation.recipe.objective.temperature == 0.05
+    own = finished.folder / confirmation.folder / "ray_train"
     assert list(own.iterdir())  # Ray Train keeps its state there
 
 
@@ -175,7 +175,7 @@ def test_repeated_seeds_are_said_everywhere(finished, document):
     """The flag reaches the trials, the verdict, the report, the screen and MLflow."""
     (arm,) = finished.of(Confirmed)
     assert document["seeds"]["seeds"] == [0, 1]
-    assert list(document["seeds"]["models"]) == ["AR-only", "InfoNCE+AR", arm["arm"]]
+    assert list(document["seeds"]["models"]) == ["AR-only", "InfoNCE+AR", arm.arm]
     for name, model in document["seeds"]["models"].items():
         first, again = (result["mrr"] for result in model["per_seed"])
         assert first != again, name
@@ -184,22 +184,19 @@ def test_repeated_seeds_are_said_everywhere(finished, document):
 
 
 def test_without_ray_the_verdict_is_the_same(finished, local: Journal):
-    def decisions(events: list[Event]) -> list[dict[str, Any]]:
-        return [
-            {k: v for k, v in e.items() if k != "at"} for e in events if e["event"] == "decision"
-        ]
+    def decisions(events: RunState) -> list[Decision]:
+        return [replace(e, at=0.0) for e in events.of(Decision)]
 
     assert decisions(finished.events) == decisions(local.events)
-    assert decisions(local.events)[-1]["verdict"] == "FIXED"
+    assert decisions(local.events)[-1].verdict == "FIXED"
 
 
-def _judged(events: list[Event]) -> dict[tuple[str, str], dict[str, Any]]:
+def _judged(events: RunState) -> dict[tuple[str, str], dict[str, Any]]:
     """What was measured on dev, by step and name; epochs that an arm ran too far do not count."""
     kept = ("reason", "epoch", "evaluation", "stage", "gains")
     return {
-        (e["step"], e["name"]): {key: e[key] for key in kept}
-        for e in events
-        if e["event"] == "arm_judged"
+        (e.step, e.name): {key: to_plain(getattr(e, key)) for key in kept}
+        for e in events.of(ArmJudged)
     }
 
 
@@ -227,7 +224,7 @@ def test_mlflow_holds_one_parent_and_a_child_per_arm_and_row_of_the_ladder(
     children = [
         run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     ]
-    arms = [(step["step"], arm["id"]) for step in finished.of(StepStarted) for arm in step["arms"]]
+    arms = [(step.step, arm.id) for step in finished.of(StepStarted) for arm in step.arms]
     arms += [("ladder", name) for name in document["ladder"]]
     assert sorted((run.data.tags["step"], run.data.tags["arm"]) for run in children) == sorted(arms)
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}

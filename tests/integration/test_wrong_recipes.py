@@ -37,16 +37,16 @@ def test_the_step_that_repairs_a_wrong_recipe_is_the_cause(recipe, cause, seed, 
     config = load_run_config(RECIPES / f"{recipe}.toml", worlds.base_config(seed))
     stop, journal = tiny.triage(tmp_path, world.dataset, config, num_steps=6)
 
-    assert journal.events.last(Phase1Judged)["verdict"] != Verdict.PASS
+    assert journal.events.last(Phase1Judged).verdict != Verdict.PASS
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (cause,))
     *earlier, last = journal.events.of(Confirmed)
-    assert last["step"] == cause
-    assert last["verdict"] == Verdict.PASS
-    assert all(event["verdict"] != Verdict.PASS for event in earlier)
+    assert last.step == cause
+    assert last.verdict == Verdict.PASS
+    assert all(event.verdict != Verdict.PASS for event in earlier)
     # The remedy is decisive: it finds nearly all that can be found, and the wrong recipe does not.
-    found = {e["arm"]: e["evaluation"]["masked"]["r_at_5"] for e in journal.events.of(TestJudged)}
-    wrong = journal.events.last(TestJudged, name="InfoNCE+AR")["arm"]
-    assert found[last["spec"]] > 0.55 > found[wrong]
+    found = {e.arm: e.evaluation.masked["r_at_5"] for e in journal.events.of(TestJudged)}
+    wrong = journal.events.last(TestJudged, name="InfoNCE+AR").arm
+    assert found[last.spec] > 0.55 > found[wrong]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -55,13 +55,13 @@ def test_a_network_too_narrow_to_copy_is_the_cause_where_copying_is_best(seed, t
     config = load_run_config(RECIPES / "wrong_width.toml", worlds.base_config(seed))
     stop, journal = tiny.triage(tmp_path, world.dataset, config, num_steps=6)
 
-    found = journal.events.last(BelowLadder)["findings"]
-    assert [f["code"] for f in found] == ["BELOW_LADDER"]
+    found = journal.events.last(BelowLadder).findings
+    assert [f.code for f in found] == ["BELOW_LADDER"]
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, ("context_path",))
-    assert journal.events.of(StepEnded)[0]["step"] == "context_path", "asked first"
-    reached = {e["arm"]: e["evaluation"]["masked"]["r_at_5"] for e in journal.events.of(TestJudged)}
+    assert journal.events.of(StepEnded)[0].step == "context_path", "asked first"
+    reached = {e.arm: e.evaluation.masked["r_at_5"] for e in journal.events.of(TestJudged)}
     confirmed = journal.events.last(Confirmed, step="context_path")
-    assert reached[confirmed["spec"]] > 0.9 > 0.2 > reached[confirmed["control"]["spec"]]
+    assert reached[confirmed.spec] > 0.9 > 0.2 > reached[confirmed.control.spec]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -77,7 +77,7 @@ def test_without_signal_nothing_is_called_a_fix(seed, tmp_path) -> None:
     assert len(journal.events.of(StepEnded)) == 6
     # The stage gate alone would have been fooled: arms hold it, and only retrieval says no.
     assert journal.events.of(Confirmed)
-    found = [e["evaluation"]["masked"]["r_at_5"] for e in journal.events.of(TestJudged)]
+    found = [e.evaluation.masked["r_at_5"] for e in journal.events.of(TestJudged)]
     assert max(found) < 0.03
 
 
