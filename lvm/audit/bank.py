@@ -10,14 +10,7 @@ from jaxtyping import Bool, Int
 from lvm.audit.blame import bank_overwritten
 from lvm.audit.check import About, check
 from lvm.audit.coherence import coherence, level
-from lvm.audit.finding import (
-    REPAIR,
-    Finding,
-    NotEvaluable,
-    Severity,
-    most_frequent,
-    where_found,
-)
+from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity, most_frequent, where_found
 from lvm.audit.followed import counted_off, keyed
 from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.likeness import another_space

@@ -7,13 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import (
-    Finding,
-    Ids,
-    NotEvaluable,
-    Severity,
-    where_found,
-)
+from lvm.audit.finding import Finding, Ids, NotEvaluable, Severity, where_found
 from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.location import unit
 from lvm.audit.material import Material

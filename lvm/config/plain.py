@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from lvm.parts import PARTS, read_tables
 from lvm.setting import require_known, section, typed
 
-Section = TypeVar("Section")
+C = TypeVar("C")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -40,12 +40,8 @@ def fingerprint(value: object) -> str:
 
 
 def from_dict(
-    cls: type[Section],
-    values: Mapping[str, object],
-    *,
-    base: Section | None = None,
-    prefix: str = "",
-) -> Section:
+    cls: type[C], values: Mapping[str, object], *, base: C | None = None, prefix: str = ""
+) -> C:
     """Build a config of class `cls` from nested dictionaries, starting from `base`.
 
     Raises ConfigError on an unknown key, a value of the wrong type, or a value out of range.
@@ -72,7 +68,7 @@ def from_dict(
     return dataclasses.replace(base, **changed)  # type: ignore[type-var]  # a config class
 
 
-def with_changes(config: Section, changes: Mapping[str, object]) -> Section:
+def with_changes(config: C, changes: Mapping[str, object]) -> C:
     """Return a copy of `config` with dotted keys replaced; ConfigError names an unknown key."""
     nested: dict[str, Any] = {}
     for dotted, value in changes.items():

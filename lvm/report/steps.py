@@ -11,15 +11,7 @@ from lvm.few import foremost
 from lvm.metrics import FINEST_FIRST, METRICS, Shown
 from lvm.records import Verdict
 from lvm.report import Block, Event, Facts, Figure, Heading, Items, Paragraph, Run, Table, plots
-from lvm.report.many import (
-    CURVES,
-    NAMES,
-    left_out,
-    measured,
-    named,
-    shown_arms,
-    specs_by_id,
-)
+from lvm.report.many import CURVES, NAMES, left_out, measured, named, shown_arms, specs_by_id
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
 from lvm.text import NONE, estimate, number, title_of

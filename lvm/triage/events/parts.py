@@ -15,14 +15,7 @@ import msgspec
 from lvm.config.recipe import Recipe
 from lvm.config.run import GateConfig
 from lvm.metrics import DECIDING
-from lvm.records import (
-    Estimate,
-    GateResult,
-    Pool,
-    Position,
-    StopReason,
-    Verdict,
-)
+from lvm.records import Estimate, GateResult, Pool, Position, StopReason, Verdict
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
