@@ -38,13 +38,7 @@ from lvm.metrics import METRICS
 from lvm.outlook import with_outlook
 from lvm.records import Estimate, GateResult, Verdict
 from lvm.sign_flip import sign_flip_mean_p
-from lvm.statistics import (
-    ArticleMean,
-    article_mean,
-    design_effect,
-    holm,
-    mean_difference,
-)
+from lvm.statistics import ArticleMean, article_mean, design_effect, holm, mean_difference
 from lvm.text import title_of
 
 MIN_ARTICLES = 6  # no PASS and no FAIL on fewer

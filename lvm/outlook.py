@@ -25,12 +25,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import (  # type: ignore[import-untyped]  # scipy has no stubs
-    chdtri,
-    ndtr,
-    ndtri,
-    stdtrit,
-)
+from scipy.special import chdtri, ndtr, ndtri, stdtrit  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.records import Estimate, GateResult, Verdict
 from lvm.statistics import NEAREST_DISTANCE

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lvm.audit.finding import Finding, NotEvaluable
 from lvm.audit.where import Ids, where_found
@@ -201,3 +201,7 @@ class Material:
     def by_key(self) -> KeyIndex:
         """Rows of the bank by key."""
         return KeyIndex(self.pool.keys)
+
+    def held_once(self, places: Int[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
+        """Say which places are bank rows (not -1) whose vector stands nowhere else in the bank."""
+        return np.asarray((places >= 0) & (self.content.copies[np.maximum(places, 0)] == 1))

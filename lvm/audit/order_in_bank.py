@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Bool
 
 from lvm.audit.coherence import Coherence, Level, level
 from lvm.audit.finding import Finding, Severity
-from lvm.audit.location import unit
+from lvm.audit.location import Located, unit
 from lvm.audit.material import Material
 from lvm.audit.padding import padded_by_content
 from lvm.data.rows import take
@@ -35,7 +36,7 @@ def crossings(material: Material, side: Coherence) -> Iterator[Finding]:
         return
     # A target from elsewhere is EVAL_UNPAIRED's to say: contexts alone decide here.
     keys, found = side.located.keys[:, :-1, 0], side.located.found[:, :-1]
-    known = found.all(axis=1) & _once(material, side)
+    known = found.all(axis=1) & _certain(material, side.located)
     if not known.any():
         return
     crossing = known & (keys != keys[:, :1]).any(axis=1)
@@ -61,10 +62,9 @@ def crossings(material: Material, side: Coherence) -> Iterator[Finding]:
     )
 
 
-def _once(material: Material, side: Coherence) -> np.ndarray:
-    """Which windows consist of vectors that the bank holds once, so that their place is certain."""
-    places = side.located.places[:, :-1] if side.located is not None else np.empty((0, 1), int)
-    return np.asarray((material.content.copies[np.maximum(places, 0)] == 1).all(axis=1))
+def _certain(material: Material, located: Located) -> Bool[np.ndarray, " m"]:
+    """Which windows have contexts whose places in the bank are certain."""
+    return np.asarray(material.held_once(located.places[:, :-1]).all(axis=1))
 
 
 def out_of_order(material: Material, side: Coherence) -> Iterator[Finding]:
@@ -76,7 +76,7 @@ def out_of_order(material: Material, side: Coherence) -> Iterator[Finding]:
     if side.located is None or side.whole.file is None:
         return
     keys = side.located.keys[:, :-1].astype(np.int64)
-    known = side.located.found[:, :-1].all(axis=1) & _once(material, side)
+    known = side.located.found[:, :-1].all(axis=1) & _certain(material, side.located)
     known &= (keys[..., 0] == keys[:, :1, 0]).all(axis=1) & ~padded_by_content(material, side)
     if not known.any():
         return

@@ -79,8 +79,7 @@ def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterat
     if side.located is None or wrong_bank(material) is not None:
         return
     keys, places = side.located.keys[..., 0], side.located.places
-    single = material.content.copies[np.maximum(places, 0)] == 1
-    known = (side.located.found & single).all(axis=1)
+    known = (side.located.found & material.held_once(places)).all(axis=1)
     known &= (keys[:, :-1] == keys[:, :1]).all(axis=1)
     odd = known & (keys[:, -1] != keys[:, 0]) & (places[:, -1] != places[:, -2] + 1)
     share = float(odd.sum() / max(1, known.sum()))

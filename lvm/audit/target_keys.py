@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from lvm.audit.ancestors import Places
 from lvm.audit.blame import wrong_bank
@@ -26,19 +26,31 @@ def target_keys(material: Material, side: Side) -> Places | None:
     if side.name == "eval":
         return _keys_by_context(material, side)
     rows = sample_rows(material, side) if quick else np.arange(len(side))
-    stated = side.keys
-    keys = np.zeros((len(rows), 2), np.int64) if stated is None else stated[rows].astype(np.int64)
-    known = np.full(len(rows), stated is not None and not counted_off(side.keys))
+    vectors = side.targets(rows) if quick else side.stored_targets
+    keys, known = _placed(material, side, rows, vectors)
     if _speaks(material, side):
-        places = find_rows(
-            material, side.stored(side.targets(rows)) if quick else side.stored_targets
-        )
-        once = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
-        keys[once] = material.pool.keys[places[once]]
-        if once.mean() > 0.5:  # content speaks: stated keys of the rest could be as wrong
-            known = once
         known &= ~_foreign(material, side, rows, keys, known)
     return (keys, known) if known.any() else None
+
+
+def _placed(
+    material: Material,
+    side: Side,
+    rows: Int[np.ndarray, " m"],
+    vectors: Float[np.ndarray, "m D"],
+    ahead: int = 0,
+) -> Places:
+    """Return the keys of windows, so many chunks ahead of where their vectors lie, else stated."""
+    stated = side.keys
+    keys = np.zeros((len(rows), 2), np.int64) if stated is None else stated[rows].astype(np.int64)
+    known = np.full(len(rows), stated is not None and not counted_off(stated))
+    if _speaks(material, side):
+        places = find_rows(material, side.stored(vectors))
+        once = material.held_once(places)
+        keys[once] = material.pool.keys[places[once]] + [0, ahead]
+        if once.mean() > 0.5:  # content speaks: stated keys of the rest could be as wrong
+            known = once
+    return keys, known
 
 
 def _speaks(material: Material, side: Side) -> bool:
@@ -66,7 +78,7 @@ def _foreign(
     shared = np.flatnonzero(known & np.isin(keys[:, 0], mine[0][mine[1], 0]))
     last = train.stored(take(train.file.contexts, rows[shared])[:, -1])
     places = find_rows(material, last) if len(shared) else np.empty(0, np.int64)
-    there = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
+    there = material.held_once(places)
     other = material.pool.keys[np.maximum(places, 0), 0] != keys[shared, 0]
     foreign[shared[there & other]] = True
     return foreign
@@ -74,13 +86,6 @@ def _foreign(
 
 def _keys_by_context(material: Material, side: Side) -> Places | None:
     """Return where eval windows lie by their last context: targets may have been overwritten."""
-    rows, stated = np.arange(len(side)), side.keys
-    keys = np.zeros((len(rows), 2), np.int64) if stated is None else stated.astype(np.int64)
-    known = np.full(len(rows), stated is not None and not counted_off(side.keys))
-    if _speaks(material, side):
-        places = find_rows(material, side.stored(side.contexts(rows)[:, -1]))
-        once = (places >= 0) & (material.content.copies[np.maximum(places, 0)] == 1)
-        keys[once] = material.pool.keys[places[once]] + [0, 1]
-        if once.mean() > 0.5:
-            known = once
+    rows = np.arange(len(side))
+    keys, known = _placed(material, side, rows, side.contexts(rows)[:, -1], ahead=1)
     return (keys, known) if known.any() else None

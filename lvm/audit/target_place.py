@@ -9,10 +9,7 @@ from jaxtyping import Int
 
 from lvm.audit.blame import wrong_bank
 from lvm.audit.check import About, check
-from lvm.audit.coherence import (
-    Coherence,
-    coherence,
-)
+from lvm.audit.coherence import Coherence, coherence
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
 

@@ -22,13 +22,7 @@ from lvm.audit.check import About, check
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.negatives import negatives_fewer
 from lvm.audit.negatives import stated_negatives_finding as stated_negatives_finding
-from lvm.audit.training_log import (
-    ENOUGH_UPDATES,
-    LEARNED,
-    WARMUP_MARGIN,
-    finding_on,
-    share_left,
-)
+from lvm.audit.training_log import ENOUGH_UPDATES, LEARNED, WARMUP_MARGIN, finding_on, share_left
 from lvm.audit.training_log import TrainingLog as TrainingLog
 from lvm.audit.training_log import log_from_epochs as log_from_epochs
 from lvm.audit.training_log import too_early as too_early

@@ -13,13 +13,7 @@ from lvm.audit.session import run_audit, with_command
 from lvm.command import answering, lvm_command, nobody_reads
 from lvm.config.run import RunConfig
 from lvm.data.windows import Dataset
-from lvm.errors import (
-    ClusterError,
-    ClusterLostError,
-    ExitStatus,
-    LvmError,
-    RunTakenError,
-)
+from lvm.errors import ClusterError, ClusterLostError, ExitStatus, LvmError, RunTakenError
 from lvm.jobs import request as asked
 from lvm.jobs.ending import print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions

@@ -27,12 +27,7 @@ from lvm.models.foreign_forms import (
     form_of,
     num_parts,
 )
-from lvm.models.mamba_layers import (
-    MambaEncoder,
-    MambaLayer,
-    dt_bias_at_start,
-    start_near_identity,
-)
+from lvm.models.mamba_layers import MambaEncoder, MambaLayer, dt_bias_at_start, start_near_identity
 
 HIDDEN_PER_RANK = 16  # of dt_proj, where no rank is given
 

@@ -17,19 +17,8 @@ from lvm.models.foreign_forms import Alternative
 from lvm.models.predictor import Predictor
 from lvm.outside import listed
 from lvm.training.foreign_names import canonical, renamed
-from lvm.training.report_checkpoint import (
-    NUM_NAMED,
-    RETRAIN,
-    ReportCheckpoint,
-    unreadable,
-)
-from lvm.training.report_recipe import (
-    Candidate,
-    closest_model,
-    differences,
-    recipe_of,
-    shapes_of,
-)
+from lvm.training.report_checkpoint import NUM_NAMED, RETRAIN, ReportCheckpoint, unreadable
+from lvm.training.report_recipe import Candidate, closest_model, differences, recipe_of, shapes_of
 
 
 def fit_report_checkpoint(

@@ -11,9 +11,7 @@ from lvm.config.run import GateConfig
 from lvm.errors import DataError
 from lvm.measured import Measured, improvement, pair_problem, values_of
 from lvm.records import SeededEstimate
-from lvm.statistics import (
-    mean_over_seeds,
-)
+from lvm.statistics import mean_over_seeds
 
 
 def gain_over_seeds(

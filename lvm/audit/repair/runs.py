@@ -133,7 +133,7 @@ def _by_target(
     if len(lost) == 0:
         return runs
     place = material.content.find(side.stored(side.targets(rows[lost])))
-    once = (place >= 0) & (material.content.copies[np.maximum(place, 0)] == 1)
+    once = material.held_once(place)
     keys, why, answered = runs.keys.copy(), runs.why.copy(), runs.answered.copy()
     keys[lost[once]] = material.pool.keys[place[once]]
     why[lost[once]], answered[lost[once]] = "", False

@@ -58,9 +58,7 @@ def _started(answer: Mapping[str, Any]) -> str:
     """Return the address of a cluster on this machine, which this process may use then."""
     if "problem" in answer:
         raise not_started(answer["problem"], answer["texts"])
-    from ray._private.authentication.authentication_token_setup import (
-        enable_token_auth_by_default,
-    )
+    from ray._private.authentication.authentication_token_setup import enable_token_auth_by_default
 
     logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of what is wanted
     enable_token_auth_by_default()  # as the head did: Ray itself does so for "local" alone
