@@ -34,6 +34,7 @@ from lvm.parts import (
 from lvm.plugins import load_modules
 from lvm.registry import closest
 from lvm.setting import require, require_one_of, section, typed
+from lvm.trainer import READ, TrainerConfig, read_trainer
 
 Section = TypeVar("Section")
 
@@ -229,6 +230,8 @@ class Recipe:
     context_length: int = 5  # T, vectors
     search_space: str = "raw"  # space of the index at inference: "raw" or "projected"
     seed: int = 0
+    # What trains in place of this program.
+    trainer: TrainerConfig | None = field(default=None, metadata={READ: read_trainer})
 
     def __post_init__(self) -> None:
         ok = 1 <= self.context_length <= 512
@@ -372,15 +375,21 @@ class RunConfig:
 # --- reading, changing, hashing ------------------------------------------------------------------
 
 
+NO_TRAINER = ("trainer", None)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as nested plain dictionaries.
 
-    Tables of parts and lists of plug-ins that name none are left out, so that recipes without them
-    keep their ids.
+    Tables of parts, lists of plug-ins and a trainer that name none are left out, so that recipes
+    without them keep their ids.
     """
+    empty: tuple[object, ...] = ({}, ())
     return dataclasses.asdict(
         config,
-        dict_factory=lambda items: {key: value for key, value in items if value not in ({}, ())},
+        dict_factory=lambda items: {
+            key: value for key, value in items if value not in empty and (key, value) != NO_TRAINER
+        },
     )
 
 
@@ -406,6 +415,7 @@ def from_dict(
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a config class
     tables = {field.name: field.metadata.get(PARTS) for field in fields}
+    readers = {field.name: field.metadata.get(READ) for field in fields}
     changed: dict[str, Any] = {}
     for key, value in values.items():
         dotted = f"{prefix}{key}"
@@ -417,7 +427,9 @@ def from_dict(
                 f"{', '.join(known)}."
             )
         inner = getattr(base, key) if base is not None else None
-        if (options_of := tables[key]) is not None:
+        if (read := readers[key]) is not None:
+            changed[key] = read(value, inner, dotted)
+        elif (options_of := tables[key]) is not None:
             changed[key] = read_tables(options_of, value, base=inner or {}, dotted=dotted)
         elif dataclasses.is_dataclass(hints[key]):
             if dataclasses.is_dataclass(value):

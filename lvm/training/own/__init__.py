@@ -1,0 +1,1 @@
+"""Training by a person's own code: its command, its process, and the files that it writes."""
