@@ -23,6 +23,7 @@ from lvm.errors import (
 from lvm.jobs import request as asked
 from lvm.jobs.ending import print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions
+from lvm.jobs.own import check_trainer, trainer_code
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
 from lvm.jobs.writer import Writer
 from lvm.plugins import digests
@@ -62,6 +63,7 @@ class Job:
         self._writer = Writer(journal, lock, lines)
         storage, schedule = journal.folder / "tune", config.schedule
         self._executor = RayExecutor(storage, address=options.address, schedule=schedule, head=head)
+        self._trainer = trainer_code(config, options.recipe, journal.folder)
 
     def run(self) -> int:
         """Run to the verdict, or to an end that can be resumed; return the exit status."""
@@ -86,6 +88,7 @@ class Job:
             self._stop_ray()
 
     def _run(self) -> int:
+        check_trainer(self._config, self._options)
         config, material = asked.opened(self._options, self._config)
         check_config(config, material.width or 1)
         audited = self._journal.find("audited")
@@ -124,6 +127,7 @@ class Job:
             ),
             code=code_version(),
             plugins=digests(),
+            trainer=self._trainer.digests if self._trainer is not None else {},
             commit=git_commit(),
             checkpoint=own_checkpoint(material, self._journal.folder),
             given=options.checkpoint,
@@ -176,6 +180,8 @@ class Job:
             with _heard():
                 screen.say(expected.in_words(), "bold")
             writer.note("forecast", **expected.to_plain())
+        if self._trainer is not None:
+            self._trainer.keep(journal.folder)
         triage = Triage(request, dataset, executor, journal, writer.note)
         with self._forgotten_without_ray(is_new):
             executor.start()

@@ -1,0 +1,215 @@
+"""Arms trained by a person's own script, in this process: what it writes, and how it may break."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import own_trainer
+import psutil
+import pytest
+import tiny
+import worlds
+
+from lvm.config import GateConfig
+from lvm.errors import NonFiniteLossError, TrainerDiedError, TrainerError
+from lvm.evaluation.metrics import PerQuery
+from lvm.records import RunVerdict, StopReason
+from lvm.training.own import loop
+from lvm.triage.arm import ArmSpec, dev_file
+from lvm.triage.endings import failure_of
+from lvm.triage.own_arm import run_trial
+from lvm.triage.step import Role
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+
+def spec_of(run: Path, recipe, **more) -> ArmSpec:
+    return ArmSpec(
+        id="one",
+        step="temperature",
+        name="temperature 0.10",
+        role=Role.ARM,
+        recipe=recipe,
+        folder=run / "arms" / "one",
+        gates=GateConfig(),
+        **more,
+    )
+
+
+def without_times(records):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """Every process whose command line names the folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or ()
+        if any(str(folder) in w for w in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def test_an_arm_is_judged_by_what_its_script_predicts(tiny_dataset, tmp_path) -> None:
+    recipe = own_trainer.copying(tmp_path / "run")
+    spec = spec_of(tmp_path / "run", recipe, evaluate_test=True)
+    records = list(run_trial(spec, tiny_dataset))
+    assert [r["epoch"] for r in records] == [1, 2, 3]
+    assert [r["loss"] for r in records] == [1, 1 / 2, 1 / 3]
+    rows, dev = tiny_dataset.bank.rows(tiny_dataset.dev.contexts[:, -1]), tiny_dataset.dev
+    cosine = (rows * tiny_dataset.bank.rows(dev.targets)).sum(axis=1).mean()
+    assert records[0]["eval_cosine"] == pytest.approx(float(cosine), abs=1e-5)
+    assert len(PerQuery.load(dev_file(spec.folder, 3))) == len(dev)
+    test = json.loads((spec.folder / "test.json").read_text())
+    assert test["evaluation"]["num_windows"] == len(tiny_dataset.test)
+    assert test["evidence"]["windows"]
+    assert not list((spec.folder / "own").glob("dev_*"))  # what counts is kept per query
+    assert processes_in(tmp_path) == []
+
+
+def test_an_arm_goes_on_after_its_last_epoch(tiny_dataset, tmp_path) -> None:
+    whole = spec_of(tmp_path / "whole", own_trainer.copying(tmp_path / "whole"), evaluate_test=True)
+    expected = list(run_trial(whole, tiny_dataset))
+    recipe = own_trainer.copying(tmp_path / "run")
+    spec = spec_of(tmp_path / "run", recipe, evaluate_test=True)
+    part = run_trial(spec, tiny_dataset)
+    assert without_times([next(part)]) == without_times(expected[:1])
+    part.close()
+    assert processes_in(tmp_path) == []
+    with (spec.folder / "own" / "epochs.jsonl").open("a") as lines:
+        lines.write('{"epoch": 2, "lo')  # a kill amid a line
+    again = list(run_trial(spec, tiny_dataset))
+    assert without_times(again) == without_times(expected)
+    before = (spec.folder / "trainer.log").stat().st_size
+    assert list(run_trial(spec, tiny_dataset)) == again  # all of it was there
+    assert (spec.folder / "trainer.log").stat().st_size == before
+
+
+def test_a_script_stands_still_until_its_next_epoch_is_asked_for(tiny_dataset, tmp_path) -> None:
+    recipe = own_trainer.copying(tmp_path / "run", "time.sleep(0.3)", **{"training.epochs": 9})
+    spec = spec_of(tmp_path / "run", recipe)
+    records = run_trial(spec, tiny_dataset)
+    next(records)
+    time.sleep(1.5)
+    lines = (spec.folder / "own" / "epochs.jsonl").read_text().splitlines()
+    assert len(lines) <= 2
+    assert next(records)["epoch"] == 2
+    assert next(records)["epoch"] == 3
+    records.close()
+    assert processes_in(tmp_path) == []
+
+
+BROKEN = {
+    "no epochs": ("sys.exit()", "pass", TrainerError, "ended without an error after 0 of 3"),
+    "exit 1": ("sys.exit('no such layer')", "pass", TrainerDiedError, "ends: no such layer"),
+    "killed": ("os.kill(os.getpid(), 9)", "pass", TrainerDiedError, "was killed by signal 9"),
+    "exit 1 at the end": ("pass", "sys.exit('late')", TrainerDiedError, "after its last epoch"),
+    "no predictions": (
+        "os.remove(folder / f'dev_{epoch:03d}.npz')",
+        "pass",
+        TrainerError,
+        "dev_001.npz was not written",
+    ),
+    "no test": ("pass", "os.remove(folder / 'test.npz')", TrainerError, "test.npz was not written"),
+    "other windows": (
+        "save(folder / f'dev_{epoch:03d}.npz', 'train')",
+        "pass",
+        TrainerError,
+        "dev_001.npz holds predictions of shape",
+    ),
+    "other order": (
+        "d = dict(np.load(folder / 'dev_001.npz')); "
+        "np.savez(folder / 'dev_001.npz', predictions=d['predictions'][::-1], ids=d['ids'][::-1])",
+        "pass",
+        TrainerError,
+        "in another order",
+    ),
+    "not finite": (
+        "d = dict(np.load(folder / 'dev_001.npz')); "
+        "np.savez(folder / 'dev_001.npz', predictions=d['predictions'] * np.nan, ids=d['ids'])",
+        "pass",
+        NonFiniteLossError,
+        "zero or not finite",
+    ),
+    "no line": (
+        "open(folder / 'epochs.jsonl', 'w').write('epoch 1\\n')",
+        "pass",
+        TrainerError,
+        "line 1 of epochs.jsonl is 'epoch 1', expected JSON",
+    ),
+    "a loss of NaN": (
+        "open(folder / 'epochs.jsonl', 'w').write('{\"epoch\": 1, \"loss\": NaN}\\n')",
+        "pass",
+        NonFiniteLossError,
+        "a loss of nan",
+    ),
+    "an epoch left out": ("epoch += 1", "pass", TrainerError, "wrote epoch 2 where 1 comes next"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_script_ends_its_arm_with_one_sentence(name, tiny_dataset, tmp_path) -> None:
+    act, last, kind, said = BROKEN[name]
+    spec = spec_of(tmp_path / "run", own_trainer.copying(tmp_path / "run", act, last))
+    with pytest.raises(kind) as error:
+        list(run_trial(spec, tiny_dataset))
+    text = str(error.value)
+    assert text.startswith("the trainer of temperature, temperature 0.10: ")
+    assert said in text
+    assert "trainer.log" in text
+    assert "\n" not in text
+    assert processes_in(tmp_path) == []
+    reason = failure_of(error.value, spec.folder).reason
+    wanted = {
+        TrainerError: StopReason.NOT_EVALUABLE,
+        TrainerDiedError: StopReason.CRASHED,  # no evidence on the arm: tried again
+        NonFiniteLossError: StopReason.DIVERGED,
+    }
+    assert reason is wanted[kind]
+
+
+def test_a_command_that_is_not_there_is_named(tiny_dataset, tmp_path) -> None:
+    recipe = own_trainer.copying(tmp_path / "run")
+    words = ("no-such-program", *recipe.trainer.command[1:])
+    recipe = recipe.with_changes({"trainer.command": list(words)})
+    with pytest.raises(TrainerDiedError, match=r"cannot be started \(no-such-program: No such"):
+        list(run_trial(spec_of(tmp_path / "run", recipe), tiny_dataset))
+
+
+DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+CHILD = "subprocess.Popen(['sh', '-c', 'sleep 600; : ' + str(folder)], start_new_session=True)"
+
+
+def test_a_script_that_ignores_the_signal_is_killed_with_its_children(
+    tiny_dataset, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(loop, "GRACE_SECONDS", 0.5)
+    recipe = own_trainer.copying(tmp_path / "run", f"{DEAF}; {CHILD}")
+    records = run_trial(spec_of(tmp_path / "run", recipe), tiny_dataset)
+    next(records)
+    assert len(processes_in(tmp_path)) >= 3  # keeper, script, child
+    started = time.monotonic()
+    records.close()
+    assert time.monotonic() - started < 8
+    assert processes_in(tmp_path) == []
+
+
+def test_children_that_a_script_leaves_behind_are_ended(tiny_dataset, tmp_path) -> None:
+    recipe = own_trainer.copying(tmp_path / "run", last=CHILD)
+    assert len(list(run_trial(spec_of(tmp_path / "run", recipe), tiny_dataset))) == 3
+    assert processes_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("mistake", own_trainer.MISTAKES)
+def test_a_planted_mistake_is_fixed_by_its_step(mistake, tmp_path) -> None:
+    config = own_trainer.planted(tmp_path / "home", mistake, seed=0)
+    digests = own_trainer.prepared(tmp_path / "run", tmp_path / "home", config.recipe.trainer)
+    world = worlds.planted(0)
+    stop, journal = tiny.triage(tmp_path / "run", world.dataset, config, trainer=digests)
+    assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (mistake,))
+    arms = [arm for e in journal.all("step_started") for arm in e["arms"]]
+    assert len({arm["id"] for arm in arms}) == len(list((tmp_path / "run" / "arms").iterdir()))
+    assert np.all([arm["workers"] == 1 for arm in arms])
