@@ -11,10 +11,9 @@ import worlds
 
 from lvm.config import Recipe, RunConfig
 from lvm.trainer import TrainerConfig
-from lvm.training.own import example
+from lvm.training.own import EXAMPLE
 from lvm.training.own.code import code_of
 
-EXAMPLE = Path(example.__file__)
 COMMAND = (
     "python train.py --temperature {objective.temperature} --space {objective.space} "
     "--lambda-con {objective.contrastive_weight} --lambda-ar {objective.ar_weight} "

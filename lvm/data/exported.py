@@ -64,11 +64,10 @@ def _arrays(dataset: Dataset, split: str) -> dict[str, np.ndarray]:
     }
 
 
-def read_predicted(path: Path, ids: np.ndarray, width: int) -> np.ndarray:
-    """Return the predictions [M, D] float32 of a file for the windows with these ids.
+def predicted(path: Path, ids: np.ndarray | None) -> np.ndarray:
+    """Return the predictions of a file as they are, for the windows with these ids.
 
-    Raises DataError where the file lacks an array, has another shape, or is for other windows.
-    Values are not looked at (`bad_rows`).
+    Raises DataError where the file lacks an array, or is for other windows.
     """
     arrays = open_npz(path)
     for name in (PREDICTIONS, IDS):
@@ -77,17 +76,26 @@ def read_predicted(path: Path, ids: np.ndarray, width: int) -> np.ndarray:
                 f"{path} has no array {name!r}; save it with numpy.savez(path, "
                 "predictions=..., ids=...)."
             )
-    rows, own = arrays[PREDICTIONS], np.asarray(arrays[IDS])
+    own = np.asarray(arrays[IDS])
+    if ids is not None and (own.shape != ids.shape or not np.array_equal(own, ids)):
+        known = int(np.isin(own, ids).sum())
+        raise DataError(
+            f"{path} is for other windows, or in another order ({known} of {len(ids)} ids are "
+            "known); predict the windows as they are written out and copy their ids."
+        )
+    return arrays[PREDICTIONS]
+
+
+def read_predicted(path: Path, ids: np.ndarray, width: int) -> np.ndarray:
+    """Return the predictions [M, D] float32 of a file for the windows with these ids.
+
+    Raises DataError as `predicted`, and for another shape. Values are not looked at (`bad_rows`).
+    """
+    rows = predicted(path, ids)
     if rows.shape != (len(ids), width) or rows.dtype.kind != "f":
         raise DataError(
             f"{path} holds predictions of shape {rows.shape} and type {rows.dtype}, expected "
             f"({len(ids)}, {width}) floats; write one vector per window."
-        )
-    if own.shape != ids.shape or not np.array_equal(own, ids):
-        same = int(np.isin(own, ids).sum())
-        raise DataError(
-            f"{path} is for other windows, or in another order ({same} of {len(ids)} ids are "
-            "known); predict the windows as they are written out and copy their ids."
         )
     return np.array(rows, dtype=np.float32)
 

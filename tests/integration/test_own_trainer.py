@@ -118,7 +118,7 @@ BROKEN = {
         "save(folder / f'dev_{epoch:03d}.npz', 'train')",
         "pass",
         TrainerError,
-        "dev_001.npz holds predictions of shape",
+        "dev_001.npz is for other windows",
     ),
     "other order": (
         "d = dict(np.load(folder / 'dev_001.npz')); "

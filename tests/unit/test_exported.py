@@ -68,7 +68,8 @@ def test_predictions_come_back(tmp_path) -> None:
     [
         ({"predictions": ROWS}, "no array 'ids'"),
         ({"ids": IDS}, "no array 'predictions'"),
-        ({"predictions": ROWS[:3], "ids": IDS[:3]}, "expected (4, 3) floats"),
+        ({"predictions": ROWS[:3], "ids": IDS[:3]}, "other windows, or in another order (3 of 4"),
+        ({"predictions": ROWS[:3], "ids": IDS}, "expected (4, 3) floats"),
         ({"predictions": ROWS.astype(int), "ids": IDS}, "expected (4, 3) floats"),
         ({"predictions": ROWS, "ids": IDS + 2}, "other windows, or in another order (2 of 4"),
         ({"predictions": ROWS, "ids": IDS[::-1]}, "in another order (4 of 4"),
