@@ -21,6 +21,7 @@ from lvm.terminal import duration
 from lvm.text import counted, title_of
 from lvm.triage.folder import found_at
 from lvm.triage.lock import Driver
+from lvm.triage.subject import TRAINER
 from lvm.triage.verdict import build_verdict
 
 SCHEMA = 1
@@ -191,7 +192,8 @@ def _next(document: Mapping[str, Any], folder: Path, state: str, events: Sequenc
         return str(document["resume"])
     if document["verdict"] == RunVerdict.BLOCKED:
         return str(events[0].get("again") or events[0]["command"])
-    if document["arm"] is not None and state == "finished":
+    own = document["judged"]["kind"] == TRAINER  # there is no checkpoint of ours to judge
+    if document["arm"] is not None and state == "finished" and not own:
         checkpoint = found_at(document["arm"]["checkpoint"], folder)
         modules = events[0]["config"].get("plugins", ())
         return eval_command(checkpoint, arguments_of(events), modules)

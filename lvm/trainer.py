@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lvm.errors import ConfigError
-from lvm.outside import brief
+from lvm.outside import brief, printable
 from lvm.registry import closest
 from lvm.setting import section
 
@@ -48,8 +48,17 @@ class TrainerConfig:
 
     @property
     def title(self) -> str:
-        """How a sentence names it."""
-        return self.call or " ".join(self.command)
+        """How a sentence names it: the script among the words of a command."""
+        scripts = [word for word in self.command if word.endswith((".py", ".sh"))]
+        return printable(self.call or next(iter(scripts or self.command)))
+
+    @property
+    def sentence(self) -> str:
+        """What a report says first."""
+        return (
+            f"Judged and trained: your own model, by {self.title}. Every arm is a run of that "
+            "code, judged by the predictions that it writes."
+        )
 
 
 def read_trainer(value: object, base: object, dotted: str) -> TrainerConfig | None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+import time
 from pathlib import Path
 
+import psutil
 import tiny
 import worlds
 
-from lvm.config import Recipe, RunConfig
+from lvm.config import Recipe, RunConfig, to_dict
+from lvm.data.files import write_bank
 from lvm.trainer import TrainerConfig
 from lvm.training.own import EXAMPLE
 from lvm.training.own.code import code_of
@@ -94,3 +98,35 @@ def planted(home: Path, mistake: str, seed: int) -> RunConfig:
     config = worlds.base_config(seed)
     recipe = config.recipe.with_changes(MISTAKES[mistake])
     return dataclasses.replace(config, recipe=dataclasses.replace(recipe, trainer=trainer))
+
+
+def write_world(folder: Path, mistake: str, seed: int) -> list[str]:
+    """Write a planted world with its trainer and recipe; return the flags of its triage."""
+    bank, home = folder / "bank", folder / "mine"
+    rows = worlds.planted(seed).dataset.bank
+    write_bank(bank, rows.vectors, rows.keys, {})
+    config = planted(home, mistake, seed)
+    schedule = {"first_rung": config.schedule.first_rung, "confirm_workers": 2}
+    values = {**to_dict(config.recipe), "schedule": schedule}
+    (home / "recipe.json").write_text(json.dumps(values))
+    return ["--data", str(bank), "--recipe", str(home / "recipe.json")]
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """Every living process whose command line names the folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or ()
+        if any(str(folder) in w for w in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def ends_in(folder: Path, seconds: float = 20.0) -> bool:
+    """Whether every training below the folder ends within these seconds, with its keeper."""
+    until = time.monotonic() + seconds
+    while processes_in(folder / "arms"):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True

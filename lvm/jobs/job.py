@@ -175,7 +175,8 @@ class Job:
         if journal.find("audited") is None:
             writer.note("audited", audit=audit)
         longer = request.all_steps or request.extended or request.more_seeds
-        if longer and journal.find("forecast") is None:
+        ours = self._trainer is None  # how long other code takes is not known
+        if ours and longer and journal.find("forecast") is None:
             expected = predicted_time(request, dataset)
             with _heard():
                 screen.say(expected.in_words(), "bold")

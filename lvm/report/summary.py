@@ -16,7 +16,7 @@ from lvm.report.gates import independent
 from lvm.report.models import confirmed_name
 from lvm.text import counted, estimate, number, seconds, title_of
 from lvm.triage.seeds import over_seeds
-from lvm.triage.subject import subject
+from lvm.triage.subject import TRAINER, subject
 
 
 def stopped_by_audit(run: Run) -> bool:
@@ -28,7 +28,7 @@ def verdict_section(run: Run) -> Iterator[Block]:
     """Yield the first screen."""
     document, audit = run.document, audit_of(run)
     judged = document.get("judged") or subject(run.events)
-    if judged["stand_in"]:
+    if judged["sentence"]:
         yield Paragraph(judged["sentence"], "lead")
     if audit and stopped_by_audit(run):
         yield from first_screen(audit)
@@ -113,7 +113,14 @@ def _nearest(event: Mapping[str, Any]) -> tuple[int, float]:
 def _next(run: Run, changed: bool) -> tuple[str, str]:
     """Return what to do next and the command for it."""
     job = job_command("triage", kept=True)
+    own = (run.document.get("judged") or {}).get("kind") == TRAINER
     match run.document["verdict"]:
+        case RunVerdict.FIXED if changed and own:
+            return (
+                "make the changes below in your recipe and judge them on data this run has not "
+                f"seen; what your code has written is in {run.document['arm']['checkpoint']}",
+                f"{job} --recipe RECIPE --data BANK",
+            )
         case RunVerdict.FIXED if changed:
             return (
                 "save the changes below as fix.toml and judge them on data this run has not seen; "

@@ -117,9 +117,14 @@ def _arm(events: Events, confirmed: Event | None) -> dict[str, Any] | None:
         "name": confirmed["arm"],
         "step": confirmed["step"],
         "recipe": spec.get("recipe"),
-        "checkpoint": spec.get("source") or f"{spec.get('folder')}/checkpoint",
+        "checkpoint": spec.get("source") or f"{spec.get('folder')}/{_trained_in(spec)}",
         "gates": confirmed["gates"],
     }
+
+
+def _trained_in(spec: Mapping[str, Any]) -> str:
+    """Return the folder of an arm's folder that holds its model."""
+    return "own" if (spec.get("recipe") or {}).get("trainer") else "checkpoint"
 
 
 def _phase1(events: Events) -> dict[str, Any]:

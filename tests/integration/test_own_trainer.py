@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import own_trainer
-import psutil
 import pytest
 import tiny
 import worlds
+from own_trainer import processes_in
 
 from lvm.config import GateConfig
 from lvm.errors import NonFiniteLossError, TrainerDiedError, TrainerError
@@ -41,16 +41,6 @@ def spec_of(run: Path, recipe, **more) -> ArmSpec:
 
 def without_times(records):
     return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
-
-
-def processes_in(folder: Path) -> list[psutil.Process]:
-    """Every process whose command line names the folder."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or ()
-        if any(str(folder) in w for w in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
 
 
 def test_an_arm_is_judged_by_what_its_script_predicts(tiny_dataset, tmp_path) -> None:

@@ -7,6 +7,7 @@ and the process stands still until the next one is asked for.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -88,7 +89,8 @@ class _Training:
         drop_torn_line(place.own)
         write_json(place.own / "recipe.json", values_of(recipe))
         self._lines = Lines(place.own)
-        words = command(recipe, place, windows)
+        words, log = command(recipe, place, windows), place.folder / LOG
+        self._told = functools.partial(_told, place, log.stat().st_size if log.exists() else 0)
         environment = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         self._process = Process(words, place.folder, place.own, environment, grace=GRACE_SECONDS)
 
@@ -100,7 +102,7 @@ class _Training:
         """Yield every epoch after the `known` ones; the last one once the process has ended."""
         budget = self._recipe.training.epochs
         for epoch in range(known + 1, budget + 1):
-            with _told(self._place):
+            with self._told():
                 started = time.perf_counter()
                 line = self._wait_for(epoch)
                 if epoch == budget:
@@ -112,7 +114,7 @@ class _Training:
             yield record
             self._process.go_on()
         if known == budget:  # only its predictions for test are still to come
-            with _told(self._place):
+            with self._told():
                 self._wait_for_end()
 
     def _wait_for(self, epoch: int) -> Line:
@@ -172,10 +174,13 @@ def _is_kept(code: Path, word: str) -> bool:
 
 
 @contextlib.contextmanager
-def _told(place: Place) -> Iterator[None]:
-    """Add whose training it is, and the end of its log, to what went wrong with it."""
+def _told(place: Place, since: int = 0) -> Iterator[None]:
+    """Add whose training it is, and the end of its log, to what went wrong with it.
+
+    The log holds earlier attempts as well: what counts begins after `since` bytes.
+    """
     try:
         yield
     except (TrainerError, TrainerDiedError, NonFiniteLossError) as error:
         said = f"the trainer of {place.name}: {str(error).rstrip('.')}"
-        raise type(error)(f"{said}; {last_lines(place.folder / LOG)}") from None
+        raise type(error)(f"{said}; {last_lines(place.folder / LOG, since)}") from None

@@ -92,10 +92,6 @@ class Process:
         assert self._keeper.stdout is not None
         self._keeper.stdout.close()
 
-    def last_lines(self) -> str:
-        """Return the end of its log as a clause; says so where the log is empty."""
-        return last_lines(self._log)
-
     def _tell(self, word: bytes) -> None:
         assert self._keeper.stdin is not None
         with contextlib.suppress(OSError):  # it has ended
@@ -113,11 +109,11 @@ class Process:
         return Ended(status=int(told["status"]), left=int(told["left"]))
 
 
-def last_lines(log: Path) -> str:
-    """Return the last lines of a log as a clause of a sentence."""
+def last_lines(log: Path, since: int = 0) -> str:
+    """Return the last lines of a log as a clause, out of what was written after `since` bytes."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LAST_BYTES))
+            file.seek(max(since, log.stat().st_size - LAST_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         text = ""
