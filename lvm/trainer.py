@@ -32,6 +32,7 @@ class TrainerConfig:
 
     command: tuple[str, ...] = ()
     call: str = ""  # "module:function"
+    keys: tuple[str, ...] = ()  # of the recipe, that the call is handed; none: all of them
     files: tuple[str, ...] = ()  # relative to the recipe
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
 
@@ -40,6 +41,11 @@ class TrainerConfig:
             both = "both" if self.command else "neither"
             raise ConfigError(
                 f"trainer must have a command or a call (got {both}); change it in the recipe."
+            )
+        if self.command and self.keys:
+            raise ConfigError(
+                "trainer.keys goes with a call; a command holds the keys in braces, as in "
+                "{objective.temperature}."
             )
         if self.call and not CALL.fullmatch(self.call):
             raise ConfigError(
@@ -76,7 +82,7 @@ def read_trainer(value: object, base: object, dotted: str) -> TrainerConfig | No
             )
     before = base if isinstance(base, TrainerConfig) else None
     changed: dict[str, Any] = {}
-    for key in ("command", "files"):
+    for key in ("command", "files", "keys"):
         if key in table:
             changed[key] = _words(f"{dotted}.{key}", table[key])
     if "call" in table:

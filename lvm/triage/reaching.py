@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lvm.config import Recipe
-from lvm.training.own.template import unreached
+from lvm.training.own.template import how_to_reach, unreached
 from lvm.triage.step import Arm, Facts, Proposal, Step
 
 
@@ -26,5 +26,4 @@ def _why_unreached(recipe: Recipe, arm: Arm) -> str:
     lacking = unreached(recipe, recipe.with_changes(arm.changes))
     if not lacking:
         return ""
-    names = " and ".join(f"{{{key}}}" for key in lacking)
-    return f"its change does not reach the trainer: add {names} to trainer.command"
+    return f"its change does not reach the trainer: {how_to_reach(recipe, lacking)}"

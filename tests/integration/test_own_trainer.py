@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from lvm.config import GateConfig
 from lvm.errors import NonFiniteLossError, TrainerDiedError, TrainerError
 from lvm.evaluation.metrics import PerQuery
 from lvm.records import RunVerdict, StopReason
+from lvm.trainer import TrainerConfig
 from lvm.training.own import loop
 from lvm.triage.arm import ArmSpec, dev_file
 from lvm.triage.endings import failure_of
@@ -203,3 +205,43 @@ def test_a_planted_mistake_is_fixed_by_its_step(mistake, tmp_path) -> None:
     arms = [arm for e in journal.all("step_started") for arm in e["arms"]]
     assert len({arm["id"] for arm in arms}) == len(list((tmp_path / "run" / "arms").iterdir()))
     assert np.all([arm["workers"] == 1 for arm in arms])
+
+
+FUNCTION = """
+import json
+import numpy as np
+import helper
+
+def train(recipe, folder, windows):
+    helper.check(recipe)
+    for epoch in range(1, recipe["training.epochs"] + 1):
+        for split in ("dev", "test"):
+            found = np.load(windows / f"{split}.npz")
+            name = f"dev_{epoch:03d}.npz" if split == "dev" else "test.npz"
+            np.savez(folder / name, predictions=found["contexts"][:, -1], ids=found["ids"])
+        with open(folder / "epochs.jsonl", "a") as lines:
+            lines.write(json.dumps({"epoch": epoch}) + chr(10))
+"""
+
+
+def test_a_function_is_called_with_the_keys_that_it_names(tiny_dataset, tmp_path) -> None:
+    home, run = tmp_path / "home", tmp_path / "run"
+    home.mkdir()
+    (home / "my_module.py").write_text(FUNCTION)
+    keys = ("objective.contrastive_weight", "training.epochs")
+    (home / "helper.py").write_text(f"def check(recipe): assert tuple(recipe) == {keys}, recipe\n")
+    trainer = TrainerConfig(call="my_module:train", keys=keys)
+    assert set(own_trainer.prepared(run, home, trainer)) == {"my_module.py", "helper.py"}
+    recipe = dataclasses.replace(tiny.recipe(), trainer=trainer)
+    records = list(run_trial(spec_of(run, recipe, evaluate_test=True), tiny_dataset))
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert "loss" not in records[0]
+
+
+def test_a_function_that_is_not_there_is_named(tiny_dataset, tmp_path) -> None:
+    trainer = TrainerConfig(call="my_module:absent")
+    (tmp_path / "my_module.py").write_text("")
+    own_trainer.prepared(tmp_path / "run", tmp_path, trainer)
+    recipe = dataclasses.replace(tiny.recipe(), trainer=trainer)
+    with pytest.raises(TrainerDiedError, match="has no attribute 'absent'"):
+        list(run_trial(spec_of(tmp_path / "run", recipe), tiny_dataset))

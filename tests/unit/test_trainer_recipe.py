@@ -13,7 +13,7 @@ from lvm.errors import ConfigError
 from lvm.presets import laptop
 from lvm.trainer import TrainerConfig
 from lvm.training.own.code import code_of
-from lvm.training.own.template import check_trainable, filled, unreached
+from lvm.training.own.template import check_trainable, filled, handed_values, unreached
 from lvm.triage.reaching import proposed
 from lvm.triage.step import STEPS, Facts
 
@@ -60,6 +60,7 @@ def test_a_recipe_file_names_a_function_or_a_command(tmp_path) -> None:
         ({"command": ["a"], "call": "a:b"}, "got both"),
         ({"call": "no function"}, "as in my_module:train"),
         ({"command": "python train.py"}, "must be a list of words"),
+        ({"command": ["a"], "keys": ["seed"]}, "trainer.keys goes with a call"),
         ({"comand": ["a"]}, "did you mean command"),
         ({"command": ["a"], "options": {"sizes": [1, 2]}}, "trainer.options.sizes must be"),
         (3, "expected a section"),
@@ -102,6 +103,27 @@ def test_a_command_that_cannot_work_is_refused(words, said) -> None:
     with pytest.raises(ConfigError) as error:
         check_trainable(from_dict(Recipe, {"trainer": {"command": words}}))
     assert said in str(error.value)
+
+
+def test_the_keys_of_a_function_are_checked_like_those_of_a_command() -> None:
+    keys = ["objective.contrastive_weight", "training.epochs"]
+
+    def called(*keys: str) -> Recipe:
+        return from_dict(Recipe, {"trainer": {"call": "m:train", "keys": list(keys)}})
+
+    check_trainable(called(*keys))
+    check_trainable(called(), num_seeds=2)  # it is handed all of them
+    assert handed_values(called(*keys)) == {keys[0]: 0.7, keys[1]: 12}
+    changed = called(*keys).with_changes({"objective.temperature": 0.1})
+    assert unreached(called(*keys), changed) == ["objective.temperature"]
+    for wrong, said in (
+        ((*keys, "objective.tau"), 'names "objective.tau", which is no key'),
+        (keys[:1], 'trainer.keys must hold "training.epochs"'),
+        ((*keys, "folder"), 'names "folder", which is no key'),
+    ):
+        with pytest.raises(ConfigError) as error:
+            check_trainable(called(*wrong))
+        assert said in str(error.value)
 
 
 def test_other_seeds_need_the_seed_in_the_command() -> None:

@@ -26,8 +26,9 @@ from lvm.training.epochs import EpochRecord, read_epochs, write_epochs
 from lvm.training.own.code import FOLDER
 from lvm.training.own.process import LOG, Process, last_lines
 from lvm.training.own.results import TEST, Line, Lines, dev_name, drop_torn_line, predictions
-from lvm.training.own.template import filled, values_of
+from lvm.training.own.template import filled, handed_values
 
+HANDED = "recipe.json"  # the values that a call is handed, in its folder
 OWN = "own"  # folder of an arm that is the training's alone
 CALLER = Path(__file__).with_name("caller.py")
 LOOK_SECONDS = 0.05
@@ -87,7 +88,6 @@ class _Training:
         self._recipe, self._dataset, self._place = recipe, dataset, place
         place.own.mkdir(parents=True, exist_ok=True)
         drop_torn_line(place.own)
-        write_json(place.own / "recipe.json", values_of(recipe))
         self._lines = Lines(place.own)
         words, log = command(recipe, place, windows), place.folder / LOG
         self._told = functools.partial(_told, place, log.stat().st_size if log.exists() else 0)
@@ -163,6 +163,7 @@ def command(recipe: Recipe, place: Place, windows: Path) -> list[str]:
     assert trainer is not None
     places = {"folder": place.own.absolute(), "windows": windows.absolute()}
     if trainer.call:
+        write_json(place.own / HANDED, handed_values(recipe))
         return [sys.executable, str(CALLER), str(code), trainer.call, *map(str, places.values())]
     words = filled(recipe, places)
     words = [str(code / word) if _is_kept(code, word) else word for word in words]

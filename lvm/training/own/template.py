@@ -56,21 +56,25 @@ def check_trainable(recipe: Recipe, *, num_seeds: int = 1) -> None:
             'search_space must be "raw" with a trainer, whose predictions lie in the space of the '
             f'bank (got "{recipe.search_space}"); change it in the recipe.'
         )
-    if trainer is None or trainer.call:
+    if trainer is None:
         return
-    names, known = names_in(trainer), [*values_of(recipe), *PLACES]
+    where = "trainer.keys" if trainer.call else "trainer.command"
+    known = [*values_of(recipe), *([] if trainer.call else PLACES)]
+    names = handed_keys(trainer, known)
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"trainer.command names {{{name}}}, which is no key of the recipe"
+                f"{where} names {_shown(trainer, name)}, which is no key of the recipe"
                 f"{closest(name, known)}; change it, or set it under [trainer.options]."
             )
     needed = NEEDED | ({"seed": f"--seeds {num_seeds} trains it again"} if num_seeds > 1 else {})
     for name, why in needed.items():
-        if name not in names:
-            raise ConfigError(
-                f"trainer.command must hold {{{name}}}, because {why}; add it to the command."
-            )
+        if name not in names and not (trainer.call and name in PLACES):
+            raise ConfigError(f"{where} must hold {_shown(trainer, name)}, because {why}; add it.")
+
+
+def _shown(trainer: TrainerConfig, name: str) -> str:
+    return f'"{name}"' if trainer.call else f"{{{name}}}"
 
 
 def filled(recipe: Recipe, places: Mapping[str, object]) -> list[str]:
@@ -101,5 +105,19 @@ def unreached(recipe: Recipe, changed: Recipe) -> list[str]:
 
 
 def handed_keys(trainer: TrainerConfig, known: list[str]) -> list[str]:
-    """Return the keys that a trainer is handed; a call is handed all of them."""
-    return known if trainer.call else names_in(trainer)
+    """Return the keys that a trainer is handed: all that are known, to a call that names none."""
+    return list(trainer.keys or known) if trainer.call else names_in(trainer)
+
+
+def handed_values(recipe: Recipe) -> dict[str, Any]:
+    """Return the values that the recipe's call is handed, by their keys."""
+    assert recipe.trainer is not None
+    values = values_of(recipe)
+    return {key: values[key] for key in handed_keys(recipe.trainer, list(values))}
+
+
+def how_to_reach(recipe: Recipe, keys: list[str]) -> str:
+    """Return what to do so that changes of these keys reach the recipe's trainer."""
+    assert recipe.trainer is not None
+    names = " and ".join(_shown(recipe.trainer, key) for key in keys)
+    return f"add {names} to {'trainer.keys' if recipe.trainer.call else 'trainer.command'}"
