@@ -23,7 +23,7 @@ from lvm.errors import (
 from lvm.jobs import request as asked
 from lvm.jobs.ending import print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions
-from lvm.jobs.own import check_trainer, trainer_code
+from lvm.jobs.own import kept, trainer_code
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
 from lvm.jobs.writer import Writer
 from lvm.plugins import digests
@@ -88,7 +88,6 @@ class Job:
             self._stop_ray()
 
     def _run(self) -> int:
-        check_trainer(self._config, self._options)
         config, material = asked.opened(self._options, self._config)
         check_config(config, material.width or 1)
         audited = self._journal.find("audited")
@@ -181,8 +180,6 @@ class Job:
             with _heard():
                 screen.say(expected.in_words(), "bold")
             writer.note("forecast", **expected.to_plain())
-        if self._trainer is not None:
-            self._trainer.keep(journal.folder)
         triage = Triage(request, dataset, executor, journal, writer.note)
         with self._forgotten_without_ray(is_new):
             executor.start()
@@ -190,7 +187,8 @@ class Job:
             writer.note("nodes", nodes=executor.nodes)
         with _heard():
             screen.say(f"arms run on {executor.describe()}", "dim")
-        triage.run()
+        with kept(self._trainer, journal.folder):
+            triage.run()
         self._stop_ray()
 
     @contextlib.contextmanager

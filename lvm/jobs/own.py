@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from lvm.config import RunConfig
@@ -40,3 +42,14 @@ def trainer_code(config: RunConfig, recipe: Path | None, run: Path) -> TrainerCo
     here = recipe is not None and recipe.exists()
     home = recipe.absolute().parent if recipe is not None and here else run / FOLDER
     return code_of(config.recipe.trainer, home)
+
+
+@contextlib.contextmanager
+def kept(code: TrainerCode | None, run: Path) -> Iterator[None]:
+    """Keep the files of a trainer in a run; remove what its arms trained on when all is done."""
+    if code is None:
+        yield
+        return
+    code.keep(run)
+    yield
+    code.forget_windows(run)  # an interrupted run needs them again

@@ -10,6 +10,7 @@ from lvm.data.load import load_dataset
 from lvm.data.windows import SPLITS, Dataset
 from lvm.jobs import request as asked
 from lvm.jobs.options import TriageOptions
+from lvm.jobs.own import check_trainer
 from lvm.provenance import environment
 from lvm.text import title_of
 from lvm.triage.forecast import Forecast, forecast
@@ -91,7 +92,9 @@ def predicted_time(request: Request, dataset: Dataset) -> Forecast:
 
 def show(options: TriageOptions) -> None:
     """Print the tree that would be walked, with its arms for this recipe."""
-    config, _ = asked.opened(options, asked.configuration(options))
+    config = asked.configuration(options)
+    check_trainer(config, options)
+    config, _ = asked.opened(options, config)
     dataset, _ = load_dataset(asked.data_request(options), config.recipe.context_length)
     gates, schedule = config.gates, config.schedule
     print(f"phase 1: AR-only and the base recipe, {config.recipe.training.epochs} epochs")

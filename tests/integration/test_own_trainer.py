@@ -167,7 +167,7 @@ def test_a_command_that_is_not_there_is_named(tiny_dataset, tmp_path) -> None:
     recipe = own_trainer.copying(tmp_path / "run")
     words = ("no-such-program", *recipe.trainer.command[1:])
     recipe = recipe.with_changes({"trainer.command": list(words)})
-    with pytest.raises(TrainerDiedError, match=r"cannot be started \(no-such-program: No such"):
+    with pytest.raises(TrainerDiedError, match=r"cannot be run \(no-such-program: No such"):
         list(run_trial(spec_of(tmp_path / "run", recipe), tiny_dataset))
 
 

@@ -73,3 +73,54 @@ def test_a_file_of_an_existing_folder_is_no_place_for_windows(tmp_path, capsys) 
     (tmp_path / "file").write_text("")
     assert run_command(cli.main, ["windows", "--out", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err
+
+
+@pytest.fixture
+def mine(bank, tmp_path, capsys):
+    """A triage of the example that shows its tree, and what it prints."""
+    assert run_command(cli.main, ["init-trainer", str(tmp_path / "mine")]) == 0
+    recipe = tmp_path / "mine" / "recipe.toml"
+
+    def show(*more: str, old: str = "", new: str = "") -> tuple[int, str]:
+        text = recipe.read_text()
+        assert old in text
+        recipe.write_text(text.replace(old, new))
+        capsys.readouterr()
+        flags = ["--data", str(bank), "--recipe", str(recipe), "--show", *more]
+        status = run_command(cli.main, ["triage", *flags])
+        return status, "".join(capsys.readouterr())
+
+    return show
+
+
+def test_the_tree_of_a_trainer_says_which_arms_do_not_reach_it(mine) -> None:
+    status, printed = mine()
+    assert status == 0
+    assert "temperature 0.10: objective.temperature = 0.1" in printed
+    assert "left out, negatives: random article: its change does not reach the trainer" in printed
+    assert "left out, search in the projected space" in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "old", "new", "said"),
+    [
+        (["--predictions", "p.npy"], "", "", "--predictions cannot be given with a trainer"),
+        (["--checkpoint", "c"], "", "", "--checkpoint cannot be given with a trainer"),
+        (["--seeds", "2"], '"--seed", "{seed}",', "", "must hold {seed}, because --seeds 2"),
+        ([], "{objective.temperature}", "{objective.tau}", "which is no key of the recipe"),
+        ([], '"--epochs", "{training.epochs}",', "", "must hold {training.epochs}"),
+        ([], '"{objective.contrastive_weight}"', '"0.7"', "because AR-only is the same training"),
+    ],
+)
+def test_what_cannot_go_with_a_trainer_is_one_sentence(mine, flags, old, new, said) -> None:
+    status, printed = mine(*flags, old=old, new=new)
+    assert status == 2
+    assert said in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_a_training_alone_is_not_ours_to_run(mine, tmp_path, capsys) -> None:
+    out = ["--out", str(tmp_path / "out"), "--recipe", str(tmp_path / "mine" / "recipe.toml")]
+    assert run_command(cli.main, ["train", *out]) == 2
+    assert "run it yourself on the files of lvm windows" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

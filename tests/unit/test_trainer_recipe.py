@@ -203,6 +203,11 @@ def test_a_script_is_known_with_what_it_imports_from_beside_it(home, tmp_path) -
     assert {k for k, v in code.digests.items() if before[k] != v} == {"net/layers.py"}
 
 
+def test_a_script_that_is_run_as_a_module_is_known_too(home) -> None:
+    code = code_of(TrainerConfig(command=("python", "-m", "net.blocks", "--x")), home)
+    assert {"net/__init__.py", "net/blocks.py", "net/layers.py"} <= set(code.files)
+
+
 def test_a_run_keeps_its_own_copy(home) -> None:
     run, trainer = home / "run", TrainerConfig(call="train:main")
     code_of(trainer, home).keep(run)

@@ -18,7 +18,7 @@ from lvm.errors import ConfigError
 from lvm.outside import regular
 from lvm.trainer import TrainerConfig
 
-FOLDER = "trainer"  # of a run
+FOLDER, WINDOWS = "trainer", "windows"  # of a run: the files, and what the arms train on
 MOST_BYTES = 256 << 20
 
 
@@ -49,6 +49,10 @@ class TrainerCode:
         fresh.mkdir(parents=True, exist_ok=True)  # also where no file was named
         os.replace(fresh, target)
 
+    def forget_windows(self, run: Path) -> None:
+        """Remove the windows that were written out for the arms: they can be written again."""
+        shutil.rmtree(run / WINDOWS, ignore_errors=True)
+
 
 def code_of(trainer: TrainerConfig, home: Path) -> TrainerCode:
     """Return the files that a trainer names below `home`, and those that they import from there.
@@ -73,6 +77,8 @@ def _of_command(trainer: TrainerConfig, home: Path) -> Iterator[str]:
     for place, word in enumerate(trainer.command):
         if _is_inside(word) and (home / word).is_file():
             yield Path(word).as_posix()
+        elif place and trainer.command[place - 1] == "-m":
+            yield from _modules(home, Path(), word.split("."))
         elif place and word.endswith(".py") and not Path(word).is_absolute():
             raise ConfigError(
                 f"trainer.command names {word}, which is not in {home}; give its path from the "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from lvm.data.windows import Dataset
 from lvm.errors import NonFiniteLossError, TrainerDiedError, TrainerError
 from lvm.files import write_json
 from lvm.training.epochs import EpochRecord, read_epochs, write_epochs
-from lvm.training.own.code import FOLDER
+from lvm.training.own.code import FOLDER, WINDOWS
 from lvm.training.own.process import LOG, Process, last_lines
 from lvm.training.own.results import TEST, Line, Lines, dev_name, drop_torn_line, predictions
 from lvm.training.own.template import filled, handed_values
@@ -64,7 +65,7 @@ def train_own(
     yield from records
     if len(records) == recipe.training.epochs and (place.own / TEST).exists():
         return
-    windows = export_windows(dataset, place.run / "windows" / dataset.fingerprint)
+    windows = export_windows(dataset, place.run / WINDOWS / dataset.fingerprint)
     with contextlib.closing(_Training(recipe, dataset, place, windows, threads)) as training:
         for record in training.epochs(len(records), validate):
             records.append(record)
@@ -91,7 +92,7 @@ class _Training:
         self._lines = Lines(place.own)
         words, log = command(recipe, place, windows), place.folder / LOG
         self._told = functools.partial(_told, place, log.stat().st_size if log.exists() else 0)
-        environment = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        environment = {"OMP_NUM_THREADS": str(threads), **_python(place.run / FOLDER)}
         self._process = Process(words, place.folder, place.own, environment, grace=GRACE_SECONDS)
 
     def close(self) -> None:
@@ -168,6 +169,12 @@ def command(recipe: Recipe, place: Place, windows: Path) -> list[str]:
     words = filled(recipe, places)
     words = [str(code / word) if _is_kept(code, word) else word for word in words]
     return [sys.executable if words[0] in ("python", "python3") else words[0], *words[1:]]
+
+
+def _python(code: Path) -> dict[str, str]:
+    """Return what lets Python find the trainer's modules, and write its log line by line."""
+    paths = [str(code.absolute()), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
 
 
 def _is_kept(code: Path, word: str) -> bool:

@@ -22,9 +22,9 @@ LAST_LINES, LAST_BYTES = 3, 4096
 class Ended:
     """How a training ended by itself."""
 
-    status: int | None  # None where it could not be started
+    status: int | None  # None where it could not be run
     left: int = 0  # processes that it left behind, which were ended
-    problem: str = ""  # why it could not be started
+    problem: str = ""  # why it could not be run
 
     @property
     def went_well(self) -> bool:
@@ -35,7 +35,7 @@ class Ended:
     def in_words(self) -> str:
         """How it ended, as a clause."""
         if self.status is None:
-            return f"cannot be started ({self.problem})"
+            return f"cannot be run ({self.problem})"
         if self.status < 0:
             return f"was killed by signal {-self.status}"
         return f"ended with exit status {self.status}"
@@ -102,8 +102,9 @@ class Process:
         assert self._keeper.stdout is not None
         try:
             told = json.loads(self._keeper.stdout.read())
-        except ValueError:  # the keeper itself was killed
-            return Ended(status=-9)
+        except ValueError:
+            code = self._keeper.returncode
+            return Ended(status=None, problem=f"the process beside it ended with status {code}")
         if "failed" in told:
             return Ended(status=None, problem=printable(str(told["failed"])))
         return Ended(status=int(told["status"]), left=int(told["left"]))
