@@ -32,7 +32,7 @@ from lvm.triage.journal import read_journal  # noqa: E402
 
 OUT = REPORTS / "statistics" / "own_script.md"
 TRIAGE = [sys.executable, str(ROOT / "tune_jobs" / "triage.py")]
-EPOCHS_BEFORE_THE_KILL = 10
+EPOCHS_BEFORE_THE_KILL, TRIES = 10, 3
 WORDS = {
     "temperature": "temperature .005",
     "contrastive_weight": "contrastive weight .02",
@@ -110,12 +110,16 @@ def killed(flags: Sequence[str], run: Path) -> None:
 
 
 def resume(run: Path) -> None:
-    """Go on with a run to its verdict; RuntimeError with its last words where it has none."""
-    done = subprocess.run(
-        [*TRIAGE, "--resume", str(run)], check=False, capture_output=True, text=True
-    )
-    if done.returncode not in (0, 1):
-        raise RuntimeError(f"{run} ended with status {done.returncode}: {done.stderr[-500:]}")
+    """Go on with a run to its verdict; RuntimeError with its last words where it has none.
+
+    Where the machine is busy, Ray may not start in time; the run then goes on with the next call.
+    """
+    for _ in range(TRIES):
+        command = [*TRIAGE, "--resume", str(run)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode in (0, 1):
+            return
+    raise RuntimeError(f"{run} ended with status {done.returncode}: {done.stderr[-500:]}")
 
 
 def epochs_in(run: Path) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -80,6 +82,36 @@ def test_an_arm_goes_on_after_its_last_epoch(tiny_dataset, tmp_path) -> None:
     assert (spec.folder / "trainer.log").stat().st_size == before
 
 
+def test_an_epoch_that_was_written_before_a_kill_is_taken_after_it(tiny_dataset, tmp_path) -> None:
+    """The kill comes between the line of an epoch and its record; the script begins again after."""
+    recipe = own_trainer.copying(tmp_path / "run")
+    spec = spec_of(tmp_path / "run", recipe, evaluate_test=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "write_epochs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(run_trial(spec, tiny_dataset))
+    assert (spec.folder / "own" / "dev_001.npz").exists()
+    words = [*recipe.trainer.command[:5], "2", *recipe.trainer.command[6:]]
+    later = recipe.with_changes({"trainer.command": words})  # goes on at epoch 2
+    records = list(run_trial(dataclasses.replace(spec, recipe=later), tiny_dataset))
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+
+
+def killed(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_training_waits_for_an_earlier_one_of_its_arm(tiny_dataset, tmp_path) -> None:
+    spec = spec_of(tmp_path / "run", own_trainer.copying(tmp_path / "run"))
+    spec.folder.mkdir(parents=True)
+    with (spec.folder / "trainer.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Timer(1.0, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
+        started = time.monotonic()
+        assert len(list(run_trial(spec, tiny_dataset))) == 3
+        assert time.monotonic() - started >= 1
+
+
 def test_a_script_stands_still_until_its_next_epoch_is_asked_for(tiny_dataset, tmp_path) -> None:
     recipe = own_trainer.copying(tmp_path / "run", "time.sleep(0.3)", **{"training.epochs": 9})
     spec = spec_of(tmp_path / "run", recipe)
@@ -113,15 +145,17 @@ BROKEN = {
         "dev_001.npz is for other windows",
     ),
     "other order": (
-        "d = dict(np.load(folder / 'dev_001.npz')); "
-        "np.savez(folder / 'dev_001.npz', predictions=d['predictions'][::-1], ids=d['ids'][::-1])",
+        "d = dict(np.load(windows / 'dev.npz')); "
+        "np.savez(folder / f'dev_{epoch:03d}.npz', "
+        "predictions=d['contexts'][::-1, -1], ids=d['ids'][::-1])",
         "pass",
         TrainerError,
         "in another order",
     ),
     "not finite": (
-        "d = dict(np.load(folder / 'dev_001.npz')); "
-        "np.savez(folder / 'dev_001.npz', predictions=d['predictions'] * np.nan, ids=d['ids'])",
+        "d = dict(np.load(windows / 'dev.npz')); "
+        "np.savez(folder / f'dev_{epoch:03d}.npz', "
+        "predictions=d['contexts'][:, -1] * np.nan, ids=d['ids'])",
         "pass",
         NonFiniteLossError,
         "zero or not finite",

@@ -25,7 +25,7 @@ from lvm.errors import NonFiniteLossError, TrainerDiedError, TrainerError
 from lvm.files import write_json
 from lvm.training.epochs import EpochRecord, read_epochs, write_epochs
 from lvm.training.own.code import FOLDER, WINDOWS
-from lvm.training.own.process import LOG, Process, last_lines
+from lvm.training.own.process import LOG, Process, last_lines, wait_for_earlier
 from lvm.training.own.results import TEST, Line, Lines, dev_name, drop_torn_line, predictions
 from lvm.training.own.template import filled, handed_values
 
@@ -70,6 +70,8 @@ def train_own(
         for record in training.epochs(len(records), validate):
             records.append(record)
             write_epochs(place.folder, records)
+            # Only now: a kill before it leaves a line whose predictions must still be there.
+            (place.own / dev_name(record.epoch)).unlink(missing_ok=True)
             yield record
 
 
@@ -88,6 +90,7 @@ class _Training:
     ) -> None:
         self._recipe, self._dataset, self._place = recipe, dataset, place
         place.own.mkdir(parents=True, exist_ok=True)
+        wait_for_earlier(place.folder)
         drop_torn_line(place.own)
         self._lines = Lines(place.own)
         words, log = command(recipe, place, windows), place.folder / LOG
@@ -154,7 +157,6 @@ class _Training:
         ids = window_ids(self._dataset, "dev")
         rows = predictions(path, ids, self._dataset.bank.width)
         dev = dict(validate(rows, line.epoch))
-        path.unlink()  # what counts of it is kept per query
         return EpochRecord(epoch=line.epoch, train=line.measured, dev=dev, seconds=seconds)
 
 

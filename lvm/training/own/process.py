@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from lvm.outside import printable, shortened
 
 KEEPER = Path(__file__).with_name("keeper.py")
-LOG = "trainer.log"  # in the arm's folder
+LOG, LOCK = "trainer.log", "trainer.lock"  # in the arm's folder
 LAST_LINES, LAST_BYTES = 3, 4096
 
 
@@ -58,7 +59,7 @@ class Process:
         `grace` is the number of seconds from SIGTERM to SIGKILL.
         """
         self._log = folder / LOG
-        command = [sys.executable, str(KEEPER), str(folder / "trainer.lock"), str(self._log)]
+        command = [sys.executable, str(KEEPER), str(folder / LOCK), str(self._log)]
         self._keeper = subprocess.Popen(
             [*command, str(work), str(grace), *words],
             stdin=subprocess.PIPE,
@@ -108,6 +109,12 @@ class Process:
         if "failed" in told:
             return Ended(status=None, problem=printable(str(told["failed"])))
         return Ended(status=int(told["status"]), left=int(told["left"]))
+
+
+def wait_for_earlier(folder: Path) -> None:
+    """Wait until a training of the same arm has ended, whose keeper may have outlived its trial."""
+    with (folder / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def last_lines(log: Path, since: int = 0) -> str:
