@@ -64,8 +64,8 @@ def report(seeds: range) -> Iterator[str]:
     yield "| mistake | seed | came to | AR-only | script | final | stopped | left | seconds |"
     yield "|---|--:|---|--:|--:|--:|--:|--:|--:|"
     answers: dict[str, list[str]] = {}
-    for mistake in own_trainer.MISTAKES:
-        for seed in seeds:
+    for seed in seeds:
+        for mistake in own_trainer.MISTAKES:
             answer, line = triage(mistake, seed)
             answers.setdefault(mistake, []).append(answer)
             yield line
