@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -61,6 +62,8 @@ def test_an_arm_is_judged_by_what_its_script_predicts(tiny_dataset, tmp_path) ->
     assert test["evaluation"]["num_windows"] == len(tiny_dataset.test)
     assert test["evidence"]["windows"]
     assert not list((spec.folder / "own").glob("dev_*"))  # what counts is kept per query
+    log = (spec.folder / "trainer.log").read_text()
+    assert log.startswith(f"$ {sys.executable} {tmp_path}/run/trainer/copy.py 3 ")
     assert processes_in(tmp_path) == []
 
 

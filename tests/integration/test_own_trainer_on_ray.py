@@ -69,6 +69,7 @@ def test_a_script_is_fixed_by_the_right_step(whole) -> None:
     arms = [arm for e in whole.of("step_started") for arm in e["arms"]]
     assert {arm["workers"] for arm in arms} == {1}  # the confirmation too
     assert (whole.folder / "arms" / arms[0]["id"] / "trainer.log").exists()
+    assert not (whole.folder / "windows").exists()  # they can be written again
     assert own_trainer.ends_in(whole.folder)
 
 

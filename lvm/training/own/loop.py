@@ -25,7 +25,7 @@ from lvm.errors import NonFiniteLossError, TrainerDiedError, TrainerError
 from lvm.files import write_json
 from lvm.training.epochs import EpochRecord, read_epochs, write_epochs
 from lvm.training.own.code import FOLDER, WINDOWS
-from lvm.training.own.process import LOG, Process, last_lines, wait_for_earlier
+from lvm.training.own.process import LOG, Process, begin_log, last_lines, wait_for_earlier
 from lvm.training.own.results import TEST, Line, Lines, dev_name, drop_torn_line, predictions
 from lvm.training.own.template import filled, handed_values
 
@@ -93,8 +93,8 @@ class _Training:
         wait_for_earlier(place.folder)
         drop_torn_line(place.own)
         self._lines = Lines(place.own)
-        words, log = command(recipe, place, windows), place.folder / LOG
-        self._told = functools.partial(_told, place, log.stat().st_size if log.exists() else 0)
+        words = command(recipe, place, windows)
+        self._told = functools.partial(_told, place, begin_log(place.folder, words))
         environment = {"OMP_NUM_THREADS": str(threads), **_python(place.run / FOLDER)}
         self._process = Process(words, place.folder, place.own, environment, grace=GRACE_SECONDS)
 

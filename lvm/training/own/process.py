@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -115,6 +116,13 @@ def wait_for_earlier(folder: Path) -> None:
     """Wait until a training of the same arm has ended, whose keeper may have outlived its trial."""
     with (folder / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def begin_log(folder: Path, words: Sequence[str]) -> int:
+    """Write a command to the log, for a person to run by hand; return where its output begins."""
+    with (folder / LOG).open("a") as log:
+        log.write(f"$ {shlex.join(words)}\n")
+        return log.tell()
 
 
 def last_lines(log: Path, since: int = 0) -> str:
