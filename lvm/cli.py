@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from lvm import cli_own
 from lvm.command import Parser, lvm_command, run_program, shown, statuses
 from lvm.errors import ExitStatus, UsageError
 from lvm.jobs import doors, flags
@@ -37,6 +38,12 @@ def parser() -> Parser:
         "--skip", action="store_true", help="leave out documents that cannot be embedded"
     )
 
+    windows = commands.add_parser("windows", help="write the windows for code of your own")
+    cli_own.add_windows_flags(windows)
+
+    trainer = commands.add_parser("init-trainer", help="write a training script to start from")
+    cli_own.add_trainer_flags(trainer)
+
     train = commands.add_parser("train", help="train one recipe, here or on Ray Train's workers")
     flags.add_train_flags(train)
 
@@ -62,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
     return {
         "triage": _triage,
         "embed": _embed,
+        "windows": cli_own.windows,
+        "init-trainer": cli_own.init_trainer,
         "train": _train,
         "eval": _evaluate,
         "audit": _audit,

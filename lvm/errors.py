@@ -16,6 +16,8 @@
     |-- RunTakenError           a run that another process took over from this one
     |-- ClusterError            a Ray cluster that cannot be reached or lacks what the run needs
     |   `-- ClusterLostError    a cluster that went away during a run, which can be resumed
+    |-- TrainerError            a trainer of one's own that writes what cannot be judged
+    |-- TrainerDiedError        a trainer of one's own whose process ended with an error
     |-- NonFiniteLossError      training stopped before an update that would have spoilt the weights
     `-- ProgramError            an error of the program itself; its traceback is kept in a file
 
@@ -131,6 +133,14 @@ class ClusterLostError(ClusterError):
     """The cluster went away while the run was going on."""
 
     exit_status = ExitStatus.LOST
+
+
+class TrainerError(LvmError):
+    """A person's own trainer broke the contract of its files."""
+
+
+class TrainerDiedError(LvmError):
+    """The process of a person's own trainer ended with an error."""
 
 
 class NonFiniteLossError(LvmError):

@@ -19,16 +19,18 @@ class Section:
     def to_plain(self) -> dict[str, Any]:
         """Return nested plain dictionaries.
 
-        Tables of parts and lists of plug-ins that name none are left out, so that recipes without
-        them keep their ids.
+        Tables of parts, lists of plug-ins and a trainer that name none are left out, so that
+        recipes without them keep their ids.
         """
         plain: dict[str, Any] = dataclasses.asdict(
             self,  # type: ignore[call-overload]  # sections are dataclasses
-            dict_factory=lambda items: {
-                key: value for key, value in items if value not in ({}, ())
-            },
+            dict_factory=lambda items: {k: v for k, v in items if not _left_out(k, v)},
         )
         return plain
+
+
+def _left_out(key: str, value: object) -> bool:
+    return value in ({}, ()) or (key == "trainer" and value is None)
 
 
 def require(condition: bool, key: str, seen: object, allowed: str) -> None:

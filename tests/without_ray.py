@@ -67,15 +67,15 @@ def hit(owner: Any, name: str, count: int) -> None:
 
 def breaks(count: int) -> None:
     """Let memory run out in every `count`-th arm after phase 1."""
-    real, begun = local.run_arm, [0]
+    real, begun = local.run_trial, [0]
 
-    def run_arm(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
+    def run_trial(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
         begun[0] += spec.role is not Role.PHASE1
         if spec.role is not Role.PHASE1 and begun[0] % count == 0:
             raise MemoryError
         yield from real(spec, dataset)
 
-    local.run_arm = run_arm
+    local.run_trial = run_trial
 
 
 PHASES = {

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from lvm.parts import PARTS, read_tables
 from lvm.setting import Section, require_known, section, typed
+from lvm.trainer import READ
 
 S = TypeVar("S")
 
@@ -42,12 +43,15 @@ def from_dict(
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a config class
     tables = {field.name: field.metadata.get(PARTS) for field in fields}
+    readers = {field.name: field.metadata.get(READ) for field in fields}
     changed: dict[str, Any] = {}
     for key, value in values.items():
         dotted = f"{prefix}{key}"
         require_known(key, hints, prefix)
         inner = getattr(base, key) if base is not None else None
-        if (options_of := tables[key]) is not None:
+        if (read := readers[key]) is not None:
+            changed[key] = read(value, inner, dotted)
+        elif (options_of := tables[key]) is not None:
             changed[key] = read_tables(options_of, value, base=inner or {}, dotted=dotted)
         elif not dataclasses.is_dataclass(hints[key]):
             changed[key] = typed(dotted, value, hints[key])

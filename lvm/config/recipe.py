@@ -16,6 +16,7 @@ from lvm.form import MambaForm
 from lvm.metrics import METRICS
 from lvm.parts import TERMS, Options, TermOptions, model_options, read_options, tables_of
 from lvm.setting import Section, require, require_one_of
+from lvm.trainer import READ, TrainerConfig, read_trainer
 
 RECORDED = (
     "loss",
@@ -226,6 +227,8 @@ class Recipe(Section):
     context_length: int = 5  # T, vectors
     search_space: str = "raw"  # space of the index at inference: "raw" or "projected"
     seed: int = 0
+    # What trains in place of this program.
+    trainer: TrainerConfig | None = field(default=None, metadata={READ: read_trainer})
 
     def __post_init__(self) -> None:
         ok = 1 <= self.context_length <= 512

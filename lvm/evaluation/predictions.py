@@ -6,17 +6,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvm.data.exported import predicted, window_ids
 from lvm.data.npz import map_npy
+from lvm.data.windows import Dataset
 from lvm.errors import DataError
 
 
-def read_predictions(path: Path, rows: int, width: int) -> Float[Tensor, "M D"]:
-    """Return unit predictions from a .npy file [rows, width]; DataError on anything else."""
+def predictions_of(path: Path, dataset: Dataset, context_length: int) -> Float[Tensor, "M D"]:
+    """Return the unit predictions of a file for the test windows; DataError on anything else."""
+    ids = window_ids(dataset.narrowed(context_length), "test")
+    return read_predictions(path, len(dataset.test), dataset.bank.width, ids)
+
+
+def read_predictions(
+    path: Path, rows: int, width: int, ids: Int[np.ndarray, " M"] | None = None
+) -> Float[Tensor, "M D"]:
+    """Return unit predictions [rows, width] from a .npy file, or a .npz with the windows' ids.
+
+    `ids` are those of the windows, where they are known. DataError on anything else.
+    """
     try:
-        array = map_npy(path)
+        array = map_npy(path) if path.suffix != ".npz" else predicted(path, ids)
     except DataError as error:
         raise DataError(
             f"the predictions cannot be read: {error} Save them with numpy.save."

@@ -21,6 +21,7 @@ from lvm.triage.events import Audited
 from lvm.triage.folder import found_at
 from lvm.triage.journal import Journal
 from lvm.triage.seeds import over_seeds
+from lvm.triage.subject import TRAINER
 from lvm.triage.summary import Summary
 
 
@@ -72,10 +73,10 @@ def print_verdict(document: Summary, report: Path, options: TriageOptions) -> No
 
 
 def _next_command(document: Summary, folder: Path, options: TriageOptions) -> str:
-    if document.arm is not None:
+    if document.arm is not None and document.judged.kind != TRAINER:
         checkpoint = found_at(document.arm.checkpoint, folder)
         return eval_command(checkpoint, asked.arguments(options), module_names())
-    if document.verdict == RunVerdict.PASSED:
+    if document.verdict in (RunVerdict.PASSED, RunVerdict.FIXED):
         return f"{lvm_command()} report {shown(folder)}"
     if document.lineage.verdict_if_unseen:
         return f"{asked.again(options)} --seen FILE (the articles that the model has read)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from lvm.audit.document import AuditDocument
@@ -17,6 +18,7 @@ from lvm.errors import ClusterError, ClusterLostError, ExitStatus, LvmError, Run
 from lvm.jobs import request as asked
 from lvm.jobs.ending import print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions
+from lvm.jobs.own import kept, trainer_code
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
 from lvm.jobs.writer import Writer
 from lvm.printed import resume_command
@@ -67,6 +69,7 @@ class Job:
         self._writer = Writer(journal, lock, lines)
         storage, schedule = journal.folder / "tune", config.schedule
         self._executor = RayExecutor(storage, address=options.address, schedule=schedule, head=head)
+        self._trainer = trainer_code(config, options.recipe, journal.folder)
 
     def run(self) -> int:
         """Run to the verdict, or to an end that can be resumed; return the exit status."""
@@ -101,6 +104,8 @@ class Job:
         dataset, source = dataset_of(material, config.recipe.context_length)
         check_dataset(config, dataset)
         request = asked.of_walk(self._options, config, material, audit, self._journal.folder)
+        if self._trainer is not None:
+            request = replace(request, trainer=self._trainer.digests)
         first = self._first_event(request, dataset, source)
         with Screen(sys.stderr) as screen:
             self._walk(request, dataset, audit, first, screen)
@@ -153,7 +158,8 @@ class Job:
         if journal.events.last(Audited) is None:
             writer.note(Audited(audit=audit))
         longer = request.all_steps or request.extended or request.more_seeds
-        if longer and journal.events.last(Forecast) is None:
+        ours = self._trainer is None  # how long other code takes is not known
+        if ours and longer and journal.events.last(Forecast) is None:
             expected = predicted_time(request, dataset)
             with _heard():
                 screen.say(expected.in_words(), "bold")
@@ -165,7 +171,8 @@ class Job:
             writer.note(event_of(Nodes, nodes=executor.nodes))
         with _heard():
             screen.say(f"arms run on {executor.describe()}", "dim")
-        triage.run()
+        with kept(self._trainer, journal.folder):
+            triage.run()
         self._stop_ray()
 
     @contextlib.contextmanager

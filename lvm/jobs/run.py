@@ -9,6 +9,7 @@ from lvm.errors import ExitStatus, UsageError
 from lvm.jobs import request as asked
 from lvm.jobs.job import Job
 from lvm.jobs.options import TriageOptions
+from lvm.jobs.own import check_trainer
 from lvm.jobs.start import show
 from lvm.progress import JsonLines
 from lvm.triage.address import check_address, check_growth
@@ -37,6 +38,7 @@ def run(options: TriageOptions, head: LocalHead | None = None) -> int:
 
 def _start(options: TriageOptions, head: LocalHead | None, lines: JsonLines) -> int:
     config = asked.configuration(options)
+    check_trainer(config, options)
     check_growth(config.schedule, options.address)
     command = asked.command(options)
     with new_run(options.out, RUNS) as lock:
@@ -49,6 +51,7 @@ def _resume(options: TriageOptions, folder: Path, head: LocalHead | None, lines:
         journal = Journal(lock.folder)
         options = asked.resumed(options, journal)
         config = asked.configuration(options, journal)
+        check_trainer(config, options)
         check_growth(config.schedule, options.address)
         lines.skip(journal)
         return Job(options, command, config, lock, journal, lines, head).run()

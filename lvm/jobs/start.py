@@ -11,6 +11,7 @@ from lvm.data.load import load_dataset
 from lvm.data.windows import SPLITS, Dataset
 from lvm.jobs import request as asked
 from lvm.jobs.options import TriageOptions
+from lvm.jobs.own import check_trainer
 from lvm.provenance import environment
 from lvm.text import title_of
 from lvm.triage.events import RunStarted, event_of
@@ -18,6 +19,7 @@ from lvm.triage.forecast import Forecast, forecast
 from lvm.triage.journal import SCHEMA
 from lvm.triage.plan import plan_races
 from lvm.triage.probe import probe, slots_here
+from lvm.triage.reaching import proposed
 from lvm.triage.request import Request
 from lvm.triage.step import Facts, extended_steps, steps_in_order
 
@@ -93,7 +95,9 @@ def predicted_time(request: Request, dataset: Dataset) -> Forecast:
 
 def show(options: TriageOptions) -> None:
     """Print the tree that would be walked, with its arms for this recipe."""
-    config, _ = asked.opened(options, asked.configuration(options))
+    config = asked.configuration(options)
+    check_trainer(config, options)
+    config, _ = asked.opened(options, config)
     dataset, _ = load_dataset(asked.data_request(options), config.recipe.context_length)
     gates, schedule = config.gates, config.schedule
     print(f"phase 1: AR-only and the base recipe, {config.recipe.training.epochs} epochs")
@@ -115,7 +119,7 @@ def _show_steps(config: RunConfig, dataset: Dataset, reported_only: bool, extend
     for step in (*steps, *(extended_steps() if extended else ())):
         epochs = step.epochs(config.schedule)
         base = config.recipe.with_changes({"training.epochs": epochs})
-        proposal = step.propose(base, facts)
+        proposal = proposed(step, base, facts)
         print(f"step {step.number}, {step.name}: {step.question} ({epochs} epochs and a control)")
         for arm in proposal.arms:
             changes = ", ".join(f"{k} = {v}" for k, v in arm.changes.items())

@@ -49,6 +49,11 @@ def run(options: TrainOptions) -> int:
         raise UsageError(f"--workers must be at least 1 (got {workers}).")
     load_given(options.plugin)
     config = load_config(options.preset, options.recipe)
+    if config.recipe.trainer is not None:
+        raise UsageError(
+            f"{options.recipe} has a trainer of its own, {config.recipe.trainer.title}, which this "
+            "command does not run; run it yourself on the files of lvm windows."
+        )
     schedule = dataclasses.replace(config.schedule, confirm_workers=workers)
     config = dataclasses.replace(config, schedule=schedule)
     if options.on_ray:

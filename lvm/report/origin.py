@@ -51,7 +51,9 @@ def _never_varied(run: Run) -> list[str]:
     first, found = recipes[0], []
     if len({recipe.seed for recipe in recipes}) == 1:
         found.append(f"Another seed: every number is from seed {first.seed}.")
-    if len({recipe.model.name for recipe in recipes}) == 1:
+    if first.trainer is not None:
+        found.append("Another network: every arm is trained by the same code.")
+    elif len({recipe.model.name for recipe in recipes}) == 1:
         layers = counted(first.model.num_layers, "layer")
         found.append(
             f"Another network: every arm is {first.model.name}, hidden "

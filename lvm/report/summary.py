@@ -17,6 +17,7 @@ from lvm.report.models import confirmed_name
 from lvm.text import counted, estimate, number, seconds, title_of
 from lvm.triage.events import Confirmed, StepStarted
 from lvm.triage.seeds import over_seeds
+from lvm.triage.subject import TRAINER
 
 
 def stopped_by_audit(run: Run) -> bool:
@@ -27,7 +28,7 @@ def stopped_by_audit(run: Run) -> bool:
 def verdict_section(run: Run) -> Iterator[Block]:
     """Yield the first screen."""
     summary, audit = run.summary, audit_of(run)
-    if summary.judged.stand_in:
+    if summary.judged.sentence:
         yield Paragraph(summary.judged.sentence, "lead")
     if audit and stopped_by_audit(run):
         yield from first_screen(audit)
@@ -111,7 +112,14 @@ def _nearest(verdict: Verdict | None, gates: Sequence[GateResult]) -> tuple[int,
 def _next(run: Run, changed: bool) -> tuple[str, str]:
     """Return what to do next and the command for it."""
     job = job_command("triage", kept=True)
+    own = run.summary.judged.kind == TRAINER
     match run.summary.verdict:
+        case RunVerdict.FIXED if changed and own and run.summary.arm:
+            return (
+                "make the changes below in your recipe and judge them on data this run has not "
+                f"seen; what your code has written is in {run.summary.arm.checkpoint}",
+                f"{job} --recipe RECIPE --data BANK",
+            )
         case RunVerdict.FIXED if changed and run.summary.arm:
             return (
                 "save the changes below as fix.toml and judge them on data this run has not seen; "

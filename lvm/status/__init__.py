@@ -41,6 +41,7 @@ from lvm.triage.folder import found_at
 from lvm.triage.lock import Driver
 from lvm.triage.pace import AFTER_A_STEP
 from lvm.triage.state import RunState
+from lvm.triage.subject import TRAINER
 from lvm.triage.summary import Summary
 from lvm.triage.verdict import build_verdict
 
@@ -221,7 +222,8 @@ def _next(summary: Summary, folder: Path, goes_on: str, state: RunState) -> str:
         return summary.resume
     if summary.verdict is RunVerdict.BLOCKED and started is not None:
         return started.again or started.command
-    if summary.arm is not None and goes_on == "finished":
+    own = summary.judged.kind == TRAINER  # there is no checkpoint of ours to judge
+    if summary.arm is not None and goes_on == "finished" and not own:
         checkpoint = found_at(summary.arm.checkpoint, folder)
         modules = started.config.plugins if started else ()
         return eval_command(checkpoint, to_plain(state.arguments), modules)

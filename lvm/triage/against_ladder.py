@@ -11,7 +11,7 @@ from pathlib import Path
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.front import front_position
 from lvm.evaluation.metrics import PerQuery
-from lvm.evaluation.predictions import read_predictions
+from lvm.evaluation.predictions import predictions_of
 from lvm.records import LIMITS, FrontPosition
 from lvm.triage.events import Compared, Ladder, TestJudged, event_of
 from lvm.triage.runner import Runner
@@ -62,7 +62,7 @@ def _results(runner: Runner, arm: str) -> PerQuery | None:
         if given is None:
             return None
         dataset = runner.dataset
-        rows = read_predictions(given, len(dataset.test), dataset.bank.width)
+        rows = predictions_of(given, dataset, runner.base.context_length)
         return evaluate(rows, dataset.test, dataset.bank, space="raw", split="test")[1]
     path = runner.request.out / "arms" / arm / "test.npz"
     return PerQuery.load(path) if path.exists() else None

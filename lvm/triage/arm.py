@@ -32,14 +32,14 @@ from lvm.gates import stage_gate, success_gates
 from lvm.metrics import METRICS, Shown
 from lvm.models.base import declared, moves_documents
 from lvm.models.predictor import Predictor
-from lvm.records import to_plain
+from lvm.records import Evaluation, to_plain
 from lvm.training.checkpoint import load_checkpoint, load_weights
 from lvm.training.loop import train
 from lvm.training.world import World
 from lvm.triage.step import Role
 
 MAX_LATENCY_QUERIES = 100
-NO_PLUGINS: Mapping[str, str] = MappingProxyType({})
+NO_FILES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +100,15 @@ def arm_id(
     *,
     data: str,
     code: str,
-    plugins: Mapping[str, str] = NO_PLUGINS,
+    plugins: Mapping[str, str] = NO_FILES,
+    trainer: Mapping[str, str] = NO_FILES,
     source: str = "",
     workers: int = 1,
 ) -> str:
     """Return the name of an arm: a hash of all that decides its numbers, and nothing else.
 
     `source` names the content of the checkpoint that is searched: where it lies decides nothing.
-    `plugins` name the content of the code from outside.
+    `plugins` and `trainer` name the content of the code from outside.
     """
     decides = {
         "recipe": to_dict(recipe),
@@ -116,7 +117,8 @@ def arm_id(
         "source": source,
         "n": workers,
     }
-    return fingerprint(decides | ({"plugins": dict(plugins)} if plugins else {}))
+    outside = {"plugins": dict(plugins), "trainer": dict(trainer)}
+    return fingerprint(decides | {name: files for name, files in outside.items() if files})
 
 
 def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, None]:
@@ -189,6 +191,13 @@ def validate(spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int) 
     evaluation, per_query = evaluate(
         queries, dataset.dev, dataset.bank, pool_vectors=pool, space=space, split="dev"
     )
+    return dev_record(spec, evaluation, per_query, epoch)
+
+
+def dev_record(
+    spec: ArmSpec, evaluation: Evaluation, per_query: PerQuery, epoch: int
+) -> dict[str, Any]:
+    """Keep the dev results per query of one epoch; return its metrics and stage verdict."""
     per_query.save(dev_file(spec.folder, epoch))
     return {
         **{metric: evaluation.masked[metric] for metric in METRICS.shown(Shown.DEV)},

@@ -19,7 +19,14 @@ from pathlib import Path
 
 import torch
 
-from lvm.errors import ClusterError, DeviceError, LvmError, MissingExtraError, NonFiniteLossError
+from lvm.errors import (
+    ClusterError,
+    DeviceError,
+    LvmError,
+    MissingExtraError,
+    NonFiniteLossError,
+    TrainerDiedError,
+)
 from lvm.records import StopReason
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -78,7 +85,7 @@ def _memory(error: BaseException) -> str:
 
 def _machine(error: BaseException) -> str:
     """Say what the machine refused: a package that the arm needs, or a file."""
-    if isinstance(error, MissingExtraError | ClusterError | DeviceError):
+    if isinstance(error, MissingExtraError | ClusterError | DeviceError | TrainerDiedError):
         return str(error)
     foreseen = isinstance(error, LvmError)  # a path that does not exist is then what the arm asked
     for cause in _chain(error) if foreseen else (error,):

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lvm.data.windows import Dataset
-from lvm.triage.arm import run_arm
 from lvm.triage.endings import failure_of
+from lvm.triage.own_arm import run_trial
 from lvm.triage.race import Race
 
 
@@ -29,7 +29,7 @@ class LocalExecutor:
 
     def run(self, race: Race, dataset: Dataset) -> None:
         """Run every arm of the race until it has ended."""
-        running = {spec.id: run_arm(spec, dataset) for spec in race.waiting}
+        running = {spec.id: run_trial(spec, dataset) for spec in race.waiting}
         moved = True
         while running and moved:
             moved = False

@@ -11,7 +11,7 @@ from lvm.device import claim_if_there
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.metrics import PerQuery
-from lvm.evaluation.predictions import read_predictions
+from lvm.evaluation.predictions import predictions_of
 from lvm.evaluation.words import in_words
 from lvm.gates import success_gates
 from lvm.records import GateResult, Verdict
@@ -67,8 +67,9 @@ def _lineage(
     ar_test, ar_dev = runner.test_results(ar_only), results[ar_only.id].dev
     given: Path | np.ndarray | None = request.checkpoint
     if request.predictions is not None:
-        shape = len(runner.dataset.test), runner.dataset.bank.width
-        given = read_predictions(request.predictions, *shape).numpy()
+        given = predictions_of(
+            request.predictions, runner.dataset, runner.base.context_length
+        ).numpy()
     if given is None or ar_test is None or ar_dev is None:
         return judged_lineage(runner)
     trained, seed = ar_only.folder / "checkpoint", runner.base.seed
@@ -118,7 +119,7 @@ def _judge(
 def _judge_predictions(runner: Runner, path: Path) -> PerQuery:
     """Judge a plain file of predictions, one row per test window, in the raw space."""
     device = claim_if_there(runner.request.config.schedule.use_gpu)
-    rows = read_predictions(path, len(runner.dataset.test), runner.dataset.bank.width).to(device)
+    rows = predictions_of(path, runner.dataset, runner.base.context_length).to(device)
     evaluation, per_query = evaluate(
         rows, runner.dataset.test, runner.dataset.bank, space="raw", split="test"
     )

@@ -20,8 +20,10 @@ def check_config(config: RunConfig, width: int) -> None:
     """Refuse a recipe that no data can serve: found before anything large is read.
 
     Raises ConfigError (unknown model, sizes that do not fit together, workers that do not share a
-    batch evenly).
+    batch evenly). A trainer of one's own has its own network, and one worker.
     """
+    if config.recipe.trainer is not None:
+        return
     Predictor(config.recipe, width)  # finds an unknown name and sizes that do not fit together
     batch = config.recipe.training.batch_size
     for key in ("workers_per_arm", "confirm_workers"):
@@ -34,7 +36,9 @@ def check_config(config: RunConfig, width: int) -> None:
 
 
 def check_dataset(config: RunConfig, dataset: Dataset) -> None:
-    """Refuse data with fewer train windows than a batch (DataError)."""
+    """Refuse data with fewer train windows than a batch of ours (DataError)."""
+    if config.recipe.trainer is not None:
+        return
     batch = config.recipe.training.batch_size
     if len(dataset.train) < batch:
         raise DataError(

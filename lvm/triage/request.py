@@ -22,6 +22,7 @@ class Request:
     steps: Sequence[Step]
     code: str  # version of the code that trains, part of every arm's name
     plugins: Mapping[str, str] = field(default_factory=dict)  # name -> content, likewise
+    trainer: Mapping[str, str] = field(default_factory=dict)  # its files -> content, likewise
     commit: str | None = None
     checkpoint: Path | None = None  # stands in for the base recipe's phase-1 training
     given: Path | None = None  # the file or folder that checkpoint was made from
@@ -55,6 +56,7 @@ def identity(request: Request, data: str) -> dict[str, str]:
         "predictions": file_digest(read) if read is not None else "",
         "seen": request.seen.fingerprint if request.seen is not None else "",
         **{f"plug-in {name}": digest for name, digest in request.plugins.items()},
+        **{f"trainer's file {name}": digest for name, digest in request.trainer.items()},
     }
 
 

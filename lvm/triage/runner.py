@@ -133,11 +133,15 @@ class Runner:
         """Return what a trial needs to run one arm."""
         schedule = self.request.config.schedule
         workers = workers or (1 if source else schedule.workers_per_arm)
+        workers = (
+            1 if recipe.trainer is not None else workers
+        )  # it is one process, as it is written
         identity = arm_id(
             recipe,
             data=(dataset or self.dataset).fingerprint,
             code=self.request.code,
             plugins=self.request.plugins,
+            trainer=self.request.trainer,
             workers=workers,
             source=checkpoint_digest(source) if source else "",
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from lvm.outside import printable
+from lvm.trainer import TrainerConfig
 from lvm.triage.state import RunState
 from lvm.triage.summary import Judged
 
 PREDICTIONS = "predictions"  # stands for an arm where a person's predictions are judged
+TRAINER = "trainer"  # the kind of a model that a person's own code trains
 
 
 def subject(state: RunState) -> Judged:
@@ -16,8 +18,11 @@ def subject(state: RunState) -> Judged:
     arguments = state.arguments
     given = arguments.predictions or arguments.checkpoint
     kind = "predictions" if arguments.predictions else "checkpoint" if given else "recipe"
+    recipe = state.started.config.recipe if state.started else None
+    if recipe is not None and recipe.trainer is not None:
+        return _own(recipe.trainer)
     name = printable(Path(given).name) if given else None
-    trained = state.started.config.recipe.model.name if state.started else None
+    trained = recipe.model.name if recipe else None
     stand_in = kind == "predictions"
     network = f"our {trained} network" if trained else "our network"
     return Judged(
@@ -30,4 +35,11 @@ def subject(state: RunState) -> Judged:
         "this stand-in."
         if stand_in
         else "",
+    )
+
+
+def _own(trainer: TrainerConfig) -> Judged:
+    """Return what is judged where a trainer of one's own trains every model."""
+    return Judged(
+        kind=TRAINER, file=None, trained=trainer.title, stand_in=False, sentence=trainer.sentence
     )

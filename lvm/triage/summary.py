@@ -31,11 +31,11 @@ SCHEMA = 1
 class Judged(Part, frozen=True, kw_only=True):
     """What a run judges and what it trains: not the same where only predictions were given."""
 
-    kind: str  # predictions, checkpoint or recipe
+    kind: str  # predictions, checkpoint, recipe, or trainer (of one's own)
     file: str | None
     trained: str | None  # the network of the recipe
     stand_in: bool  # the steps are tried on a network of ours in place of the model under triage
-    sentence: str  # both in words; "" where they are the same
+    sentence: str  # both in words, or the trainer; "" where they are the same
 
 
 class LineageShown(Part, frozen=True, kw_only=True):

@@ -145,9 +145,14 @@ def _arm(
         name=name,
         step=confirmed.step,
         recipe=spec.recipe if spec else None,
-        checkpoint=(spec.source or f"{spec.folder}/checkpoint") if spec else "",
+        checkpoint=(spec.source or f"{spec.folder}/{_trained_in(spec)}") if spec else "",
         gates=gates,
     )
+
+
+def _trained_in(spec: Arm) -> str:
+    """Return the folder in an arm's folder that holds its model."""
+    return "checkpoint" if spec.recipe.trainer is None else "own"
 
 
 # --- parts of the run -----------------------------------------------------------------------------

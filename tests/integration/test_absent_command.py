@@ -51,16 +51,16 @@ class WithoutRay(LocalExecutor):
 @pytest.fixture
 def failing(monkeypatch):
     """Return the faults of arms, (step, name or "*") -> error; it may be changed between runs."""
-    faults, real = {}, local.run_arm
+    faults, real = {}, local.run_trial
 
-    def run_arm(spec, dataset):
+    def run_trial(spec, dataset):
         error = faults.get((spec.step, spec.name)) or faults.get((spec.step, "*"))
         for record in real(spec, dataset):
             if error is not None:
                 raise error
             yield record
 
-    monkeypatch.setattr(local, "run_arm", run_arm)
+    monkeypatch.setattr(local, "run_trial", run_trial)
     monkeypatch.setattr(lvm.jobs.job, "RayExecutor", WithoutRay)
     return faults
 

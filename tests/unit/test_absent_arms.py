@@ -92,9 +92,9 @@ class Faults:
         self.on = {}
         self.raised = Counter()
 
-    def run_arm(self, spec, dataset):
+    def run_trial(self, spec, dataset):
         after, error = self._of(spec)
-        for number, record in enumerate(real_run_arm(spec, dataset)):
+        for number, record in enumerate(real_run_trial(spec, dataset)):
             if number == after:
                 self._fail(spec, error)
             yield record
@@ -111,13 +111,13 @@ class Faults:
         raise error
 
 
-real_run_arm = local.run_arm
+real_run_trial = local.run_trial
 
 
 @pytest.fixture
 def faults(monkeypatch):
     made = Faults()
-    monkeypatch.setattr(local, "run_arm", made.run_arm)
+    monkeypatch.setattr(local, "run_trial", made.run_trial)
     return made
 
 
@@ -414,7 +414,7 @@ def records_of(monkeypatch, tmp_path, error):
         yield {"epoch": 1}
         raise error
 
-    monkeypatch.setattr(trainable, "run_arm", broken)
+    monkeypatch.setattr(trainable, "run_trial", broken)
     spec = dataclasses.make_dataclass("Spec", ["folder"])(tmp_path)
     return list(trainable.records_or_reason(spec, None))
 

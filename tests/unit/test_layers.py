@@ -196,6 +196,8 @@ COMMANDS = {
         "--repair",
         "--out",
     },
+    "windows": {"--data", "--train", "--eval", "--payload", "--recipe", "--preset", "--out"},
+    "init-trainer": {"out"},
     "report": {"run"},
     "status": {"run", "--json"},
     "track": {"run"},

@@ -19,10 +19,11 @@ from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
 from lvm.plugins import load_packed
 from lvm.records import ABSENT
-from lvm.triage.arm import ArmSpec, run_arm
+from lvm.triage.arm import ArmSpec
 from lvm.triage.endings import failure_of
 from lvm.triage.on_ray.cluster import trial_resources
 from lvm.triage.on_ray.nodes import facts
+from lvm.triage.own_arm import run_trial
 
 
 class ArmBroke(Exception):
@@ -168,7 +169,7 @@ def load_shared(shared: Any) -> None:
 
 def records_or_reason(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
     """Yield the records of an arm; a foreseeable end becomes a last record, not a crash."""
-    records = run_arm(spec, dataset)
+    records = run_trial(spec, dataset)
     with contextlib.closing(records):
         try:
             yield from records
