@@ -25,6 +25,7 @@ from lvm.trainer import TrainerConfig
 from lvm.training.own import loop
 from lvm.triage.arm import ArmSpec, dev_file
 from lvm.triage.endings import failure_of
+from lvm.triage.events import StepStarted
 from lvm.triage.own_arm import run_trial
 from lvm.triage.step import Role
 
@@ -239,9 +240,9 @@ def test_a_planted_mistake_is_fixed_by_its_step(mistake, tmp_path) -> None:
     world = worlds.planted(0)
     stop, journal = tiny.triage(tmp_path / "run", world.dataset, config, trainer=digests)
     assert (stop.verdict, stop.cause) == (RunVerdict.FIXED, (mistake,))
-    arms = [arm for e in journal.all("step_started") for arm in e["arms"]]
-    assert len({arm["id"] for arm in arms}) == len(list((tmp_path / "run" / "arms").iterdir()))
-    assert np.all([arm["workers"] == 1 for arm in arms])
+    arms = [arm for e in journal.events.of(StepStarted) for arm in e.arms]
+    assert len({arm.id for arm in arms}) == len(list((tmp_path / "run" / "arms").iterdir()))
+    assert np.all([arm.workers == 1 for arm in arms])
 
 
 FUNCTION = """

@@ -17,7 +17,16 @@ import pytest
 
 from lvm import cli
 from lvm.command import run_command
-from lvm.triage.journal import Event, read_journal
+from lvm.triage.events import (
+    ArmEnded,
+    ArmRestarted,
+    Decision,
+    Epoch,
+    Event,
+    StepStarted,
+    TestJudged,
+)
+from lvm.triage.journal import read_events
 
 pytestmark = [
     pytest.mark.integration,
@@ -31,14 +40,14 @@ TRIAGE = [sys.executable, str(ROOT / "tune_jobs" / "triage.py")]
 
 
 def journal(folder: Path) -> list[Event]:
-    return list(read_journal(folder)) if (folder / "journal.jsonl").exists() else []
+    return list(read_events(folder)) if (folder / "journal.jsonl").exists() else []
 
 
 def judged(events: list[Event]) -> dict:
     """What was measured of every model on test, and what ended the run."""
-    found = {e["name"]: e["evaluation"]["masked"] for e in events if e["event"] == "test_judged"}
-    stop = next(e for e in events if e.get("action") == "Stop")
-    return found | {"stop": (stop["verdict"], stop["cause"])}
+    found = {e.name: e.evaluation.masked for e in events if isinstance(e, TestJudged)}
+    stop = next(e for e in events if isinstance(e, Decision) and e.action == "Stop")
+    return found | {"stop": (stop.verdict, stop.cause)}
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +75,9 @@ def test_a_script_is_fixed_by_the_right_step(whole) -> None:
     assert "checkpoint is" not in report
     assert document["judged"]["sentence"] in whole.printed
     assert f"report {whole.folder}" in whole.printed.splitlines()[-1]
-    arms = [arm for e in whole.of("step_started") for arm in e["arms"]]
-    assert {arm["workers"] for arm in arms} == {1}  # the confirmation too
-    assert (whole.folder / "arms" / arms[0]["id"] / "trainer.log").exists()
+    arms = [arm for e in whole.of(StepStarted) for arm in e.arms]
+    assert {arm.workers for arm in arms} == {1}  # the confirmation too
+    assert (whole.folder / "arms" / arms[0].id / "trainer.log").exists()
     assert not (whole.folder / "windows").exists()  # they can be written again
     assert own_trainer.ends_in(whole.folder)
 
@@ -86,7 +95,7 @@ def test_a_killed_run_leaves_no_training_and_ends_the_same(planted, whole, triag
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         until = time.monotonic() + 120
-        while len([e for e in journal(out) if e["event"] == "epoch"]) < 5:
+        while len([e for e in journal(out) if isinstance(e, Epoch)]) < 5:
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < until
             time.sleep(0.02)
@@ -109,7 +118,7 @@ def test_a_trial_that_is_killed_costs_an_epoch_and_not_the_arm(
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     killed = False
     while process.poll() is None:
-        if not killed and any(e["event"] == "epoch" for e in journal(out)):
+        if not killed and any(isinstance(e, Epoch) for e in journal(out)):
             scripts = own_trainer.processes_in(out / "arms")
             keepers = [p for p in scripts if any("keeper.py" in w for w in p.cmdline())]
             parents = {p.ppid() for p in keepers}
@@ -120,7 +129,7 @@ def test_a_trial_that_is_killed_costs_an_epoch_and_not_the_arm(
     assert process.returncode == 0, process.communicate()[1]
     process.communicate()
     events = journal(out)
-    assert [e for e in events if e["event"] == "arm_restarted"]
+    assert [e for e in events if isinstance(e, ArmRestarted)]
     assert judged(events) == judged(whole.events)
     assert own_trainer.ends_in(out)
 
@@ -165,16 +174,16 @@ def test_arms_that_are_worse_are_pruned_and_a_broken_one_ends_alone(
     recipe_file = tmp_path / "mine" / "recipe.json"
     recipe_file.write_text(json.dumps(recipe))
     run = triage(tmp_path / "run", [*flags, "--five-steps", "--out", str(tmp_path / "run")])
-    ended = {(e["step"], e["name"]): e for e in run.of("arm_ended")}
+    ended = {(e.step, e.name): e for e in run.of(ArmEnded)}
     broken = ended["temperature", "temperature 0.10"]
-    assert broken["reason"] == "crashed"
-    assert broken["detail"].startswith(
+    assert broken.reason == "crashed"
+    assert broken.detail.startswith(
         "the trainer of temperature, temperature 0.10: it ended with exit status 1 in epoch 1"
     )
-    assert broken["detail"].endswith("trainer.log ends: no such temperature")
-    reasons = {e["reason"] for e in run.of("arm_ended") if e["step"] != "phase_1"}
+    assert broken.detail.endswith("trainer.log ends: no such temperature")
+    reasons = {e.reason for e in run.of(ArmEnded) if e.step != "phase_1"}
     assert "pruned" in reasons
-    left_out = {k: v for e in run.of("step_started") for k, v in (e.get("left_out") or {}).items()}
+    left_out = {k: v for e in run.of(StepStarted) for k, v in e.left_out.items()}
     assert "{negatives.random}" in left_out["negatives: random article"]
     assert own_trainer.ends_in(tmp_path / "run")
     assert os.path.exists(tmp_path / "run" / "report.html")
