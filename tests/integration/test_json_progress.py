@@ -46,6 +46,6 @@ def test_a_run_told_as_json_is_json_to_its_end(world, triage, monkeypatch) -> No
     epochs = [r for r in records if r["event"] == "epoch"]
     assert all(0 <= r["epoch"] <= r["of"] for r in epochs)
     seen = status(read_run(folder), folder, time.time())
-    assert (seen["state"], seen["verdict"]) == ("finished", verdict["verdict"])
+    assert (seen.state, seen.verdict) == ("finished", verdict["verdict"])
     again = triage(folder, ["--resume", str(folder), "--json"])
     assert [json.loads(r)["event"] for r in again.printed.splitlines()] == ["resumed", "verdict"]
