@@ -23,7 +23,7 @@ from lvm.errors import (
 from lvm.jobs import request as asked
 from lvm.jobs.ending import print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions
-from lvm.jobs.own import kept, trainer_code
+from lvm.jobs.own import keep_files, trainer_code
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
 from lvm.jobs.writer import Writer
 from lvm.plugins import digests
@@ -187,7 +187,7 @@ class Job:
             writer.note("nodes", nodes=executor.nodes)
         with _heard():
             screen.say(f"arms run on {executor.describe()}", "dim")
-        with kept(self._trainer, journal.folder):
+        with keep_files(self._trainer, journal.folder):
             triage.run()
         self._stop_ray()
 

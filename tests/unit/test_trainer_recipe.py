@@ -13,8 +13,8 @@ from lvm.errors import ConfigError
 from lvm.presets import laptop
 from lvm.trainer import TrainerConfig
 from lvm.training.own.code import code_of
-from lvm.training.own.template import check_trainable, filled, handed_values, unreached
-from lvm.triage.reaching import proposed
+from lvm.training.own.template import check_trainable, fill_command, handed_values, unreached
+from lvm.triage.reaching import propose_reachable
 from lvm.triage.step import STEPS, Facts
 
 COMMAND = [
@@ -74,7 +74,7 @@ def test_what_is_no_trainer_is_refused_in_one_sentence(trainer, said) -> None:
 
 def test_a_command_is_filled_with_the_values_of_the_recipe() -> None:
     own = recipe("--wide={trainer.options.wide}", options={"wide": True, "hidden": 3})
-    words = filled(own.with_changes({"objective.temperature": 0.005}), {"folder": "/here"})
+    words = fill_command(own.with_changes({"objective.temperature": 0.005}), {"folder": "/here"})
     assert words[2:] == [
         "--tau=0.005",
         "--con",
@@ -153,7 +153,7 @@ def test_only_what_the_command_names_reaches_a_trainer() -> None:
 def test_every_step_keeps_the_arms_that_reach_a_trainer(name) -> None:
     own, step = recipe("{objective.space}"), STEPS.get(name)
     facts = Facts(num_train_windows=10**6, width=64)
-    before, after = step.propose(own, facts), proposed(step, own, facts)
+    before, after = step.propose(own, facts), propose_reachable(step, own, facts)
     kept = [arm.name for arm in after.arms]
     for arm in before.arms:
         reaches = arm.trains and not unreached(own, own.with_changes(arm.changes))
