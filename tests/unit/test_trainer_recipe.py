@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
 import msgspec
 import pytest
 
-from lvm.config import Recipe, fingerprint, from_dict, load_run_config, to_dict
+from lvm.config import Recipe, RunConfig, fingerprint, from_dict, load_run_config, to_dict
 from lvm.errors import ConfigError
+from lvm.jobs.own import trainer_code
 from lvm.presets import laptop
 from lvm.trainer import TrainerConfig
 from lvm.training.own.code import code_of
@@ -232,3 +234,15 @@ def test_files_that_are_not_there_are_named(home, trainer, said) -> None:
     with pytest.raises(ConfigError) as error:
         code_of(TrainerConfig(**trainer), home)
     assert said in str(error.value)
+
+
+def test_a_run_whose_recipe_is_elsewhere_has_the_files_of_its_trainer(home) -> None:
+    trainer = TrainerConfig(command=tuple(COMMAND), files=("vocabulary.txt", "net"))
+    config = RunConfig(recipe=dataclasses.replace(Recipe(), trainer=trainer))
+    (home / "recipe.toml").write_text("")
+    here = trainer_code(config, home / "recipe.toml", home / "run")
+    here.keep(home / "run")
+    there = trainer_code(config, home / "gone" / "recipe.toml", home / "run")
+    assert there.digests == here.digests
+    assert "net/__init__.py" in here.digests
+    assert trainer_code(RunConfig(), None, home / "run") is None
