@@ -64,7 +64,7 @@ def _arrays(dataset: Dataset, split: str) -> dict[str, np.ndarray]:
     }
 
 
-def predicted(path: Path, ids: np.ndarray | None) -> np.ndarray:
+def load_predictions(path: Path, ids: np.ndarray | None) -> np.ndarray:
     """Return the predictions of a file as they are, for the windows with these ids.
 
     Raises DataError where the file lacks an array, or is for other windows.
@@ -86,12 +86,12 @@ def predicted(path: Path, ids: np.ndarray | None) -> np.ndarray:
     return arrays[PREDICTIONS]
 
 
-def read_predicted(path: Path, ids: np.ndarray, width: int) -> np.ndarray:
+def read_prediction_file(path: Path, ids: np.ndarray, width: int) -> np.ndarray:
     """Return the predictions [M, D] float32 of a file for the windows with these ids.
 
-    Raises DataError as `predicted`, and for another shape. Values are not looked at (`bad_rows`).
+    Raises DataError as `load_predictions`, and for another shape. `bad_rows` looks at the values.
     """
-    rows = predicted(path, ids)
+    rows = load_predictions(path, ids)
     if rows.shape != (len(ids), width) or rows.dtype.kind != "f":
         raise DataError(
             f"{path} holds predictions of shape {rows.shape} and type {rows.dtype}, expected "

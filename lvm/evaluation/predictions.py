@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lvm.data.exported import predicted, window_ids
+from lvm.data.exported import load_predictions, window_ids
 from lvm.data.npz import map_npy
 from lvm.data.windows import Dataset
 from lvm.errors import DataError
@@ -29,7 +29,7 @@ def read_predictions(
     `ids` are those of the windows, where they are known. DataError on anything else.
     """
     try:
-        array = map_npy(path) if path.suffix != ".npz" else predicted(path, ids)
+        array = map_npy(path) if path.suffix != ".npz" else load_predictions(path, ids)
     except DataError as error:
         raise DataError(
             f"the predictions cannot be read: {error} Save them with numpy.save."

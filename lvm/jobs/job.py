@@ -18,7 +18,7 @@ from lvm.errors import ClusterError, ClusterLostError, ExitStatus, LvmError, Run
 from lvm.jobs import request as asked
 from lvm.jobs.ending import print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions
-from lvm.jobs.own import kept, trainer_code
+from lvm.jobs.own import keep_files, trainer_code
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
 from lvm.jobs.writer import Writer
 from lvm.printed import resume_command
@@ -171,7 +171,7 @@ class Job:
             writer.note(event_of(Nodes, nodes=executor.nodes))
         with _heard():
             screen.say(f"arms run on {executor.describe()}", "dim")
-        with kept(self._trainer, journal.folder):
+        with keep_files(self._trainer, journal.folder):
             triage.run()
         self._stop_ray()
 

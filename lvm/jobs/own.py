@@ -45,7 +45,7 @@ def trainer_code(config: RunConfig, recipe: Path | None, run: Path) -> TrainerCo
 
 
 @contextlib.contextmanager
-def kept(code: TrainerCode | None, run: Path) -> Iterator[None]:
+def keep_files(code: TrainerCode | None, run: Path) -> Iterator[None]:
     """Keep the files of a trainer in a run; remove what its arms trained on when all is done."""
     if code is None:
         yield

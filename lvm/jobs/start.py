@@ -19,7 +19,7 @@ from lvm.triage.forecast import Forecast, forecast
 from lvm.triage.journal import SCHEMA
 from lvm.triage.plan import plan_races
 from lvm.triage.probe import probe, slots_here
-from lvm.triage.reaching import proposed
+from lvm.triage.reaching import propose_reachable
 from lvm.triage.request import Request
 from lvm.triage.step import Facts, extended_steps, steps_in_order
 
@@ -119,7 +119,7 @@ def _show_steps(config: RunConfig, dataset: Dataset, reported_only: bool, extend
     for step in (*steps, *(extended_steps() if extended else ())):
         epochs = step.epochs(config.schedule)
         base = config.recipe.with_changes({"training.epochs": epochs})
-        proposal = proposed(step, base, facts)
+        proposal = propose_reachable(step, base, facts)
         print(f"step {step.number}, {step.name}: {step.question} ({epochs} epochs and a control)")
         for arm in proposal.arms:
             changes = ", ".join(f"{k} = {v}" for k, v in arm.changes.items())

@@ -14,7 +14,7 @@ from lvm.config.recipe import Recipe
 from lvm.config.run import RunConfig, ScheduleConfig
 from lvm.data.windows import Dataset, recut
 from lvm.errors import DataError
-from lvm.triage.reaching import proposed
+from lvm.triage.reaching import propose_reachable
 from lvm.triage.step import Facts, Step
 
 
@@ -68,7 +68,7 @@ def plan_races(
     )
     for step in (*steps, *extended):
         budgeted = base.with_changes({"training.epochs": step.epochs(schedule)})
-        proposal = proposed(step, budgeted, facts)
+        proposal = propose_reachable(step, budgeted, facts)
         cut = max([int(str(a.changes.get("context_length", 0))) for a in proposal.arms], default=0)
         windows = len(recut(dataset, cut).train) if cut > base.context_length else 0
         arms = [

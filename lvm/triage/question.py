@@ -14,7 +14,7 @@ from lvm.triage.against_ladder import rungs_on
 from lvm.triage.arm import ArmSpec, dev_file
 from lvm.triage.events import StepEnded
 from lvm.triage.judge import ArmResult, absent_arms, judge_gains, judge_step
-from lvm.triage.reaching import proposed
+from lvm.triage.reaching import propose_reachable
 from lvm.triage.runner import CONTROL, Runner
 from lvm.triage.step import Arm, Facts, Proposal, Role, Step
 
@@ -40,7 +40,7 @@ class Questions:
             width=whole.bank.width,
             why_not_cut=self._why_not_cut,
         )
-        proposal = proposed(step, budgeted, facts)
+        proposal = propose_reachable(step, budgeted, facts)
         dataset = self._cut_for(proposal.arms)
         self._runner.proposals[step.name] = {arm.name: arm for arm in proposal.arms}
         specs = self._step_specs(

@@ -9,7 +9,7 @@ from lvm.training.own.template import how_to_reach, unreached
 from lvm.triage.step import Arm, Facts, Proposal, Step
 
 
-def proposed(step: Step, recipe: Recipe, facts: Facts) -> Proposal:
+def propose_reachable(step: Step, recipe: Recipe, facts: Facts) -> Proposal:
     """Return what a step proposes, less the arms that would not reach a trainer of one's own."""
     proposal, trainer = step.propose(recipe, facts), recipe.trainer
     if trainer is None:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lvm.data.exported import bad_rows, export_windows, read_predicted, window_ids
+from lvm.data.exported import bad_rows, export_windows, read_prediction_file, window_ids
 from lvm.data.windows import SPLITS
 from lvm.errors import DataError
 
@@ -56,7 +56,7 @@ def saved(folder, **arrays):
 
 def test_predictions_come_back(tmp_path) -> None:
     path = saved(tmp_path, predictions=ROWS.astype(np.float64), ids=IDS)
-    found = read_predicted(path, IDS, 3)
+    found = read_prediction_file(path, IDS, 3)
     assert found.dtype == np.float32
     assert np.array_equal(found, ROWS)
     assert bad_rows(found) == 1
@@ -78,5 +78,5 @@ def test_predictions_come_back(tmp_path) -> None:
 )
 def test_predictions_for_anything_else_are_refused(tmp_path, arrays, said) -> None:
     with pytest.raises(DataError) as error:
-        read_predicted(saved(tmp_path, **arrays), IDS, 3)
+        read_prediction_file(saved(tmp_path, **arrays), IDS, 3)
     assert said in str(error.value)

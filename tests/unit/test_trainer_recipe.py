@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
 import msgspec
 import pytest
 
+<<<<<<< HEAD
 from lvm.config.plain import fingerprint, from_dict, to_dict
 from lvm.config.read import load_run_config
 from lvm.config.recipe import Recipe
+=======
+from lvm.config import Recipe, RunConfig, fingerprint, from_dict, load_run_config, to_dict
+>>>>>>> 37915ce90218360522607683b8f271ae9a6e4ac8
 from lvm.errors import ConfigError
+from lvm.jobs.own import trainer_code
 from lvm.presets import laptop
 from lvm.trainer import TrainerConfig
 from lvm.training.own.code import code_of
-from lvm.training.own.template import check_trainable, filled, handed_values, unreached
-from lvm.triage.reaching import proposed
+from lvm.training.own.template import check_trainable, fill_command, handed_values, unreached
+from lvm.triage.reaching import propose_reachable
 from lvm.triage.step import STEPS, Facts
 
 COMMAND = [
@@ -76,7 +82,7 @@ def test_what_is_no_trainer_is_refused_in_one_sentence(trainer, said) -> None:
 
 def test_a_command_is_filled_with_the_values_of_the_recipe() -> None:
     own = recipe("--wide={trainer.options.wide}", options={"wide": True, "hidden": 3})
-    words = filled(own.with_changes({"objective.temperature": 0.005}), {"folder": "/here"})
+    words = fill_command(own.with_changes({"objective.temperature": 0.005}), {"folder": "/here"})
     assert words[2:] == [
         "--tau=0.005",
         "--con",
@@ -155,7 +161,7 @@ def test_only_what_the_command_names_reaches_a_trainer() -> None:
 def test_every_step_keeps_the_arms_that_reach_a_trainer(name) -> None:
     own, step = recipe("{objective.space}"), STEPS.get(name)
     facts = Facts(num_train_windows=10**6, width=64)
-    before, after = step.propose(own, facts), proposed(step, own, facts)
+    before, after = step.propose(own, facts), propose_reachable(step, own, facts)
     kept = [arm.name for arm in after.arms]
     for arm in before.arms:
         reaches = arm.trains and not unreached(own, own.with_changes(arm.changes))
@@ -234,3 +240,15 @@ def test_files_that_are_not_there_are_named(home, trainer, said) -> None:
     with pytest.raises(ConfigError) as error:
         code_of(TrainerConfig(**trainer), home)
     assert said in str(error.value)
+
+
+def test_a_run_whose_recipe_is_elsewhere_has_the_files_of_its_trainer(home) -> None:
+    trainer = TrainerConfig(command=tuple(COMMAND), files=("vocabulary.txt", "net"))
+    config = RunConfig(recipe=dataclasses.replace(Recipe(), trainer=trainer))
+    (home / "recipe.toml").write_text("")
+    here = trainer_code(config, home / "recipe.toml", home / "run")
+    here.keep(home / "run")
+    there = trainer_code(config, home / "gone" / "recipe.toml", home / "run")
+    assert there.digests == here.digests
+    assert "net/__init__.py" in here.digests
+    assert trainer_code(RunConfig(), None, home / "run") is None

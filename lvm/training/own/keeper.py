@@ -1,4 +1,4 @@
-"""A process beside a person's training: it starts it, holds it, and ends all that it started.
+"""The keeper of a person's training: a process that starts it, holds it, and ends all it started.
 
     python keeper.py LOCK LOG FOLDER GRACE WORD...   stdin: h (hold), g (go on); its end: end it
 

@@ -27,7 +27,7 @@ from lvm.training.epochs import EpochRecord, read_epochs, write_epochs
 from lvm.training.own.code import FOLDER, WINDOWS
 from lvm.training.own.process import LOG, Process, begin_log, last_lines, wait_for_earlier
 from lvm.training.own.results import TEST, Line, Lines, dev_name, drop_torn_line, predictions
-from lvm.training.own.template import filled, handed_values
+from lvm.training.own.template import fill_command, handed_values
 
 HANDED = "recipe.json"  # the values that a call is handed, in its folder
 OWN = "own"  # folder of an arm that is the training's alone
@@ -78,7 +78,7 @@ def train_own(
 def test_rows(dataset: Dataset, place: Place) -> Float[Tensor, "M D"]:
     """Return what a finished training predicts for the test windows; TrainerError without it."""
     ids = window_ids(dataset, "test")
-    with _told(place):
+    with _with_log(place):
         return predictions(place.own / TEST, ids, dataset.bank.width)
 
 
@@ -94,7 +94,7 @@ class _Training:
         drop_torn_line(place.own)
         self._lines = Lines(place.own)
         words = command(recipe, place, windows)
-        self._told = functools.partial(_told, place, begin_log(place.folder, words))
+        self._with_log = functools.partial(_with_log, place, begin_log(place.folder, words))
         environment = {"OMP_NUM_THREADS": str(threads), **_python(place.run / FOLDER)}
         self._process = Process(words, place.folder, place.own, environment, grace=GRACE_SECONDS)
 
@@ -106,7 +106,7 @@ class _Training:
         """Yield every epoch after the `known` ones; the last one once the process has ended."""
         budget = self._recipe.training.epochs
         for epoch in range(known + 1, budget + 1):
-            with self._told():
+            with self._with_log():
                 started = time.perf_counter()
                 line = self._wait_for(epoch)
                 if epoch == budget:
@@ -118,7 +118,7 @@ class _Training:
             yield record
             self._process.go_on()
         if known == budget:  # only its predictions for test are still to come
-            with self._told():
+            with self._with_log():
                 self._wait_for_end()
 
     def _wait_for(self, epoch: int) -> Line:
@@ -168,7 +168,7 @@ def command(recipe: Recipe, place: Place, windows: Path) -> list[str]:
     if trainer.call:
         write_json(place.own / HANDED, handed_values(recipe))
         return [sys.executable, str(CALLER), str(code), trainer.call, *map(str, places.values())]
-    words = filled(recipe, places)
+    words = fill_command(recipe, places)
     words = [str(code / word) if _is_kept(code, word) else word for word in words]
     return [sys.executable if words[0] in ("python", "python3") else words[0], *words[1:]]
 
@@ -184,7 +184,7 @@ def _is_kept(code: Path, word: str) -> bool:
 
 
 @contextlib.contextmanager
-def _told(place: Place, since: int = 0) -> Iterator[None]:
+def _with_log(place: Place, since: int = 0) -> Iterator[None]:
     """Add whose training it is, and the end of its log, to what went wrong with it.
 
     The log holds earlier attempts as well: what counts begins after `since` bytes.

@@ -106,7 +106,7 @@ class Process:
             told = json.loads(self._keeper.stdout.read())
         except ValueError:
             code = self._keeper.returncode
-            return Ended(status=None, problem=f"the process beside it ended with status {code}")
+            return Ended(status=None, problem=f"its keeper ended with status {code}")
         if "failed" in told:
             return Ended(status=None, problem=printable(str(told["failed"])))
         return Ended(status=int(told["status"]), left=int(told["left"]))

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvm.data.exported import bad_rows, read_predicted
+from lvm.data.exported import bad_rows, read_prediction_file
 from lvm.errors import DataError, NonFiniteLossError, TrainerError
 from lvm.outside import brief, parse_json
 
@@ -97,7 +97,7 @@ def predictions(path: Path, ids: np.ndarray, width: int) -> Float[Tensor, "M D"]
             "and those for test before the training ends."
         )
     try:
-        rows = read_predicted(path, ids, width)
+        rows = read_prediction_file(path, ids, width)
     except DataError as error:
         raise TrainerError(str(error).replace(str(path), path.name)) from None
     if bad := bad_rows(rows):

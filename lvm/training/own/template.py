@@ -78,7 +78,7 @@ def _shown(trainer: TrainerConfig, name: str) -> str:
     return f'"{name}"' if trainer.call else f"{{{name}}}"
 
 
-def filled(recipe: Recipe, places: Mapping[str, object]) -> list[str]:
+def fill_command(recipe: Recipe, places: Mapping[str, object]) -> list[str]:
     """Return the words of the recipe's command with the values in place of their names."""
     assert recipe.trainer is not None
     values = {**values_of(recipe), **places}
