@@ -9,13 +9,10 @@ import os
 import msgspec
 import pytest
 
-<<<<<<< HEAD
 from lvm.config.plain import fingerprint, from_dict, to_dict
 from lvm.config.read import load_run_config
 from lvm.config.recipe import Recipe
-=======
-from lvm.config import Recipe, RunConfig, fingerprint, from_dict, load_run_config, to_dict
->>>>>>> 37915ce90218360522607683b8f271ae9a6e4ac8
+from lvm.config.run import RunConfig
 from lvm.errors import ConfigError
 from lvm.jobs.own import trainer_code
 from lvm.presets import laptop
