@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lvm.audit.loaded import CheckpointPart
-    from lvm.audit.reembed import EncoderRequest
     from lvm.audit.training_log import TrainingLog
+    from lvm.data.corpus import Document
     from lvm.data.seen import SeenArticles
     from lvm.evaluation.index import Index
 
@@ -137,6 +137,14 @@ class Side:
         if self.file is None:
             raise ValueError("a side has a file, or a bank and windows")
         return self.file
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRequest:
+    """The encoder that a person names, and the documents that the vectors were made from."""
+
+    name: str  # empty: the one that the manifest of the bank names
+    documents: Sequence[Document] | None = None  # None: the texts stored with the bank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

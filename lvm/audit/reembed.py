@@ -8,7 +8,6 @@ another encoder than the one that is named, or from other text.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,7 +15,7 @@ from jaxtyping import Float, Int
 from lvm.audit.articles import Part, parts
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
-from lvm.audit.material import Material
+from lvm.audit.material import EncoderRequest, Material
 from lvm.audit.where import where_found
 from lvm.data.corpus import Document
 from lvm.data.encoder import Encoder, load_encoder, token_counter
@@ -29,14 +28,6 @@ NUM_TEXTS = 64
 MIN_TEXTS = 8
 SAME = 0.99  # cosine of one text embedded twice: half precision and other batches cost .001
 BLOCK_SHARE = 0.05  # of texts whose vector is another
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderRequest:
-    """The encoder that a person names, and the documents that the vectors were made from."""
-
-    name: str  # empty: the one that the manifest of the bank names
-    documents: Sequence[Document] | None = None  # None: the texts stored with the bank
 
 
 def reembedded(material: Material) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from lvm.audit.check import CHECKS
 from lvm.audit.document import AuditDocument
 from lvm.audit.finding import REPAIR, NotEvaluable
-from lvm.audit.material import Material
+from lvm.audit.material import EncoderRequest, Material
 from lvm.audit.open import on_test_split
 from lvm.audit.profiles import plot_data
 from lvm.audit.routing import Routed, route
@@ -27,7 +27,6 @@ from lvm.errors import DataError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lvm.audit.reembed import EncoderRequest
     from lvm.data.seen import SeenArticles
     from lvm.evaluation.index import Index
 
@@ -116,7 +115,6 @@ def _seen(material: Material, path: Path) -> SeenArticles:
 
 
 def _encoder(name: str | None, texts: Path | None) -> EncoderRequest:
-    from lvm.audit.reembed import EncoderRequest
     from lvm.data.corpus import read_documents
 
     if name is None:

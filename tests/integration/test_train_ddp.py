@@ -139,7 +139,7 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
     """Ray's own queue from Train to Tune lost the last record when the workers ended right then."""
     import ray
 
-    from lvm.triage.on_ray.trainable import ArmBroke
+    from lvm.triage.on_ray.shared import ArmBroke
     from lvm.triage.on_ray.workers import from_workers
 
     spec = ArmSpec(
@@ -206,7 +206,7 @@ def test_each_worker_of_a_node_takes_the_gpu_that_ray_train_gave_it(monkeypatch)
 
 
 def test_a_gpu_that_a_worker_lacks_says_nothing_of_its_arm(tmp_path: Path):
-    from lvm.triage.on_ray.trainable import ArmBroke, records_or_reason
+    from lvm.triage.on_ray.shared import ArmBroke, records_or_reason
 
     spec = ArmSpec(
         id="arm",

@@ -28,6 +28,7 @@ DOORS = {
                 "quiet",
                 "remote",
                 "scheduler",
+                "shared",
                 "trainable",
                 "workers",
             )

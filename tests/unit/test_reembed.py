@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lvm.audit.finding import CheckResult, Finding, NotEvaluable, Severity, Status
-from lvm.audit.material import Material
-from lvm.audit.reembed import NUM_TEXTS, EncoderRequest, reembedded
+from lvm.audit.material import EncoderRequest, Material
+from lvm.audit.reembed import NUM_TEXTS, reembedded
 from lvm.audit.run import run_checks
 from lvm.audit.session import complete
 from lvm.data.bank import Bank

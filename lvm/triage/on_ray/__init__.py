@@ -195,7 +195,7 @@ class RayExecutor:
     def _share(self, ray: Any, dataset: Dataset) -> None:
         """Put the data into the object store once; trials on one node map the same memory."""
         if self._shared is None or self._shared[0] is not dataset:
-            from lvm.triage.on_ray.trainable import pack
+            from lvm.triage.on_ray.shared import pack
 
             self._shared = (dataset, ray.put(pack(dataset)))
             self._plugins = ray.put(packed()) if loaded() else None

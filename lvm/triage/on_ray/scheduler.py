@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from lvm.triage.on_ray.desk import Desk
 from lvm.triage.on_ray.remote import end_hung, stack_and_kill
 from lvm.triage.on_ray.seats import Move, Place, Seat
-from lvm.triage.on_ray.trainable import PLACEMENT_GROUP, ArmBroke
+from lvm.triage.on_ray.shared import PLACEMENT_GROUP, ArmBroke
 
 _TUNE_KEYS = {
     "timestamp",

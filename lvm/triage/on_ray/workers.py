@@ -22,7 +22,7 @@ from lvm.training import distributed
 from lvm.training.world import World
 from lvm.triage.arm import ArmSpec
 from lvm.triage.on_ray.nodes import facts
-from lvm.triage.on_ray.trainable import (
+from lvm.triage.on_ray.shared import (
     PLACEMENT_GROUP,
     ArmBroke,
     dataset_of,
