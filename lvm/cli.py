@@ -15,10 +15,10 @@ from lvm.jobs import doors, flags
 from lvm.printed import resume_command, triage_command
 
 OF_A_RUN = {
-    "report": "write the report of a run again, from its journal",
-    "status": "tell where a running or finished run stands",
-    "ui": "open the MLflow UI on the store of a run, on this machine",
-    "track": "write the MLflow runs of a run again from its journal",
+    "report": "rewrite a run's report from its journal",
+    "status": "show the state of a running or finished run",
+    "ui": "open the MLflow UI for a run, on this machine",
+    "track": "rewrite a run's MLflow runs from its journal",
 }
 
 
@@ -34,9 +34,7 @@ def parser() -> Parser:
     embed.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".txt, .jsonl, .xml.bz2")
     embed.add_argument("--model", required=True, help="a sentence-transformers name or folder")
     embed.add_argument("--out", required=True, type=Path, metavar="BANK")
-    embed.add_argument(
-        "--skip", action="store_true", help="leave out documents that cannot be embedded"
-    )
+    embed.add_argument("--skip", action="store_true", help="skip documents that cannot be embedded")
 
     windows = commands.add_parser("windows", help="write the windows for code of your own")
     cli_own.add_windows_flags(windows)
@@ -44,13 +42,13 @@ def parser() -> Parser:
     trainer = commands.add_parser("init-trainer", help="write a training script to start from")
     cli_own.add_trainer_flags(trainer)
 
-    train = commands.add_parser("train", help="train one recipe, here or on Ray Train's workers")
+    train = commands.add_parser("train", help="train one recipe, here or on Ray Train workers")
     flags.add_train_flags(train)
 
-    evaluate = commands.add_parser("eval", help="judge a checkpoint on the test split")
+    evaluate = commands.add_parser("eval", help="evaluate a checkpoint on the test split")
     flags.add_eval_flags(evaluate)
 
-    audit = commands.add_parser("audit", help="find what no training can fix, and repair it")
+    audit = commands.add_parser("audit", help="find and repair what training cannot fix")
     flags.add_audit_flags(audit)
 
     for name, does in OF_A_RUN.items():
@@ -58,7 +56,7 @@ def parser() -> Parser:
     status = commands.choices["status"]
     status.add_argument("--json", action="store_true", help="as one JSON object")
 
-    doctor = commands.add_parser("doctor", help="find what would stop a run, before it starts")
+    doctor = commands.add_parser("doctor", help="check for what would stop a run")
     flags.add_doctor_flags(doctor)
     return p
 

@@ -53,7 +53,7 @@ def require_folder_above(out: Path) -> None:
     """Raise UsageError when a folder would have to be made below a file."""
     if not next(p for p in (out, *out.absolute().parents) if p.exists()).is_dir():
         raise UsageError(
-            f"{out} cannot be made (Not a directory); choose an --out that you can write to."
+            f"{out} cannot be created (Not a directory); choose an --out that you can write to."
         )
 
 
@@ -68,7 +68,7 @@ def make_folder(out: Path) -> Path:
 
 def _not_made(folder: Path, error: OSError) -> UsageError:
     return UsageError(
-        f"{folder} cannot be made ({error.strerror}); choose an --out that you can write to."
+        f"{folder} cannot be created ({error.strerror}); choose an --out that you can write to."
     )
 
 
@@ -193,7 +193,7 @@ def answering(
 
 def _refused(error: OSError, folder: Path | None, then: str) -> UsageError:
     what = error.filename or (f"a file in {folder}" if folder is not None else "a file")
-    remedy = "free some space" if error.errno in _FULL else "give this user access to it"
+    remedy = "free some space" if error.errno in _FULL else "grant this user access to it"
     return UsageError(
         f"{what} is refused ({error.strerror}); {remedy} or choose another --out"
         f"{f', then {then}' if then else '.'}"

@@ -21,7 +21,7 @@
     |-- NonFiniteLossError      training stopped before an update that would have spoilt the weights
     `-- ProgramError            an error of the program itself; its traceback is kept in a file
 
-A message is one sentence in three parts: what was seen, what was expected, what to do.
+A message says in one sentence what is wrong, what was got and what to do.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class ExitStatus(IntEnum):
             "NOT_FIXED": "NOT_FIXED or INCONCLUSIVE",
             "USAGE": "bad usage, unreadable input or no space left",
             "BLOCKED": "BLOCKED by the audit",
-            "TOO_LITTLE": "too little to look at (lvm audit)",
-            "PROGRAM": "an error of the program",
+            "TOO_LITTLE": "too little data to check (lvm audit)",
+            "PROGRAM": "an internal error",
             "LOST": "the cluster was lost or another process took the run over (resumable)",
             "INTERRUPTED": "interrupted by Ctrl-C or SIGTERM (resumable)",
-            "BROKEN_PIPE": "nobody reads the output any more",
+            "BROKEN_PIPE": "nothing reads the output any more",
         }[self.name]
 
 
@@ -102,8 +102,7 @@ class MissingExtraError(LvmError):
     def __init__(self, package: str, extra: str | None, purpose: str) -> None:
         what = f"'lvm[{extra}]'" if extra else package
         super().__init__(
-            f"{purpose} needs the package {package}, which is not installed: "
-            f"run pip install {what}."
+            f"{purpose} needs {package}, which is not installed; run pip install {what}."
         )
 
 

@@ -120,7 +120,7 @@ def gain(
     problem = pair_problem(arm, control)
     if not METRICS.get(metric).across_spaces and arm.space != control.space:
         spaces = f"the {arm.space} and {control.space} space"
-        problem = problem or f"{title_of(metric)}s in {spaces} do not compare"
+        problem = problem or f"{title_of(metric)}s in {spaces} are not comparable"
     if problem:
         return _not_evaluable("gain", metric, 0.0, problem)
     return correct([_difference("gain", arm, control, metric, 0.0, config, seed)], config)[0]

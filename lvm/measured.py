@@ -37,8 +37,8 @@ def values_of(per_query: Measured, metric: str) -> np.ndarray:
     found = np.asarray(declared.values(per_query))
     if found.shape != per_query.articles.shape:
         raise DataError(
-            f"metric {metric!r} returned an array of shape {found.shape}, expected one value per "
-            f"window, {per_query.articles.shape}; correct its function."
+            f"metric {metric!r} must return one value per window, {per_query.articles.shape} "
+            f"(got shape {found.shape})."
         )
     return found
 
@@ -67,7 +67,7 @@ def problem_of(per_query: Measured) -> str | None:
         return "there are no windows"
     num_articles = len(np.unique(per_query.articles))
     if num_articles < 2:
-        return f"an interval needs 2 articles or more, there is {num_articles}"
+        return f"an interval needs at least 2 articles (got {num_articles})"
     bad = int(np.count_nonzero(~np.isfinite(per_query.cosine)))
     return f"{bad} of {len(per_query.cosine)} cosines are not finite" if bad else None
 

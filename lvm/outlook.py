@@ -111,7 +111,7 @@ def with_outlook(
         level = level if distance > 0 else tail
         more = more_for_a_chance(estimate.num_articles, error, degrees, abs(distance), level)
     if more is None:
-        words = "the value lies on the bound, and no number of articles settles that"
+        words = "the value lies on the bound, so no number of articles can decide it"
         return replace(result, reason=f"{result.reason}; {words}")
     found = [
         _two_figures(n / (split_share or 1.0)) for n in (more.articles, more.fewest, more.most)

@@ -67,7 +67,7 @@ def parse_json(text: str) -> Any:
 
 def _whole_number(digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(digits.lstrip('-'))} digits")
+        raise ValueError(f"a number with {len(digits.lstrip('-'))} digits")
     return int(digits)
 
 

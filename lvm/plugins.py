@@ -109,15 +109,15 @@ def _entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
 def _load_file(path: Path) -> None:
     if path.suffix != ".py":
         raise PluginError(
-            f"the plug-in {printable(str(path))} is no .py file; give the path of one, or the name "
-            "of a module."
+            f"the plug-in {printable(str(path))} is not a .py file; give the path of one, or "
+            "the name of a module."
         )
     try:
         source = regular(path).read_bytes()
     except OSError as error:
         raise PluginError(
-            f"the plug-in {printable(str(path))} cannot be read ({error.strerror}); give the path "
-            "of a .py file that is there."
+            f"the plug-in {printable(str(path))} cannot be read ({error.strerror}); give the "
+            "path of an existing .py file."
         ) from None
     _load(_of_source(path.name, source), path)
 
@@ -140,7 +140,7 @@ def load_packed(plugins: Iterable[Mapping[str, Any]]) -> None:
     for plugin in (Plugin(**values) for values in plugins):
         if plugin.source is None and (here := _module_digest(plugin.module)) != plugin.digest:
             raise PluginError(
-                f"the plug-in {plugin.name} is {here} here and {plugin.digest} where the run was "
+                f"the plug-in {plugin.name} is {here} here but {plugin.digest} where the run "
                 "started; install the same version here."
             )
         path = None if plugin.source is None else _kept(plugin)
@@ -255,12 +255,12 @@ def _module_digest(name: str) -> str:
     """Return 12 hex digits of a module's file, or of every .py file of the package it is in."""
     root = name.partition(".")[0]
     if root in OWN_PACKAGES:
-        raise PluginError(f"the plug-in {name} is a part of this program; leave it out.")
+        raise PluginError(f"the plug-in {name} is part of lvm itself; leave it out.")
     found = _spec(root)
     if found is None or (root != name and not found.submodule_search_locations):
         raise PluginError(
-            f"the plug-in {printable(name)} is not installed here; install it, put its folder into "
-            "PYTHONPATH, or give the path of a .py file with --plugin."
+            f"the plug-in {printable(name)} is not installed here; install it, add its folder "
+            "to PYTHONPATH, or give the path of a .py file with --plugin."
         )
     digest = hashlib.sha256()
     for place in found.submodule_search_locations or ():

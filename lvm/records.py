@@ -121,7 +121,7 @@ class SeededEstimate(Estimate):
 
 
 class Position(StrEnum):
-    """Where a model lies against the front of predictions without training."""
+    """Where a model lies against the front of untrained baselines."""
 
     ABOVE = "above"  # nothing on the front is as good in both metrics
     ON = "on"  # not told apart from the front

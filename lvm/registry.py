@@ -53,8 +53,8 @@ class Registry(Generic[T]):
         def file_under_name(part: T) -> T:
             if name in self._parts:
                 raise ConfigError(
-                    f"two {self.kind}s are named {name!r}, one of {_home(self._parts[name])} and "
-                    f"one of {_home(part)}; rename one of them."
+                    f"two {self.kind}s are named {name!r}, from {_home(self._parts[name])} and "
+                    f"{_home(part)}; rename one of them."
                 )
             self._parts[name] = part
             FILED.append((self, _filing_module()))

@@ -36,7 +36,7 @@ def _left_out(key: str, value: object) -> bool:
 def require(condition: bool, key: str, seen: object, allowed: str) -> None:
     """Raise ConfigError for the setting `key` unless the condition holds."""
     if not condition:
-        raise ConfigError(f"{key} must be {allowed} (got {brief(seen)}); change it in the recipe.")
+        raise ConfigError(f"{key} must be {allowed} (got {brief(seen)}).")
 
 
 def require_one_of(key: str, seen: str, allowed: tuple[str, ...]) -> None:
@@ -57,14 +57,14 @@ def typed(key: str, value: Any, hint: Any) -> Any:
             return value
     names = " or ".join("none" if o is types.NoneType else o.__name__ for o in options)
     if value is dataclasses.MISSING:
-        raise ConfigError(f"{key} is missing; write a value of type {names} in the recipe.")
-    raise ConfigError(f"{key} is {brief(value)}, expected a value of type {names}.")
+        raise ConfigError(f"{key} is missing; add a value of type {names} to the recipe.")
+    raise ConfigError(f"{key} must be of type {names} (got {brief(value)}).")
 
 
 def section(key: str, value: object) -> Mapping[str, Any]:
     """Return the section of keys at `key`; ConfigError when the value is none."""
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key} is {brief(value)}, expected a table of keys, e.g. [{key}].")
+        raise ConfigError(f"{key} must be a table, e.g. [{key}] (got {brief(value)}).")
     return value
 
 

@@ -167,8 +167,8 @@ def article_sums(values: np.ndarray, articles: np.ndarray) -> tuple[np.ndarray, 
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if len(unique) < 2 or bad:
         raise DataError(
-            f"{len(unique)} articles and {bad} values that are not finite, expected 2 articles "
-            "or more and finite values; evaluate on more documents or repair the predictions."
+            f"{len(unique)} articles and {bad} non-finite values; needs at least 2 articles and "
+            "finite values: evaluate on more articles or repair the predictions."
         )
     sums = np.bincount(place, weights=np.asarray(values, dtype=np.float64))
     return sums, np.bincount(place).astype(np.float64)
@@ -223,8 +223,7 @@ def mean_over_seeds(
     num_seeds = len(values)
     if num_seeds < 2:
         raise DataError(
-            f"results of {num_seeds} seeds, expected at least 2, to estimate their variance; "
-            "train with another seed as well."
+            f"need results from at least 2 seeds to estimate variance (got {num_seeds})."
         )
     rows = [article_sums(row, articles) for row in values]
     sums, sizes = np.stack([row[0] for row in rows]), rows[0][1]

@@ -34,12 +34,12 @@ NEAR = 3  # rows by which a block may be misplaced: neighbours are alike
 AS_WELL = 0.5  # of what sound rows have with their own window, above the best of the others
 NAMED_ORDER = 0.9  # of what an unnamed order explains
 BLOCKS = 64  # of the file, in which a row of stray predictions is looked for elsewhere
-REMEDY = "write the predictions again, row i for window i of the eval side: "
+REMEDY = "regenerate the predictions, row i for window i of the eval side: "
 
 
 @check(
     "PREDICTIONS_MISALIGNED",
-    "does every prediction stand in the row of its window?",
+    "is every prediction in the row of its window?",
     About(blocks=True, cause=170, thorough=True),
 )
 def predictions_misaligned(material: Material) -> Iterator[Finding]:
@@ -123,7 +123,7 @@ def _orders(total: int, blocks: list[tuple[int, int, int]]) -> list[Order]:
         windows = np.arange(total)
         for first, last, window in blocks:
             windows[first : last + 1] = window + np.arange(last - first + 1)
-        orders.append(Order("parts of the file stand in another order", windows))
+        orders.append(Order("parts of the file are in a different order", windows))
     return orders
 
 
@@ -199,12 +199,12 @@ def _shifted(given: GivenRows, shift: Shift) -> Finding:
     return _misaligned(
         given,
         shift.last - shift.first + 1,
-        f"{where} holds the prediction of window {by}: the contexts of that window explain "
-        f"{shift.other:.0%} of what varies in the predictions, those of window i {shift.own:.0%}",
-        "Predictions are off by "
-        f"{abs(shift.by)} {unit}, so each is judged by the target of another window.",
-        "look for a row that is skipped or written twice, "
-        "and for targets that are cut one chunk later than contexts",
+        f"{where} holds the prediction for window {by}: the contexts of that window explain "
+        f"{shift.other:.0%} of the variance of the predictions, those of window i "
+        f"{shift.own:.0%}",
+        f"Predictions are off by {abs(shift.by)} {unit}, so each is compared with the target of "
+        "another window.",
+        "look for a row that is skipped or written twice, and for targets cut one chunk too late",
         {
             "by": float(shift.by),
             "gain": shift.gain.value,
@@ -228,9 +228,9 @@ def _reordered(given: GivenRows, fit: Fit) -> Finding:
         f"{fit.order.words}: {pieces}. The rows that moved resemble those windows by "
         f"{fit.gain.value:.3f} more than their own (cosine, {fit.gain.below(2):.3f} to "
         f"{fit.gain.above(2):.3f})",
-        "The predictions were put together in an order that is not that of the windows, so most "
-        "are judged by the target of another window.",
-        "join its parts by their number, not by name or by worker",
+        "The predictions are not in the order of the windows, so most are compared with the "
+        "target of another window.",
+        "join the parts by number, not by name or by worker",
         {"gain": fit.gain.value, "gain_error": fit.gain.error, "there": fit.there},
         blocks=[(a, b) for a, b, _ in moved],
     )
@@ -251,9 +251,9 @@ def _mixed(given: GivenRows, stray: Stray) -> Finding:
         round(estimate * given.total),
         f"about {estimate:.0%} of the rows{where} belong to other windows: they resemble some "
         f"window of another article by {stray.gap.value:.3f} more than the other rows do, and "
-        "their own no more than any",
-        "Part of the predictions are judged by the targets of other windows, so the mean over all "
-        "rows says nothing of the model.",
+        "their own window no more than any other",
+        "Some predictions are compared with the targets of other windows, so the mean over all "
+        "rows says nothing about the model.",
         "do not shuffle the windows when predicting (shuffle=False), and sort by window before "
         "saving",
         {
@@ -290,7 +290,7 @@ def _misaligned(
         code="PREDICTIONS_MISALIGNED",
         severity=Severity.BLOCK,
         seen=seen,
-        allowed="every prediction in the row of the window that it was made from",
+        allowed="every prediction in the row of its own window",
         where=where_found("predictions", count=count, of=given.total, rows=rows, blocks=blocks),
         meaning=meaning,
         next=REMEDY + remedy,

@@ -53,7 +53,7 @@ def seen_findings(
         return
     model = "the checkpoint or one of its parents" if part is not None else BEHIND
     read_from = ("predictions",) if part is None else ("checkpoint", str(part.path))
-    told = ", known by their text (other ids)" if seen.by_text else ""
+    told = ", matched by text (their ids differ)" if seen.by_text else ""
     keys, known = places
     shared = known & np.isin(keys[:, 0], seen.articles)
     few = seen.by_text and shared.mean() <= FEW_WINDOWS
@@ -64,8 +64,9 @@ def seen_findings(
         seen=f"{len(seen.articles)} of {total} eval articles were seen by {model}{told}",
         allowed=f"{FEW_WINDOWS:.0%} of the windows" if seen.by_text else "0",
         where=where_found(*read_from, count=shared.sum(), of=len(shared), articles=seen.articles),
-        meaning="The model, or one it was started from, has been trained on this eval text.",
-        next="judge it on articles that no ancestor has seen, or train again without the parents",
+        meaning="The model, or one it was initialised from, was trained on this eval text.",
+        next="evaluate it on articles that no ancestor has seen, or train again without the "
+        "parents",
         values={"articles": float(len(seen.articles)), "by_text": float(seen.by_text)},
     )
 
@@ -75,6 +76,7 @@ def require_known(seen: Seen | None) -> None:
     if seen is not None and seen.unknown:
         name, why = next(iter(seen.unknown.items()))
         raise NotEvaluable(
-            f"whether {name} has seen the eval text is not known: {why}",
-            "name the articles that it has read (--seen FILE), or judge it on text newer than it",
+            f"it is unknown whether {name} has seen the eval text: {why}",
+            "name the articles that it has read (--seen FILE), or evaluate it on text that is "
+            "newer than the model",
         )

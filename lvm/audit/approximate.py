@@ -48,11 +48,11 @@ class BlockIndex(Index):
 
 @check(
     "ANN_LOSS",
-    "does the approximate index lose answers?",
+    "does the approximate index miss targets?",
     About(
         of_model=True,
         thorough=True,
-        for_arms="the index loses answers, so every arm is judged by exact search",
+        for_arms="the index misses targets, so every arm is judged by exact search",
     ),
 )
 def index_loss(material: Material) -> Iterator[Finding]:
@@ -84,9 +84,9 @@ def index_loss(material: Material) -> Iterator[Finding]:
         f"{lost['contain_at_50_approximate']:.3f} by {name}, on the model's own queries",
         allowed=f"a loss of at most {LOST}",
         where=where_found(given.source, count=round(difference * len(windows)), of=len(windows)),
-        meaning="The index, not the model, loses the right answer; queries taken from the bank "
-        "find themselves and hide it.",
-        next="raise nprobe, or use the exact index, and evaluate again; nothing has to be trained",
+        meaning="The index, not the model, misses the target. Queries taken from the bank find "
+        "themselves and hide this.",
+        next="raise nprobe or use the exact index, then evaluate again; no training is needed",
         values=dict(lost),
     )
 
@@ -97,15 +97,15 @@ def _approximate(material: Material, given: Queries) -> tuple[Index, str]:
     if index is not None:
         if not index.is_trained or (index.size, index.width) != (size, bank.width):
             raise NotEvaluable(
-                f"the index has {index.size} rows of width {index.width}, the pool {size} of "
-                f"{bank.width}",
+                f"the index has {index.size} rows of width {index.width}, but the pool has "
+                f"{size} of width {bank.width}",
                 "fix what INDEX_MISMATCH names",
             )
         return index, "the given index"
     if size > BUILT:
         raise NotEvaluable(
-            f"no index was given, and none is built here for {size} rows (limit {BUILT})",
-            "give the index that is used (--index)",
+            f"no index was given, and {size} rows are too many to build one here (limit {BUILT})",
+            "give the index that you use (--index)",
         )
     vectors = given.documents(np.nan_to_num(unit(take(bank.vectors, bank.pool_rows))), given.space)
     try:

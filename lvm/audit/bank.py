@@ -35,7 +35,7 @@ NEAR_COPY = 0.95  # cosine of neighbours that say the same
 NEAR_COPIES_WARN = 0.05
 
 
-@check("DUPLICATES", "does the bank hold the same chunk again and again?", About(blocks=True))
+@check("DUPLICATES", "does the bank repeat chunks?", About(blocks=True))
 def duplicates(material: Material) -> Iterator[Finding]:
     """Report exact copies in the bank, and neighbours that nearly repeat each other."""
     yield from repeated_windows(material)
@@ -107,16 +107,14 @@ def _near_copies(material: Material) -> Iterator[Finding]:
             where=where_found(
                 "train", count=copies.any(axis=1).sum(), of=len(train.rows), rows=rows
             ),
-            meaning="Chunks overlap or repeat their neighbour, so copying the last one is nearly "
-            "the right answer and nothing has to be learned.",
-            next="cut the text into chunks that do not overlap, and embed it again",
+            meaning="Chunks overlap or repeat their neighbour, so copying the last one is "
+            "nearly right and there is nothing to learn.",
+            next="cut the text into non-overlapping chunks and embed it again",
             values={"share": found.value, "limit": limit},
         )
 
 
-@check(
-    "TARGET_NOT_IN_BANK", "can the right answer be retrieved at all?", About(blocks=True, cause=60)
-)
+@check("TARGET_NOT_IN_BANK", "can the target be retrieved at all?", About(blocks=True, cause=60))
 def target_not_in_bank(material: Material) -> Iterator[Finding]:
     """Report eval targets that no row of the bank equals."""
     side, bank = material.side("eval"), material.pool
@@ -130,7 +128,7 @@ def target_not_in_bank(material: Material) -> Iterator[Finding]:
         if len(rows) == 0:
             raise NotEvaluable("no target has a direction", "fix NONFINITE or ZERO_ROWS first")
         if float(inside.mean()) < ALLOWED_SHARE and (mismatch := another_space(material)):
-            raise NotEvaluable(f"the vectors cannot be compared: {mismatch}", "fix SPACE_MISMATCH")
+            raise NotEvaluable(f"the vectors are not comparable: {mismatch}", "fix SPACE_MISMATCH")
     share, limit = float(inside.mean()), same_from(material)
     # Rows of the bank that are NaN or zero were somebody's: NONFINITE and ZERO_ROWS speak of them.
     if share >= ALLOWED_SHARE - 2 * len(_spoilt_rows(material)) / len(bank):

@@ -65,11 +65,12 @@ def shifted_articles(material: Material) -> Iterator[Finding]:
     yield Finding(
         code="SPACE_MISMATCH",
         severity=Severity.BLOCK if block else Severity.WARN,
-        seen=f"eval articles lie {mine.values.mean():.2f} along the mean of train, train articles "
-        f"{usual:.2f}; {int(out.sum())} of {len(out)} lie where hardly a train article does",
+        seen=f"eval articles lie {mine.values.mean():.2f} along the mean of train, train "
+        f"articles {usual:.2f}; {int(out.sum())} of {len(out)} lie where almost no train "
+        "article does",
         allowed=f"a shift of {large:.2f}, {expected:.0%} there ({OUT_BLOCK:.0%} blocks)",
         where=material.side("eval").where(count=out.sum(), of=len(out), articles=worst),
-        meaning="A mean was subtracted from, or left in, some of these vectors and not the others: "
+        meaning="Some of these vectors had a mean subtracted and the others did not, so "
         "cosines between the two kinds mean nothing.",
         next="embed all articles with the same settings (lvm embed), or subtract one mean from all",
         values={"shift": shift, "usual": usual, "outside": float(out.mean())},

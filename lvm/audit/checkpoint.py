@@ -25,7 +25,7 @@ NUM_NAMED = 5  # classes that a finding names
 # --- its own numbers ------------------------------------------------------------------------------
 
 
-@check("LOADER", "does the checkpoint give back its own numbers?", About(blocks=True, cause=140))
+@check("LOADER", "does the checkpoint reproduce its own numbers?", About(blocks=True, cause=140))
 def loader(material: Material) -> Iterator[Finding]:
     """Compare outputs and validation cosine with those stored; report what cannot be loaded."""
     part = material.checkpoint
@@ -65,9 +65,9 @@ def _left_out(part: CheckpointPart) -> Iterator[Finding]:
             f"objects of other classes were left out: {', '.join(names[:NUM_NAMED])}"
             f"{f' and {len(names) - NUM_NAMED} more' if len(names) > NUM_NAMED else ''}",
             "tensors, numbers, text, containers and paths",
-            "The weights were read, and nothing of these classes was imported or run; what such an "
-            "object says of the model is not known.",
-            "nothing, if the model needs none of it",
+            "The weights were read. Nothing from these classes was imported or run, so what "
+            "these objects say about the model is unknown.",
+            "nothing, if the model does not need them",
             severity=Severity.INFO,
         )
 
@@ -77,9 +77,9 @@ def _unused(part: CheckpointPart) -> Iterator[Finding]:
     if names:
         yield loader_finding(
             part,
-            f"weights without a use for vectors: {', '.join(names[:NUM_NAMED])}",
-            "weights of the network alone",
-            "A network that reads vectors looks nothing up in a table of tokens.",
+            f"weights that a model of vectors does not use: {', '.join(names[:NUM_NAMED])}",
+            "only weights of the network",
+            "A network that reads vectors needs no token table.",
             "nothing",
             severity=Severity.INFO,
         )
@@ -90,8 +90,8 @@ def _misfit(part: CheckpointPart) -> Finding:
         part,
         part.problem,
         "names and shapes of a registered model, for vectors of the width of the data",
-        "The weights do not belong to the model or the data they are to be used with, so every "
-        "number from them would be of another model.",
+        "The weights do not match the model or the data, so every number would describe "
+        "another model.",
         RETRAIN,
     )
 
@@ -102,9 +102,10 @@ def _context_length(part: CheckpointPart, material: Material) -> Iterator[Findin
     if lengths:
         yield loader_finding(
             part,
-            f"trained on contexts of {recipe.context_length} vectors, the data have {min(lengths)}",
+            f"trained on contexts of {recipe.context_length} vectors, but the data have "
+            f"{min(lengths)}",
             "one context length",
-            "The model is judged on contexts of a length that it has not learned from.",
+            "The model is evaluated on contexts of a length that it was not trained on.",
             f"cut windows of {recipe.context_length} vectors, or train with context_length = "
             f"{min(lengths)}",
             severity=Severity.WARN,
@@ -121,10 +122,10 @@ def _unread_parents(part: CheckpointPart) -> Iterator[Finding]:
         named = "; ".join(f"{parent}: {why}" for parent, why in list(unread.items())[:3])
         yield loader_finding(
             part,
-            f"{len(unread)} parents of the checkpoint tell nothing ({named})",
+            f"{len(unread)} parents of the checkpoint do not say what they have read ({named})",
             "every parent readable, with articles_seen or text_seen",
-            "What the model was started from may have seen the text it is judged on, and nobody "
-            "can tell.",
+            "The models it was initialised from may have seen the evaluation text, and nothing "
+            "here can rule that out.",
             "put the parents' folders where manifest.json names them, or train from scratch",
             severity=Severity.WARN,
             where={"count": len(unread)},

@@ -31,7 +31,7 @@ from lvm.randomness import numpy_generator
 SAMPLE = {False: 4096, True: 1536}  # windows of a side that are looked at; True: quick
 MIN_WINDOWS = 30
 MIN_CLUSTERS = 3
-VECTORS = "give vectors of text: these repeat a few rows, or hold ones and zeros"
+VECTORS = "give vectors of text: these repeat a few rows, or hold only ones and zeros"
 ROWS_PER_CLUSTER = 50  # where no article is known, neighbours in the file stand for one
 
 
@@ -59,7 +59,9 @@ class Level:
     def over(self, other: Level) -> Level:
         """Ratio to an independent level, its error to first order; NotEvaluable beside exact 0."""
         if other.value == 0:
-            raise NotEvaluable("the vectors differ in nothing that could be compared", VECTORS)
+            raise NotEvaluable(
+                "the vectors do not differ in any direction that could be compared", VECTORS
+            )
         ratio = self.value / other.value
         relative = math.hypot(self.error / other.value, ratio * other.error / other.value)
         return Level(value=ratio, error=relative, clusters=min(self.clusters, other.clusters))
@@ -195,17 +197,17 @@ def coherence(material: Material, name: str) -> Coherence:
     good = np.isfinite(contexts).all(axis=(1, 2)) & np.isfinite(targets).all(axis=1)
     if int(good.sum()) < MIN_WINDOWS:
         raise NotEvaluable(
-            f"{int(good.sum())} of {len(rows)} {side.name} windows looked at can be used, "
-            f"needed are {MIN_WINDOWS}",
+            f"{int(good.sum())} of {len(rows)} {side.name} sampled windows are usable (need "
+            f"{MIN_WINDOWS})",
             "give more windows",
         )
     rows, contexts, targets = rows[good], contexts[good], targets[good]
     clusters, by_article, located = _clusters(material, side, rows)
     if len(np.unique(clusters)) < MIN_CLUSTERS:
         raise NotEvaluable(
-            f"the {side.name} windows come from {len(np.unique(clusters))} articles, needed are "
-            f"{MIN_CLUSTERS}",
-            "give windows of more articles",
+            f"the {side.name} windows come from {len(np.unique(clusters))} articles (need "
+            f"{MIN_CLUSTERS})",
+            "give windows from more articles",
         )
     return Coherence(side, rows, contexts, targets, clusters, by_article, located)
 

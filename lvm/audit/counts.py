@@ -33,7 +33,7 @@ UNITS = {"bank": {"vectors", "chunks", "entries"}}
 WINDOW_UNITS = {"windows", "sequences", "samples", "pairs"}
 
 
-@check("ROWS_DROPPED", "are there as many rows as the file says it was made from?")
+@check("ROWS_DROPPED", "does the file hold as many rows as it was made from?")
 def rows_dropped(material: Material) -> Iterator[Finding]:
     """Compare the counts that a provenance declares with the rows that are there."""
     yield from windows_across_gaps(material)
@@ -52,7 +52,7 @@ def rows_dropped(material: Material) -> Iterator[Finding]:
     }
     if not declared:
         raise NotEvaluable(
-            "no provenance states a number of rows", "write num_windows into the provenance"
+            "no provenance states the number of rows", "write num_windows into the provenance"
         )
     for name, (source, count, key, rows) in declared.items():
         share = 1 - rows / count
@@ -60,12 +60,13 @@ def rows_dropped(material: Material) -> Iterator[Finding]:
             yield Finding(
                 code="ROWS_DROPPED",
                 severity=Severity.WARN,
-                seen=f"{rows} rows of the {count} that provenance.{key} declares: {share:.1%} gone",
+                seen=f"{rows} rows of the {count} stated in provenance.{key}: {share:.1%} missing",
                 allowed=f"at most {DROPPED_SHARE:.0%}",
                 where=where_found(name, source, count=count - rows, of=count),
-                meaning="Rows that could not be matched were dropped; what is left is no longer "
-                "the text that was to be judged, and a coverage of 100 % says nothing.",
-                next=f"find out why rows were dropped when {source} was made, and make it again",
+                meaning="Rows that could not be matched were dropped. The rest is no longer "
+                "the text that was to be evaluated, and a coverage of 100 % says "
+                "nothing.",
+                next=f"find out why rows were dropped when {source} was made, then make it again",
                 values={"share": share, "declared": float(count), "rows": float(rows)},
             )
 

@@ -36,12 +36,12 @@ def easy_pool(material: Material) -> Iterator[Finding]:
     yield Finding(
         code="POOL",
         severity=Severity.WARN,
-        seen=f"the pool holds {size} rows, {int(outside.sum())} of them of articles ({there}) that "
-        f"are not on the eval side; the train side has {trained} articles",
+        seen=f"the pool holds {size} rows, {int(outside.sum())} of them of articles ({there}) "
+        f"outside the eval side; the train side has {trained} articles",
         allowed=f"{OTHERS:.0%} of as many other articles as are trained on",
         where=where_found("bank", bank.source, count=size - int(outside.sum()), of=size),
-        meaning="The right answer is searched among the eval articles alone, which is easier than "
-        "in the whole collection: recall here is not recall there.",
+        meaning="The target is searched only among the eval articles, which is easier than in "
+        "the whole collection: recall here overstates recall there.",
         next="add the chunks of the train articles to the payload, or state the size of the pool "
         "with every number",
         values={

@@ -51,7 +51,9 @@ def follow(material: Material, side: Side, rows: Int[np.ndarray, " m"] | None = 
     if stated is None:
         raise NotEvaluable(f"{side.source} has no truth_keys", "give truth_keys [M, 2]")
     if side.width != bank.width:
-        raise NotEvaluable(f"widths {side.width} and {bank.width} differ", "fix what SCHEMA names")
+        raise NotEvaluable(
+            f"the widths differ ({side.width} and {bank.width})", "fix what SCHEMA names"
+        )
     if rows is None:
         rows = sample_rows(material, side, _num_followed(material, side))
     vectors = np.concatenate([side.contexts(rows), side.targets(rows)[:, None]], axis=1)

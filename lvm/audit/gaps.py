@@ -39,13 +39,13 @@ def windows_across_gaps(material: Material) -> Iterator[Finding]:
         yield Finding(
             code="ROWS_DROPPED",
             severity=Severity.INFO,
-            seen=f"{len(rows)} of {of} {side.name} windows reach across a gap in the chunk numbers "
+            seen=f"{len(rows)} of {of} {side.name} windows span a gap in the chunk numbers "
             f"({len(rows) / of:.1%}, {len(articles)} articles)",
-            allowed="any; every key leads to its vector",
+            allowed="any number, since every key leads to its vector",
             where=side.where(count=len(rows), of=of, rows=rows, articles=articles),
-            meaning=f"Chunks were left out before the windows were cut, so these {length} contexts "
-            "and their target are not next to each other in the text.",
-            next="find out which chunks were left out, if these windows are to be like the others",
+            meaning=f"Chunks were left out before the windows were cut, so these {length} "
+            "contexts and their target are not adjacent in the text.",
+            next="restore the missing chunks if these windows should be like the others",
             values={"share": len(rows) / of, "windows": float(len(rows))},
         )
 

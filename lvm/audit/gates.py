@@ -22,7 +22,7 @@ QUERIES = ("predictions", "copy_last", "mean_context")  # whose rank 1 is looked
 
 @check(
     "GATE_INVALID",
-    "does an oracle pass every gate, and do blind predictors fail it?",
+    "does the oracle pass every gate, and do blind predictors fail?",
     About(blocks=True, cause=130, thorough=True),
 )
 def gate_invalid(material: Material) -> Iterator[Finding]:
@@ -32,7 +32,7 @@ def gate_invalid(material: Material) -> Iterator[Finding]:
         yield from invalid(tried, gate)
 
 
-@check("GATE_BELOW_TRIVIAL", "does a predictor without a model pass a gate?", About(thorough=True))
+@check("GATE_BELOW_TRIVIAL", "does an untrained predictor pass a gate?", About(thorough=True))
 def gate_below_trivial(material: Material) -> Iterator[Finding]:
     """Report gates that lie below the ladder."""
     tried = bench(material)
@@ -40,7 +40,7 @@ def gate_below_trivial(material: Material) -> Iterator[Finding]:
         yield from below_trivial(tried, gate)
 
 
-@check("POOL", "does the pool hold the contexts of the query?", About(thorough=True))
+@check("POOL", "does the pool hold the query's own contexts?", About(thorough=True))
 def pool(material: Material) -> Iterator[Finding]:
     """Report a pool of few articles, and own contexts at rank 1 where the run has no mask."""
     yield from easy_pool(material)
@@ -63,9 +63,9 @@ def pool(material: Material) -> Iterator[Finding]:
         allowed=f"at most {OWN_FIRST_SHARE:.0%}",
         where=where_found("gate", count=first.sum(), of=len(first), rows=tried.test.places[first])
         | stated_pool(tried),
-        meaning="The nearest rows of a good prediction are what the query was made from, so they "
-        "take the first places and R@1 falls to nothing, whatever the model can do.",
-        next='mask the contexts of each query out of its pool (mask "own contexts")',
+        meaning="The rows nearest to a good prediction are the query's own contexts, so they "
+        "take the first ranks and R@1 collapses, however good the model is.",
+        next='mask the own contexts of each query out of its pool (mask "own contexts")',
         values={
             **{f"share_{name}": share for name, share in shares.items()},
             "pool_size": float(tried.pool.size),
@@ -82,8 +82,8 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
     oracle = _judge(tried, gate, "oracle")
     if _verdict(oracle) == Verdict.NOT_EVALUABLE:
         raise NotEvaluable(
-            f"the {gate.name} gate cannot judge the oracle: {oracle[0].reason}",
-            "give eval windows of more articles",
+            f"the {gate.name} gate cannot evaluate the oracle: {oracle[0].reason}",
+            "give eval windows from more articles",
         )
     if not _holds(oracle) or _mismeasured(gate, oracle):
         yield _gate_finding(
@@ -92,13 +92,14 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
             "GATE_INVALID",
             Severity.BLOCK,
             {"oracle": oracle},
-            seen=f"the {gate.name} gate judges the oracle {_verdict(oracle)}: {_why(oracle)}",
-            allowed="the oracle, which predicts every target itself, passes with "
+            seen=f"the {gate.name} gate rates the oracle {_verdict(oracle)}: {_why(oracle)}",
+            allowed="the oracle, which predicts every target exactly, passes with "
             + ", ".join(f"{metric} {value:.3f}" for metric, value in gate.perfect.items()),
-            meaning="A gate that does not give the right answers their full score compares them "
-            "with something else, or asks for more than there is.",
-            next=f"fix the {gate.name} gate: compare each prediction with the target of the same "
-            f"window, and keep its bound ({gate.bound:g}) within reach of a perfect answer",
+            meaning="A gate that rejects exact answers compares them with the wrong targets, "
+            "or demands more than is possible.",
+            next=f"fix the {gate.name} gate: compare each prediction with the target of the "
+            "same window, and set a bound that a perfect answer can reach (now "
+            f"{gate.bound:g})",
         )
     blind = {name: _judge(tried, gate, name) for name in BLIND}
     passed = {name: results for name, results in blind.items() if _holds(results)}
@@ -111,9 +112,10 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
             passed,
             seen=f"the {gate.name} gate is passed by "
             + "; ".join(f"{name} pairs {_why(results)}" for name, results in passed.items()),
-            allowed="predictions that know nothing of their window fail",
-            meaning="Any two texts of this space are as alike as the gate asks for, so passing it "
-            "says nothing about a model; data and encoder may be sound, the bound is not.",
+            allowed="predictions made without their window fail",
+            meaning="Any two texts in this space are as similar as the gate demands, so "
+            "passing it says nothing about a model. Data and encoder may be sound, but "
+            "the bound is not.",
             next=_raise_bound(gate, _trivial(tried, gate)),
         )
 
@@ -133,7 +135,7 @@ def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
     attained = {name: r for name, r in trivial.items() if _upper(r) >= r.bound}
     if not attained:
         return
-    over = f" over {gate.against}, as no AR-only model exists yet" if gate.against else ""
+    over = f" over {gate.against}, because no AR-only model exists yet" if gate.against else ""
     yield _gate_finding(
         tried,
         gate,
@@ -141,13 +143,13 @@ def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
         Severity.INFO if gate.against else Severity.WARN,
         {name: [result] for name, result in attained.items()},
         seen=f"the {gate.name} gate ({gate.bounds}{over}) {_attained_by(attained)}",
-        allowed="no predictor without a model",
-        meaning="A verdict on a gain is worth what its baseline is worth: beside a weak one, "
-        "copying context passes."
+        allowed="no untrained predictor",
+        meaning="A gain means no more than its baseline: against a weak one, copying the "
+        "context passes."
         if gate.against
-        else "A predictor without a model attains the gate, or may attain it, so passing it "
-        "proves nothing on its own.",
-        next="compare R@5 and MRR with the ladder beside the verdict"
+        else "An untrained predictor reaches the gate, or may reach it, so passing it alone "
+        "proves nothing.",
+        next="compare R@5 and MRR with the ladder next to the verdict"
         if gate.against
         else _raise_bound(gate, trivial),
     )
@@ -157,8 +159,8 @@ def _attained_by(attained: Mapping[str, GateResult]) -> str:
     """Say who attains a gate for sure, and whose interval holds the bound, which tells nothing."""
     sure = {n: r for n, r in attained.items() if r.estimate and r.estimate.lower >= r.bound}
     groups = {
-        "is attained by": sure,
-        "is not told apart from": {n: r for n, r in attained.items() if n not in sure},
+        "is reached by": sure,
+        "is not separable from": {n: r for n, r in attained.items() if n not in sure},
     }
     return " and ".join(
         f"{words} {', '.join(f'{name} ({_interval(result)})' for name, result in found.items())}"
@@ -217,7 +219,7 @@ def _raise_bound(gate: GateUnderTest, trivial: Mapping[str, GateResult]) -> str:
     best = max((_upper(result) for result in trivial.values()), default=math.inf)
     bound = math.ceil(100 * best + 1e-9) / 100
     if gate.name != "stage" or bound >= 1:
-        return "judge by R@5 and MRR beside the ladder instead"
+        return "judge by R@5 and MRR against the ladder instead"
     return (
         f"set gates.stage_eval_cosine to {bound:.2f} in the recipe, above every trivial predictor"
     )

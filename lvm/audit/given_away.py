@@ -34,14 +34,14 @@ STUCK_SHARE, STUCK_ROWS, STUCK_ARTICLES = (
 
 @check(
     "PREDICTIONS_LEAKED",
-    "did the model have the answers?",
+    "did the model see the targets?",
     About(
         blocks=True,
         cause=150,
-        meaning="The targets were written in place of predictions, or reached the model as its "
-        "input (contexts that end one chunk late, and a model that copies), so a verdict on them "
-        "says nothing.",
-        next="predict from the contexts of each window alone, and save what the model returns",
+        meaning="The targets were saved as predictions, or the model read them as input "
+        "(contexts that end one chunk late, and a model that copies), so a verdict on "
+        "them says nothing.",
+        next="predict from the contexts of each window only, and save what the model returns",
     ),
 )
 def predictions_leaked(material: Material) -> Iterator[Seen]:
@@ -55,7 +55,7 @@ def predictions_leaked(material: Material) -> Iterator[Seen]:
         return
     novel = _novel(given)
     if int(novel.sum()) < LEAKED_ROWS:
-        raise NotEvaluable("every target stands among its own contexts", "fix the eval file")
+        raise NotEvaluable("every target is among its own contexts", "fix the eval file")
     leaked = leaked_rows(given)
     share = float(leaked.sum() / novel.sum())
     retrieves = answers_with_rows(material, given, np.flatnonzero(~leaked))
@@ -64,8 +64,8 @@ def predictions_leaked(material: Material) -> Iterator[Seen]:
         return
     count = round(share * given.total)
     yield Seen(
-        seen=f"{share:.1%} of the predictions are the target of their window up to rounding",
-        allowed="0: no model knows the next chunk to the last digit",
+        seen=f"{share:.1%} of the predictions equal the target of their window up to rounding",
+        allowed="0: no model predicts the next chunk to the last digit",
         where=where_found(
             "predictions",
             count=count,
@@ -79,13 +79,14 @@ def predictions_leaked(material: Material) -> Iterator[Seen]:
 
 @check(
     "PREDICTIONS_REPEATED",
-    "is one prediction written for many windows?",
+    "does one prediction repeat for many windows?",
     About(
         blocks=True,
         cause=160,
-        meaning="Part of the file holds one row over and over, as a writer leaves that stopped or "
-        "padded its last batch, so the mean over all rows is not that of the model.",
-        next="predict the rows named here again, and check that the last batch is written as it is",
+        meaning="Part of the file repeats one row, as after a writer that stopped early or "
+        "padded its last batch, so the mean over all rows is not the model's.",
+        next="predict the rows named here again, and check that the last batch is saved "
+        "without padding",
     ),
 )
 def predictions_repeated(material: Material) -> Iterator[Seen]:
@@ -113,8 +114,9 @@ def predictions_repeated(material: Material) -> Iterator[Seen]:
     share = float(repeated.mean())
     worst = int(np.bincount(groups[repeated]).max())
     yield Seen(
-        seen=f"{share:.1%} of the predictions repeat another one, the most frequent {worst} times, "
-        f"for windows with other contexts; {distinct:.0%} of all predictions are distinct",
+        seen=f"{share:.1%} of the predictions repeat another one, the most frequent {worst} "
+        f"times, for windows with different contexts; {distinct:.0%} of all predictions "
+        "are distinct",
         allowed=f"less than {least / len(groups):.1%}",
         where=where_found(
             "predictions",

@@ -67,16 +67,16 @@ def halves(material: Material, mine: Keys, theirs: Keys) -> Iterator[Finding]:
     yield Finding(
         code="SPLIT_LEAK",
         severity=Severity.BLOCK if share >= PARTS_BLOCK else Severity.WARN,
-        seen=f"{int(odd.sum())} of {len(odd)} eval articles are as like one train article "
-        f"(cosine {limit:.2f} or more of their means) as halves of one article are; of train "
-        f"articles {usual:.0%} are so like another",
+        seen=f"{int(odd.sum())} of {len(odd)} eval articles are as similar to one train article "
+        f"(cosine {limit:.2f} or more of their means) as two halves of one article; of "
+        f"train articles {usual:.0%} are as similar to another",
         allowed=f"{doubt:.0%} of the articles, as in train ({PARTS_BLOCK:.0%} blocks)",
         where=eval_.where(
             count=odd.sum(), of=len(odd), articles=asked.articles[np.argsort(-likeness)]
         ),
-        meaning="Parts of one document stand on both sides under two ids, so the model has read "
-        "the rest of the text that it is judged on.",
-        next="give all parts of a document one id, split by document, and cut the windows again",
+        meaning="Parts of one article are on both sides under two ids, so the model has read "
+        "the rest of the text that it is evaluated on.",
+        next="give all parts of an article one id, split by article, and cut the windows again",
         values={"articles": float(odd.sum()), "share": share, "limit": limit},
     )
 

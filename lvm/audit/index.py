@@ -19,15 +19,13 @@ from lvm.evaluation.index import Index
 INDEX_QUERIES = 256
 
 
-@check(
-    "INDEX_MISMATCH", "are the ids of the index those of the bank?", About(blocks=True, cause=70)
-)
+@check("INDEX_MISMATCH", "do the index ids match the bank rows?", About(blocks=True, cause=70))
 def index_mismatch(material: Material) -> Iterator[Finding]:
     """Query the index with bank rows: each must find itself."""
     bank, index = material.pool, material.index
     if index is None:
         raise NotEvaluable(
-            "no index was given; the program's own is built from the bank, row by row",
+            "no index was given; lvm builds its own from the bank, row by row",
             "give --index I.faiss or --index I.npy to have yours checked",
         )
     pool = len(bank.pool_rows)
@@ -63,7 +61,10 @@ def _by_search(bank: Bank, index: Index) -> Iterator[Finding]:
     steps, counts = np.unique(found[inside & ~hit, 0] - ids[inside & ~hit], return_counts=True)
     often = int(steps[counts.argmax()]) if len(steps) else 0
     rolled = len(steps) > 0 and counts.max() > 0.9 * max(1, len(misses))
-    seen = f"{share:.1%} of bank rows find themselves; the index holds {index.size} rows, the bank "
+    seen = (
+        f"{share:.1%} of bank rows retrieve themselves; the index holds {index.size} rows, "
+        "the bank "
+    )
     seen += f"{pool}" + (f"; ids are off by {often:+d}" if rolled else "")
     values = {"share": share, "shift": float(often)}
     yield _mismatch(bank, seen, values, count=len(misses), of=len(ids), rows=misses)
@@ -85,11 +86,10 @@ def _mismatch(
         code="INDEX_MISMATCH",
         severity=Severity.BLOCK,
         seen=seen,
-        allowed=f"{ALLOWED_SHARE:.0%} of bank rows that find themselves, and as many rows as the "
-        "bank",
+        allowed=f"{ALLOWED_SHARE:.0%} of bank rows retrieve themselves, and the index has as "
+        "many rows as the bank",
         where=where_found("index", count=count, of=of, rows=rows),
-        meaning="The id that a search returns is not the row that was meant, so every hit counts "
-        "as a miss and the other way round.",
-        next=f"build the index again from {bank.source}, in the order of its rows",
+        meaning="The search returns ids of other rows, so hits count as misses and misses as hits.",
+        next=f"rebuild the index from {bank.source}, in row order",
         values=values,
     )

@@ -19,10 +19,12 @@ from lvm.data.rows import key_codes
 ALLOWED_SHARE = 0.99  # of rows whose vector is at its key, and of targets that are in the bank
 UNIQUE_SHARE, TOP_SHARE = 0.95, 0.01  # of keys, of the most frequent key
 OFFSETS = [(a, c) for a in (-1, 0, 1) for c in (-1, 0, 1) if (a, c) != (0, 0)]
-COUNTED_OFF = "The keys were counted off from row numbers; they do not say where a window is from."
+COUNTED_OFF = (
+    "The keys were derived from row numbers, so they do not say where a window comes from."
+)
 
 
-@check("KEYS_DEGENERATE", "does every row have a key of its own?", About(blocks=True, cause=50))
+@check("KEYS_DEGENERATE", "does every row have its own key?", About(blocks=True, cause=50))
 def keys_degenerate(material: Material) -> Iterator[Finding]:
     """Report few keys for many rows, on the eval side and in the bank."""
     looked = False
@@ -43,7 +45,7 @@ def keys_degenerate(material: Material) -> Iterator[Finding]:
             code="KEYS_DEGENERATE",
             severity=Severity.BLOCK,
             seen=f"{len(counts)} keys for {len(keys)} rows ({share:.1%}); the most frequent key "
-            f"{tuple(keys[worst[0]].tolist())} stands {top} times",
+            f"{tuple(keys[worst[0]].tolist())} occurs {top} times",
             allowed=f"{UNIQUE_SHARE:.0%} unique, no key on more than {TOP_SHARE:.0%} of the rows",
             where=where_found(
                 name,
@@ -53,8 +55,8 @@ def keys_degenerate(material: Material) -> Iterator[Finding]:
                 rows=worst,
                 articles=most_frequent(keys[worst, 0]),
             ),
-            meaning="One key for many rows means that most rows point to a wrong answer.",
-            next="write the keys again from the ids that the chunks were made with",
+            meaning="Many rows share one key, so most of them point to a wrong target.",
+            next="rewrite the keys from the original chunk ids",
             values={"unique_share": share, "top_share": top / len(keys)},
         )
     if not looked:
@@ -157,16 +159,16 @@ def _bank_keys(material: Material, wrong: WrongBank) -> Finding:
     return Finding(
         code="KEYS_WRONG",
         severity=Severity.BLOCK,
-        seen=f"the vector at its key: {wrong.eval_share:.1%} of eval, {wrong.train_share:.1%} of "
-        f"train windows; in both files {wrong.steady:.0%} of the vectors that are not have one "
-        f"and the same key in all their windows{rolled}",
+        seen=f"the vector at its key: {wrong.eval_share:.1%} of eval, {wrong.train_share:.1%} "
+        f"of train windows; in both files {wrong.steady:.0%} of the vectors elsewhere have "
+        f"the same key in all their windows{rolled}",
         allowed=f"{ALLOWED_SHARE:.0%} of rows",
         where=where_found(
             "bank", bank.source, count=len(wrong.rows), of=len(bank), rows=wrong.rows
         ),
-        meaning="Two files that were cut apart from each other agree with themselves, and both "
-        "disagree with the bank: its keys do not belong to its vectors.",
-        next=REPAIR if by else f"write {bank.source} again, keys and vectors in one order",
+        meaning="Two files that were cut independently are each consistent, and both disagree "
+        "with the bank: its keys do not match its vectors.",
+        next=REPAIR if by else f"rewrite {bank.source} with keys and vectors in the same order",
         values={
             "eval_share": wrong.eval_share,
             "train_share": wrong.train_share,
@@ -180,14 +182,17 @@ def _meaning(offset: tuple[int, int], repaired: float, made_up: str, share: np.n
     if made_up:
         text = COUNTED_OFF
         if share[-1] >= ALLOWED_SHARE > np.nanmin(share):
-            text += " The targets were then fetched by these keys, so only the contexts are real."
+            text += " The targets were then looked up by these keys, so only the contexts are real."
         return text
     if repaired >= ALLOWED_SHARE:
         a, c = offset
         return f"Every key is off by the same step: article {-a:+d}, chunk {-c:+d}."
     if share[-1] >= ALLOWED_SHARE:
-        return "Targets are at their keys, but the contexts are not the chunks before them."
-    return "Keys point to other chunks than the file holds, so every rank is that of a wrong row."
+        return "The target keys are right, but the contexts are not the chunks before the targets."
+    return (
+        "The keys point to chunks other than those in the file, so every rank belongs to a "
+        "wrong row."
+    )
 
 
 def _alone(material: Material, side: Side) -> str:
@@ -195,8 +200,8 @@ def _alone(material: Material, side: Side) -> str:
     if any(other.keys is not None for other in material.sides if other is not side):
         return ""
     return (
-        f" {side.source} is the only file of windows with keys: if they are known to be right, the "
-        "keys of the payload are wrong."
+        f" {side.source} is the only windows file with keys. If you know that they are right, "
+        "the payload's keys are wrong."
     )
 
 
@@ -205,7 +210,7 @@ def _unverified(side: Side, made_up: str) -> Finding:
         code="KEYS_WRONG",
         severity=Severity.BLOCK,
         seen=f"{made_up}, and no vector of the file is in the bank",
-        allowed="keys that were written down when the chunks were cut",
+        allowed="keys recorded when the chunks were cut",
         where=side.where(count=len(side), of=len(side)),
         meaning=COUNTED_OFF,
         next="give the payload that the windows were cut from, then " + REPAIR,

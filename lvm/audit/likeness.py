@@ -134,7 +134,9 @@ def likeness(material: Material, name: str) -> Likeness:
         raise NotEvaluable("the widths differ", "fix what SCHEMA names")
     usual = float(np.median(reference.part_energy))
     if usual == 0:
-        raise NotEvaluable("the train vectors differ in nothing that could be compared", VECTORS)
+        raise NotEvaluable(
+            "the train vectors do not differ in any direction that could be compared", VECTORS
+        )
     return Likeness(
         mean_cosine=reference.mean_cosine(vectors),
         mean_usual=float(np.median(reference.part_means)),
@@ -161,7 +163,7 @@ def _bank_rows(material: Material) -> Float[np.ndarray, "m D"]:
 def another_space(material: Material) -> str:
     """Return why eval vectors cannot be compared with the bank, or an empty string."""
     odd = [name for name in ("eval", "bank") if _differs(material, name)]
-    return f"the {odd[0]} side lies in another space than train" if len(odd) == 1 else ""
+    return f"the {odd[0]} side is in a different space from train" if len(odd) == 1 else ""
 
 
 def _differs(material: Material, name: str) -> bool:

@@ -75,7 +75,7 @@ def read_lineage(manifest: Mapping[str, object], folder: Path) -> Lineage:
             unread[str(parent)] = str(error)
             continue
         if _stated_articles(stated) is None and _sketches(stated) is None:
-            unread[_name(parent)] = "it does not say which articles it saw"
+            unread[_name(parent)] = "it does not say which articles it was trained on"
         else:
             manifests.append((_name(parent), stated))
         waiting += [(grandparent, place) for grandparent in _parents(stated)]
@@ -106,7 +106,9 @@ def seen_articles(
             seen.append(found)
             by_text |= len(found) > 0
         elif ids is not None:
-            unknown[name] = "its article ids are of another bank, and it keeps nothing of the text"
+            unknown[name] = (
+                "its article ids belong to another bank, and it stores no text to match by"
+            )
         else:
             unknown[name] = "it does not say which articles it was trained on"
     if stated is not None:

@@ -66,7 +66,10 @@ def open_checkpoint(path: Path, width: int | None, context_length: int) -> Check
     else:
         manifest, weights = read_parts(path)
         if width is not None and manifest["width"] != width:
-            seen = f"{path} reads vectors of width {manifest['width']}, the data have {width}"
+            seen = (
+                f"{path} reads vectors of width {manifest['width']}, but the data have width "
+                f"{width}"
+            )
             return CheckpointPart(path=path, manifest=manifest, problem=seen)
         try:
             predictor, recipe = fit_parts(manifest, weights, str(path))

@@ -72,7 +72,7 @@ def locate(material: Material, side: Side, rows: Int[np.ndarray, " m"]) -> Locat
         return _located(material, rows, places)
     if side.width != bank.width:
         raise NotEvaluable(
-            f"the {side.name} vectors have width {side.width}, the bank {bank.width}",
+            f"the {side.name} vectors have width {side.width}, but the bank has {bank.width}",
             "fix what SCHEMA names",
         )
     sequences = np.concatenate([side.contexts(rows), side.targets(rows)[:, None]], axis=1)

@@ -237,15 +237,16 @@ def _finding(
     return Finding(
         code="SPACE_MISMATCH",
         severity=Severity.BLOCK if share >= BLOCK_SHARE else Severity.WARN,
-        seen=f"{len(ids)} of {total} articles of the {part.name} that were looked at lie in "
-        f"another space than the rest{shared(counts)}: the axes along which their chunks differ "
-        f"agree by {agreement.r:.2f} with those of the rest, the means by {agreement.cosine:.2f}",
-        allowed="about 1 for one encoder on one kind of text, .05 or more for any two kinds",
+        seen=f"{len(ids)} of {total} articles of the {part.name} that were sampled are in a "
+        f"different space from the rest{shared(counts)}: the axes along which their chunks "
+        f"vary agree by {agreement.r:.2f} with those of the rest, the means by "
+        f"{agreement.cosine:.2f}",
+        allowed="about 1 for one encoder on one kind of text, at least .05 across kinds of text",
         where=where_found(name, part.source, count=len(ids), of=total, articles=ids),
-        meaning="Two unrelated spaces are mixed in this data: these articles come from another "
-        "encoder than the rest, and no model of one predicts the other.",
+        meaning="This data mixes two unrelated spaces: these articles come from a different "
+        "encoder than the rest, and no model of one space predicts the other.",
         next=f"embed all articles of {part.source} in one run with one model (lvm embed --model "
-        "NAME); lvm audit --encoder NAME says which articles NAME has made",
+        "NAME); lvm audit --encoder NAME shows which articles NAME embedded",
         values={
             "agreement": agreement.r,
             "error": agreement.error,

@@ -29,10 +29,11 @@ def negatives_fewer(log: TrainingLog) -> Iterator[Finding]:
         found = finding_on(
             "NEGATIVES_FEWER",
             log,
-            seen=f"{seen:.1f} negatives per row after masks, of {configured:.0f} configured",
+            seen=f"{seen:.1f} negatives per row after masking, of {configured:.0f} configured",
             allowed=f"at least {KEPT_NEGATIVES:.0%} of them",
-            meaning="Most candidates were dropped as duplicates, own contexts or false negatives, "
-            "so the contrastive loss compared the target with few rows.",
+            meaning="Most candidates were dropped as duplicates, own contexts or false "
+            "negatives, so the contrastive loss compared the target with only a few "
+            "rows.",
             next="raise negatives.false_negative_margin, or training.batch_size",
             values={"seen": seen, "stated": configured},
         )
@@ -66,8 +67,8 @@ def stated_negatives_finding(
         seen="; ".join(signs),
         allowed=f"{stated - 1} negatives per row, a first loss of about {math.log(stated):.2f}",
         where=where,
-        meaning="The contrastive task was easier than stated: accumulating gradients over batches, "
-        "or gathering no rows of other workers, adds no negatives.",
+        meaning="The contrastive task was easier than stated: gradient accumulation adds no "
+        "negatives, nor do workers that do not gather each other's rows.",
         next=f"set training.batch_size = {stated}, which puts all its rows into one softmax, or "
         'negatives.candidates = "bank"',
         values=values,

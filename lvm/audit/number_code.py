@@ -30,8 +30,8 @@ ZEROS = 0.05  # share of a cut row that is zero
 APART = 0.5  # between the shares of two parts: they are written in two codes
 MIXED_WARN, MIXED_BLOCK = 0.02, 0.05  # share of rows in another code than the rest of their part
 SAID = {
-    "coarse": ("numbers of few magnitudes", "signs or a few levels, as codes for a fast search do"),
-    "cut": ("zeros in the same places", "a part of the numbers alone, and were padded with zeros"),
+    "coarse": ("numbers of few magnitudes", "only signs or a few levels, as search codes do"),
+    "cut": ("zeros in the same places", "only part of the numbers, padded with zeros"),
 }
 
 
@@ -140,10 +140,10 @@ def _finding(
         code="SPACE_MISMATCH",
         severity=severity,
         seen=f"rows with {rows}: {told}",
-        allowed="all rows in one code",
+        allowed="one number format for all rows",
         where=where_found(part, source.source if source is not None else ""),
-        meaning=f"Some of the vectors hold {meaning}; a cosine between two codes is lower than it "
-        "should be, and a model of one does not predict the other.",
+        meaning=f"Some of the vectors hold {meaning}. A cosine between two formats is too low, "
+        "and a model of one does not predict the other.",
         next="write train, eval and bank with the same settings (precision, quantisation, number "
         "of dimensions), best in one run of lvm embed",
         values={f"{kind}_{name}": share for name, share in shares.items()},

@@ -45,7 +45,7 @@ def open_material(request: DataRequest, config: RunConfig, *, whole: bool = True
             return read(path)
         except SchemaError as error:
             problems.append(_schema(part, path, str(error)))
-            missing[part] = f"the {part} file could not be used"
+            missing[part] = f"the {part} file is unusable"
             return None
 
     if request.train or request.evaluation or request.payload:
@@ -122,10 +122,10 @@ def _schema(part: str, path: Path, error: str) -> Finding:
         code="SCHEMA",
         severity=Severity.BLOCK,
         seen=seen,
-        allowed=allowed or "the arrays that README names for this file",
+        allowed=allowed or "the arrays that README lists for this file",
         where=where_found(part, str(path)),
-        meaning="The file is not what its format promises, so nothing in it can be trusted.",
-        next=todo or f"write {path} again with the arrays of its format",
+        meaning="The file violates its format, so nothing in it can be trusted.",
+        next=todo or f"rewrite {path} with the arrays of its format",
     )
 
 
@@ -136,6 +136,6 @@ def _leak(source: str, error: str) -> Finding:
         seen=error.split(",")[0],
         allowed="every article in one split",
         where=where_found("bank", source),
-        meaning="The model would be judged on text that it was trained on.",
+        meaning="The model would be evaluated on text that it was trained on.",
         next=f"remove the article from one of the splits in the manifest of {source}",
     )

@@ -27,16 +27,16 @@ ORDER_BLOCK, ORDER_WARN = 0.5, 0.65  # eval over train, of direction beside lift
 ZIGZAG = 0.4  # of what lag 2 shares beyond chance: how far it may lie above lag 1
 MERGED_ZIGZAG = 0.5  # of the lift, in one article: neighbours are then of two documents
 MIN_MERGED, MERGED_BLOCK = 2, 0.1  # articles, and their share
-MERGED = "Two documents were merged chunk by chunk, as ingestion in parallel does."
+MERGED = "Two articles were interleaved chunk by chunk, as parallel ingestion can do."
 SHUFFLED = (
-    "Every context is as near to the target as any other: chunks were shuffled within their "
-    "article, and no next one can be predicted."
+    "All contexts are equally close to the target: chunks were shuffled within their article, "
+    "so the next one cannot be predicted."
 )
 
 
 @check(
     "ORDER_BROKEN",
-    "do chunks stand in the order of their text, within one article?",
+    "are chunks in text order within each article?",
     About(blocks=True, cause=100),
 )
 def order_broken(material: Material) -> Iterator[Finding]:
@@ -52,7 +52,7 @@ def order_broken(material: Material) -> Iterator[Finding]:
             continue
         if side.context_length < 2:
             reasons.append(
-                NotEvaluable("windows of one context have no order", "use more contexts")
+                NotEvaluable("windows with a single context have no order", "use more contexts")
             )
             continue
         told |= found.lift.z >= CLEAR
@@ -67,7 +67,7 @@ def order_broken(material: Material) -> Iterator[Finding]:
 
 def _no_lift() -> NotEvaluable:
     return NotEvaluable(
-        "contexts and targets have nothing in common that an order could show in",
+        "contexts and targets share too little to reveal an order",
         "fix EVAL_UNPAIRED first",
     )
 
@@ -151,7 +151,7 @@ def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
         eval_,
         "weak",
         f"{profile(eval_)}; direction beside lift is {ratio.value:.0%} of train's",
-        "Part of the eval windows has its chunks in another order than the text.",
+        "Some eval windows have their chunks out of text order.",
         ratio,
         severity,
     )
@@ -172,11 +172,11 @@ def _broken(
         code="ORDER_BROKEN",
         severity=severity,
         seen=f"{kind}: {seen}",
-        allowed="a profile that rises towards the target, lags that fall",
+        allowed="a profile that rises towards the target, and lags that fall",
         where=side.whole.where(count=count, of=len(side.rows), rows=rows, articles=articles),
         meaning=meaning,
-        next=f"sort the chunks of every article of {side.whole.source} by their place in the "
-        "text, then cut the windows again (lvm embed keeps the order)",
+        next=f"sort the chunks of every article of {side.whole.source} by position in the text, "
+        "then cut the windows again (lvm embed keeps the order)",
         values={
             "statistic": statistic.value,
             "z": statistic.z,

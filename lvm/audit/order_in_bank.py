@@ -16,7 +16,7 @@ from lvm.data.rows import take
 from lvm.randomness import numpy_generator
 
 CLEAR = 5.0  # standard errors from which a difference is beyond doubt
-BACKWARDS = "Contexts stand newest first, so the model reads the text backwards."
+BACKWARDS = "Contexts are newest first, so the model reads the text backwards."
 CROSSING_BLOCK = 0.01  # share of windows across articles
 DISORDER_BLOCK = 0.1  # share of windows whose contexts are out of order
 BANK_ROWS, FAR = 4096, 5  # rows of the bank that are followed by their keys, and how far
@@ -47,8 +47,8 @@ def crossings(material: Material, side: Coherence) -> Iterator[Finding]:
     yield Finding(
         code="ORDER_BROKEN",
         severity=Severity.BLOCK if share > CROSSING_BLOCK else Severity.WARN,
-        seen=f"{int(crossing.sum())} of {int(known.sum())} {side.whole.name} windows reach "
-        "across articles",
+        seen=f"{int(crossing.sum())} of {int(known.sum())} {side.whole.name} windows span two "
+        "articles",
         allowed="0",
         where=side.whole.where(
             count=len(rows),
@@ -56,7 +56,7 @@ def crossings(material: Material, side: Coherence) -> Iterator[Finding]:
             rows=rows,
             articles=np.unique(side.located.keys[crossing, 0, 0]),
         ),
-        meaning="These windows ask for the beginning of one article after the end of another.",
+        meaning="These windows ask for the start of one article after the end of another.",
         next="cut the windows article by article",
         values={"share": share},
     )
@@ -91,8 +91,8 @@ def out_of_order(material: Material, side: Coherence) -> Iterator[Finding]:
     yield Finding(
         code="ORDER_BROKEN",
         severity=Severity.BLOCK if share > DISORDER_BLOCK else Severity.WARN,
-        seen=f"{kind}: in {len(rows)} of {int(known.sum())} {side.whole.name} windows the contexts "
-        f"do not stand in the order of the bank's chunks; {profile(side)}",
+        seen=f"{kind}: in {len(rows)} of {int(known.sum())} {side.whole.name} windows the "
+        f"contexts are not in the bank's chunk order; {profile(side)}",
         allowed="0, oldest first",
         where=side.whole.where(
             count=len(rows), of=known.sum(), rows=rows, articles=np.unique(side.clusters[wrong])
@@ -100,7 +100,7 @@ def out_of_order(material: Material, side: Coherence) -> Iterator[Finding]:
         meaning=BACKWARDS
         if kind == "reversed"
         else "Contexts are out of order, so the last one is not the one before the target.",
-        next="lvm audit ... --repair OUT cuts these windows again from the bank, in its order",
+        next="lvm audit ... --repair OUT cuts these windows again from the bank, in order",
         values={
             "share": share,
             "backwards": backwards,

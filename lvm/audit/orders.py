@@ -63,7 +63,7 @@ def known_orders(total: int) -> Iterator[Order]:
         yield from _by_name(np.array_split(rows, count), seen)
     for ranks in range(2, min(MOST_RANKS, total // 2) + 1):
         dealt = np.concatenate([rows[rank::ranks] for rank in range(ranks)])
-        yield Order(f"rows dealt out to {ranks} workers, joined worker by worker", dealt)
+        yield Order(f"rows distributed over {ranks} workers and joined worker by worker", dealt)
         yield Order(f"{ranks} parts joined row by row in turn", np.argsort(dealt))
     yield Order("rows in reverse order", rows[::-1].copy())
 

@@ -79,7 +79,7 @@ class Reading:
 @functools.cache  # the same ones every time: they are keys of `_pairs_of`
 def mistakes() -> tuple[Mistake, ...]:
     """Return every mistake that is looked for."""
-    text = "Chunks stand in the order of their numbers as text (1, 10, 11, 2), as files do that "
+    text = "Chunks are sorted by their numbers as text (1, 10, 11, 2), like files that "
     named = [
         Mistake("sorted as text", text + "are listed by name.", functools.partial(_as_text, first))
         for first in (0, 1)
@@ -95,7 +95,7 @@ def mistakes() -> tuple[Mistake, ...]:
     turned = [
         Mistake(
             f"batches of {b} last one first" if b > 2 else "pairs swapped",
-            "Chunks were stored batch by batch, each of them last one first.",
+            "Chunks were stored batch by batch, each batch reversed.",
             functools.partial(_turned, b),
         )
         for b in range(2, MAX_BATCH + 1)
@@ -103,7 +103,7 @@ def mistakes() -> tuple[Mistake, ...]:
     merged = [
         Mistake(
             f"{w} documents merged in runs of {b}",
-            "Documents were merged in turns, as ingestion in parallel does.",
+            "Articles were interleaved, as parallel ingestion can do.",
             functools.partial(_merged, b, w),
         )
         for b in range(1, MAX_RUN + 1)

@@ -41,11 +41,11 @@ def overlapping(material: Material) -> Iterator[Finding]:
         severity=Severity.WARN,
         seen=f"neighbouring chunks have a cosine of {lags[0]:.3f}, chunks two apart {lags[1]:.3f}: "
         f"a partial correlation of {memory.value:.2f} at lag 2",
-        allowed=f"at least -{LEAST}: text of one subject is alike at both",
+        allowed=f"at least -{LEAST}: text on one subject is similar at both",
         where=material.side(name).where(count=len(side.rows), of=len(side.rows)),
-        meaning="Each chunk shares text with the next, so part of the target stands in the last "
-        "context, and a model that copies it looks as if it predicted.",
-        next="cut the text into chunks that do not overlap, and embed it again",
+        meaning="Each chunk shares text with the next, so part of the target is in the last "
+        "context, and a model that copies it looks predictive.",
+        next="cut the text into non-overlapping chunks and embed it again",
         values={"partial": memory.value, "lag_1": lags[0], "lag_2": lags[1]},
     )
 

@@ -69,7 +69,7 @@ def resolved(part: CheckpointPart, material: Material) -> CheckpointPart:
     assumed = ways[0].words if len(ways) > 1 else ""
     stored = checkpoint.val_cosine
     if stored is None:
-        figure = OwnFigure(reason="it stores no validation cosine", assumed=assumed)
+        figure = OwnFigure(reason="it stores no validation cosine to compare with", assumed=assumed)
         return replace(part, figure=figure)
     own = _Own(
         part=part,
@@ -81,7 +81,7 @@ def resolved(part: CheckpointPart, material: Material) -> CheckpointPart:
         seed=material.seed,
     )
     if not own.splits:
-        reason = f"no windows are at hand for its validation cosine {stored:.4f}"
+        reason = f"the windows of its validation cosine are not available ({stored:.4f})"
         return replace(part, figure=OwnFigure(reason=reason, stored=stored, assumed=assumed))
     return _search(own, ways) or _compared(own, part.predictor, part.recipe, len(ways), assumed)
 
@@ -229,8 +229,8 @@ def _chosen(
         count=len(best.split.rows),
         chosen="" if best.way is likeliest else best.way.words,
         tried=tried,
-        reason=f"{len(rivals) + 1} ways to compute it give its validation cosine {stored:.4f} back "
-        f"({'; '.join(match.way.words for match in [best, *rivals])})"
+        reason=f"{len(rivals) + 1} ways to compute it reproduce its validation cosine "
+        f"{stored:.4f} back ({'; '.join(match.way.words for match in [best, *rivals])})"
         if rivals
         else "",
     )

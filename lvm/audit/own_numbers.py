@@ -26,8 +26,8 @@ from lvm.training.checkpoint import NUM_PROBES, PROBE_TOLERANCE, probe_differenc
 SAMPLE = 4096  # dev windows that are predicted
 NOT_VERIFIED = "not_verified"  # among the values of a finding: said in the first lines
 STATE_IT = (
-    "state in args what shapes do not show (n_groups, norm_before_gate, dt_limit, input_scale, "
-    "pool, pre_norm)"
+    "state in args the settings that shapes do not show (n_groups, norm_before_gate, dt_limit, "
+    "input_scale, pool, pre_norm)"
 )
 RETRAIN = "lvm train --data BANK --recipe RECIPE.toml makes a checkpoint that can be trusted"
 
@@ -70,28 +70,29 @@ def _comparison(figure: OwnFigure) -> tuple[Severity, dict[str, float], Words]:
         words = (
             figure.reason,
             f"a difference of at most {figure.allowed:.3g}",
-            f"These weights compute another model here than where they were trained: {figure.tried}"
-            " ways to compute them were looked at. Or the figure is of text of another kind.",
-            f"{STATE_IT}; else judge the model by its predictions (--predictions P.npy), or "
-            f"{RETRAIN}",
+            "These weights behave differently here than where they were trained, in all "
+            f"{figure.tried} ways to compute them; or the figure comes from a different kind of "
+            "text.",
+            f"{STATE_IT}; otherwise judge the model by its predictions (--predictions P.npy), "
+            f"or {RETRAIN}",
         )
         return Severity.BLOCK, {"difference": gap}, words
     if figure.verified:
         words = (
-            f"stored validation cosine {figure.stored:.4f} comes back on the "
+            f"stored validation cosine {figure.stored:.4f} is reproduced on the "
             f"{figure.windows} windows with {figure.chosen}",
-            "settings that the file states",
-            f"The file leaves these settings open. Of {figure.tried} ways to compute the weights "
-            "this one gives the stored figure back to its last digit.",
+            "all settings stated in the file",
+            f"The file leaves these settings open. Of {figure.tried} ways to compute the "
+            "weights, this one reproduces the stored figure to its last digit.",
             STATE_IT,
         )
         return Severity.INFO, {}, words
     assumed = f"; assumed: {figure.assumed}" if figure.assumed else ""
     words = (
         f"not verified: {figure.reason}{assumed}",
-        "a stored validation cosine that comes back here",
-        "Names and shapes of weights fit more than one forward pass, so these numbers may be "
-        "of another model than the one that was trained.",
+        "a stored validation cosine that is reproduced here",
+        "The names and shapes of the weights fit more than one forward pass, so these numbers "
+        "may not describe the model that was trained.",
         f"{STATE_IT}, and its validation cosine (val_cosine) on the windows given here",
     )
     return Severity.WARN, {NOT_VERIFIED: 1.0}, words
@@ -112,8 +113,8 @@ def _probes(part: CheckpointPart, _material: Material) -> Iterator[Finding]:
             part,
             f"outputs on {NUM_PROBES} fixed inputs are up to {worst:.2g} from those stored",
             f"at most {PROBE_TOLERANCE:g}",
-            "The model that was built from this file is not the one that was saved, although names "
-            "and shapes agree.",
+            "The model built from this file is not the one that was saved, although names and "
+            "shapes agree.",
             f"build it with the code version that wrote it (manifest: lvm, commit), or {RETRAIN}",
             where={"count": len(off), "of": NUM_PROBES, "rows": off.tolist()},
             values={"probe_difference": worst},
@@ -123,16 +124,16 @@ def _probes(part: CheckpointPart, _material: Material) -> Iterator[Finding]:
 def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Finding]:
     stored, whole = part.manifest.get("val_cosine"), material.dataset
     if not isinstance(stored, int | float):
-        raise NotEvaluable("the checkpoint states no val_cosine", "store val_cosine with it")
+        raise NotEvaluable("the checkpoint stores no val_cosine", "store val_cosine with it")
     if whole is None:
         raise NotEvaluable(
-            f"the windows of its val_cosine {stored:.4f} are not at hand",
+            f"the windows of its val_cosine {stored:.4f} are not available",
             "give the data it was trained on (--data BANK)",
         )
     dataset = as_trained(whole, part.manifest)
     if part.manifest.get("val_ids_sha256") != ids_of(dataset.dev):
         raise NotEvaluable(
-            f"its val_cosine {stored:.4f} was measured on other windows than the dev split here",
+            f"its val_cosine {stored:.4f} was measured on windows other than the dev split here",
             "give the data it was trained on (--data BANK)",
         )
     yield from _not_reproduced(
@@ -150,14 +151,14 @@ def _not_reproduced(
     trained_on = part.manifest.get("data")
     if trained_on not in (None, dataset.fingerprint):  # other vectors behind equal row numbers
         raise NotEvaluable(
-            f"the checkpoint was trained on data {trained_on}, these are {dataset.fingerprint}",
+            f"the checkpoint was trained on data {trained_on}, but these are {dataset.fingerprint}",
             "give the data it was trained on (--data BANK)",
         )
     yield loader_finding(
         part,
-        f"stored val cosine {stored:.4f}, computed again on the same windows {here.value:.4f}",
+        f"stored val cosine {stored:.4f}, recomputed on the same windows {here.value:.4f}",
         f"a difference of at most {allowed:.3g}",
-        "The stored number is of another model or of another evaluation than this one.",
+        "The stored number comes from another model or another evaluation.",
         f"build it with the code version that wrote it (manifest: lvm, commit), or {RETRAIN}",
         where={"count": here.count, "of": len(dataset.dev)},
         values={"stored": stored, "recomputed": here.value, "difference": gap},

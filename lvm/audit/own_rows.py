@@ -49,19 +49,19 @@ def contexts_elsewhere(material: Material) -> Iterator[Finding]:
         yield Finding(
             code="SPACE_MISMATCH",
             severity=Severity.BLOCK if own.share >= BLOCK else Severity.WARN,
-            seen=f"{own.share:.1%} of the contexts of {name} are not the vectors that the bank "
-            f"holds for their chunks (median cosine {own.cosine:.3f}), while targets are",
+            seen=f"{own.share:.1%} of the contexts of {name} differ from the bank's vectors for "
+            f"their chunks (median cosine {own.cosine:.3f}), while the targets match",
             allowed=f"at most {WARN:.0%} ({BLOCK:.0%} blocks) below a cosine of "
             f"{same_from(material):.4g}",
             where=material.side(name).where(
                 count=len(own.windows), of=own.looked_at, rows=own.windows
             )
             | {"part": "contexts"},
-            meaning=f"The contexts{both} are of the right text, but in another space than targets "
-            "and bank: another encoder, a prefix, or a mean that was added or taken away. The keys "
-            "are not at fault.",
-            next=f"embed contexts and targets in one way, or let {REPAIR} cut the contexts from "
-            "the bank",
+            meaning=f"The contexts{both} have the right text, but are in a different space from "
+            "targets and bank: another encoder, a prefix, or a mean that was added or "
+            "subtracted. The keys are right.",
+            next=f"embed contexts and targets with the same settings, or let {REPAIR} cut the "
+            "contexts from the bank",
             values={"share": own.share, "cosine": own.cosine, "same_text": own.same_text},
         )
 

@@ -70,10 +70,10 @@ def repeated_first_chunks(material: Material) -> Iterator[Finding]:
             f"in front ({len(rows) / of:.1%})",
             allowed=f"at most {PADDED_WARN:.0%}",
             where=side.where(count=len(rows), of=of, rows=rows),
-            meaning="These windows are padding: fewer chunks come before their target than a "
-            "context has places, and one chunk stands in all that are left.",
-            next=f"leave out the windows of the first {side.context_length} chunks of an article, "
-            "if the model is not to learn from repetitions",
+            meaning="These windows are padded: too few chunks precede their target, so one "
+            "chunk fills the remaining context places.",
+            next=f"leave out the windows of the first {side.context_length} chunks of an "
+            "article if the model should not learn from repetitions",
             values={"share": len(rows) / of, "windows": float(len(rows))},
         )
 
@@ -111,8 +111,8 @@ def without_padding(article: Article) -> Article:
 def what_copies_mean(copies: Bool[np.ndarray, " N"], padding: Bool[np.ndarray, " N"]) -> str:
     """Return what the copies in a bank mean, or what most of them are."""
     meaning = (
-        "A target that exists several times cannot be told from its copies, which bounds every "
-        "retrieval number, and copies stand among the negatives of each other."
+        "A repeated target cannot be told from its copies, which bounds every retrieval "
+        "number, and copies are negatives of each other."
     )
     if 2 * int(padding.sum()) <= int(copies.sum()):
         return meaning

@@ -25,7 +25,9 @@ CLEAR = 5.0  # standard errors from which a relation is beyond doubt
 ELSEWHERE_WARN, ELSEWHERE_BLOCK = 0.02, 0.2  # of windows whose target is of another article
 
 
-@check("EVAL_UNPAIRED", "do contexts and target come from one text?", About(blocks=True, cause=80))
+@check(
+    "EVAL_UNPAIRED", "do contexts and target come from the same text?", About(blocks=True, cause=80)
+)
 def eval_unpaired(material: Material) -> Iterator[Finding]:
     """Hold the coherence of each side against train's, or against what a linear map finds."""
     train = coherence(material, "train") if material.train is not None else None
@@ -58,9 +60,9 @@ def _against_train(material: Material, eval_: Coherence, train: Coherence) -> It
         yield _unpaired(eval_, worst, Severity.WARN, train)
     elif worst.below() < PAIRED_BLOCK and eval_.lift.z < CLEAR:
         raise NotEvaluable(
-            f"{eval_.lift.clusters} eval articles are too few to tell: what neighbours share is "
-            f"{worst.value:.2f} of train's, give or take {3 * worst.error:.2f}",
-            "give eval windows of more articles",
+            f"{eval_.lift.clusters} eval articles are too few to tell: the similarity of "
+            f"neighbours is {worst.value:.2f} of train's, give or take {3 * worst.error:.2f}",
+            "give eval windows from more articles",
         )
 
 
@@ -92,16 +94,16 @@ def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterat
     yield Finding(
         code="EVAL_UNPAIRED",
         severity=Severity.BLOCK if share >= ELSEWHERE_BLOCK else Severity.WARN,
-        seen=f"{int(odd.sum())} of {int(known.sum())} targets come from another article than their "
-        f"contexts ({share:.1%}); these share {lift.value:.3f} beyond chance, all of a sound file "
-        f"{usual.value:.3f}",
+        seen=f"{int(odd.sum())} of {int(known.sum())} targets come from a different article "
+        f"than their contexts ({share:.1%}); these have a similarity of {lift.value:.3f} "
+        f"beyond chance, a sound file has {usual.value:.3f}",
         allowed=f"at most {ELSEWHERE_WARN:.0%} ({ELSEWHERE_BLOCK:.0%} blocks)",
         where=side.whole.where(
             count=len(rows), of=known.sum(), rows=rows, articles=most_frequent(keys[odd, 0])
         ),
-        meaning="These windows ask for unrelated text: a part of every score is that of a guess."
+        meaning="These windows ask for unrelated text, so part of every score is a guess."
         if side.whole.name == "eval"
-        else "The model is taught to answer these contexts with unrelated text.",
+        else "The model learns to answer these contexts with unrelated text.",
         next=REPAIR,
         values={"share": share, "lift": lift.value},
     )
@@ -121,15 +123,14 @@ def _unpaired(
     return Finding(
         code="EVAL_UNPAIRED",
         severity=severity,
-        seen=f"mean of contexts with its own target {paired.value:.3f}, with another article's "
-        f"{shuffled.value:.3f}{beside}",
+        seen=f"cosine of the mean context with its own target {paired.value:.3f}, with another "
+        f"article's {shuffled.value:.3f}{beside}",
         allowed=f"at least {PAIRED_BLOCK:.0%} of train's ({PAIRED_WARN:.0%} without a warning)",
         where=side.whole.where(count=low.sum(), of=len(side.rows), rows=rows, articles=articles),
-        meaning="Contexts and targets are unrelated text: whatever a model learns, its score here "
-        "is that of a guess."
+        meaning="Contexts and targets are unrelated text, so any model scores like a guess here."
         if severity is Severity.BLOCK
-        else "Contexts and targets belong together less than in training: some rows are mixed up, "
-        "or this text hangs together less.",
+        else "Contexts and targets are less related than in training: some rows are mixed up, "
+        "or this text is less coherent.",
         next=REPAIR,
         values={
             "ratio": ratio.value,
@@ -153,7 +154,7 @@ def _by_linear_map(eval_: Coherence | None, train: Coherence | None) -> Iterator
     """
     if train is None:
         raise NotEvaluable(
-            "the eval text does not hang together, and there is no train side to learn from",
+            "the eval text is not coherent, and there is no train side to compare with",
             "give --train",
         )
     weights, held = _fit_map(train)

@@ -66,8 +66,8 @@ def bank_twins(material: Material) -> Iterator[Finding]:
     yield Finding(
         code="DUPLICATES",
         severity=Severity.WARN,
-        seen=f"{share.value:.1%} of {len(rows)} chunks looked at have a twin in another article, "
-        f"at less than half the distance of other text",
+        seen=f"{share.value:.1%} of {len(rows)} sampled chunks have a twin in another article, "
+        "at less than half the distance of other text",
         allowed=f"at most {TWINS_WARN:.0%}",
         where=where_found(
             "bank",
@@ -77,10 +77,10 @@ def bank_twins(material: Material) -> Iterator[Finding]:
             rows=rows[mine],
             articles=np.unique(found.articles[mine]),
         ),
-        meaning="The same text stands in the bank twice in other words (a revision, a translation, "
-        "a second embedding): no prediction can tell a target from its twin, so R@1 is bounded, "
-        "and twins are negatives of each other.",
-        next="keep one of the articles that say the same, and embed the bank again",
+        meaning="The bank holds the same text twice in other words (a revision, a translation, "
+        "a second embedding). No prediction can tell a target from its twin, so R@1 is "
+        "bounded, and twins are negatives of each other.",
+        next="keep one of the articles that say the same, then embed the bank again",
         values={"twins": share.value, "error": share.error},
     )
 
@@ -94,13 +94,14 @@ def _boilerplate(bank: Bank, found: Twins, exact: Bool[np.ndarray, " q"]) -> Ite
     yield Finding(
         code="DUPLICATES",
         severity=Severity.WARN,
-        seen=f"{share.value:.1%} of {len(found.rows)} chunks looked at nearly stand in {REFERENCE} "
-        "or more other places, at less than half the distance of other text",
+        seen=f"{share.value:.1%} of {len(found.rows)} sampled chunks are nearly repeated in "
+        f"{REFERENCE} or more other places, at less than half the distance of other text",
         allowed=f"at most {TWINS_WARN:.0%}",
         where=where_found("bank", bank.source, count=len(rows), of=len(found.rows), rows=rows),
-        meaning="Boilerplate (a header, a licence, a form) stands in many articles: as a target it "
-        "has many right answers of which one counts, and as a negative it is one.",
-        next="take the boilerplate out of the text, and embed the bank again",
+        meaning="Boilerplate (a header, a licence, a form) is in many articles. As a target it "
+        "has many right answers, of which one counts; as a negative it may be the "
+        "right answer.",
+        next="remove the boilerplate from the text, then embed the bank again",
         values={"common": share.value, "error": share.error},
     )
 
@@ -132,15 +133,16 @@ def paraphrases(
     yield Finding(
         code="SPLIT_LEAK",
         severity=Severity.BLOCK if grave else Severity.WARN,
-        seen=f"{len(copied)} of {len(np.unique(found.articles))} eval articles looked at say what "
+        seen=f"{len(copied)} of {len(np.unique(found.articles))} sampled eval articles say what "
         f"one train article says, chunk by chunk ({share:.1%} of the windows)",
         allowed=f"{PARAPHRASED_WARN:.0%} of the windows ({PARAPHRASED_BLOCK:.0%} blocks)",
         where=eval_.where(
             count=windows.sum(), of=len(windows), rows=rows[windows], articles=copied
         ),
-        meaning="The model has read this text in other words (a revision, a translation, a second "
-        "embedding), so a score on it says little of text that it has not read.",
-        next="put all versions of a document on one side of the split, and cut the windows again",
+        meaning="The model has read this text in other words (a revision, a translation, a "
+        "second embedding), so a score on it says little about text that it has not "
+        "read.",
+        next="put all versions of an article on one side of the split, then cut the windows again",
         values={"share": share, "articles": float(len(copied))},
     )
 

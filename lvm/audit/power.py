@@ -19,7 +19,7 @@ from lvm.measured import improvement
 from lvm.statistics import NEAREST_DISTANCE, article_mean, design_effect, more_articles
 
 
-@check("UNDERPOWERED", "are there articles enough to tell?", About(thorough=True))
+@check("UNDERPOWERED", "are there enough articles for a verdict?", About(thorough=True))
 def underpowered(material: Material) -> Iterator[Finding]:
     """Report gates whose interval is wider than what they have to tell apart."""
     tried = bench(material)
@@ -128,9 +128,9 @@ def _underpowered(tried: Bench, gate: str, powers: Sequence[Power]) -> Iterator[
         f"{worst.distance:.3f} apart",
         allowed=f"a half-width of at most {worst.distance:.3f}",
         where=where_found("gate") | {"gate": gate, "metric": worst.metric} | stated_pool(tried),
-        meaning=f"The {gate} gate cannot tell these apart on so few articles: its verdict will be "
-        "INCONCLUSIVE, which is no failure of the model.",
-        next="move the bound: no number of articles settles a value that lies on it"
+        meaning=f"The {gate} gate cannot tell these apart with so few articles. Its verdict "
+        "will be INCONCLUSIVE, which is not a failure of the model.",
+        next="move the bound: no number of articles can decide a value that lies on it"
         if near
         else f"evaluate on about {worst.more} more articles",
         values={

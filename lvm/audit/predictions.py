@@ -20,7 +20,7 @@ from lvm.audit.queries import Queries, dispersion, queries, run
 from lvm.audit.where import where_found
 from lvm.data.rows import take
 
-RETRAIN = "train it again from the data (lvm train), and judge that checkpoint"
+RETRAIN = "train it again from the data (lvm train), then evaluate that checkpoint"
 LIFT = 0.01  # own target against another one: less is nothing
 LIFT_SHARE = 0.15  # and this share of what the mean of the contexts has
 CONSTANT = 1e-3  # of the targets' spread: outputs that differ by less are one output
@@ -52,9 +52,10 @@ def ignores_input(material: Material) -> Iterator[Finding]:
         yield _ignores(
             given,
             values,
-            f"outputs for contexts of other articles have a cosine of {1 - moved:.6f}, their "
-            f"cosine with the own target is {lift.value:+.4f} above that with another one",
-            "The model gives one output whatever it reads, so no search with it can find anything.",
+            f"outputs for contexts of different articles have a cosine of {1 - moved:.6f}; "
+            f"their cosine with their own target is {lift.value:+.4f} above that with another "
+            "one",
+            "The model's output does not depend on its input, so searching with it finds nothing.",
             RETRAIN if given.predictor else "check that the contexts reach the model that predicts",
         )
         return
@@ -65,11 +66,10 @@ def ignores_input(material: Material) -> Iterator[Finding]:
         yield _ignores(
             given,
             {**values, "follows": follows.value, "usual": usual.value},
-            f"cosine with the own target {lift.value:+.4f} above that with another one; outputs "
-            f"for like contexts {follows.value:+.3f} more alike than any two, their last contexts "
-            f"{usual.value:+.3f}",
-            "The outputs vary, but not with what was read: they are noise, or rows of other "
-            "windows.",
+            f"cosine with their own target {lift.value:+.4f} above that with another one; "
+            f"outputs for similar contexts are {follows.value:+.3f} more similar than any two, "
+            f"their last contexts {usual.value:+.3f}",
+            "The outputs vary, but not with the input: they are noise, or rows of other windows.",
             "predict again, one row per eval window in the order of the file, with dropout off",
         )
 
@@ -120,7 +120,7 @@ def _ignores(
         code="IGNORES_INPUT",
         severity=Severity.BLOCK,
         seen=seen,
-        allowed="outputs that change with the context, and alike ones for contexts that are alike",
+        allowed="outputs that change with the context, and similar outputs for similar contexts",
         where=where_found(given.source, count=count, of=count),
         meaning=meaning,
         next=next,

@@ -197,7 +197,7 @@ def _prediction_histogram(material: Material) -> dict[str, object]:
     if given is None or given.ndim != 2 or len(given) <= int(side.rows[-1]):
         raise NotEvaluable("there are no predictions for these windows", "give --predictions")
     if given.shape[1] != side.targets.shape[1]:
-        raise NotEvaluable("the predictions have another width", "predict vectors of the bank")
+        raise NotEvaluable("the predictions have a different width", "predict vectors of the bank")
     predicted = unit(given[side.rows].detach().cpu().float().numpy())
     cosines = [
         np.einsum("md,md->m", predicted, targets)
@@ -205,7 +205,7 @@ def _prediction_histogram(material: Material) -> dict[str, object]:
     ]
     usable = np.isfinite(cosines).all(axis=0)
     if int(usable.sum()) < MIN_WINDOWS:
-        raise NotEvaluable("too few predictions are numbers", "predict again")
+        raise NotEvaluable("too few predictions are finite numbers", "predict again")
     found: dict[str, Any] = _histograms({"eval": (cosines[0][usable], cosines[1][usable])})["eval"]
     return found
 

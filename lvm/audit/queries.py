@@ -88,8 +88,8 @@ def queries(material: Material) -> Queries:
     good = np.flatnonzero(np.isfinite(rows).all(axis=1))
     if len(good) < MIN_WINDOWS:
         raise NotEvaluable(
-            f"{len(good)} of {len(rows)} predictions that were looked at are finite and not zero, "
-            f"needed are {MIN_WINDOWS}",
+            f"{len(good)} of {len(rows)} sampled predictions are finite and not zero (need "
+            f"{MIN_WINDOWS})",
             "predict them again",
         )
     windows = part(windows, good)
@@ -109,8 +109,8 @@ def _model(material: Material) -> tuple[Predictor | None, Recipe | None]:
     width, side = checkpoint.predictor.model.width, material.side("eval")
     if width != side.width:
         raise NotEvaluable(
-            f"the model reads vectors of width {width}, the eval vectors have {side.width}",
-            "give the checkpoint and the data of one encoder",
+            f"the model reads vectors of width {width}, but the eval vectors have {side.width}",
+            "give a checkpoint and data from the same encoder",
         )
     return checkpoint.predictor, checkpoint.recipe
 
@@ -120,7 +120,8 @@ def _given(material: Material, windows: Coherence) -> Float[np.ndarray, "m D"]:
     shape = None if given is None else tuple(given.shape)
     if given is None or shape != (len(side), side.width):
         raise NotEvaluable(
-            f"the predictions have shape {shape}, the eval windows need {(len(side), side.width)}",
+            f"the predictions have shape {shape}, but the eval windows need "
+            f"{(len(side), side.width)}",
             "predict one row per eval window, in the order of the file",
         )
     return unit(given[torch.from_numpy(windows.rows)].detach().cpu().float().numpy())

@@ -44,8 +44,8 @@ def reembedded(material: Material) -> Iterator[Finding]:
         yield _finding(
             part,
             Severity.BLOCK,
-            f"{encoder.name} gives vectors of width {new.shape[1]}, the "
-            f"{part.name} holds width {stored.shape[1]}",
+            f"{encoder.name} gives vectors of width {new.shape[1]}, but the {part.name} has "
+            f"width {stored.shape[1]}",
             rows,
             len(rows),
             {},
@@ -60,8 +60,9 @@ def reembedded(material: Material) -> Iterator[Finding]:
     yield _finding(
         part,
         Severity.BLOCK if share >= BLOCK_SHARE else Severity.WARN,
-        f"{int(other.sum())} of {len(rows)} chunks have another vector in the {part.name} than "
-        f"{encoder.name} gives their text (median cosine {np.median(cosine[other]):.3f})",
+        f"{int(other.sum())} of {len(rows)} chunks have a vector in the {part.name} that "
+        f"differs from {encoder.name}'s for their text (median cosine "
+        f"{np.median(cosine[other]):.3f})",
         rows[other],
         len(rows),
         _values(cosine),
@@ -87,7 +88,7 @@ def _load(material: Material, request: EncoderRequest) -> Encoder:
         return load_encoder(name)
     except LvmError as error:
         raise NotEvaluable(
-            f"the stored texts were not embedded again: {error}",
+            f"the stored texts could not be embedded again: {error}",
             "name a folder with the model: --encoder FOLDER",
         ) from None
 
@@ -107,8 +108,8 @@ def _texts(
         rows, texts = np.arange(len(part.keys)), stored
     if len(rows) < MIN_TEXTS:
         raise NotEvaluable(
-            f"{len(rows)} chunks of the documents have a row of the {part.name} with their key, "
-            f"needed are {MIN_TEXTS}",
+            f"{len(rows)} chunks of the documents have a row in the {part.name} with their key "
+            f"(need {MIN_TEXTS})",
             "give the documents that were embedded, in the same order",
         )
     order = numpy_generator(material.seed, "audit", "encoder").permutation(len(rows))
@@ -152,11 +153,11 @@ def _finding(
         where=where_found(
             part.name, part.source, count=len(rows), of=looked_at, rows=rows, articles=articles
         ),
-        meaning="The vectors were not made by this encoder, or with another pooling, prefix or "
-        "precision, or not from these texts; all files cut from them share that."
+        meaning="The vectors come from another encoder, another pooling, prefix or precision, "
+        "or other texts; all files cut from them share the fault."
         if every
-        else "These chunks come from another encoder than the rest, or their text is not the one "
-        "that was embedded.",
+        else "These chunks come from a different encoder than the rest, or their text is not "
+        "the text that was embedded.",
         next=f"embed the texts of {part.source} again in one run (lvm embed --model NAME), or name "
         "the encoder that made the vectors",
         values=values,

@@ -21,10 +21,9 @@ ARTICLES_PER_BLOCK = 10
 
 @check(
     "EASY_REGION",
-    "does the eval text hang together as the train text does?",
+    "is the eval text as coherent as the train text?",
     About(
-        meaning="A number measured here says more about this region of the text than about the "
-        "model.",
+        meaning="Numbers measured here describe this region of the text more than the model.",
         next="draw the eval articles at random from the whole collection",
     ),
 )
@@ -38,7 +37,9 @@ def easy_region(material: Material) -> Iterator[Seen]:
     mine, theirs = eval_.of(_neighbours(eval_)), train.of(_neighbours(train))
     for name, near in (("train", theirs), ("eval", mine)):
         if near.z < CLEAR:
-            raise NotEvaluable(f"neighbours of the {name} text are not alike", "see EVAL_UNPAIRED")
+            raise NotEvaluable(
+                f"neighbouring chunks of the {name} text are not similar", "see EVAL_UNPAIRED"
+            )
     whole, blocks = mine.over(theirs), coherence_blocks(eval_)
     odd = []
     for articles, near in blocks:

@@ -58,12 +58,12 @@ def repeated_windows(material: Material) -> Iterator[Finding]:
         yield Finding(
             code="DUPLICATES",
             severity=Severity.WARN,
-            seen=f"{share:.1%} of {len(side)} {side.name} windows repeat another one: each stands "
-            f"{times:.1f} times on average",
+            seen=f"{share:.1%} of {len(side)} {side.name} windows repeat another one: each "
+            f"occurs {times:.1f} times on average",
             allowed=f"at most {REPEATED_WARN:.0%}",
             where=side.where(count=round(share * len(side)), of=len(side), rows=rows[again]),
-            meaning="The same window counts several times, in every mean and in every epoch; it "
-            "adds no text.",
+            meaning="Repeated windows count several times in every mean and epoch, but add no "
+            "text.",
             next=REPAIR,
             values={"repeated": share, "times": times},
         )

@@ -66,8 +66,7 @@ def search(material: Material, count: int, pool: int = POOL) -> Search:
     looked = np.flatnonzero((places[:, -1] >= 0) & (places[:, -1] < size))
     if len(looked) < MIN_WINDOWS:
         raise NotEvaluable(
-            f"{len(looked)} of {len(places)} targets that were looked at lie in the bank, needed "
-            f"are {MIN_WINDOWS}",
+            f"{len(looked)} of {len(places)} sampled targets are in the bank (need {MIN_WINDOWS})",
             "give the bank that the eval windows were cut from (--payload)",
         )
     generator = numpy_generator(material.seed, "audit", "search")
@@ -103,9 +102,9 @@ class Hubs:
     About(
         of_model=True,
         thorough=True,
-        meaning="A few rows of the bank answer nearly every query, whatever it asks.",
-        next="run steps 2 (temperature) and 4 (negatives) first; read the rows named here: hubs "
-        "are often boilerplate that should not be in the bank",
+        meaning="A few rows of the bank are retrieved for nearly every query.",
+        next="run steps 2 (temperature) and 4 (negatives) first; read these rows: hubs are "
+        "often boilerplate that does not belong in the bank",
     ),
 )
 def hubness(material: Material) -> Iterator[Seen]:
@@ -134,9 +133,9 @@ def hubness(material: Material) -> Iterator[Seen]:
         return
     worst = found.rows[mine.rows]
     yield Seen(
-        seen=f"{len(mine.rows)} of {len(found.rows)} rows hold {mine.share:.0%} of the places "
-        f"among the first {NEIGHBOURS} of all queries (skewness {mine.skew:.1f})",
-        allowed=f"at most {allowed:.0%}; targets and mixes of their contexts come to {share:.0%} "
+        seen=f"{len(mine.rows)} of {len(found.rows)} rows take {mine.share:.0%} of the top "
+        f"{NEIGHBOURS} places over all queries (skewness {mine.skew:.1f})",
+        allowed=f"at most {allowed:.0%}; targets and mixes of their contexts reach {share:.0%} "
         f"(skewness {skew:.1f}) in the same pool",
         where=where_found(
             found.given.source,
@@ -187,11 +186,11 @@ class InSpace:
 
 @check(
     "SPLIT_SPACE",
-    "is the model searched in the space it was trained in?",
+    "is the model searched in the space that it was trained in?",
     About(
         of_model=True,
         thorough=True,
-        because="the model is better in a space that it is not searched in",
+        because="the model is better in the space that is not searched",
     ),
 )
 def split_space(material: Material) -> Iterator[Finding]:
@@ -199,7 +198,7 @@ def split_space(material: Material) -> Iterator[Finding]:
     given = queries(material)
     if given.predictor is None:
         raise NotEvaluable(
-            "the projected space needs the model, and only its predictions are given",
+            "the projected space needs the model, but only its predictions were given",
             "give --checkpoint C",
         )
     if given.predictor.head is None:
@@ -215,14 +214,14 @@ def split_space(material: Material) -> Iterator[Finding]:
     yield Finding(
         code="SPLIT_SPACE",
         severity=Severity.WARN,
-        seen=f"R@5 {here.hits.mean():.3f} in the {used} space, where it is searched, and "
-        f"{there.hits.mean():.3f} in the {other} one (gain {gain.lower:.3f} to {gain.upper:.3f}); "
-        f"own target less another one {here.paired - here.shuffled:.3f} and "
-        f"{there.paired - there.shuffled:.3f}",
+        seen=f"R@5 {here.hits.mean():.3f} in the {used} space, which is searched, and "
+        f"{there.hits.mean():.3f} in the {other} one (gain {gain.lower:.3f} to "
+        f"{gain.upper:.3f}); cosine with the own target minus another one "
+        f"{here.paired - here.shuffled:.3f} and {there.paired - there.shuffled:.3f}",
         allowed=f"a gain of less than {needed:.3f}, or one whose interval reaches 0",
         where=where_found("checkpoint", count=len(here.hits), of=len(here.hits)),
-        meaning=f"The model tells targets apart in the {other} space and is searched in the {used} "
-        "one, so what it learned is lost.",
+        meaning=f"The model separates targets in the {other} space but is searched in the "
+        f"{used} one, so what it learned is lost.",
         next=f'step 1 first: set search_space = "{other}", or train the contrastive loss in the '
         f'{used} space (objective.space = "{used}")',
         values={

@@ -69,7 +69,7 @@ def route(
     reasons += [row.for_arms for row in rows.values() if row.for_arms and row.code in codes]
     if not pointed and in_order:
         span = f"{in_order[0]} to {in_order[-1]}"
-        reasons.append(f"steps {span} in order: no finding points to one of them")
+        reasons.append(f"steps {span} in order: no finding points to any of them")
     first = [number for numbers, _ in pointed for number in numbers]
     return Route(order=list(dict.fromkeys([*first, *in_order])), reasons=reasons)
 

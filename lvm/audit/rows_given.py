@@ -119,8 +119,8 @@ def _read(material: Material, side: Side) -> GivenRows:
     good &= np.isfinite(contexts).all(axis=(1, 2))
     if int(good.sum()) < MIN_WINDOWS:
         raise NotEvaluable(
-            f"{int(good.sum())} rows hold a prediction, a context and a target that are vectors, "
-            f"needed are {MIN_WINDOWS}",
+            f"{int(good.sum())} rows have a usable prediction, context and target (need "
+            f"{MIN_WINDOWS})",
             "predict them again",
         )
     return GivenRows(

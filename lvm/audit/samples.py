@@ -142,7 +142,7 @@ def _train_sequences(material: Material) -> Float[np.ndarray, "m S D"]:
     sequences = sequences[np.isfinite(sequences).all(axis=(1, 2))]
     if len(sequences) < MIN_TRAIN:
         raise NotEvaluable(
-            f"{len(sequences)} train windows can be used, needed are {MIN_TRAIN} to fit the ladder",
+            f"{len(sequences)} train windows are usable (need {MIN_TRAIN} to fit the ladder)",
             "give more train windows",
         )
     return sequences
@@ -163,8 +163,8 @@ def _choose(
     articles = len(np.unique(windows.articles[rows[good]]))
     if articles < MIN_ARTICLES:
         raise NotEvaluable(
-            f"{int(good.sum())} eval windows of {articles} articles lie in the bank, needed are "
-            f"{MIN_ARTICLES} articles",
+            f"{int(good.sum())} eval windows of {articles} articles are in the bank (need "
+            f"{MIN_ARTICLES} articles)",
             "give a bank (--payload) that holds the contexts and targets of the eval windows",
         )
     return rows[good], sequences[good]

@@ -12,14 +12,16 @@ from lvm.audit.where import where_found
 from lvm.data.integrity import changed_files
 
 DAMAGED = (
-    "The vectors, the keys or the manifest were changed or damaged after the bank was written, so "
-    "what the manifest says may be of other rows."
+    "The vectors, the keys or the manifest changed after the bank was written, so the manifest "
+    "may describe other rows."
 )
-AGAIN = "copy the bank again, or write it anew with lvm embed"
+AGAIN = "copy the bank again, or rewrite it with lvm embed"
 
 
 @check(
-    "SCHEMA", "are all arrays there, with the right names and shapes?", About(blocks=True, cause=10)
+    "SCHEMA",
+    "are all arrays present, with the right names and shapes?",
+    About(blocks=True, cause=10),
 )
 def schema(material: Material) -> Iterator[Finding]:
     """Report what was found while opening, and parts that do not fit each other."""
@@ -34,7 +36,7 @@ def schema(material: Material) -> Iterator[Finding]:
             _odd_one(material).where(),
             "widths " + ", ".join(f"{name} {width}" for name, width in widths.items()),
             "one width in all files",
-            "Vectors of two widths cannot be compared, so they come from two encoders.",
+            "Vectors of different widths cannot be compared; they come from different encoders.",
             "embed all files with one model (lvm embed --model NAME)",
         )
     lengths = {side.name: side.context_length for side in material.sides}
@@ -43,7 +45,7 @@ def schema(material: Material) -> Iterator[Finding]:
             material.side("eval").where(),
             "contexts of " + ", ".join(f"{n} vectors in {name}" for name, n in lengths.items()),
             "one context length",
-            "The model is trained on windows of another length than it is judged on.",
+            "The model is trained and evaluated on windows of different lengths.",
             "cut both files with one context length",
         )
     yield from _missing_keys(material)
@@ -67,7 +69,7 @@ def _changed_files(material: Material) -> Iterator[Finding]:
     count = bank.manifest.get("count", len(bank))
     if count < len(bank):  # more than there are is ROWS_DROPPED's to say
         seen = f"{len(bank)} rows, the manifest states {count:.0f}"
-        yield _misfit(where, seen, "as many rows as it states", DAMAGED, AGAIN)
+        yield _misfit(where, seen, "as many rows as the manifest states", DAMAGED, AGAIN)
 
 
 def _odd_one(material: Material) -> Side:
@@ -85,8 +87,8 @@ def _missing_keys(material: Material) -> Iterator[Finding]:
         side.where(count=len(side), of=len(side)),
         f"{side.source} has no truth_keys",
         "truth_keys [M, 2], the (article, chunk) of every target",
-        "Without keys nobody can tell which row of the bank is the right answer, nor which "
-        "windows belong together.",
+        "Without keys it is unknown which bank row is the target, and which windows share an "
+        "article.",
         REPAIR,
     )
 

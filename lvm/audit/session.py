@@ -55,16 +55,12 @@ def complete(
         changes |= _checkpoint(material, checkpoint)
     if predictions is not None:
         if checkpoint is not None:
-            raise UsageError(
-                "--checkpoint and --predictions both name the model; give one of them."
-            )
+            raise UsageError("--checkpoint and --predictions both name the model; give only one.")
         material = on_test_split(material)
         changes["predictions"] = _predictions(material, predictions)
     if seen is not None:
         if checkpoint is None and predictions is None:
-            raise UsageError(
-                "--seen names what a given model has read; give --checkpoint or --predictions too."
-            )
+            raise UsageError("--seen needs a model; give --checkpoint or --predictions too.")
         changes["seen"] = _seen(material, seen)
     if index is not None:
         changes["index"] = _index(material, index)
@@ -118,7 +114,7 @@ def _encoder(name: str | None, texts: Path | None) -> EncoderRequest:
     from lvm.data.corpus import read_documents
 
     if name is None:
-        raise UsageError("--texts is read to embed it again; name the encoder with --encoder.")
+        raise UsageError("--texts needs an encoder to embed it again; name one with --encoder.")
     return EncoderRequest(name=name, documents=list(read_documents([texts])) if texts else None)
 
 
@@ -134,8 +130,8 @@ def _index(material: Material, path: Path) -> Index:
     rows = map_npy(path)
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise DataError(
-            f"{path} has shape {rows.shape} and type {rows.dtype}, expected the vectors of the "
-            "index, [N, D] floats in the order of its ids; save them with numpy.save."
+            f"{path} has shape {rows.shape} and type {rows.dtype}; save the vectors of the "
+            "index, [N, D] floats in the order of its ids, with numpy.save."
         )
     return TorchIndex(torch.from_numpy(rows.astype("float32")))
 

@@ -75,14 +75,15 @@ def _finding(material: Material, name: str, like: Likeness, severity: Severity) 
         code="SPACE_MISMATCH",
         severity=severity,
         seen=f"{name} against the rest: {like}",
-        allowed=f"means as alike as parts of train (at least {like.mean_least:.2f}), "
+        allowed=f"means as similar as parts of train (at least {like.mean_least:.2f}), "
         f"{ENERGY_WARN:.0%} of the usual length ({ENERGY_BLOCK:.0%} blocks)",
         where=where_found(name, source.source if source is not None else ""),
-        meaning="These vectors lie elsewhere than the others: another encoder, another pooling, a "
-        "further layer, or a wholly different kind of text. A model of one cannot predict the "
-        "other.",
+        meaning="These vectors are in a different region from the others: another encoder, "
+        "another pooling, an extra layer, or a very different kind of text. A model of "
+        "one cannot predict the other.",
         next=f"embed the text of the {name} side again with the model of the others (lvm embed "
-        "--model NAME); if it is the same model on other text, go on with --allow SPACE_MISMATCH",
+        "--model NAME); if it is the same model on other text, continue with --allow "
+        "SPACE_MISMATCH",
         values={
             "mean_cosine": like.mean_cosine,
             "mean_usual": like.mean_usual,
@@ -104,8 +105,8 @@ def _random_pairs(material: Material) -> Iterator[Finding]:
         seen=f"random pairs have a cosine of {mine.value:.3f} in eval, {theirs.value:.3f} in train",
         allowed=f"a ratio of {RANDOM_RATIO[0]} to {RANDOM_RATIO[1]}",
         where=material.side("eval").where(),
-        meaning="The eval text is of fewer or of more kinds than the train text, so cosines of the "
-        "two do not mean the same.",
+        meaning="The eval text is less or more varied than the train text, so cosines of the "
+        "two do not compare.",
         next="draw train and eval articles from one collection",
         values={"random_eval": mine.value, "random_train": theirs.value},
     )

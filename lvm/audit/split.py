@@ -25,7 +25,7 @@ PAIRED = 0.9  # of eval's lift: below, train targets are in part of other text
 COPIED_WINDOWS = 0.01  # of all eval windows, from which copies block
 
 
-@check("SPLIT_LEAK", "has nothing of the eval side been trained on?", About(blocks=True, cause=120))
+@check("SPLIT_LEAK", "is the eval side free of training text?", About(blocks=True, cause=120))
 def split_leak(material: Material) -> Iterator[Finding]:
     """Report shared articles, overlapping windows, shared content, a seen lineage."""
     yield from (f for f in material.problems if f.code == "SPLIT_LEAK")
@@ -105,12 +105,12 @@ def _by_likeness(
     yield Finding(
         code="SPLIT_LEAK",
         severity=Severity.BLOCK if share > COPIED_WINDOWS else Severity.WARN,
-        seen=f"{len(own)} of {total} eval articles are copies of train articles under another id "
-        f"({len(rows)} windows, {share:.1%})",
+        seen=f"{len(own)} of {total} eval articles are copies of train articles under different "
+        f"ids ({len(rows)} windows, {share:.1%})",
         allowed=f"{COPIED_WINDOWS:.0%} of the windows",
         where=eval_.where(count=len(rows), of=len(eval_), rows=rows, articles=own),
-        meaning="The same text was embedded twice, and the model has read one copy: a score on the "
-        "other says nothing about text that it has not read.",
+        meaning="The same text was embedded twice and the model has read one copy, so a score "
+        "on the other says nothing about unread text.",
         next=REPAIR,
         values={"articles": float(len(own)), "windows": float(len(rows)), "share": share},
     )
@@ -141,7 +141,7 @@ def _by_memory(material: Material, eval_: Side) -> Iterator[Finding]:
     if gap is not None and gap.value > MEMORISER_GAP and gap.below() > MEMORISER_GAP / 3:
         yield _content(
             eval_,
-            "answering with what followed the most similar train context scores "
+            "answering with the target of the most similar train context scores "
             f"{gap.value:.3f} more on eval than on unseen train articles",
             np.empty(0, np.int64),
             Severity.WARN,
@@ -158,8 +158,8 @@ def _content(
         seen=seen,
         allowed=f"{SAME_CONTENT:.0%} equal targets, a gap of {MEMORISER_GAP}",
         where=eval_.where(count=len(rows), of=len(eval_), rows=rows),
-        meaning="Text of the eval side, or copies of it, stand in the train side under other keys.",
-        next="remove documents that occur twice before splitting, then cut the windows again",
+        meaning="Text of the eval side, or copies of it, are in the train side under other keys.",
+        next="remove duplicate articles before splitting, then cut the windows again",
         values=values,
     )
 

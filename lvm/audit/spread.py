@@ -36,7 +36,7 @@ LOW_RANK = 0.2
 
 @check(
     "COLLAPSE",
-    "do predictions spread as targets do?",
+    "are predictions as spread out as targets?",
     About(blocks=True, of_model=True, because="predictions have collapsed towards their mean"),
 )
 def collapse(material: Material) -> Iterator[Finding]:
@@ -44,7 +44,7 @@ def collapse(material: Material) -> Iterator[Finding]:
     given = queries(material)
     spread, targets = dispersion(given.predictions), dispersion(given.truth)
     if targets <= 0:
-        raise NotEvaluable("all targets are one vector", "fix the eval file")
+        raise NotEvaluable("all targets are the same vector", "fix the eval file")
     mix = dispersion(affine_mix(material, given.windows)) / dispersion(given.windows.targets)
     ratio = spread / targets
     block = max(FLOOR, min(BLOCK, OF_MIX_BLOCK * mix))
@@ -55,18 +55,18 @@ def collapse(material: Material) -> Iterator[Finding]:
         given,
         "COLLAPSE",
         Severity.BLOCK if ratio < block else Severity.WARN,
-        f"predictions spread {ratio:.3g} times as much as targets; the best affine mix of contexts "
-        f"{mix:.3g} times",
+        f"predictions have a spread of {ratio:.3g} times that of targets; the best affine mix "
+        f"of contexts has {mix:.3g} times",
         f"at least {warn:.3g} (blocking below {block:.3g})",
-        "Predictions have shrunk towards their mean, so that they can hardly be told apart in a "
-        "search, while their cosine with any target stays fair.",
+        "Predictions have shrunk towards their mean, so a search can hardly separate them, "
+        "while their cosine with any target stays fair.",
         "run steps 2 (temperature) and 5 (anchor) first; a loss that rewards the mean, or too "
-        "large a weight decay, does this",
+        "much weight decay, causes this",
         {"ratio": ratio, "mix": mix, "dispersion": spread, "target_dispersion": targets},
     )
 
 
-@check("LOW_RANK", "do predictions use as many directions as the text has?", About(of_model=True))
+@check("LOW_RANK", "do predictions use as many directions as the text?", About(of_model=True))
 def low_rank(material: Material) -> Iterator[Finding]:
     """Report predictions that lie in a subspace: effective rank far below that of context mixes.
 
@@ -76,7 +76,7 @@ def low_rank(material: Material) -> Iterator[Finding]:
     given = queries(material)
     windows = given.windows
     if dispersion(given.predictions) <= 1e-9:
-        raise NotEvaluable("all predictions are one vector", "fix what COLLAPSE names")
+        raise NotEvaluable("all predictions are the same vector", "fix what COLLAPSE names")
     targets = effective_rank(windows.targets)
     mixes = (np.nan_to_num(unit(windows.contexts.mean(axis=1))), affine_mix(material, windows))
     usual = min(effective_rank(rows) for rows in mixes) / targets
@@ -91,9 +91,9 @@ def low_rank(material: Material) -> Iterator[Finding]:
         f"{usual * targets:.1f}",
         f"at least {LOW_RANK * usual * own:.1f}",
         "All predictions lie in a small subspace, so targets that differ in other directions "
-        "cannot be told apart.",
-        "look for a narrow layer before the output (model.hidden), or an objective taken behind a "
-        "narrow head alone; step 1 has the arms for it",
+        "cannot be separated.",
+        "look for a narrow layer before the output (model.hidden), or an objective computed "
+        "only behind a narrow head; step 1 has arms for this",
         {"rank": rank, "target_rank": own, "mix_rank": usual * targets},
     )
 

@@ -49,9 +49,9 @@ def check_stated(stated: SeenArticles, bank: Bank | None) -> None:
         )
     if len(shared) and not _numbered_alike(stated.text, bank) and not _any_text(stated.text, bank):
         raise DataError(
-            f"{stated.source} and {bank.source} have {len(shared):,} article ids in common but no "
-            "vector, so whether an id means the same article in both cannot be told. In a text "
-            f"file, {HOW}."
+            f"{stated.source} and {bank.source} have {len(shared):,} article ids in common but "
+            "no vectors, so an id may mean different articles in the two. In a text file, "
+            f"{HOW}."
         )
 
 

@@ -46,9 +46,9 @@ def _of_reading(material: Material, part: Part, reading: Reading) -> Finding:
         ids,
         len(judged),
         Severity.BLOCK if share >= BLOCK_SHARE else Severity.WARN,
-        seen=f"{reading.mistake.name}: in {len(ids)} of {len(judged)} articles of the {part.name} "
-        f"that were looked at{shared(counts)} neighbours become more alike, by {reading.gain:.3f} "
-        f"(standard error {reading.error:.3f}), when this is undone",
+        seen=f"{reading.mistake.name}: in {len(ids)} of {len(judged)} sampled articles of the "
+        f"{part.name}{shared(counts)}, undoing this makes neighbours more similar, by "
+        f"{reading.gain:.3f} (standard error {reading.error:.3f})",
         meaning=reading.mistake.meaning,
         values={"gain": reading.gain, "error": reading.error, "share": share},
     )
@@ -63,8 +63,7 @@ def _of_break(material: Material, part: Part, articles: list[Article], found: Br
     meaning = (
         "Chunks were shuffled within batches, so the next one cannot be predicted inside a batch."
         if found.shuffled
-        else "Batches of chunks stand in another order than the text, which breaks off at their "
-        "ends."
+        else "Batches of chunks are out of text order, so the text breaks off at their ends."
     )
     return _finding(
         part,
@@ -72,9 +71,9 @@ def _of_break(material: Material, part: Part, articles: list[Article], found: Br
         sorted(ids),
         len(ids),
         Severity.BLOCK if sure else Severity.WARN,
-        seen=f"{'shuffled within' if found.shuffled else 'another order of'} {where}: neighbours "
-        f"within a batch are more alike than across its end, by {found.drop.value:.3f} (standard "
-        f"error {found.drop.error:.3f}){shared(counts)}",
+        seen=f"{'shuffled within' if found.shuffled else 'reordered'} {where}: neighbours "
+        f"within a batch are more similar than across its end, by {found.drop.value:.3f} "
+        f"(standard error {found.drop.error:.3f}){shared(counts)}",
         meaning=meaning + ("" if sure else " Sections of equal length would look the same."),
         values={"drop": found.drop.value, "z": found.drop.z, "batch": float(found.size)},
     )
@@ -93,15 +92,15 @@ def _finding(
 ) -> Finding:
     damaged = [name for name, (odd, _) in counts.items() if odd]
     if part.name == "bank" and len(damaged) > 1:
-        meaning += " Train and eval windows share the damage."
+        meaning += " Train and eval windows share the fault."
     return Finding(
         code="ORDER_BROKEN",
         severity=severity,
         seen=seen,
-        allowed="text that runs on from chunk to chunk in the order of its keys",
+        allowed="text that continues from chunk to chunk in key order",
         where=where_found(part.name, part.source, count=len(ids), of=judged, articles=ids),
         meaning=meaning,
-        next=f"sort the chunks of every article of {part.source} by their place in the text (as "
+        next=f"sort the chunks of every article of {part.source} by position in the text (as "
         "numbers), then cut the windows again (lvm embed keeps the order)",
         values=values,
     )

@@ -67,7 +67,8 @@ def place_of_target(side: Coherence) -> tuple[int, float]:
     both = located.found.all(axis=1) & one & (np.diff(contexts, axis=1) == 1).all(axis=1)
     if float(both.mean()) < 0.05:
         raise NotEvaluable(
-            "next to no window is a run of the bank", "fix what the other findings name first"
+            "almost no window is a run of consecutive bank chunks",
+            "fix what the other findings name first",
         )
     same = both & (articles[:, -1] == articles[:, 0])
     ahead: Int[np.ndarray, " m"] = (located.ranks[:, -1] - contexts[:, -1])[same]
@@ -88,7 +89,7 @@ def _shifted(side: Coherence, steps: int, share: float) -> Finding:
         f"cosine of the last context with the target {side.copy_last.value:.3f}",
         allowed="the chunk after the last context",
         where=side.whole.where(count=round(share * len(side.rows)), of=len(side.rows)),
-        meaning="The model is asked for another chunk than the one that comes next.",
+        meaning="The model is asked for a chunk other than the next one.",
         next=REPAIR,
         values={"steps": float(steps), "share": share, "copy_last": side.copy_last.value},
     )

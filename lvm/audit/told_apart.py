@@ -28,11 +28,11 @@ def told_apart(material: Material) -> Iterator[Finding]:
     yield Finding(
         code="SPACE_MISMATCH",
         severity=Severity.WARN,
-        seen=f"a linear rule tells eval from train vectors of articles it has not seen in "
+        seen="a linear classifier separates eval from train vectors of unseen articles in "
         f"{accuracy:.0%} of cases",
         allowed=f"at most {ACCURACY_WARN:.0%} (.5 is chance)",
         where=material.side("eval").where(),
-        meaning="Something marks all eval vectors: a detail of their embedding, or their subject.",
+        meaning="All eval vectors share a mark: a detail of their embedding, or their subject.",
         next="embed both files in one run (lvm embed), or draw both from one collection",
         values={"accuracy": accuracy},
     )

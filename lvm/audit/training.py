@@ -85,8 +85,8 @@ def _given(material: Material) -> TrainingLog:
     "NEGATIVES_FEWER",
     "does the number of negatives match the configuration?",
     About(
-        for_arms="the stated number of negatives is not what was trained on, so the control "
-        "arm, which is, stands beside every arm"
+        for_arms="the training did not use the stated number of negatives, so every arm is "
+        "compared with a control that does"
     ),
 )
 def _negatives_fewer(material: Material) -> Iterator[Finding]:
@@ -106,7 +106,7 @@ def _negatives_fewer(material: Material) -> Iterator[Finding]:
 @_on_training(
     "UNDERTRAINED",
     "was the model trained long enough to be judged?",
-    About(for_arms="the given model was judged before it had learned, so the control arm decides"),
+    About(for_arms="the given model had not trained long enough, so the control arm decides"),
 )
 def undertrained(log: TrainingLog) -> Iterator[Finding]:
     """Report a training that ended, or was judged, before it learned."""
@@ -120,7 +120,7 @@ def undertrained(log: TrainingLog) -> Iterator[Finding]:
         seen=reason,
         allowed=f"outside {WARMUP_MARGIN} warm-ups, and {ENOUGH_UPDATES} updates or a loss at "
         f"{LEARNED} of no learning",
-        meaning="What this model scores says how far it got, not whether its recipe works: the "
+        meaning="These scores show how far the model got, not whether its recipe works: the "
         "verdict is NOT_EVALUABLE.",
         next="raise training.epochs, lower training.warmup_fraction or training.batch_size, or "
         "train on more text",
@@ -134,8 +134,8 @@ def undertrained(log: TrainingLog) -> Iterator[Finding]:
 
 @_on_training(
     "LOSS_SCALE",
-    "does every term of the loss have a say?",
-    About(for_arms="one term of the loss drowns the others, so the control arm decides"),
+    "does every loss term contribute?",
+    About(for_arms="one loss term drowns the others, so the control arm decides"),
 )
 def loss_scale(log: TrainingLog) -> Iterator[Finding]:
     """Report terms whose gradient is a hundredth of the reference term's (a tenth: info)."""
@@ -159,8 +159,8 @@ def loss_scale(log: TrainingLog) -> Iterator[Finding]:
             f"{reference} term (median over {len(ratios)} epochs)",
             allowed=f"{DROWNED:g} to {1 / DROWNED:g}; outside {WEAK:g} to {1 / WEAK:g} is worth "
             "knowing",
-            meaning=f"The {weak} term hardly moves the network beside the {strong} term, so the "
-            "training says nothing of its use.",
+            meaning=f"The {weak} term hardly moves the network compared with the {strong} term, "
+            "so this training does not show whether it helps.",
             next=_balance(objective, term, ratio),
             values={"ratio": ratio},
         )
@@ -171,7 +171,7 @@ def _balance(objective: ObjectiveConfig, term: str, ratio: float) -> str:
         key = objective.key(term, "balance")
         return f'set {key} = "gradient", which gives the term its share'
     key, weight = objective.key(term, "weight"), objective.weights[term] / ratio
-    return f"set {key} to about {weight:.2g} to give both one pull"
+    return f"set {key} to about {weight:.2g} to give both equal gradients"
 
 
 @_on_training("DEAD_PARAMETERS", "does every parameter get a gradient?")
@@ -187,17 +187,17 @@ def dead_parameters(log: TrainingLog) -> Iterator[Finding]:
     yield finding_on(
         "DEAD_PARAMETERS",
         log,
-        seen=f"{shares[worst]:.1%} of the parameter rows of {where} without any gradient",
+        seen=f"{shares[worst]:.1%} of the parameter rows of {where} have no gradient",
         allowed=f"at most {DEAD:.0%}",
-        meaning="These parameters keep their random start: a branch is cut off, an output is not "
-        "used, or a stop-gradient hides more than it should.",
-        next="find the unused layer or output, or set objective.stop_gradient and the weights so "
-        "that a term reaches it",
+        meaning="These parameters keep their random initial values: a branch is cut off, an "
+        "output is unused, or a stop-gradient hides too much.",
+        next="find the unused layer or output, or set objective.stop_gradient and the weights "
+        "so that a loss term reaches it",
         values=shares,
     )
 
 
-@_on_training("OVERFIT", "does the model still get better on text it has not seen?")
+@_on_training("OVERFIT", "does the model still improve on unseen text?")
 def overfit(log: TrainingLog) -> Iterator[Finding]:
     """Report a dev loss that rises, a first epoch that stays the best, or a wide gap to train."""
     losses = _dev_losses(log)
@@ -213,8 +213,8 @@ def overfit(log: TrainingLog) -> Iterator[Finding]:
             allowed=f"fewer than {RISING_EPOCHS} rising epochs in a row (by {RISE:.0%} in all), a "
             f"best epoch after the first of {MANY_EPOCHS + 1} or more, a gap of at most {GAP:g} or "
             f"{GAP_SHARE:.0%} of the train cosine",
-            meaning="The model overfits the training text; more epochs make it worse on "
-            "other text.",
+            meaning="The model overfits the training text; more epochs make it worse on unseen "
+            "text.",
             next=f"set training.epochs to about {best_epoch}, raise model.dropout or "
             "training.weight_decay, or train on more text",
             values=values,
@@ -257,12 +257,12 @@ def _gap(log: TrainingLog, values: dict[str, float]) -> str:
     return ""
 
 
-@_on_training("DIVERGED", "did the training stay stable?")
+@_on_training("DIVERGED", "was the training stable?")
 def diverged(log: TrainingLog) -> Iterator[Finding]:
     """Report a loss that was not finite, and the worst drop of the dev cosine."""
     if log.ended == StopReason.DIVERGED:
         after = f"after epoch {log.records[-1].epoch}" if log.records else "in epoch 1"
-        yield _unstable(log, f"a loss or gradient that is not finite {after}", {})
+        yield _unstable(log, f"a non-finite loss or gradient {after}", {})
     cosines = [(r.epoch, _dev_cosine(r)) for r in log.records]
     known = [(epoch, value) for epoch, value in cosines if value is not None]
     drops = [(a[1] - b[1], b[0]) for a, b in itertools.pairwise(known) if b[0] == a[0] + 1]
@@ -278,8 +278,8 @@ def _unstable(log: TrainingLog, seen: str, values: Mapping[str, float]) -> Findi
         log,
         seen=seen,
         allowed=f"finite numbers, and a drop of at most {DROP:g} between epochs",
-        meaning="The updates were too large for this loss; what was learned before is lost, or "
-        "the training was stopped to keep the last good checkpoint.",
+        meaning="The updates were too large for this loss: earlier learning is lost, or the "
+        "training stopped to keep the last good checkpoint.",
         next=f"lower training.learning_rate (now {rate:g}), or raise training.warmup_fraction or "
         "objective.temperature",
         values=values,

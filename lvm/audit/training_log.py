@@ -55,10 +55,10 @@ class TrainingLog:
         for _, value in self.series(name):
             return value
         if not self.records:
-            raise NotEvaluable("no epoch of the training ended", "train at least one epoch")
+            raise NotEvaluable("the training completed no epoch", "train at least one epoch")
         raise NotEvaluable(
-            f"the records of the training do not hold {name}",
-            "train again with this version of lvm, which measures it",
+            f"the training records lack {name}",
+            "train again with this version of lvm, which records it",
         )
 
 

@@ -26,7 +26,7 @@ def nonfinite(material: Material) -> Iterator[Finding]:
                 scan,
                 scan.nonfinite,
                 "not finite (NaN, infinite, or too long to be squared in float32)",
-                "One such row turns every loss and every mean that it touches into NaN.",
+                "One such row turns every loss and mean that includes it into NaN.",
             )
 
 
@@ -42,7 +42,8 @@ def zero_rows(material: Material) -> Iterator[Finding]:
                 scan,
                 scan.zero,
                 "zero",
-                "An encoder that fails often writes zeros; they have no direction to be found by.",
+                "A failing encoder often writes zeros. A zero vector has no direction, so a "
+                "search cannot find it.",
             )
 
 
@@ -54,8 +55,8 @@ def _padded(scan: Scan) -> Finding:
         "chunk of their article",
         allowed="0",
         where=_where(scan, scan.zero, len(scan.zero)),
-        meaning="These windows are padding: fewer chunks come before their target than a context "
-        "has places. A zero vector has no direction, so their scores mean something else.",
+        meaning="These windows are padded: too few chunks precede their target. A zero vector "
+        "has no direction, so their scores mean something else.",
         next=REPAIR,
         values={"count": float(len(scan.zero)), "share": len(scan.zero) / scan.num_rows},
     )
@@ -87,8 +88,8 @@ def unnormalised(material: Material) -> Iterator[Finding]:
                 f"{scan.norm_spread:.1%} of it",
                 allowed=f"mean 1 within {NORM_TOLERANCE}, spread at most {NORM_TOLERANCE:.0%}",
                 where=_where(scan, scan.odd_rows, scan.num_rows),
-                meaning="Search by inner product prefers long vectors, and the temperature of the "
-                "loss means something else for each of them.",
+                meaning="Inner-product search prefers long vectors, and the loss temperature "
+                "means something different for each length.",
                 next=REPAIR,
                 values={"mean_norm": scan.mean_norm, "norm_spread": scan.norm_spread},
             )

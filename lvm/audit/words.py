@@ -20,11 +20,11 @@ def answer(document: AuditDocument) -> str:
             broke = ", ".join(check.code for check in checks_with(document, "FAILED"))
             found = ", ".join(_codes(document, "block", "warn"))
             rest = f"; found: {found}" if found else ""
-            return f"not sure: {broke or 'a check'} broke{rest}; {_counts(document)}"
+            return f"not sure: {broke or 'a check'} crashed{rest}; {_counts(document)}"
         case "NOT_EVALUABLE":
             found = ", ".join(_codes(document, "block", "warn"))
             rest = f"; found: {found}" if found else ""
-            return f"not evaluable: too little to look at{rest}; {_counts(document)}"
+            return f"not evaluable: too little data{rest}; {_counts(document)}"
         case "WARNINGS":
             return f"warnings: {', '.join(_codes(document, 'block', 'warn'))}; {_counts(document)}"
         case _:
@@ -53,7 +53,7 @@ def overrides(document: AuditDocument) -> list[str]:
 def broken(document: AuditDocument) -> list[str]:
     """Return a sentence for each check that broke."""
     return [
-        f"The check {check.code} broke, so the data is not called clean: "
+        f"Check {check.code} crashed, so the data cannot be called clean: "
         f"{as_sentence(check.reason or 'no reason was recorded')}"
         for check in checks_with(document, "FAILED")
     ]
@@ -136,4 +136,4 @@ def checks_with(document: AuditDocument, status: str) -> list[CheckTold]:
 
 def _counts(document: AuditDocument) -> str:
     passed, blind = (len(checks_with(document, status)) for status in ("PASS", "NOT_EVALUABLE"))
-    return f"{counted(passed, 'check')} passed, {blind} had nothing to look at"
+    return f"{counted(passed, 'check')} passed, {blind} had no input"

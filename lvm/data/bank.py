@@ -49,7 +49,7 @@ class Bank:
                 "expected [N, D] float16 or float32; write the bank again with lvm embed."
             )
         if len(vectors) == 0:
-            raise SchemaError(f"{self.source}: the bank has 0 rows; embed at least one document.")
+            raise SchemaError(f"{self.source}: the bank is empty; embed at least one document.")
         if keys.shape != (len(vectors), 2) or keys.dtype.kind != "i":
             raise SchemaError(
                 f"{self.source}: keys have shape {keys.shape} and type {keys.dtype}, expected "
@@ -57,8 +57,8 @@ class Bank:
             )
         if self.pool_size is not None and not 1 <= self.pool_size <= len(vectors):
             raise SchemaError(
-                f"{self.source}: the pool has {self.pool_size} of {len(vectors)} rows, expected "
-                "1 row to all of them."
+                f"{self.source}: the pool must have 1 to {len(vectors)} rows (got "
+                f"{self.pool_size})."
             )
 
     def __len__(self) -> int:
@@ -164,5 +164,5 @@ def check_vectors(vectors: np.ndarray, source: str, *, block: int = 16384) -> No
         if rows:
             raise DataError(
                 f"{source}: {len(rows)} of {len(vectors)} vectors are {what} (first: row "
-                f"{rows[0]}), expected none; embed these chunks again."
+                f"{rows[0]}); embed these chunks again."
             )

@@ -52,8 +52,8 @@ def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
             yield document
         if not found:
             raise DataError(
-                f"{path}: no document found, expected one or more; redirects, lists and "
-                "disambiguation pages do not count."
+                f"{path}: no document found; redirects, lists and disambiguation pages do not "
+                "count."
             )
 
 
@@ -108,9 +108,9 @@ def _split_line(line: str) -> Iterator[str]:
 def _reader(path: Path) -> Callable[[Path], Iterator[Document]]:
     if not path.is_file():
         seen = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"{path}: {seen}, expected files; name the files to embed.")
+        raise DataError(f"{path} {seen}; name the files to embed.")
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty, expected text; leave it out.")
+        raise DataError(f"{path} is empty; leave it out.")
     readers: dict[str, Callable[[Path], Iterator[Document]]] = {
         **dict.fromkeys((".txt", ".text", ".md"), _read_text),
         **dict.fromkeys((".jsonl", ".ndjson"), _read_json_lines),
@@ -120,8 +120,8 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Document]]:
         if path.name.lower().endswith(ending):
             return reader
     raise DataError(
-        f"{path}: unknown ending {path.suffix or '(none)'!r}, expected {', '.join(readers)}; "
-        "convert the file or rename it."
+        f"{path}: unknown ending {path.suffix or '(none)'!r}; convert or rename it to one of "
+        f"{', '.join(readers)}."
     )
 
 
@@ -143,12 +143,12 @@ def _document_of_line(line: str, path: Path, number: int) -> Document:
         entry = parse_json(line)
     except ValueError as error:
         raise DataError(
-            f"{path}:{number}: not JSON ({error}), expected one object per line; fix the line."
+            f"{path}:{number}: not JSON ({error}); write one object per line."
         ) from error
     if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
         raise DataError(
-            f"{path}:{number}: no text, expected an object with the string 'text' and optional "
-            "'title' or 'id'; fix the line."
+            f"{path}:{number}: no text; write an object with the string 'text' and optional "
+            "'title' or 'id'."
         )
     title = next((entry[key] for key in ("title", "id") if entry.get(key) is not None), None)
     return Document(str(title) if title is not None else f"{path.stem}:{number}", entry["text"])
@@ -159,7 +159,7 @@ def _decode(raw: bytes, where: str) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where}: byte {error.start} is not UTF-8, expected UTF-8 text; convert the file."
+            f"{where}: byte {error.start} is not UTF-8; convert the file to UTF-8."
         ) from error
 
 
@@ -171,8 +171,8 @@ def _read_dump(path: Path) -> Iterator[Document]:
                 page = next(pages, None)
             except (ElementTree.ParseError, EOFError, OSError) as error:
                 raise DataError(
-                    f"{path}: damaged or truncated ({error}), expected a whole MediaWiki XML "
-                    "dump; copy or download it again."
+                    f"{path} is not a complete MediaWiki XML dump ({error}); copy or download it "
+                    "again."
                 ) from error
             if page is None:
                 return

@@ -88,7 +88,7 @@ def embed_documents(
     """
     _require_free(out)
     if dtype not in ("float32", "float16"):
-        raise UsageError(f"dtype {dtype!r}, expected float32 or float16; choose one.")
+        raise UsageError(f"dtype must be float32 or float16 (got {dtype!r}).")
     fitted = fit(documents, token_counter(encoder), encoder.limit, skip=skip)
     articles, chunks = fitted.documents, _chunks_of(fitted)
     job = {
@@ -123,7 +123,7 @@ def _chunks_of(fitted: Fitted) -> list[str]:
         print(sentence, file=sys.stderr)
     chunks = [chunk for article in fitted.documents for chunk in article.chunks]
     if not chunks:
-        raise DataError("no chunk in the files, expected at least one; give longer documents.")
+        raise DataError("the files hold no chunk; give longer documents.")
     return chunks
 
 
@@ -175,14 +175,14 @@ def _check_same_job(job: Mapping[str, Any], earlier: Mapping[str, Any], where: P
     for what, (before, now) in differences.items():
         if before != now:
             raise ResumeError(
-                f"{where}: {what} has changed from {before} to {now}; use another "
-                "folder for --out, or delete this one."
+                f"{where}: {what} changed from {before} to {now}; use another folder for --out, "
+                "or delete this one."
             )
     if lowest < MIN_PROBE_COSINE:
         raise ResumeError(
-            f"{where}: made with another encoder of the same name (cosine {lowest:.3f} on a probe "
-            f"sentence, expected at least {MIN_PROBE_COSINE}); use another folder for --out, or "
-            "delete this one."
+            f"{where}: made with a different encoder of the same name (cosine {lowest:.3f} on a "
+            f"probe sentence, expected at least {MIN_PROBE_COSINE}); use another folder for "
+            "--out, or delete this one."
         )
 
 
@@ -241,9 +241,7 @@ def _read_json(path: Path) -> dict[str, object]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise ResumeError(
-            f"{path}: not a JSON object, expected what lvm embed wrote; delete its folder."
-        )
+        raise ResumeError(f"{path} is not a file of lvm embed (a JSON object); delete its folder.")
     return value
 
 

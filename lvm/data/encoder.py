@@ -93,13 +93,13 @@ def load_encoder(model: str | Path, *, name: str | None = None) -> SentenceEncod
     local = folder.is_dir()
     if local and not (folder / "modules.json").is_file():
         raise DataError(
-            f"{folder}: no modules.json, expected a folder saved by sentence-transformers; "
-            "name such a folder or a model of the hub."
+            f"{folder} has no modules.json; name a folder saved by sentence-transformers, or a "
+            "model on the hub."
         )
     if not local and (folder.is_absolute() or str(model).startswith(".")):
         raise DataError(
-            f"{folder}: no such folder, expected a folder saved by sentence-transformers or the "
-            "name of a model of the hub; correct --model."
+            f"{folder} does not exist; --model must be a folder saved by sentence-transformers, "
+            "or the name of a model on the hub."
         )
     try:
         from sentence_transformers import SentenceTransformer
@@ -111,9 +111,8 @@ def load_encoder(model: str | Path, *, name: str | None = None) -> SentenceEncod
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"the encoder {model} could not be loaded ({reason}), expected a folder or a name"
-            " that is cached or can be downloaded; check it, or download the model and name "
-            "its folder."
+            f"the encoder {model} could not be loaded ({reason}); check its name, or download "
+            "the model and name its folder."
         ) from error
     # Some checkpoints are stored in half precision: the vectors must not depend on that.
     return SentenceEncoder(name or (folder.resolve().name if local else str(model)), loaded.float())

@@ -74,10 +74,10 @@ def write_bank(
     check_rows(bank)
     if texts is not None and len(texts) != len(bank):
         raise DataError(
-            f"{folder}: {len(texts)} texts for {len(bank)} vectors, expected one text per vector."
+            f"{folder}: {len(texts)} texts for {len(bank)} vectors; give one text per vector."
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} exists, expected a new or empty folder; choose another.")
+        raise DataError(f"{folder} exists; choose a new or empty folder.")
     temporary = sibling(folder)
     temporary.mkdir()
     try:
@@ -114,8 +114,8 @@ def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
     kind = kind_of(path)
     if kind not in (None, MAGIC[b"PK"]):
         raise DataError(
-            f"{path} is {kind}; a bank is a folder of lvm embed, a .npz with vectors and keys, a "
-            "Parquet file, or vectors.npy with keys.npy in the same folder."
+            f"{path} is {kind}, not a bank; give a folder from lvm embed, a .npz with vectors "
+            "and keys, a Parquet file, or vectors.npy with keys.npy in the same folder."
         )
     arrays = open_npz(path)
     for name in ("vectors", "keys"):
@@ -152,8 +152,8 @@ def _check_manifest(manifest: Mapping[str, object], vectors: np.ndarray, source:
     for key, seen in zip(("count", "width"), vectors.shape, strict=False):
         if key in manifest and manifest[key] != seen:
             raise DataError(
-                f"{source}: the manifest says {key} {manifest[key]}, the vectors have {seen}; "
-                "the files belong to different banks, write the bank again."
+                f"{source}: the manifest says {key} {manifest[key]}, but the vectors have "
+                f"{seen}; the files belong to different banks: write the bank again."
             )
 
 
@@ -162,8 +162,9 @@ def _check_hashes(folder: Path, manifest: Mapping[str, Any]) -> None:
         seen = _sha256(folder / name)
         if seen != wanted:
             raise DataError(
-                f"{folder / name} has sha256 {seen[:12]}, the manifest says {str(wanted)[:12]}; "
-                "the file changed or is damaged, copy or write the bank again."
+                f"{folder / name} has sha256 {seen[:12]}, but the manifest says "
+                f"{str(wanted)[:12]}; the file is damaged or has changed: copy or write the "
+                "bank again."
             )
 
 
@@ -246,7 +247,7 @@ def _lines(handle: IO[str], count: int) -> Iterator[str]:
         line = handle.readline(left + 1)
         left -= len(line)
         if left < 0:
-            raise ValueError(f"more than {MOST_SIGNS:,} signs for each text")
+            raise ValueError(f"more than {MOST_SIGNS:,} characters per text")
         if not line:
             return
         yield line

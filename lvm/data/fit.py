@@ -52,16 +52,18 @@ class Fitted:
         if self.short:
             whole = len(self.short) + len(self.unreadable) + len(self.documents)
             yield (
-                f"{len(self.short):,} of {whole:,} documents were left out: they have no chunk of "
-                f"150 characters or three sentences ({_named(self.short)})"
+                f"{len(self.short):,} of {whole:,} documents were left out because they have no "
+                f"chunk of 150 characters or three sentences ({_named(self.short)})"
             )
         if self.unreadable:
             yield (
-                f"{len(self.unreadable):,} documents were left out: they cannot be embedded "
-                f"({_named(self.unreadable)})"
+                f"{len(self.unreadable):,} documents were left out because they cannot be "
+                f"embedded ({_named(self.unreadable)})"
             )
         if self.split:
-            yield f"{self.split:,} chunks were longer than the encoder reads, and were split"
+            yield (
+                f"{self.split:,} chunks were split because they were longer than the encoder reads"
+            )
 
 
 def _named(titles: Sequence[str]) -> str:
@@ -95,8 +97,8 @@ def fit(
             unreadable.append(document.title)
         else:
             raise DataError(
-                f"the document {document.title[:60]!r} cannot be embedded ({reason}); correct it, "
-                "or leave out such documents with --skip."
+                f"the document {document.title[:60]!r} cannot be embedded ({reason}); fix it, "
+                "or skip such documents with --skip."
             )
     return Fitted(documents=kept, short=tuple(short), unreadable=tuple(unreadable), split=split)
 

@@ -25,12 +25,12 @@ def check_request(request: DataRequest, *, whole: bool = True) -> None:
     report = {"--train": request.train, "--eval": request.evaluation, "--payload": request.payload}
     given = [flag for flag, path in report.items() if path is not None]
     if given and request.bank is not None:
-        raise UsageError(f"--data and {given[0]} both name the data; give one or the other.")
+        raise UsageError(f"--data and {given[0]} both name the data; give only one.")
     if whole and given and len(given) < len(report):
         missing = [flag for flag in report if flag not in given]
         raise UsageError(
-            f"{' and '.join(given)} came without {' and '.join(missing)}; the report's format is "
-            "all three."
+            f"{' and '.join(given)} came without {' and '.join(missing)}; the Phase 1 format "
+            "needs all three."
         )
 
 

@@ -12,10 +12,10 @@ MAGIC = {
     b"PAR1": PARQUET,
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": ARRAY,
-    b"IxF": "an index of FAISS",
-    b"Iw": "an index of FAISS",
+    b"IxF": "a FAISS index",
+    b"Iw": "a FAISS index",
     b"SQLite": "a SQLite database",
-    b"\x1f\x8b": "a file packed by gzip",
+    b"\x1f\x8b": "a gzip file",
     b"%PDF": "a PDF",
 }
 

@@ -9,7 +9,7 @@ from lvm.errors import DataError
 from lvm.outside import parse_json
 
 SPLITS = ("train", "dev", "test")
-REMEDY = "write the manifest again, or take the key out"
+REMEDY = "write the manifest again, or remove the key"
 
 
 def json_object(text: str, where: str) -> dict[str, object]:
@@ -40,7 +40,7 @@ def check_titles(manifest: Mapping[str, object], where: str) -> None:
     """Refuse titles that are not one per article id."""
     titles = manifest["titles"]
     if not isinstance(titles, Mapping):
-        raise _wrong(where, "titles", "an object of article id and title", titles)
+        raise _wrong(where, "titles", "an object of titles by article id", titles)
     for article in titles:
         if not article.removeprefix("-").isdecimal():
             raise _wrong(where, "titles", "an object whose keys are article ids", article)
@@ -60,7 +60,7 @@ def _check_split(split: object, where: str) -> None:
 
 def _check_hashes(hashes: object, where: str) -> None:
     if not isinstance(hashes, Mapping):
-        raise _wrong(where, "sha256", "an object of file name and hash", hashes)
+        raise _wrong(where, "sha256", "an object of hashes by file name", hashes)
     for name, value in hashes.items():
         if PurePath(name).name != name or not isinstance(value, str):
             raise _wrong(

@@ -49,7 +49,7 @@ def map_npy(path: Path) -> np.ndarray:
             return _map_npy(handle, os.fstat(handle.fileno()).st_size, str(path))
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error}); check the file and its rights."
+            f"{path} cannot be read ({error}); check the file and its permissions."
         ) from None
 
 
@@ -67,7 +67,7 @@ def open_npz(path: Path) -> Mapping[str, np.ndarray]:
     except (*_DAMAGED, ValueError) as error:
         kind = kind_of(path)
         if kind not in (None, MAGIC[b"PK"]):
-            raise DataError(f"{path} is {kind}, needed is a .npz; write it as one.") from None
+            raise DataError(f"{path} is {kind}; write it as a .npz.") from None
         raise DataError(
             f"{path} is not a complete .npz file ({error}); copy or write it again."
         ) from None
@@ -101,8 +101,8 @@ class _Npz(Mapping[str, np.ndarray]):
         except _DAMAGED as error:
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise DataError(
-                    f"{where} could not be unpacked, since there is no space left in "
-                    f"{tempfile.gettempdir()}; free some there, or set TMPDIR to another folder."
+                    f"{where} could not be unpacked: no space left in {tempfile.gettempdir()}; "
+                    "free some, or set TMPDIR to another folder."
                 ) from None
             raise DataError(
                 f"{where} is damaged ({error}); copy or write the file again."
@@ -125,7 +125,7 @@ def _seek_to_data(handle: IO[bytes], info: zipfile.ZipInfo, where: str) -> None:
     handle.seek(info.header_offset)
     header = handle.read(LOCAL_HEADER_BYTES)
     if len(header) < LOCAL_HEADER_BYTES or not header.startswith(b"PK\x03\x04"):
-        raise DataError(f"{where} has no header; the file is damaged, copy or write it again.")
+        raise DataError(f"{where} has no header, so the file is damaged; copy or write it again.")
     handle.seek(sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28)), os.SEEK_CUR)
 
 
@@ -142,7 +142,7 @@ def read_npy_header(handle: IO[bytes], where: str) -> tuple[tuple[int, ...], boo
     except Exception as error:  # NumPy parses it as Python, which may fail in any way
         told = str(error).splitlines() or [type(error).__name__]
         raise DataError(f"{where} is not a .npy array ({told[0][:200]}); write it again.") from None
-    raise DataError(f"{where} has .npy version {version}, expected 1.0 or 2.0; write it again.")
+    raise DataError(f"{where} has .npy version {version}; write it again as version 1.0 or 2.0.")
 
 
 def _plain_header(
@@ -153,11 +153,11 @@ def _plain_header(
     shape, fortran, dtype = read_npy_header(handle, where)
     if dtype.hasobject:
         raise DataError(
-            f"{where} holds Python objects (a pickle), expected numbers and text; "
-            "write it again as a plain array."
+            f"{where} holds Python objects (a pickle); write it again as a plain array of "
+            "numbers or text."
         )
     if dtype.itemsize == 0:
-        raise DataError(f"{where} has elements without content ({brief(dtype)}); write it again.")
+        raise DataError(f"{where} has elements of size zero ({brief(dtype)}); write it again.")
     present = size - (handle.tell() - begin)
     wanted = dtype.itemsize
     for n in shape:  # Python integers: a forged shape must not wrap around
@@ -165,8 +165,8 @@ def _plain_header(
     sizes = all(type(n) is int for n in shape)  # True is a number for Python, and no length
     if not sizes or min(shape, default=0) < 0 or wanted != present:
         raise DataError(
-            f"{where} holds {present} bytes of data but shape {shape} of {brief(dtype)} "
-            f"needs {wanted}; the file is damaged, copy or write it again."
+            f"{where} holds {present} bytes of data but shape {shape} of {brief(dtype)} needs "
+            f"{wanted}, so the file is damaged; copy or write it again."
         )
     return shape, "F" if fortran else "C", dtype
 
@@ -200,7 +200,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> np.ndarr
     try:
         return np.empty(shape, dtype)
     except ValueError:
-        raise DataError(f"{where} has the shape {shape}, which no array has.") from None
+        raise DataError(f"{where} has the impossible shape {shape}; write it again.") from None
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -68,7 +68,7 @@ def _read_parquet(path: Path) -> Bank:
     missing = [what for what in ("vector", "article", "chunk") if named[what] is None]
     if missing:
         raise SchemaError(
-            f"{path} has the columns {listed(table.column_names)}, a bank needs vector, "
+            f"{path} has the columns {listed(table.column_names)}, but a bank needs vector, "
             f"article and chunk; rename or add {' and '.join(missing)}."
         )
     vectors = _vectors(table[named["vector"]], str(path))
@@ -92,7 +92,9 @@ def _vectors(column: Any, source: str) -> np.ndarray:
         ) from None
     width = int(lengths[0]) if len(lengths) else 0
     if combined.null_count or not (lengths == width).all() or len(values) != width * len(lengths):
-        raise SchemaError(f"{source}: the vectors differ in length; embed all with one model.")
+        raise SchemaError(
+            f"{source}: the vectors differ in length; embed all texts with one model."
+        )
     return values.reshape(len(lengths), width)
 
 

@@ -51,7 +51,7 @@ def read_payload(path: Path, *, check_counts: bool = True) -> Bank:
         size = path.stat().st_size
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error}); check the file and its rights."
+            f"{path} cannot be read ({error}); check the file and its permissions."
         ) from None
     if packed or kind_of(path) not in (None, ARRAY):
         return read_bank(path, check_counts=check_counts)
@@ -110,11 +110,11 @@ def _unread(
     """Return why the other process ended without an answer."""
     last = [*done.stderr.strip().splitlines(), ""][-1]
     if done.returncode == -signal.SIGXCPU:
-        why = f"it takes more than {seconds} s"
+        why = f"it took more than {seconds} s to read"
     elif done.returncode < 0:
         why = f"its reader ended with {signal.Signals(-done.returncode).name}"
     elif "MemoryError" in done.stderr:
-        why = f"it takes more than {memory / GIB:.1f} GiB of memory"
+        why = f"it needs more than {memory / GIB:.1f} GiB of memory"
     elif "No space left" in last:
         why = f"no space is left in {tempfile.gettempdir()} to unpack it; free some, or set TMPDIR"
     else:

@@ -69,8 +69,8 @@ def _skip_object_header(handle: IO[bytes], source: str) -> None:
     shape, _, dtype = read_npy_header(handle, source)
     if not dtype.hasobject or shape != ():
         raise DataError(
-            f"{source} is an array of shape {shape} and type {dtype}, a payload is one pickled "
-            "dictionary, or a .npz with vectors and keys; write it as .npz."
+            f"{source} is an array of shape {shape} and type {dtype}, not a payload; write a "
+            ".npz with vectors and keys."
         )
 
 
@@ -183,8 +183,8 @@ class _Unpickler(pickle.Unpickler):
         if admitted is None:
             named = shortened(f"{module}.{name}")
             raise UnsafePayloadError(
-                f"{self._source} is a pickle that names {named}, expected plain containers and "
-                "numpy arrays; nothing was run, write it as .npz with vectors and keys."
+                f"{self._source} is a pickle that names {named}, beyond plain containers and "
+                "numpy arrays; nothing was run. Write it as .npz with vectors and keys."
             )
         return admitted
 
@@ -214,8 +214,8 @@ def _from_entries(root: object, source: str) -> tuple[np.ndarray, np.ndarray, li
     if not isinstance(root, dict) or not root:
         seen = "an empty dictionary" if root == {} else f"a {type(root).__name__}"
         raise DataError(
-            f"{source} holds {seen}, a payload is a dictionary of id -> (text, metadata, vector); "
-            "write it again."
+            f"{source} holds {seen}, not a dictionary of id -> (text, metadata, vector); write "
+            "the payload again."
         )
     entries = {_plain(key): value for key, value in root.items()}
     ids = list(entries)
@@ -227,8 +227,8 @@ def _from_entries(root: object, source: str) -> tuple[np.ndarray, np.ndarray, li
     for row, (i, vector) in enumerate(zip(ids, vectors, strict=True)):
         if len(vector) != table.shape[1]:
             raise DataError(
-                f"{source}: entry {reprlib.repr(i)} has a vector of width {len(vector)}, the first "
-                f"has {table.shape[1]}; embed both with one model."
+                f"{source}: entry {reprlib.repr(i)} has a vector of width {len(vector)}, but "
+                f"the first has {table.shape[1]}; embed both with one model."
             )
         table[row] = vector
     return table, as_keys(np.array(pairs), source), list(texts)
@@ -250,7 +250,7 @@ def _entry(i: object, entry: object, source: str) -> tuple[str, tuple[int, int],
     if not all(isinstance(part, int | np.integer) for part in key):
         raise DataError(
             f"{source}: entry {reprlib.repr(i)} has the metadata "
-            f"{listed(map(_named, metadata)) or 'nothing'}, needed are whole numbers "
+            f"{listed(map(_named, metadata)) or 'nothing'}, but needs the whole numbers "
             f"{' and '.join(KEY_NAMES)}; write the payload again."
         )
     if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind != "f":

@@ -67,13 +67,13 @@ def dataset_from_windows(
 def _check_fit(file: WindowFile, bank: Bank, context_length: int) -> None:
     if file.context_length != context_length:
         raise DataError(
-            f"{file.source}: the contexts have {file.context_length} vectors, the recipe's "
-            f"context_length is {context_length}, expected the same; change the recipe."
+            f"{file.source}: the contexts have {file.context_length} vectors, but the recipe's "
+            f"context_length is {context_length}; change the recipe."
         )
     if file.width != bank.width:
         raise DataError(
-            f"{file.source}: the vectors have width {file.width}, those of {bank.source} have "
-            f"{bank.width}, expected the same; embed both with one model."
+            f"{file.source}: the vectors have width {file.width}, but those of {bank.source} "
+            f"have {bank.width}; embed both with one model."
         )
 
 
@@ -133,8 +133,8 @@ def _hold_out_dev(windows: Windows, source: str) -> tuple[Windows, Windows]:
 def _check_articles(windows: Windows, split: str, source: str) -> None:
     if windows.num_articles < MIN_ARTICLES[split]:
         raise DataError(
-            f"{source}: the {split} split has {windows.num_articles} articles, expected "
-            f"{MIN_ARTICLES[split]} or more; write windows of more articles."
+            f"{source}: the {split} split has {windows.num_articles} articles but needs at "
+            f"least {MIN_ARTICLES[split]}; write windows from more articles."
         )
 
 

@@ -32,8 +32,8 @@ from lvm.outside import brief, parse_json, read_text
 
 NONE = "none"  # stands for the statement that nothing of the bank was read
 HOW = (
-    "put one article id on each line, or the single word none if the model has read nothing of "
-    "the bank it is judged in"
+    "put one article id on each line, or only the word none if the model has read nothing from "
+    "the evaluation bank"
 )
 
 
@@ -105,8 +105,8 @@ def _articles_of(numbers: np.ndarray, path: Path) -> Int[np.ndarray, " n"]:
     """Return the articles in an array of ids [n] or of keys [n, 2]."""
     if numbers.dtype.kind not in "iu" or numbers.shape not in ((numbers.size,), (len(numbers), 2)):
         raise DataError(
-            f"{path} holds an array of shape {numbers.shape} and type {numbers.dtype}; article "
-            "ids are whole numbers [n], keys are whole numbers [n, 2]."
+            f"{path} holds an array of shape {numbers.shape} and type {numbers.dtype}; give "
+            "article ids as whole numbers [n], or keys as whole numbers [n, 2]."
         )
     if numbers.size == 0:
         raise DataError(f"{path} names no article. In a text file, {HOW}.")

@@ -47,7 +47,7 @@ class WindowFile:
             raise SchemaError(
                 f"{self.source}: contexts have shape {self.contexts.shape} and targets "
                 f"{target_shape}, expected {(m, width)} for the targets; write the file again "
-                "with one target per context."
+                "with one target per window."
             )
         if self.truth_keys is not None and self.truth_keys.shape != (m, 2):
             raise SchemaError(
@@ -78,8 +78,8 @@ def _check_floats(array: np.ndarray, name: str, shape: str, source: str) -> None
         )
     if 0 in array.shape:
         raise SchemaError(
-            f"{source}: {name} have shape {array.shape}, which holds no vector, {expected} with no "
-            "length 0; write the file again with at least one window."
+            f"{source}: {name} have shape {array.shape}, which holds no vector; write the file "
+            "again with at least one window."
         )
 
 
@@ -114,6 +114,6 @@ def _member(arrays: Mapping[str, np.ndarray], names: tuple[str, str], path: Path
         if name in arrays:
             return arrays[name]
     raise SchemaError(
-        f"{path} has the members {listed(sorted(arrays)) or 'none'}, windows need {names[0]} "
-        f"(or {names[1]}); check that this is a file of windows."
+        f"{path} has the members {listed(sorted(arrays)) or 'none'}, but windows need "
+        f"{names[0]} (or {names[1]}); check that this is a windows file."
     )

@@ -156,7 +156,7 @@ def split_articles(articles: Sequence[int]) -> dict[str, list[int]]:
     needed = sum(MIN_ARTICLES.values())
     if len(ranked) < needed:
         raise DataError(
-            f"{len(ranked)} articles have windows, expected {needed} or more "
+            f"{len(ranked)} articles have windows, but at least {needed} are needed "
             f"({', '.join(f'{n} {k}' for k, n in MIN_ARTICLES.items())}); embed more documents."
         )
     num_dev = max(MIN_ARTICLES["dev"], round(0.12 * len(ranked)))
@@ -179,7 +179,7 @@ def dataset_from_bank(
     windows = article_windows(bank.keys, context_length)
     if len(windows) == 0:
         raise DataError(
-            f"{bank.source}: no article has {context_length + 1} consecutive chunks, which one "
+            f"{bank.source}: no article has {context_length + 1} consecutive chunks, as a "
             "window needs; use longer documents or a shorter context_length."
         )
     try:
@@ -193,8 +193,8 @@ def dataset_from_bank(
         for article in ids:
             if article in seen:
                 raise SplitError(
-                    f"{bank.source}: article {article} is in the splits {seen[article]} and {name},"
-                    " expected one; remove it from one of them."
+                    f"{bank.source}: article {article} is in the splits {seen[article]} and "
+                    f"{name}; remove it from one of them."
                 )
             seen[article] = name
         parts[name] = windows.select(np.isin(windows.articles, ids))
@@ -206,5 +206,5 @@ def _require_articles(windows: Windows, name: str, bank: Bank) -> None:
     if windows.num_articles < MIN_ARTICLES[name]:
         raise DataError(
             f"{bank.source}: the {name} split has {windows.num_articles} articles with windows, "
-            f"expected {MIN_ARTICLES[name]} or more; embed more documents."
+            f"but needs at least {MIN_ARTICLES[name]}; embed more documents."
         )

@@ -38,7 +38,7 @@ def check_access(file: RayFile, expected: Expected) -> Iterator[Defect]:
         yield error(
             Code.OPEN_INGRESS,
             group.line,
-            "Ray adds SSH from 0.0.0.0/0 to every security group that it manages.",
+            "Ray opens SSH to 0.0.0.0/0 in every security group that it manages.",
             "remove security_group, and name SecurityGroupIds in each node_config",
         )
     found: dict[tuple[Code, int], Defect] = {}
@@ -57,7 +57,7 @@ def _check_node_config(node_type: NodeType) -> Iterator[Defect]:
         yield error(
             Code.OPEN_INGRESS,
             groups.line,
-            f"{name} names no security group, so Ray makes one that is open to 0.0.0.0/0.",
+            f"{name} names no security group, so Ray creates one that is open to 0.0.0.0/0.",
             "SecurityGroupIds: [sg-...]",
         )
     image = config.at("ImageId")
@@ -65,7 +65,7 @@ def _check_node_config(node_type: NodeType) -> Iterator[Defect]:
         yield error(
             Code.IMAGE_DEFAULT,
             image.line,
-            f"{name} names no image, so Ray takes its default, which is too old for torch.",
+            f"{name} names no image, so Ray uses its default, which is too old for torch.",
             "ImageId: ami-... (the command in the header of cluster.yaml prints one)",
         )
     tokens = config.at("MetadataOptions", "HttpTokens")
@@ -83,8 +83,8 @@ def _check_node_config(node_type: NodeType) -> Iterator[Defect]:
         yield warning(
             Code.DISK_SMALL,
             sizes[0].line,
-            f"{name} has a disk of {sizes[0].value} GiB; image, torch and spilled objects need "
-            f"{MIN_DISK_GIB}.",
+            f"{name} has a disk of {sizes[0].value} GiB; the image, torch and spilled objects "
+            f"need {MIN_DISK_GIB}.",
             "VolumeSize: 200",
         )
 

@@ -43,7 +43,7 @@ class Kind(StrEnum):
     """What a cluster file is for, told by its content."""
 
     CLOUD = "ray up on a cloud"
-    LOCAL = "ray up on machines of one's own"
+    LOCAL = "ray up on your own machines"
     KUBERAY = "KubeRay"
     UNKNOWN = "unknown"
 
@@ -79,7 +79,7 @@ def lint(path: Path, schedule: ScheduleConfig) -> list[Defect]:
 
 def _defects(file: YamlFile, expected: Expected) -> Iterator[Defect]:
     for key, line in file.duplicates:
-        what = f"{key} is there twice; the first one is not read."
+        what = f"{key} appears twice; the first one is ignored."
         yield error(Code.YAML_DUPLICATE, line, what, f"remove one of the two {key}")
     lines = [(number, line) for number, line in enumerate(file.lines, 1) if not _comment(line)]
     yield from check_placeholders(lines)
@@ -91,7 +91,7 @@ def _defects(file: YamlFile, expected: Expected) -> Iterator[Defect]:
         yield error(
             Code.KIND_UNKNOWN,
             1,
-            "this is neither a cluster file of Ray (no provider) nor one with a RayJob.",
+            "this is neither a Ray cluster file (no provider) nor a RayJob.",
             "provider: {type: aws}, or kind: RayJob",
         )
     else:

@@ -40,7 +40,7 @@ def check_commands(file: RayFile, expected: Expected) -> Iterator[Defect]:
             yield error(
                 Code.TOKEN_EXPOSED,
                 place.line_of(shown.group()),
-                f"{shown.group().strip()} shows the token to logs and to ps.",
+                f"{shown.group().strip()} exposes the token to logs and ps.",
                 "mount ~/.ray/auth_token in file_mounts, and name it in no command",
             )
 
@@ -64,8 +64,8 @@ def check_start(file: RayFile, expected: Expected) -> Iterator[Defect]:
             yield error(
                 Code.TOKEN_MISSING if place.exists else Code.OPEN_INGRESS,
                 place.line,
-                f"{key} start no Ray of their own, so Ray's default starts it without a token and "
-                "with an open dashboard.",
+                f"{key} do not start Ray, so Ray's default starts it without a token and with "
+                "an open dashboard.",
                 f"{key}: those of cluster.yaml",
             )
         for start in starts:
@@ -83,14 +83,14 @@ def _check_start(file: RayFile, start: Place, role: str) -> Iterator[Defect]:
         yield error(
             Code.TOKEN_MISSING,
             line,
-            f"the {role} starts Ray without a token: who reaches the port runs code.",
+            f"the {role} starts Ray without a token, so anyone who reaches the port can run code.",
             "RAY_AUTH_MODE=token ray start ...",
         )
     if host := _DASHBOARD.search(start.text):
         yield error(
             Code.DASHBOARD_OPEN,
             start.line_of(host.group()),
-            f"the dashboard listens on {host.group(1)}, and starts jobs for whoever reaches it.",
+            f"the dashboard listens on {host.group(1)}, so anyone who reaches it can start jobs.",
             "--dashboard-host=127.0.0.1 (ray dashboard CLUSTER_FILE forwards it)",
         )
     if role == "worker" and "RAY_HEAD_IP" not in start.text:
@@ -111,7 +111,7 @@ def _check_start(file: RayFile, start: Place, role: str) -> Iterator[Defect]:
         yield warning(
             Code.HEAD_TAKES_ARMS,
             line,
-            "the head takes arms, which may starve the services that hold the cluster together.",
+            "the head runs arms, which may starve Ray's own services.",
             "ray start --head --num-cpus=0 --num-gpus=0",
         )
 

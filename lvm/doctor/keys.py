@@ -120,6 +120,6 @@ def check_placeholders(lines: Iterable[tuple[int, str]]) -> Iterator[Defect]:
             yield error(
                 Code.PLACEHOLDER,
                 number,
-                f"{blank} is still a blank.",
-                f"put its value there: {line.strip()} (the file's header says how to get it)",
+                f"{blank} is still a placeholder.",
+                f"fill it in: {line.strip()} (the file's header says how to get it)",
             )

@@ -22,7 +22,7 @@ def check_job(file: KubeFile, expected: Expected) -> Iterator[Defect]:
     """Find a job that starts on the head alone, retries a verdict, or leaves GPUs behind."""
     api, spec = file.job.at("apiVersion"), file.job.at("spec")
     if api.text != API:
-        what = f"apiVersion is {api.text or 'missing'}; KubeRay serves RayJob as {API}."
+        what = f"apiVersion is {api.text or 'missing'}; KubeRay defines RayJob in {API}."
         yield error(Code.KEY_UNKNOWN, api.line, what, f"apiVersion: {API}")
     for key, place, known in unknown_keys(file.job, RAY_JOB):
         yield unknown_key(place, key, known, "this part of a RayJob", complete=False)
@@ -33,7 +33,7 @@ def check_job(file: KubeFile, expected: Expected) -> Iterator[Defect]:
         yield error(
             Code.NODES_STAY,
             end.line,
-            "the GPU nodes stay after the job has ended.",
+            "the GPU nodes keep running after the job has ended.",
             "shutdownAfterJobFinishes: true",
         )
     version = file.cluster.at("rayVersion")
@@ -41,7 +41,8 @@ def check_job(file: KubeFile, expected: Expected) -> Iterator[Defect]:
         yield error(
             Code.RAY_VERSION,
             version.line,
-            f"rayVersion is {version.text or 'missing'}, Ray in constraints.txt {expected.ray}.",
+            f"rayVersion is {version.text or 'missing'}, but constraints.txt pins Ray "
+            f"{expected.ray}.",
             f"rayVersion: '{expected.ray}'",
         )
 
@@ -63,7 +64,7 @@ def _check_command(file: KubeFile) -> Iterator[Defect]:
         yield error(
             Code.JOB_COMMAND,
             line,
-            "without --address auto the triage runs on the head alone.",
+            "without --address auto the triage runs only on the head.",
             "triage.py --address auto ...",
         )
     if not re.search(r"--preset[= ]cluster\b|--recipe[= ]", said):
@@ -91,13 +92,13 @@ def _check_retry(file: KubeFile) -> Iterator[Defect]:
         yield error(
             Code.JOB_RETRY,
             limit.line,
-            "the job is tried again after a verdict: NOT_FIXED is exit status 1.",
+            "the job is retried after a verdict: NOT_FIXED is exit status 1.",
             "case $status in 1|3) exit 0 ;; esac at the end of the script, or backoffLimit: 0",
         )
     if "--resume" not in said:
         yield error(
             Code.JOB_RETRY,
             limit.line,
-            "another try starts in the same --out, which is then not empty, and is refused.",
+            "a retry starts in the same --out, which is no longer empty, and is refused.",
             "--resume DIR where DIR/journal.jsonl is there, else --out DIR",
         )

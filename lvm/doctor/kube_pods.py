@@ -31,8 +31,7 @@ def check_pods(file: KubeFile, expected: Expected) -> Iterator[Defect]:
                 yield error(
                     Code.RESOURCES_MISSING,
                     group.container.at("resources").line,
-                    f"{group.name} has no limit of {resource}: Ray then counts what the whole "
-                    "machine has.",
+                    f"{group.name} has no {resource} limit, so Ray counts the whole machine's.",
                     f"limits: {{{resource}: {'8' if resource == 'cpu' else '32Gi'}}}",
                 )
         yield from _check_head(group) if group.is_head else _check_workers(group, expected)
@@ -46,7 +45,7 @@ def _check_head(group: Group) -> Iterator[Defect]:
         yield error(
             Code.HEAD_TAKES_ARMS,
             cpus.line,
-            "the head takes arms, which may starve the services that hold the cluster together.",
+            "the head runs arms, which may starve Ray's own services.",
             'rayStartParams: {num-cpus: "0"}',
         )
     memory = quantity(group.limit("memory"))
@@ -62,8 +61,8 @@ def _check_head(group: Group) -> Iterator[Defect]:
             yield error(
                 Code.HEAD_ON_SPOT,
                 place.line,
-                "the head may run on spot: when it is taken back the whole cluster is lost.",
-                "allow spot in the workers' group alone",
+                "the head may run on spot: if it is reclaimed, the whole cluster is lost.",
+                "allow spot only in the worker group",
             )
 
 
@@ -80,7 +79,7 @@ def _check_workers(group: Group, expected: Expected) -> Iterator[Defect]:
         yield error(
             Code.RESOURCES_WRONG,
             params.line,
-            f"{group.name} tells Ray of {params.text} GPUs, but its pods have {gpus or 0:g}.",
+            f"{group.name} declares {params.text} GPUs to Ray, but its pods have {gpus or 0:g}.",
             f'num-gpus: "{gpus or 0:g}"',
         )
 
@@ -116,7 +115,8 @@ def check_volumes(file: KubeFile, expected: Expected) -> Iterator[Defect]:
             yield error(
                 Code.STORAGE,
                 volumes.line,
-                f"{group.name} mounts no persistentVolumeClaim, so its files end with the pod.",
+                f"{group.name} mounts no persistentVolumeClaim, so its files are lost with the "
+                "pod.",
                 "volumes: [{name: shared, persistentVolumeClaim: {claimName: lvm-triage}}]",
             )
         for line, out in outs if folders else ():
@@ -179,7 +179,7 @@ def _check_token(file: KubeFile) -> Iterator[Defect]:
         for key in ("data", "stringData"):
             for name, place in document.at(key).entries():
                 if place.text and not is_blank(place.text):
-                    what = f"the secret {name} stands in the file, and so in its history."
+                    what = f"the secret {name} is in the file, and so in its history."
                     fix = "remove the Secret; authOptions: {mode: token} lets KubeRay make one"
                     yield error(Code.TOKEN_EXPOSED, place.line, what, fix)
     by_kuberay = file.cluster.at("authOptions", "mode")
@@ -198,7 +198,8 @@ def _check_token(file: KubeFile) -> Iterator[Defect]:
             yield error(
                 Code.TOKEN_MISSING,
                 by_kuberay.line,
-                f"{group.name} starts Ray without a token: who reaches the port runs code.",
+                f"{group.name} starts Ray without a token, so anyone who reaches the port can "
+                "run code.",
                 "authOptions: {mode: token}",
             )
             return

@@ -49,7 +49,7 @@ def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
             told = ray.get(answer, timeout=NODE_SECONDS)
         except ray.exceptions.RayError as problem:
             seen = f"no answer ({type(problem).__name__})"
-            restart = "restart Ray there, or take the node out of the cluster"
+            restart = "restart Ray there, or remove the node from the cluster"
             yield Finding(what=name, seen=seen, ok=False, next=restart)
             continue
         yield judge_node(name, told, facts(), node["Resources"])
@@ -99,7 +99,7 @@ def judge_node(
     if told["disk"] < MIN_DISK_GIB:
         wrong.append(f"free {MIN_DISK_GIB:.0f} GiB of disk: Ray spills objects there")
     if resources.get("CPU", 0) > 0 and told["memory"] < MIN_MEMORY_GIB:
-        wrong.append(f"arms want {MIN_MEMORY_GIB:.0f} GiB of memory: take the node out")
+        wrong.append(f"arms want {MIN_MEMORY_GIB:.0f} GiB of memory: remove the node")
     return Finding(what=name, seen=seen, ok=not wrong, next="; ".join(wrong))
 
 
@@ -120,8 +120,8 @@ def _left_behind(ray: Any) -> list[Finding]:
         groups = [_plain(group) for group in list_placement_groups(detail=True, **asked)]
         actors = [_plain(actor) for actor in list_actors(detail=True, **asked)]
     except Exception as problem:  # the dashboard's many: it is off, busy, or of another version
-        seen = f"not told by the dashboard ({type(problem).__name__})"
-        enable = "start the head with --include-dashboard=true to have jobs looked at"
+        seen = f"the dashboard did not say ({type(problem).__name__})"
+        enable = "start the head with --include-dashboard=true to check jobs"
         return [Finding(what="jobs", seen=seen, ok=False, optional=True, next=enable)]
     return judge_left_behind(jobs, groups, actors)
 
@@ -178,7 +178,7 @@ def _group(group: Mapping[str, Any]) -> Finding:
     return Finding(
         what=f"placement group {group['placement_group_id']}",
         seen=f"{group['name'] or 'without a name'}, holds {holds or 'nothing'} for job "
-        f"{group['creator_job_id']}, which is over",
+        f"{group['creator_job_id']}, which has ended",
         ok=False,
         next="free what it holds with ray.util.remove_placement_group, or restart the cluster",
     )
@@ -188,7 +188,7 @@ def _actor(actor: Mapping[str, object]) -> Finding:
     return Finding(
         what=f"actor {actor['actor_id']}",
         seen=f"{actor['class_name']} {actor['name'] or ''}, {actor['state']}, of job "
-        f"{actor['job_id']}, which is over",
+        f"{actor['job_id']}, which has ended",
         ok=False,
         next=f"end it with ray.kill(ray.get_actor({actor['name']!r}, "
         f"{actor['ray_namespace']!r})), or restart the cluster",

@@ -44,13 +44,13 @@ def examine(folder: Path = Path()) -> list[Finding]:
             what="memory",
             seen=f"{memory:.1f} GiB",
             ok=memory >= MIN_MEMORY_GIB,
-            next=f"a local triage wants {MIN_MEMORY_GIB:.0f} GiB; use --address with a cluster.",
+            next=f"a local triage needs {MIN_MEMORY_GIB:.0f} GiB; use --address with a cluster.",
         ),
         Finding(
             what="disk",
             seen=f"{disk:.1f} GiB free",
             ok=disk >= MIN_DISK_GIB,
-            next=f"a run wants {MIN_DISK_GIB:.0f} GiB; free some or choose another --out.",
+            next=f"a run needs {MIN_DISK_GIB:.0f} GiB; free some or choose another --out.",
         ),
         Finding(
             what="GPU",

@@ -74,8 +74,7 @@ def _check_instance(
             yield warning(
                 Code.NOT_CHECKED,
                 place.line,
-                f"{node_type.name}: {name} is in no table here, so its CPUs and GPUs were not "
-                "checked.",
+                f"{node_type.name}: {name} is unknown here, so its CPUs and GPUs were not checked.",
                 f"{key}: {near} would be checked",
             )
     for entry in node_type.config.at("guestAccelerators").items():
@@ -156,7 +155,7 @@ def _check_role(
         yield error(
             Code.HEAD_ON_SPOT,
             spot.line,
-            f"the head {name} is on spot: when it is taken back the whole cluster is lost.",
+            f"the head {name} is on spot: if it is reclaimed, the whole cluster is lost.",
             "remove InstanceMarketOptions from the head",
         )
     for key in ("CPU", "GPU"):
@@ -213,7 +212,7 @@ def _check_machines(file: RayFile, wanted: int) -> Iterator[Defect]:
         yield warning(
             Code.TOO_FEW_WORKERS,
             workers.line,
-            f"{number} workers hold the {wanted} GPUs of a confirmation only with "
+            f"{number} workers provide the {wanted} GPUs of a full training only with "
             f"{-(-wanted // max(1, number))} GPUs each.",
             f"name {wanted} machines, or set schedule.confirm_workers = {max(1, number)} in the "
             "recipe",

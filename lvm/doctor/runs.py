@@ -34,7 +34,7 @@ def orphans(folder: Path) -> list[Finding]:
     try:
         running, lost = open_runs(runs[0]), []
     except DataError as problem:
-        later = "try again when it answers; the runs are judged without it"
+        later = "try again when it answers; the runs were checked without it"
         running = []
         lost = [Finding(what="MLflow", seen=str(problem), ok=False, optional=True, next=later)]
     folders = {run.folder for run in running if run.folder is not None}
@@ -52,7 +52,7 @@ def _without_folder(run: OpenRun) -> Finding:
         seen=f"RUNNING, and its folder {run.folder} of {run.host} is not on this machine",
         ok=False,
         optional=True,
-        next="look on that machine, or end it in the MLflow UI when the folder is gone",
+        next="look on that machine, or end it in the MLflow UI if the folder is gone",
     )
 
 
@@ -87,7 +87,13 @@ def judge_run(
     if driver is not None and not driver.abandoned:
         return Finding(what=name, seen=f"driven by {_who(driver)}", ok=True)
     stopped = isinstance(events[-1], Interrupted)
-    seen = f"finished: {verdict}" if verdict else "interrupted" if stopped else "nobody drives it"
+    seen = (
+        f"finished: {verdict}"
+        if verdict
+        else "interrupted"
+        if stopped
+        else ("no process drives it")
+    )
     if not (verdict or stopped):
         silent = max(0.0, now - events[-1].at) / 60
         seen += f", last event {silent:.0f} minutes ago"

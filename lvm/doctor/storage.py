@@ -33,9 +33,9 @@ def check_storage(file: RayFile, expected: Expected) -> Iterator[Defect]:
             yield error(
                 Code.STORAGE,
                 command.line_of(source),
-                f"{folder} is a disk of one node ({source}): an arm that goes on elsewhere loses "
-                "its checkpoint.",
-                f"mount a file system that all nodes share at {folder}, EFS or NFS for instance",
+                f"{folder} is local to one node ({source}), so an arm that moves to another "
+                "node loses its checkpoint.",
+                f"mount a shared file system at {folder}, for instance EFS or NFS",
             )
     if not shared:
         yield error(

@@ -27,7 +27,7 @@ def check_image(image: Place, expected: Expected) -> Iterator[Defect]:
         yield error(
             Code.RAY_NIGHTLY,
             line,
-            f"{image.text} is another image tomorrow than it is today.",
+            f"{image.text} is not pinned, so the image may change.",
             f"image: {right}",
         )
         return
@@ -126,6 +126,6 @@ def _check_python(
             Code.PYTHON_VERSION,
             line,
             f"Python is {as_text(version)} here and {as_text(expected.local_python)} on this "
-            "machine, which then cannot join the cluster as a driver.",
+            "machine, which therefore cannot join the cluster as a driver.",
             fix,
         )

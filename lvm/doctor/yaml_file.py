@@ -124,7 +124,9 @@ class _Reader:
         """Return a node as a place whose key stands on `line`."""
         self._places += 1
         if self._places > MOST_PLACES:
-            raise YamlSyntaxError(min(line, len(self.lines)), "its anchors come to too many values")
+            raise YamlSyntaxError(
+                min(line, len(self.lines)), "its anchors expand to too many values"
+            )
         if isinstance(node, self._mapping):
             children: dict[Key, Place] = self._entries(node)
         elif isinstance(node, self._sequence):

@@ -67,23 +67,23 @@ def _check(predictions: Tensor, windows: Windows, vectors: Tensor, size: int) ->
     wanted = (len(windows), vectors.shape[1])
     if tuple(predictions.shape) != wanted:
         raise DataError(
-            f"the predictions have shape {tuple(predictions.shape)}, expected {wanted}, one row "
-            "per window in the width of the pool; predict for exactly these windows."
+            f"the predictions have shape {tuple(predictions.shape)}, expected {wanted}(one row "
+            "per window, in the pool's width); predict exactly these windows."
         )
     if predictions.device != vectors.device:
         raise ValueError(
-            f"the predictions are on {predictions.device}, the pool is on {vectors.device}"
+            f"the predictions are on {predictions.device}, but the pool is on {vectors.device}"
         )
     if len(vectors) != size:
         raise DataError(
-            f"the pool has {len(vectors)} vectors, expected {size}, one per row of the bank that "
-            "may be retrieved; project every row."
+            f"the pool has {len(vectors)} vectors but needs {size}, one per retrievable bank "
+            "row; project every row."
         )
     outside = int(np.count_nonzero((windows.targets < 0) | (windows.targets >= size)))
     if outside:
         raise DataError(
-            f"{outside} of {len(windows)} targets are not among the {size} rows of the pool, "
-            "expected none; add their vectors to the bank."
+            f"{outside} of {len(windows)} targets are missing from the {size}-row pool; add "
+            "their vectors to the bank."
         )
 
 

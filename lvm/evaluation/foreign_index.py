@@ -25,7 +25,7 @@ GIB = 1 << 30
 MEMORY, MEMORY_PER_BYTE = 4 * GIB, 3  # tables of a product quantiser alone may take 2 GiB
 SECONDS, BYTES_PER_SECOND = 30, 16 << 20  # of reading, and at least of every search
 PRODUCTS_PER_SECOND = 10**9  # of a search that looks at every row
-WRITE_AGAIN = "write it with faiss.write_index, or give the rows as .npy"
+WRITE_AGAIN = "write it with faiss.write_index, or give its rows as .npy"
 
 
 def read_index(path: Path) -> ForeignIndex:
@@ -43,7 +43,7 @@ def read_index(path: Path) -> ForeignIndex:
     about = _answer(path, process)
     if about["size"] < 0 or about["width"] < 1:
         _stop(process)
-        raise _refused(path, f"it states {about['size']} rows of width {about['width']}")
+        raise _refused(path, f"it claims {about['size']} rows of width {about['width']}")
     return ForeignIndex(path, process, about)
 
 
@@ -121,9 +121,9 @@ def _ended(path: Path, process: subprocess.Popen[bytes]) -> DataError:
     _stop(process)
     status = process.returncode
     if status == -signal.SIGXCPU:
-        return _refused(path, "it takes too long")
+        return _refused(path, "it took too long to read")
     how = signal.Signals(-status).name if status < 0 else f"status {status}"
-    return _refused(path, f"it is damaged: FAISS ended with {how} over it")
+    return _refused(path, f"it is damaged: FAISS crashed on it with {how}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -139,4 +139,4 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _refused(path: Path, why: str) -> DataError:
-    return DataError(f"{path} is not an index of FAISS that can be used ({why}); {WRITE_AGAIN}.")
+    return DataError(f"{path} is not a usable FAISS index ({why}); {WRITE_AGAIN}.")

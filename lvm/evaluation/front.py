@@ -66,7 +66,9 @@ def front_position(
     """
     metrics = FRONT[model.space]
     problems = [pair_problem(model, rung) for rung in rungs.values()]
-    reason = next(filter(None, problems), None) if rungs else "no rung of the ladder was measured"
+    reason = (
+        next(filter(None, problems), None) if rungs else ("no baseline of the ladder was measured")
+    )
     if reason is not None:
         return FrontPosition(position=Position.NOT_EVALUABLE, metrics=metrics, reason=reason)
     ours = _values(model, metrics)

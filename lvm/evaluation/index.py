@@ -111,7 +111,7 @@ def build_index(
         return _exact(vectors)
     if kind == "ivf":
         return _ivf(vectors, nprobe, seed)
-    raise ConfigError(f"the index kind is {kind!r}, expected exact or ivf; choose one of them.")
+    raise ConfigError(f"the index kind must be exact or ivf (got {kind!r}).")
 
 
 def _exact(vectors: Tensor) -> Index:

@@ -146,8 +146,7 @@ class PerQuery:
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise DataError(
-                f"{path} cannot be read as measured windows ({error}), expected a file written "
-                "by an evaluation; evaluate the model again."
+                f"{path} is not a file of an evaluation ({error}); evaluate the model again."
             ) from error
 
 

@@ -37,14 +37,13 @@ def read_predictions(
     if array.shape != (rows, width) or array.dtype.kind != "f":
         raise DataError(
             f"the predictions {path} have shape {array.shape}, expected ({rows}, {width}) "
-            "floats, one row per evaluation window in order; predict for exactly these windows."
+            "floats, one row per evaluation window in order; predict exactly these windows."
         )
     tensor = torch.from_numpy(np.array(array, dtype=np.float32))
     norms = tensor.norm(dim=1)
     bad = int((~torch.isfinite(norms) | (norms < 1e-6)).sum())
     if bad:
         raise DataError(
-            f"the predictions {path} hold {bad} rows that are zero or not finite, expected none; "
-            "predict them again."
+            f"{bad} rows of the predictions {path} are zero or non-finite; predict them again."
         )
     return torch.nn.functional.normalize(tensor, dim=1)

@@ -73,7 +73,7 @@ def _report(document: AuditDocument, out: Path) -> None:
     write_json(out / "audit.json", to_plain(document))
     path = write_audit_report(document, out)
     print_audit(document, sys.stdout)
-    print(f"report: {shown(path)} (and report.html, audit.json beside it)")
+    print(f"report: {shown(path)} (with report.html and audit.json)")
 
 
 def _repair(material: Material, config: RunConfig, options: AuditOptions, out: Path) -> int:

@@ -34,7 +34,7 @@ def add_data_flags(p: argparse.ArgumentParser) -> None:
     """Add the flags that name the data."""
     p.add_argument("--data", type=Path, metavar="BANK", help="a bank (default: the bundled sample)")
     p.add_argument("--train", type=Path, metavar="NPZ", help="train windows, in the Phase 1 format")
-    p.add_argument("--eval", type=Path, metavar="NPZ", help="evaluation windows, likewise")
+    p.add_argument("--eval", type=Path, metavar="NPZ", help="evaluation windows, same format")
     p.add_argument("--payload", type=Path, metavar="P", help="the vectors to be retrieved")
 
 
@@ -64,13 +64,13 @@ def add_triage_flags(p: argparse.ArgumentParser) -> None:
     add_model_flags(p)
     add_recipe_flags(p)
     p.add_argument("--out", type=Path, metavar="DIR", help="new run folder (default: runs/N)")
-    p.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
+    p.add_argument("--resume", type=Path, metavar="DIR", help="continue an interrupted run")
     p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
     p.add_argument("--independent", action="store_true", help="carry nothing from step to step")
     p.add_argument(
         "--five-steps", action="store_true", help="the report's five steps alone, in its order"
     )
-    p.add_argument("--all-steps", action="store_true", help="measure every step, fixed or not")
+    p.add_argument("--all-steps", action="store_true", help="measure every step, even once fixed")
     p.add_argument("--extended", action="store_true", help="also run the open-question steps")
     p.add_argument(
         "--seeds", type=_seeds, metavar="N", help="train the verdict's models with N seeds"
@@ -90,7 +90,7 @@ def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -
 
     `workers` is the number of Ray Train's workers where none is given; None trains without Ray.
     """
-    p.description = "Train one recipe in full; with the same --out a training goes on."
+    p.description = "Train one recipe in full; the same --out continues a training."
     p.epilog = statuses(
         TRAIN_ENDS,
         {ExitStatus.OK: "trained", ExitStatus.USAGE: "bad input, or a training that diverged"},
@@ -122,7 +122,7 @@ def add_eval_flags(p: argparse.ArgumentParser) -> None:
     for name in ("train", "eval", "payload"):
         p.add_argument(f"--{name}", type=Path, metavar="FILE", help="the report's format")
     p.add_argument(
-        "--other-data", action="store_true", help="judge on data that it was not trained with"
+        "--other-data", action="store_true", help="evaluate on data it was not trained on"
     )
     add_plugin_flag(p)
     p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
@@ -164,7 +164,7 @@ def add_doctor_flags(p: argparse.ArgumentParser) -> None:
     )
     looked_at.add_argument("--address", metavar="ADDR", help="look at a running Ray cluster")
     looked_at.add_argument(
-        "--runs", type=Path, metavar="DIR", help="look for runs that nobody drives any more"
+        "--runs", type=Path, metavar="DIR", help="find runs that no process drives"
     )
 
 
@@ -182,6 +182,6 @@ def _seeds(text: str) -> int:
     """Return a number of seeds, or raise what argparse turns into one sentence."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(
-            f"it is {text!r}, expected a whole number from 1; 3 tell how much a seed changes"
+            f"must be a whole number of at least 1 (got {text!r}); 3 show the effect of a seed"
         )
     return int(text)

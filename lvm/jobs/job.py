@@ -225,7 +225,7 @@ class Job:
         """Write the verdict, the report and the MLflow runs, print the one screen."""
         document = self._document()
         if document.verdict is None:
-            raise RuntimeError("the walk has ended, but the journal holds no verdict")
+            raise RuntimeError("the run ended, but the journal holds no verdict")
         report = write_views(self._journal, document)
         self._lines.verdict(document)
         with _heard():
@@ -279,7 +279,7 @@ class Job:
         """Return what to type after an end without a verdict."""
         if not self._journal.events:
             return f"start again with: {asked.again(self._options)}"
-        return f"go on with: {resume_command(self._journal.folder, self._options.address)}"
+        return f"continue with: {resume_command(self._journal.folder, self._options.address)}"
 
 
 @contextlib.contextmanager

@@ -31,14 +31,14 @@ def judge(options: EvalOptions) -> int:
     dataset, source = load_dataset(asked, recipe.context_length)
     if dataset.bank.width != manifest["width"]:
         raise UsageError(
-            f"{source} has width {dataset.bank.width}, the checkpoint {manifest['width']}; use the "
-            "bank it was trained on, or one from the same encoder."
+            f"{source} has width {dataset.bank.width}, but the checkpoint has "
+            f"{manifest['width']}; use the bank it was trained on, or one from the same encoder."
         )
     own = names_data(manifest, dataset.bank, dataset)
     if not own and not options.other_data:
         raise UsageError(
-            f"{checkpoint} was not trained on {source}; name its own data with --data BANK, or add "
-            "--other-data to judge it here all the same."
+            f"{checkpoint} was not trained on {source}; give its own data with --data BANK, or "
+            "add --other-data to evaluate it here anyway."
         )
     with tempfile.TemporaryDirectory() as folder:
         spec = ArmSpec(
@@ -65,11 +65,11 @@ def _print_seen(path: Path, manifest: dict[str, Any], dataset: Dataset) -> None:
     seen = seen_articles(lineage, bank, dataset, bank.rows(test.contexts[:, -1]), test.articles)
     if len(seen.articles):
         print(
-            f"warning: {len(seen.articles)} of {test.num_articles} test articles were trained on, "
-            "so these numbers say little of text it has not read"
+            f"warning: {len(seen.articles)} of {test.num_articles} test articles were in its "
+            "training data, so these numbers say little about unread text"
         )
     for name, why in seen.unknown.items():
-        print(f"warning: whether {name} has read the test text is not known: {why}")
+        print(f"warning: it is unknown whether {name} has read the test text: {why}")
 
 
 def print_test(folder: Path) -> None:

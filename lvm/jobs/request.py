@@ -126,8 +126,8 @@ def resumed(options: TriageOptions, journal: Journal) -> TriageOptions:
         moved = key in (*PATHS, PLUGIN) and bool(known[key])
         if getattr(options, key) not in (None, False, ()) and not moved:
             raise UsageError(
-                f"--{key.replace('_', '-')} cannot be given with --resume, which takes it from the "
-                "journal; leave it out or start a new run."
+                f"--{key.replace('_', '-')} cannot be combined with --resume, which takes it "
+                "from the journal; leave it out or start a new run."
             )
     paths = {key: _located(options, journal, key, known[key]) for key in known if key in PATHS}
     lists = {"allow": tuple(known["allow"] or ()), PLUGIN: _plugins(options, journal)}
@@ -148,8 +148,8 @@ def _plugins(options: TriageOptions, journal: Journal) -> tuple[str, ...]:
     for given in told:
         if is_file(given) and not Path(now.get(Path(given).name, given)).exists():
             raise ResumeError(
-                f"{journal.folder} was started with --plugin {given}, which does not exist here; "
-                "give --plugin again with where it lies now."
+                f"{journal.folder} was started with --plugin {given}, which does not exist "
+                "here; give --plugin again with its current path."
             )
     return tuple(now.pop(Path(given).name, given) for given in told) + tuple(now.values())
 
@@ -162,7 +162,7 @@ def _located(options: TriageOptions, journal: Journal, key: str, told: str | Non
     if not path.exists() and key != "recipe":  # the journal holds what came of the recipe
         raise ResumeError(
             f"{journal.folder} was started with --{key} {path}, which does not exist here; give "
-            f"--{key} again with where it lies now."
+            f"--{key} again with its current path."
         )
     return path
 
@@ -189,8 +189,8 @@ def refuse_changes(
         changed.append(f"the code ({first.code}, now {code})")
     if changed:
         raise ResumeError(
-            f"{journal.folder} cannot go on: {' and '.join(changed)} changed since it started; "
-            "restore it, or start a new run in another --out."
+            f"{journal.folder} cannot continue: {' and '.join(changed)} changed since it "
+            "started; restore it, or start a new run in another --out."
         )
 
 

@@ -27,7 +27,7 @@ def run(options: TriageOptions, head: LocalHead | None = None) -> int:
     steps_in_order()  # refuses two that contradict each other, before anything is started
     if options.show:
         if options.resume is not None:
-            raise UsageError("--show cannot be given with --resume; use lvm status.")
+            raise UsageError("--show cannot be combined with --resume; use lvm status.")
         show(options)
         return ExitStatus.OK
     with JsonLines(sys.stdout if options.json else None) as lines:

@@ -63,7 +63,7 @@ def run(options: TrainOptions) -> int:
     check_config(config, dataset.bank.width)
     check_dataset(config, dataset)
     command = job_command("train") if options.on_ray else f"{lvm_command()} train"
-    then = f"go on with: {command} {typed(vars(options))}"
+    then = f"continue with: {command} {typed(vars(options))}"
     where = f"on {workers} workers" if options.on_ray else "in this process"
     with training_folder(options.out) as folder:
         try:
@@ -117,7 +117,7 @@ def _finished(lane: Lane, then: str) -> None:
             raise ClusterLostError(f"{told}; {then}")
         case StopReason.STUCK | StopReason.UNPLACED:
             raise ClusterError(f"{told}; {then}")
-    raise LvmError(f"{told}; change what it names and start again.")
+    raise LvmError(f"{told}; fix this and start again.")
 
 
 def _spec(config: RunConfig, folder: Path) -> ArmSpec:

@@ -127,8 +127,8 @@ class Metrics(Registry[Metric]):
         def refuse_or_file(metric: Metric) -> Metric:
             if metric.success is not None and metric.values is None:
                 raise ConfigError(
-                    f"metric {name!r} has a success bound and no values per window to judge; "
-                    "declare it with METRICS.per_query."
+                    f"metric {name!r} has a success bound but no values per window; declare it "
+                    "with METRICS.per_query."
                 )
             return file(metric)
 

@@ -172,12 +172,12 @@ class Run:
         return next((s for s in self.specs("phase_1") if s.name != self.baseline), None)
 
     def rungs(self, split: str) -> Mapping[str, Evaluation]:
-        """Return what the predictors without training reach on a split, if they were measured."""
+        """Return what the untrained baselines reach on a split, if they were measured."""
         measured = self.state.last(Ladder, split=split)
         return measured.rows if measured else {}
 
     def ladder(self, split: str, metric: str) -> dict[str, float]:
-        """Return the predictors without training that a model competes with, best first."""
+        """Return the untrained baselines that a model competes with, best first."""
         values = {name: row.masked.get(metric) for name, row in self.rungs(split).items()}
         kept = {n: v for n, v in values.items() if v is not None and n not in LIMITS}
         sign = -1 if METRICS.get(metric).higher_is_better else 1

@@ -58,7 +58,7 @@ def _model_of_phase_1(run: Run) -> Iterator[Block]:
     seen, below = run.state.last(Inspected), run.state.last(BelowLadder)
     if not seen and not below:
         return
-    yield Heading("What the models of phase 1 show")
+    yield Heading("What the phase 1 models show")
     if below:
         told = [_told(f) for f in below.findings] or [as_sentence(below.reason)]
         yield Items(f"{below.name}, on dev", told)
@@ -96,7 +96,7 @@ def first_screen(document: AuditDocument) -> Iterator[Block]:
     pairs += [("Next" if i == 0 else "Then", step) for i, step in enumerate(steps)]
     if codes := blocking_codes(document):
         flags = " ".join(f"--allow {code}" for code in codes)
-        pairs.append(("To go on regardless", f"{flags}; the report then says so at the top"))
+        pairs.append(("To continue regardless", f"{flags}; the report then says so at the top"))
     yield Facts(pairs)
 
 
@@ -110,7 +110,7 @@ def _lead(document: AuditDocument) -> str:
 def _details(document: AuditDocument) -> Iterator[Block]:
     """Yield findings, blind spots, routing, ladder, plots and inputs."""
     yield from _findings(document)
-    yield Heading("What was looked at")
+    yield Heading("What was checked")
     if blind := not_looked_at(document):
         yield Items("Not checked (missing input)", blind)
     if passed := [f"{c.code}: {c.question}" for c in checks_with(document, "PASS")]:
@@ -120,7 +120,7 @@ def _details(document: AuditDocument) -> Iterator[Block]:
     plots = document.plots
     if drawn := small_plots.panels(plots):
         yield Heading("What the data looks like")
-        yield Figure(drawn, "Bars show two standard errors over articles, to each side.")
+        yield Figure(drawn, "Bars show two standard errors over articles, on each side.")
         yield Preformatted(plot_words.as_text(plots), only_markdown=True)
     yield from _inputs(document)
 
@@ -128,7 +128,7 @@ def _details(document: AuditDocument) -> Iterator[Block]:
 def _findings(document: AuditDocument) -> Iterator[Block]:
     findings = document.findings
     if not findings:
-        yield Paragraph("Nothing was found.", "note")
+        yield Paragraph("No findings.", "note")
         return
     rows = [
         [f.code, severity_of(f, document), f.seen, f.allowed, where_in_words(f.where)]
@@ -163,7 +163,7 @@ def _ladder(document: AuditDocument) -> Iterator[Block]:
     metrics = known + sorted(every - set(known))
     if metrics:
         yield Table(
-            "what predictors without training reach on the eval windows",
+            "what untrained baselines reach on the eval windows",
             "l" + "r" * len(metrics),
             ("Predictor", *(title_of(metric) for metric in metrics)),
             [[name, *(number(row.get(m)) for m in metrics)] for name, row in ladder.items()],
@@ -177,5 +177,5 @@ def _inputs(document: AuditDocument) -> Iterator[Block]:
         sizes = [f"{count:,} {word}" for word, count in counts if count is not None]
         sizes += [f"width {about.width}"] if about.width is not None else []
         pairs.append((name.capitalize(), "; ".join([about.source or "", *sizes])))
-    how = "samples of the train side" if document.quick else "every check at full size"
+    how = "on samples of the train side" if document.quick else "every check on all data"
     yield Facts([*pairs, ("Time", f"{seconds(document.seconds)}, {how}")])

@@ -29,7 +29,7 @@ def cost_section(run: Run) -> Iterator[Block]:
     rows.append(_row("all", arms))
     header = ("Part", "Trials", "Epochs", "Training s", "Saved by gate", "Saved by ASHA")
     strong = frozenset({len(rows) - 1})
-    yield Table("where the training went, and what was not trained", "lrrrrr", header, rows, strong)
+    yield Table("training spent and saved, by step", "lrrrrr", header, rows, strong)
     yield Paragraph(_note(run, arms), "note")
 
 
@@ -47,15 +47,17 @@ def _note(run: Run, arms: list[Spent]) -> str:
     wall = run.summary.compute.wall_seconds
     said = [
         f"Wall time {seconds(wall)}, interruptions included.",
-        "The stage gate saves the rest of a step as soon as one arm holds it; ASHA saves the rest "
-        "of the arms that it prunes at a rung; both at each arm's own pace.",
-        "An arm that two steps share was trained once and counts in the first.",
+        "The stage gate saves the rest of a step once one arm holds it; ASHA saves the rest of "
+        "each arm that it prunes at a rung. Both are counted at each arm's own pace.",
+        "An arm shared by two steps was trained once and counts in the first.",
     ]
     broken = [arm for arm in arms if arm.left and not arm.stopped_by]
     if broken:
-        said.append(f"{counted(len(broken), 'arm')} ended without either; that is no saving.")
+        said.append(
+            f"{counted(len(broken), 'arm')} ended otherwise; that is not counted as a saving."
+        )
     if names := unreached(run):
         said.append(
-            f"What the steps not begun would have cost ({', '.join(names)}) is not counted."
+            f"The cost of the steps that did not start ({', '.join(names)}) is not counted."
         )
     return " ".join(said)

@@ -27,9 +27,9 @@ from lvm.triage.events.evidence import EvidenceTold, Example, Reach
 
 Judged = tuple[TestJudged, EvidenceTold]
 KINDS = {
-    "hit": "Hits: the true next comes first",
-    "near miss": "Near misses: the true next comes at places 2 to 10",
-    "hub": "Misses that lead to a hub: a row that is retrieved for many windows",
+    "hit": "Hits: the true next chunk ranks first",
+    "near miss": "Near misses: the true next chunk ranks 2 to 10",
+    "hub": "Misses that retrieve a hub: a row retrieved for many windows",
 }
 
 
@@ -42,7 +42,7 @@ def evidence_section(run: Run) -> Iterator[Block]:
         if event.role != "repeat" and event.evidence is not None
     ]
     if not judged:
-        yield Paragraph("This journal holds no distributions and no examples.", "note")
+        yield Paragraph("This journal has no distributions or examples.", "note")
         return
     yield from _ranks(run, judged)
     yield from _spaces(run, judged)
@@ -54,14 +54,14 @@ def evidence_section(run: Run) -> Iterator[Block]:
 
 def _ranks(run: Run, judged: Sequence[Judged]) -> Iterator[Block]:
     size = judged[0][0].evaluation.pool.size
-    yield Heading("Where the true next is found")
+    yield Heading("Where the true next chunk ranks")
     yield Figure(
         evidence_plots.reach(run, judged),
-        "Share of test windows whose true next is among the first k rows retrieved.",
+        "Share of test windows whose true next chunk is among the first k rows retrieved.",
     )
     rows = [[model_name(e), e.evaluation.space, *_quartiles(found)] for e, found in judged]
     yield Table(
-        f"rank of the true next among {size:,} rows; 1 is best, {size / 2:,.0f} is chance",
+        f"rank of the true next chunk among {size:,} rows; 1 is best, {size / 2:,.0f} is chance",
         "llrrr",
         ("Model", "Space", "a quarter within", "half within (median)", "three quarters within"),
         rows,
@@ -69,7 +69,7 @@ def _ranks(run: Run, judged: Sequence[Judged]) -> Iterator[Block]:
     places = judged[0][1].reach.k
     shown = [k for k in places if k <= 1000]
     table = Table(
-        "share of windows with the true next among the first k",
+        "share of windows with the true next chunk among the first k",
         "l" + "r" * len(shown),
         ("Model", *(f"{k:,}" for k in shown)),
         [[model_name(e), *_shares(found.reach, shown)] for e, found in judged],
@@ -90,13 +90,13 @@ def _shares(reach: Reach, shown: Sequence[int]) -> list[str]:
 
 
 def _spaces(run: Run, judged: Sequence[Judged]) -> Iterator[Block]:
-    yield Heading("Cosines: own target against that of another article")
+    yield Heading("Cosines: own target against a target of another article")
     first = _first(run, judged)
     shown = [one for one in judged if one[0].role == "phase 1" or one[0].arm == first]
     yield Figure(
         evidence_plots.cosines(shown, judged),
-        "Every panel has the same horizontal axis. A cosine behind a head does not compare with "
-        "one in the raw space: what counts is how far the two histograms lie apart.",
+        "All panels share the same horizontal axis. Projected and raw cosines do not compare; "
+        "what counts is the distance between the two histograms.",
     )
     if others := [one for one in judged if one not in shown]:
         drawn = Figure(evidence_plots.cosines(others, judged), "The same axis as above.")
@@ -112,13 +112,15 @@ def _spaces(run: Run, judged: Sequence[Judged]) -> Iterator[Block]:
         "Own is closer",
         *map(title_of, metrics),
     )
-    caption = "raw against projected space, test split; * is the space of the search"
+    caption = "raw against projected space, test split; * marks the searched space"
     yield Table(caption, "llrrrr" + "r" * len(metrics), header, rows)
     said = [text for one in judged if (text := _in_both(*one))]
     if said:
         yield Items("What the head changes", said)
     else:
-        yield Paragraph("No judged model has a projection head: there is one space.", "note")
+        yield Paragraph(
+            "No judged model has a projection head, so there is only one space.", "note"
+        )
 
 
 def _space_rows(event: TestJudged, evidence: EvidenceTold) -> Iterator[list[str]]:
@@ -147,9 +149,10 @@ def _in_both(event: TestJudged, evidence: EvidenceTold) -> str:
         return f"{number(raw.of(key))} to {number(head.of(key))}"
 
     return (
-        f"{model_name(event)}: from the raw to the projected space the cosine with the own target "
-        f"goes from {change('paired_mean')} and that with another's from {change('shuffled_mean')};"
-        f" R@5 goes from {change('r_at_5')} and MRR from {change('mrr')}."
+        f"{model_name(event)}: from the raw to the projected space, the cosine with the own "
+        f"target goes from {change('paired_mean')} and the cosine with another's target from "
+        f"{change('shuffled_mean')}; R@5 goes from {change('r_at_5')} and MRR from "
+        f"{change('mrr')}."
     )
 
 
@@ -163,8 +166,8 @@ def _percent(share: float | None) -> str:
 def _examples(run: Run, judged: Sequence[Judged]) -> Iterator[Block]:
     yield Heading("What was retrieved, in words")
     yield Paragraph(
-        "Windows of the test split, drawn at random among those of their kind and of as many "
-        "articles as there are. Own contexts are left out of what is retrieved.",
+        "Windows drawn at random from the test split, per kind and from as many articles as "
+        "possible. Own contexts are masked.",
         "note",
     )
     about = judged[0][1]
@@ -172,7 +175,7 @@ def _examples(run: Run, judged: Sequence[Judged]) -> Iterator[Block]:
         licence = f", {about.licence}" if about.licence else ""
         yield Paragraph(f"Texts, shortened: {about.source}{licence}.", "note")
     if not any(word.text for word in about.words.values()):
-        yield Paragraph("The bank has no texts, so rows are shown by their keys.", "note")
+        yield Paragraph("The bank has no texts, so rows are shown as keys.", "note")
     first = _first(run, judged)
     for event, evidence in sorted(judged, key=lambda one: one[0].arm != first):
         shown = event.arm == first
@@ -192,7 +195,7 @@ def _of_model(evidence: EvidenceTold) -> Iterator[Block]:
     )
     for kind, title in KINDS.items():
         mine = [example for example in evidence.examples if example.kind == kind]
-        yield Paragraph(title if mine else f"{title}: there are none.", "label")
+        yield Paragraph(title if mine else f"{title}: none.", "label")
         for example in mine:
             yield Facts(list(_example(evidence, example)))
 

@@ -32,7 +32,7 @@ def reach(run: Run, judged: Sequence[Judged]) -> str:
     chart = reach_chart(size)
     values = "; ".join(f"{line.name}: {_in_words(line)}" for line in lines)
     plot = chart.draw(
-        "True next among the first k, test split",
+        "True next chunk among the first k, test split",
         f". {values}. Chance is k of {size:,}.",
         _chance(chart, size, judged[0][1].reach.k),
         *map(chart.curve, lines),
@@ -56,7 +56,7 @@ def _model_line(run: Run, event: TestJudged, evidence: EvidenceTold, place: int)
 
 
 def _rung_line(run: Run) -> list[Series]:
-    """Return the best predictor without training, at the places where it was measured."""
+    """Return the best untrained baseline, at the places where it was measured."""
     best = next(iter(run.ladder("test", "r_at_5")), None)
     if best is None:
         return []

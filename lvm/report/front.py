@@ -1,4 +1,4 @@
-"""Models compared with the front of predictions without training: a picture and its numbers."""
+"""Models compared with the front of untrained baselines: a picture and its numbers."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def front_blocks(run: Run) -> Iterator[Block]:
     models = [model for model in run.summary.models if found.get(model.arm)]
     if not models:
         return
-    yield Heading("Against the front of predictions without training")
+    yield Heading("Against the front of untrained baselines")
     yield Paragraph(
-        "The rungs of the ladder trade cosine for R@5, and a mixture of two (one of them, drawn "
-        "for each window) reaches every point between them: the front is the best that needs no "
-        "training. The distance is what both metrics can lose before the front is reached; the "
-        "interval of one above or below leaves out zero. A model is below as well where it loses "
-        "to a rung in one metric over ten times what it can have gained in the other. The rung "
-        "named is the one nearest to beating it in both. In a learned space MRR stands for the "
-        "cosine.",
+        "The baselines of the ladder trade cosine for R@5. Choosing one of two at random for "
+        "each window reaches every point between them, so the front is the best that needs no "
+        "training. The distance is what both metrics can lose before reaching the front; above "
+        "or below means that its interval excludes zero. A model is also below where it loses "
+        "to a baseline in one metric more than ten times what it may have gained in the other. "
+        "The baseline named is the one closest to beating it in both. In a learned space, MRR "
+        "replaces the cosine.",
         "note",
     )
     yield Table(
-        "test split, own contexts masked; Δ is the difference to the rung",
+        "test split, own contexts masked; Δ is the difference from the baseline",
         "llrlrr",
         ("Model", "Position", "Distance", "Rung", "Δ cosine or MRR", "Δ R@5"),
         [_row(model, found[model.arm]) for model in models],
@@ -44,10 +44,10 @@ def front_blocks(run: Run) -> Iterator[Block]:
     drawn = [model for model in models if model.space == "raw"]
     front = front_line(run.summary.ladder)
     if front and drawn:
-        left_out = "" if drawn == models else " A model searched in a learned space is left out."
+        left_out = "" if drawn == models else " Models searched in a learned space are omitted."
         caption = (
             "The line is the front. A bar is the interval of the distance, along which both "
-            f"metrics change alike: a model is clear of the front where its bar is.{left_out}"
+            f"metrics change equally: a model is clear of the front if its bar is.{left_out}"
         )
         yield Figure(_picture(front, drawn, found, run.baseline), caption)
 

@@ -13,35 +13,33 @@ from lvm.text import NONE, estimate, number, title_of
 from lvm.triage.events import Confirmed
 
 DECIDES = (
-    "Every difference is paired by window, and the article is its unit. The p-value after "
-    "correction decides: it is Student's t of the mean that the bound is stated for, with the "
-    "error (CR2) and the degrees of freedom (Bell and McCaffrey) that articles of these lengths "
-    "leave. The sign-flip p-value beside it asks that gains and losses be symmetric about the "
-    "bound, and is exact then, however few the articles: a second opinion that decides nothing. "
-    "Where the two disagree, a few articles carry the result. The design effect is by how much the "
-    "likeness of windows of one article widens an interval's square; windows divided by it are the "
-    "independent windows that would tell as much. Effective articles are the articles of one "
-    f"length that would tell as much, (sum n)^2 / (sum n^2). Fewer than {MIN_ARTICLES} articles "
-    f"give neither PASS nor FAIL. Below {FAIL_ARTICLES} articles a FAIL on gains whose skewness is "
-    f"{SKEWED:g} or more needs twice the half-width, for a few articles that gain much may be "
-    "missing."
+    "Every difference is paired by window, with the article as its unit. The corrected p-value "
+    "decides: a Student's t test of the mean with the CR2 error and Bell and McCaffrey's "
+    "degrees of freedom for articles of these lengths. The sign-flip p-value next to it "
+    "assumes that gains and losses are symmetric about the bound and is then exact for any "
+    "number of articles. It is a second opinion and decides nothing; where the two disagree, a "
+    "few articles drive the result. The design effect is the factor by which the similarity of "
+    "windows within an article inflates the variance; windows divided by it is the equivalent "
+    "number of independent windows. Effective articles is the equivalent number of articles of "
+    f"equal length, (sum n)^2 / (sum n^2). Fewer than {MIN_ARTICLES} articles give neither PASS "
+    f"nor FAIL. Below {FAIL_ARTICLES} articles, a FAIL on gains with a skewness of {SKEWED:g} or "
+    "more needs twice the half-width, because a few articles with large gains may be missing."
 )
 PEEKING = (
-    "Dev is looked at often, and no verdict of a run is read from it, so that peeking is avoided "
-    "there: the cosine of every epoch may stop or prune an arm, the stage gate chooses the arm to "
-    "confirm, the gains over the control the arm that later steps start from (each step spends an "
-    "equal part of the level, by Holm over its arms). What was chosen is trained in full and "
-    "judged on test, which no choice has seen. Test is looked at once per model, at the end of a "
-    "training whose length was fixed before, and these looks are corrected. PASSED and FIXED are "
-    "two claims at a one-sided level of half the intervals' error each (2.5 % of 5 %), and a run "
-    "makes a false one in at most their sum. PASSED is judged once, by Holm over its two "
-    "metrics. FIXED may be judged once per step, once for what the steps keep together, and "
-    "once for the unchanged recipe where phase 1 was handed a model. This maximum is known "
-    "before the run, each look spends an equal part of the level (with six steps 2.5 % / 7), "
-    "and Holm divides it between both metrics. The gains over the control that name the cause "
-    "are spent alike. With --all-steps all of them are judged once, at the end, by Holm over "
-    "all. Repeated seeds look at test once more, and decide nothing. Not corrected: other "
-    "triages on the same test split."
+    "Dev is looked at often, but no verdict rests on it: the cosine of each epoch may stop or "
+    "prune an arm, the stage gate chooses the arm to confirm, and the gains over the control "
+    "choose the arm that later steps start from (each step spends an equal part of the level, "
+    "by Holm over its arms). The chosen arm is trained in full and judged on test, which no "
+    "choice has seen. Test is looked at once per model, after a training of fixed length, and "
+    "these looks are corrected. PASSED and FIXED are two claims, each at a one-sided level of "
+    "half the intervals' error (2.5 % of 5 %), so a run makes a false one at most in their sum "
+    "of cases. PASSED is judged once, by Holm over its two metrics. FIXED may be judged once "
+    "per step, once for the kept steps together, and once for the unchanged recipe if phase 1 "
+    "was given a model. This maximum is known before the run, each look spends an equal part "
+    "of the level (2.5 % / 7 with six steps), and Holm divides it between the two metrics. The "
+    "gains over the control that name the cause are corrected the same way. With --all-steps, "
+    "all of them are judged once, at the end, by Holm over all. Repeated seeds look at test "
+    "once more and decide nothing. Other triages on the same test split are not corrected for."
 )
 
 GATE = ("Model or arm", "Split", "Gate", "Metric", "Bound")  # columns that name a gate
@@ -53,22 +51,22 @@ def gates_section(run: Run) -> Iterator[Block]:
     """Yield every gate with its interval, then what stands behind the intervals."""
     rows = list(_rows(run))
     if not rows:
-        yield Paragraph("No gate has been judged yet.", "note")
+        yield Paragraph("No gate judged yet.", "note")
         return
     yield Table(
-        "every gate that was judged; the gains of arms over their control are in the steps",
+        "every gate judged; the arms' gains over their control are listed by step",
         "llllrrrrrrll",
         (*GATE, "Value [interval]", *SIZES, "Verdict", "Reason"),
         [_gate(*row) for row in rows],
     )
     if any(len(step.arms) > ARMS for step in run.summary.steps):
-        yield Paragraph(f"Of a step with very many arms the {ARMS} foremost are shown.", "note")
+        yield Paragraph(f"Of a step with many arms, the best {ARMS} are shown.", "note")
     rows += _gains(run)
     differences = [row for row in rows if row[2].estimate and row[2].p_value is not None]
     behind: list[Block] = [Paragraph(DECIDES), Paragraph(PEEKING)]
     if differences:
         behind.insert(0, _p_values(differences))
-    yield Folded("How sure every difference is, and how peeking is dealt with", behind)
+    yield Folded("How certain each difference is, and how repeated looks are corrected", behind)
 
 
 def independent(gate: GateResult) -> str:
@@ -77,7 +75,7 @@ def independent(gate: GateResult) -> str:
     if not effect or not found:
         return ""
     return (
-        f"design effect {number(effect, 1)}: {found.num_windows:,} windows tell as much as "
+        f"design effect {number(effect, 1)}: {found.num_windows:,} windows are worth "
         f"{found.num_windows / effect:,.0f} independent ones"
     )
 
@@ -135,7 +133,7 @@ def _gate(name: str, split: str, gate: GateResult) -> list[str]:
 
 def _p_values(rows: Sequence[Row]) -> Table:
     return Table(
-        "p-values of the differences, one-sided against their bounds; the corrected one decides",
+        "one-sided p-values of the differences against their bounds; the corrected one decides",
         "llllrrrrrr",
         (*GATE, "p", "p corrected", "over", "p by sign flips", "Independent windows"),
         [_p_value(*row) for row in rows],

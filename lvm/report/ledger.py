@@ -11,7 +11,7 @@ from lvm.triage.summary import CombinationShown, ForecastShown
 KINDS = (
     ("hypothesis", "the failure report's hypotheses"),
     ("open question", "its open questions; confirmed means yes, refuted means no"),
-    ("beyond the report", "what the report does not say and the steps test all the same"),
+    ("beyond the report", "hypotheses beyond the report that the steps test"),
 )
 
 
@@ -20,7 +20,7 @@ def ledger_sections(run: Run) -> list[Section]:
     found = []
     if run.summary.combination is not None:
         blocks = list(_together(run, run.summary.combination))
-        found.append(Section("combination", "What the steps add together", blocks))
+        found.append(Section("combination", "What the steps achieve together", blocks))
     if run.summary.hypotheses:
         found.append(Section("hypotheses", "Hypotheses", list(_ledger(run))))
     if run.summary.forecast:
@@ -43,13 +43,13 @@ def _ledger(run: Run) -> Iterator[Block]:
         if rows:
             yield Table(caption, "lllll", header, rows)
     yield Paragraph(
-        "The statistic is the gain over the control at the same budget and seed, in R@5 and MRR, "
-        "on the dev split; for an arm that was trained in full, the gain over the unchanged recipe "
-        "on the test split. Confirmed: an interval, corrected by Holm over the arms of the step, "
-        "lies above zero. Refuted: an arm reached its budget, and no interval lies above zero even "
-        "uncorrected, or reaches what the success gate asks for. Every arm starts from the recipe "
-        "that its step names, so a status holds for that recipe. Intervals are not corrected over "
-        "the entries of this table.",
+        "The statistic is the gain in R@5 and MRR over the control at the same budget and "
+        "seed, on the dev split; for an arm trained in full, the gain over the unchanged "
+        "recipe on the test split. Confirmed: an interval, corrected by Holm over the arms of "
+        "the step, lies above zero. Refuted: an arm reached its budget, and no interval lies "
+        "above zero even uncorrected, or reaches the bound of the success gate. Every arm "
+        "starts from the recipe named in its step, so a status holds for that recipe. "
+        "Intervals are not corrected over the entries of this table.",
         "note",
     )
 
@@ -84,7 +84,7 @@ def _together(run: Run, together: CombinationShown) -> Iterator[Block]:
     )
     yield Paragraph(
         "Every full training of this run was judged once, by Holm over all "
-        f"{together.comparisons} success gates together.",
+        f"{together.comparisons} success gates.",
         "note",
     )
 

@@ -74,7 +74,7 @@ def report_sections(run: Run) -> list[Section]:
         return [verdict, *audit, origin]
     seeds = []
     if run.summary.seeds:
-        seeds = [Section("seeds", "What a seed changes", list(seeds_section(run)))]
+        seeds = [Section("seeds", "Effect of the seed", list(seeds_section(run)))]
     return [
         verdict,
         Section("models", "Models on the test split", [*models_section(run), *front_blocks(run)]),
@@ -167,6 +167,6 @@ def _write(path: Path, text: str) -> Path:
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written ({error.strerror}); free some space or make the folder "
-            "writable, then go on with --resume."
+            "writable, then continue with --resume."
         ) from None
     return path

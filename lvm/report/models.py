@@ -29,24 +29,24 @@ def models_section(run: Run) -> Iterator[Block]:
     rows += [_delta_row(run, model) for model in models if model.name != run.baseline]
     rows += [_ladder_row(run, name, row) for name, row in ladder.items()]
     yield Table(
-        f"own contexts masked out of the pool; Δ is the difference to {run.baseline}",
+        f"own contexts masked out of the pool; Δ is the difference from {run.baseline}",
         "lrrrl" + "r" * (len(metrics) + 2),
         ("Model", "Epochs", "Dev cosine", "Eval cosine", "Space", *metrics, "P50 ms", "P95 ms"),
         [row for row in rows if row],
         strong,
     )
     yield Paragraph(
-        f"Pool {pool.id}, N = {pool.size:,} rows, mask: {pool.mask}, ties: {pool.ties}; chance R@5 "
-        f"is {pool.chance(5):.2g}. {counted(first.num_windows, 'window')} of "
+        f"Pool {pool.id}, N = {pool.size:,} rows, mask: {pool.mask}, ties: {pool.ties}; chance "
+        f"R@5 is {pool.chance(5):.2g}. {counted(first.num_windows, 'window')} of "
         f"{counted(first.num_articles, 'article')}. A cosine in the projected space does not "
-        "compare with one in the raw space. The ladder rows are predictors without training; "
-        "oracle and random are the ends of the scale.",
+        "compare with one in the raw space. The ladder rows are untrained baselines; oracle "
+        "and random are the ends of the scale.",
         "note",
     )
     if models:
         yield Figure(plots.comparison(run), "Models against the ladder on the test split.")
         lost = list(_ann_table(run))
-        more = ", and what approximate search loses" if lost else ""
+        more = ", and the loss from approximate search" if lost else ""
         yield Folded(f"Nothing masked{more}", [_raw_table(run), *lost])
 
 
@@ -164,7 +164,7 @@ def _ladder_row(run: Run, name: str, row: Evaluation) -> list[str]:
 def _raw_table(run: Run) -> Table:
     rows = [[model_name(model), *_retrieval(model.raw)] for model in run.summary.models]
     header = ("Model", *map(title_of, METRICS.shown(Shown.MODELS)))
-    return Table("the same, nothing masked", "l" + "r" * (len(header) - 1), header, rows)
+    return Table("same, nothing masked", "l" + "r" * (len(header) - 1), header, rows)
 
 
 def _retrieval(metrics: Mapping[str, float | None]) -> list[str]:

@@ -27,7 +27,7 @@ def not_tried_section(run: Run) -> Iterator[Block]:
         found += [f"{n} ({step.title}): {why}" for n, why in step.left_out.items()]
         found += _cut_short(step)
     found += _never_varied(run)
-    yield Items("A verdict holds for what was tried. This was not", found)
+    yield Items("A verdict holds only for what was tried. Not tried", found)
 
 
 def _cut_short(step: StepShown) -> list[str]:
@@ -75,7 +75,7 @@ def origin_section(run: Run) -> Iterator[Block]:
     pairs = [
         ("Started", f"{at:%Y-%m-%d %H:%M} UTC"),
         ("Data", f"{data.source}; {data.rows:,} vectors of width {data.width}"),
-        ("Data fingerprint", data.fingerprint or "not taken: the data was not loaded"),
+        ("Data fingerprint", data.fingerprint or "not computed: the data was not loaded"),
         ("Splits", "; ".join(_split(data, name) for name in data.windows)),
         ("Seed", str(started.config.recipe.seed)),
         (

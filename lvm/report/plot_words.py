@@ -20,9 +20,9 @@ LINES = {  # line plot -> title, horizontal axis
 }
 BLOCKS = "Coherence by block of articles"
 RULES = {
-    "position_profile": "Rises to the right where text is in order",
-    "lag_profile": "Falls to the right where text is in order",
-    "offset_sweep": f"Peaks at {RIGHT_OFFSET} where the target is the next chunk",
+    "position_profile": "Should rise to the right if text is in order",
+    "lag_profile": "Should fall to the right if text is in order",
+    "offset_sweep": f"Should peak at {RIGHT_OFFSET} if the target is the next chunk",
 }
 FLAT = 0.05  # a sweep that moves less has no peak worth naming: a sound one reaches 1
 NUM_LISTED = 10  # blocks of articles in text
@@ -92,7 +92,7 @@ def _seen(name: str, points: Points) -> str:
 def blocks_reading(part: Coherence) -> str:
     """Return how the blocks of articles lie beside the train side."""
     near = [value for _, _, value in known_blocks(part)]
-    rule = "What neighbours share beyond random pairs"
+    rule = "Similarity of neighbours beyond random pairs"
     if part.low is None or part.high is None:
         return f"{rule}, eval only: {number(min(near))} to {number(max(near))}."
     outside = sum(not part.low <= value <= part.high for value in near)
@@ -104,7 +104,7 @@ def blocks_reading(part: Coherence) -> str:
 
 def histogram_reading(part: Histogram) -> str:
     """Return how far apart the two histograms of a plot are."""
-    rule = "Own targets should lie right of those of other articles"
+    rule = "Own targets should lie to the right of targets of other articles"
     paired, shuffled = part.paired_mean, part.shuffled_mean
     if paired is None or shuffled is None:
         return f"{rule}."

@@ -95,7 +95,7 @@ def comparison(run: Run) -> str:
         rows += [("ladder", name, value) for name, value in run.ladder("test", metric).items()]
         measured = [(kind, name, value) for kind, name, value in rows if value is not None]
         panels.append(_bars(f"test {title_of(metric)}", measured))
-    entries = (swatch("model"), "trained model"), (swatch("ladder"), "ladder: no training")
+    entries = (swatch("model"), "trained model"), (swatch("ladder"), "ladder: untrained")
     return tag("div", *panels, class_="panels") + legend(*entries)
 
 

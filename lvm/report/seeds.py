@@ -27,14 +27,14 @@ def seeds_section(run: Run) -> Iterator[Block]:
     if holds:
         yield Paragraph(holds, "lead")
     yield Paragraph(
-        f"The verdict rests on {basis(repeated)} and was not judged anew. An interval "
-        "over seeds holds what another seed would change as well as other articles; with two seeds "
-        "it is so wide that it says nothing, for two tell little of a third.",
+        f"The verdict rests on {basis(repeated)} and was not judged again. An interval over "
+        "seeds covers other seeds as well as other articles. With two seeds it is too wide to "
+        "be informative.",
         "note",
     )
     against = [c for c in repeated.comparisons if c.over == run.baseline]
     if against:
-        caption = "A mark is the gain with one seed, a bar the interval over all of them."
+        caption = "A mark is the gain with one seed; a bar is the interval over all seeds."
         yield Figure(_plot(repeated, against), caption)
     yield _levels(repeated)
     if repeated.comparisons:
@@ -56,7 +56,7 @@ def _levels(repeated: SeedsShown) -> Table:
             cells = [number(value) for value in per]
             rows.append([name, title_of(metric), *cells, mean, spread])
     return Table(
-        "the models on the test split, seed by seed; SD is that of the values of the seeds",
+        "the models on the test split, per seed; SD is over seeds",
         "ll" + "r" * (len(seeds) + 2),
         ("Model", "Metric", *(f"seed {s}" for s in seeds), "Mean", "SD"),
         rows,
@@ -81,8 +81,8 @@ def _gains(comparisons: Sequence[Comparison]) -> Table:
             ]
         )
     return Table(
-        "gains over seeds and articles together; SD is what a seed alone moves a gain by, the "
-        "chance of a few articles taken out",
+        "gains over seeds and articles; SD is the effect of the seed alone, without the "
+        "sampling error of the articles",
         "lllrrrrr",
         ("Model", "Over", "Metric", "Bound", "Gain [interval]", "SD", "Seeds", "Articles"),
         rows,
@@ -96,7 +96,7 @@ def _lost(run: Run, repeated: SeedsShown) -> Iterator[Block]:
         for judged in run.state.of(ArmJudged, step=started.step):
             if judged.reason not in ("finished", "gate held"):
                 why = f": {judged.detail}" if judged.detail else ""
-                text = f"{judged.name} left no result with seed {seed} ({judged.reason}{why})"
+                text = f"{judged.name} has no result with seed {seed} ({judged.reason}{why})"
                 yield Paragraph(f"{text}.", "warning")
 
 
@@ -115,13 +115,11 @@ def _plot(repeated: SeedsShown, against: Sequence[Comparison]) -> str:
     values = "; ".join(
         f"{_title(c)} {interval(c.estimate)}, bound {number(c.bound, sign=True)}" for c in against
     )
-    drawing = chart.draw(
-        f"gain over {against[0].over} on test, seed by seed", f". {values}.", *rows
-    )
+    drawing = chart.draw(f"gain over {against[0].over} on test, per seed", f". {values}.", *rows)
     bound = sample(tag("line", class_="gate", x1=15, x2=15, y1=0, y2=12))
     return wide(
         drawing,
-        (line_sample(Style("c1")), "a seed, and the interval over all"),
+        (line_sample(Style("c1")), "one seed, and the interval over all"),
         (bound, "the bound of the success gate"),
     )
 

@@ -54,10 +54,10 @@ def _phase1(run: Run) -> Iterator[Block]:
     yield Figure(
         plots.step_curves(run, run.specs("phase_1")), "Phase 1, per epoch on the dev split."
     )
-    yield from _items("Went on after a break", _restarts(run, "phase_1"))
-    yield from _items("Absent, and so no evidence", _absent(run, "phase_1"))
+    yield from _items("Resumed after a failure", _restarts(run, "phase_1"))
+    yield from _items("Absent, so not evidence", _absent(run, "phase_1"))
     if verdict is None:
-        yield Paragraph("Phase 1 had not been judged when this was written.", "note")
+        yield Paragraph("Phase 1 was not judged yet when this was written.", "note")
 
 
 def _step(run: Run, step: StepShown) -> Iterator[Block]:
@@ -84,13 +84,13 @@ def _step(run: Run, step: StepShown) -> Iterator[Block]:
     yield from _items("Gate conflicts", _conflicts(step))
     absent = list(_absent(run, step.step, f"{CONFIRMATION}{step.step}"))
     races = (step.step, f"{CONFIRMATION}{step.step}")
-    yield from _items("Went on after a break", _restarts(run, *races))
-    yield from _items("Absent, and so no evidence", iter(absent))
+    yield from _items("Resumed after a failure", _restarts(run, *races))
+    yield from _items("Absent, so not evidence", iter(absent))
     yield from _items("Outcome", _outcome(run, step, absent))
 
 
 def _whose(step: StepShown) -> str:
-    return "Hypothesis of the failure report" if step.reported else "Hypothesis, ours"
+    return "Hypothesis of the failure report" if step.reported else "Our hypothesis"
 
 
 def _by_gain(run: Run) -> Table:
@@ -105,7 +105,7 @@ def _by_gain(run: Run) -> Table:
         for found in run.summary.by_gain
     ]
     header = ("Step", "Arm", "On", *(f"{title_of(m)} over its control" for m in FINEST_FIRST))
-    return Table("the steps by what they gain, the largest first", "lllrr", header, rows)
+    return Table("the steps by gain, largest first", "lllrr", header, rows)
 
 
 def _gain(gate: GateResult | None) -> str:
@@ -130,8 +130,8 @@ def _rest(step: StepShown, shown: Sequence[ArmShown]) -> Iterator[Block]:
     """Say which arms the tables leave out."""
     if rest := left_out(step, shown):
         text = (
-            f"The tables hold the control, the arms that were chosen and the best by MRR on dev; "
-            f"{rest} of this step stand in verdict.json."
+            "The tables show the control, the chosen arms and the best by MRR on dev; the "
+            f"{rest} of this step are in verdict.json."
         )
         yield Paragraph(text, "note")
 
@@ -194,7 +194,7 @@ def _dev_table(
         rows.append([arm.name, *cells])
     numbers = [word for m in metrics for word in (title_of(m), "control")]
     header = ("Arm", *numbers, "Stage gate", *(f"gain in {title_of(m)}" for m in judged))
-    caption = "dev split, at the epoch where each arm ended; the control at the same epoch"
+    caption = "dev split, at the epoch where each arm ended, against the control at the same epoch"
     aligned = "l" + "rr" * len(metrics) + "l" * (1 + len(judged))
     return Table(caption, aligned, header, rows)
 
@@ -254,13 +254,13 @@ def _outcome(run: Run, step: StepShown, absent: Sequence[str]) -> Iterator[str]:
     if step.kept:
         yield f"Kept: {step.kept} beats its control, and later steps may start from it."
     elif step.stage is None:
-        yield "This step had not ended when this was written."
+        yield "This step was not finished when this was written."
     elif step.extended:
-        yield "An open question, measured on dev alone; its answer stands under Hypotheses."
+        yield "An open question, measured only on dev; Hypotheses has its answer."
     elif not step.arms:
         yield "Nothing could be tried, so nothing is ruled out."
     elif absent and all(event.verdict != Verdict.PASS for event in confirmed):
-        yield "Nothing is ruled out: what an absent arm would have shown nobody knows."
+        yield "Nothing is ruled out: an absent arm might have shown it."
     elif step.stage == Verdict.NOT_EVALUABLE:
         yield "No arm could be judged, so nothing is ruled out."
     elif step.stage == Verdict.FAIL or any(e.verdict == Verdict.FAIL for e in confirmed):

@@ -129,9 +129,9 @@ def _next(run: Run, changed: bool) -> tuple[str, str]:
         case RunVerdict.PASSED | RunVerdict.FIXED:
             return "judge the recipe on data this run has not seen", f"{job} --data BANK"
         case RunVerdict.BLOCKED:
-            return "repair what the audit names, then start again", _again(run)
+            return "fix the audit's findings, then start again", _again(run)
         case RunVerdict.INCONCLUSIVE if run.summary.absent:
-            text = "see why the absent arms ended; when that is settled, have them tried again"
+            text = "see why the absent arms ended; when that is fixed, retry them"
             return text, run.summary.resume
         case RunVerdict.INCONCLUSIVE if run.summary.lineage.verdict_if_unseen:
             text = "name the articles that the model has read, in a file of ids or a bank"
@@ -140,12 +140,12 @@ def _next(run: Run, changed: bool) -> tuple[str, str]:
             text = "see why no model could be judged; change the recipe accordingly"
             return text, f"{job} --recipe FILE"
         case RunVerdict.INCONCLUSIVE:
-            return "give a bank with more articles: they narrow the interval", f"{job} --data BANK"
+            return "give a bank with more articles to narrow the interval", f"{job} --data BANK"
         case RunVerdict.NOT_FIXED:
             text = "see what was not tried; change the recipe accordingly and start again"
             return text, f"{job} --recipe FILE"
         case _:
-            return "go on with the run", run.summary.resume
+            return "continue the run", run.summary.resume
 
 
 def _crosses(run: Run) -> bool:

@@ -24,14 +24,14 @@ MARKS = {  # kind of a leaf -> mark, what the mark means
     "ended": ("●", "ran to its end"),
     "stopped": ("■", "stopped when another arm held the gate"),
     "pruned": ("✕", "pruned"),
-    "broke": ("!", "broke or could not be judged"),
-    "left": ("○", "left out, not reached or not ended"),
+    "broke": ("!", "failed or could not be judged"),
+    "left": ("○", "left out, not reached or not finished"),
 }
 
 
 ATTRIBUTED = {  # whom a confirmation speaks for
     "step": "it beats the unchanged recipe at the same budget",
-    "more training": "the unchanged recipe holds the gate as well, so more training is the cause",
+    "more training": "the unchanged recipe also holds the gate, so more training is the cause",
     "open": "an interval crosses its bound",
 }
 
@@ -61,9 +61,8 @@ class Node:
 def tree_section(run: Run) -> Iterator[Block]:
     """Yield the tree with the path taken."""
     nodes, end = list(_nodes(run)), _end(run)
-    caption = (
-        "The path goes down the full line; what follows a dotted line was not taken. "
-        + "; ".join(f"{mark} {meaning}" for mark, meaning in MARKS.values())
+    caption = "The solid line is the path taken; dotted lines were not taken. " + "; ".join(
+        f"{mark} {meaning}" for mark, meaning in MARKS.values()
     )
     yield Figure(_drawn(nodes, *end), f"{caption}.")
     yield Preformatted("\n".join(_as_text(nodes, *end)), only_markdown=True)
@@ -89,7 +88,7 @@ def _nodes(run: Run) -> Iterator[Node]:
         why = _since(run, "Repeat", seed=started.seed)
         yield Node(started.title, why, True, "", "", leaves)
     ended = bool(run.state.last(Decision, action="Stop"))
-    why = "not reached: the run ended before it" if ended else "not reached so far"
+    why = "not reached: the run ended first" if ended else "not reached yet"
     for name in unreached(run):
         yield Node(name, why, False)
 
@@ -200,7 +199,7 @@ def _shared(run: Run, step: str, spec: Arm) -> str:
     first = run.first_start[spec.id]
     if first.step == step:
         return ""
-    return f"its training is that of {first.title}"
+    return f"same training as {first.title}"
 
 
 # --- drawn ----------------------------------------------------------------------------------------

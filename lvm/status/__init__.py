@@ -139,10 +139,10 @@ def _doing(state: RunState) -> str:
         return title(started.number, started.title) if going else "judging its arms"
     asked = state.last(StepEnded) or state.last(Confirmed)
     if (state.last(Phase1Judged) or state.last(Inspected)) and not asked:
-        return "looking at the model of phase 1"
+        return "checking the phase 1 models"
     if any(state.last(kind) for kind in AFTER_A_STEP):
         return "deciding what comes next"
-    return "measuring the predictors without training" if state.last(Audited) else "preparing"
+    return "measuring the untrained baselines" if state.last(Audited) else "preparing"
 
 
 def title(number: int | None, name: str) -> str:

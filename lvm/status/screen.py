@@ -39,7 +39,7 @@ def screen(seen: Standing) -> list[str]:
 
 def _judged(judged: Judged) -> str:
     network = f"our {judged.trained} network" if judged.trained else "our network"
-    return f"predictions in {judged.file}; trained in their model's place: {network}"
+    return f"predictions in {judged.file}; trained in place of their model: {network}"
 
 
 def _headline(seen: Standing) -> str:

@@ -146,7 +146,7 @@ class Screen:
     def _on_reopened(self, event: Reopened) -> None:
         names = [f"{arm.arm} of {arm.step}" for arm in event.arms]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        self.say(f"{self._clock()} Trying again: {', '.join(names[:NAMED])}{more}.", "bold")
+        self.say(f"{self._clock()} Retrying: {', '.join(names[:NAMED])}{more}.", "bold")
 
     def _on_step_started(self, event: StepStarted) -> None:
         self._step, self._step_started = event, time.monotonic()
@@ -171,7 +171,7 @@ class Screen:
 
     def _on_arm_restarted(self, event: ArmRestarted) -> None:
         where = f"from epoch {event.epoch}" if event.epoch > 0 else "from the start"
-        self.say(f"{self._clock()}   {event.name}: {event.detail}; it goes on {where}", "yellow")
+        self.say(f"{self._clock()}   {event.name}: {event.detail}; restarted {where}", "yellow")
 
     def _on_waiting(self, event: Waiting) -> None:
         self.say(f"{self._clock()}   {event.detail}", "yellow")

@@ -38,7 +38,7 @@ def print_audit(document: AuditDocument, stream: TextIO) -> None:
         console.print(Text(f"{finding.code}: {finding.meaning}"))
         say(f"  next: {finding.next}", "bold")  # not wrapped: a command is copied whole
     if blind := not_looked_at(document):
-        say("not looked at, and so not passed:", "dim")
+        say("not checked, so not passed:", "dim")
         for line in blind:
             console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2)))
     say(f"{document.seconds:.1f} s", "dim")

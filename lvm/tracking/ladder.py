@@ -1,4 +1,4 @@
-"""The MLflow runs of the predictors without training, beside those of the arms."""
+"""The MLflow runs of the untrained baselines, beside those of the arms."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lvm.triage.events import Ladder
 from lvm.triage.state import RunState
 
 LADDER = "ladder"  # tag `role` and `step` of these runs, so that a filter can have or leave them
-NOTE = "A predictor without training, judged on the same windows and pool as the models."
-END_NOTE = f"{NOTE} It is an end of the scale, not a competitor."
+NOTE = "An untrained baseline, measured on the same windows and pool as the models."
+END_NOTE = f"{NOTE} It marks an end of the scale and is not a competitor."
 
 
 def ladder_views(events: RunState) -> list[RunView]:

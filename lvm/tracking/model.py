@@ -52,15 +52,16 @@ class NextVectors:
         wanted = (self.context_length, self.width)
         if contexts.ndim != 3 or contexts.shape[1:] != wanted:
             raise UsageError(
-                f"the contexts have shape {list(contexts.shape)}, the model was trained on [B, "
-                f"{wanted[0]}, {wanted[1]}]; give the last {wanted[0]} vectors of each text, "
-                "oldest first."
+                f"the contexts have shape {list(contexts.shape)}, but the model was trained on "
+                f"[B, {wanted[0]}, {wanted[1]}]; give the last {wanted[0]} vectors of each "
+                "text, oldest first."
             )
         lengths = np.linalg.norm(contexts, axis=-1)
         if not np.all(np.abs(lengths - 1.0) < LENGTH_TOLERANCE):  # also where one is NaN
             raise UsageError(
-                f"the contexts have vectors of length {lengths.min():.3g} to {lengths.max():.3g}, "
-                "the model was trained on unit vectors; divide each by its length."
+                f"the contexts have vectors of length {lengths.min():.3g} to "
+                f"{lengths.max():.3g}, but the model was trained on unit vectors; divide each "
+                "by its length."
             )
 
 

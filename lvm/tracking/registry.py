@@ -153,7 +153,7 @@ def _register(client: Any, run: str, view: ModelView, model: Any) -> None:
     name = view.registered_as
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(
-            name, description="Next-vector models that a triage has confirmed on one data set."
+            name, description="Next-vector models that a triage confirmed on one data set."
         )
     versions = client.search_model_versions(f"name = '{name}'")
     if any(version.run_id == run for version in versions):

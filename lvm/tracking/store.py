@@ -83,8 +83,8 @@ def require_openable(path: Path) -> None:
             database.execute("PRAGMA schema_version").fetchone()
     except sqlite3.Error as error:
         raise Refused(
-            f"{path} is no MLflow store that this user can open ({error}); move it away, or set "
-            "MLFLOW_TRACKING_URI to another one"
+            f"{path} is not an MLflow store that this user can open ({error}); move it away, or "
+            "set MLFLOW_TRACKING_URI to another one"
         ) from None
 
 
@@ -120,8 +120,8 @@ def in_words(error: Exception, uri: str, folder: Path) -> str:
     said = [*str(error).strip().splitlines(), ""][0].replace(uri, shown)
     found = f"{type(error).__name__}: {said}"[:300]
     return (
-        f"MLflow at {shown} did not take the results ({found}); the journal in {folder} holds them "
-        f"all, and {track} writes them when it answers."
+        f"MLflow at {shown} did not accept the results ({found}). The journal in {folder} holds "
+        f"them all; run {track} when it answers."
     )
 
 

@@ -132,7 +132,7 @@ class RunView:
         self.add_metrics("test.ann.", judged.ann, judged.at, judged.epochs)
 
     def add_front(self, events: RunState, arm: str) -> None:
-        """Add where a model lies against the front of predictions without training."""
+        """Add where a model lies against the front of untrained baselines."""
         compared = events.last(Compared)
         found = compared.front.get(arm) if compared else None
         if compared and found:
@@ -200,7 +200,7 @@ def _add_audit(view: RunView, events: RunState) -> None:
 
 
 def _add_phase_1(view: RunView, events: RunState) -> None:
-    """Add the first comparison and what the predictors without training reach, on test."""
+    """Add the first comparison and what the untrained baselines reach, on test."""
     ladder = events.last(Ladder, split="test")
     if ladder is not None:
         for name, row in ladder.rows.items():

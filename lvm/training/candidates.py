@@ -81,7 +81,7 @@ class DeviceCandidates:
             excluded = self._bank.excluded(forbidden, positive)
         else:
             if self._table is None:
-                raise ValueError("refresh() takes over the negatives of an epoch first")
+                raise ValueError("call refresh() before the first epoch")
             ids = torch.cat([self._targets[batch], self._table[batch].flatten()])
             raw, positive = self._vectors[ids], self._own_columns
             excluded = SameGroup(forbidden, self._groups[ids])

@@ -113,7 +113,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     stated = manifest if isinstance(manifest, dict) else {}
     if not isinstance(stated.get("recipe"), dict) or type(stated.get("width")) is not int:
         raise CheckpointError(
-            f"{place}/manifest.json has no recipe and width; give a checkpoint folder of lvm."
+            f"{place}/manifest.json has no recipe and width; give a checkpoint folder that lvm "
+            "wrote."
         )
     return stated
 
@@ -129,9 +130,9 @@ def load_checkpoint(folder: Path) -> tuple[Predictor, Recipe, dict[str, Any]]:
     worst = max(probe_differences(predictor, recipe, manifest, str(folder)))
     if not worst <= PROBE_TOLERANCE:
         raise CheckpointError(
-            f"{folder} does not give back its own probe outputs (largest difference {worst:.2g}, "
-            f"expected at most {PROBE_TOLERANCE:g}); it was written by another model: train it "
-            "again."
+            f"{folder} does not reproduce its own probe outputs (largest difference "
+            f"{worst:.2g}, limit {PROBE_TOLERANCE:g}); it was written by another "
+            "model: train it again."
         )
     return predictor, recipe, manifest
 
@@ -183,8 +184,8 @@ def probe_differences(
         stored = torch.empty(0)
     if stored.shape != found.shape:
         raise CheckpointError(
-            f"{source}/manifest.json has no probe_outputs of shape {tuple(found.shape)}, by which "
-            "a model is known to be the one that was saved; train it again."
+            f"{source}/manifest.json has no probe_outputs of shape {tuple(found.shape)}to "
+            "verify the saved model with; train it again."
         )
     worst = (stored - found).abs().amax(dim=1)
     return [float(v) for v in worst.nan_to_num(nan=torch.inf, posinf=torch.inf)]
@@ -209,16 +210,16 @@ def _require_size(recipe: Recipe, width: int, weights: Mapping[str, Tensor], sou
     """Refuse a manifest whose model is larger than its weights, before memory is asked for."""
     if recipe.model.num_layers > len(weights) or width < 1:
         raise CheckpointError(
-            f"{source}: the manifest says {recipe.model.num_layers} layers and width {width}, the "
-            f"file holds {len(weights)} weights; use the recipe it was trained with."
+            f"{source}: the manifest says {recipe.model.num_layers} layers and width {width}, "
+            f"but the file holds {len(weights)} weights; use the recipe it was trained with."
         )
     try:
         with torch.device("meta"):  # shapes without memory
             sketch = Predictor(recipe, width)
     except RuntimeError as error:  # a product of sizes that no tensor has
         raise CheckpointError(
-            f"{source}: no model has the sizes of the manifest ({str(error).splitlines()[0]}); use "
-            "the recipe it was trained with."
+            f"{source}: no model can have the sizes in the manifest "
+            f"({str(error).splitlines()[0]}); use the recipe it was trained with."
         ) from None
     _require_same(sketch, weights, source)
 
@@ -253,6 +254,6 @@ def load_optimizer_state(folder: Path) -> dict[str, Any]:
             if isinstance(state, dict):
                 return state
     raise CheckpointError(
-        f"{place}/state.pt is missing or unreadable, so training cannot go on from it; "
-        "start the arm again in a new folder."
+        f"{place}/state.pt is missing or unreadable, so training cannot resume; start the arm "
+        "again in a new folder."
     )

@@ -46,8 +46,8 @@ class NegativeSampler:
         if config.candidates == "bank" and config.sampled:
             raise ConfigError(
                 f"negatives.candidates is 'bank' with {config.sampled} sampled negatives per "
-                "window, expected 0: every row is a candidate already; set same_article, "
-                "nearby_article and random to 0 or candidates to 'batch'."
+                "window, but every row is a candidate already; set same_article, "
+                "nearby_article and random to 0, or candidates to 'batch'."
             )
         self._config = config
         self._seed = seed
@@ -73,7 +73,7 @@ class NegativeSampler:
     def sampled(self) -> Int[np.ndarray, "M S"]:
         """The rows drawn for every window by the last refresh; ValueError before the first."""
         if self._table is None:
-            raise ValueError("the negatives of an epoch are drawn by refresh(epoch) first")
+            raise ValueError("call refresh(epoch) before using the negatives of an epoch")
         return self._table
 
     @property

@@ -100,9 +100,7 @@ def read_report_checkpoint(path: Path) -> ReportCheckpoint:
         # What a model saw, and of which windows its figure is.
         more = {k: foreign.plain(content[k]) for k in STATED if k in content}
     except RecursionError:
-        raise CheckpointError(
-            f"{path} holds values nested without end, expected plain ones; {SAVE_AGAIN}."
-        ) from None
+        raise CheckpointError(f"{path} holds values nested without end; {SAVE_AGAIN}.") from None
     given = [plain[name] for name in ARGS_NAMES if isinstance(plain[name], dict)]
     args = {key: value for one in reversed(given) for key, value in flattened(one).items()}
     stored = (foreign.number(plain[name]) for name in VAL_NAMES)
@@ -133,8 +131,8 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
         raise unreadable(path, error) from None
     if running := foreign.running(named):
         raise UnsafePayloadError(
-            f"{path} names {listed(running[:NUM_NAMED])}, expected tensors, plain "
-            f"containers, paths and argparse.Namespace; nothing was run, {SAVE_AGAIN}."
+            f"{path} names {listed(running[:NUM_NAMED])}, beyond tensors, plain containers, "
+            f"paths and argparse.Namespace; nothing was run; {SAVE_AGAIN}."
         )
     with safe_globals(foreign.stand_ins(named)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of kinds of tensors that are on their way out
@@ -144,8 +142,8 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
             raise unreadable(path, error) from None
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, needed is a dictionary with "
-            f"model_state_dict; {SAVE_AGAIN}."
+            f"{path} holds a {type(content).__name__}, not a dictionary with model_state_dict; "
+            f"{SAVE_AGAIN}."
         )
     return content, foreign.left_out(named)
 
@@ -164,7 +162,7 @@ def _require_zip(path: Path) -> None:
     # torch looks at the start, zipfile at the end; a bare pickle may pass for a zip in one of them.
     if start != b"PK\x03\x04" or not whole:
         raise CheckpointError(
-            f"{path} is no zip file such as torch.save writes (a bare pickle is never read); "
+            f"{path} is not a zip file as torch.save writes (lvm never reads a bare pickle); "
             f"{SAVE_AGAIN}."
         )
 
@@ -172,7 +170,7 @@ def _require_zip(path: Path) -> None:
 def unreadable(path: Path, error: Exception) -> CheckpointError:
     """Return the error for a file that torch cannot read, with the first line of torch's."""
     what = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return CheckpointError(f"{path} cannot be read as a file of torch.save ({what}); {SAVE_AGAIN}.")
+    return CheckpointError(f"{path} is not a readable torch.save file ({what}); {SAVE_AGAIN}.")
 
 
 def _parts(path: Path, content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -192,7 +190,7 @@ def _parts(path: Path, content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], d
     if not model:
         found = listed(list(content)[:NUM_NAMED]) or "nothing"
         raise CheckpointError(
-            f"{path} holds {found}, needed is model_state_dict, tensors by name; {SAVE_AGAIN}."
+            f"{path} holds {found}, not a model_state_dict of tensors by name; {SAVE_AGAIN}."
         )
     model = {name: weight for name, weight in model.items() if name not in COUNTERS}
     head = _weights(path, content, "projection_head_state_dict")
@@ -213,17 +211,17 @@ def _weights(path: Path, content: Mapping[Any, Any], key: str) -> dict[str, Tens
         isinstance(n, str) and isinstance(w, Tensor) for n, w in given.items()
     )
     if not named:
-        raise CheckpointError(f"{path}: {key} is not tensors by name; {SAVE_AGAIN}.")
+        raise CheckpointError(f"{path}: {key} does not hold tensors by name; {SAVE_AGAIN}.")
     odd = [n for n, w in given.items() if w.is_quantized or w.is_meta or w.layout != torch.strided]
     if odd:
         raise CheckpointError(
-            f"{path}: {len(odd)} weights are quantized, sparse or without data (first: {odd[0]}), "
-            f"needed are plain tensors; {SAVE_AGAIN}."
+            f"{path}: {len(odd)} weights are quantized, sparse or without data (first: "
+            f"{odd[0]}), not plain tensors; {SAVE_AGAIN}."
         )
     claimed = sum(w.numel() * w.element_size() for w in given.values())
     if claimed > MAX_EXPANSION * path.stat().st_size:
         raise CheckpointError(
-            f"{path}: {key} claims {claimed / 1e9:.3g} GB, expected at most {MAX_EXPANSION} times "
-            f"the size of the file; {SAVE_AGAIN}."
+            f"{path}: {key} claims {claimed / 1e9:.3g} GB, more than {MAX_EXPANSION} times the "
+            f"size of the file; {SAVE_AGAIN}."
         )
     return dict(given)

@@ -92,8 +92,8 @@ def _require_fit(path: Path, best: Candidate, width: int) -> None:
         )
     if best.width != width:
         raise CheckpointError(
-            f"{path} reads vectors of width {best.width}, the data have {width}; give data of the "
-            "encoder it was trained with, or another checkpoint."
+            f"{path} reads vectors of width {best.width}, but the data have width {width}; give "
+            "data from the encoder it was trained with, or another checkpoint."
         )
 
 
@@ -106,7 +106,7 @@ def _fill(path: Path, module: torch.nn.Module, weights: Mapping[str, Tensor]) ->
         )
     if odd := [name for name, weight in weights.items() if not weight.is_floating_point()]:
         raise CheckpointError(
-            f"{path}: {len(odd)} weights are no real numbers (first: {listed(odd[:1])}, "
+            f"{path}: {len(odd)} weights are not real numbers (first: {listed(odd[:1])}, "
             f"{weights[odd[0]].dtype}); {RETRAIN}."
         )
     try:

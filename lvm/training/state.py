@@ -53,13 +53,12 @@ class TrainingState:
         batch = recipe.training.batch_size
         if batch % world.size:
             raise ConfigError(
-                f"training.batch_size is {batch}, expected a multiple of the {world.size} "
-                "workers; change one of the two."
+                f"training.batch_size must be a multiple of the {world.size} workers (got {batch})."
             )
         self.updates_per_epoch = len(dataset.train) // batch
         if self.updates_per_epoch == 0:
             raise DataError(
-                f"the train split has {len(dataset.train)} windows, expected {batch} or more "
+                f"the train split has {len(dataset.train)} windows but a batch needs {batch} "
                 "(training.batch_size); lower the batch size or embed more text."
             )
         torch.manual_seed(derive_seed(recipe.seed, "torch"))  # dropout draws from the global stream

@@ -169,7 +169,9 @@ class DeviceUpdates:
         except Exception as error:  # whatever an operation that cannot be captured raises
             self._may_capture = False
             reason = compiled.reason_of(error)
-            log.warning("No CUDA graph of an update (%s); kernels start one by one.", reason)
+            log.warning(
+                "No CUDA graph for an update (%s); kernels are launched one by one.", reason
+            )
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
@@ -246,7 +248,6 @@ def capture(step: Callable[[], None], stream: torch.cuda.Stream | None) -> Calla
 def not_finite(loss: float, norm: float) -> NonFiniteLossError:
     """Return the error of an update whose loss or gradient is not finite."""
     return NonFiniteLossError(
-        f"the loss is {loss} and the gradient norm {norm}, "
-        "expected finite numbers; lower training.learning_rate or raise "
-        "objective.temperature (the last good epoch is kept)."
+        f"the loss is {loss} and the gradient norm {norm}; lower training.learning_rate or "
+        "raise objective.temperature (the last good epoch is kept)."
     )

@@ -100,5 +100,6 @@ class World:
     def _require_own(self, tensor: Tensor) -> None:
         if tensor.device != self.device:
             raise ValueError(
-                f"a collective got a tensor on {tensor.device}, the training is on {self.device}"
+                f"a collective got a tensor on {tensor.device}, but the training is on "
+                f"{self.device}"
             )

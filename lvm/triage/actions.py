@@ -180,7 +180,7 @@ def if_unseen(stop: Stop, unread: str) -> Stop:
         cause=(),
         if_unseen=stop.verdict,
         cause_if_unseen=stop.cause,
-        since=f"{stop.since}, but nobody knows whether {unread} has read the test articles",
+        since=f"{stop.since}, but it is unknown whether {unread} has read the test articles",
     )
 
 

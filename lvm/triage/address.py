@@ -23,14 +23,14 @@ def check_address(address: str | None) -> None:
     scheme, separator, _ = address.partition("://")
     if separator and scheme == "ray":
         raise UsageError(
-            f"--address {address} is a Ray Client address, over which no arm could be stopped; "
-            "submit the triage as a job (ray job submit ... --address auto), or give HOST:PORT of "
-            "the cluster's GCS from a machine that reaches all nodes."
+            f"--address {address} is a Ray Client address, which cannot stop arms; submit the "
+            "triage as a job (ray job submit ... --address auto), or give HOST:PORT of the "
+            "cluster's GCS from a machine that reaches all nodes."
         )
     if separator:
         raise UsageError(
-            f"--address {address} is the address of a job server, which runs jobs alone; submit "
-            "the triage there (ray job submit --address ADDRESS -- ... --address auto)."
+            f"--address {address} is the address of a job server; submit the triage there as a "
+            "job (ray job submit --address ADDRESS -- ... --address auto)."
         )
     host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) <= MAX_PORT):
@@ -44,9 +44,8 @@ def check_growth(schedule: ScheduleConfig, address: str | None) -> None:
     """Refuse to wait for nodes that nobody starts (UsageError): only a cluster can grow."""
     if schedule.autoscaling and address in (None, "local"):
         raise UsageError(
-            "this preset or recipe waits for nodes that a cluster adds (schedule.autoscaling = "
-            "true), and no cluster was named; give --address, or use --preset gpu or laptop on "
-            "this machine."
+            "schedule.autoscaling = true needs a cluster that adds nodes, but none was named; "
+            "give --address, or use --preset gpu or laptop on this machine."
         )
 
 
@@ -64,17 +63,17 @@ def _not_reached(kind: str, texts: Sequence[str], address: str | None) -> Cluste
     where = address or "this machine"
     if kind == TOKEN_REFUSED or any(TOKEN_REFUSED in text for text in texts):
         return ClusterError(
-            f"the Ray cluster at {where} refused this user's token; put the cluster's own into "
-            "~/.ray/auth_token (or RAY_AUTH_TOKEN) and set RAY_AUTH_MODE=token."
+            f"the Ray cluster at {where} refused this user's token; put the cluster's token "
+            "into ~/.ray/auth_token (or RAY_AUTH_TOKEN) and set RAY_AUTH_MODE=token."
         )
     if address is None:
-        remedy = "see lvm doctor for what this machine lacks"
+        remedy = "run lvm doctor to see what this machine lacks"
     else:
         remedy = f"check it with ray status --address {address}, or {LOCALLY}"
     # Ray appends the end of a log, or of a traceback: the cause is the last line of the last text.
     lines = list(dict.fromkeys((texts[0].splitlines()[0], texts[-1].splitlines()[-1].strip())))
     cause = " ".join(lines).rstrip(".")
-    return ClusterError(f"Ray could not be started at {where} ({cause}); {remedy}.")
+    return ClusterError(f"Ray did not start at {where} ({cause}); {remedy}.")
 
 
 def _texts(error: BaseException) -> list[str]:

@@ -23,5 +23,5 @@ def disagreement(written: Event, now: Event) -> str:
     for name in DECIDES.get(type(written), ()):
         before, value = getattr(written, name), getattr(now, name)
         if before != value:
-            return f"{name} {before} in the journal, {value} from the files of the arms"
+            return f"{name} {before} in the journal, but {value} from the arm files"
     return ""

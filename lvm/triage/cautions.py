@@ -19,7 +19,7 @@ def of_the_absent(absent: Sequence[Absence], summary: Summary) -> list[str]:
     if not absent:
         return []
     said = [text for text in sentences(absent) if text not in summary.headline]
-    again = f"absent arms are no evidence; try them again, keeping the rest: {summary.resume}"
+    again = f"absent arms are not evidence; retry them and keep the rest: {summary.resume}"
     return [*said, again]
 
 
@@ -67,11 +67,11 @@ def _against_front(model: ModelShown, found: FrontPosition) -> str:
     metrics, gains = found.metrics, found.gains
     reached = ", ".join(f"{title_of(m)} {model.masked[m]:.3f}" for m in metrics)
     differences = " and ".join(f"{title_of(m)} {_interval(gains[m])}" for m in metrics)
-    where = "is below" if found.position == Position.BELOW else "is not told apart from"
-    apart = "" if model.space == "raw" else " Its cosine is in another space."
+    where = "is below" if found.position == Position.BELOW else "is not separable from"
+    apart = "" if model.space == "raw" else " Its cosine is in a different space."
     return (
-        f"{model.name} ({reached}) {where} the front of predictions without training; the "
-        f"difference to {found.rung} is {differences}.{apart}"
+        f"{model.name} ({reached}) {where} the front of untrained baselines; the difference from "
+        f"{found.rung} is {differences}.{apart}"
     )
 
 
@@ -84,7 +84,7 @@ def _shown(model: ModelShown) -> tuple[str, ...]:
 
 
 def _not_beaten(model: ModelShown, metric: str, ladder: Mapping[str, Evaluation]) -> str:
-    """Name the best predictor without training if a model's mean does not exceed it; else ""."""
+    """Name the best untrained baseline if a model's mean does not exceed it; else ""."""
     values = {n: r.masked[metric] or 0.0 for n, r in ladder.items() if n not in LIMITS}
     best = max(values, key=lambda name: values[name], default="")
     value, title = model.masked[metric] or 0.0, title_of(metric)

@@ -90,7 +90,7 @@ def _machine(error: BaseException) -> str:
     foreseen = isinstance(error, LvmError)  # a path that does not exist is then what the arm asked
     for cause in _chain(error) if foreseen else (error,):
         if isinstance(cause, OSError) and not (foreseen and isinstance(cause, MISSING)):
-            return f"{cause.filename or 'a file'} cannot be used ({cause.strerror or cause})"
+            return f"{cause.filename or 'a file'} is unusable ({cause.strerror or cause})"
     return ""
 
 

@@ -68,7 +68,7 @@ def run_to_resume(folder: Path) -> Iterator[Lock]:
     """Hold the folder of a run that was begun; ResumeError without one, RunBusyError if it runs."""
     if not _begun(folder):
         raise ResumeError(
-            f"{folder} holds no {JOURNAL}, so there is no run to go on with; give the --out of an "
+            f"{folder} holds no {JOURNAL}, so there is no run to resume; give the --out of an "
             "interrupted run."
         )
     lock = acquire(folder.resolve())
@@ -88,7 +88,7 @@ def _refuse_content(out: Path) -> None:
     """Refuse a folder that holds a run or other files; the lock of a dead start is neither."""
     if _begun(out):
         raise UsageError(
-            f"{out} holds another run; choose another --out, or go on with --resume {out}."
+            f"{out} already holds a run; choose another --out, or continue it with --resume {out}."
         )
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; choose a new or empty folder for --out.")

@@ -22,7 +22,7 @@ from lvm.triage.plan import Planned, PlannedRace
 from lvm.triage.probe import Costs
 from lvm.triage.rungs import rung_epochs
 
-LADDER_RUNGS = 7  # predictors without training, each judged on dev and on test
+LADDER_RUNGS = 7  # untrained baselines, each judged on dev and on test
 INSPECTION = 6.0  # a look at the model of phase 1, in evaluations on dev
 RAY_START, TUNE_START, TRAIN_START = 3.0, 2.0, 6.0  # seconds beside the start of processes
 WORKER_EFFICIENCY = 0.5  # of a worker of several, measured with two on two cores
@@ -42,9 +42,9 @@ class Forecast:
     def in_words(self) -> str:
         """Return one line for the person who waits."""
         return (
-            f"this will take about {_minutes(self.seconds)}, {_minutes(self.lower)} at least and "
-            f"{_minutes(self.upper)} at most, by how many steps ask for a full training (measured "
-            f"in {self.costs.probe:.0f} s under the present load)"
+            f"this will take about {_minutes(self.seconds)}, {_minutes(self.lower)} at least "
+            f"and {_minutes(self.upper)} at most, depending on how many steps need a full "
+            f"training (measured in {self.costs.probe:.0f} s under the current load)"
         )
 
     def to_plain(self) -> dict[str, Any]:

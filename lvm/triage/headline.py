@@ -24,9 +24,9 @@ def headline(summary: Summary, state: RunState) -> str:
             return f"PASSED: the base recipe holds the success gate{front}; nothing needs fixing."
         case RunVerdict.FIXED if given and arm:
             return (
-                f"FIXED by {cause} on a stand-in: {given} do not hold the success gate, "
+                f"FIXED by {cause} on a stand-in: {given} do not hold the success gate, but "
                 f"{arm.name} of our network does{front}. Whether it fixes the model behind the "
-                "predictions was not tried."
+                "predictions is untested."
             )
         case RunVerdict.FIXED if cause == MORE_TRAINING and arm and arm.recipe:
             epochs = arm.recipe.training.epochs
@@ -40,11 +40,11 @@ def headline(summary: Summary, state: RunState) -> str:
             return f"FIXED by {cause}: {holds}{f'; {beside}' if beside else ''}."
         case RunVerdict.NOT_FIXED if given:
             return (
-                f"NOT_FIXED: {given} do not hold the success gate, nor does any arm that was tried "
-                "on our network in their place."
+                f"NOT_FIXED: {given} do not hold the success gate, nor does any arm tried on "
+                "our network in their place."
             )
         case RunVerdict.NOT_FIXED:
-            return "NOT_FIXED: none of the arms that were tried holds the success gate."
+            return "NOT_FIXED: no arm tried holds the success gate."
         case RunVerdict.BLOCKED:
             return f"BLOCKED: {summary.since}; no training was started."
         case RunVerdict.INCONCLUSIVE if conditional := headline_if_unseen(summary):
@@ -54,7 +54,7 @@ def headline(summary: Summary, state: RunState) -> str:
             nearest = None if lacking else _nearest(state)
             return f"INCONCLUSIVE: {nearest or summary.since}."
         case _:
-            return "UNFINISHED: this is partial; it shows what the run had measured so far."
+            return "UNFINISHED: this is partial and shows what the run has measured so far."
 
 
 def _gained(arm: PassingArm) -> str:
@@ -80,10 +80,10 @@ def _nearest(state: RunState) -> str | None:
     )
     if helping:
         what = f"{_steps(state, named)} helps"
-        return f"{what}, but the test split is too small to say whether enough ({gains})"
+        return f"{what}, but the test split is too small to tell whether it helps enough ({gains})"
     return (
-        "nothing that was confirmed clearly beats its control, and the test split is too small to "
-        f"rule a success out ({named.arm}: {gains})"
+        "no confirmed arm clearly beats its control, and the test split is too small to rule "
+        f"out success ({named.arm}: {gains})"
     )
 
 
@@ -110,7 +110,7 @@ def _beside(combination: CombinationShown | None) -> str | None:
         if g.estimate
     )
     verdicts = [g.verdict for g in combination.adds]
-    word = "adds to it" if "PASS" in verdicts else "adds nothing to it that is clear"
+    word = "adds to it" if "PASS" in verdicts else "adds nothing clear to it"
     if set(verdicts) == {"FAIL"}:
         word = "does worse than it alone"
-    return f"all that helped together ({steps}) {word}: {gains}"
+    return f"all helpful steps together ({steps}) {word}: {gains}"

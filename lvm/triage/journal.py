@@ -65,7 +65,7 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             self._undo(end)
-            then = f"go on with --resume {self.folder}" if self.events else "start again"
+            then = f"continue with --resume {self.folder}" if self.events else "start again"
             raise UsageError(
                 f"{self.path} cannot be written ({error.strerror}); free some space or choose "
                 f"another --out, then {then}."
@@ -121,8 +121,8 @@ def read_events(folder: Path) -> Iterator[Event]:
             event = told(record)
         except NotToldError as error:
             raise ResumeError(
-                f"{folder / FILE_NAME} line {number} ({record['event']}): {error}; it was changed "
-                "or belongs to another version: use that version, or start a new run."
+                f"{folder / FILE_NAME} line {number} ({record['event']}): {error}; it was "
+                "changed or comes from another version; use that version, or start a new run."
             ) from None
         if event is not None:
             yield event
@@ -151,7 +151,7 @@ def _unsealed(line: str) -> str:
     if not mark:
         return line
     if seal != f'{zlib.crc32(f"{body}}}".encode()):08x}"}}':
-        raise ValueError("it is not what was written")
+        raise ValueError("its checksum does not match")
     return f"{body}}}"
 
 
@@ -180,7 +180,7 @@ def read_journal(folder: Path) -> Iterator[dict[str, Any]]:
             )
         if number == 1 and record.get("schema") not in READS:
             raise ResumeError(
-                f"{path} has schema {record.get('schema')}, this version reads {READS[0]} to "
+                f"{path} has schema {record.get('schema')}, but this version reads {READS[0]} to "
                 f"{READS[-1]}; use the "
                 "version that wrote it, or start a new run."
             )

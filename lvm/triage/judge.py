@@ -165,7 +165,7 @@ def judge_step(
 ) -> StepJudgement:
     """Choose the arm to confirm and the arm to keep; name the gate conflicts.
 
-    `rungs` are the predictors without training on dev, where they were measured.
+    `rungs` are the untrained baselines on dev, where they were measured.
     """
     stage, candidate = _candidate(arms, stages, rungs or {})
     beats = [

@@ -100,7 +100,7 @@ def _success(
 ) -> tuple[Verdict, list[GateResult]]:
     if judged is None or baseline is None:
         which = "the arm" if judged is None else "AR-only"
-        return Verdict.NOT_EVALUABLE, [not_judged(f"{which} left no results on the test split")]
+        return Verdict.NOT_EVALUABLE, [not_judged(f"{which} has no results on the test split")]
     return success_gates(
         judged, baseline, gates, seed, others, looks=looks, split_share=split_share
     )

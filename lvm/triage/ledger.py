@@ -155,7 +155,7 @@ def _in_words(arm: TestingArm) -> str:
     if arm.reason not in AT_ITS_END:
         notes.append(f"{arm.reason} at epoch {arm.epoch}")
     elif not arm.learned:
-        notes.append("judged before it had learned enough")
+        notes.append("judged before it had trained enough")
     if arm.projected_cosine is not None:
         notes.append(f"cosine behind the head {arm.projected_cosine:.3f}")
     return f"{arm.arm}: {gains}" + (f" ({'; '.join(notes)})" if notes else "")
@@ -175,10 +175,10 @@ def _why_untested(
     if left_out:
         return "; ".join(left_out)
     if started:
-        return "the recipe leaves no arm that would test it"
+        return "the recipe leaves no arm to test it"
     stop = state.stop
     if stop is None:
-        return "the run has not come to it yet"
+        return "the run has not reached it yet"
     if stop.verdict == RunVerdict.BLOCKED:
         return "the audit stopped the run before any training"
     flag = next(step.flag for step in steps if hypothesis in step.hypotheses)

@@ -125,8 +125,8 @@ class LocalHead:
         assert out is not None
         if not select.select([out], [], [], START_SECONDS)[0]:
             raise ClusterError(
-                f"Ray did not start on this machine within {START_SECONDS:.0f} s; see lvm doctor "
-                "for what it lacks."
+                f"Ray did not start on this machine within {START_SECONDS:.0f} s; run lvm "
+                "doctor to see what it lacks."
             )
         line = out.readline()
         if line:

@@ -58,7 +58,7 @@ class Driver:
         if self.owner is not None:
             who = f"process {self.owner.pid} on {self.owner.host}"
         age = max(0.0, self.age)
-        return f"{folder} is being driven by {who} (last sign of life {age:.0f} s ago)"
+        return f"{folder} is driven by {who} (last sign of life {age:.0f} s ago)"
 
 
 def driver_of(folder: Path) -> Driver | None:
@@ -95,9 +95,9 @@ class Lock:
         """Raise RunTakenError when another process has taken the run over."""
         if not self._is_ours():
             raise RunTakenError(
-                f"{self.folder / FILE} is no longer that of this process, which was silent for "
-                f"more than {STALE_SECONDS:.0f} s or whose folder was moved: nothing more is "
-                "written; see lvm status for who drives the run now."
+                f"{self.folder / FILE} no longer belongs to this process, which was silent for "
+                f"more than {STALE_SECONDS:.0f} s or whose folder was moved. Nothing more is "
+                "written; run lvm status to see who drives the run now."
             )
 
     def release(self) -> None:
@@ -140,7 +140,7 @@ def acquire(folder: Path, *, beat_seconds: float = BEAT_SECONDS) -> Lock:
         if file is not None:
             return Lock(folder, owner, file, beat_seconds)
         time.sleep(POLL_SECONDS)
-    raise RunBusyError(f"{folder / FILE} cannot be had; stop what else uses this run folder.")
+    raise RunBusyError(f"{folder / FILE} cannot be locked; stop what else uses this run folder.")
 
 
 def _create(path: Path, owner: Owner) -> int | None:

@@ -48,5 +48,5 @@ def level_over_seeds(
 def _articles_of_all(evaluations: Sequence[Measured]) -> Int[np.ndarray, " M"]:
     for each in evaluations:
         if problem := pair_problem(each, evaluations[0]):
-            raise DataError(f"{problem}; expected the same windows for every seed.")
+            raise DataError(f"{problem}; evaluate every seed on the same windows.")
     return evaluations[0].articles if evaluations else np.empty(0, dtype=np.int64)

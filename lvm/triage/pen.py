@@ -33,8 +33,9 @@ class Pen:
             self._note(event)
         elif problem := disagreement(written, event):
             raise ResumeError(
-                f"{self._journal.folder} cannot go on: {kind_of(event)} has {problem}; its files "
-                "were changed or removed: put them back, or start a new run in another --out."
+                f"{self._journal.folder} cannot continue: {kind_of(event)} has {problem}. Its "
+                "files were changed or removed; restore them, or start a new run in another "
+                "--out."
             )
 
     def progress(self, event: Event) -> None:

@@ -110,7 +110,7 @@ def _judge(
         judged = runner.test_results(specs[base_name])
     baseline = runner.test_results(specs[AR_ONLY])
     if judged is None or baseline is None:
-        return Verdict.NOT_EVALUABLE, [not_judged("a model left no results on the test split")]
+        return Verdict.NOT_EVALUABLE, [not_judged("a model has no results on the test split")]
     return success_gates(
         judged, baseline, runner.gates, runner.base.seed, split_share=runner.split_share("test")
     )

@@ -30,8 +30,8 @@ def check_config(config: RunConfig, width: int) -> None:
         workers = getattr(config.schedule, key)
         if batch % workers:
             raise ConfigError(
-                f"training.batch_size is {batch}, expected a multiple of the {workers} workers "
-                f"of schedule.{key}; change one of the two."
+                f"training.batch_size must be a multiple of schedule.{key} = {workers} (got "
+                f"{batch})."
             )
 
 
@@ -42,8 +42,9 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
     batch = config.recipe.training.batch_size
     if len(dataset.train) < batch:
         raise DataError(
-            f"{dataset.bank.source}: the train split has {len(dataset.train)} windows, expected "
-            f"{batch} or more (training.batch_size); lower the batch size or embed more text."
+            f"{dataset.bank.source}: the train split has {len(dataset.train)} windows but a "
+            f"batch needs {batch} (training.batch_size); lower the batch size or embed more "
+            "text."
         )
 
 
@@ -60,7 +61,7 @@ def dataset_of(material: Material, context_length: int) -> tuple[Dataset, str]:
 def _whole(material: Material, context_length: int) -> tuple[Dataset, str]:
     bank, train, eval_ = material.bank, material.train, material.eval
     if bank is None:
-        raise DataError("no bank could be opened; fix what the audit names.")
+        raise DataError("no bank could be opened; fix the audit's findings.")
     if (
         train is not None
         and train.file is not None

@@ -71,8 +71,8 @@ class Questions:
         """Return why the data has no windows of this length, or an empty text."""
         if not self._runner.request.from_bank:
             return (
-                "the windows were given as they are and cannot be cut to another length; embed the "
-                "text and give --data BANK"
+                "the given windows cannot be cut to another length; embed the text and give "
+                "--data BANK"
             )
         if context_length not in self._cuts:
             try:

@@ -31,8 +31,8 @@ def why_go_on(last: Outcome) -> str:
             return f"the success gate of phase 1 is {last.verdict}"
         case ConfirmOutcome(attribution=Attribution.STEP):
             return (
-                f"{last.arm} holds the success gate, but what needs no training does better, and "
-                "a question is open"
+                f"{last.arm} holds the success gate, but an untrained baseline does better and "
+                "a step is left"
             )
         case ConfirmOutcome(verdict=Verdict.PASS):
             return (
@@ -42,7 +42,7 @@ def why_go_on(last: Outcome) -> str:
         case ConfirmOutcome():
             return f"the success gate of {last.arm} is {last.verdict}"
         case TrainedOutcome():
-            return "every step is measured"
+            return "every step has been measured"
         case StepOutcome():
             return f"no arm of {last.step} holds the stage gate"
     raise AssertionError(last)  # nothing follows a settlement or a repetition

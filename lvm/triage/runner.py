@@ -236,7 +236,7 @@ class Runner:
             return
         for spec in race.waiting:
             if spec.source == model.folder / "checkpoint":
-                why = f"there is no model to search, phase 1 lacks {model.name}"
+                why = f"there is no model to search: phase 1 lacks {model.name}"
                 race.failed(spec.id, StopReason.CRASHED, why)
 
     # --- the journal -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ def basis(repeated: SeedsShown) -> str:
     """Return what the verdict rests on: the first seed, or a model whose seed nobody knows."""
     first, models = repeated.seeds[0], list(repeated.models.values())
     known = [result.seed for result in models[-1].per_seed] if models else []
-    return f"seed {first}" if first in known else "the model that was handed in"
+    return f"seed {first}" if first in known else "the model that you gave"
 
 
 def over_seeds(repeated: SeedsShown) -> str:
@@ -30,8 +30,8 @@ def over_seeds(repeated: SeedsShown) -> str:
             for c in gains
         )
         return (
-            f"Seed by seed {first.model} gains {words} over {first.over}; an interval over "
-            f"seeds says something from {ENOUGH} on."
+            f"Per seed, {first.model} gains {words} over {first.over}; an interval over seeds "
+            f"needs at least {ENOUGH}."
         )
     words = " and ".join(
         f"{title_of(c.metric)} {interval(c.estimate)} against {number(c.bound, sign=True)}"

@@ -182,13 +182,13 @@ def _numbered() -> list[Step]:
     for one, other in pairwise(steps):
         if one.number == other.number:
             raise ConfigError(
-                f"the steps {one.name!r} and {other.name!r} both have number {one.number}; "
+                f"the steps {one.name!r} and {other.name!r} both have the number {one.number}; "
                 f"give one of them a free number, for example {steps[-1].number + 1}."
             )
     owners: dict[str, str] = {}
     for step in steps:
         if not step.hypotheses:
-            raise ConfigError(f"the step {step.name!r} has no hypothesis; give it one to test.")
+            raise ConfigError(f"the step {step.name!r} has no hypothesis; give it at least one.")
         for hypothesis in step.hypotheses:
             for name in hypothesis.also:
                 STEPS.get(name)

@@ -90,7 +90,7 @@ def next_action(
 
 
 def _without_baseline(phase1: Phase1Outcome) -> Stop:
-    since = f"{phase1.no_baseline}; without it no success gate can be judged"
+    since = f"{phase1.no_baseline}, so no success gate can be judged"
     return Stop(verdict=RunVerdict.INCONCLUSIVE, cause=(), since=since, absent=phase1.absent)
 
 
@@ -106,10 +106,10 @@ def _next_after(
     """Return what was asked for beside the verdict and is not done yet, or the end."""
     repeated = {o.seed for o in history if isinstance(o, RepeatedOutcome)}
     for seed in (s for s in more_seeds if s not in repeated):
-        return Repeat(seed=seed, since=f"{stop.verdict} stands, and rests on one seed so far")
+        return Repeat(seed=seed, since=f"{stop.verdict} stands, but so far on one seed")
     asked = {o.step for o in history if isinstance(o, StepOutcome)}
     for step in (s for s in extended if s not in asked):
-        since = f"{stop.verdict} stands, and an open question is left"
+        since = f"{stop.verdict} stands, but an open question is left"
         return RunStep(step=step, carried=(), since=since)
     return stop
 
@@ -141,13 +141,13 @@ def _next_in_order(plan: Sequence[str], history: Sequence[Outcome], *, independe
             step=unconfirmed[0],
             arm=None,
             carried=carried,
-            since="it beat its control, and no full training has tried it",
+            since="it beat its control and has not had a full training",
         )
     return _end(history)
 
 
 def _more_training(by: ConfirmOutcome) -> Stop:
-    since = "the unchanged recipe holds the success gate when it is trained as long"
+    since = "the unchanged recipe holds the success gate when trained as long"
     stop = Stop(verdict=RunVerdict.FIXED, cause=(MORE_TRAINING,), since=since)
     return if_unseen(stop, by.unread)
 
@@ -203,7 +203,7 @@ def _end(history: Sequence[Outcome]) -> Stop:
     phase1 = [first.verdict] if isinstance(first, Phase1Outcome) else []
     seen = [o.attribution for o in confirmed]
     if Verdict.INCONCLUSIVE in phase1 or Attribution.OPEN in seen:
-        since = "no arm holds the success gate, and for one the interval crosses the bound"
+        since = "no arm holds the success gate, but one interval crosses the bound"
         if any(o.verdict is Verdict.PASS for o in confirmed):
             since = "an arm holds the success gate, but its cause is open: it does not clearly beat"
             since += " the unchanged recipe at the same budget"

@@ -35,7 +35,7 @@ def headline_if_unseen(summary: Summary) -> str | None:
     if not verdict:
         return None
     by = f" by {lineage.cause_if_unseen}" if lineage.cause_if_unseen else ""
-    doubt = "which nothing here can tell"
+    doubt = "which cannot be checked here"
     if _found(lineage):
         doubt = "and it shows a trace of them"
     return (
@@ -75,18 +75,18 @@ def _off_contexts(found: Mapping[str, Estimate] | None) -> str:
         return ""
     model, ar_only, on_train = (found[k] for k in ("model", "ar_only", "ar_only_on_train"))
     return (
-        f"Where its contexts do not point, it agrees with the test targets by {model.value:.3f} "
+        f"Off its contexts, it agrees with the test targets by {model.value:.3f} "
         f"[{model.lower:.3f}, {model.upper:.3f}]; AR-only, which has not read them, by "
         f"{ar_only.value:.3f}, and by {on_train.value:.3f} on train articles, which it has "
-        "read. A better model agrees more as well, so this alone proves nothing."
+        "read. A better model also agrees more, so this alone proves nothing."
     )
 
 
 def _traced(trace: TraceTold | None) -> str:
     if trace is None:
         return (
-            "No trace of them could be measured: that takes the model's results on the dev "
-            "articles as well."
+            "No trace of them could be measured, because that also needs the model's results "
+            "on the dev articles."
         )
     gain, over = trace.surplus, trace.reference
     measured = (

@@ -1,4 +1,4 @@
-"""What a verdict says of its model against the front of predictions without training."""
+"""What a verdict says of its model against the front of untrained baselines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lvm.triage.step import Role
 from lvm.triage.subject import PREDICTIONS
 from lvm.triage.summary import ModelShown, Summary
 
-FRONT = "the front of predictions without training"
+FRONT = "the front of untrained baselines"
 
 
 def subjects(summary: Summary) -> list[ModelShown]:

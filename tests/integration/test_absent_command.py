@@ -79,7 +79,7 @@ def agree(run) -> dict:
     report = (run.folder / "report.md").read_text()
     assert report == render(report_sections(Reported(events, again)), document["verdict"])
     assert report.startswith(f"# Triage report: {document['verdict']}")
-    assert "more articles: they narrow" not in report or not document["absent"]
+    assert "more articles to narrow" not in report or not document["absent"]
     seen = status(events, run.folder, time.time())
     assert (seen.state, seen.verdict) == ("finished", document["verdict"])
     assert (seen.headline, to_plain(seen.absent)) == (document["headline"], document["absent"])

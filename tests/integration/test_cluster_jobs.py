@@ -226,7 +226,7 @@ def test_an_address_where_nothing_listens(world, tmp_path: Path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    for words in (f"nothing answers at the Ray address 127.0.0.1:{port}", "leave --address out"):
+    for words in (f"no Ray cluster answers at 127.0.0.1:{port}", "leave --address out"):
         assert words in sentence
 
 

@@ -205,8 +205,8 @@ def test_sigterm_ends_as_ctrl_c_does_whenever_it_comes(
     assert "Traceback" not in err
     assert kinds(folder)[-1] == "interrupted"
     assert kinds(folder)[-2] == last
-    (line,) = [text for text in out.splitlines() if text.startswith("interrupted; go on with: ")]
-    command = shlex.split(line.removeprefix("interrupted; go on with: "))
+    (line,) = [text for text in out.splitlines() if text.startswith("interrupted; continue with: ")]
+    command = shlex.split(line.removeprefix("interrupted; continue with: "))
     assert command[2:] == ["--resume", folder.name, "--address", "auto"]
     assert Path(command[1]).samefile(tune_jobs.triage.__file__)
     assert mlflow(folder) == ("FINISHED" if last == "decision" else "KILLED")
@@ -251,7 +251,7 @@ def test_an_error_of_the_program_is_one_sentence_and_can_be_resumed(
     assert "Traceback" not in out + err
     sentence = err.splitlines()[-1]
     assert sentence.startswith("error: lvm failed: TypeError: unhashable type: 'dict'; the trace")
-    assert f"is in {folder / 'error.txt'}; go on with: " in sentence
+    assert f"is in {folder / 'error.txt'}; continue with: " in sentence
     assert "TypeError: unhashable type: 'dict'" in (folder / "error.txt").read_text()
     assert mlflow(folder) == "FAILED"
     assert left_over(folder) == []
@@ -267,7 +267,7 @@ def test_a_lost_cluster_ends_with_75_and_the_command_that_goes_on(
         patch.setattr(WithoutRay, "run", raising(ClusterLostError("the head is gone.")))
         assert small.here(*small.new("lost"), "--address", "head:6379") == 75
     out, err = capsys.readouterr()
-    assert out.startswith("the cluster was lost; go on with: ")
+    assert out.startswith("the cluster was lost; continue with: ")
     assert out.rstrip().endswith(f"--resume {folder} --address head:6379")
     assert err.splitlines()[-1] == "error: the head is gone."
     assert events(folder)[-1]["event"] == "interrupted"
@@ -446,7 +446,7 @@ def test_a_driver_that_slept_too_long_stops_when_it_wakes(
         process.send_signal(signal.SIGCONT)
         status, _, err = ended(process)
     assert status == 75
-    assert "driver.json is no longer that of this process" in err
+    assert "driver.json no longer belongs to this process" in err
     assert "Traceback" not in err
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert verdict(folder) == verdict(uninterrupted)
@@ -509,7 +509,7 @@ def test_relative_predictions_are_resumed_from_elsewhere_and_replaced_ones_refus
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--preset", "cluster"], "no cluster was named; give --address"),
+        (["--preset", "cluster"], "none was named; give --address"),
         (["--address", "ray://127.0.0.1:10001"], "is a Ray Client address"),
         (["--address", "here"], "--address must be HOST:PORT"),
     ],
@@ -652,7 +652,7 @@ def test_sigterm_while_ray_starts(small: Small):
     status, out, err = by_python(WHILE_RAY_STARTS, "4", *small.new("ray_starts"))
     assert status == 130, err
     assert "SIGTERM received" not in err  # the first words of the stack that Ray prints
-    assert out.startswith("interrupted; go on with: ")
+    assert out.startswith("interrupted; continue with: ")
     assert kinds(folder)[-1] == "interrupted"
     assert mlflow(folder) == "KILLED"
     assert left_over(folder) == []

@@ -142,7 +142,7 @@ def stopped(world, cluster, finished) -> Life:
 
 def goes_on(life: Life) -> list[str]:
     """The command that a process printed when it was interrupted."""
-    return shlex.split(life.printed.strip().removeprefix("interrupted; go on with: "))
+    return shlex.split(life.printed.strip().removeprefix("interrupted; continue with: "))
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def resumed(killed: Life, left_behind: float, triage) -> Any:
 
 def test_ctrl_c_answers_with_the_command_that_goes_on(stopped: Life, cluster):
     assert stopped.status == 130
-    assert stopped.printed.startswith("interrupted; go on with: ")
+    assert stopped.printed.startswith("interrupted; continue with: ")
     python, script, *flags = goes_on(stopped)
     assert flags == ["--resume", str(stopped.folder), "--address", cluster]
     assert Path(script).samefile(tune_jobs.triage.__file__)
@@ -373,13 +373,13 @@ def test_data_that_lies_elsewhere_is_asked_for(copied, tmp_path: Path, refused):
 @pytest.mark.parametrize("flag", ["--train", "--payload", "--checkpoint", "--predictions", "--out"])
 def test_a_flag_that_the_journal_knows(flag: str, copied, tmp_path: Path, refused):
     sentence = refused("--resume", copied(), flag, tmp_path / "other")
-    for words in (flag, "cannot be given with --resume", "leave it out or start a new run"):
+    for words in (flag, "cannot be combined with --resume", "leave it out or start a new run"):
         assert words in sentence
 
 
 def test_another_preset(copied, refused):
     sentence = refused("--resume", copied(), "--preset", "gpu")
-    assert "--preset cannot be given with --resume" in sentence
+    assert "--preset cannot be combined with --resume" in sentence
 
 
 def test_a_folder_that_holds_no_run(tmp_path: Path, refused):

@@ -165,7 +165,7 @@ def test_every_plot_is_drawn_with_marks_and_said_in_words(run, page, events) -> 
         "dev R@5 per epoch",
         "test cosine",
         "test R@5",
-        "True next among the first k",
+        "True next chunk among the first k",
         "raw space",
         "projected space",
         "Contexts against the target",

@@ -719,7 +719,7 @@ def test_an_unreachable_server_is_a_problem_in_words(folder: Path, capfd: Any) -
     tracker.close(events, write_documents(folder))
     assert time.monotonic() - started < 15
     assert tracker.problem is not None
-    assert tracker.problem.startswith("MLflow at http://***@127.0.0.1:9 did not take")
+    assert tracker.problem.startswith("MLflow at http://***@127.0.0.1:9 did not accept")
     assert "secret" not in tracker.problem
     assert "\n" not in tracker.problem
     assert capfd.readouterr() == ("", "")

@@ -84,7 +84,7 @@ def test_an_interrupted_one_goes_on_by_the_command_it_prints(world, tmp_path, mo
         patch.setattr(WithoutRay, "run", interrupted)
         assert train(world, "--address", "auto") == 130
     printed = capsys.readouterr().out.strip()
-    words = shlex.split(printed.removeprefix("interrupted; go on with: "))
+    words = shlex.split(printed.removeprefix("interrupted; continue with: "))
     assert Path(words[1]).samefile(tune_jobs.train.__file__)
     first = read_epochs(tmp_path / "full")
     assert len(first) == 1
@@ -107,10 +107,10 @@ def test_a_folder_that_another_training_writes_to_is_refused(world, tmp_path, ca
     [
         (StopReason.DIVERGED, 2, "lower training.learning_rate"),
         (StopReason.NOT_EVALUABLE, 2, "start again"),
-        (StopReason.CRASHED, 70, "go on with: "),
-        (StopReason.LOST, 75, "go on with: "),
-        (StopReason.STUCK, 2, "go on with: "),
-        (StopReason.UNPLACED, 2, "go on with: "),
+        (StopReason.CRASHED, 70, "continue with: "),
+        (StopReason.LOST, 75, "continue with: "),
+        (StopReason.STUCK, 2, "continue with: "),
+        (StopReason.UNPLACED, 2, "continue with: "),
     ],
 )
 def test_no_early_end_has_the_status_of_a_verdict(
@@ -158,7 +158,7 @@ def test_lvm_train_needs_no_ray_and_goes_on_by_the_command_it_prints(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "objective", interrupted)
         assert run_command(lvm.cli.main, flags) == 130
-    printed = capsys.readouterr().out.strip().removeprefix("interrupted; go on with: ")
+    printed = capsys.readouterr().out.strip().removeprefix("interrupted; continue with: ")
     assert printed == f"{lvm_command()} {shlex.join(flags)}"
     assert run_command(lvm.cli.main, flags) == 0
     assert len(read_epochs(tmp_path / "own")) == 2

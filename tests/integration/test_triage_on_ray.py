@@ -179,8 +179,8 @@ def test_repeated_seeds_are_said_everywhere(finished, document):
     for name, model in document["seeds"]["models"].items():
         first, again = (result["mrr"] for result in model["per_seed"])
         assert first != again, name
-    assert "seed by seed" in finished.printed
-    assert "What a seed changes" in (finished.folder / "report.html").read_text()
+    assert "per seed" in finished.printed
+    assert "Effect of the seed" in (finished.folder / "report.html").read_text()
 
 
 def test_without_ray_the_verdict_is_the_same(finished, local: Journal):

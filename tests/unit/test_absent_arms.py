@@ -205,13 +205,13 @@ def check_views(journal, faults, stop) -> None:
         assert "crashed: " in document.headline
     assert RESUME in " ".join(document.warnings[: len(document.absent) + 1])
     text = render(report_sections(Run(journal.events, document)), stop.verdict)
-    assert "more articles: they narrow" not in text
-    assert "Absent, and so no evidence" in text
+    assert "more articles to narrow" not in text
+    assert "Absent, so not evidence" in text
     parts = {part.splitlines()[0]: part for part in text.split("### ")}
     for step in document.steps:
         if any(one.step.endswith(step.step) for one in document.absent):
             (said,) = [part for title, part in parts.items() if step.title in title]
-            assert "Absent, and so no evidence" in said
+            assert "Absent, so not evidence" in said
             assert "Ruled out" not in said
     seen = status(journal.events, journal.folder, journal.events[-1].at)
     assert "crashed" in "\n".join(screen(seen))

@@ -194,7 +194,7 @@ def test_split_depends_on_the_ids_alone():
 
 
 def test_too_few_articles():
-    with pytest.raises(DataError, match="8 articles have windows, expected 9"):
+    with pytest.raises(DataError, match="8 articles have windows, but at least 9"):
         split_articles(range(8))
 
 

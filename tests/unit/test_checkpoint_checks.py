@@ -156,7 +156,7 @@ def test_no_checkpoint_is_not_a_pass() -> None:
 
 
 def test_missing_parts_are_named(folder, data) -> None:
-    assert "not at hand" in not_evaluable(folder, None)
+    assert "not available" in not_evaluable(folder, None)
     rewrite(folder, val_cosine="gone")
     assert "no val_cosine" in not_evaluable(folder, data)
     rewrite(folder, probe_outputs="gone")
@@ -168,7 +168,7 @@ def test_missing_parts_are_named(folder, data) -> None:
 def test_other_windows_are_not_compared(folder, data) -> None:
     fewer = dataclasses.replace(data, dev=data.dev.select(np.arange(len(data.dev) - 3)))
     rewrite(folder, val_cosine=0.99)
-    assert "other windows" in not_evaluable(folder, fewer)
+    assert "windows other than" in not_evaluable(folder, fewer)
 
 
 def test_other_vectors_behind_equal_row_numbers_are_not_blamed_on_the_loader(folder, data) -> None:
@@ -180,7 +180,7 @@ def test_other_vectors_behind_equal_row_numbers_are_not_blamed_on_the_loader(fol
 def test_another_width_is_a_misfit(folder) -> None:
     (finding,) = look(folder, None, width=24)
     assert finding.severity is Severity.BLOCK
-    assert "width 16, the data have 24" in finding.seen
+    assert "width 16, but the data have width 24" in finding.seen
 
 
 def test_other_names_are_a_misfit(folder, data) -> None:
@@ -205,7 +205,7 @@ def test_contexts_of_another_length_are_warned_of(folder, data) -> None:
     side = Side("eval", "bank", bank=data.bank, windows=windows)
     (finding,) = look(folder, data, eval=side)
     assert finding.severity is Severity.WARN
-    assert "contexts of 5 vectors, the data have 4" in finding.seen
+    assert "contexts of 5 vectors, but the data have 4" in finding.seen
 
 
 # --- the report's .pt -----------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_a_pt_file_that_states_no_figure_is_not_verified(folder, data, tmp_path)
     assert finding.values == {"not_verified": 1.0}
     assert "it stores no validation cosine" in finding.seen
     (finding,) = look(as_pt(folder, tmp_path / "m.pt", val_cosine=0.5), None)
-    assert "no windows are at hand" in finding.seen
+    assert "are not available" in finding.seen
 
 
 @pytest.mark.parametrize("stored", [0.999, -0.999])
@@ -327,7 +327,7 @@ def test_a_parent_without_words_is_named(tmp_path) -> None:
     assert [name for name, _ in lineage.manifests] == ["the checkpoint"]
     assert lineage.unread["gone"] == "there is no such file"
     assert "does not say" in lineage.unread["mute"]
-    assert "no zip file" in lineage.unread["junk.pt"]
+    assert "not a zip file" in lineage.unread["junk.pt"]
     assert len(lineage.unread) == 4
 
 

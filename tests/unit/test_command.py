@@ -133,12 +133,13 @@ def test_an_error_of_the_program_is_a_sentence_and_its_traceback_is_in_the_run_f
     for _ in range(2):
         with (
             pytest.raises(ProgramError) as failed,
-            answering(lambda: tmp_path, lambda: "go on with: lvm x"),
+            answering(lambda: tmp_path, lambda: "continue with: lvm x"),
         ):
             broken()
     path = tmp_path / ERROR_FILE
     assert str(failed.value) == (
-        f"lvm failed: TypeError: unsupported operand; the traceback is in {path}; go on with: lvm x"
+        f"lvm failed: TypeError: unsupported operand; the traceback is in {path}; "
+        "continue with: lvm x"
     )
     text = path.read_text()
     assert text.count("Traceback (most recent call last)") == 2  # an earlier one is kept
@@ -167,11 +168,11 @@ def test_where_no_file_can_be_written_the_traceback_is_printed(
 
 def test_a_disk_that_is_full_is_named_with_what_to_do(tmp_path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "report.md"))
-    with pytest.raises(UsageError) as refused, answering(then=lambda: "go on with: lvm x"):
+    with pytest.raises(UsageError) as refused, answering(then=lambda: "continue with: lvm x"):
         raise full
     assert str(refused.value) == (
         f"{tmp_path / 'report.md'} is refused (No space left on device); free some space or choose "
-        "another --out, then go on with: lvm x"
+        "another --out, then continue with: lvm x"
     )
 
 

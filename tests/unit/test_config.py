@@ -30,7 +30,7 @@ LEAVES = dict(leaves())
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("key", [k for k, hint in LEAVES.items() if hint in (float, float | None)])
 def test_no_field_takes_a_number_that_is_not_finite(key, bad) -> None:
-    with pytest.raises(ConfigError, match="change it in the recipe"):
+    with pytest.raises(ConfigError, match=r"must be .* \(got -?(nan|inf)\)\.$"):
         with_changes(RunConfig(), {key: bad})
 
 
@@ -223,8 +223,8 @@ def test_toml_and_json_say_the_same(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("r.toml", "model = 3", "model is 3, expected a table of keys"),
-        ("r.toml", "gates = 3", "gates is 3, expected a table of keys"),
+        ("r.toml", "model = 3", "model must be a table"),
+        ("r.toml", "gates = 3", "gates must be a table"),
         ("r.toml", "[objective]\ntemprature = 1", "did you mean temperature"),
         ("r.toml", "[gates]\nstage = 1", r"unknown key 'gates\.stage'"),
         (
@@ -235,8 +235,8 @@ def test_toml_and_json_say_the_same(tmp_path) -> None:
         ("r.toml", "seed = ", "write it as TOML or JSON"),
         ("r.json", "{", "write it as TOML or JSON"),
         ("r.json", "[1]", "holds no keys"),
-        ("r.json", '{"seed": "3"}', "expected a value of type int"),
-        ("r.json", '{"seed": null}', "expected a value of type int"),
+        ("r.json", '{"seed": "3"}', "seed must be of type int"),
+        ("r.json", '{"seed": null}', "seed must be of type int"),
         ("r.json", '{"training": {"learning_rate": NaN}}', r"learning_rate must be .* \(got nan\)"),
     ],
 )

@@ -170,7 +170,7 @@ def test_text_and_json_lines(tmp_path: Path) -> None:
     ("name", "content", "seen"),
     [
         ("missing.txt", None, "does not exist"),
-        ("empty.txt", b"", "the file is empty"),
+        ("empty.txt", b"", "is empty"),
         ("blank.txt", b" \n ", "no document"),
         ("latin.txt", b"caf\xe9", "byte 3 is not UTF-8"),
         ("book.pdf", b"%PDF", "unknown ending '.pdf'"),
@@ -179,9 +179,13 @@ def test_text_and_json_lines(tmp_path: Path) -> None:
         ("deep.jsonl", b"[" * 100_000, "deep.jsonl:1: not JSON"),
         ("list.jsonl", b'["a"]', "list.jsonl:1: no text"),
         ("number.jsonl", b'{"text": 3}', "number.jsonl:1: no text"),
-        ("half.xml", _dump(_page("A", "B."))[:-20].encode(), "damaged or truncated"),
-        ("cut.bz2", bz2.compress(_dump(_page("A", "B.")).encode())[:-8], "damaged or truncated"),
-        ("fake.bz2", b"not bzip2", "damaged or truncated"),
+        ("half.xml", _dump(_page("A", "B."))[:-20].encode(), "not a complete MediaWiki XML dump"),
+        (
+            "cut.bz2",
+            bz2.compress(_dump(_page("A", "B.")).encode())[:-8],
+            "not a complete MediaWiki XML dump",
+        ),
+        ("fake.bz2", b"not bzip2", "not a complete MediaWiki XML dump"),
         ("none.xml", _dump(_page("Talk:A", "B.", ns=1)).encode(), "no document"),
     ],
 )
@@ -193,7 +197,6 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes | None, s
         list(read_documents([path]))
     assert seen in str(caught.value)
     assert name in str(caught.value)
-    assert "expected" in str(caught.value)
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_an_arm_whose_process_goes_away_goes_on_in_another() -> None:
     tune = Tune(arms(2), slots=2)
     until_trains(tune, "a001")
     tune.report(tune.trial_of("a001"))
-    broken(tune, "a001", "its process went away", gone=True)
+    broken(tune, "a001", "its process was lost", gone=True)
     tune.run()
     assert tune.race.lanes["a001"].ending.reason is StopReason.FINISHED
     assert tune.trained["a001"] == BUDGET  # no epoch twice

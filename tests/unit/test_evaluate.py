@@ -88,7 +88,7 @@ def test_rows_behind_the_pool_only_serve_as_contexts(bank, windows) -> None:
         1
     ]
     np.testing.assert_array_equal(same.rank, cut.rank)
-    with pytest.raises(DataError, match=r"7 of 42 targets are not among the 60 rows"):
+    with pytest.raises(DataError, match=r"7 of 42 targets are missing from the 60-row pool"):
         evaluate(torch.zeros(len(windows), 16), windows, small, space="raw", split="dev")
 
 
@@ -113,7 +113,7 @@ def test_shapes_that_do_not_fit_are_refused(bank, windows) -> None:
     for predictions in (good[1:], good[:, 1:]):
         with pytest.raises(DataError, match="the predictions have shape"):
             evaluate(predictions, windows, bank, space="raw", split="dev")
-    with pytest.raises(DataError, match="the pool has 70 vectors, expected 72"):
+    with pytest.raises(DataError, match="the pool has 70 vectors but needs 72"):
         evaluate(good, windows, bank, pool_vectors=bank.tensor[:70], space="raw", split="dev")
 
 

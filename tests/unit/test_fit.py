@@ -30,7 +30,7 @@ def test_no_chunk_is_longer_than_the_encoder_reads_and_no_text_is_lost(count, li
     assert "".join(document.chunks).replace(" ", "") == LONG.text.replace(" ", "")
     assert fitted.split == len(LONG.chunks)
     assert list(fitted.in_words()) == [
-        f"{len(LONG.chunks)} chunks were longer than the encoder reads, and were split"
+        f"{len(LONG.chunks)} chunks were split because they were longer than the encoder reads"
     ]
 
 

@@ -218,7 +218,7 @@ def test_a_resume_takes_its_flags_from_the_journal(journal, bank, tmp_path) -> N
     ],
 )
 def test_another_flag_is_refused(journal, flag) -> None:
-    with pytest.raises(UsageError, match=f"{flag[0]} cannot be given with --resume"):
+    with pytest.raises(UsageError, match=f"{flag[0]} cannot be combined with --resume"):
         resumed(journal, *flag)
 
 

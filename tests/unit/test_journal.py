@@ -109,7 +109,9 @@ def test_a_folder_without_a_journal_cannot_be_read(tmp_path) -> None:
 def test_another_schema_is_refused_with_both_numbers(tmp_path) -> None:
     line = json.dumps({"event": "run_started", "at": 1.0, "schema": SCHEMA + 7})
     (tmp_path / FILE_NAME).write_text(line + "\n")
-    with pytest.raises(ResumeError, match=f"schema {SCHEMA + 7}, this version reads 1 to {SCHEMA}"):
+    with pytest.raises(
+        ResumeError, match=f"schema {SCHEMA + 7}, but this version reads 1 to {SCHEMA}"
+    ):
         Journal(tmp_path)
 
 

@@ -130,7 +130,7 @@ def test_a_hypothesis_is_tested_by_every_step_that_has_arms_for_it(id, steps) ->
 def test_a_journal_that_has_only_begun_tests_nothing(story) -> None:
     assert {e.status for e in story.ledger()} == {"untested"}
     assert {e.status for e in ledger(RunState())} == {"untested"}
-    assert story.status("H2")[1] == "the run has not come to it yet"
+    assert story.status("H2")[1] == "the run has not reached it yet"
     story.add(Decision, action="Stop", verdict="FIXED", cause=["x"])
     assert story.status("H2")[1] == "the run ended FIXED before; --all-steps tests it"
     assert story.status("Q3")[1] == "the run ended FIXED before; --extended tests it"

@@ -257,5 +257,5 @@ def test_a_lock_that_is_being_written_is_somebodys(tmp_path, text) -> None:
 def test_a_lock_that_cannot_be_had_is_given_up(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(lock, "_create", lambda *_: None)
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.0)
-    with pytest.raises(RunBusyError, match="cannot be had"):
+    with pytest.raises(RunBusyError, match="cannot be locked"):
         acquire(tmp_path)

@@ -223,7 +223,7 @@ def test_another_recipe_or_other_data_in_the_folder_is_refused(tiny_dataset, tmp
 
 def test_a_batch_larger_than_the_split_is_refused(tiny_dataset, tmp_path) -> None:
     size = len(tiny_dataset.train)
-    with pytest.raises(DataError, match=f"{size} windows, expected {size + 1}"):
+    with pytest.raises(DataError, match=f"{size} windows but a batch needs {size + 1}"):
         run(tiny.recipe(**{"training.batch_size": size + 1}), tiny_dataset, tmp_path)
     (record,) = run(
         tiny.recipe(**{"training.batch_size": size, "training.epochs": 1}), tiny_dataset, tmp_path

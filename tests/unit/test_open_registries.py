@@ -274,8 +274,8 @@ def test_the_options_of_a_term_are_validated(plugged, changes, message) -> None:
             r"known: ar, contrastive, mmd, uniformity\.",
         ),
         ({"mmd": {}}, r"objective\.terms\.mmd is taken; write it as objective\.mmd_weight\."),
-        ({"uniformity": 0.1}, r"objective\.terms\.uniformity is 0\.1, expected a table"),
-        (["uniformity"], r"objective\.terms is \['uniformity'\], expected a table"),
+        ({"uniformity": 0.1}, r"objective\.terms\.uniformity must be a table.* \(got 0\.1\)"),
+        (["uniformity"], r"objective\.terms must be a table.* \(got \['uniformity'\]\)"),
     ],
 )
 def test_a_table_that_names_no_term_of_its_own_is_refused(plugged, terms, message) -> None:

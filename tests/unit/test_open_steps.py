@@ -174,7 +174,7 @@ def test_a_network_below_the_ladder_has_every_step_asked_that_says_so(plugged) -
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"number": 6}, r"the steps '\w+' and '\w+' both have number 6; .* for example 12\."),
+        ({"number": 6}, r"the steps '\w+' and '\w+' both have the number 6; .* for example 12\."),
         ({"hypotheses": ()}, "the step 'learning_rate' has no hypothesis"),
         ({"id": "H1"}, "'projection_head' and 'learning_rate' both state the hypothesis 'H1'"),
         ({"also": ["temprature"]}, r"unknown step 'temprature' \(did you mean temperature\?\)"),
@@ -194,7 +194,7 @@ def test_steps_that_contradict_each_other_are_refused(plugged, changes, words) -
 @pytest.mark.parametrize("show", [True, False])
 def test_a_run_is_refused_before_it_has_a_folder(plugged, show, tmp_path, capsys) -> None:
     STEPS._parts[STEP] = dataclasses.replace(STEPS.get(STEP), number=6)
-    with pytest.raises(ConfigError, match="both have number 6"):
+    with pytest.raises(ConfigError, match="both have the number 6"):
         run(TriageOptions(out=tmp_path / "run", show=show))
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr().out == ""
@@ -203,7 +203,7 @@ def test_a_run_is_refused_before_it_has_a_folder(plugged, show, tmp_path, capsys
 def test_without_the_file_the_order_is_as_it_was() -> None:
     taken = route([], steps_in_order())
     assert list(taken.order) == [1, 2, 3, 4, 5]
-    assert taken.reasons == ["steps 1 to 5 in order: no finding points to one of them"]
+    assert taken.reasons == ["steps 1 to 5 in order: no finding points to any of them"]
     split = route(["COLLAPSE", "SPLIT_SPACE"], steps_in_order())
     assert list(split.order) == [1, 2, 5, 3, 4]
     found = {"eval_cosine": 0.6, "r_at_5": 0.1}

@@ -307,7 +307,7 @@ def test_payloads_that_break_the_format(tmp_path, payload, words):
 @pytest.mark.parametrize("array", [VECTORS, np.array([{}, {}], dtype=object)])
 def test_other_npy_files(tmp_path, array):
     np.save(tmp_path / "p.npy", array, allow_pickle=True)
-    with pytest.raises(DataError, match="a payload is one pickled dictionary"):
+    with pytest.raises(DataError, match="not a payload"):
         read_payload(tmp_path / "p.npy")
 
 
@@ -347,7 +347,7 @@ def test_a_pickle_is_read_in_another_process(tmp_path):
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize(
     ("raw", "words"),
-    [(memo(200_000_000), "MemoryError"), (nested_key(12), "takes more than 1 s")],
+    [(memo(200_000_000), "MemoryError"), (nested_key(12), "took more than 1 s")],
     ids=["memory", "time"],
 )
 def test_a_small_pickle_takes_neither_all_memory_nor_all_time(tmp_path, raw, words, monkeypatch):

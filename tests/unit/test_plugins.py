@@ -344,7 +344,7 @@ def test_a_resumed_run_whose_plugin_changed_is_refused_by_name(tmp_path) -> None
         ({"mine.py": "1", "a.b": "2", "c": "1"}, "the plug-in c changed"),
     ):
         own = identity(request(plugins=now), "d")
-        with pytest.raises(ResumeError, match=f"cannot go on: {named} since it started"):
+        with pytest.raises(ResumeError, match=f"cannot continue: {named} since it started"):
             asked.refuse_changes(journal, own, "c", options)
 
 

@@ -503,5 +503,5 @@ def test_what_tune_prints_for_itself_is_not_part_of_the_answer(capsys) -> None:
         tune = threading.Thread(target=print, args=("Trial _trial_1 completed. Last result:",))
         tune.start()
         tune.join()
-        print("interrupted; go on with: ...")
-    assert capsys.readouterr().out == "interrupted; go on with: ...\n"
+        print("interrupted; continue with: ...")
+    assert capsys.readouterr().out == "interrupted; continue with: ...\n"

@@ -69,7 +69,7 @@ def test_seeds_come_after_the_verdict_and_before_the_open_questions() -> None:
     first = then()
     assert isinstance(first, Repeat)
     assert first.seed == 1
-    assert first.since == "FIXED stands, and rests on one seed so far"
+    assert first.since == "FIXED stands, and so far on one seed"
     second = then(RepeatedOutcome(seed=1))
     assert isinstance(second, Repeat)
     assert second.seed == 2
@@ -260,8 +260,8 @@ def test_the_answer_over_seeds_names_the_last_model(lower, upper, said, alone) -
 def test_two_seeds_are_told_one_by_one(second, alone) -> None:
     found = repeated(-0.5, 0.6, seeds=(0.07, second))
     assert over_seeds(found) == (
-        f"Seed by seed arm gains MRR +0.070, +{second:.3f} against +0.050 over AR-only; an "
-        "interval over seeds says something from 3 on."
+        f"Per seed, arm gains MRR +0.070, +{second:.3f} against +0.050 over AR-only; an "
+        "interval over seeds needs at least 3."
     )
     assert rests_on_one_seed(found) is alone
 
@@ -280,7 +280,7 @@ def test_a_claim_that_other_seeds_do_not_bear_out_is_warned_of(whole) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
 def test_a_number_of_seeds_that_is_none_is_refused(text) -> None:
-    with pytest.raises(UsageError, match="expected a whole number from 1"):
+    with pytest.raises(UsageError, match="must be a whole number of at least 1"):
         parser().parse_args(["--seeds", text])
 
 
@@ -303,7 +303,7 @@ def test_a_model_handed_in_as_predictions_has_no_first_seed(tmp_path: Path) -> N
     assert {tuple(c.seeds) for c in event.comparisons} == {(1, 2)}
     repeated_runs = build_verdict(journal.events, resume="").seeds
     assert repeated_runs.seeds == [0, 1, 2]
-    assert basis(repeated_runs) == "the model that was handed in"
+    assert basis(repeated_runs) == "the model that you gave"
 
 
 def test_a_repetition_is_told_as_one_by_the_tree_and_by_status(whole, tmp_path: Path) -> None:
@@ -314,4 +314,4 @@ def test_a_repetition_is_told_as_one_by_the_tree_and_by_status(whole, tmp_path: 
     drawn = _as_text(list(_nodes(Run(events, build_verdict(events, resume="")))), "", "")
     text = "\n".join(drawn)
     assert "Seed 1" in text
-    assert "rests on one seed so far" in text
+    assert "so far on one seed" in text

@@ -640,10 +640,10 @@ def test_no_p_value_is_zero(fixed, events, tmp_path):
 
 def test_the_report_says_which_looks_are_corrected_and_which_avoided(fixed, tmp_path):
     for text in (fixed[0], fixed[1]):
-        assert "peeking is avoided there" in text
-        assert "Not corrected: other triages on the same test split." in text
-        assert "The p-value after correction decides" in text
-    assert "design effect 2.2: 432 windows tell as much as 200 independent ones" in fixed[0]
+        assert "no verdict rests on it" in text
+        assert "Other triages on the same test split are not corrected for." in text
+        assert "The corrected p-value decides" in text
+    assert "design effect 2.2: 432 windows are worth 200 independent ones" in fixed[0]
 
 
 def test_the_combination_and_what_it_adds_are_in_the_gate_table(events, tmp_path):

@@ -200,7 +200,7 @@ def test_a_clean_audit_names_its_counts_in_a_finished_run(tmp_path) -> None:
     text, _ = report(of_a_run(tmp_path, document("CLEAN", [])), tmp_path)
     line = "- **Audit**: clean: 1 check passed, 3 had nothing to look at"
     assert line in section(text, "Verdict")
-    assert "Nothing was found." in section(text, "The audit")
+    assert "No findings." in section(text, "The audit")
 
 
 def test_a_broken_check_is_a_warning_at_the_top(tmp_path) -> None:

@@ -205,7 +205,7 @@ def test_a_foreign_network_is_not_taken_for_one_of_ours(tmp_path) -> None:
 
 def test_weights_for_another_width_are_named(tmp_path) -> None:
     path = write(tmp_path / "m.pt", built())
-    with pytest.raises(CheckpointError, match=f"width {W}, the data have 24"):
+    with pytest.raises(CheckpointError, match=f"width {W}, but the data have width 24"):
         fit_report_checkpoint(read_report_checkpoint(path), 24, 5)
 
 
@@ -280,7 +280,7 @@ def test_a_pickle_of_any_protocol_is_not_run(protocol, in_zip, tmp_path) -> None
 def test_a_bare_pickle_with_a_zip_behind_it_is_not_read(tmp_path) -> None:
     trace, path = tmp_path / "executed", write(tmp_path / "m.pt", built())
     path.write_bytes(pickle.dumps(Malice(f"touch {trace}"), 2) + path.read_bytes())
-    with pytest.raises(CheckpointError, match="no zip file"):
+    with pytest.raises(CheckpointError, match="not a zip file"):
         read_report_checkpoint(path)
     assert not trace.exists()
 
@@ -463,9 +463,9 @@ def endless():
     ("content", "says"),
     [
         ([1, 2], "holds a list"),
-        ({"state_dict": {}}, "holds state_dict, needed is model_state_dict"),
-        ({"model_state_dict": {"a": 1}}, "not tensors by name"),
-        ({"model_state_dict": torch.ones(2)}, "not tensors by name"),
+        ({"state_dict": {}}, "holds state_dict, not a model_state_dict"),
+        ({"model_state_dict": {"a": 1}}, "does not hold tensors by name"),
+        ({"model_state_dict": torch.ones(2)}, "does not hold tensors by name"),
         ({"model_state_dict": {"a": torch.ones(2)}, "args": endless()}, "nested without end"),
     ],
 )

@@ -53,7 +53,10 @@ def test_both_spaces_of_a_model_with_a_head_stand_side_by_side(told):
     assert r"projected\*" in lines[0]
     assert "| raw |" in lines[1]
     assert f"| {0.33:.3f} | {0.33 / 7:.3f} | {0.33 * 6 / 7:+.3f} | 66.5% |" in lines[0]
-    said = "the cosine with the own target goes from 0.165 to 0.330 and that with another's from "
+    said = (
+        "the cosine with the own target goes from 0.165 to 0.330 and the cosine with another's "
+        "target from "
+    )
     assert f"{said}0.024 to 0.047; R@5 goes from 0.055 to 0.110" in told[0]
     assert told[1].count(", projected space, searched</p>") == 1
     others = told[1].split("Cosines of the other models")[1]
@@ -84,7 +87,7 @@ def test_windows_are_shown_in_words_with_their_place(told):
     assert "- **retrieved 1**: The true next. Cosine 0.712." in shown
     assert "Rank 87.5, cosine 0.123." in shown
     assert "Cosine 0.400; a hub, among the first ten of 61 windows." in shown
-    assert "places 2 to 10: there are none." in shown
+    assert "ranks 2 to 10: none." in shown
 
 
 def test_the_confirmed_model_is_open_and_the_others_are_folded(told):
@@ -104,7 +107,7 @@ def test_rows_without_texts_are_shown_by_key(events, tmp_path):
             for word in event["evidence"]["words"].values():
                 word["text"] = None
     text, page = report(events, tmp_path)
-    assert "The bank has no texts, so rows are shown by their keys." in text
+    assert "The bank has no texts, so rows are shown as keys." in text
     assert "- **last context**: Article 7, chunk 41." in text
     assert Checker.of(page).problems == []
 
@@ -114,7 +117,7 @@ def test_a_journal_from_before_there_was_evidence_is_reported(events, tmp_path):
     for event in events:
         event.pop("evidence", None)
     text, page = report(events, tmp_path)
-    assert "This journal holds no distributions and no examples." in section(text, TITLE)
+    assert "This journal has no distributions or examples." in section(text, TITLE)
     assert Checker.of(page).problems == []
 
 

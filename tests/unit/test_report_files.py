@@ -243,7 +243,7 @@ def test_shared_articles_are_reported_and_kept(tmp_path, caplog):
 def test_other_context_length(tmp_path):
     paths = write_files(tmp_path, make_bank())
     with pytest.raises(
-        DataError, match="contexts have 3 vectors, the recipe's context_length is 5"
+        DataError, match="contexts have 3 vectors, but the recipe's context_length is 5"
     ):
         dataset_from_report_files(*paths, 5)
 

@@ -125,7 +125,7 @@ def test_a_confirmation_says_whom_it_speaks_for(told, tmp_path):
         if event["event"] == "confirmed" and event["step"] == "temperature":
             event["attribution"] = "more training"
     lines = tree(report(events, tmp_path)[0])
-    said = "the unchanged recipe holds the gate as well, so more training is the cause"
+    said = "the unchanged recipe also holds the gate, so more training is the cause"
     assert f"├── ◆ confirmation of temperature 0.10: PASS - since it holds; {said}" in lines
 
 

@@ -220,7 +220,7 @@ def test_the_best_predictor_of_a_planted_world_in_shard_order_is_not_called_soun
 @pytest.mark.parametrize("workers", [2, 8])
 def test_rows_joined_worker_by_worker_are_recognised(rule: str, workers: int) -> None:
     finding = only(data("base"), by_worker(said("base")[rule], workers), "PREDICTIONS_MISALIGNED")
-    assert f"dealt out to {workers} workers" in finding.seen
+    assert f"distributed over {workers} workers" in finding.seen
 
 
 def test_rows_in_an_order_without_a_name_are_told_by_their_blocks() -> None:
@@ -242,7 +242,7 @@ def test_an_order_says_which_window_stands_in_which_row() -> None:
     name = "16 shards joined in the order of their names (0, 1, 10, ...)"
     assert (by_name(rows, 16) == orders[name]).all() or len(set(map(len, orders))) > 1
     assert (
-        by_worker(rows, 4) == orders["rows dealt out to 4 workers, joined worker by worker"]
+        by_worker(rows, 4) == orders["rows distributed over 4 workers and joined worker by worker"]
     ).all()
 
 

@@ -71,7 +71,9 @@ def test_of_two_starts_into_one_folder_one_is_refused_and_spoils_nothing(tmp_pat
         assert (first.folder / "given_checkpoint").is_dir()
         begin(first.folder)
         assert "choose another --out" in refused_start(out, RunBusyError)
-    assert "another run; choose another --out, or go on with" in refused_start(out, UsageError)
+    assert "already holds a run; choose another --out, or continue" in refused_start(
+        out, UsageError
+    )
 
 
 def test_a_run_that_ended_between_the_look_and_the_lock_is_not_overwritten(

@@ -155,9 +155,9 @@ def test_an_interval_that_holds_the_bound_does_not_attain_it() -> None:
     said = gates._attained_by(
         {"constant": estimated(0.27, 0.159, 0.403), "ridge": estimated(0.5, 0.45, 0.55)}
     )
-    attained, _, open_ = said.partition(" and is not told apart from ")
-    assert attained.startswith("is attained by ridge (")
+    attained, _, open_ = said.partition(" and is not separable from ")
+    assert attained.startswith("is reached by ridge (")
     assert open_.startswith("constant (eval_cosine 0.270 [0.159, 0.403]")
     alone = gates._attained_by({"constant": estimated(0.27, 0.159, 0.403)})
-    assert "attained by" not in alone
+    assert "reached by" not in alone
     assert below_trivial is gates.below_trivial

@@ -155,7 +155,7 @@ def test_lvm_eval_says_what_it_has_read(texts, tmp_path, capsys) -> None:
     test = set(np.unique(dataset_of(texts["renumbered"]).test.articles).tolist())
     count = len(truly_seen(texts, "renumbered") & test)
     said = capsys.readouterr().out
-    assert f"warning: {count} of {len(test)} test articles were trained on" in said
+    assert f"warning: {count} of {len(test)} test articles were in its training data" in said
     assert run_command(lvm.cli.main, ["eval", "--data", str(texts["own"]), str(folder)]) == 0
     assert "warning" not in capsys.readouterr().out
 

@@ -182,9 +182,9 @@ def lies(position: str) -> FrontPosition:
 @pytest.mark.parametrize(
     ("position", "beats", "clause"),
     [
-        ("above", True, ", above the front of predictions without training by 0.010 in both "),
-        ("on", False, ", on the front of predictions without training."),
-        ("below", False, ", below the front of predictions without training, where copy_last"),
+        ("above", True, ", above the front of untrained baselines by 0.010 in both "),
+        ("on", False, ", on the front of untrained baselines."),
+        ("below", False, ", below the front of untrained baselines, where copy_last"),
     ],
 )
 def test_the_headline_and_one_warning_tell_what_a_fix_is_worth(

@@ -53,14 +53,14 @@ def plan_bank(
     needed = np.isin(bank.articles[:size], used)
     stays &= ~again & (~copy | needed)
     merged, kept = size - num_blind - int(stays.sum()), int((copy & ~again & needed).sum())
-    steps = [f"{merged} bank rows that repeat another one merged with it"] if merged else []
+    steps = [f"{merged} repeated bank rows merged"] if merged else []
     if merged and kept:
-        steps.append(f"{kept} repeated rows kept, because windows point to them by their keys")
+        steps.append(f"{kept} repeated rows kept, because windows refer to their keys")
     leaked = stays & np.isin(bank.articles[:size], copied)
     if leaked.any():
         stays &= ~leaked
         steps.append(
-            f"{len(copied)} held-out articles that are copies of train articles taken out "
+            f"{len(copied)} held-out articles removed as copies of train articles "
             f"({leaked.sum()} rows)"
         )
     scale = is_off(material, "bank")

@@ -53,8 +53,8 @@ def repair(material: Material, out: Path) -> Repaired:
     _require_rows(plans)
     writes = _writes(plans, out)
     if not writes:
-        why = "; ".join(["no repair is known for what the audit found", *plans.notes])
-        raise UsageError(f"there is nothing to repair ({why}); leave --repair out.")
+        why = "; ".join(["no repair exists for these findings", *plans.notes])
+        raise UsageError(f"There is nothing to repair ({why}); leave out --repair.")
     write_all(dict(writes.values()))
     files = {name: path for name, (path, _) in writes.items()}
     return Repaired(
@@ -73,7 +73,7 @@ def _require_rows(plans: Plans) -> None:
     if emptied:
         reasons = "; ".join(f"{why}: {count:,}" for why, count in plans.dropped)
         raise UsageError(
-            f"a repair would leave no row of {' and '.join(emptied)} ({reasons}); write "
+            f"The repair would leave no rows in {' and '.join(emptied)} ({reasons}); write "
             f"{'it' if len(emptied) == 1 else 'them'} again."
         )
 
@@ -109,7 +109,7 @@ def _plan(material: Material) -> Plans:
     copied = copies_of_train(material)[0] if own else np.empty(0, np.int64)
     bank = plan_bank(material, np.concatenate([np.empty(0, np.int64), *used]), copied)
     if bank is not None and len(filled):
-        step = f"{len(filled)} bank rows without their vector taken from windows that hold it"
+        step = f"{len(filled)} missing bank vectors restored from windows that hold them"
         bank = dataclasses.replace(bank, steps=(step, *bank.steps))
     scale = {s.name: is_off(material, s.name) for s in material.sides if s.file is not None}
     return Plans(
@@ -127,8 +127,8 @@ def _keys_of_bank(material: Material, wrong: WrongBank) -> Plans:
     note = ""
     if moved is None:
         note = (
-            f"the keys of {material.pool.source} do not belong to its vectors, and nothing says "
-            "which do; write it again"
+            f"the keys of {material.pool.source} do not match its vectors, and nothing shows "
+            "which would; write it again"
         )
     else:
         steps = (f"bank keys moved by {wrong.rows_off:+d} rows",)
@@ -149,7 +149,7 @@ def _once(plan: WindowPlan | None, side: Side | None) -> WindowPlan | None:
         return plan
     plan = plan or as_they_are(side)
     stays = ~np.isin(plan.rows, again)
-    step = f"{int((~stays).sum())} {side.name} windows that repeat another one left out"
+    step = f"{int((~stays).sum())} {side.name} repeated windows left out"
     return dataclasses.replace(plan.select(stays), steps=(*plan.steps, step))
 
 
@@ -182,7 +182,7 @@ def _writes(plans: Plans, out: Path) -> dict[str, tuple[Path, Write]]:
         if not plans.changes("payload"):
             return {}
         if out.suffix == ".npz":
-            raise UsageError(f"{out} is a file, allowed for a repaired bank is a new folder.")
+            raise UsageError(f"{out} is a file; choose a new folder for the repaired bank.")
         return {"bank": (out, lambda path: write_bank(plans, path))}
     writers: dict[str, Write] = {
         "eval": lambda path: write_eval(plans, path),

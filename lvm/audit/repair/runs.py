@@ -15,7 +15,7 @@ from lvm.audit.repair.places import find_contexts, rows_at
 NOT_IN_BANK = "contexts are not in the bank"
 NOT_A_RUN = "contexts are not consecutive chunks of one article"
 NO_NEXT = "the chunk that follows the contexts is not in the bank"
-NO_DIRECTION = "a vector is zero or not finite, and the bank does not say what it was"
+NO_DIRECTION = "a vector is zero or not finite, and the bank has no copy of it"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

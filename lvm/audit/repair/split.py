@@ -70,7 +70,10 @@ def plan_split(
         return whole
     chosen = _eval_articles(theirs[:, 0], mine, shared)
     if chosen is None:
-        note = f"{len(shared)} articles are on both sides, and either would be left with too few"
+        note = (
+            f"{len(shared)} articles are on both sides, and removing them leaves either side "
+            "with too few"
+        )
         return _with(whole, note=note)
     return _parted(whole, rows, theirs[:, 0], mine, chosen)
 
@@ -125,9 +128,13 @@ def _parted(
     stays, leaves = np.isin(mine, chosen), np.isin(theirs[rows], chosen)
     steps = []
     if not stays.all():
-        steps.append(f"{(~stays).sum()} eval windows of articles that the train file has left out")
+        steps.append(
+            f"{(~stays).sum()} eval windows left out, because their articles are in the train file"
+        )
     if leaves.any():
-        steps.append(f"{leaves.sum()} train windows of articles that the eval file has left out")
+        steps.append(
+            f"{leaves.sum()} train windows left out, because their articles are in the eval file"
+        )
     changed = leaves.any() or whole.train_rows is not None
     return SplitPlan(
         eval_stays=stays,

@@ -124,8 +124,7 @@ def refuse_taken(path: Path) -> None:
         return
     if path.exists() or path.is_symlink():
         raise UsageError(
-            f"{path} exists, expected a new file or a new or empty folder, because a repair "
-            "never overwrites; choose another."
+            f"{path} exists, and a repair never overwrites; choose a new file or an empty folder."
         )
 
 

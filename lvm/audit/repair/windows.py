@@ -157,19 +157,20 @@ def in_words(plan: WindowPlan, stated: Int[np.ndarray, "k 2"] | None) -> tuple[s
     """Return what a plan does, in words."""
     steps = []
     if stated is None:
-        steps.append(f"keys of {len(plan.rows)} windows written from where their vectors lie")
+        steps.append(f"keys of {len(plan.rows)} windows rewritten from the places of their vectors")
     elif plan.keys is not None and (moved := (plan.keys != stated).any(axis=1)).any():
         by = np.unique((plan.keys - stated)[moved], axis=0)
         steps.append(
             f"keys of {moved.sum()} windows moved by article {by[0, 0]:+d}, chunk {by[0, 1]:+d}"
             if len(by) == 1
-            else f"keys of {moved.sum()} windows written from where their contexts lie in the bank"
+            else f"keys of {moved.sum()} windows rewritten from the places of their contexts in "
+            "the bank"
         )
     in_order = np.arange(plan.order.shape[1])
     counts: dict[str, np.ndarray] = {
         "targets replaced by the chunk that follows the contexts in the bank": plan.answered,
-        "windows with their contexts put back in order": (plan.order != in_order).any(axis=1),
-        "contexts without direction taken from the bank": plan.refilled,
+        "windows with their contexts reordered": (plan.order != in_order).any(axis=1),
+        "zero contexts replaced from the bank": plan.refilled,
     }
     return (*steps, *(f"{np.sum(c)} {what}" for what, c in counts.items() if c.any()))
 

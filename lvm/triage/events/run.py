@@ -80,7 +80,7 @@ class Nodes(Event, tag="nodes", frozen=True, kw_only=True):
 
 
 class Ladder(Event, tag="ladder", frozen=True, kw_only=True):
-    """The predictors without training, on one split."""
+    """The untrained baselines, on one split."""
 
     split: str
     rows: dict[str, Evaluation]
@@ -169,7 +169,7 @@ class Repeated(Event, tag="repeated", frozen=True, kw_only=True):
 
 
 class Compared(Event, tag="compared", frozen=True, kw_only=True):
-    """Models held against the front of predictions without training."""
+    """Models held against the front of untrained baselines."""
 
     of: str
     front: dict[str, FrontPosition] = {}

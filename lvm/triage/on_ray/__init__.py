@@ -148,7 +148,7 @@ class RayExecutor:
             self._experiment().fit()
         except BaseException as error:
             self._desk.fail(error)
-        self._desk.fail(ClusterError("Ray Tune ended before the run did; go on with --resume."))
+        self._desk.fail(ClusterError("Ray Tune ended before the run did; continue with --resume."))
 
     def _experiment(self) -> Any:
         from ray import tune

@@ -118,8 +118,8 @@ def _require_listener(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ClusterError(
-            f"nothing answers at the Ray address {address} ({error}); check it with ray status "
-            "--address ADDRESS on the head node, or leave --address out to run locally."
+            f"no Ray cluster answers at {address} ({error}); check it with ray status --address "
+            "ADDRESS on the head node, or leave --address out to run locally."
         ) from None
 
 
@@ -141,8 +141,8 @@ def check(
         if total.get(kind, 0) + 1e-6 < number and not schedule.autoscaling:
             remedy = " or set schedule.use_gpu = false" if kind == "GPU" else ""
             raise ClusterError(
-                f"the cluster has {total.get(kind, 0):g} {kind}s, the confirming training "
-                f"needs {number:g}; add nodes, lower schedule.confirm_workers{remedy}."
+                f"the cluster has {total.get(kind, 0):g} {kind}s, but a full training needs "
+                f"{number:g}; add nodes, lower schedule.confirm_workers{remedy}."
             )
     if address is None and not loaded():
         return {}
@@ -201,8 +201,8 @@ def _answer(ray: Any, node: str, task: Any) -> dict[str, str]:
         answer: dict[str, str] = ray.get(task, timeout=NODE_SECONDS)
     except ray.exceptions.GetTimeoutError:
         raise ClusterError(
-            f"node {node} did not answer within {NODE_SECONDS:.0f} s; take it out of the cluster "
-            "or restart Ray on it."
+            f"node {node} did not answer within {NODE_SECONDS:.0f} s; remove it from the "
+            "cluster or restart Ray on it."
         ) from None
     return answer
 
@@ -210,8 +210,8 @@ def _answer(ray: Any, node: str, task: Any) -> dict[str, str]:
 def _require_same(here: Mapping[str, str], there: dict[str, str], node: str, storage: Path) -> None:
     if "problem" in there:
         raise ClusterError(
-            f"node {node} cannot import lvm with the interpreter of its Ray ({there['problem']}): "
-            f"install it there, as it is in {sys.prefix}."
+            f"node {node} cannot import lvm with the interpreter of its Ray "
+            f"({there['problem']}); install it there as in {sys.prefix}."
         )
     if sentence := difference(here, there, node):
         raise ClusterError(sentence)
@@ -219,7 +219,7 @@ def _require_same(here: Mapping[str, str], there: dict[str, str], node: str, sto
         raise ClusterError(f"node {node}: {refused}")
     if there["sees"] != "True":
         raise ClusterError(
-            f"the node {node} cannot see {storage}; choose an --out on a file system that every "
+            f"node {node} cannot see {storage}; choose an --out on a file system that every "
             "node mounts."
         )
 

@@ -144,7 +144,7 @@ class Desk(Seating):
             breaks.epoch, breaks.count, breaks.detail = epoch, 0, ""
         if seat.stack is not None:
             breaks.stuck += 1
-            detail = f"no epoch for too long; its stack is in {seat.stack}"
+            detail = f"it completed no epoch for too long; its stack is in {seat.stack}"
         reason = breaks.verdict(
             detail,
             stuck=seat.stack is not None,

@@ -44,8 +44,9 @@ def difference(driver: Mapping[str, str], other: Mapping[str, str], node: str) -
         if _public(name, driver[name]) != _public(name, str(other.get(name))):
             remedy = _REMEDY.get(name, f"install {name} {driver[name]} there")
             return (
-                f"node {node} runs {name} {other.get(name)} ({other.get('package')}), the driver "
-                f"runs {driver[name]} ({driver['package']}): {remedy}, or start the run from there."
+                f"node {node} runs {name} {other.get(name)} ({other.get('package')}), but the "
+                f"driver runs {driver[name]} ({driver['package']}): {remedy}, or start the run "
+                "from there."
             )
     return None
 

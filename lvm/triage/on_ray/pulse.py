@@ -19,10 +19,7 @@ from lvm.errors import ClusterLostError
 LOST_SECONDS = 15.0  # without an answer of the head
 PROBE_SECONDS = 2.0
 NODES_SECONDS = 5.0
-NODE_LOST = (
-    "Ray lost the node that this process runs on (its raylet died); start Ray again there and "
-    "resume the run."
-)
+NODE_LOST = "Ray lost this process's node (its raylet died); restart Ray there and resume the run."
 
 
 class Pulse:
@@ -56,7 +53,7 @@ class Pulse:
         elif now - self._heard > LOST_SECONDS:
             raise ClusterLostError(
                 f"the head of the Ray cluster has not answered for {now - self._heard:.0f} s; "
-                "start it again and resume the run."
+                "restart it and resume the run."
             )
         if self._heard == now and now - self._counted > NODES_SECONDS:
             self._counted = now

@@ -86,7 +86,7 @@ def _stack_and_kill(pid: int) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
         text = done.stdout or done.stderr
     except (OSError, subprocess.TimeoutExpired) as error:
-        text = f"no stack could be read ({error})"
+        text = f"its stack could not be read ({error})"
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     return text.strip()

@@ -254,15 +254,15 @@ def what_broke(trial: Any) -> tuple[str, bool]:
     """Return the first line of what broke a trial, and whether its process or node went away."""
     error = _error_of(trial)
     if isinstance(error, OutOfMemoryError):
-        return "killed for memory: the node ran out of it", True
+        return "killed because the node ran out of memory", True
     if isinstance(error, RayTaskError):
         cause = getattr(error, "cause", None) or error
         named = "" if isinstance(cause, ArmBroke) else f"{type(cause).__name__}: "
         return f"{named}{_first_line(cause)}", False
     if isinstance(error, (RayActorError, WorkerCrashedError)):
         where = "its node" if "node" in str(error).split("\n")[0].lower() else "its process"
-        return f"{where} went away ({_first_line(error)})", True
-    return "its process went away", True
+        return f"{where} was lost ({_first_line(error)})", True
+    return "its process was lost", True
 
 
 def _error_of(trial: Any) -> Any:
