@@ -279,7 +279,7 @@ def _trained(seeds: int) -> Iterator[str]:
     yield ""
     yield (
         "The next vector's key is new whatever the context (tests/worlds.py); recipes as in "
-        "recipes/, seeds from 0."
+        "lvm/recipes/, seeds from 0."
     )
     yield ""
     yield f"| recipe | runs | PASSED | FIXED | either | 95 % | at most {100 * ALLOWED:g} % |"

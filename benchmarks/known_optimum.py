@@ -77,7 +77,7 @@ def config_of(name: str, seed: int) -> RunConfig:
     """Return the right recipe, or one that differs from it in what `name` says."""
     base = linear_world.base_config(seed)
     if name == HEAD_ONLY:
-        return load_run_config(ROOT / "recipes" / "wrong_head_only.toml", base)
+        return load_run_config(ROOT / "lvm" / "recipes" / "wrong_head_only.toml", base)
     if name == FLATTER:
         return replace(base, recipe=base.recipe.with_changes({"objective.temperature": 0.15}))
     return base
@@ -161,7 +161,7 @@ RECIPES = {
     RIGHT: "The report's objective in the raw space: InfoNCE .7 at temperature .07, AR .3.",
     HEAD_ONLY: (
         "The report's objective as it was: the same, but InfoNCE acts through the projection head "
-        "only (recipes/wrong_head_only.toml). A step has to fix it."
+        "only (lvm/recipes/wrong_head_only.toml). A step has to fix it."
     ),
     FLATTER: "The right recipe at the flattest temperature of the report's sweep, for comparison.",
 }

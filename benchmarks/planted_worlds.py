@@ -83,7 +83,7 @@ def triage(
 ) -> tuple[str, str]:
     """Run one triage; return verdict and cause, and its line of the table."""
     started = time.perf_counter()
-    config = load_run_config(ROOT / "recipes" / f"{recipe}.toml", worlds.base_config(seed))
+    config = load_run_config(ROOT / "lvm" / "recipes" / f"{recipe}.toml", worlds.base_config(seed))
     with tempfile.TemporaryDirectory() as folder:
         stop, journal = tiny.triage(Path(folder), make(seed).dataset, config, num_steps=6)
     answer = f"{stop.verdict} {'+'.join(stop.cause)}".strip()

@@ -150,3 +150,7 @@ class ProgramError(LvmError):
     """The program itself failed; the message says where the traceback is."""
 
     exit_status = ExitStatus.PROGRAM
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """A job that was interrupted; its work is kept, and the message says how to go on with it."""

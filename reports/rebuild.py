@@ -83,7 +83,7 @@ def make_planted() -> None:
     bank = worlds.planted(0).dataset.bank
     write_bank(folder / "bank", bank.vectors, bank.keys, {"embedder": "planted world, seed 0"})
     config = to_dict(
-        load_run_config(ROOT / "recipes" / "wrong_head_only.toml", worlds.base_config())
+        load_run_config(ROOT / "lvm" / "recipes" / "wrong_head_only.toml", worlds.base_config())
     )
     plain = {**config.pop("recipe"), **config}
     (folder / "recipe.json").write_text(json.dumps(plain))

@@ -17,6 +17,22 @@ from lvm.errors import ConfigError
 from lvm.outside import brief, parse_json, read_text
 from lvm.plugins import load_modules
 
+RECIPES = Path(__file__).parents[1] / "recipes"  # those that come with the package
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def recipe_file(given: str | Path) -> Path:
+    """Return the recipe file that a person means: a path, or the name of a packaged recipe.
+
+    A file of that name in the current folder comes first.
+    """
+    path = Path(given)
+    return RECIPES / f"{path}.toml" if str(path) in recipe_names() and not path.exists() else path
+
 
 def load_run_config(path: Path, base: RunConfig) -> RunConfig:
     """Read a recipe file (.toml or .json) over `base`.
@@ -29,7 +45,8 @@ def load_run_config(path: Path, base: RunConfig) -> RunConfig:
         values = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(
-            f"the recipe {path} does not exist; give the path of a .toml or .json file."
+            f"the recipe {path} does not exist; give the path of a .toml or .json file, or one of "
+            f"the names {', '.join(recipe_names())}."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(

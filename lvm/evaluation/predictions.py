@@ -34,16 +34,19 @@ def read_predictions(
         raise DataError(
             f"the predictions cannot be read: {error} Save them with numpy.save."
         ) from None
+    return unit_predictions(array, rows, width, f"the predictions {path}")
+
+
+def unit_predictions(array: np.ndarray, rows: int, width: int, name: str) -> Float[Tensor, "M D"]:
+    """Return predictions scaled to length 1; DataError, which names them, where they do not fit."""
     if array.shape != (rows, width) or array.dtype.kind != "f":
         raise DataError(
-            f"the predictions {path} have shape {array.shape}, expected ({rows}, {width}) "
+            f"{name} have shape {array.shape}, expected ({rows}, {width}) "
             "floats, one row per evaluation window in order; predict exactly these windows."
         )
     tensor = torch.from_numpy(np.array(array, dtype=np.float32))
     norms = tensor.norm(dim=1)
     bad = int((~torch.isfinite(norms) | (norms < 1e-6)).sum())
     if bad:
-        raise DataError(
-            f"{bad} rows of the predictions {path} are zero or non-finite; predict them again."
-        )
+        raise DataError(f"{bad} rows of {name} are zero or non-finite; predict them again.")
     return torch.nn.functional.normalize(tensor, dim=1)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lvm.audit.document import AuditDocument
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
-from lvm.audit.repair import repair
-from lvm.audit.run import Audit
+from lvm.audit.repair import Repaired, repair
 from lvm.audit.session import complete, own_data, run_audit, with_command
 from lvm.command import free_folder, lvm_command, make_folder, next_folder, shown
 from lvm.config.run import RunConfig
 from lvm.data.load import DataRequest
 from lvm.files import write_json
+from lvm.jobs.audience import Audience, at_terminal
 from lvm.jobs.options import AuditOptions
+from lvm.jobs.results import AuditResult
 from lvm.plugins import load_given
 from lvm.presets import DEFAULT_PRESET, load_config
 from lvm.printed import triage_command, typed
@@ -28,30 +28,99 @@ from lvm.triage.step import steps_in_order
 AUDITS = Path("audits")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audited:
+    """An audit that is done, with what a repair of its files needs."""
+
+    result: AuditResult
+    material: Material
+    config: RunConfig
+    options: AuditOptions
+
+
 def run(options: AuditOptions) -> int:
     """Audit what is named, print and write what was found, and repair it where asked to."""
+    audience = at_terminal()
+    first = audited(options, audience)
+    _print(first.result)
+    if options.repair is None:
+        return first.result.exit_status
+    done = repair(first.material, options.repair)
+    _print_repair(done)
+    after = audited_again(first, done, audience)
+    _print(after.result)
+    print(f"next: {triage_command(_named(after.options))}")
+    return after.result.exit_status
+
+
+def audit(options: AuditOptions, audience: Audience) -> AuditResult:
+    """Audit what is named and repair it where asked to; return what was found."""
+    first = audited(options, audience)
+    if options.repair is None:
+        return first.result
+    done = repair(first.material, options.repair)
+    after = audited_again(first, done, audience)
+    return replace(first.result, repaired=done, after=after.result)
+
+
+def audited(options: AuditOptions, audience: Audience) -> Audited:
+    """Audit what is named and write the report."""
     load_given(options.plugin)
     config = load_config(options.preset or DEFAULT_PRESET, options.recipe)
     if options.out is not None:
         free_folder(options.out)
-    material, found, document = audited(options, config)
-    document = with_command(document, _command(options), "repaired")
-    out = make_folder(options.out) if options.out is not None else next_folder(AUDITS)
-    _report(document, out)
-    if options.repair is None:
-        return int(found.verdict.exit_status)
-    return _repair(material, config, options, out)
+    return _audited(options, config, audience, None)
 
 
-def audited(options: AuditOptions, config: RunConfig) -> tuple[Material, Audit, AuditDocument]:
-    """Return material, audit and document of what is named."""
+def audited_again(first: Audited, done: Repaired, audience: Audience) -> Audited:
+    """Audit repaired files; the report goes into the folder of the first audit."""
+    options = first.options
+    now = replace(
+        options,
+        data=done.files.get("bank", options.data),
+        train=done.files.get("train", options.train),
+        eval=done.files.get("eval", options.eval),
+        payload=done.files.get("payload", options.payload),
+        # What was given with the files belongs to the windows as they were.
+        checkpoint=None,
+        predictions=None,
+        seen=None,
+        index=None,
+    )
+    return _audited(now, first.config, audience, first.result.folder / "repaired")
+
+
+def _audited(
+    options: AuditOptions, config: RunConfig, audience: Audience, folder: Path | None
+) -> Audited:
+    material = _material(options, config)
+    with AuditProgress(audience.progress) as progress:
+        _, document = run_audit(
+            material,
+            allowed=options.allow,
+            progress=progress,
+            steps=steps_in_order(),
+            thorough=True,
+        )
+    if folder is None:
+        document = with_command(document, _command(options), "repaired")
+        folder = make_folder(options.out) if options.out is not None else next_folder(AUDITS)
+    make_folder(folder)
+    write_json(folder / "audit.json", to_plain(document))
+    report = write_audit_report(document, folder)
+    result = AuditResult(document=document, folder=folder, report=report)
+    return Audited(result=result, material=material, config=config, options=options)
+
+
+def _material(options: AuditOptions, config: RunConfig) -> Material:
+    """Open what is named."""
     request = DataRequest(
         bank=options.data, train=options.train, evaluation=options.eval, payload=options.payload
     )
     material = open_material(request, config, whole=False)
     if request == DataRequest() and options.checkpoint is not None:
         material = own_data(material, options.checkpoint)
-    material = complete(
+    return complete(
         material,
         checkpoint=options.checkpoint,
         predictions=options.predictions,
@@ -60,50 +129,22 @@ def audited(options: AuditOptions, config: RunConfig) -> tuple[Material, Audit, 
         texts=options.texts,
         seen=options.seen,
     )
-    steps = steps_in_order()
-    with AuditProgress(sys.stderr) as progress:
-        found, document = run_audit(
-            material, allowed=options.allow, progress=progress, steps=steps, thorough=True
-        )
-    return material, found, document
 
 
-def _report(document: AuditDocument, out: Path) -> None:
-    make_folder(out)
-    write_json(out / "audit.json", to_plain(document))
-    path = write_audit_report(document, out)
-    print_audit(document, sys.stdout)
-    print(f"report: {shown(path)} (with report.html and audit.json)")
+def _print(result: AuditResult) -> None:
+    print_audit(result.document, sys.stdout)
+    print(f"report: {shown(result.report)} (with report.html and audit.json)")
 
 
-def _repair(material: Material, config: RunConfig, options: AuditOptions, out: Path) -> int:
-    """Write repaired files and audit them as they are then."""
-    assert options.repair is not None
-    repaired = repair(material, options.repair)
+def _print_repair(done: Repaired) -> None:
     print()
-    for step in repaired.steps:
+    for step in done.steps:
         print(f"repaired: {step}")
-    for reason, count in repaired.dropped:
+    for reason, count in done.dropped:
         print(f"not repaired: {count} rows, {reason}")
-    for name, path in repaired.files.items():
+    for name, path in done.files.items():
         print(f"written: {name} {shown(path)}")
     print("\naudit of the repaired files:")
-    now = replace(
-        options,
-        data=repaired.files.get("bank", options.data),
-        train=repaired.files.get("train", options.train),
-        eval=repaired.files.get("eval", options.eval),
-        payload=repaired.files.get("payload", options.payload),
-        # What was given with the files belongs to the windows as they were.
-        checkpoint=None,
-        predictions=None,
-        seen=None,
-        index=None,
-    )
-    _, found, document = audited(now, config)
-    _report(document, out / "repaired")
-    print(f"next: {triage_command(_named(now))}")
-    return int(found.verdict.exit_status)
 
 
 def _command(options: AuditOptions) -> str:

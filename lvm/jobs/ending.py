@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import TextIO
 
 from lvm.audit.document import AuditDocument
 from lvm.command import lvm_command, shown
@@ -34,17 +34,30 @@ def write_views(journal: Journal, document: Summary) -> Path:
     return write_report(journal.events, document, journal.folder)
 
 
-def print_blocked(audit: AuditDocument, report: Path) -> None:
+def print_blocked(audit: AuditDocument, report: Path, stream: TextIO) -> None:
     """Print what blocks, and that nothing was started."""
-    print_audit(audit, sys.stdout)
-    print("no training was started; exit status 3")
-    print(f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)")
-    print(f"MLflow: {lvm_command()} track {shown(report.parent)} records this run")
+    print_audit(audit, stream)
+    print("no training was started; exit status 3", file=stream)
+    print(report_line(report), file=stream)
+    print(f"MLflow: {lvm_command()} track {shown(report.parent)} records this run", file=stream)
 
 
-def print_verdict(document: Summary, report: Path, options: TriageOptions) -> None:
+def print_verdict(document: Summary, report: Path, options: TriageOptions, stream: TextIO) -> None:
     """Print the verdict, the table, and what to type next."""
-    screen = Screen(sys.stdout)
+    screen = Screen(stream)
+    say_verdict(document, screen)
+    screen.say(report_line(report))
+    screen.say(f"MLflow: {lvm_command()} ui {shown(report.parent)}")
+    screen.say(f"next: {_next_command(document, report.parent, options)}")
+
+
+def report_line(report: Path) -> str:
+    """Return where the report of a run lies, in words."""
+    return f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)"
+
+
+def say_verdict(document: Summary, screen: Screen) -> None:
+    """Say the verdict, the table of models, the gates and the cost."""
     if document.judged.sentence:
         screen.say(document.judged.sentence, "bold")
     good = document.verdict in (RunVerdict.PASSED, RunVerdict.FIXED)
@@ -67,9 +80,6 @@ def print_verdict(document: Summary, report: Path, options: TriageOptions) -> No
         f"cost: {compute.train_seconds:.0f} s of training in {compute.trials} trials, "
         f"{compute.saved_seconds:.0f} s saved by gates and pruning"
     )
-    screen.say(f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)")
-    screen.say(f"MLflow: {lvm_command()} ui {shown(report.parent)}")
-    screen.say(f"next: {_next_command(document, report.parent, options)}")
 
 
 def _next_command(document: Summary, folder: Path, options: TriageOptions) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lvm.command import statuses
+from lvm.config.read import recipe_file
 from lvm.errors import ExitStatus
 from lvm.jobs.options import AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions
 from lvm.presets import DEFAULT_PRESET, PRESETS
@@ -45,9 +46,19 @@ def add_model_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seen", type=Path, metavar="FILE", help="articles that this model has read")
 
 
+def add_recipe_flag(p: argparse.ArgumentParser) -> None:
+    """Add the flag that names a recipe: a file, or one that comes with the package."""
+    p.add_argument(
+        "--recipe",
+        type=recipe_file,
+        metavar="FILE",
+        help="changes to the preset: a file (TOML, JSON), or the name of one in lvm/recipes",
+    )
+
+
 def add_recipe_flags(p: argparse.ArgumentParser) -> None:
     """Add the flags that say what is configured, and which findings are let through."""
-    p.add_argument("--recipe", type=Path, metavar="FILE", help="changes to the preset (TOML, JSON)")
+    add_recipe_flag(p)
     add_plugin_flag(p)
     names = ", ".join(PRESETS)
     p.add_argument("--preset", metavar="NAME", help=f"{names} (default: {DEFAULT_PRESET})")
@@ -96,7 +107,7 @@ def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -
         {ExitStatus.OK: "trained", ExitStatus.USAGE: "bad input, or a training that diverged"},
     )
     p.add_argument("--data", type=Path, metavar="BANK", help="default: the bundled sample")
-    p.add_argument("--recipe", type=Path, metavar="FILE", help="changes to the preset")
+    add_recipe_flag(p)
     add_plugin_flag(p)
     p.add_argument("--preset", default=DEFAULT_PRESET, metavar="NAME", help=", ".join(PRESETS))
     otherwise = "train in this process" if workers is None else str(workers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +10,19 @@ from pathlib import Path
 from lvm.audit.document import AuditDocument
 from lvm.audit.material import Material
 from lvm.audit.session import run_audit, with_command
-from lvm.command import answering, lvm_command, nobody_reads
+from lvm.command import answering, lvm_command
 from lvm.config.run import RunConfig
 from lvm.data.windows import Dataset
-from lvm.errors import ClusterError, ClusterLostError, ExitStatus, LvmError, RunTakenError
+from lvm.errors import ClusterError, ClusterLostError, LvmError, RunInterrupted, RunTakenError
 from lvm.jobs import request as asked
+from lvm.jobs.audience import Audience
 from lvm.jobs.ending import print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.own import keep_files, trainer_code
+from lvm.jobs.results import TriageResult
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
 from lvm.jobs.writer import Writer
 from lvm.printed import resume_command
-from lvm.progress import JsonLines
 from lvm.provenance import code_version, git_commit
 from lvm.records import RunVerdict
 from lvm.signals import end_was_asked_for, held_signals, whole
@@ -61,24 +61,24 @@ class Job:
         config: RunConfig,
         lock: Lock,
         journal: Journal,
-        lines: JsonLines,
+        audience: Audience,
         head: LocalHead | None = None,
     ) -> None:
         self._options, self._command, self._config = options, command, config
-        self._journal, self._lines = journal, lines
-        self._writer = Writer(journal, lock, lines)
+        self._journal, self._audience = journal, audience
+        self._writer = Writer(journal, lock, audience.lines)
         storage, schedule = journal.folder / "tune", config.schedule
         self._executor = RayExecutor(storage, address=options.address, schedule=schedule, head=head)
         self._trainer = trainer_code(config, options.recipe, journal.folder)
 
-    def run(self) -> int:
-        """Run to the verdict, or to an end that can be resumed; return the exit status."""
+    def run(self) -> TriageResult:
+        """Run to the verdict; RunInterrupted or an LvmError for an end that can be resumed."""
         try:
             with answering(self._place, self._then):
                 return self._run()
         except KeyboardInterrupt:
             self._leave("interrupted")
-            return ExitStatus.INTERRUPTED
+            raise RunInterrupted(f"interrupted; {self._then()}") from None
         except ClusterLostError as error:
             self._leave("the cluster was lost", since=str(error))
             raise
@@ -93,7 +93,7 @@ class Job:
         finally:
             self._stop_ray()
 
-    def _run(self) -> int:
+    def _run(self) -> TriageResult:
         config, material = asked.opened(self._options, self._config)
         check_config(config, material.width or 1)
         audited = self._journal.events.last(Audited)
@@ -107,7 +107,7 @@ class Job:
         if self._trainer is not None:
             request = replace(request, trainer=self._trainer.digests)
         first = self._first_event(request, dataset, source)
-        with Screen(sys.stderr) as screen:
+        with Screen(self._audience.progress) as screen:
             self._walk(request, dataset, audit, first, screen)
         return self._finish()
 
@@ -115,7 +115,7 @@ class Job:
 
     def _audit(self, material: Material) -> AuditDocument:
         allowed = self._options.allow
-        with AuditProgress(sys.stderr) as progress:
+        with AuditProgress(self._audience.progress) as progress:
             begin = self._executor.begin  # it takes as long as the audit
             _, document = run_audit(
                 material, allowed=allowed, progress=progress, steps=steps_in_order(), then=begin
@@ -161,7 +161,7 @@ class Job:
         ours = self._trainer is None  # how long other code takes is not known
         if ours and longer and journal.events.last(Forecast) is None:
             expected = predicted_time(request, dataset)
-            with _heard():
+            with self._audience.heard():
                 screen.say(expected.in_words(), "bold")
             writer.note(event_of(Forecast, **expected.to_plain()))
         triage = Triage(request, dataset, executor, journal, writer.note)
@@ -169,7 +169,7 @@ class Job:
             executor.start()
         if executor.nodes:
             writer.note(event_of(Nodes, nodes=executor.nodes))
-        with _heard():
+        with self._audience.heard():
             screen.say(f"arms run on {executor.describe()}", "dim")
         with keep_files(self._trainer, journal.folder):
             triage.run()
@@ -191,7 +191,7 @@ class Job:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def _blocked(self, config: RunConfig, material: Material, audit: AuditDocument) -> int:
+    def _blocked(self, config: RunConfig, material: Material, audit: AuditDocument) -> TriageResult:
         """Write a run that ended before anything was started, and say why."""
         journal, note = self._journal, self._writer.note
         if not journal.events:
@@ -216,48 +216,58 @@ class Job:
             note(stop)
         document = self._document()
         report = write_views(journal, document)
-        self._lines.verdict(document)
-        with _heard():
-            print_blocked(audit, report)
-        return RunVerdict.BLOCKED.exit_status
+        self._audience.lines.verdict(document)
+        with self._audience.heard():
+            print_blocked(audit, report, self._audience.answer)
+        return self._result(document, report)
 
-    def _finish(self) -> int:
+    def _finish(self) -> TriageResult:
         """Write the verdict, the report and the MLflow runs, print the one screen."""
         document = self._document()
         if document.verdict is None:
             raise RuntimeError("the run ended, but the journal holds no verdict")
         report = write_views(self._journal, document)
-        self._lines.verdict(document)
-        with _heard():
-            print_verdict(document, report, self._options)
+        self._audience.lines.verdict(document)
+        with self._audience.heard():
+            print_verdict(document, report, self._options, self._audience.answer)
         self._close(document)  # last: a model's upload keeps nobody waiting
         tracker = self._writer.tracker
         if tracker is not None and tracker.problem:
-            with _heard():
+            with self._audience.heard():
                 told = f"Some results were not uploaded to MLflow: {tracker.problem}"
-                Screen(sys.stdout).say(told, "yellow")
-        return document.verdict.exit_status
+                Screen(self._audience.answer).say(told, "yellow")
+        return self._result(document, report)
 
     def _leave(self, word: str, since: str = "") -> None:
         """End this process's part of a run that can be resumed: what matters most comes first."""
         if not self._journal.events:
-            with _heard():
-                print(f"{word} before the run began; start it with: {asked.again(self._options)}")
+            with self._audience.heard():
+                again = asked.again(self._options)
+                self._say(f"{word} before the run began; start it with: {again}")
             return
         with contextlib.suppress(LvmError):  # a disk that is full; the journal needs no such line
             self._writer.end(Interrupted(since=since))
-        with _heard():
-            print(f"{word}; {self._then()}")
+        with self._audience.heard():
+            self._say(f"{word}; {self._then()}")
         with contextlib.suppress(LvmError, OSError):  # both can be written again: lvm report
             document = self._document()
             write_views(self._journal, document)
-            self._lines.verdict(document)
+            self._audience.lines.verdict(document)
         # Some give a process three seconds to end. MLflow alone takes them where it was not there.
         tracker = self._writer.tracker
         if tracker is not None and not tracker.connected:
             self._stop_ray()
         self._close(None)
         self._stop_ray()
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._audience.answer)
+
+    def _result(self, document: Summary, report: Path) -> TriageResult:
+        journal = self._journal
+        return TriageResult(
+            summary=document, folder=journal.folder, report=report, events=journal.events
+        )
 
     def _document(self) -> Summary:
         resume = resume_command(self._journal.folder, self._options.address, kept=True)
@@ -280,13 +290,3 @@ class Job:
         if not self._journal.events:
             return f"start again with: {asked.again(self._options)}"
         return f"continue with: {resume_command(self._journal.folder, self._options.address)}"
-
-
-@contextlib.contextmanager
-def _heard() -> Iterator[None]:
-    """Print to whoever listens; a reader that is gone changes nothing of a run."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError:
-        nobody_reads()

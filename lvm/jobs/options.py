@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lvm.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class TriageOptions:
@@ -34,6 +36,10 @@ class TriageOptions:
     seeds: int | None = None
     show: bool = False
     json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None and self.seeds < 1:
+            raise UsageError(f"--seeds must be at least 1 (got {self.seeds}).")
 
 
 @dataclass(frozen=True, kw_only=True)

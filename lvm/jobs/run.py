@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lvm.errors import ExitStatus, UsageError
+from lvm.errors import ExitStatus, RunInterrupted, UsageError
 from lvm.jobs import request as asked
+from lvm.jobs.audience import Audience, at_terminal
 from lvm.jobs.job import Job
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.own import check_trainer
+from lvm.jobs.results import TriageResult
 from lvm.jobs.start import show
 from lvm.progress import JsonLines
 from lvm.triage.address import check_address, check_growth
@@ -23,29 +25,50 @@ RUNS = Path("runs")
 
 def run(options: TriageOptions, head: LocalHead | None = None) -> int:
     """Start or resume a triage, or show what it would do; return the exit status."""
-    check_address(options.address)
-    steps_in_order()  # refuses two that contradict each other, before anything is started
     if options.show:
+        _refuse_early(options)
         if options.resume is not None:
             raise UsageError("--show cannot be combined with --resume; use lvm status.")
         show(options)
         return ExitStatus.OK
     with JsonLines(sys.stdout if options.json else None) as lines:
-        if options.resume is None:
-            return _start(options, head, lines)
-        return _resume(options, options.resume, head, lines)
+        try:
+            return triaged(options, at_terminal(lines), head).exit_status
+        except RunInterrupted:  # what to type next is printed, before the last files were written
+            return ExitStatus.INTERRUPTED
 
 
-def _start(options: TriageOptions, head: LocalHead | None, lines: JsonLines) -> int:
+def triaged(
+    options: TriageOptions, audience: Audience, head: LocalHead | None = None
+) -> TriageResult:
+    """Start or resume a triage; return what it came to.
+
+    Raises RunInterrupted after Ctrl-C and SIGTERM, and an LvmError where there is no verdict.
+    """
+    _refuse_early(options)
+    if options.resume is None:
+        return _start(options, audience, head)
+    return _resume(options, options.resume, audience, head)
+
+
+def _refuse_early(options: TriageOptions) -> None:
+    """Refuse what no triage can be asked, before anything is started."""
+    check_address(options.address)
+    steps_in_order()  # refuses two that contradict each other
+
+
+def _start(options: TriageOptions, audience: Audience, head: LocalHead | None) -> TriageResult:
     config = asked.configuration(options)
     check_trainer(config, options)
     check_growth(config.schedule, options.address)
     command = asked.command(options)
     with new_run(options.out, RUNS) as lock:
-        return Job(options, command, config, lock, Journal(lock.folder), lines, head).run()
+        return Job(options, command, config, lock, Journal(lock.folder), audience, head).run()
 
 
-def _resume(options: TriageOptions, folder: Path, head: LocalHead | None, lines: JsonLines) -> int:
+def _resume(
+    options: TriageOptions, folder: Path, audience: Audience, head: LocalHead | None
+) -> TriageResult:
     command = asked.command(options)
     with run_to_resume(folder) as lock:
         journal = Journal(lock.folder)
@@ -53,5 +76,5 @@ def _resume(options: TriageOptions, folder: Path, head: LocalHead | None, lines:
         config = asked.configuration(options, journal)
         check_trainer(config, options)
         check_growth(config.schedule, options.address)
-        lines.skip(journal)
-        return Job(options, command, config, lock, journal, lines, head).run()
+        audience.lines.skip(journal)
+        return Job(options, command, config, lock, journal, audience, head).run()

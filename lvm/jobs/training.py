@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
+from typing import TextIO
 
 from lvm.command import answering, lvm_command
 from lvm.config.plain import fingerprint
@@ -19,10 +19,13 @@ from lvm.errors import (
     LvmError,
     NonFiniteLossError,
     ProgramError,
+    RunInterrupted,
     UsageError,
 )
-from lvm.jobs.judging import print_test
+from lvm.jobs.audience import Audience, at_terminal
+from lvm.jobs.judging import print_evaluation, read_test
 from lvm.jobs.options import TrainOptions
+from lvm.jobs.results import TrainResult
 from lvm.plugins import load_given
 from lvm.presets import load_config
 from lvm.printed import eval_command, job_command, typed
@@ -43,6 +46,46 @@ from lvm.triage.step import Role
 
 def run(options: TrainOptions) -> int:
     """Train, judge on the test split, print the result; return the exit status."""
+    try:
+        result = train(options, at_terminal())
+    except RunInterrupted as end:
+        print(end)
+        return ExitStatus.INTERRUPTED
+    print_evaluation(result.evaluation)
+    print(f"next: {result.next}")
+    return ExitStatus.OK
+
+
+def train(options: TrainOptions, audience: Audience) -> TrainResult:
+    """Train and judge on the test split; RunInterrupted says how to go on."""
+    config = _configuration(options)
+    whole, source = load_dataset(DataRequest(bank=options.data), config.recipe.context_length)
+    dataset = drawn(whole, config.gates.dev_windows, config.recipe.seed)
+    check_config(config, dataset.bank.width)
+    check_dataset(config, dataset)
+    command = job_command("train") if options.on_ray else f"{lvm_command()} train"
+    then = f"continue with: {command} {typed(vars(options))}"
+    workers = config.schedule.confirm_workers
+    where = f"on {workers} workers" if options.on_ray else "in this process"
+    with training_folder(options.out) as folder:
+        try:
+            with answering(lambda: folder, lambda: then):
+                spec = _spec(config, folder)
+                print(f"{source}: training {folder} {where}", file=audience.progress)
+                _finished(_trained(spec, options, config, dataset, audience.progress), then)
+        except KeyboardInterrupt:
+            raise RunInterrupted(f"interrupted; {then}") from None
+    checkpoint = spec.folder / "checkpoint"
+    return TrainResult(
+        checkpoint=checkpoint,
+        source=source,
+        evaluation=read_test(spec.folder),
+        next=eval_command(checkpoint, vars(options), config.plugins),
+    )
+
+
+def _configuration(options: TrainOptions) -> RunConfig:
+    """Return the preset, changed by the recipe, with the workers that were asked for."""
     check_address(options.address)
     workers = 1 if options.workers is None else options.workers
     if workers < 1:
@@ -58,31 +101,17 @@ def run(options: TrainOptions) -> int:
     config = dataclasses.replace(config, schedule=schedule)
     if options.on_ray:
         check_growth(config.schedule, options.address)
-    whole, source = load_dataset(DataRequest(bank=options.data), config.recipe.context_length)
-    dataset = drawn(whole, config.gates.dev_windows, config.recipe.seed)
-    check_config(config, dataset.bank.width)
-    check_dataset(config, dataset)
-    command = job_command("train") if options.on_ray else f"{lvm_command()} train"
-    then = f"continue with: {command} {typed(vars(options))}"
-    where = f"on {workers} workers" if options.on_ray else "in this process"
-    with training_folder(options.out) as folder:
-        try:
-            with answering(lambda: folder, lambda: then):
-                spec = _spec(config, folder)
-                print(f"{source}: training {folder} {where}", file=sys.stderr)
-                _finished(_trained(spec, options, config, dataset), then)
-        except KeyboardInterrupt:
-            print(f"interrupted; {then}")
-            return ExitStatus.INTERRUPTED
-    print_test(spec.folder)
-    print(f"next: {eval_command(spec.folder / 'checkpoint', vars(options), config.plugins)}")
-    return ExitStatus.OK
+    return config
 
 
-def _trained(spec: ArmSpec, options: TrainOptions, config: RunConfig, dataset: Dataset) -> Lane:
+def _trained(
+    spec: ArmSpec, options: TrainOptions, config: RunConfig, dataset: Dataset, progress: TextIO
+) -> Lane:
     """Train where it was asked and return what became of it."""
     epochs = config.recipe.training.epochs
-    race = Race("train", [spec], _progress(epochs), epochs=[epochs], schedule=config.schedule)
+    race = Race(
+        "train", [spec], _progress(epochs, progress), epochs=[epochs], schedule=config.schedule
+    )
     executor = _executor(spec, options, config)
     try:
         executor.start()
@@ -137,7 +166,7 @@ def _spec(config: RunConfig, folder: Path) -> ArmSpec:
     )
 
 
-def _progress(epochs: int) -> Note:
+def _progress(epochs: int, stream: TextIO) -> Note:
     def note(event: Event) -> None:
         if isinstance(event, Epoch):
             left = (epochs - event.epoch) * event.seconds
@@ -147,7 +176,7 @@ def _progress(epochs: int) -> Note:
             print(
                 f"epoch {event.epoch}/{epochs}  loss {loss}  dev cosine {cosine}  R@5 {r_at_5}  "
                 f"about {left:.0f} s left",
-                file=sys.stderr,
+                file=stream,
             )
 
     return note

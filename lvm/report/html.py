@@ -46,6 +46,11 @@ def render(sections: Sequence[Section], verdict: str, title: str = "Triage repor
     )
 
 
+def fragment(blocks: Sequence[Block]) -> str:
+    """Return blocks as HTML to stand in another page; every text in it is escaped."""
+    return f"<div>{''.join(_block(block) for block in blocks)}</div>"
+
+
 def _section(section: Section) -> str:
     blocks = "\n".join(_block(block) for block in section.blocks)
     return (

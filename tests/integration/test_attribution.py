@@ -53,7 +53,7 @@ def test_more_training_is_the_cause_where_the_unchanged_recipe_needs_nothing_els
 def test_every_step_names_the_one_cause_and_says_what_all_that_helped_add(tmp_path) -> None:
     """Other steps help a little beside the remedy, and together they do harm: only trying tells."""
     world = worlds.planted(0)
-    recipe = Path(__file__).parents[2] / "recipes" / "wrong_temperature.toml"
+    recipe = Path(__file__).parents[2] / "lvm" / "recipes" / "wrong_temperature.toml"
     config = load_run_config(recipe, worlds.base_config(0))
     steps = [STEPS.get(name) for name in ("temperature", "negatives", "anchor_mmd")]
     stop, journal = tiny.triage(tmp_path, world.dataset, config, steps=steps, all_steps=True)

@@ -18,7 +18,7 @@ from lvm.triage.events import Confirmed, Phase1Judged, TestJudged
 
 pytestmark = pytest.mark.integration  # whole triages, for their seconds; they start no process
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[2] / "lvm" / "recipes"
 NEAR = 0.95
 
 

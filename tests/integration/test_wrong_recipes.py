@@ -19,7 +19,7 @@ from lvm.triage.events import BelowLadder, Confirmed, Phase1Judged, StepEnded, T
 
 pytestmark = pytest.mark.integration  # whole triages, for their seconds; they start no process
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[2] / "lvm" / "recipes"
 SEEDS = (0, 1)
 
 

@@ -4,11 +4,12 @@ import dataclasses
 import json
 import math
 import typing
+from pathlib import Path
 
 import pytest
 
 from lvm.config.plain import canonical_json, fingerprint, from_dict, to_dict, with_changes
-from lvm.config.read import load_run_config
+from lvm.config.read import load_run_config, recipe_file, recipe_names
 from lvm.config.recipe import ModelConfig, NegativesConfig, ObjectiveConfig, Recipe, TrainingConfig
 from lvm.config.run import GateConfig, RunConfig, ScheduleConfig
 from lvm.errors import ConfigError, UsageError
@@ -256,6 +257,24 @@ def test_a_missing_file_and_bytes_that_are_no_text(tmp_path) -> None:
         load_run_config(tmp_path / "r.toml", RunConfig())
     with pytest.raises(ConfigError, match="cannot be read"):
         load_run_config(tmp_path, RunConfig())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_packaged_recipe_is_known_by_its_name_and_an_own_file_comes_first(
+    name, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = recipe_file(name)
+    assert load_config("laptop", file) == load_run_config(file, preset("laptop"))
+    (tmp_path / name).write_text("")
+    assert recipe_file(name) == Path(name)
+
+
+def test_an_unknown_recipe_lists_those_that_come_with_the_package() -> None:
+    assert "wrong_width" in recipe_names()
+    assert recipe_file("wrong_widths") == Path("wrong_widths")
+    with pytest.raises(ConfigError, match=r"wrong_widths does not exist.*wrong_width"):
+        load_config("laptop", recipe_file("wrong_widths"))
 
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:

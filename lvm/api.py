@@ -1,0 +1,198 @@
+"""The jobs as functions: what `lvm audit`, `triage`, `train` and `eval` do, returned as values.
+
+    from lvm import api
+    api.audit(data="my_bank")
+
+A keyword is a flag of the command line: `--five-steps` is `five_steps=True`. Paths may be texts. A
+function prints nothing unless `progress=True`, raises an LvmError (`lvm.errors`) where a command
+says a sentence, and returns a result that shows its answer first, in a notebook as HTML.
+
+What a job needs takes seconds to import, and is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lvm.config.read import recipe_file
+from lvm.jobs.options import AuditOptions, TrainOptions, TriageOptions
+from lvm.presets import DEFAULT_PRESET
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from lvm.jobs.results import AuditResult, EvaluationResult, TrainResult, TriageResult
+
+__all__ = ["audit", "evaluate", "train", "triage"]
+
+Place = str | Path
+Names = str | Sequence[Place]
+Options = TypeVar("Options", AuditOptions, TrainOptions, TriageOptions)
+
+
+def audit(
+    *,
+    data: Place | None = None,
+    train: Place | None = None,
+    eval: Place | None = None,
+    payload: Place | None = None,
+    checkpoint: Place | None = None,
+    predictions: Place | None = None,
+    seen: Place | None = None,
+    index: Place | None = None,
+    encoder: str | None = None,
+    texts: Place | None = None,
+    recipe: Place | None = None,
+    plugin: Names = (),
+    preset: str | None = None,
+    allow: Names = (),
+    repair: Place | None = None,
+    out: Place | None = None,
+    progress: bool = False,
+) -> AuditResult:
+    """Find what no training can fix, write the report, and repair the files where asked to.
+
+    Data that blocks is an answer, no error: see `verdict` and `document.findings`.
+    """
+    options = _options(AuditOptions, locals())
+    from lvm.jobs import audit as job
+    from lvm.jobs.audience import of_call
+
+    return job.audit(options, of_call(progress=progress))
+
+
+def triage(
+    *,
+    data: Place | None = None,
+    train: Place | None = None,
+    eval: Place | None = None,
+    payload: Place | None = None,
+    checkpoint: Place | None = None,
+    predictions: Place | None = None,
+    seen: Place | None = None,
+    recipe: Place | None = None,
+    plugin: Names = (),
+    preset: str | None = None,
+    allow: Names = (),
+    out: Place | None = None,
+    resume: Place | None = None,
+    address: str | None = None,
+    independent: bool = False,
+    five_steps: bool = False,
+    all_steps: bool = False,
+    extended: bool = False,
+    seeds: int | None = None,
+    progress: bool = False,
+) -> TriageResult:
+    """Find out why a model fails its gate, and what fixes it, on a Ray cluster here or elsewhere.
+
+    Every verdict is a result, BLOCKED and NOT_FIXED too. An interrupt raises KeyboardInterrupt and
+    keeps what was done: `triage(resume=FOLDER)` goes on.
+    """
+    options = _options(TriageOptions, locals())
+    from lvm.triage.local_head import local_head
+
+    with local_head(wanted=options.address is None) as head:  # it starts beside the imports
+        from lvm.jobs.audience import of_call
+        from lvm.jobs.run import triaged
+
+        return triaged(options, of_call(progress=progress), head)
+
+
+def train(
+    *,
+    out: Place,
+    data: Place | None = None,
+    recipe: Place | None = None,
+    plugin: Names = (),
+    preset: str = DEFAULT_PRESET,
+    workers: int | None = None,
+    address: str | None = None,
+    progress: bool = False,
+) -> TrainResult:
+    """Train one recipe in full and judge it on the test split; the same `out` goes on with it.
+
+    Without `workers` and `address` it trains in this process, else on Ray Train's workers.
+    """
+    options = _options(TrainOptions, locals())
+    from lvm.jobs import training
+    from lvm.jobs.audience import of_call
+
+    return training.train(options, of_call(progress=progress))
+
+
+def evaluate(
+    model: Place | np.ndarray | torch.Tensor,
+    *,
+    ar_only: Place | np.ndarray | torch.Tensor | None = None,
+    data: Place | None = None,
+    train: Place | None = None,
+    eval: Place | None = None,
+    payload: Place | None = None,
+    other_data: bool = False,
+    plugin: Names = (),
+    recipe: Place | None = None,
+    preset: str = DEFAULT_PRESET,
+) -> EvaluationResult:
+    """Judge a model on the test split beside the ladder.
+
+    `model` is a checkpoint, a .npy file of predictions, or predictions [M, D] with one row per test
+    window in order. With `ar_only`, in the same forms, the success gate is judged. The recipe says
+    the context length of predictions and the bounds of the gate.
+    """
+    from lvm.data.load import DataRequest
+    from lvm.jobs.judging import compared
+    from lvm.plugins import load_given
+    from lvm.presets import load_config
+
+    load_given(_names(plugin))
+    config = load_config(preset, None if recipe is None else recipe_file(recipe))
+    request = DataRequest(
+        bank=_path(data), train=_path(train), evaluation=_path(eval), payload=_path(payload)
+    )
+    return compared(
+        _model(model),
+        request,
+        config,
+        ar_only=None if ar_only is None else _model(ar_only),
+        other_data=other_data,
+    )
+
+
+# --- from keywords to options ---------------------------------------------------------------------
+
+
+def _options(kind: type[Options], given: Mapping[str, Any]) -> Options:
+    """Return options from the arguments of a function, which are named like their fields.
+
+    What type a field has is known at run time alone.
+    """
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in fields(kind) if field.name in given]
+    return kind(**{name: _value(name, hints[name], given[name]) for name in names})
+
+
+def _value(name: str, hint: object, value: Any) -> Any:
+    """Return the value of a field: paths from texts, tuples from lists or one name alone."""
+    if hint == tuple[str, ...]:
+        return _names(value)
+    if value is None or Path not in (hint, *typing.get_args(hint)):
+        return value
+    return recipe_file(value) if name == "recipe" else Path(value)
+
+
+def _names(value: Names) -> tuple[str, ...]:
+    return (str(value),) if isinstance(value, str | Path) else tuple(map(str, value))
+
+
+def _path(place: Place | None) -> Path | None:
+    return None if place is None else Path(place)
+
+
+def _model(model: Place | np.ndarray | torch.Tensor) -> Path | np.ndarray | torch.Tensor:
+    return Path(model) if isinstance(model, str | Path) else model

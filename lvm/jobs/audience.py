@@ -1,0 +1,49 @@
+"""Who hears of a job: the person at a terminal, a program that reads JSON lines, or nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from lvm.command import nobody_reads
+from lvm.progress import JsonLines
+
+
+class Nowhere(io.StringIO):
+    """A stream that keeps nothing of what is written to it."""
+
+    def write(self, text: str) -> int:
+        """Drop the text."""
+        return len(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audience:
+    """Where a job prints what it came to, and how far it is."""
+
+    answer: TextIO
+    progress: TextIO
+    lines: JsonLines = field(default_factory=lambda: JsonLines(None))
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Print to whoever listens; a reader that is gone changes nothing of a job."""
+        try:
+            yield
+            self.answer.flush()
+        except OSError:
+            nobody_reads()
+
+
+def at_terminal(lines: JsonLines | None = None) -> Audience:
+    """Return the audience of a command: standard output and standard error as they are now."""
+    return Audience(answer=sys.stdout, progress=sys.stderr, lines=lines or JsonLines(None))
+
+
+def of_call(*, progress: bool) -> Audience:
+    """Return the audience of a function call, whose answer is what it returns."""
+    return Audience(answer=Nowhere(), progress=sys.stderr if progress else Nowhere())
