@@ -56,6 +56,11 @@ def report_line(report: Path) -> str:
     return f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)"
 
 
+def not_uploaded_line(problem: str) -> str:
+    """Return that MLflow lacks something, and why, in words."""
+    return f"Some results were not uploaded to MLflow: {problem}"
+
+
 def say_verdict(document: Summary, screen: Screen) -> None:
     """Say the verdict, the table of models, the gates and the cost."""
     if document.judged.sentence:

@@ -16,7 +16,7 @@ from lvm.data.windows import Dataset
 from lvm.errors import ClusterError, ClusterLostError, LvmError, RunInterrupted, RunTakenError
 from lvm.jobs import request as asked
 from lvm.jobs.audience import Audience
-from lvm.jobs.ending import print_blocked, print_verdict, write_views
+from lvm.jobs.ending import not_uploaded_line, print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.own import keep_files, trainer_code
 from lvm.jobs.results import TriageResult
@@ -232,11 +232,11 @@ class Job:
             print_verdict(document, report, self._options, self._audience.answer)
         self._close(document)  # last: a model's upload keeps nobody waiting
         tracker = self._writer.tracker
-        if tracker is not None and tracker.problem:
+        problem = tracker.problem if tracker is not None and tracker.problem else ""
+        if problem:
             with self._audience.heard():
-                told = f"Some results were not uploaded to MLflow: {tracker.problem}"
-                Screen(self._audience.answer).say(told, "yellow")
-        return self._result(document, report)
+                Screen(self._audience.answer).say(not_uploaded_line(problem), "yellow")
+        return replace(self._result(document, report), not_uploaded=problem)
 
     def _leave(self, word: str, since: str = "") -> None:
         """End this process's part of a run that can be resumed: what matters most comes first."""

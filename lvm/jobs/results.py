@@ -12,7 +12,7 @@ from lvm.audit.document import AuditDocument
 from lvm.audit.repair import Repaired
 from lvm.audit.run import AuditVerdict
 from lvm.command import shown
-from lvm.jobs.ending import report_line, say_verdict
+from lvm.jobs.ending import not_uploaded_line, report_line, say_verdict
 from lvm.metrics import METRICS, Shown
 from lvm.records import Evaluation, GateResult, RunVerdict, Verdict
 from lvm.report import Block, Facts, Paragraph, Run, Table
@@ -93,6 +93,7 @@ class TriageResult(Answer):
     folder: Path
     report: Path
     events: RunState  # the journal
+    not_uploaded: str = ""  # what MLflow did not take, and why
 
     @property
     def verdict(self) -> RunVerdict:
@@ -118,6 +119,8 @@ class TriageResult(Answer):
             print_audit(audited.audit, text)
         else:
             say_verdict(self.summary, Screen(text))
+        if self.not_uploaded:
+            print(not_uploaded_line(self.not_uploaded), file=text)
         print(report_line(self.report), file=text)
         return text.getvalue().rstrip()
 
@@ -125,6 +128,8 @@ class TriageResult(Answer):
         """Yield the first screen of the report and its tables of models."""
         run = Run(self.events, self.summary)
         yield from verdict_section(run)
+        if self.not_uploaded:
+            yield Paragraph(not_uploaded_line(self.not_uploaded), "warning")
         yield from (block for block in models_section(run) if isinstance(block, Table))
         yield Facts([("Report", str(self.report))])
 

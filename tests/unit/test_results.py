@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def test_a_run_shows_its_headline_its_models_and_its_report(name: str) -> None:
     assert str(result.report) in page
     assert repr(result) == text
     assert result.exit_status == result.verdict.exit_status
+
+
+def test_what_mlflow_did_not_take_is_shown() -> None:
+    result = replace(result_of("sample"), not_uploaded="the store is full")
+    assert "not uploaded to MLflow: the store is full" in str(result)
+    assert "not uploaded to MLflow: the store is full" in result._repr_html_()
 
 
 def test_a_blocked_run_shows_what_blocks() -> None:
