@@ -63,7 +63,12 @@ class Questions:
         if not proposal.arms:
             return self._end_step(step.name, Verdict.NOT_EVALUABLE, None, None, [])
         results = self._runner.race(
-            step.name, specs, epochs, dataset=dataset, to_the_end=step.extended
+            step.name,
+            specs,
+            epochs,
+            dataset=dataset,
+            metric=step.metric,
+            to_the_end=step.extended,
         )
         return self._judge_step(step, budgeted, list(results.values()))
 

@@ -61,12 +61,13 @@ class Race:
         *,
         epochs: Sequence[int],
         schedule: ScheduleConfig,
+        metric: str = "",
     ) -> None:
         self.step, self._note = step, note
         self.lanes = {spec.id: Lane(spec) for spec in specs}
         trained = [spec for spec in specs if spec.source is None]
         judged = [spec for spec in trained if spec.role is Role.ARM]
-        self.metric = rung_metric(judged, schedule)
+        self.metric = metric or rung_metric(judged, schedule)
         self._rungs = RULES[schedule.rule](
             [s.id for s in trained],
             exempt=[s.id for s in trained if s.role is not Role.ARM],
@@ -202,13 +203,17 @@ def race_of(
     *,
     budget: int,
     schedule: ScheduleConfig,
+    metric: str = "",
     to_the_end: bool = False,
 ) -> Race:
-    """Return the race of one step; `to_the_end` leaves out the rungs: no arm is stopped early."""
+    """Return the race of one step; `to_the_end` leaves out the rungs: no arm is stopped early.
+
+    `metric` ranks the arms at the rungs; without one the schedule says which.
+    """
     epochs = rung_epochs(schedule.first_rung, budget, schedule.reduction_factor)
     if to_the_end or all(spec.role is not Role.ARM for spec in specs):
         epochs = [budget]
-    return Race(step, specs, note, epochs=epochs, schedule=schedule)
+    return Race(step, specs, note, epochs=epochs, schedule=schedule, metric=metric)
 
 
 class Executor(Protocol):

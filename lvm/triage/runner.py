@@ -177,11 +177,13 @@ class Runner:
         budget: int,
         *,
         dataset: Dataset | None = None,
+        metric: str = "",
         to_the_end: bool = False,
     ) -> dict[str, ArmResult]:
         """Run the arms that the journal does not hold already; return all of them by id.
 
-        `to_the_end` leaves out the rungs: no arm is pruned, and none ends the step.
+        `metric` ranks the arms at the rungs. `to_the_end` leaves the rungs out: no arm is pruned,
+        and none ends the step.
         """
         race = race_of(
             step,
@@ -189,6 +191,7 @@ class Runner:
             self._note_progress,
             budget=budget,
             schedule=self.request.config.schedule,
+            metric=metric,
             to_the_end=to_the_end,
         )
         self._replay(race)
