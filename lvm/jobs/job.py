@@ -24,6 +24,7 @@ from lvm.jobs import request as asked
 from lvm.jobs.ending import print_blocked, print_verdict, write_views
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
+from lvm.jobs.steps import chosen_steps
 from lvm.jobs.writer import Writer
 from lvm.plugins import digests
 from lvm.printed import resume_command
@@ -49,7 +50,7 @@ from lvm.triage.lock import Lock
 from lvm.triage.on_ray import RayExecutor
 from lvm.triage.preflight import check_config, check_dataset, dataset_of, own_checkpoint
 from lvm.triage.request import Request, identity
-from lvm.triage.step import extended_steps, steps_in_order
+from lvm.triage.step import steps_in_order
 from lvm.triage.summary import Summary
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
@@ -126,13 +127,11 @@ class Job:
 
     def _request(self, config: RunConfig, material: Material, audit: AuditDocument) -> Request:
         options = self._options
+        chosen = chosen_steps(options, config, audit.route.order)
         return Request(
             config=config,
             out=self._journal.folder,
-            steps=steps_in_order(
-                () if options.five_steps else audit.route.order,
-                reported_only=options.five_steps,
-            ),
+            steps=chosen.steps,
             code=code_version(),
             plugins=digests(),
             commit=git_commit(),
@@ -143,7 +142,8 @@ class Job:
             independent=options.independent,
             reported_only=options.five_steps,
             all_steps=options.all_steps,
-            extended=extended_steps() if options.extended else (),
+            order=options.order,
+            extended=chosen.extended,
             num_seeds=options.seeds or 1,
             from_bank=material.train is None or material.train.file is None,
         )
@@ -221,7 +221,7 @@ class Job:
             request = Request(
                 config=config,
                 out=journal.folder,
-                steps=steps_in_order(),
+                steps=chosen_steps(self._options, config).steps,
                 code=code_version(),
                 commit=git_commit(),
             )

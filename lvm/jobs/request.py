@@ -19,7 +19,7 @@ from lvm.errors import ResumeError, UsageError
 from lvm.jobs.options import TriageOptions
 from lvm.plugins import is_file, load_given
 from lvm.presets import DEFAULT_PRESET, load_config
-from lvm.printed import PATHS, PLUGIN, triage_command, typed
+from lvm.printed import NAMES, PATHS, PLUGIN, triage_command, typed
 from lvm.triage.events import RunStarted
 from lvm.triage.journal import Journal
 
@@ -80,6 +80,8 @@ def arguments(options: TriageOptions) -> dict[str, Any]:
         **{name: str(path.resolve()) if path else None for name, path in given.items()},
         PLUGIN: [str(Path(p).resolve()) if is_file(p) else p for p in options.plugin],
         "preset": options.preset or DEFAULT_PRESET,
+        "steps": list(options.steps),
+        "order": list(options.order),
         "independent": options.independent,
         "five_steps": options.five_steps,
         "all_steps": options.all_steps,
@@ -125,7 +127,8 @@ def resumed(options: TriageOptions, journal: Journal) -> TriageOptions:
                 "journal; leave it out or start a new run."
             )
     paths = {key: _located(options, journal, key, known[key]) for key in known if key in PATHS}
-    lists = {"allow": tuple(known["allow"] or ()), PLUGIN: _plugins(options, journal)}
+    lists = {name: tuple(known[name] or ()) for name in ("allow", *NAMES)}
+    lists[PLUGIN] = _plugins(options, journal)
     return dataclasses.replace(options, **{**known, **paths, **lists})
 
 

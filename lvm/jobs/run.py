@@ -10,6 +10,7 @@ from lvm.jobs import request as asked
 from lvm.jobs.job import Job
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.start import show
+from lvm.jobs.steps import chosen_steps
 from lvm.progress import JsonLines
 from lvm.triage.address import check_address, check_growth
 from lvm.triage.folder import new_run, run_to_resume
@@ -37,6 +38,7 @@ def run(options: TriageOptions, head: LocalHead | None = None) -> int:
 
 def _start(options: TriageOptions, head: LocalHead | None, lines: JsonLines) -> int:
     config = asked.configuration(options)
+    chosen_steps(options, config)  # refuses what is wrong before there is a folder
     check_growth(config.schedule, options.address)
     command = asked.command(options)
     with new_run(options.out, RUNS) as lock:
