@@ -15,6 +15,7 @@ from lvm.triage.against_ladder import rungs_on
 from lvm.triage.arm import ArmSpec, dev_file
 from lvm.triage.events import StepEnded
 from lvm.triage.judge import ArmResult, absent_arms, judge_gains, judge_step
+from lvm.triage.race import Terms
 from lvm.triage.runner import CONTROL, Runner
 from lvm.triage.step import Arm, Facts, Proposal, Role, Step
 
@@ -67,8 +68,7 @@ class Questions:
             specs,
             epochs,
             dataset=dataset,
-            metric=step.metric,
-            to_the_end=step.extended,
+            terms=_terms(step),
         )
         return self._judge_step(step, budgeted, list(results.values()))
 
@@ -218,3 +218,8 @@ class Questions:
         else:
             path = dev_file(control.spec.folder, result.epoch)
         return PerQuery.load(path) if path.exists() else None
+
+
+def _terms(step: Step) -> Terms:
+    """Return how the arms of a step are raced: those of an open question all go to their end."""
+    return Terms(metric=step.metric, rungs=not step.extended, ends_at_gate=not step.seeks_the_best)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from lvm.config.run import ScheduleConfig
 from lvm.data.windows import Dataset
+from lvm.metrics import METRICS
 from lvm.records import ABSENT, StopReason, Verdict
 from lvm.triage.arm import ArmSpec, learns_its_space
 from lvm.triage.asha import AsyncRungs
@@ -47,6 +48,16 @@ class Lane:
         return float(sum(record.get("seconds") or 0.0 for record in self.records.values()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What is special about a race."""
+
+    metric: str = ""  # ranks its arms at the rungs; "": the schedule's
+    rungs: bool = True  # False: no arm is stopped early
+    ends_at_gate: bool = True  # False: the best arm is sought, and none that holds the gate ends it
+
+
+PLAIN = Terms()
 RULES: dict[str, Callable[..., Rule]] = {"synchronous": Rungs, "asynchronous": AsyncRungs}
 
 
@@ -61,13 +72,14 @@ class Race:
         *,
         epochs: Sequence[int],
         schedule: ScheduleConfig,
-        metric: str = "",
+        terms: Terms = PLAIN,
     ) -> None:
         self.step, self._note = step, note
         self.lanes = {spec.id: Lane(spec) for spec in specs}
         trained = [spec for spec in specs if spec.source is None]
         judged = [spec for spec in trained if spec.role is Role.ARM]
-        self.metric = metric or rung_metric(judged, schedule)
+        self._terms, self.metric = terms, rung_metric(judged, schedule, terms.metric)
+        self._sign = 1.0 if METRICS.get(self.metric).higher_is_better else -1.0
         self._rungs = RULES[schedule.rule](
             [s.id for s in trained],
             exempt=[s.id for s in trained if s.role is not Role.ARM],
@@ -123,7 +135,8 @@ class Race:
         if lane.spec.source is not None:
             self._end(lane, Ending(reason=StopReason.FINISHED, epoch=epoch))
             return
-        value, holds = float(record[self.metric]), record["stage"] == Verdict.PASS
+        value = self._sign * float(record[self.metric])
+        holds = self._terms.ends_at_gate and record["stage"] == Verdict.PASS
         self._apply(self._rungs.report(arm, epoch, value, holds=holds))
 
     def failed(self, arm: str, reason: StopReason, detail: str) -> None:
@@ -157,11 +170,18 @@ class Race:
 
     def _apply(self, decisions: Iterable[RungDecision]) -> None:
         for decision in decisions:
-            self._note(event_of(Rung, step=self.step, metric=self.metric, **vars(decision)))
+            self._note(self._rung(decision))
         for arm, ending in self._rungs.endings.items():
             lane = self.lanes[arm]
             if lane.ending is None:
                 self._end(lane, ending)
+
+    def _rung(self, decision: RungDecision) -> Rung:
+        """Return what a rung decided, its values as they were measured."""
+        cutoff = None if decision.cutoff is None else self._sign * decision.cutoff
+        values = {arm: self._sign * value for arm, value in decision.values.items()}
+        told = {**vars(decision), "values": values, "cutoff": cutoff}
+        return event_of(Rung, step=self.step, metric=self.metric, **told)
 
     def _end(self, lane: Lane, ending: Ending) -> None:
         lane.ending = ending
@@ -185,15 +205,17 @@ def _epoch(spec: ArmSpec, step: str, record: Mapping[str, Any]) -> Epoch:
     return event_of(Epoch, **migrated(told))
 
 
-def rung_metric(judged: Sequence[ArmSpec], schedule: ScheduleConfig) -> str:
-    """Return the metric by which the arms of a step are ranked at its rungs.
+def rung_metric(judged: Sequence[ArmSpec], schedule: ScheduleConfig, wanted: str = "") -> str:
+    """Return the metric by which the arms of a step are ranked at its rungs: the wanted one if any.
 
     A cosine in a space that was learned says nothing beside one in another space: there a retrieval
     metric decides, which means the same everywhere.
     """
-    if any(learns_its_space(spec) for spec in judged):
+    metric = wanted or schedule.rung_metric
+    learned = any(learns_its_space(spec) for spec in judged)
+    if learned and not (wanted and METRICS.get(wanted).across_spaces):
         return schedule.metric_across_spaces
-    return schedule.rung_metric
+    return metric
 
 
 def race_of(
@@ -203,17 +225,13 @@ def race_of(
     *,
     budget: int,
     schedule: ScheduleConfig,
-    metric: str = "",
-    to_the_end: bool = False,
+    terms: Terms = PLAIN,
 ) -> Race:
-    """Return the race of one step; `to_the_end` leaves out the rungs: no arm is stopped early.
-
-    `metric` ranks the arms at the rungs; without one the schedule says which.
-    """
+    """Return the race of one step."""
     epochs = rung_epochs(schedule.first_rung, budget, schedule.reduction_factor)
-    if to_the_end or all(spec.role is not Role.ARM for spec in specs):
+    if not terms.rungs or all(spec.role is not Role.ARM for spec in specs):
         epochs = [budget]
-    return Race(step, specs, note, epochs=epochs, schedule=schedule, metric=metric)
+    return Race(step, specs, note, epochs=epochs, schedule=schedule, terms=terms)
 
 
 class Executor(Protocol):

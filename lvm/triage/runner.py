@@ -34,7 +34,7 @@ from lvm.triage.events import (
 )
 from lvm.triage.journal import Journal
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, dev_evaluation, judge_stage, training_of
-from lvm.triage.race import Executor, Lane, Note, Race, race_of
+from lvm.triage.race import PLAIN, Executor, Lane, Note, Race, Terms, race_of
 from lvm.triage.request import Request
 from lvm.triage.step import Arm, Role
 
@@ -177,22 +177,16 @@ class Runner:
         budget: int,
         *,
         dataset: Dataset | None = None,
-        metric: str = "",
-        to_the_end: bool = False,
+        terms: Terms = PLAIN,
     ) -> dict[str, ArmResult]:
-        """Run the arms that the journal does not hold already; return all of them by id.
-
-        `metric` ranks the arms at the rungs. `to_the_end` leaves the rungs out: no arm is pruned,
-        and none ends the step.
-        """
+        """Run the arms that the journal does not hold already; return all of them by id."""
         race = race_of(
             step,
             specs,
             self._note_progress,
             budget=budget,
             schedule=self.request.config.schedule,
-            metric=metric,
-            to_the_end=to_the_end,
+            terms=terms,
         )
         self._replay(race)
         if race.waiting:
