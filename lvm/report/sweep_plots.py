@@ -13,9 +13,11 @@ from lvm.report.charts.chart import Axis, Chart, Point
 from lvm.report.charts.svg import Style, line_sample, tag, wide, words
 from lvm.text import number, title_of
 from lvm.triage.importance import Swept, SweptArm
+from lvm.triage.own_steps import short_names
 
 BEST, OTHER = Style("c1"), Style("grey", "square")
 BEST_SHARE = 4  # one arm in so many is among the best
+NAMES = 48  # height below the axes for their ends and names
 WORD_LENGTH = 14  # letters of a value at an axis
 WIDE_RANGE = 20  # a list whose ends lie so far apart is drawn on a log scale
 
@@ -53,25 +55,22 @@ def slices(found: Swept, keys: Sequence[str], arms: Sequence[SweptArm]) -> str:
 
 def parallel(found: Swept, keys: Sequence[str], arms: Sequence[SweptArm]) -> str:
     """Return one axis per key and one of the metric, with a line per arm; the best on top."""
-    metric = found.sweep.metric
+    metric = METRICS.get(found.sweep.metric)
+    names = [*short_names(keys).values(), metric.title]
     scales = [scale_of(found, key) for key in keys]
-    last = Axis.around([arm.value for arm in arms], title_of(metric))
-    names = [*(_short(key) for key in keys), last.title]
-    x = Axis(0, len(keys), "", range(len(names)), form=lambda place: names[int(place)])
-    chart = Chart(x, Axis(0, 1), left=46, right=46)
-    sign = 1 if METRICS.get(metric).higher_is_better else -1
+    scales.append(Scale(Axis.around([arm.value for arm in arms])))
+    chart = Chart(Axis(0, len(keys)), Axis(0, 1), left=46, right=46, bottom=NAMES)
+    sign = 1 if metric.higher_is_better else -1
     ranked = sorted(arms, key=lambda arm: sign * arm.value)
-    num_best = max(1, len(arms) // BEST_SHARE)
-    lines = [_line(chart, arm, keys, scales, last) for arm in ranked]
-    layers = [
-        *(
-            chart.upright("grid", place) + _ends(chart, place, axis)
-            for place, axis in enumerate([*(scale.axis for scale in scales), last])
-        ),
-        tag("g", *lines[:-num_best], class_=OTHER.colour) if lines[:-num_best] else "",
-        tag("g", *lines[-num_best:], class_=BEST.colour),
+    num_others = len(arms) - max(1, len(arms) // BEST_SHARE)
+    axes = [
+        _upright(chart, at, name, scale)
+        for at, (name, scale) in enumerate(zip(names, scales, strict=True))
     ]
-    drawing = chart.draw(f"Every arm through its keys to {last.title}", ".", *layers)
+    lines = [_line(chart, arm, keys, scales) for arm in ranked]
+    drawn = [(OTHER, lines[:num_others]), (BEST, lines[num_others:])]
+    layers = [tag("g", *some, class_=style.colour) for style, some in drawn if some]
+    drawing = chart.draw(f"Every arm through its keys to {metric.title}", ".", *axes, *layers)
     entries = [(line_sample(BEST, marked=False), "the best quarter of the arms")]
     return wide(drawing, *entries, (line_sample(OTHER, marked=False), "the others"))
 
@@ -94,25 +93,25 @@ def scale_of(found: Swept, key: str) -> Scale:
     return Scale(axis, listed)
 
 
-def _line(
-    chart: Chart, arm: SweptArm, keys: Sequence[str], scales: Sequence[Scale], last: Axis
-) -> str:
-    shares = [s.axis.share(s.place(arm.changes[k])) for k, s in zip(keys, scales, strict=True)]
-    path = chart.path(enumerate([*shares, last.share(arm.value)]))
+def _line(chart: Chart, arm: SweptArm, keys: Sequence[str], scales: Sequence[Scale]) -> str:
+    values = [*(arm.changes[key] for key in keys), arm.value]
+    shares = [s.axis.share(s.place(value)) for s, value in zip(scales, values, strict=True)]
     hint = tag("title", f"{escape(arm.name)}: {number(arm.value)}")
-    return tag("g", hint, tag("polyline", class_="curve", points=path))
+    line = tag("polyline", class_="curve", points=chart.path(enumerate(shares)))
+    return tag("g", hint, line)
 
 
-def _ends(chart: Chart, place: int, axis: Axis) -> str:
-    """Return the lowest and the highest value of an upright axis."""
-    x, top = chart.at(place, 1)
-    bottom = chart.at(place, 0)[1]
-    low, high = (axis.form(axis.ticks[i]) if axis.ticks else "" for i in (0, -1))
-    return words(high, x, top - 6, anchor="middle") + words(low, x, bottom - 4, anchor="middle")
-
-
-def _short(key: str) -> str:
-    return key.rpartition(".")[2]
+def _upright(chart: Chart, at: int, name: str, scale: Scale) -> str:
+    """Return an upright axis with its name below it, and its words or its two ends."""
+    axis, (x, bottom) = scale.axis, chart.at(at, 0)
+    texts = [words(name, x, bottom + 34, "name", anchor="middle")]
+    if scale.words:
+        for tick in axis.ticks:
+            texts.append(words(axis.form(tick), x + 5, chart.at(at, axis.share(tick))[1] - 4))
+    else:
+        texts.append(words(axis.form(axis.low), x, bottom + 15, anchor="middle"))
+        texts.append(words(axis.form(axis.high), x, chart.at(at, 1)[1] - 6, anchor="middle"))
+    return chart.upright("grid", at) + "".join(texts)
 
 
 def _decades(low: float, high: float) -> list[float]:

@@ -19,6 +19,7 @@ import numpy as np
 from lvm.config.steps import LIST, OwnStep, Sweep, Value, Values
 from lvm.errors import ConfigError
 from lvm.randomness import derive_seed, numpy_generator
+from lvm.triage.own_steps import short_names
 from lvm.triage.step import Arm
 
 DIGITS = 4
@@ -31,7 +32,7 @@ def arms_of(own: OwnStep, seed: int) -> list[Arm]:
     """Return every arm that a step tries, whatever recipe it starts from."""
     if own.sweep is None:
         return [Arm(name=arm.name, changes=arm.changes, why=arm.why) for arm in own.arms]
-    short, why = _short(list(own.sweep.keys)), f"drawn by {own.sweep.sampler}"
+    short, why = short_names(list(own.sweep.keys)), f"drawn by {own.sweep.sampler}"
     return [
         Arm(name=_named(changes, short), changes=changes, why=why)
         for changes in drawn_arms(own.sweep, seed, own.name)
@@ -91,14 +92,6 @@ def _sobol(width: int, num_arms: int, seed: int) -> Iterator[Sequence[float]]:
     power = min(MOST_POINTS, math.ceil(math.log2(num_arms)) + 2)
     sequence = qmc.Sobol(width, scramble=True, seed=np.random.default_rng(seed))
     yield from sequence.random_base2(power).tolist()
-
-
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """Return the last word of every key, or the whole key where two end alike."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {
-        key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)
-    }
 
 
 def _named(changes: Mapping[str, Value], short: Mapping[str, str]) -> str:

@@ -38,6 +38,14 @@ def swept_keys(own: OwnStep) -> list[str]:
     return list(dict.fromkeys(key for arm in own.arms for key in arm.changes))
 
 
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return the last word of every key, or the whole key where two end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {
+        key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)
+    }
+
+
 def budgeted(own: OwnStep, config: RunConfig) -> Recipe:
     """Return the base recipe with the budget of a step."""
     epochs = own.budget or config.schedule.long_epochs
