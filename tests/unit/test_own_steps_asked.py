@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from unittest import mock
 
+import msgspec
 import pytest
 import tiny
 import torch
@@ -21,10 +22,12 @@ from lvm.tracking.views import parent_view
 from lvm.triage import arm
 from lvm.triage.actions import Stop
 from lvm.triage.events import ArmEnded, Epoch, Rung, RunStarted, StepStarted, event_of
+from lvm.triage.events.parts import Arguments
 from lvm.triage.importance import swept
 from lvm.triage.journal import Journal
 from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request, identity
+from lvm.triage.state import RunState
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
 
@@ -188,3 +191,17 @@ def test_a_person_s_order_is_part_of_a_run(tmp_path) -> None:
     request = asked(config_of(tmp_path), tmp_path)
     ordered = dataclasses.replace(request, order=("tuned",))
     assert identity(request, "data")["request"] != identity(ordered, "data")["request"]
+
+
+def test_the_report_names_the_steps_that_were_not_asked(run) -> None:
+    _, _, journal = run
+    document = build_verdict(journal.events, resume="again")
+    first = msgspec.structs.replace(
+        journal.events.started, arguments=Arguments(steps=["tuned"]), plan=["tuned"]
+    )
+    told = RunState([first, *journal.events[1:]])
+    (section,) = [s for s in report_sections(Run(told, document)) if s.name == "not-tried"]
+    (items,) = section.blocks
+    assert "temperature: it was not among --steps." in items.items
+    assert "rate: it was not among --steps." in items.items
+    assert not [item for item in items.items if item.startswith("tuned: it was not")]
