@@ -107,13 +107,13 @@ def _built(cls: type[Part], values: Mapping[str, Any], prefix: str) -> Part:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # a config class
     for key in values:
         require_known(key, fields, prefix)
-    plain = (str, int)
+    found = dict(values)
     for name, f in fields.items():
-        if hints[name] in plain:
-            typed(prefix + name, values.get(name, f.default), hints[name])
+        if hints[name] in (str, int, float):
+            found[name] = typed(prefix + name, values.get(name, f.default), hints[name])
         elif name not in values and f.default is dataclasses.MISSING:
             raise ConfigError(f"{prefix}{name} is missing; write it in the recipe.")
     try:
-        return cls(**values)
+        return cls(**found)
     except ConfigError as error:
         raise ConfigError(f"{prefix}{error}") from None

@@ -83,6 +83,7 @@ class Sweep:
     sampler: str = "grid"
     metric: str = "mrr"  # ranks the arms at the rungs; the importance of a key is told in it
     direction: str = ""  # "max" or "min", as the metric says itself
+    minutes: float = 0.0  # after which no arm goes on; 0: no limit
 
     def __post_init__(self) -> None:
         require(bool(self.keys), "sweep", {}, "at least one key of the recipe with its values")
@@ -92,6 +93,8 @@ class Sweep:
         own = "max" if METRICS.get(self.metric).higher_is_better else "min"
         ok = self.direction in ("", own)
         require(ok, "sweep.direction", self.direction, f'"{own}", as {self.metric} is better so')
+        ok = 0 <= self.minutes < math.inf
+        require(ok, "sweep.minutes", self.minutes, "a finite number of at least 0")
         self._require_number_of_arms()
 
     @property

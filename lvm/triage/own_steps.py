@@ -71,6 +71,7 @@ def _step(own: OwnStep, number: int, arms_of: ArmsOf) -> Step:
         propose=lambda recipe, facts: _proposal(arms_of(own), recipe, facts),
         epochs=lambda schedule: own.budget or schedule.long_epochs,
         metric=own.sweep.metric if own.sweep is not None else "",
+        minutes=own.sweep.minutes if own.sweep is not None else 0.0,
         seeks_the_best=own.sweep is not None,
     )
 

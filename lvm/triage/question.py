@@ -222,4 +222,9 @@ class Questions:
 
 def _terms(step: Step) -> Terms:
     """Return how the arms of a step are raced: those of an open question all go to their end."""
-    return Terms(metric=step.metric, rungs=not step.extended, ends_at_gate=not step.seeks_the_best)
+    return Terms(
+        metric=step.metric,
+        rungs=not step.extended,
+        ends_at_gate=not step.seeks_the_best,
+        seconds=60 * step.minutes,
+    )

@@ -6,6 +6,8 @@ and answers whether an arm should stop. Executors therefore never decide anythin
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,6 +29,7 @@ from lvm.triage.events import (
     migrated,
 )
 from lvm.triage.rungs import Ending, Rule, RungDecision, Rungs, rung_epochs
+from lvm.triage.spent import OUT_OF_TIME
 from lvm.triage.step import Role
 
 BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)
@@ -55,6 +58,7 @@ class Terms:
     metric: str = ""  # ranks its arms at the rungs; "": the schedule's
     rungs: bool = True  # False: no arm is stopped early
     ends_at_gate: bool = True  # False: the best arm is sought, and none that holds the gate ends it
+    seconds: float = 0.0  # after which no arm goes on; 0: no limit
 
 
 PLAIN = Terms()
@@ -78,6 +82,7 @@ class Race:
         self.lanes = {spec.id: Lane(spec) for spec in specs}
         trained = [spec for spec in specs if spec.source is None]
         judged = [spec for spec in trained if spec.role is Role.ARM]
+        self._deadline = math.inf
         self._terms, self.metric = terms, rung_metric(judged, schedule, terms.metric)
         self._sign = 1.0 if METRICS.get(self.metric).higher_is_better else -1.0
         self._rungs = RULES[schedule.rule](
@@ -86,6 +91,12 @@ class Race:
             epochs=epochs,
             factor=schedule.reduction_factor,
         )
+
+    def start(self, seconds_spent: float = 0.0) -> None:
+        """Let the time of the race run; an earlier process has spent some of it."""
+        if self._terms.seconds:
+            self._deadline = time.monotonic() + self._terms.seconds - seconds_spent
+            self._end_in_time()
 
     @property
     def waiting(self) -> list[ArmSpec]:
@@ -138,6 +149,14 @@ class Race:
         value = self._sign * float(record[self.metric])
         holds = self._terms.ends_at_gate and record["stage"] == Verdict.PASS
         self._apply(self._rungs.report(arm, epoch, value, holds=holds))
+        self._end_in_time()
+
+    def _end_in_time(self) -> None:
+        """End every arm once the time is over; each counts at the epoch that it has reached."""
+        if time.monotonic() >= self._deadline:
+            for arm, lane in self.lanes.items():
+                if not lane.detail:  # else it broke, and waits for its rung
+                    self.failed(arm, StopReason.CANCELLED, OUT_OF_TIME)
 
     def failed(self, arm: str, reason: StopReason, detail: str) -> None:
         """Take note that an arm ended by itself without finishing."""
@@ -185,7 +204,8 @@ class Race:
 
     def _end(self, lane: Lane, ending: Ending) -> None:
         lane.ending = ending
-        if ending.reason not in BY_ITSELF:
+        out_of_time = ending.reason is StopReason.CANCELLED and lane.detail == OUT_OF_TIME
+        if ending.reason not in BY_ITSELF and not out_of_time:
             lane.detail = ""  # it broke only after the rung that decided it
         self._note(
             ArmEnded(

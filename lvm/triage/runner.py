@@ -36,6 +36,7 @@ from lvm.triage.journal import Journal
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, dev_evaluation, judge_stage, training_of
 from lvm.triage.race import PLAIN, Executor, Lane, Note, Race, Terms, race_of
 from lvm.triage.request import Request
+from lvm.triage.spent import OUT_OF_TIME, seconds_of_race
 from lvm.triage.step import Arm, Role
 
 AR_ONLY = "AR-only"
@@ -189,6 +190,7 @@ class Runner:
             terms=terms,
         )
         self._replay(race)
+        race.start(seconds_of_race(self.journal.events, step))
         if race.waiting:
             self._executor.run(race, self.dataset if dataset is None else dataset)
         results = {}
@@ -217,7 +219,7 @@ class Runner:
         for event in events:
             if isinstance(event, Epoch) and event.arm not in unfinished:
                 race.record(event.arm, event.record())
-            elif isinstance(event, ArmEnded) and _ended_by_itself(event):
+            elif isinstance(event, ArmEnded) and _ends_again(event, race.step):
                 race.failed(event.arm, event.reason, event.detail)
         self._end_without_model(race)
 
@@ -309,6 +311,11 @@ _BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE)  # where it ran had
 
 def _ended_by_itself(event: Event) -> bool:
     return isinstance(event, ArmEnded) and event.reason in _BY_ITSELF
+
+
+def _ends_again(event: ArmEnded, step: str) -> bool:
+    """Whether an ending counts in a race of `step`: a resumed run does not ask the clock again."""
+    return _ended_by_itself(event) or (event.step == step and event.detail == OUT_OF_TIME)
 
 
 def _dev_results(lane: Lane) -> PerQuery | None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lvm.records import StopReason
-from lvm.triage.events import ArmEnded, Epoch, StepStarted
+from lvm.triage.events import ArmEnded, Epoch, Rung, StepStarted
 from lvm.triage.state import RunState
 
+OUT_OF_TIME = "the time of the step was over"  # why an arm was cancelled
 GATE, PRUNING = "stage gate", "pruning"
 STOPPED_BY = {
     StopReason.GATE_HELD: GATE,  # the arm that ends its step, and those that this ends
@@ -53,6 +55,7 @@ def _spent(state: RunState, arm: str, step: str, budget: int) -> Spent:
     trained = [e for e in records if e > 0]
     cost = sum(record.seconds for record in records.values())
     ended = state.last(ArmEnded, arm=arm)
+    stopped = ended is not None and ended.detail != OUT_OF_TIME
     left = max(0, budget - max(records)) if ended else 0
     return Spent(
         step=step,
@@ -60,7 +63,7 @@ def _spent(state: RunState, arm: str, step: str, budget: int) -> Spent:
         seconds=cost,
         left=left,
         saved=left * cost / max(1, len(trained)),
-        stopped_by=STOPPED_BY.get(ended.reason, "") if ended else "",
+        stopped_by=STOPPED_BY.get(ended.reason, "") if ended and stopped else "",
     )
 
 
@@ -68,3 +71,12 @@ def saved_seconds(state: RunState) -> Mapping[str, float]:
     """Return the seconds of training saved by the stage gate and by pruning."""
     arms = spent_by_arm(state)
     return {by: sum(a.saved for a in arms if a.stopped_by == by) for by in (GATE, PRUNING)}
+
+
+def seconds_of_race(state: RunState, step: str) -> float:
+    """Return how long the arms of a step have run so far, without breaks between processes."""
+    return sum(
+        later.at - earlier.at
+        for earlier, later in pairwise(state)
+        if isinstance(later, Epoch | Rung | ArmEnded) and later.step == step
+    )

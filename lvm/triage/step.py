@@ -118,6 +118,7 @@ class Step:
     reported: bool = False  # one of the failure report's five
     extended: bool = False  # asks an open question: measured on dev, never confirmed or carried
     metric: str = ""  # ranks its arms at the rungs; "": the schedule's
+    minutes: float = 0.0  # after which none of its arms goes on; 0: no limit
     seeks_the_best: bool = False  # an arm that holds the stage gate does not end the step
 
     @property

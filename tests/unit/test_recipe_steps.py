@@ -175,6 +175,8 @@ WRONG = {
     sweep(f"{RATE} = {{ uniform = [1, 2] }}", 'sampler = "sobol"'): "arms must be from 1 to 1000",
     sweep(f"{RATE} = [1e-3]", 'sampler = "tpe"'): "sampler must be one of grid, random, sobol",
     sweep(f"{RATE} = [1e-3]", 'metric = "loss"'): "sweep.metric must be one of",
+    sweep(f"{RATE} = [2e-3]", "minutes = -1"): "minutes must be a finite number of at least 0",
+    sweep(f"{RATE} = [2e-3]", 'minutes = "5"'): "minutes is '5', expected a value of type float",
     sweep(f"{RATE} = [2e-3]", 'direction = "min"'): 'direction must be "max", as mrr is better so',
 }
 REFUSED = {

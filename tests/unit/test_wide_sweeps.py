@@ -1,4 +1,4 @@
-"""The luckiest of many arms is no fix: gains are judged with a correction for every arm."""
+"""Races of very many arms: the luckiest is no fix, and neither is time without end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.metrics import METRICS, Metric, Shown
 from lvm.records import Pool, StopReason, Verdict
 from lvm.triage.arm import ArmSpec
-from lvm.triage.events import Rung
+from lvm.triage.events import ArmEnded, Rung
 from lvm.triage.judge import ArmResult, judge_gains, judge_step
 from lvm.triage.race import Lane, Race, Terms
 from lvm.triage.rungs import Ending
+from lvm.triage.spent import OUT_OF_TIME
 from lvm.triage.step import Role
 
 NUM_ARMS = 200
@@ -111,3 +112,54 @@ def test_a_metric_that_falls_keeps_the_lowest_and_is_told_as_measured(monkeypatc
     assert (rung.values, rung.cutoff, rung.pruned) == ({"low": 0.25, "high": 0.75}, 0.25, ["high"])
     assert rung.held == []
     assert not race.stopped("low")
+
+
+# --- the time limit ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("lvm.triage.race.time.monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("rule", ["synchronous", "asynchronous"])
+def test_after_its_time_no_arm_of_a_race_goes_on(rule, clock) -> None:
+    told = []
+    specs = [spec("control", Role.CONTROL), *(spec(f"arm {i}", seed=i) for i in range(1, 5))]
+    race = Race(
+        "tuned",
+        specs,
+        told.append,
+        epochs=[2, 4],
+        schedule=ScheduleConfig(rule=rule),
+        terms=Terms(metric="mrr", ends_at_gate=False, seconds=60),
+    )
+    race.start(seconds_spent=20)
+    race.failed("arm 4", StopReason.DIVERGED, "the loss is not finite")
+    for i, one in enumerate(specs[:3]):
+        race.record(one.id, {"epoch": 1, "mrr": i / 10, "stage": "FAIL", "seconds": 1.0})
+    assert not race.over
+    clock[0] += 41
+    race.record("arm 3", {"epoch": 1, "mrr": 0.3, "stage": "FAIL", "seconds": 1.0})
+    assert race.over
+    ends = {e.name: (e.reason, e.epoch, e.detail) for e in told if isinstance(e, ArmEnded)}
+    assert ends.pop("arm 4") == (StopReason.DIVERGED, 0, "the loss is not finite")
+    assert set(ends.values()) == {(StopReason.CANCELLED, 1, OUT_OF_TIME)}
+    assert len(ends) == 4
+
+
+def test_a_race_whose_time_was_over_before_ends_at_once(clock) -> None:
+    told = []
+    race = Race(
+        "tuned",
+        [spec("one")],
+        told.append,
+        epochs=[4],
+        schedule=ScheduleConfig(),
+        terms=Terms(seconds=60),
+    )
+    race.start(seconds_spent=61)
+    assert race.over
+    assert [e.detail for e in told if isinstance(e, ArmEnded)] == [OUT_OF_TIME]
