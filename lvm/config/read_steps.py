@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from lvm.config.steps import BOUNDED, LIST, OwnArm, OwnStep, Sweep, Value, Values
 from lvm.errors import ConfigError
-from lvm.outside import brief
+from lvm.outside import brief, printable
 from lvm.setting import require_known, section, typed
 
 Part = TypeVar("Part")
@@ -24,7 +24,7 @@ def own_steps_of(values: object) -> tuple[OwnStep, ...]:
 def _step(place: str, table: Mapping[str, Any]) -> OwnStep:
     name = table.get("name")
     if isinstance(name, str):
-        place = f"steps.{name}"
+        place = f"steps.{printable(name)}"
     values = dict(table)
     if "arms" in values:
         arms = _tables(f"{place}.arms", values["arms"])
@@ -57,7 +57,7 @@ def _sweep(place: str, value: object) -> Sweep | None:
 def _ranges(place: str, table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Values]]:
     """Yield what every swept key may be; a key without quotation marks makes nested tables."""
     for name, value in table.items():
-        key, where = f"{prefix}{name}", f"{place}.{prefix}{name}"
+        key, where = f"{prefix}{name}", f"{place}.{printable(prefix + name)}"
         if isinstance(value, Mapping) and not {*BOUNDED, *KEPT} & set(value):
             yield from _ranges(place, value, f"{key}.")
         else:
@@ -86,7 +86,7 @@ def _flat(place: str, table: Mapping[str, Any], prefix: str = "") -> Iterator[tu
         if isinstance(value, Mapping):
             yield from _flat(place, value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", _scalar(f"{place}.{prefix}{name}", value)
+            yield f"{prefix}{name}", _scalar(f"{place}.{printable(prefix + name)}", value)
 
 
 def _scalar(place: str, value: object) -> Value:

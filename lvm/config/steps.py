@@ -22,6 +22,7 @@ SAMPLERS = ("grid", "random", "sobol")
 LIST = "list"
 BOUNDED = ("uniform", "log_uniform", "int")
 MOST_ARMS = 1000  # of one step
+LARGEST = 2**53  # of what a range may reach: the whole numbers that floats hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Values:
     def _require_bounds(self) -> None:
         number = int if self.kind == "int" else (int, float)
         ok = len(self.values) == 2 and all(
-            isinstance(v, number) and not isinstance(v, bool) and math.isfinite(v)
+            isinstance(v, number) and not isinstance(v, bool) and abs(v) <= LARGEST
             for v in self.values
         )
         word = "two whole numbers" if self.kind == "int" else "two numbers"

@@ -66,7 +66,7 @@ def at(values: Values, share: float) -> Value:
     if values.kind == "uniform":
         number = low + share * (high - low)
     else:
-        number = math.exp(math.log(low) + share * math.log(high / low))
+        number = math.exp((1 - share) * math.log(low) + share * math.log(high))
     return min(max(float(f"{number:.{DIGITS}g}"), low), high)
 
 

@@ -185,6 +185,8 @@ def _why_untested(
         return "the run has not come to it yet"
     if stop.verdict == RunVerdict.BLOCKED:
         return "the audit stopped the run before any training"
+    if state.arguments.steps:
+        return "--steps left out every step that tests it"
     flag = next(step.flag for step in steps if hypothesis in step.hypotheses)
     return f"the run ended {stop.verdict} before; {flag} tests it"
 

@@ -35,8 +35,9 @@ from lvm.triage.events import (
 from lvm.triage.journal import Journal
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, dev_evaluation, judge_stage, training_of
 from lvm.triage.race import PLAIN, Executor, Lane, Note, Race, Terms, race_of
+from lvm.triage.replay import BY_ITSELF, replay
 from lvm.triage.request import Request
-from lvm.triage.spent import OUT_OF_TIME, seconds_of_race
+from lvm.triage.spent import seconds_of_race
 from lvm.triage.step import Arm, Role
 
 AR_ONLY = "AR-only"
@@ -110,7 +111,7 @@ class Runner:
 
         An arm that phase 1 lacks may have run as far as a rung of a step that it serves.
         """
-        return self.reason(spec) in (*REACHED_ITS_END, *_BY_ITSELF)
+        return self.reason(spec) in (*REACHED_ITS_END, *BY_ITSELF)
 
     def test_results(self, spec: ArmSpec) -> PerQuery | None:
         """Return an arm's results on the test split, if it reached its end."""
@@ -189,7 +190,8 @@ class Runner:
             schedule=self.request.config.schedule,
             terms=terms,
         )
-        self._replay(race)
+        replay(race, self.journal.events)
+        self._end_without_model(race)
         race.start(seconds_of_race(self.journal.events, step))
         if race.waiting:
             self._executor.run(race, self.dataset if dataset is None else dataset)
@@ -200,28 +202,6 @@ class Runner:
             if self._reasons.get(arm) not in REACHED_ITS_END:
                 self._reasons[arm] = results[arm].reason
         return results
-
-    def _replay(self, race: Race) -> None:
-        """Feed a race what the journal knows of its arms, from this step or an earlier one.
-
-        An absent arm is not among it: another step tries it anew, and so does a resumed run. Nor
-        are epochs of a step that was taken back: the arm's folder gives them if they are needed.
-        """
-        started = {event.step for event in self.journal.events.of(StepStarted)}
-        about = self.journal.events.about(race.lanes.keys())
-        events = [e for e in about if isinstance(e, Epoch | ArmEnded) and e.step in started]
-        ended = {e.arm for e in events if _ended_by_itself(e)}
-        unfinished = {
-            arm
-            for arm, lane in race.lanes.items()
-            if lane.spec.evaluate_test and not (lane.spec.folder / "test.json").exists()
-        } - ended
-        for event in events:
-            if isinstance(event, Epoch) and event.arm not in unfinished:
-                race.record(event.arm, event.record())
-            elif isinstance(event, ArmEnded) and _ends_again(event, race.step):
-                race.failed(event.arm, event.reason, event.detail)
-        self._end_without_model(race)
 
     def _end_without_model(self, race: Race) -> None:
         """End the arms that would search the base recipe's model, where that model is absent.
@@ -306,16 +286,6 @@ ONCE: dict[type[Event], tuple[str, ...]] = {
     Rung: ("step", "epoch", "arrived"),
     ArmEnded: ("arm", "step"),
 }
-_BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE)  # where it ran had no part in it
-
-
-def _ended_by_itself(event: Event) -> bool:
-    return isinstance(event, ArmEnded) and event.reason in _BY_ITSELF
-
-
-def _ends_again(event: ArmEnded, step: str) -> bool:
-    """Whether an ending counts in a race of `step`: a resumed run does not ask the clock again."""
-    return _ended_by_itself(event) or (event.step == step and event.detail == OUT_OF_TIME)
 
 
 def _dev_results(lane: Lane) -> PerQuery | None:

@@ -27,6 +27,7 @@ from lvm.triage.importance import swept
 from lvm.triage.journal import Journal
 from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request, identity
+from lvm.triage.spent import OUT_OF_TIME
 from lvm.triage.state import RunState
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
@@ -205,3 +206,31 @@ def test_the_report_names_the_steps_that_were_not_asked(run) -> None:
     assert "temperature: it was not among --steps." in items.items
     assert "rate: it was not among --steps." in items.items
     assert not [item for item in items.items if item.startswith("tuned: it was not")]
+
+
+def test_a_sweep_without_time_ends_after_an_epoch_and_so_it_does_when_resumed(
+    tiny_dataset, tmp_path
+) -> None:
+    (tmp_path / "recipe.toml").write_text(
+        '[[steps]]\nname = "tuned"\nquestion = "Tuned?"\n[steps.sweep]\n'
+        "training.batch_size = [16, 64]\nminutes = 1e-6\n"
+    )
+    config = load_run_config(tmp_path / "recipe.toml", tiny.config(stage=0.99, epochs=4))
+    chosen = chosen_steps(TriageOptions(steps=("tuned",)), config)
+    journal = Journal(tmp_path / "run")
+    journal.append(event_of(RunStarted, **tiny.started(config)))
+    request = Request(config=config, out=journal.folder, code="test", steps=chosen.steps)
+    ends = []
+    with mock.patch.object(arm, "MAX_LATENCY_QUERIES", tiny.LATENCY_QUERIES):
+        for _ in range(2):
+            journal = Journal(tmp_path / "run")
+            walk = Triage(request, tiny_dataset, LocalExecutor(), journal, journal.append)
+            ends.append((walk.run(), len(journal.events)))
+    assert ends[0] == ends[1]
+    told = journal.events.of(ArmEnded, step="tuned")
+    assert {(e.reason, e.detail) for e in told} == {(StopReason.CANCELLED, OUT_OF_TIME)}
+    assert len(told) == 3
+    document = build_verdict(journal.events, resume="again")
+    text = render(report_sections(Run(journal.events, document)), "NOT_FIXED")
+    assert f"cancelled at epoch 1: {OUT_OF_TIME}" in text
+    assert f"stopped at epoch 1 of 4: {OUT_OF_TIME}" in text
