@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from lvm.config.recipe import Recipe
-from lvm.config.run import RunConfig
+from lvm.config.run import RunConfig, ScheduleConfig
 from lvm.config.steps import OwnStep, Value
 from lvm.errors import ConfigError
+from lvm.metrics import METRICS
 from lvm.parts import MODELS
 from lvm.triage.absence import CONFIRMATION, SEED
 from lvm.triage.actions import COMBINATION
@@ -19,6 +20,7 @@ PHASE1 = "phase_1"
 NOT_CHANGED = {  # keys that no arm may change, and what to do instead
     "training.epochs": "budget sets the epochs of a step",
     "seed": "an arm must not win by its seed; --seeds N repeats the verdict's models",
+    "context_length": "what it gains is no fix of this recipe; --extended asks about it",
 }
 TRIED = 8  # arms that a value is tried with before it is refused
 
@@ -67,6 +69,7 @@ def _check(own: OwnStep, config: RunConfig) -> None:
     for key, value in _values(own, arms):
         _check_value(key, value, base, arms, config)
     _check_arms(own, base, arms)
+    _check_metric(own, base, arms)
     for key in swept_keys(own):
         _check_read(key, base, arms)
 
@@ -88,11 +91,18 @@ def _check_value(
         raise ConfigError(found[0])
     if key == "model.name":
         MODELS.get(str(value))
-    if key == "training.batch_size" and int(str(value)) % config.schedule.workers_per_arm:
-        raise ConfigError(
-            f"{key} is {value}, expected a multiple of the {config.schedule.workers_per_arm} "
-            "workers of schedule.workers_per_arm; change one of the two."
-        )
+    if key == "training.batch_size":
+        _check_batch(int(str(value)), config.schedule)
+
+
+def _check_batch(batch: int, schedule: ScheduleConfig) -> None:
+    for key in ("workers_per_arm", "confirm_workers"):
+        workers = getattr(schedule, key)
+        if batch % workers:
+            raise ConfigError(
+                f"training.batch_size is {batch}, expected a multiple of the {workers} workers of "
+                f"schedule.{key}; change one of the two."
+            )
 
 
 def _check_arms(own: OwnStep, base: Recipe, arms: Sequence[Arm]) -> None:
@@ -103,6 +113,18 @@ def _check_arms(own: OwnStep, base: Recipe, arms: Sequence[Arm]) -> None:
     ]
     if refused and (own.sweep is None or len(refused) == len(arms)):
         raise ConfigError(refused[0])
+
+
+def _check_metric(own: OwnStep, base: Recipe, arms: Sequence[Arm]) -> None:
+    """Refuse to rank arms by what does not compare between the spaces that they are searched in."""
+    if own.sweep is None or METRICS.get(own.sweep.metric).across_spaces:
+        return
+    recipes = [base.with_changes(a.changes) for a in arms if not why_refused(base, a.changes)]
+    if len({recipe.search_space for recipe in (base, *recipes)}) > 1:
+        raise ConfigError(
+            f"sweep.metric is {own.sweep.metric}, which does not compare between the spaces that "
+            'the arms are searched in; take "mrr".'
+        )
 
 
 def _unchanged(base: Recipe, arm: Arm) -> str:

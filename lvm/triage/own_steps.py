@@ -95,8 +95,6 @@ def _why_not_trained(recipe: Recipe, changes: Mapping[str, object], facts: Facts
     changed = recipe.with_changes(changes)
     if changed == recipe:
         return "it changes nothing: the control is the same"
-    if changed.context_length != recipe.context_length:
-        return facts.why_not_cut(changed.context_length)
     if changed.training.batch_size > facts.num_train_windows:
         return f"its batch is larger than the {facts.num_train_windows} train windows"
     return ""

@@ -185,11 +185,16 @@ REFUSED = {
     arm(f"{RATE} = 2e-3") * 2: "two steps are named 'rate'",
     arm(f"{RATE} = 2e-3", "order = 6"): "'context_path' and 'rate' both have number 6",
     arm(f"{RATE} = 2e-3").replace('"rate"', '"combination"'): "part of every run; choose another",
+    arm('"training.batch_size" = 33'): "is 33, expected a multiple of the 2 workers of .*confirm",
     arm('"training.lr" = 2e-3'): r"unknown key 'training\.lr' in section \[training\]",
     arm(f"{RATE} = -1"): r"training\.learning_rate must be a finite number above 0",
     arm(f"{RATE} = 1e-3"): "the arm 'one': it changes nothing, the recipe has these values",
     arm('"training.epochs" = 5'): "must not change training.epochs; budget sets the epochs",
     arm("seed = 5"): "must not change seed; an arm must not win by its seed",
+    arm("context_length = 9"): "must not change context_length; .* --extended asks about it",
+    sweep('search_space = ["raw", "projected"]', 'metric = "eval_cosine"'): (
+        "eval_cosine, which does not compare between the spaces"
+    ),
     arm('"model.name" = "lstm"'): "unknown model 'lstm'",
     sweep('"training.lr" = [1e-3, 2e-3]'): r"steps\.tuned: unknown key 'training\.lr'",
     sweep("sampeler = [1]"): "unknown key 'sampeler'",
