@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from lvm.errors import ConfigError
 from lvm.metrics import METRICS, Shown
+from lvm.outside import brief
 from lvm.setting import require, require_one_of
 
 Value = str | int | float | bool | None  # of a key of the recipe
@@ -88,12 +89,14 @@ class Sweep:
 
     def __post_init__(self) -> None:
         require(bool(self.keys), "sweep", {}, "at least one key of the recipe with its values")
+        _require_apart("sweep", self.keys)
         require_one_of("sweep.sampler", self.sampler, SAMPLERS)
         known = METRICS.shown(Shown.DEV)
         require_one_of("sweep.metric", self.metric, known)
-        own = "max" if METRICS.get(self.metric).higher_is_better else "min"
-        ok = self.direction in ("", own)
-        require(ok, "sweep.direction", self.direction, f'"{own}", as {self.metric} is better so')
+        high = METRICS.get(self.metric).higher_is_better
+        own, word = ("max", "higher") if high else ("min", "lower")
+        allowed = f'"{own}", because a {word} {self.metric} is better'
+        require(self.direction in ("", own), "sweep.direction", self.direction, allowed)
         ok = 0 <= self.minutes < math.inf
         require(ok, "sweep.minutes", self.minutes, "a finite number of at least 0")
         self._require_number_of_arms()
@@ -136,6 +139,7 @@ class OwnArm:
         require(bool(self.name.strip()), "name", self.name, "some words")
         require(self.name != "control", "name", self.name, "another one than the control's")
         require(bool(self.changes), "changes", {}, "at least one key of the recipe with its value")
+        _require_apart("changes", self.changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,3 +168,13 @@ class OwnStep:
         twice = next((name for name in names if names.count(name) > 1), None)
         require(twice is None, "arms", twice, "arms of different names")
         require(len(names) <= MOST_ARMS, "arms", len(names), f"at most {MOST_ARMS}")
+
+
+def _require_apart(where: str, keys: Collection[str]) -> None:
+    """Refuse a key beside one that lies in it."""
+    for key in keys:
+        inner = next((other for other in keys if other.startswith(f"{key}.")), None)
+        if inner is not None:
+            raise ConfigError(
+                f"{where} has both {brief(key)} and {brief(inner)}, which is in it; leave out one."
+            )

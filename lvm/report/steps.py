@@ -69,7 +69,7 @@ def _step(run: Run, step: StepShown) -> Iterator[Block]:
     yield Facts(
         [
             ("Question", step.question),
-            (_whose(step), step.hypothesis),
+            (_whose(run, step), step.hypothesis),
             ("Starts from", f"the base recipe with {carried}" if carried else "the base recipe"),
         ]
     )
@@ -93,7 +93,9 @@ def _step(run: Run, step: StepShown) -> Iterator[Block]:
     yield from _items("Outcome", _outcome(run, step, absent))
 
 
-def _whose(step: StepShown) -> str:
+def _whose(run: Run, step: StepShown) -> str:
+    if step.step in [own.name for own in run.started.config.steps]:
+        return "Hypothesis of the recipe"
     return "Hypothesis of the failure report" if step.reported else "Hypothesis, ours"
 
 

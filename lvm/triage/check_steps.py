@@ -14,9 +14,9 @@ from lvm.triage.absence import CONFIRMATION, SEED
 from lvm.triage.actions import COMBINATION
 from lvm.triage.draws import arms_of
 from lvm.triage.own_steps import budgeted, own_steps, swept_keys
+from lvm.triage.phase1 import PHASE1
 from lvm.triage.step import Arm, steps_in_order, why_refused
 
-PHASE1 = "phase_1"
 NOT_CHANGED = {  # keys that no arm may change, and what to do instead
     "training.epochs": "budget sets the epochs of a step",
     "seed": "an arm must not win by its seed; --seeds N repeats the verdict's models",
@@ -25,22 +25,32 @@ NOT_CHANGED = {  # keys that no arm may change, and what to do instead
 TRIED = 8  # arms that a value is tried with before it is refused
 
 # Keys that a recipe does not read: how they begin, when, and why.
-Unread = tuple[tuple[str, ...], Callable[[Recipe], bool], str]
+Unread = tuple[tuple[str, ...], Callable[[Recipe, str], bool], str]
 UNREAD: Sequence[Unread] = (
     (
         ("objective.temperature", "objective.space", "objective.stop_gradient", "negatives."),
-        lambda recipe: recipe.objective.contrastive_weight == 0,
+        lambda recipe, key: recipe.objective.contrastive_weight == 0,
         "objective.contrastive_weight is 0",
     ),
     (
         ("head.", "objective.stop_gradient"),
-        lambda recipe: not recipe.has_head,
+        lambda recipe, key: not recipe.has_head,
         "no projection head is trained",
     ),
     (
         ("objective.mmd_balance",),
-        lambda recipe: recipe.objective.mmd_weight == 0,
+        lambda recipe, key: recipe.objective.mmd_weight == 0,
         "objective.mmd_weight is 0",
+    ),
+    (
+        ("objective.terms.",),
+        lambda recipe, key: key.split(".")[2] not in recipe.objective.table,
+        "the term weighs 0",
+    ),
+    (
+        ("model.options.",),
+        lambda recipe, key: key.split(".")[2] != recipe.model.name,
+        "model.name is another one",
     ),
 )
 
@@ -85,10 +95,10 @@ def _check_value(
     key: str, value: Value, base: Recipe, arms: Sequence[Arm], config: RunConfig
 ) -> None:
     """Refuse a value that the base recipe takes neither alone nor with what an arm changes."""
-    also: list[Mapping[str, object]] = [arm.changes for arm in arms if key in arm.changes][:TRIED]
-    found = [why_refused(base, {**changes, key: value}) for changes in ({}, *also)]
-    if all(found):
-        raise ConfigError(found[0])
+    also: list[Mapping[str, object]] = [arm.changes for arm in arms if key in arm.changes]
+    alone = why_refused(base, {key: value})
+    if alone and all(why_refused(base, {**changes, key: value}) for changes in also[:TRIED]):
+        raise ConfigError(alone)
     if key == "model.name":
         MODELS.get(str(value))
     if key == "training.batch_size":
@@ -143,7 +153,7 @@ def _check_read(key: str, base: Recipe, arms: Sequence[Arm]) -> None:
             "values or leave the key out."
         )
     for starts, unread, why in UNREAD:
-        if key.startswith(starts) and all(unread(recipe) for recipe in recipes):
+        if key.startswith(starts) and all(unread(recipe, key) for recipe in recipes):
             raise ConfigError(
                 f"{key} changes nothing, because {why} in every arm; leave the key out, or change "
                 "that too."

@@ -13,6 +13,8 @@ import torch
 
 from lvm.config.read import load_run_config
 from lvm.config.run import RunConfig
+from lvm.errors import UsageError
+from lvm.jobs import request
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.steps import chosen_steps
 from lvm.records import StopReason
@@ -29,6 +31,7 @@ from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request, identity
 from lvm.triage.spent import OUT_OF_TIME
 from lvm.triage.state import RunState
+from lvm.triage.step import Facts
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
 
@@ -67,9 +70,9 @@ def asked(config: RunConfig, out: Path) -> Request:
 def walked(config: RunConfig, data, journal: Journal, note=None) -> Stop:
     if not journal.events:
         journal.append(event_of(RunStarted, **tiny.started(config)))
-    request = asked(config, journal.folder)
+    triage = asked(config, journal.folder)
     with mock.patch.object(arm, "MAX_LATENCY_QUERIES", tiny.LATENCY_QUERIES):
-        return Triage(request, data, LocalExecutor(), journal, note or journal.append).run()
+        return Triage(triage, data, LocalExecutor(), journal, note or journal.append).run()
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,7 @@ def test_the_arms_of_a_sweep_are_the_same_when_it_is_resumed(run) -> None:
     _, config, journal = run
     step = chosen_steps(TriageOptions(), config).steps[-1]
     base = config.recipe.with_changes({"training.epochs": 4})
-    again = step.propose(base, mock.Mock(num_train_windows=1000, why_not_cut=lambda length: ""))
+    again = step.propose(base, Facts(num_train_windows=1000, width=tiny.WIDTH))
     assert len(journal.events.of(StepStarted, step="tuned")) == 1
     assert [a.name for a in journal.events.steps[1].arms][1:] == [a.name for a in again.arms]
 
@@ -164,7 +167,7 @@ def test_the_report_shows_the_sweep_key_by_key(run) -> None:
     page = html.render(sections, str(stop.verdict))
     assert page.count("on dev at epoch 1, key by key.") == 1
     assert page.count("A line is an arm.") == 1
-    assert "Learning rate" in text
+    assert "- **Hypothesis of the recipe**: The learning rate is too low." in text
     assert swept(journal.events, "rate") is None
 
 
@@ -189,9 +192,9 @@ def test_another_sweep_is_another_run(tmp_path) -> None:
 
 
 def test_a_person_s_order_is_part_of_a_run(tmp_path) -> None:
-    request = asked(config_of(tmp_path), tmp_path)
-    ordered = dataclasses.replace(request, order=("tuned",))
-    assert identity(request, "data")["request"] != identity(ordered, "data")["request"]
+    plain = asked(config_of(tmp_path), tmp_path)
+    ordered = dataclasses.replace(plain, order=("tuned",))
+    assert identity(plain, "data")["request"] != identity(ordered, "data")["request"]
 
 
 def test_the_report_names_the_steps_that_were_not_asked(run) -> None:
@@ -219,12 +222,12 @@ def test_a_sweep_without_time_ends_after_an_epoch_and_so_it_does_when_resumed(
     chosen = chosen_steps(TriageOptions(steps=("tuned",)), config)
     journal = Journal(tmp_path / "run")
     journal.append(event_of(RunStarted, **tiny.started(config)))
-    request = Request(config=config, out=journal.folder, code="test", steps=chosen.steps)
+    triage = Request(config=config, out=journal.folder, code="test", steps=chosen.steps)
     ends = []
     with mock.patch.object(arm, "MAX_LATENCY_QUERIES", tiny.LATENCY_QUERIES):
         for _ in range(2):
             journal = Journal(tmp_path / "run")
-            walk = Triage(request, tiny_dataset, LocalExecutor(), journal, journal.append)
+            walk = Triage(triage, tiny_dataset, LocalExecutor(), journal, journal.append)
             ends.append((walk.run(), len(journal.events)))
     assert ends[0] == ends[1]
     told = journal.events.of(ArmEnded, step="tuned")
@@ -234,3 +237,15 @@ def test_a_sweep_without_time_ends_after_an_epoch_and_so_it_does_when_resumed(
     text = render(report_sections(Run(journal.events, document)), "NOT_FIXED")
     assert f"cancelled at epoch 1: {OUT_OF_TIME}" in text
     assert f"stopped at epoch 1 of 4: {OUT_OF_TIME}" in text
+
+
+def test_a_resume_takes_steps_and_order_from_the_journal(tmp_path) -> None:
+    options = TriageOptions(steps=("tuned", "rate"), order=("rate",))
+    assert request.command(options).endswith(" --steps tuned,rate --order rate")
+    journal = Journal(tmp_path / "run")
+    started = {**tiny.started(config_of(tmp_path)), "arguments": request.arguments(options)}
+    journal.append(event_of(RunStarted, **started))
+    again = request.resumed(TriageOptions(resume=journal.folder), journal)
+    assert (again.steps, again.order) == (options.steps, options.order)
+    with pytest.raises(UsageError, match="--order cannot be given with --resume"):
+        request.resumed(TriageOptions(resume=journal.folder, order=("tuned",)), journal)

@@ -14,6 +14,7 @@ from lvm.config.read import load_run_config, run_config_of
 from lvm.config.run import RunConfig
 from lvm.config.steps import OwnArm, Sweep, Values
 from lvm.errors import ConfigError, UsageError
+from lvm.jobs import start
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.steps import chosen_steps
 from lvm.presets import preset
@@ -175,9 +176,10 @@ WRONG = {
     sweep(f"{RATE} = {{ uniform = [1, 2] }}", 'sampler = "sobol"'): "arms must be from 1 to 1000",
     sweep(f"{RATE} = [1e-3]", 'sampler = "tpe"'): "sampler must be one of grid, random, sobol",
     sweep(f"{RATE} = [1e-3]", 'metric = "loss"'): "sweep.metric must be one of",
+    arm(f'{RATE} = 2e-3, "training" = 3'): "has both 'training' and 'training.learning_rate'",
     sweep(f"{RATE} = [2e-3]", "minutes = -1"): "minutes must be a finite number of at least 0",
     sweep(f"{RATE} = [2e-3]", 'minutes = "5"'): "minutes is '5', expected a value of type float",
-    sweep(f"{RATE} = [2e-3]", 'direction = "min"'): 'direction must be "max", as mrr is better so',
+    sweep(f"{RATE} = [2e-3]", 'direction = "min"'): 'direction must be "max", because a higher mrr',
 }
 REFUSED = {
     # what stands in the way of a run
@@ -207,6 +209,8 @@ REFUSED = {
     sweep('"objective.mmd_balance" = ["gradient"]', f"{RATE} = [2e-3]"): (
         "mmd_balance changes nothing, because objective.mmd_weight is 0 in every arm"
     ),
+    sweep('"model.options.gru.width" = [64]', 'model.name = ["mamba2"]'): "unknown key",
+    sweep('"objective.terms.mine.weight" = [0.5]'): "unknown loss term 'mine'",
     sweep('"head.hidden" = [64]', '"objective.space" = ["raw"]'): (
         "head.hidden changes nothing, because no projection head is trained"
     ),
@@ -257,3 +261,18 @@ def test_the_laptop_takes_the_steps_of_this_file(tmp_path) -> None:
         "rate",
         "tuned",
     ]
+
+
+def test_names_of_steps_stand_between_commas(capsys) -> None:
+    assert run_command(cli.main, ["triage", "--steps", "temperature,,rate"]) == 2
+    assert "expected names with commas between them" in capsys.readouterr().err
+
+
+def test_the_tree_is_shown_with_what_was_asked(tmp_path, capsys) -> None:
+    (tmp_path / "recipe.toml").write_text(RATES + TUNED)
+    start.show(TriageOptions(preset="laptop", recipe=tmp_path / "recipe.toml", steps=("tuned",)))
+    shown = capsys.readouterr().out
+    assert "step 13, tuned: Is the network badly tuned? (8 epochs and a control)" in shown
+    assert shown.count("  learning_rate ") == 8
+    assert "step 12" not in shown
+    assert "step 2," not in shown
