@@ -19,6 +19,7 @@ from lvm.plugins import is_file
 INSTALLED = ("site-packages", "dist-packages")
 PATHS = ("data", "train", "eval", "payload", "checkpoint", "predictions", "seen", "recipe")
 PLUGIN = "plugin"  # each a path or the name of a module
+NAMES = ("steps", "order")  # given once, with commas between them
 REPORT_FILES = ("train", "eval", "payload")
 
 
@@ -49,6 +50,8 @@ def typed(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
             words.append(flag)
         elif name == PLUGIN:
             words += [f"{flag} {_plugin(item, kept)}" for item in value]
+        elif name in NAMES:
+            words.append(f"{flag} {shlex.quote(','.join(value))}")
         elif isinstance(value, list | tuple):
             words += [f"{flag} {shlex.quote(str(item))}" for item in value]
         elif isinstance(value, Path) or name in PATHS:

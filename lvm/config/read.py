@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lvm.config.plain import from_dict
+from lvm.config.read_steps import own_steps_of
 from lvm.config.recipe import Recipe
 from lvm.config.run import RunConfig
 from lvm.errors import ConfigError
@@ -37,7 +38,8 @@ def recipe_file(given: str | Path) -> Path:
 def load_run_config(path: Path, base: RunConfig) -> RunConfig:
     """Read a recipe file (.toml or .json) over `base`.
 
-    The sections [gates] and [schedule] change those of the run; every other key is the recipe's.
+    The sections [gates] and [schedule] change those of the run, [[steps]] adds to its tree; every
+    other key is the recipe's.
     What `plugins` lists is imported first: it may name what other keys hold.
     """
     try:
@@ -57,10 +59,12 @@ def load_run_config(path: Path, base: RunConfig) -> RunConfig:
     sections = {key: values.pop(key, {}) for key in ("gates", "schedule")}
     try:
         plugins = _with_plugins(values.pop("plugins", []))
+        steps = own_steps_of(values.pop("steps", []))
         return dataclasses.replace(
             from_dict(RunConfig, sections, base=base),
             recipe=from_dict(Recipe, values, base=base.recipe),
             plugins=plugins,
+            steps=steps,
         )
     except ConfigError as error:
         raise ConfigError(f"the recipe {path}: {error}") from None
@@ -69,8 +73,9 @@ def load_run_config(path: Path, base: RunConfig) -> RunConfig:
 def run_config_of(values: Mapping[str, object]) -> RunConfig:
     """Return the configuration that a journal keeps, after its plug-ins are imported."""
     plugins = _with_plugins(values.get("plugins", []))
-    plain = {key: value for key, value in values.items() if key != "plugins"}
-    return dataclasses.replace(from_dict(RunConfig, plain), plugins=plugins)
+    steps = own_steps_of(values.get("steps", []))
+    plain = {key: value for key, value in values.items() if key not in ("plugins", "steps")}
+    return dataclasses.replace(from_dict(RunConfig, plain), plugins=plugins, steps=steps)
 
 
 def _with_plugins(names: object) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 from lvm.config.recipe import Recipe
+from lvm.config.steps import OwnStep
 from lvm.metrics import METRICS, Shown
 from lvm.setting import Section, require, require_one_of
 
@@ -88,9 +89,10 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
-    """One triage: the base recipe, the gates, the schedule."""
+    """One triage: the base recipe, the gates, the schedule, and the steps that the recipe adds."""
 
     recipe: Recipe = field(default_factory=Recipe)
     gates: GateConfig = field(default_factory=GateConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     plugins: tuple[str, ...] = ()  # modules that are imported before the recipe is read
+    steps: tuple[OwnStep, ...] = ()  # questions that the recipe adds to the tree

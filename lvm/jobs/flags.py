@@ -21,7 +21,7 @@ TRAIN_ENDS = (
     ExitStatus.INTERRUPTED,
 )
 
-LISTS = ("plugin", "allow")  # flags that are given once for each value
+LISTS = ("plugin", "allow", "steps", "order")
 
 
 def add_plugin_flag(p: argparse.ArgumentParser) -> None:
@@ -77,6 +77,8 @@ def add_triage_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, metavar="DIR", help="new run folder (default: runs/N)")
     p.add_argument("--resume", type=Path, metavar="DIR", help="continue an interrupted run")
     p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
+    p.add_argument("--steps", type=_names, metavar="A,B", help="ask these steps alone")
+    p.add_argument("--order", type=_names, metavar="A,B", help="ask these first, in this order")
     p.add_argument("--independent", action="store_true", help="carry nothing from step to step")
     p.add_argument(
         "--five-steps", action="store_true", help="the report's five steps alone, in its order"
@@ -187,6 +189,14 @@ def doctor_options(parsed: argparse.Namespace) -> DoctorOptions:
 def _values(kind: type[Any], parsed: argparse.Namespace) -> dict[str, Any]:
     found = {field.name: getattr(parsed, field.name) for field in fields(kind)}
     return {k: tuple(v or ()) if k in LISTS else v for k, v in found.items()}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return names between commas, or raise what argparse turns into one sentence."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"it is {text!r}, expected names with commas between them")
+    return names
 
 
 def _seeds(text: str) -> int:

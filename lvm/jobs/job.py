@@ -21,6 +21,7 @@ from lvm.jobs.options import TriageOptions
 from lvm.jobs.own import keep_files, trainer_code
 from lvm.jobs.results import TriageResult
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
+from lvm.jobs.steps import chosen_steps
 from lvm.jobs.writer import Writer
 from lvm.printed import resume_command
 from lvm.provenance import code_version, git_commit
@@ -198,7 +199,7 @@ class Job:
             request = Request(
                 config=config,
                 out=journal.folder,
-                steps=steps_in_order(),
+                steps=chosen_steps(self._options, config).steps,
                 code=code_version(),
                 commit=git_commit(),
             )

@@ -18,15 +18,15 @@ from lvm.config.run import RunConfig
 from lvm.data.load import DataRequest
 from lvm.errors import ResumeError, UsageError
 from lvm.jobs.options import TriageOptions
+from lvm.jobs.steps import chosen_steps
 from lvm.plugins import digests, is_file, load_given
 from lvm.presets import DEFAULT_PRESET, load_config
-from lvm.printed import PATHS, PLUGIN, triage_command, typed
+from lvm.printed import NAMES, PATHS, PLUGIN, triage_command, typed
 from lvm.provenance import code_version, git_commit
 from lvm.triage.events import RunStarted
 from lvm.triage.journal import Journal
 from lvm.triage.preflight import own_checkpoint
 from lvm.triage.request import Request
-from lvm.triage.step import extended_steps, steps_in_order
 
 DATA = ("data", "train", "eval", "payload")
 NOT_ASKED = ("out", "resume", "address", "show", "json")  # of how it is run, not of what is asked
@@ -85,6 +85,8 @@ def arguments(options: TriageOptions) -> dict[str, Any]:
         **{name: str(path.resolve()) if path else None for name, path in given.items()},
         PLUGIN: [str(Path(p).resolve()) if is_file(p) else p for p in options.plugin],
         "preset": options.preset or DEFAULT_PRESET,
+        "steps": list(options.steps),
+        "order": list(options.order),
         "independent": options.independent,
         "five_steps": options.five_steps,
         "all_steps": options.all_steps,
@@ -130,7 +132,8 @@ def resumed(options: TriageOptions, journal: Journal) -> TriageOptions:
                 "from the journal; leave it out or start a new run."
             )
     paths = {key: _located(options, journal, key, known[key]) for key in known if key in PATHS}
-    lists = {"allow": tuple(known["allow"] or ()), PLUGIN: _plugins(options, journal)}
+    lists = {name: tuple(known[name] or ()) for name in ("allow", *NAMES)}
+    lists[PLUGIN] = _plugins(options, journal)
     return dataclasses.replace(options, **{**known, **paths, **lists})
 
 
@@ -198,12 +201,11 @@ def of_walk(
     options: TriageOptions, config: RunConfig, material: Material, audit: AuditDocument, out: Path
 ) -> Request:
     """Return what the tree is walked with."""
+    chosen = chosen_steps(options, config, audit.route.order)
     return Request(
         config=config,
         out=out,
-        steps=steps_in_order(
-            () if options.five_steps else audit.route.order, reported_only=options.five_steps
-        ),
+        steps=chosen.steps,
         code=code_version(),
         plugins=digests(),
         commit=git_commit(),
@@ -214,7 +216,8 @@ def of_walk(
         independent=options.independent,
         reported_only=options.five_steps,
         all_steps=options.all_steps,
-        extended=extended_steps() if options.extended else (),
+        order=options.order,
+        extended=chosen.extended,
         num_seeds=options.seeds or 1,
         from_bank=material.train is None or material.train.file is None,
     )

@@ -13,6 +13,7 @@ from lvm.jobs.options import TriageOptions
 from lvm.jobs.own import check_trainer
 from lvm.jobs.results import TriageResult
 from lvm.jobs.start import show
+from lvm.jobs.steps import chosen_steps
 from lvm.progress import JsonLines
 from lvm.triage.address import check_address, check_growth
 from lvm.triage.folder import new_run, run_to_resume
@@ -60,6 +61,7 @@ def _refuse_early(options: TriageOptions) -> None:
 def _start(options: TriageOptions, audience: Audience, head: LocalHead | None) -> TriageResult:
     config = asked.configuration(options)
     check_trainer(config, options)
+    chosen_steps(options, config)  # refuses what is wrong before there is a folder
     check_growth(config.schedule, options.address)
     command = asked.command(options)
     with new_run(options.out, RUNS) as lock:

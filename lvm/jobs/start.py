@@ -12,6 +12,7 @@ from lvm.data.windows import SPLITS, Dataset
 from lvm.jobs import request as asked
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.own import check_trainer
+from lvm.jobs.steps import Chosen, chosen_steps
 from lvm.provenance import environment
 from lvm.text import title_of
 from lvm.triage.events import RunStarted, event_of
@@ -21,7 +22,7 @@ from lvm.triage.plan import plan_races
 from lvm.triage.probe import probe, slots_here
 from lvm.triage.reaching import propose_reachable
 from lvm.triage.request import Request
-from lvm.triage.step import Facts, extended_steps, steps_in_order
+from lvm.triage.step import Facts
 
 
 def started(
@@ -103,7 +104,7 @@ def show(options: TriageOptions) -> None:
     print(f"phase 1: AR-only and the base recipe, {config.recipe.training.epochs} epochs")
     bounds = " or ".join(f"{title_of(m)} +{b:.2f}" for m, b in gates.success_bounds.items())
     print(f"  success gate on test: {bounds} over AR-only")
-    _show_steps(config, dataset, options.five_steps, options.extended)
+    _show_steps(config, dataset, chosen_steps(options, config))
     print(
         f"an arm with dev cosine >= {gates.stage_eval_cosine} is trained in full on "
         f"{schedule.confirm_workers} workers and judged by the success gate"
@@ -113,10 +114,9 @@ def show(options: TriageOptions) -> None:
         print(f"then AR-only, the base recipe and the arm behind the verdict with seeds {more}")
 
 
-def _show_steps(config: RunConfig, dataset: Dataset, reported_only: bool, extended: bool) -> None:
+def _show_steps(config: RunConfig, dataset: Dataset, chosen: Chosen) -> None:
     facts = Facts(num_train_windows=len(dataset.train), width=dataset.bank.width)
-    steps = steps_in_order(reported_only=reported_only)
-    for step in (*steps, *(extended_steps() if extended else ())):
+    for step in (*chosen.steps, *chosen.extended):
         epochs = step.epochs(config.schedule)
         base = config.recipe.with_changes({"training.epochs": epochs})
         proposal = propose_reachable(step, base, facts)

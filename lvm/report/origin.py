@@ -11,6 +11,7 @@ from lvm.report.many import ARMS, ends
 from lvm.text import counted, title_of
 from lvm.triage.events import Resumed, StepStarted, Tidied
 from lvm.triage.events.parts import DataSeen
+from lvm.triage.step import steps_in_order
 from lvm.triage.summary import StepShown
 
 
@@ -20,9 +21,19 @@ def unreached(run: Run) -> list[str]:
     return [name for name in run.started.plan if name not in reached]
 
 
+def not_asked(run: Run) -> list[str]:
+    """Return the names of the steps that a person left out of --steps."""
+    if not run.started.arguments.steps:
+        return []
+    own = [step.name for step in run.started.config.steps]
+    known = [step.name for step in steps_in_order()] + own
+    return [name for name in known if name not in run.started.plan]
+
+
 def not_tried_section(run: Run) -> Iterator[Block]:
     """Yield what this run cannot speak of."""
     found = [f"{name}: the run ended before this step." for name in unreached(run)]
+    found += [f"{name}: it was not among --steps." for name in not_asked(run)]
     for step in run.summary.steps:
         found += [f"{n} ({step.title}): {why}" for n, why in step.left_out.items()]
         found += _cut_short(step)

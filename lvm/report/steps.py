@@ -20,6 +20,7 @@ from lvm.report.many import (
 )
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
+from lvm.report.sweeps import sweep_blocks
 from lvm.text import NONE, estimate, number, title_of
 from lvm.triage.absence import CONFIRMATION, sentences
 from lvm.triage.events import ArmJudged, ArmRestarted, Confirmed, Epoch, Rung
@@ -66,7 +67,7 @@ def _step(run: Run, step: StepShown) -> Iterator[Block]:
     yield Facts(
         [
             ("Question", step.question),
-            (_whose(step), step.hypothesis),
+            (_whose(run, step), step.hypothesis),
             ("Starts from", f"the base recipe with {carried}" if carried else "the base recipe"),
         ]
     )
@@ -77,6 +78,7 @@ def _step(run: Run, step: StepShown) -> Iterator[Block]:
         yield _dev_table(run, step, arms, specs)
         yield from _rest(step, arms)
         yield _curves(run, step, specs)
+        yield from sweep_blocks(run, step)
     yield from _items(
         "Rungs", (_rung(event, specs) for event in run.state.of(Rung, step=step.step))
     )
@@ -89,7 +91,9 @@ def _step(run: Run, step: StepShown) -> Iterator[Block]:
     yield from _items("Outcome", _outcome(run, step, absent))
 
 
-def _whose(step: StepShown) -> str:
+def _whose(run: Run, step: StepShown) -> str:
+    if step.step in [own.name for own in run.started.config.steps]:
+        return "Hypothesis of the recipe"
     return "Hypothesis of the failure report" if step.reported else "Our hypothesis"
 
 
@@ -218,7 +222,7 @@ def _rung(event: Rung, specs: Mapping[str, Arm]) -> str:
     best = foremost(every, NAMES, lambda item: -math.inf if item[1] is None else item[1])
     values = "; ".join(f"{specs[a].name} {number(v)}" for a, v in best)
     more = f"; and {len(every) - NAMES:,} more" if len(every) > NAMES else ""
-    text = f"epoch {event.epoch}: dev cosine {values}{more}."
+    text = f"epoch {event.epoch}: dev {title_of(event.metric)} {values}{more}."
     if event.cutoff is not None:
         text += f" Cutoff {number(event.cutoff)}, pruned: {names(event.pruned) or 'none'}."
     if event.held:

@@ -14,7 +14,7 @@ from lvm.report.html import colour_word
 from lvm.report.many import left_out, named, shown_arms, specs_by_id
 from lvm.report.models import confirmed_name
 from lvm.report.origin import unreached
-from lvm.text import counted, number, one_line
+from lvm.text import counted, number, one_line, title_of
 from lvm.triage.events import ArmEnded, ArmJudged, Confirmed, Decision, Rung, StepStarted
 from lvm.triage.events.parts import Arm
 from lvm.triage.summary import StepShown
@@ -172,7 +172,7 @@ def _ending(run: Run, step: str, spec: Arm, ended: ArmEnded) -> tuple[str, str]:
         case StopReason.GATE_HELD:
             return "ended", f"held the stage gate {at}"
         case StopReason.CANCELLED:
-            return "stopped", f"stopped {at}: {_holders(run, step, epoch)}"
+            return "stopped", f"stopped {at}: {ended.detail or _holders(run, step, epoch)}"
         case StopReason.PRUNED:
             return "pruned", f"pruned {at}: {_cut(run, step, spec.id, epoch)}"
         case reason:
@@ -191,7 +191,8 @@ def _cut(run: Run, step: str, arm: str, epoch: int) -> str:
     rung = run.state.last(Rung, step=step, epoch=epoch)
     value, cutoff = (rung.values.get(arm), rung.cutoff) if rung else (None, None)
     digits = 3 if number(value) != number(cutoff) else 5  # or they would look like a tie
-    return f"dev cosine {number(value, digits)}, below the cutoff {number(cutoff, digits)}"
+    metric = title_of(rung.metric if rung else "eval_cosine")
+    return f"dev {metric} {number(value, digits)}, below the cutoff {number(cutoff, digits)}"
 
 
 def _shared(run: Run, step: str, spec: Arm) -> str:

@@ -26,8 +26,10 @@ from lvm.triage.events import (
     Phase1Judged,
     Repeated,
     RunStarted,
+    StepEnded,
     TestJudged,
 )
+from lvm.triage.importance import swept
 from lvm.triage.state import RunState
 from lvm.triage.summary import Summary
 
@@ -162,7 +164,8 @@ def parent_view(events: RunState, summary: Summary | None, *, closed: bool) -> R
         started=milliseconds(first.at),
         ended=milliseconds(latest.at),
     )
-    view.params = {key: str(value) for key, value in flatten(first.config.to_plain())}
+    plain = flatten(first.config.to_plain())
+    view.params = {key: str(value)[:MAX_TAG] for key, value in plain}
     view.data = data_view(events, "triage")
     _add_origin(view, first)
     _add_audit(view, events)
@@ -175,6 +178,7 @@ def parent_view(events: RunState, summary: Summary | None, *, closed: bool) -> R
     view.add_tags({"mlflow.note.content": run_note(events, summary, MAX_NOTE)})
     if summary is not None:
         view.add_metrics("compute.", summary.compute, latest.at)
+        _add_sweeps(view, events)
         view.add_tags({"beats_ladder": summary.beats_ladder})
     return view
 
@@ -229,6 +233,14 @@ def _add_seeds(view: RunView, events: RunState) -> None:
         names = f"{found.model} over {found.over}"
         numbers = {**asdict(found.estimate), "bound": found.bound}
         view.add_metrics(f"seeds.{names}.{found.metric}.", numbers, repeated.at)
+
+
+def _add_sweeps(view: RunView, events: RunState) -> None:
+    """Add how much each key of a sweep explains; it reads every arm, so once, at the end."""
+    for own in begun(events).config.steps:
+        found, ended = swept(events, own.name), events.last(StepEnded, step=own.name)
+        if found is not None and ended is not None:
+            view.add_metrics(f"importance.{own.name}.", found.shares, ended.at)
 
 
 # --- what both kinds of runs need ----------------------------------------------------------------

@@ -25,6 +25,7 @@ from lvm.records import ABSENT, GateResult, RunVerdict, StopReason, Verdict
 from lvm.text import title_of
 from lvm.triage.events import ArmJudged, Confirmed, StepStarted
 from lvm.triage.events.parts import Arm
+from lvm.triage.own_steps import own_steps
 from lvm.triage.state import RunState
 from lvm.triage.step import Hypothesis, Step, hypotheses
 from lvm.triage.summary import GainShown, LedgerEntry, TestingArm
@@ -44,7 +45,10 @@ class Status(StrEnum):
 
 def ledger(state: RunState) -> list[LedgerEntry]:
     """Return every entry with its status; no journal is too short."""
-    return [_entry(state, hypothesis, steps) for hypothesis, steps in hypotheses()]
+    started = state.started
+    # What the steps of the recipe tried stands in the journal.
+    own = own_steps(started.config, lambda step: ()) if started is not None else []
+    return [_entry(state, hypothesis, steps) for hypothesis, steps in hypotheses(own)]
 
 
 def _entry(state: RunState, hypothesis: Hypothesis, steps: Sequence[Step]) -> LedgerEntry:
@@ -181,6 +185,8 @@ def _why_untested(
         return "the run has not reached it yet"
     if stop.verdict == RunVerdict.BLOCKED:
         return "the audit stopped the run before any training"
+    if state.arguments.steps:
+        return "--steps left out every step that tests it"
     flag = next(step.flag for step in steps if hypothesis in step.hypotheses)
     return f"the run ended {stop.verdict} before; {flag} tests it"
 

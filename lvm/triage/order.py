@@ -30,8 +30,8 @@ class Order:
         runner = self._runner
         if runner.ar_only is not None and runner.ar_only.dev is not None:
             ask_whether_below(runner, runner.ar_only)
-        if runner.request.reported_only:
-            return  # the report's literal order
+        if runner.request.reported_only or runner.request.order:
+            return  # the report's literal order, or a person's
         head = asked_first(runner, self.names)
         if head and self._elsewhere:
             self._looking = beside(self._look_alone, "inspection")

@@ -14,6 +14,7 @@ from lvm.triage.against_ladder import rungs_on
 from lvm.triage.arm import ArmSpec, dev_file
 from lvm.triage.events import StepEnded
 from lvm.triage.judge import ArmResult, absent_arms, judge_gains, judge_step
+from lvm.triage.race import Terms
 from lvm.triage.reaching import propose_reachable
 from lvm.triage.runner import CONTROL, Runner
 from lvm.triage.step import Arm, Facts, Proposal, Role, Step
@@ -63,7 +64,11 @@ class Questions:
         if not proposal.arms:
             return self._end_step(step.name, Verdict.NOT_EVALUABLE, None, None, [])
         results = self._runner.race(
-            step.name, specs, epochs, dataset=dataset, to_the_end=step.extended
+            step.name,
+            specs,
+            epochs,
+            dataset=dataset,
+            terms=_terms(step),
         )
         return self._judge_step(step, budgeted, list(results.values()))
 
@@ -213,3 +218,13 @@ class Questions:
         else:
             path = dev_file(control.spec.folder, result.epoch)
         return PerQuery.load(path) if path.exists() else None
+
+
+def _terms(step: Step) -> Terms:
+    """Return how the arms of a step are raced: those of an open question all go to their end."""
+    return Terms(
+        metric=step.metric,
+        rungs=not step.extended,
+        ends_at_gate=not step.seeks_the_best,
+        seconds=60 * step.minutes,
+    )

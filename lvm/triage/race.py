@@ -6,12 +6,15 @@ and answers whether an arm should stop. Executors therefore never decide anythin
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lvm.config.run import ScheduleConfig
 from lvm.data.windows import Dataset
+from lvm.metrics import METRICS
 from lvm.records import ABSENT, StopReason, Verdict
 from lvm.triage.arm import ArmSpec, learns_its_space
 from lvm.triage.asha import AsyncRungs
@@ -25,6 +28,7 @@ from lvm.triage.events import (
     event_of,
 )
 from lvm.triage.rungs import Ending, Rule, RungDecision, Rungs, rung_epochs
+from lvm.triage.spent import OUT_OF_TIME
 from lvm.triage.step import Role
 
 BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)
@@ -46,6 +50,17 @@ class Lane:
         return float(sum(record.get("seconds") or 0.0 for record in self.records.values()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What is special about a race."""
+
+    metric: str = ""  # ranks its arms at the rungs; "": the schedule's
+    rungs: bool = True  # False: no arm is stopped early
+    ends_at_gate: bool = True  # False: the best arm is sought, and none that holds the gate ends it
+    seconds: float = 0.0  # after which no arm goes on; 0: no limit
+
+
+PLAIN = Terms()
 RULES: dict[str, Callable[..., Rule]] = {"synchronous": Rungs, "asynchronous": AsyncRungs}
 
 
@@ -60,18 +75,27 @@ class Race:
         *,
         epochs: Sequence[int],
         schedule: ScheduleConfig,
+        terms: Terms = PLAIN,
     ) -> None:
         self.step, self._note = step, note
         self.lanes = {spec.id: Lane(spec) for spec in specs}
         trained = [spec for spec in specs if spec.source is None]
         judged = [spec for spec in trained if spec.role is Role.ARM]
-        self.metric = rung_metric(judged, schedule)
+        self._deadline = math.inf
+        self._terms, self.metric = terms, rung_metric(judged, schedule, terms.metric)
+        self._sign = 1.0 if METRICS.get(self.metric).higher_is_better else -1.0
         self._rungs = RULES[schedule.rule](
             [s.id for s in trained],
             exempt=[s.id for s in trained if s.role is not Role.ARM],
             epochs=epochs,
             factor=schedule.reduction_factor,
         )
+
+    def start(self, seconds_spent: float = 0.0) -> None:
+        """Let the time of the race run; an earlier process has spent some of it."""
+        if self._terms.seconds:
+            self._deadline = time.monotonic() + self._terms.seconds - seconds_spent
+            self._end_in_time()
 
     @property
     def waiting(self) -> list[ArmSpec]:
@@ -121,8 +145,17 @@ class Race:
         if lane.spec.source is not None:
             self._end(lane, Ending(reason=StopReason.FINISHED, epoch=epoch))
             return
-        value, holds = float(record[self.metric]), record["stage"] == Verdict.PASS
+        value = self._sign * float(record[self.metric])
+        holds = self._terms.ends_at_gate and record["stage"] == Verdict.PASS
         self._apply(self._rungs.report(arm, epoch, value, holds=holds))
+        self._end_in_time()
+
+    def _end_in_time(self) -> None:
+        """End every arm once the time is over; each counts at the epoch that it has reached."""
+        if time.monotonic() >= self._deadline:
+            for arm, lane in self.lanes.items():
+                if not lane.detail:  # else it broke, and waits for its rung
+                    self.failed(arm, StopReason.CANCELLED, OUT_OF_TIME)
 
     def failed(self, arm: str, reason: StopReason, detail: str) -> None:
         """Take note that an arm ended by itself without finishing."""
@@ -155,15 +188,23 @@ class Race:
 
     def _apply(self, decisions: Iterable[RungDecision]) -> None:
         for decision in decisions:
-            self._note(event_of(Rung, step=self.step, metric=self.metric, **vars(decision)))
+            self._note(self._rung(decision))
         for arm, ending in self._rungs.endings.items():
             lane = self.lanes[arm]
             if lane.ending is None:
                 self._end(lane, ending)
 
+    def _rung(self, decision: RungDecision) -> Rung:
+        """Return what a rung decided, its values as they were measured."""
+        cutoff = None if decision.cutoff is None else self._sign * decision.cutoff
+        values = {arm: self._sign * value for arm, value in decision.values.items()}
+        told = {**vars(decision), "values": values, "cutoff": cutoff}
+        return event_of(Rung, step=self.step, metric=self.metric, **told)
+
     def _end(self, lane: Lane, ending: Ending) -> None:
         lane.ending = ending
-        if ending.reason not in BY_ITSELF:
+        out_of_time = ending.reason is StopReason.CANCELLED and lane.detail == OUT_OF_TIME
+        if ending.reason not in BY_ITSELF and not out_of_time:
             lane.detail = ""  # it broke only after the rung that decided it
         self._note(
             ArmEnded(
@@ -182,15 +223,17 @@ def _epoch(spec: ArmSpec, step: str, record: Mapping[str, Any]) -> Epoch:
     return event_of(Epoch, arm=spec.id, step=step, name=spec.name, **record)
 
 
-def rung_metric(judged: Sequence[ArmSpec], schedule: ScheduleConfig) -> str:
-    """Return the metric by which the arms of a step are ranked at its rungs.
+def rung_metric(judged: Sequence[ArmSpec], schedule: ScheduleConfig, wanted: str = "") -> str:
+    """Return the metric by which the arms of a step are ranked at its rungs: the wanted one if any.
 
     A cosine in a space that was learned says nothing beside one in another space: there a retrieval
     metric decides, which means the same everywhere.
     """
-    if any(learns_its_space(spec) for spec in judged):
+    metric = wanted or schedule.rung_metric
+    learned = any(learns_its_space(spec) for spec in judged)
+    if learned and not (wanted and METRICS.get(wanted).across_spaces):
         return schedule.metric_across_spaces
-    return schedule.rung_metric
+    return metric
 
 
 def race_of(
@@ -200,13 +243,13 @@ def race_of(
     *,
     budget: int,
     schedule: ScheduleConfig,
-    to_the_end: bool = False,
+    terms: Terms = PLAIN,
 ) -> Race:
-    """Return the race of one step; `to_the_end` leaves out the rungs: no arm is stopped early."""
+    """Return the race of one step."""
     epochs = rung_epochs(schedule.first_rung, budget, schedule.reduction_factor)
-    if to_the_end or all(spec.role is not Role.ARM for spec in specs):
+    if not terms.rungs or all(spec.role is not Role.ARM for spec in specs):
         epochs = [budget]
-    return Race(step, specs, note, epochs=epochs, schedule=schedule)
+    return Race(step, specs, note, epochs=epochs, schedule=schedule, terms=terms)
 
 
 class Executor(Protocol):

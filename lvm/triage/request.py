@@ -31,6 +31,7 @@ class Request:
     independent: bool = False
     reported_only: bool = False  # the report's five steps in its order, and the first fix ends it
     all_steps: bool = False  # measure every step, though an earlier one passed
+    order: Sequence[str] = ()  # names of steps that a person puts first; findings change nothing
     extended: Sequence[Step] = ()  # steps that ask the open questions, after the others
     num_seeds: int = 1  # seeds that the models behind the verdict are trained with
     from_bank: bool = True  # windows are cut from the bank, and can be cut to another length
@@ -70,5 +71,6 @@ def _fingerprint(request: Request) -> str:
             "all_steps": request.all_steps,
             "extended": sorted(step.name for step in request.extended),
             "num_seeds": request.num_seeds,
+            **({"order": list(request.order)} if request.order else {}),
         }
     )

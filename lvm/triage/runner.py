@@ -19,10 +19,7 @@ from lvm.provenance import checkpoint_digest
 from lvm.records import ABSENT, GateResult, StopReason
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
 from lvm.triage.events import (
-    ArmEnded,
     ArmJudged,
-    Epoch,
-    Event,
     StepStarted,
     TestJudged,
     event_of,
@@ -30,8 +27,10 @@ from lvm.triage.events import (
 from lvm.triage.journal import Journal
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, dev_evaluation, judge_stage, training_of
 from lvm.triage.pen import Pen
-from lvm.triage.race import Executor, Lane, Note, Race, race_of
+from lvm.triage.race import PLAIN, Executor, Lane, Note, Race, Terms, race_of
+from lvm.triage.replay import BY_ITSELF, replay
 from lvm.triage.request import Request
+from lvm.triage.spent import seconds_of_race
 from lvm.triage.step import Arm, Role
 
 AR_ONLY = "AR-only"
@@ -107,7 +106,7 @@ class Runner:
 
         An arm that phase 1 lacks may have run as far as a rung of a step that it serves.
         """
-        return self.reason(spec) in (*REACHED_ITS_END, *_BY_ITSELF)
+        return self.reason(spec) in (*REACHED_ITS_END, *BY_ITSELF)
 
     def test_results(self, spec: ArmSpec) -> PerQuery | None:
         """Return an arm's results on the test split, if it reached its end."""
@@ -179,21 +178,20 @@ class Runner:
         budget: int,
         *,
         dataset: Dataset | None = None,
-        to_the_end: bool = False,
+        terms: Terms = PLAIN,
     ) -> dict[str, ArmResult]:
-        """Run the arms that the journal does not hold already; return all of them by id.
-
-        `to_the_end` leaves out the rungs: no arm is pruned, and none ends the step.
-        """
+        """Run the arms that the journal does not hold already; return all of them by id."""
         race = race_of(
             step,
             specs,
             self._pen.progress,
             budget=budget,
             schedule=self.request.config.schedule,
-            to_the_end=to_the_end,
+            terms=terms,
         )
-        self._replay(race)
+        replay(race, self.journal.events)
+        self._end_without_model(race)
+        race.start(seconds_of_race(self.journal.events, step))
         if race.waiting:
             self._executor.run(race, self.dataset if dataset is None else dataset)
         results = {}
@@ -203,28 +201,6 @@ class Runner:
             if self._reasons.get(arm) not in REACHED_ITS_END:
                 self._reasons[arm] = results[arm].reason
         return results
-
-    def _replay(self, race: Race) -> None:
-        """Feed a race what the journal knows of its arms, from this step or an earlier one.
-
-        An absent arm is not among it: another step tries it anew, and so does a resumed run. Nor
-        are epochs of a step that was taken back: the arm's folder gives them if they are needed.
-        """
-        started = {event.step for event in self.journal.events.of(StepStarted)}
-        about = self.journal.events.about(race.lanes.keys())
-        events = [e for e in about if isinstance(e, Epoch | ArmEnded) and e.step in started]
-        ended = {e.arm for e in events if _ended_by_itself(e)}
-        unfinished = {
-            arm
-            for arm, lane in race.lanes.items()
-            if lane.spec.evaluate_test and not (lane.spec.folder / "test.json").exists()
-        } - ended
-        for event in events:
-            if isinstance(event, Epoch) and event.arm not in unfinished:
-                race.record(event.arm, event.record())
-            elif isinstance(event, ArmEnded) and _ended_by_itself(event):
-                race.failed(event.arm, event.reason, event.detail)
-        self._end_without_model(race)
 
     def _end_without_model(self, race: Race) -> None:
         """End the arms that would search the base recipe's model, where that model is absent.
@@ -278,13 +254,6 @@ class Runner:
             **stored,
         )
         self.once(judged, "arm")
-
-
-_BY_ITSELF = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE)  # where it ran had no part in it
-
-
-def _ended_by_itself(event: Event) -> bool:
-    return isinstance(event, ArmEnded) and event.reason in _BY_ITSELF
 
 
 def _dev_results(lane: Lane) -> PerQuery | None:

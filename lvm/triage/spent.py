@@ -7,15 +7,16 @@ Pure functions of the events, so that the verdict and the report count the same 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lvm.records import StopReason
-from lvm.triage.events import ArmEnded, Epoch, Forecast, Resumed, StepStarted
+from lvm.triage.events import ArmEnded, Epoch, Forecast, Resumed, Rung, StepStarted
 from lvm.triage.state import RunState
 from lvm.triage.summary import Compute, ForecastShown
 
+OUT_OF_TIME = "the time of the step was over"  # why an arm was cancelled
 GATE, PRUNING = "stage gate", "pruning"
 STOPPED_BY = {
     StopReason.GATE_HELD: GATE,  # the arm that ends its step, and those that this ends
@@ -55,6 +56,7 @@ def _spent(state: RunState, arm: str, step: str, budget: int) -> Spent:
     trained = [e for e in records if e > 0]
     cost = sum(record.seconds for record in records.values())
     ended = state.last(ArmEnded, arm=arm)
+    stopped = ended is not None and ended.detail != OUT_OF_TIME
     left = max(0, budget - max(records)) if ended else 0
     return Spent(
         step=step,
@@ -62,7 +64,7 @@ def _spent(state: RunState, arm: str, step: str, budget: int) -> Spent:
         seconds=cost,
         left=left,
         saved=left * cost / max(1, len(trained)),
-        stopped_by=STOPPED_BY.get(ended.reason, "") if ended else "",
+        stopped_by=STOPPED_BY.get(ended.reason, "") if ended and stopped else "",
     )
 
 
@@ -79,7 +81,7 @@ def time_said(state: RunState) -> ForecastShown | None:
         return None
     spent = sum(
         later.at - earlier.at
-        for earlier, later in itertools.pairwise(state)
+        for earlier, later in pairwise(state)
         if earlier.at >= said.at and not isinstance(later, Resumed)
     )
     return ForecastShown(
@@ -103,4 +105,13 @@ def compute(state: RunState) -> Compute:
         trials=len(arms),
         saved_seconds=round(sum((arm.saved for arm in arms if arm.stopped_by), start=0.0), 1),
         wall_seconds=round(state[-1].at - state[0].at, 1) if state else 0.0,
+    )
+
+
+def seconds_of_race(state: RunState, step: str) -> float:
+    """Return how long the arms of a step have run so far, without breaks between processes."""
+    return sum(
+        later.at - earlier.at
+        for earlier, later in pairwise(state)
+        if isinstance(later, Epoch | Rung | ArmEnded) and later.step == step
     )

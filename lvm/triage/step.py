@@ -117,6 +117,9 @@ class Step:
     first_on: Collection[str] = ()  # codes of findings on which it is asked before the others
     reported: bool = False  # one of the failure report's five
     extended: bool = False  # asks an open question: measured on dev, never confirmed or carried
+    metric: str = ""  # ranks its arms at the rungs; "": the schedule's
+    minutes: float = 0.0  # after which none of its arms goes on; 0: no limit
+    seeks_the_best: bool = False  # an arm that holds the stage gate does not end the step
 
     @property
     def hypothesis(self) -> str:
@@ -141,14 +144,16 @@ def why_refused(recipe: Recipe, changes: Mapping[str, object]) -> str:
 STEPS: Registry[Step] = Registry("step", STEPS_PACKAGE)
 
 
-def steps_in_order(order: Sequence[str] = (), *, reported_only: bool = False) -> list[Step]:
+def steps_in_order(
+    order: Sequence[str] = (), *, reported_only: bool = False, own: Sequence[Step] = ()
+) -> list[Step]:
     """Return the steps of the tree: those numbered in `order` first, then by their numbers.
 
-    `reported_only` leaves out what is not one of the failure report's five. ConfigError where two
-    steps contradict each other.
+    `reported_only` leaves out what is not one of the failure report's five; `own` are those that
+    the recipe adds. ConfigError where two steps contradict each other.
     """
     place = {number: at for at, number in enumerate(order)}
-    steps = [s for s in _numbered() if not s.extended and (s.reported or not reported_only)]
+    steps = [s for s in _numbered(own) if not s.extended and (s.reported or not reported_only)]
     return sorted(steps, key=lambda s: (place.get(str(s.number), len(place)), s.number))
 
 
@@ -157,12 +162,13 @@ def extended_steps() -> list[Step]:
     return [step for step in _numbered() if step.extended]
 
 
-def hypotheses() -> Iterator[tuple[Hypothesis, list[Step]]]:
+def hypotheses(own: Sequence[Step] = ()) -> Iterator[tuple[Hypothesis, list[Step]]]:
     """Yield every hypothesis with the steps that test it; the one that states it gives its place.
 
-    The failure report's own come in its numbering, then ours as their steps are asked.
+    The failure report's own come in its numbering, then ours as their steps are asked. `own` are
+    the steps that the recipe of a run has added: a journal may be older than one of ours.
     """
-    steps = _numbered()
+    steps = [*_numbered(), *own]
     stated = [(h, step) for step in steps for h in step.hypotheses]
     kinds = list(Kind)
 
@@ -176,9 +182,10 @@ def hypotheses() -> Iterator[tuple[Hypothesis, list[Step]]]:
         yield hypothesis, [other for other in steps if other.name in asked]
 
 
-def _numbered() -> list[Step]:
+def _numbered(own: Sequence[Step] = ()) -> list[Step]:
     """Return all steps by number; ConfigError where one contradicts another."""
-    steps = sorted(STEPS, key=lambda step: step.number)
+    steps = sorted([*STEPS, *own], key=lambda step: step.number)
+    _refuse_namesakes(own)
     for one, other in pairwise(steps):
         if one.number == other.number:
             raise ConfigError(
@@ -199,3 +206,12 @@ def _numbered() -> list[Step]:
                 )
             owners[hypothesis.id] = step.name
     return steps
+
+
+def _refuse_namesakes(own: Sequence[Step]) -> None:
+    """Raise ConfigError where the name of a recipe's step is taken."""
+    taken = set(STEPS.names())
+    for step in own:
+        if step.name in taken:
+            raise ConfigError(f"two steps are named {step.name!r}; rename the one of the recipe.")
+        taken.add(step.name)

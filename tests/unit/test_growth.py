@@ -170,7 +170,7 @@ def appended(events: RunState, folder: Path) -> int:
 
 
 def replayed(events: RunState, folder: Path) -> int:
-    """What `Runner._replay` looks at for one arm."""
+    """What `lvm.triage.replay` looks at for one arm."""
     arm = events.of(ArmEnded)[-1].arm
     return looks(lambda: events.about([arm]))
 

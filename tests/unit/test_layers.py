@@ -162,6 +162,8 @@ FLAGS = {
         "--allow",
         "--json",
         "--five-steps",
+        "--steps",
+        "--order",
         "--plugin",
     },
     "tune_jobs.train": {

@@ -66,6 +66,8 @@ class Arguments(Part, frozen=True, kw_only=True):
     recipe: str | None = None
     plugin: list[str] = []
     preset: str | None = None
+    steps: list[str] = []
+    order: list[str] = []
     independent: bool = False
     five_steps: bool = False
     all_steps: bool = False
