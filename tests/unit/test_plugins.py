@@ -179,7 +179,7 @@ def test_a_recipe_imports_modules_before_its_keys_are_read(package, tmp_path) ->
 def test_a_list_of_plugins_that_is_none_is_refused(value, tmp_path) -> None:
     path = tmp_path / "r.toml"
     path.write_text(f"plugins = {value}\n")
-    with pytest.raises(ConfigError, match=r"plugins is .*, expected a list of names of modules"):
+    with pytest.raises(ConfigError, match=r"plugins must be a list of module names"):
         load_run_config(path, RunConfig())
 
 
