@@ -1,4 +1,6 @@
-"""P-values by turning whole articles over, beside those of the t: they decide nothing."""
+"""P-values by flipping the signs of whole articles, next to those of the t test: they decide
+nothing.
+"""
 
 from __future__ import annotations
 

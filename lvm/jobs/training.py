@@ -1,4 +1,4 @@
-"""One full training in a folder that it alone writes to, and goes on in when started again."""
+"""One full training in a folder of its own, resumed when started again."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def run(options: TrainOptions) -> int:
 
 
 def _trained(spec: ArmSpec, options: TrainOptions, config: RunConfig, dataset: Dataset) -> Lane:
-    """Train where it was asked and return what became of it."""
+    """Train in the requested place and return the outcome."""
     epochs = config.recipe.training.epochs
     race = Race("train", [spec], _progress(epochs), epochs=[epochs], schedule=config.schedule)
     executor = _executor(spec, options, config)

@@ -21,7 +21,7 @@ def unreached(run: Run) -> list[str]:
 
 
 def not_tried_section(run: Run) -> Iterator[Block]:
-    """Yield what this run cannot speak of."""
+    """Yield what this run did not cover."""
     found = [f"{name}: the run ended before this step." for name in unreached(run)]
     for step in run.summary.steps:
         found += [f"{n} ({step.title}): {why}" for n, why in step.left_out.items()]

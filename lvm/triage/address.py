@@ -41,7 +41,7 @@ def check_address(address: str | None) -> None:
 
 
 def check_growth(schedule: ScheduleConfig, address: str | None) -> None:
-    """Refuse to wait for nodes that nobody starts (UsageError): only a cluster can grow."""
+    """Refuse to wait for nodes that nothing starts (UsageError): only a cluster can grow."""
     if schedule.autoscaling and address in (None, "local"):
         raise UsageError(
             "schedule.autoscaling = true needs a cluster that adds nodes, but none was named; "
