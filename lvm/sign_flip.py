@@ -1,6 +1,4 @@
-"""P-values by flipping the signs of whole articles, next to those of the t test: they decide
-nothing.
-"""
+"""P-values by flipping the signs of whole articles: a second opinion that decides nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings that come with the verdict of a run: its warnings."""
+"""The warnings that come with the verdict of a run."""
 
 from __future__ import annotations
 

@@ -394,7 +394,7 @@ def test_an_out_folder_that_holds_another_run(world, tmp_path: Path, refused):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "journal.jsonl").write_text("{}\n")
     sentence = refused("--data", world.bank, "--recipe", world.recipe, out=tmp_path / "old")
-    for words in ("old", "another run", "choose another --out", "--resume"):
+    for words in ("old", "already holds a run", "choose another --out", "--resume"):
         assert words in sentence
 
 

@@ -373,7 +373,7 @@ def test_of_two_starts_into_one_folder_one_is_refused(small: Small):
     assert [status for status, _, _ in answers] == [2, 130]
     refused = answers[0][2]
     assert refused.startswith("error: ")
-    assert "is being driven by process" in refused or "holds another run" in refused
+    assert "is driven by process" in refused or "already holds a run" in refused
     assert kinds(small.folder / "both").count("run_started") == 1
     assert left_over(small.folder / "both") == []
 
@@ -400,7 +400,7 @@ def test_a_live_run_is_not_resumed_and_status_says_that_it_lives(small: Small, n
         before = (folder / "journal.jsonl").read_bytes()
         assert small.here("--resume", folder) == 2
         sentence = capsys.readouterr().err
-        for words in (f"{folder} is being driven by process {process.pid} on ", "wait for it or"):
+        for words in (f"{folder} is driven by process {process.pid} on ", "wait for it or"):
             assert words in sentence
         assert (folder / "journal.jsonl").read_bytes() == before
         assert run_command(lvm_main, ["status", "--json", str(folder)]) == 0

@@ -226,7 +226,7 @@ def test_entry_points_of_what_is_installed_are_imported(package, monkeypatch) ->
         ),
         (
             MODEL.replace("my_last", "gru"),
-            r"the plug-in bad\.py: two models are named 'gru', one of .* and one of .*; rename",
+            r"the plug-in bad\.py: two models are named 'gru', from .* and .*; rename",
         ),
     ],
 )
