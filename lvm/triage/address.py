@@ -73,7 +73,7 @@ def _not_reached(kind: str, texts: Sequence[str], address: str | None) -> Cluste
     # Ray appends the end of a log, or of a traceback: the cause is the last line of the last text.
     lines = list(dict.fromkeys((texts[0].splitlines()[0], texts[-1].splitlines()[-1].strip())))
     cause = " ".join(lines).rstrip(".")
-    return ClusterError(f"Ray did not start at {where} ({cause}); {remedy}.")
+    return ClusterError(f"Ray did not start on {where} ({cause}); {remedy}.")
 
 
 def _texts(error: BaseException) -> list[str]:

@@ -498,7 +498,7 @@ def test_relative_predictions_are_resumed_from_elsewhere_and_replaced_ones_refus
     predictions.write_bytes(kept)
     moved = Path(shutil.move(predictions, "moved.npy"))
     assert small.here("--resume", folder) == 2
-    assert "give --predictions again with where it lies now" in capsys.readouterr().err
+    assert "give --predictions again with its current path" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         interrupt_at(patch, Phase1Judged)
         assert small.here("--resume", folder, "--predictions", moved) == 130
@@ -586,7 +586,7 @@ def test_a_head_that_does_not_start_leaves_nothing(head: str, small: Small, tmp_
     for _ in range(2):  # the same --out is free again
         status, _, err = by_python(WITHOUT_A_HEAD, tmp_path / "head.py", *small.new(out.name))
         assert status == 2, err
-        assert "Ray could not be started at this machine (no raylet here)" in err
+        assert "Ray did not start on this machine (no raylet here)" in err
         assert not out.exists()
 
 
