@@ -38,7 +38,7 @@ def beside(work: Callable[[], Result], name: str, *, gives_way: bool = True) -> 
 
 @contextlib.contextmanager
 def products_alone() -> Iterator[None]:
-    """Let numpy's products use the thread that asks for them alone.
+    """Limit numpy's products to the calling thread.
 
     OpenBLAS' other threads belong to the process: they are as urgent as its first one, whoever asks
     for their work.

@@ -87,7 +87,7 @@ def shown(path: Path, *, kept: bool = False) -> str:
 
 
 def python_command(*, kept: bool = False) -> str:
-    """Return this interpreter as typed from here, so that a printed line works as it stands."""
+    """Return this interpreter as typed from here, so that a printed line works unchanged."""
     return shown(Path(sys.executable), kept=kept)
 
 
@@ -100,7 +100,7 @@ def lvm_command(*, kept: bool = False) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises UsageError, so that all bad input is answered alike."""
+    """An argument parser that raises UsageError, so that all bad input is reported the same way."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with argparse's finding and the way to the help."""
@@ -173,7 +173,7 @@ def nobody_reads() -> None:
 def answering(
     place: Callable[[], Path | None] = lambda: None, then: Callable[[], str] = lambda: ""
 ) -> Iterator[None]:
-    """Turn what nobody foresaw into an LvmError of one sentence; after a signal, into its end.
+    """Turn an unforeseen error into an LvmError of one sentence; after a signal, into its end.
 
     A disk that is full or cannot be written to becomes a UsageError, anything else a ProgramError
     whose traceback is kept in the folder that `place` returns, or a temporary file. `then` returns

@@ -1,4 +1,4 @@
-"""Functions that torch.compile makes faster on a GPU, and that run as they are where it cannot.
+"""Functions that torch.compile speeds up on a GPU, and that run uncompiled where it cannot.
 
 A compiled function is one of tensors alone: weights are arguments, so that one compilation serves
 every layer of a shape. It must trace without a graph break, which a test asks of each.

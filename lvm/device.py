@@ -45,7 +45,7 @@ def claim_if_there(use_gpu: bool) -> torch.device:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it."""
+    """Wait until the device has finished all queued work."""
     if device.type != "cpu":
         torch.get_device_module(device).synchronize(device)
 

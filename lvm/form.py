@@ -1,4 +1,4 @@
-"""What a Mamba network computes beside its sizes: most of it leaves no trace in shapes of weights.
+"""What a Mamba network computes, apart from its sizes: weight shapes reveal little of it.
 
 The defaults are the form of this program. The others are those of the two packages that people
 train Mamba with (mamba_ssm, Hugging Face transformers), and of the code that people write around

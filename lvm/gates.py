@@ -182,7 +182,7 @@ def _difference(
 
 
 def _on_articles(result: GateResult, mean: ArticleMean) -> GateResult:
-    """Add what the interval stands on."""
+    """Add what the interval is based on."""
     return replace(
         result,
         degrees=mean.degrees,

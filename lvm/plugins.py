@@ -34,7 +34,7 @@ GROUPS = ("lvm.models", "lvm.terms", "lvm.steps", "lvm.checks", "lvm.metrics")  
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """One plug-in as it is imported, here and on workers."""
+    """One plug-in, imported here and on workers."""
 
     name: str  # what a person calls it: the name of a file without its folder, or of a module
     module: str  # name under which it is imported
@@ -221,7 +221,7 @@ def _imported(plugin: Plugin, run: Callable[[str], Any], path: Path | None) -> N
 
 
 def _run_file(plugin: Plugin, path: Path, module: str) -> None:
-    """Import the bytes that were hashed, and leave no cache beside a person's file."""
+    """Import the hashed bytes, and leave no cache next to the user's file."""
     made = types.ModuleType(module)
     made.__file__ = str(path)
     sys.modules[module] = made  # dataclasses look for it there

@@ -37,7 +37,7 @@ def job_command(name: str, *, kept: bool = False) -> str:
 
 
 def typed(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
-    """Return flags as they are typed, from their values by name; without value they are left out.
+    """Return flags as typed, from their values by name; without value they are left out.
 
     `arguments` are those of a parser or a journal: a path may be a text there.
     """
@@ -71,7 +71,7 @@ def triage_command(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
 
 
 def resume_command(folder: Path, address: str | None, *, kept: bool = False) -> str:
-    """Return the command that goes on with the run in `folder`, on the same cluster."""
+    """Return the command that resumes the run in `folder` on the same cluster."""
     return triage_command({"resume": folder, "address": address}, kept=kept)
 
 

@@ -109,7 +109,7 @@ def line_of(event: Event, progress: Progress) -> dict[str, Any] | None:
     """Return what an event tells a program that `progress` has just taken; None for no progress.
 
     Every plain value of the event as it stands; `arm` is the name of an arm and `id` its
-    fingerprint. What a rung decides is told by the arms that it ends.
+    fingerprint. The arms that end show what a rung decided.
     """
     if isinstance(event, Rung):
         return None
@@ -182,7 +182,7 @@ class JsonLines:
         self._context.close()
 
     def skip(self, journal: Journal) -> None:
-        """Take note that a resumed run has told these events before."""
+        """Mark these events as already written by an earlier run."""
         self._events, self._num_written = journal.events, len(journal.events)
         self._progress = Progress(journal.events)
 

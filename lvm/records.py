@@ -60,7 +60,7 @@ class StopReason(StrEnum):
     NOT_EVALUABLE = "not evaluable"
     CRASHED = "crashed"
     STUCK = "stuck"  # no epoch for many times its usual time, twice
-    UNPLACED = "unplaced"  # no node had room for it in the time that it may wait
+    UNPLACED = "unplaced"  # no node had room for it in time
     LOST = "lost"  # its node or process went away more often than it may
     CANCELLED = "cancelled"
 
@@ -86,7 +86,7 @@ LIMITS = ("oracle", "random")  # rungs of the ladder that are the ends of its sc
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """What may be retrieved, stated beside every retrieval number."""
+    """What may be retrieved, stated with every retrieval number."""
 
     id: str  # fingerprint of the rows
     size: int  # rows
@@ -124,7 +124,7 @@ class Position(StrEnum):
     """Where a model lies against the front of untrained baselines."""
 
     ABOVE = "above"  # nothing on the front is as good in both metrics
-    ON = "on"  # not told apart from the front
+    ON = "on"  # not separable from the front
     BELOW = "below"  # a point of the front is better in both, or in one metric by far
     NOT_EVALUABLE = "not evaluable"
 
@@ -136,7 +136,7 @@ class Position(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class FrontPosition:
-    """A model held against the front; `lvm.evaluation.front` defines the terms."""
+    """A model compared with the front; `lvm.evaluation.front` defines the terms."""
 
     position: Position
     metrics: tuple[str, str]

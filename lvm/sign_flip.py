@@ -1,4 +1,4 @@
-"""P-values by turning whole articles over, beside those of the t: they decide nothing."""
+"""P-values by flipping the signs of whole articles: a second opinion that decides nothing."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ AGAIN_SECONDS = 0.05  # after which an interrupt that Python dropped is raised o
 
 @dataclass
 class _Heeding:
-    """Whether an end was asked for, and whether it may be raised now."""
+    """Whether an interrupt is pending, and whether it may be raised now."""
 
     taken: tuple[signal.Signals, ...]
     asked_at: float | None = None  # of the first signal, monotonic
@@ -46,7 +46,7 @@ class _Heeding:
             os._exit(ExitStatus.INTERRUPTED)
 
     def raise_waiting(self) -> None:
-        """Raise KeyboardInterrupt if it was asked for and nothing would be torn by it."""
+        """Raise a pending KeyboardInterrupt if nothing would be left half-written."""
         if self.waiting and not self.blocks:
             self.waiting = False
             raise KeyboardInterrupt
@@ -59,8 +59,8 @@ _heeding: _Heeding | None = None  # of this process, while a command runs
 def heeding_signals() -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into KeyboardInterrupt in the main thread; a second one ends at once.
 
-    What the process was told to ignore stays ignored, as Ctrl-C is by a shell's background jobs.
-    Inside another such block, or outside the main thread, nothing changes.
+    Signals that the process ignores stay ignored, as Ctrl-C is by a shell's background jobs. Inside
+    another such block, or outside the main thread, nothing changes.
     """
     global _heeding
     if _heeding is not None or not _in_main_thread():

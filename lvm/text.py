@@ -54,7 +54,7 @@ def title_of(metric: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """Return seconds, and minutes beside them when they are many."""
+    """Return seconds, with minutes when there are many."""
     minutes, rest = divmod(round(value), 60)
     return f"{value:,.1f} s" + (f" ({minutes} min {rest} s)" if minutes >= 2 else "")
 

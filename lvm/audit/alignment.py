@@ -1,4 +1,4 @@
-"""Does every prediction stand in the row of its window?
+"""Is every prediction in the row of its window?
 
 A mean over all rows hides a part that is broken: a model of which half the rows are mixed up looks
 like a model half as good. So rows are looked at in their places. Whether the model is good is not
@@ -24,7 +24,7 @@ from lvm.audit.rows_given import GivenRows, clear, given_rows, runs
 from lvm.audit.shifts import Shift, find_shift
 from lvm.audit.where import Ids, where_found
 
-ASKED = 2048  # rows that are held against every window
+ASKED = 2048  # rows compared with every window
 FOREIGN, AT_HOME = 0.25, 0.1  # share of other articles' windows that fit better than the own one
 MIN_STRAY = 5  # rows
 MIN_SOUND = 0.25  # of the rows: of rows that fit nothing, a tenth are at home by chance

@@ -1,4 +1,4 @@
-"""Checks of the bank and its index: what stands twice, what is missing, what an id means."""
+"""Checks of the bank and its index: what is repeated, what is missing, what an id means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part is broken where two disagree: the one that the others speak against.
+"""Which part is broken where two disagree: the one that the others contradict.
 
 The windows of a file overlap, so a vector stands in up to T + 1 of them, and each states a key for
 it. Keys that were made up, or targets that were overwritten, contradict each other within the file.
@@ -27,7 +27,7 @@ ONE_STEP = 0.9  # of the wrong vectors that are off by one and the same number o
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WrongBank:
-    """What speaks against the keys of the bank."""
+    """The evidence against the keys of the bank."""
 
     eval_share: float  # of vectors that are at their keys
     train_share: float

@@ -22,13 +22,13 @@ Look = Callable[["Material"], Iterable[Finding | Seen]]
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What the catalogue says of a check beside its code and its question."""
+    """The catalogue entry of a check, without its code and question."""
 
     blocks: bool = False  # whether a finding may stop a run
     meaning: str = ""  # what a finding means, where all mean the same
     next: str = ""  # what to do about one, likewise
     cause: int | None = None  # place among the causes, which are listed before the rest
-    of_model: bool = False  # looks at a trained model, and so is asked again after phase 1
+    of_model: bool = False  # checks a trained model, so it runs again after phase 1
     thorough: bool = False  # searches with many queries or needs a model: not for the quick look
     because: str = ""  # why a finding has steps asked first, as a clause
     for_arms: str = ""  # what a finding means for the arms of the steps, as a clause

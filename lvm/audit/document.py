@@ -134,7 +134,7 @@ class Plots(Part, frozen=True, kw_only=True):
 
 
 class AuditDocument(Part, frozen=True, kw_only=True):
-    """What an audit came to."""
+    """The result of an audit."""
 
     schema: int = 1
     verdict: str

@@ -37,7 +37,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One defect: what was seen against what is allowed, where, what it means, what to do.
+    """One defect: what was seen, what is allowed, where, what it means and what to do.
 
     `where` says which input and which rows, articles or blocks are worst: the keys `input` (one of
     train, eval, bank, index, predictions, checkpoint, gate, training), and where they apply
@@ -72,7 +72,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What one check came to."""
+    """The result of one check."""
 
     code: str
     status: Status

@@ -82,7 +82,7 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
     oracle = _judge(tried, gate, "oracle")
     if _verdict(oracle) == Verdict.NOT_EVALUABLE:
         raise NotEvaluable(
-            f"the {gate.name} gate cannot evaluate the oracle: {oracle[0].reason}",
+            f"the {gate.name} gate cannot judge the oracle: {oracle[0].reason}",
             "give eval windows from more articles",
         )
     if not _holds(oracle) or _mismeasured(gate, oracle):

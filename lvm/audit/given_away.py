@@ -90,7 +90,7 @@ def predictions_leaked(material: Material) -> Iterator[Seen]:
     ),
 )
 def predictions_repeated(material: Material) -> Iterator[Seen]:
-    """Report one row that stands for windows with different contexts, where other rows differ.
+    """Report one row repeated for windows with different contexts, where other rows differ.
 
     One output for every window is IGNORES_INPUT's to report. A model with few outputs to choose
     from (rows of a bank, a code book) repeats itself, but not for windows in a row.

@@ -39,7 +39,7 @@ class Lineage:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """Which of some articles a lineage was trained on, and who could not be asked."""
+    """Which of some articles a lineage was trained on, and which ancestors are unreadable."""
 
     articles: Int[np.ndarray, " a"]
     by_text: bool = False  # known by their text: some of the ids are of another bank

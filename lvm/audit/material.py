@@ -160,7 +160,7 @@ class Material:
     checkpoint: CheckpointPart | None = None
     predictions: Tensor | None = None  # [M, D] unit rows, one per eval window
     seen: SeenArticles | None = None  # what the given model has read, as a person states it
-    index: Index | None = None  # a person's own index, to be held against the bank
+    index: Index | None = None  # the user's index, to compare with the bank
     training: TrainingLog | None = None
     encoder: EncoderRequest | None = None  # to embed a few texts again
     mask: str = "own contexts"  # what the evaluation leaves out of the pool

@@ -1,4 +1,4 @@
-"""Are the articles of one part of the data vectors of one encoder?
+"""Do all articles in one part of the data come from one encoder?
 
 Where every file holds a share of articles from another encoder, train and eval are alike and no
 comparison of files sees it. The articles among themselves show it. Take the chunks of an article

@@ -15,7 +15,7 @@ KNOWS = 0.3  # below the loss of guessing: an untrained model with a residual pa
 
 
 def negatives_fewer(log: TrainingLog) -> Iterator[Finding]:
-    """Compare the negatives that stood against each target with those the recipe asks for."""
+    """Compare the negatives used per target with those in the recipe."""
     if log.recipe.objective.contrastive_weight == 0:
         return
     configured = log.first("configured_negatives")
@@ -46,8 +46,8 @@ def stated_negatives_finding(
 ) -> Finding | None:
     """Return the finding on a softmax of `seen_columns` that is stated to have `stated` columns.
 
-    `first_loss` is the contrastive loss of the first update of a model that knows nothing yet: it
-    is about ln(columns), so one far below tells of fewer. None where it is not known.
+    `first_loss` is the contrastive loss of the first update of an untrained model: it is about
+    ln(columns), so one far below tells of fewer. None where it is not known.
     """
     values = {"columns": float(seen_columns), "stated": float(stated)}
     signs = []

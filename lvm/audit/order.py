@@ -136,7 +136,7 @@ def _some_interleaved(side: Coherence) -> Iterator[Finding]:
 
 
 def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
-    """Hold the direction of the eval side, beside its lift, against that of the train side."""
+    """Compare the direction of the eval side, relative to its lift, with that of the train side."""
     try:
         train = coherence(material, "train")
     except NotEvaluable:

@@ -1,4 +1,4 @@
-"""What the LOADER check says of the numbers that lie beside the weights."""
+"""The LOADER check of the numbers stored with the weights."""
 
 from __future__ import annotations
 

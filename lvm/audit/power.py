@@ -1,4 +1,4 @@
-"""Could the gates tell at all? Intervals over articles against what has to be told apart."""
+"""Are the intervals over articles narrow enough for the gates to decide?"""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def _profile(places: Iterable[int], levels: Iterable[Level | None], windows: int
 def _coherence_blocks(material: Material) -> dict[str, object]:
     """What neighbours share beyond random pairs, per block of eval articles in order of their id.
 
-    `train` is the level that the blocks are held against, `low` and `high` its band; all three are
+    `train` is the level that the blocks are compared with, `low` and `high` its band; all three are
     missing without a train side.
     """
     side = coherence(material, "eval")

@@ -1,4 +1,4 @@
-"""Windows that stand in a file several times."""
+"""Windows that a file repeats."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def suspects(side: Side) -> Int[np.ndarray, " m"]:
 
 
 def repeated_windows(material: Material) -> Iterator[Finding]:
-    """Report files in which windows stand several times."""
+    """Report files that repeat windows."""
     for side in material.sides:
         if side.file is None:
             continue

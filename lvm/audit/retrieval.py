@@ -177,7 +177,7 @@ def _hubs(index: Index, asked: Float[Tensor, "q W"], masked: Int[np.ndarray, "q 
 
 @dataclass(frozen=True, eq=False)
 class InSpace:
-    """What the queries come to in one space."""
+    """The results of the queries in one space."""
 
     hits: Float[np.ndarray, " q"]  # R@5 of each query, own contexts masked
     paired: float  # cosine with the own target

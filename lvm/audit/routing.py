@@ -21,7 +21,7 @@ WHY_RARELY_FOUND = "the cosine beats every trivial predictor, but the target is 
 
 
 class Routed(Protocol):
-    """What is asked of a step to put it in order."""
+    """The part of a step that routing needs."""
 
     @property
     def number(self) -> int:
@@ -33,7 +33,7 @@ class Routed(Protocol):
 
     @property
     def first_on(self) -> Collection[str]:
-        """The codes on which it is asked first."""
+        """The finding codes that put it first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Run every check, whatever breaks, and say what they came to."""
+"""Run every check, even if some crash, and collect the results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]  # code of the check that starts, its
 
 
 class AuditVerdict(StrEnum):
-    """What an audit came to."""
+    """The result of an audit."""
 
     BLOCKED = "BLOCKED"
     UNSURE = "UNSURE"  # a check broke: the data is not called clean

@@ -189,7 +189,7 @@ def _predictions(
 
 
 def _add_given(material: Material, bank: Bank, test: Sample) -> None:
-    """Put the person's predictions beside the ladder, where they are one per eval window."""
+    """Add the user's predictions to the ladder if there is one per eval window."""
     given = material.predictions
     if material.dataset is not None:
         expected = len(material.dataset.test)

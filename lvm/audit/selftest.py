@@ -67,7 +67,7 @@ class Bench:
 
     @functools.cached_property
     def pool(self) -> Pool:
-        """What is retrieved from, as it stands beside every number."""
+        """The pool, as reported with every number."""
         return Pool(id=self.rows.bank.fingerprint, size=len(self.rows), mask=self.mask)
 
     def sample(self, split: str) -> Sample:

@@ -72,7 +72,7 @@ def complete(
 def own_data(material: Material, checkpoint: Path) -> Material:
     """Return the bundled sample where a checkpoint was trained on it, else no data at all.
 
-    A checkpoint that is audited alone must not be held against text that it has nothing to do with.
+    A checkpoint audited alone must not be compared with unrelated text.
     """
     from lvm.audit.loaded import names_data
     from lvm.training.checkpoint import read_manifest

@@ -1,4 +1,4 @@
-"""What a person states that a model has read, held against the bank that the model is judged in.
+"""What the user states that a model has read, compared with the evaluation bank.
 
 A plain list of ids is taken at its word. Where the statement brings vectors, the text decides:
 
@@ -25,7 +25,7 @@ MOST_COMPARED = 4096
 
 
 def check_stated(stated: SeenArticles, bank: Bank | None) -> None:
-    """Refuse a statement that cannot be held against a bank.
+    """Refuse a statement that cannot be compared with a bank.
 
     Raises DataError where it names no article of the bank though it names some, where its vectors
     are of another width, and where its ids may be those of another bank.

@@ -1,7 +1,7 @@
-"""Checks of a training: did it see what it was said to see, did it learn, and can it be judged yet?
+"""Checks of a training: did it use the stated negatives, did it learn, and can it be judged yet?
 
-They read what the loop measured beside the training (`EpochRecord.health`, lvm/training/health.py),
-so they cost nothing. None of them blocks: the arm is repaired, or judged NOT_EVALUABLE.
+They read what the loop measured during training (`EpochRecord.health`, lvm/training/health.py), so
+they cost nothing. None of them blocks: the arm is repaired, or judged NOT_EVALUABLE.
 
 Where a threshold differs from the catalogue's starting point, it was measured on the bundled text
 with the laptop preset. There the AR term of the report's own recipe has .03 to .07 of the gradient

@@ -1,4 +1,4 @@
-"""What an audit came to, in words."""
+"""The result of an audit, in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NUM_NAMED = 5  # rows or articles of a finding that are named in words
 
 
 def answer(document: AuditDocument) -> str:
-    """Return what the audit came to, in one line."""
+    """Return the result of the audit in one line."""
     match document.verdict:
         case "BLOCKED":
             return f"BLOCKED: {', '.join(blocking_codes(document))}"
@@ -69,7 +69,7 @@ def unverified(document: AuditDocument) -> list[str]:
 
 
 def cautions(document: AuditDocument) -> list[str]:
-    """Return what stands above everything else that an audit says."""
+    """Return the warnings that come before everything else in an audit report."""
     return [*unverified(document), *overrides(document), *broken(document)]
 
 

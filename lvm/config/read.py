@@ -81,6 +81,6 @@ def run_config_of(values: Mapping[str, object]) -> RunConfig:
 def _with_plugins(names: object) -> tuple[str, ...]:
     """Import the modules of a recipe's `plugins` and return their names."""
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"plugins is {brief(names)}, expected a list of names of modules.")
+        raise ConfigError(f"plugins must be a list of module names (got {brief(names)}).")
     load_modules(names)
     return tuple(names)

@@ -106,7 +106,7 @@ class ObjectiveConfig:
             require(ok, f"objective.{key}", value, "a finite number of at least 0")
         require_one_of("objective.mmd_balance", self.mmd_balance, ("fixed", "gradient"))
         for name in self.terms:
-            where = f"objective.{name}_weight" if name in OWN_KEYS else "a term of another name"
+            where = f"objective.{name}_weight" if name in OWN_KEYS else "a term with another name"
             if name in (*OWN_KEYS, *RECORDED, *METRICS.names()):
                 raise ConfigError(f"objective.terms.{name} is taken; write it as {where}.")
         total = sum(self.weights.values())
@@ -164,7 +164,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NegativesConfig:
-    """Which rows stand against the target in the contrastive loss."""
+    """The negatives of the contrastive loss."""
 
     candidates: str = "batch"  # "batch": the targets of the global batch; "bank": every row
     same_article: int = 0  # extra negatives per window from another place of its article
@@ -237,9 +237,9 @@ class Recipe(Section):
         require(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
         if self.search_space == "projected" and not self.has_head:
             raise ConfigError(
-                'search_space = "projected" needs the projection head, which is trained where '
-                'objective.space is "projected" and objective.contrastive_weight is above 0 (got '
-                f'"{self.objective.space}" and {self.objective.contrastive_weight:g}).'
+                'search_space = "projected" needs the projection head, which is only trained '
+                'when objective.space is "projected" and objective.contrastive_weight is above '
+                f'0 (got "{self.objective.space}" and {self.objective.contrastive_weight:g}).'
             )
 
     @property

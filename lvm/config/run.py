@@ -57,7 +57,7 @@ class ScheduleConfig:
     rung_metric: str = "eval_cosine"  # ranks the arms at a rung
     metric_across_spaces: str = "mrr"  # ranks them where the arms are searched in several spaces
     gpus_per_arm: float = 1.0  # below 1, arms of one worker share a GPU
-    max_restarts: int = 3  # times that an arm whose process or node went away goes on elsewhere
+    max_restarts: int = 3  # times that an arm is restarted after losing its process or node
     wait_minutes: float = 20.0  # how long arms that nothing has room for are waited for
     stuck_factor: float = 20.0  # an arm is stuck after so many of its usual epochs without one
     stuck_seconds: float = 300.0  # and never before

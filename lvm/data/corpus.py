@@ -1,6 +1,6 @@
 """Documents to chunks: text files, JSON lines and Wikipedia dumps.
 
-A chunk is what one vector stands for: one to three sentences that follow each other in a document.
+A chunk is the text behind one vector: one to three sentences that follow each other in a document.
 """
 
 from __future__ import annotations

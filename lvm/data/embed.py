@@ -2,8 +2,8 @@
 
     documents -> chunks -> sorted by length -> parts of 512 -> bank
 
-Every finished part is kept in the folder OUT.parts, so that an interrupted run goes on where it
-stopped and ends in the same bytes. OUT itself appears at the end, by one rename.
+Every finished part is kept in the folder OUT.parts, so that an interrupted run resumes where it
+stopped and produces the same bytes. OUT itself appears at the end, by one rename.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def embed_documents(
 ) -> Bank:
     """Embed the chunks of `documents` into the bank folder `out`, in parts of `part_size` chunks.
 
-    An `out` that already holds this bank is returned as it is. What was left out or split is said
+    An `out` that already holds this bank is returned unchanged. What was left out or split is said
     on standard error and in the manifest; a document that cannot be embedded is left out where
     `skip` says so. Raises ResumeError when `out` or its parts come from another encoder or other
     text, DataError without chunks or for such a document, UsageError for a dtype other than float32
@@ -164,7 +164,7 @@ def _open_parts(parts: Path, job: Mapping[str, object]) -> None:
 
 
 def _check_same_job(job: Mapping[str, Any], earlier: Mapping[str, Any], where: Path) -> None:
-    """Refuse to go on in, or to overwrite, what was made from another encoder or other text."""
+    """Refuse to continue or overwrite a folder made with another encoder or from other text."""
     lowest = _lowest_probe_cosine(job["probes"], earlier.get("probes", []))
     differences = {
         "the encoder": (earlier.get("embedder"), job["embedder"]),

@@ -21,7 +21,7 @@ Count = Callable[[Sequence[str]], Sequence[int]]  # texts -> tokens of each, wit
 
 @dataclass(frozen=True)
 class Chunked:
-    """A document and the chunks that stand for it."""
+    """A document and its chunks."""
 
     title: str
     chunks: list[str]

@@ -1,4 +1,4 @@
-"""Who can reach the machines of a cluster file, and what the provider is asked for."""
+"""Who can reach the machines of a cluster file, and what is requested from the provider."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys that nobody reads, and what Ray's own schema refuses."""
+"""Unknown keys, and keys that Ray's schema refuses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PROVIDER_KEYS: dict[str, set[str]] = {
 def unknown_key(
     place: Place, key: str, known: Iterable[str], where: str, *, complete: bool = True
 ) -> Defect:
-    """Return the defect of a key that nobody reads.
+    """Return the defect of an unknown key.
 
     Where the known keys are not complete, one that is near to none of them is a warning.
     """

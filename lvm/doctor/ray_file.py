@@ -25,7 +25,7 @@ class NodeType:
 
     @property
     def config(self) -> Place:
-        """What the provider is asked for."""
+        """What is requested from the provider."""
         return self.place.at("node_config")
 
 

@@ -1,4 +1,4 @@
-"""Runs in a folder that nobody drives any more, told by their locks and by MLflow.
+"""Runs in a folder that no process drives any more, according to their locks and MLflow.
 
 Nothing is changed: what is found comes with the command that continues or closes it.
 """

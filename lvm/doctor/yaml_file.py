@@ -1,4 +1,4 @@
-"""The door to yaml: a file as values that know the line they stand on."""
+"""The door to yaml: a file as values with line numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands behind the metrics of a model: distributions, both spaces, and windows to look at.
+"""The evidence behind the metrics of a model: distributions, both spaces, and windows to look at.
 
 The numbers are bounded whatever the data: histograms of at most 40 bins, nine windows, ranks at
 round places. They go into the journal, so that a report can be drawn from it alone.

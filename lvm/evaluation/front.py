@@ -1,4 +1,4 @@
-"""The front: what can be had without training, and where a model lies against it.
+"""The front: what needs no training, and where a model lies against it.
 
 No single rung of the ladder is the one to beat. `weighted_mix` has the best cosine, another rung
 the best R@5, and a model between them may beat each in one metric and still be worth nothing. Let
@@ -43,7 +43,7 @@ from lvm.metrics import FRONT
 from lvm.records import Estimate, FrontPosition, Position
 from lvm.statistics import article_mean
 
-TRADE = 10  # between weighted_mix and its neighbour 9 points of R@5 are to be had for one of cosine
+TRADE = 10  # between weighted_mix and its neighbour 9 points of R@5 cost one of cosine
 LEVEL = 1e-12  # rungs whose payoffs differ by less are equally near
 
 

@@ -1,4 +1,4 @@
-"""The ladder on a split: every trivial predictor under the metrics of the models beside it."""
+"""The ladder on a split: every untrained predictor under the same metrics as the models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def judge_ladder(
 ) -> dict[str, Evaluation]:
     """Return the evaluation of each predictor, ranked on `device`, where the pool is put once.
 
-    `keep` is given what each predictor came to on every window.
+    `keep` receives the results of each predictor on every window.
     """
     windows, found = dataset.split(split), {}
     for name, predict in predictors.items():

@@ -94,7 +94,7 @@ def add_triage_flags(p: argparse.ArgumentParser) -> None:
 
 
 def triage_options(parsed: argparse.Namespace) -> TriageOptions:
-    """Return what a triage is asked, from its parsed flags."""
+    """Return the options of a triage from its parsed flags."""
     return TriageOptions(**_values(TriageOptions, parsed))
 
 
@@ -125,7 +125,7 @@ def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -
 
 
 def train_options(parsed: argparse.Namespace) -> TrainOptions:
-    """Return what a training is asked, from its parsed flags."""
+    """Return the options of a training from its parsed flags."""
     return TrainOptions(**_values(TrainOptions, parsed))
 
 
@@ -165,7 +165,7 @@ def add_audit_flags(p: argparse.ArgumentParser) -> None:
 
 
 def audit_options(parsed: argparse.Namespace) -> AuditOptions:
-    """Return what an audit is asked."""
+    """Return the options of an audit."""
     return AuditOptions(**_values(AuditOptions, parsed))
 
 

@@ -1,6 +1,6 @@
-"""What a job is asked on its command line: one frozen value of typed fields each.
+"""The options of a job's command line: one frozen value of typed fields each.
 
-The fields stand in the order of the flags, which is the order in which a command is printed.
+The fields are in the order of the flags, which is the order in printed commands.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lvm.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class TriageOptions:
-    """What a triage is asked; None where a flag is left out."""
+    """The options of a triage; None where a flag is left out."""
 
     data: Path | None = None
     train: Path | None = None
@@ -46,7 +46,7 @@ class TriageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What a training is asked."""
+    """The options of a training."""
 
     data: Path | None = None
     recipe: Path | None = None
@@ -64,7 +64,7 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions:
-    """What an audit is asked."""
+    """The options of an audit."""
 
     data: Path | None = None
     train: Path | None = None
@@ -86,7 +86,7 @@ class AuditOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """What a doctor is asked to look at: one of these, else this machine."""
+    """The options of the doctor: one of these, else this machine."""
 
     cluster: Path | None = None
     address: str | None = None
@@ -95,7 +95,7 @@ class DoctorOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """What the judgement of a checkpoint is asked."""
+    """The options of an evaluation."""
 
     checkpoint: Path
     data: Path | None = None

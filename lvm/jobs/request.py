@@ -1,4 +1,4 @@
-"""What a triage is asked: its configuration, its files, and what a resumed run may change."""
+"""The options of a triage: configuration, files, and what a resumed run may change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lvm.triage.preflight import own_checkpoint
 from lvm.triage.request import Request
 
 DATA = ("data", "train", "eval", "payload")
-NOT_ASKED = ("out", "resume", "address", "show", "json")  # of how it is run, not of what is asked
+NOT_ASKED = ("out", "resume", "address", "show", "json")  # about how it runs, not what it computes
 
 
 def data_request(options: TriageOptions) -> DataRequest:
@@ -43,7 +43,7 @@ def configuration(options: TriageOptions, journal: Journal | None = None) -> Run
     """Return the preset, changed by the recipe; the plug-ins are imported before.
 
     A run that was fetched from another machine may have left its recipe there: its journal holds
-    what came of it.
+    the result.
     """
     load_given(options.plugin)
     recipe = options.recipe
@@ -162,7 +162,7 @@ def _located(options: TriageOptions, journal: Journal, key: str, told: str | Non
     if told is None:
         return None
     path: Path = getattr(options, key) or Path(told)
-    if not path.exists() and key != "recipe":  # the journal holds what came of the recipe
+    if not path.exists() and key != "recipe":  # the journal holds the resolved recipe
         raise ResumeError(
             f"{journal.folder} was started with --{key} {path}, which does not exist here; give "
             f"--{key} again with its current path."

@@ -1,4 +1,4 @@
-"""One full training in a folder that it alone writes to, and goes on in when started again."""
+"""One full training in a folder of its own, resumed when started again."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _configuration(options: TrainOptions) -> RunConfig:
 def _trained(
     spec: ArmSpec, options: TrainOptions, config: RunConfig, dataset: Dataset, progress: TextIO
 ) -> Lane:
-    """Train where it was asked and return what became of it."""
+    """Train in the requested place and return the outcome."""
     epochs = config.recipe.training.epochs
     race = Race(
         "train", [spec], _progress(epochs, progress), epochs=[epochs], schedule=config.schedule

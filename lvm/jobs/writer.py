@@ -1,4 +1,4 @@
-"""The pen of a run: events go to the journal first, then to whoever watches."""
+"""The pen of a run: events go to the journal first, then to the views."""
 
 from __future__ import annotations
 

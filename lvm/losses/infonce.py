@@ -36,7 +36,7 @@ class InfoNCEOutput:
     """The loss and how hard the question was."""
 
     loss: Float[Tensor, ""]
-    # Candidates that stood against the positive, mean over rows, after masks; float64.
+    # Negatives per row after masking, mean over rows; float64.
     num_negatives: Float[Tensor, ""]
 
 

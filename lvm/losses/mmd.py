@@ -30,7 +30,7 @@ def mmd2_unbiased(
     """
     m, n = len(x), len(y)
     if m < 2 or n < 2:
-        raise ValueError(f"the unbiased MMD needs two rows on each side, seen {m} and {n}")
+        raise ValueError(f"the unbiased MMD needs at least 2 rows on each side (got {m} and {n})")
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         squared = _squared_distances(torch.cat([x.to(dtype), y.to(dtype)]))

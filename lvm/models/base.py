@@ -132,8 +132,8 @@ def build_model(config: ModelConfig, width: int, seed: int) -> NextVectorModel:
     )
     if model.has_document_tower and not moves_documents(config.name):
         raise ConfigError(
-            f"model {config.name!r} has encode_documents, but it is registered as a function that "
-            "does not; register its class."
+            f"model {config.name!r} has encode_documents, but is registered as a function "
+            "without it; register its class."
         )
     return model
 
@@ -149,7 +149,7 @@ def moves_documents(name: str) -> bool:
 
 
 def seeded(build: Callable[[], Module], seed: int) -> Module:
-    """Run `build` with torch's CPU generator at `seed` and put the generator back afterwards.
+    """Run `build` with torch's CPU generator at `seed`, then restore the generator.
 
     torch's own layers initialise themselves from the global generator and accept no other, so it
     is borrowed here rather than rewriting every initialisation.

@@ -80,7 +80,7 @@ def groups_and_state(both: int, heads: int, args: Args) -> tuple[int, int]:
         if stated < 1 or both % stated or heads % stated:
             raise CheckpointError(
                 f"args state {stated} groups, which must divide {heads} heads and the {both} "
-                "channels of B; these weights are of another model than the args."
+                "channels of B; these weights do not match the args."
             )
         return stated, both // stated
     groups = _groups_of_state(both, heads, args) or 1
@@ -210,7 +210,7 @@ class Alternative:
 def alternatives(config: ModelConfig, args: Args, *, gated: bool) -> list[Alternative]:
     """Return all ways to compute a fitted Mamba network, the likeliest first.
 
-    They differ in what neither shapes nor args tell. One entry where everything is told.
+    They differ in what neither shapes nor args tell. One entry if every setting is stated.
     """
     open_ = dict(_open(config, args, gated))
     found = []
@@ -241,7 +241,7 @@ def _words(chosen: Mapping[str, Any]) -> str:
 
 
 def _open(config: ModelConfig, args: Args, gated: bool) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield each setting that is not told, with its values, the likeliest first."""
+    """Yield each setting that is not stated, with its values, likeliest first."""
     form = config.form
     if gated:
         both = form.groups * config.state

@@ -42,7 +42,7 @@ _chosen: dict[str, str] = {}
 @functools.cache
 def note_dual_alone(setting: str) -> None:
     """Say once, in the log, which setting leaves the dual form as the only one."""
-    log.info("Mamba-2 layers train in the dual form: the others cannot serve %s", setting)
+    log.info("Mamba-2 layers train in the dual form because the others do not support %s", setting)
 
 
 def choose(about: str, forms: Mapping[str, Form], u: Tensor, weights: Sequence[Tensor]) -> str:

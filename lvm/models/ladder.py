@@ -1,4 +1,4 @@
-"""The ladder: trivial predictors that every trained model has to stand beside.
+"""The ladder: untrained predictors that every trained model is compared with.
 
 They have no network and, but for ridge, next to nothing to fit. A model below `copy_last` has not
 learned to predict; a metric on which `oracle` is not perfect is broken.

@@ -40,7 +40,7 @@ class Mamba2Layer(MambaLayer):
         why_not = config.form.why_not_plain
         if why_not is not None and config.backend in FUSED:
             raise ConfigError(
-                f"model.backend = {config.backend!r} cannot be used with {why_not}; use 'auto'."
+                f"model.backend = {config.backend!r} does not support {why_not}; use 'auto'."
             )
         super().__init__(config, Mamba2Block(config))
 
@@ -61,7 +61,7 @@ class Mamba2Layer(MambaLayer):
         return trains and fits and u.device.type == "cuda" and is_allowed()
 
     def _form(self, u: Tensor, last_only: bool) -> str:
-        """Return the form that was asked for, or the fastest of those that can serve."""
+        """Return the requested form, or the fastest that works here."""
         block = self.mixer
         if block.form.why_not_plain is not None:  # the others would compute another model
             forms.note_dual_alone(block.form.why_not_plain)

@@ -104,8 +104,8 @@ class Mamba2Block(nn.Module):
         self.inner = config.hidden * config.expand
         if self.inner % config.head_dim:
             raise ConfigError(
-                f"model.head_dim is {config.head_dim}, expected a divisor of hidden * expand = "
-                f"{self.inner}; change one of the three in the recipe."
+                f"model.head_dim must divide hidden * expand = {self.inner} (got "
+                f"{config.head_dim})."
             )
         heads = self.inner // config.head_dim
         if heads % self.form.groups:

@@ -38,9 +38,7 @@ def require(device: torch.device) -> None:
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(name, "gpu", "model.backend = mamba_ssm")
     if device.type != "cuda":
-        raise ConfigError(
-            f"model.backend is 'mamba_ssm' on the device {device}, expected CUDA; use 'auto'."
-        )
+        raise ConfigError(f"model.backend = 'mamba_ssm' needs CUDA (got {device}); use 'auto'.")
 
 
 def scan(

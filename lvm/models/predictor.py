@@ -58,8 +58,8 @@ class Predictor(nn.Module):
     def _project(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B W"]:
         if self.head is None:
             raise CheckpointError(
-                "the projected space was asked of a model without a projection head; "
-                "search it in the raw space, or train with objective.space = 'projected'."
+                "this model has no projection head, so no projected space; search the raw "
+                "space, or train with objective.space = 'projected'."
             )
         projected: Tensor = self.head(vectors)
         return projected

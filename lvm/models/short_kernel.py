@@ -40,17 +40,17 @@ def refusal(u: Tensor, weights: Weights, state: int, dtype: torch.dtype) -> str 
     if not is_installed():
         return "triton is not installed"
     if u.device.type != "cuda" and not on_cpu:
-        return f"there are none for the device {u.device.type}"
+        return f"they do not support the device {u.device.type}"
     if u.shape[1] > LIMIT:
         return f"{u.shape[1]} positions are more than {LIMIT}"
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"{dtype} is not one of their dtypes"
+        return f"{dtype} is not a supported dtype"
     if any(weight.dtype != torch.float32 for weight in weights):
         return "the weights are not float32"
     if width & (width - 1) or state & (state - 1):
-        return f"head_dim {width} and state {state} have to be powers of two"
+        return f"head_dim {width} and state {state} must be powers of two"
     if power_of_two(heads) * width > WINDOW_LIMIT:
-        return f"{heads} heads of {width} channels are more than one program can hold"
+        return f"{heads} heads of {width} channels do not fit in one program"
     return None
 
 

@@ -36,8 +36,7 @@ def num_heads(config: ModelConfig) -> int:
     """Return hidden / head_dim; ConfigError when it is not a whole number."""
     if config.hidden % config.head_dim:
         raise ConfigError(
-            f"model.head_dim is {config.head_dim}, expected a divisor of "
-            f"hidden = {config.hidden}; change one of the two in the recipe."
+            f"model.head_dim must divide hidden = {config.hidden} (got {config.head_dim})."
         )
     return config.hidden // config.head_dim
 

@@ -1,4 +1,4 @@
-"""The audit in a report: the worst findings first, what could not be looked at, small plots."""
+"""The audit in a report: the worst findings first, what was not checked, small plots."""
 
 from __future__ import annotations
 

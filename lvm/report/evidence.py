@@ -1,4 +1,4 @@
-"""What stands behind the metrics: ranks, cosines, both spaces, and windows in words.
+"""The evidence behind the metrics: ranks, cosines, both spaces, and windows in words.
 
 Everything is read from the `evidence` of the events `test_judged`.
 """

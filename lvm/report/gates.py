@@ -48,7 +48,7 @@ Row = tuple[str, str, GateResult]  # model or arm, split, gate
 
 
 def gates_section(run: Run) -> Iterator[Block]:
-    """Yield every gate with its interval, then what stands behind the intervals."""
+    """Yield every gate with its interval, then how the intervals are computed."""
     rows = list(_rows(run))
     if not rows:
         yield Paragraph("No gate judged yet.", "note")

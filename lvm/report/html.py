@@ -1,4 +1,4 @@
-"""Write the blocks of a report as one HTML page that needs nothing but itself."""
+"""Write the blocks of a report as one self-contained HTML page."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def not_asked(run: Run) -> list[str]:
 
 
 def not_tried_section(run: Run) -> Iterator[Block]:
-    """Yield what this run cannot speak of."""
+    """Yield what this run did not cover."""
     found = [f"{name}: the run ended before this step." for name in unreached(run)]
     found += [f"{name}: it was not among --steps." for name in not_asked(run)]
     for step in run.summary.steps:

@@ -134,7 +134,7 @@ def _rest(step: StepShown, shown: Sequence[ArmShown]) -> Iterator[Block]:
     """Say which arms the tables leave out."""
     if rest := left_out(step, shown):
         text = (
-            "The tables show the control, the chosen arms and the best by MRR on dev; the "
+            "The tables show the control, the chosen arms and the best by MRR on dev; "
             f"{rest} of this step are in verdict.json."
         )
         yield Paragraph(text, "note")

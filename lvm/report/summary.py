@@ -71,7 +71,7 @@ def _no_cause(run: Run) -> str:
 
 
 def _confidence(run: Run) -> str:
-    """Describe the success gate that stands behind the verdict, or the one that came nearest."""
+    """Describe the success gate behind the verdict, or the one that came closest."""
     arm, phase1 = run.summary.arm, run.summary.phase1
     candidates = [(_phase1_name(run), phase1.verdict, phase1.gates)]
     candidates += [(confirmed_name(run, e), e.verdict, e.gates) for e in run.state.of(Confirmed)]
@@ -157,7 +157,7 @@ def _crosses(run: Run) -> bool:
 
 
 def _again(run: Run) -> str:
-    """Return the command of a new run that is asked the same; an old journal holds only its own."""
+    """Return the command of a new run with the same options; an old journal holds only its own."""
     return run.started.again or run.started.command
 
 

@@ -29,7 +29,7 @@ MARKS = {  # kind of a leaf -> mark, what the mark means
 }
 
 
-ATTRIBUTED = {  # whom a confirmation speaks for
+ATTRIBUTED = {  # which cause a confirmation supports
     "step": "it beats the unchanged recipe at the same budget",
     "more training": "the unchanged recipe also holds the gate, so more training is the cause",
     "open": "an interval crosses its bound",
@@ -99,7 +99,7 @@ def _since(run: Run, action: str, **values: object) -> str:
 
 
 def _end(run: Run) -> tuple[str, str]:
-    """Return what the run came to, and why it stopped there."""
+    """Return the result of the run, and why it stopped there."""
     headline = run.summary.headline
     return headline.split(":")[0], _since(run, "Stop")
 

@@ -1,4 +1,4 @@
-"""Where a running or finished triage stands, from its journal; `screen` shows it.
+"""The state of a running or finished triage, from its journal; `screen` shows it.
 
 journal --status--> Standing --screen--> 24 lines
                              --as_json--> one JSON object
@@ -47,7 +47,7 @@ from lvm.triage.verdict import build_verdict
 
 
 def status(state: RunState, folder: Path, now: float, driver: Driver | None = None) -> Standing:
-    """Return where the run in `folder` stands at `now` (seconds since 1970).
+    """Return the state of the run in `folder` at `now` (seconds since 1970).
 
     `driver` is what the folder's lock says (`lvm.triage.lock.driver_of`), None without one.
     """

@@ -1,4 +1,4 @@
-"""Where a run stands, on one screen of 24 lines."""
+"""The state of a run on one screen of 24 lines."""
 
 from __future__ import annotations
 

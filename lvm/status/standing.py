@@ -1,4 +1,4 @@
-"""Where a run stands, as `lvm status --json` tells it: one frozen struct."""
+"""The state of a run, as `lvm status --json` prints it: one frozen struct."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Blocking(Part, frozen=True, kw_only=True):
 
 
 class AuditStanding(Part, frozen=True, kw_only=True):
-    """What the audit came to."""
+    """The result of the audit."""
 
     verdict: str
     answer: str
@@ -67,7 +67,7 @@ class GainStanding(Part, frozen=True, kw_only=True):
 
 
 class Standing(Part, frozen=True, kw_only=True):
-    """Where a run stands.
+    """The state of a run.
 
     `state` is running, interrupted or finished; `seconds` and `seconds_left` leave out what lay
     between an interruption and its resumption.

@@ -62,7 +62,7 @@ class Lane:
 
     @property
     def state(self) -> str:
-        """Where it stands, in words."""
+        """Its state, in words."""
         return str(self.ended.reason) if self.ended else "begun" if self.epoch else "not begun"
 
     def measured(self, name: str) -> float | None:

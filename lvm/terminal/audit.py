@@ -1,4 +1,4 @@
-"""What a person sees of an audit on a terminal: how far it is, and what it came to."""
+"""An audit on a terminal: its progress and its result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEVERITY_STYLES = {"block": "red", "warn": "yellow"}
 
 
 def print_audit(document: AuditDocument, stream: TextIO) -> None:
-    """Print what an audit came to: the answer, findings, blind spots, seconds."""
+    """Print the result of an audit: the answer, findings, blind spots, seconds."""
     console = Console(file=stream, highlight=False)
 
     def say(text: str, style: str = "") -> None:

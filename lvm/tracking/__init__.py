@@ -117,8 +117,8 @@ class Tracker:
     def close(self, events: RunState, summary: Summary | None = None) -> None:
         """Write all, keep the files of the run as artifacts, and end every run.
 
-        `summary` is what the run came to. The parent ends FINISHED after a verdict, KILLED
-        after an interruption, and FAILED otherwise.
+        `summary` is the result of the run. The parent ends FINISHED after a verdict, KILLED after
+        an interruption, and FAILED otherwise.
         """
         with self._hand:
             self._waiting = False  # all of it is in what comes now
@@ -160,7 +160,7 @@ class Tracker:
             work()
             done = True
             self.problem, self._retry_at = None, 0.0
-        except Exception as error:  # whatever a store throws, the triage goes on without it
+        except Exception as error:  # whatever a store raises, the triage continues without it
             self.problem = in_words(error, self.uri, self.folder)
             now = time.monotonic()
             self._retry_at = now + max(RETRY_SECONDS, PATIENCE * (now - started))
@@ -192,7 +192,7 @@ class Tracker:
         return self._runs
 
     def _write_new(self) -> None:
-        """Write what the events since the last time change in a run that goes on."""
+        """Write what the latest events changed in an unfinished run."""
         events = self._events
         if events:
             runs = self._connect()

@@ -57,7 +57,7 @@ FAILED = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)
 def arm_views(events: RunState, summary: Summary | None = None, *, closed: bool) -> list[RunView]:
     """Return a run per arm that has ended, and when `closed` also those that were cut short.
 
-    `summary` is what the run came to, when it has ended; it names the confirmed model.
+    `summary` is the result of the run, once it has ended; it names the confirmed model.
     """
     views = []
     for started in events.of(StepStarted):
@@ -267,7 +267,7 @@ def _model(events: RunState, summary: Summary | None, spec: Arm) -> ModelView | 
 
 
 def _predictions_view(events: RunState, test: TestJudged) -> RunView:
-    """Return the run of predictions that were handed in and judged without a model."""
+    """Return the MLflow run of user predictions, judged without a model."""
     at, step = milliseconds(test.at), test.step
     started = events.last(StepStarted, step=step)
     view = RunView(

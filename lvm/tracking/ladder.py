@@ -1,4 +1,4 @@
-"""The MLflow runs of the untrained baselines, beside those of the arms."""
+"""The MLflow runs of the untrained baselines, next to those of the arms."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def milliseconds(seconds: float) -> int:
 
 
 def parent_view(events: RunState, summary: Summary | None, *, closed: bool) -> RunView:
-    """Return the run of a whole triage; `summary` is what it came to, when it has ended."""
+    """Return the run of a whole triage; `summary` is its result, once it has ended."""
     first, latest, stop = begun(events), events[-1], events.stop
     status = "RUNNING"
     if closed:
@@ -277,7 +277,7 @@ def data_view(events: RunState, context: str) -> DataView | None:
 
 
 def confirmed_arm(events: RunState, summary: Summary | None) -> str | None:
-    """Return the id of the arm whose model the verdict speaks for, or None."""
+    """Return the id of the arm whose model the verdict is about, or None."""
     stop, judged = events.stop, events.last(Phase1Judged)
     if stop is not None and stop.verdict is RunVerdict.PASSED and judged is not None:
         tests = events.of(TestJudged, role="phase 1")

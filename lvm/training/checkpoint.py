@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors weights, a JSON manifest, and the optimiser state to go on from.
+"""Checkpoints: safetensors weights, a JSON manifest, and the optimiser state to resume from.
 
     DIR/model.safetensors   weights of the model and the head
     DIR/manifest.json       recipe, width, bank and data, articles and text seen, epoch, probes
@@ -207,7 +207,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _require_size(recipe: Recipe, width: int, weights: Mapping[str, Tensor], source: str) -> None:
-    """Refuse a manifest whose model is larger than its weights, before memory is asked for."""
+    """Refuse a manifest whose model is larger than its weights, before allocating memory."""
     if recipe.model.num_layers > len(weights) or width < 1:
         raise CheckpointError(
             f"{source}: the manifest says {recipe.model.num_layers} layers and width {width}, "

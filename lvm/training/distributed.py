@@ -29,7 +29,7 @@ def _ray_train() -> Any:
 
 
 def _lean_trainer() -> Any:
-    """Return a TorchTrainer without the processes that serve nobody here.
+    """Return a TorchTrainer without the processes that are unused here.
 
     One feeds Ray datasets, of which there are none. One asks the dashboard who is alive, which
     cannot tell two Ray clusters on one machine apart and need not run; whoever calls `fit` removes

@@ -1,4 +1,4 @@
-"""How much a pickle comes to when every reference in it is followed, found without reading it.
+"""The size of a pickle with every reference followed, found without loading it.
 
 A few bytes can name one tuple ten times, that tuple ten times, and so on: whoever hashes, copies or
 prints such a value never ends. The opcodes are walked with a stack of bare nodes in the place of
@@ -39,7 +39,7 @@ def check_pickles(path: Path) -> None:
 
 
 def check_extent(pickled: bytes) -> None:
-    """Refuse a pickle that comes to too many values, or to too deep ones (ValueError)."""
+    """Refuse a pickle with too many or too deeply nested values (ValueError)."""
     root = _walk(pickled)
     count, depth = _extent(root)
     if count > MOST + MOST_PER_BYTE * len(pickled) or depth > DEEPEST:
@@ -92,7 +92,7 @@ def _apply(opcode: pickletools.OpcodeInfo, stack: list[Node], marks: list[int]) 
 
 
 def _extent(root: Node) -> tuple[float, int]:
-    """Return how many values a node comes to, shared ones counted each time, and its depth."""
+    """Return the number of values in a node, shared ones counted each time, and its depth."""
     known: dict[int, tuple[float, int]] = {}
     begun: set[int] = set()
     waiting = [root]

@@ -1,4 +1,4 @@
-"""What a .pt file holds beside tensors: read where it is a number, and otherwise left out by name.
+"""What a .pt file holds besides tensors: read where it is a number, and otherwise left out by name.
 
 A file of torch.save is a pickle. torch's reader for weights alone runs nothing that it is not told
 to; here every other name that a file uses stands for something passive, so that a NumPy number, a

@@ -1,4 +1,4 @@
-"""How a training is doing, measured beside it: whether its verdict can be trusted.
+"""The health of a training, measured while it runs: whether its verdict can be trusted.
 
 Nothing here draws from a random stream of the training or changes a number of it. Per epoch, in
 `EpochRecord.health` (what is missing could not be measured):

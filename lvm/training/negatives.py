@@ -1,4 +1,4 @@
-"""Candidates of the contrastive loss: which bank rows stand against each target.
+"""Candidates of the contrastive loss: which bank rows are negatives of each target.
 
     candidates = "batch":   targets of the global batch | sampled negatives of its windows
     candidates = "bank":    every row of the train split's articles
@@ -39,7 +39,7 @@ class NegativeSampler:
     """Candidates of every batch, and the table of sampled negatives behind them.
 
     `windows` are those of the train split: no row of another split's articles is ever a candidate.
-    Raises ConfigError when extra negatives are asked for beside the whole bank.
+    Raises ConfigError when extra negatives are requested on top of the whole bank.
     """
 
     def __init__(self, bank: Bank, windows: Windows, config: NegativesConfig, seed: int) -> None:

@@ -21,7 +21,7 @@ from lvm.training.world import World
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """The total loss, its terms, and what these measured beside their values."""
+    """The total loss, its terms, and what else they measured."""
 
     total: Tensor
     terms: dict[str, Tensor]  # unweighted

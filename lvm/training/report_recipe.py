@@ -122,7 +122,7 @@ def differences(wanted: Shapes, found: Shapes) -> tuple[str, ...]:
 
 
 def _shared_sizes(shapes: Shapes) -> dict[str, object]:
-    """Return what most models show alike, so that a misfit names what is really different."""
+    """Return what most models have in common, so that a misfit names the real difference."""
     layers = num_parts(shapes, "encoder.layers.")
     sizes: dict[str, object] = {"num_layers": layers} if layers else {}
     for name in ("encoder.project_in.weight", "encoder.norm_f.weight"):

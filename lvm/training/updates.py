@@ -63,7 +63,7 @@ class DeviceUpdates:
         device, size = parts.world.device, parts.recipe.training.batch_size
         self._order = torch.zeros(updates_per_epoch, size, dtype=torch.int64, device=device)
         self._rates = torch.zeros(updates_per_epoch, device=device)
-        self._rate = torch.zeros((), device=device)  # of the update at hand
+        self._rate = torch.zeros((), device=device)  # of the current update
         self._number = torch.zeros(1, dtype=torch.int64, device=device)  # of it in the epoch
         self._bad = torch.zeros((), device=device)  # 1 from the first update that is not finite
         self._names: list[str] = []

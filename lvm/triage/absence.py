@@ -63,7 +63,7 @@ def in_short(absent: Iterable[Absence]) -> str:
 
 
 def _sentence(group: Sequence[Absence]) -> str:
-    """Say how one arm, or several arms of one step, came to be absent."""
+    """Say why one arm, or several arms of one step, are absent."""
     verb = VERBS[group[0].reason][len(group) > 1]
     firsts = [one.detail.splitlines()[0].rstrip(".") for one in group if one.detail]
     causes = Counter(firsts).most_common()

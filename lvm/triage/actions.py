@@ -1,4 +1,4 @@
-"""What the tree can ask for, and what can come of it."""
+"""The actions of the tree, and their outcomes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ConfirmOutcome:
 
     @property
     def attribution(self) -> Attribution:
-        """Whom the confirmation speaks for."""
+        """Which cause the confirmation supports."""
         return attribute(self.verdict, self.control, self.over_control)
 
 
@@ -167,7 +167,7 @@ class Stop:
 
 
 def if_unseen(stop: Stop, unread: str) -> Stop:
-    """Return a good end, or what is left of it where nobody knows what its model has read.
+    """Return a good end, weakened if it is unknown what its model has read.
 
     `unread` is that model, which may have read the test articles: neither PASSED nor FIXED can rest
     on it, so the run ends INCONCLUSIVE and keeps what it would have ended with. "" where the model

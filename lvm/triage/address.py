@@ -41,7 +41,7 @@ def check_address(address: str | None) -> None:
 
 
 def check_growth(schedule: ScheduleConfig, address: str | None) -> None:
-    """Refuse to wait for nodes that nobody starts (UsageError): only a cluster can grow."""
+    """Refuse to wait for nodes that nothing starts (UsageError): only a cluster can grow."""
     if schedule.autoscaling and address in (None, "local"):
         raise UsageError(
             "schedule.autoscaling = true needs a cluster that adds nodes, but none was named; "
@@ -73,7 +73,7 @@ def _not_reached(kind: str, texts: Sequence[str], address: str | None) -> Cluste
     # Ray appends the end of a log, or of a traceback: the cause is the last line of the last text.
     lines = list(dict.fromkeys((texts[0].splitlines()[0], texts[-1].splitlines()[-1].strip())))
     cause = " ".join(lines).rstrip(".")
-    return ClusterError(f"Ray did not start at {where} ({cause}); {remedy}.")
+    return ClusterError(f"Ray did not start on {where} ({cause}); {remedy}.")
 
 
 def _texts(error: BaseException) -> list[str]:

@@ -1,4 +1,4 @@
-"""The models of a run held against the front of untrained baselines, window by window.
+"""The models of a run compared with the front of untrained baselines, window by window.
 
 Two means with an interval each do not say whether one is larger: both move with the articles. The
 difference on the same windows does.

@@ -18,7 +18,7 @@ from lvm.triage.runner import AR_ONLY, Runner
 from lvm.triage.step import steps_in_order
 
 CODE = "BELOW_LADDER"
-MIX = "weighted_mix"  # the best fixed mix in cosine: what a network is held against
+MIX = "weighted_mix"  # the best fixed mix in cosine: what a network is compared with
 COPIES = ("copy_last", "mean_context", MIX)
 
 

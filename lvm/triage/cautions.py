@@ -1,4 +1,4 @@
-"""What a person must know beside the verdict of a run: its warnings."""
+"""The warnings that come with the verdict of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def of_the_absent(absent: Sequence[Absence], summary: Summary) -> list[str]:
 
 
 def of_the_audit(audit: AuditDocument, summary: Summary) -> list[str]:
-    """Return what the audit has to say beside the verdict: overrides, blind spots, weak gates."""
+    """Return the audit's warnings for the verdict: overrides, blind spots, weak gates."""
     said = cautions(audit)
     if summary.verdict in (RunVerdict.PASSED, RunVerdict.FIXED):
         said += [

@@ -163,7 +163,7 @@ def settle(
     *,
     split_share: float | None = None,
 ) -> Settlement:
-    """Judge all trainings by Holm over their success gates, and over their gains likewise."""
+    """Judge all trainings by Holm, over their success gates and over their gains."""
     alone = [judge_one(trained, ar_only, gates, seed) for trained in trainings]
     success = [_p_values(judged.gates, "success") for judged in alone]
     gains = [_p_values(judged.gates, "gain") for judged in alone]

@@ -1,4 +1,4 @@
-"""Full trainings: an arm at the full budget, and the unchanged recipe beside it."""
+"""Full trainings: an arm at the full budget, and the unchanged recipe as its control."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: one JSON line per event, synced before the run goes on. It is the truth of a run.
+"""The journal: one JSON line per event, synced before the run continues. It is the truth of a run.
 
 Everything else in the run folder (verdict, report, MLflow) is a view that can be rebuilt from it.
 A line cut short by a kill is dropped on reading; a foreign or damaged line in the middle is named.

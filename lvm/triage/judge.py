@@ -57,7 +57,7 @@ class ArmResult:
 
 @dataclass(frozen=True, kw_only=True)
 class StepJudgement:
-    """What the arms of one step came to."""
+    """The results of the arms of one step."""
 
     stage: Verdict  # best verdict of the stage gate; FAIL only where no arm is absent
     candidate: ArmResult | None  # the arm worth a full training

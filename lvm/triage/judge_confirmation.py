@@ -17,7 +17,7 @@ from lvm.triage.judge import not_judged
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """A full training judged on test, beside the unchanged recipe at the same budget."""
+    """A full training judged on test, against the unchanged recipe at the same budget."""
 
     success: Verdict  # of the arm over AR-only
     gates: Sequence[GateResult]  # success gates, then gains over the control
@@ -27,7 +27,7 @@ class Confirmation:
 
     @property
     def attribution(self) -> Attribution:
-        """Whom the confirmation speaks for."""
+        """Which cause the confirmation supports."""
         return attribute(self.success, self.control, self.over_control)
 
     @property

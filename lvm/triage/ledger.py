@@ -31,7 +31,7 @@ from lvm.triage.step import Hypothesis, Step, hypotheses
 from lvm.triage.summary import GainShown, LedgerEntry, TestingArm
 
 AT_ITS_END = (StopReason.GATE_HELD, StopReason.FINISHED)
-NUM_SAID = 12  # arms of one entry that are told in words
+NUM_SAID = 12  # arms of one entry that are named in words
 
 
 class Status(StrEnum):
@@ -73,7 +73,7 @@ def _entry(state: RunState, hypothesis: Hypothesis, steps: Sequence[Step]) -> Le
 
 
 def _evidence(state: RunState, hypothesis: Hypothesis, steps: Sequence[str]) -> list[TestingArm]:
-    """Return what each arm that tests the hypothesis came to; of one arm twice, the longer run."""
+    """Return the result of each arm that tests the hypothesis; of one arm twice, the longer run."""
     found: dict[str, TestingArm] = {}
     for step in steps:
         started = state.last(StepStarted, step=step)

@@ -30,7 +30,7 @@ class Articles(StrEnum):
 
 
 def unread(lineage: LineageTold) -> str:
-    """Return the model whose articles nobody knows, by its lineage; else ""."""
+    """Return the model whose articles are unknown, by its lineage; else ""."""
     return str(lineage.model) if lineage.articles == Articles.UNKNOWN else ""
 
 

@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine, started in a process beside this one.
+"""A Ray cluster on this machine, started in a separate process.
 
 The process imports Ray while this one imports the program, and starts the cluster while this one
 audits (large files: once a quick look at them has passed). That is no luxury: Ray's start takes as

@@ -49,7 +49,7 @@ class Driver:
 
     @property
     def abandoned(self) -> bool:
-        """Whether nobody drives the run."""
+        """Whether no process drives the run."""
         return self.lives is False or abs(self.age) > STALE_SECONDS
 
     def in_words(self, folder: Path) -> str:

@@ -36,7 +36,7 @@ def off_contexts(
     gates: GateConfig,
     seed: int,
 ) -> dict[str, Estimate] | None:
-    """Return the agreement off the contexts of what was handed in, and of AR-only beside it.
+    """Return the agreement off the contexts of the given model, and of AR-only.
 
     `given` is a checkpoint folder or one prediction per test window. `model`
     and `ar_only` on test and `ar_only_on_train`, an Estimate of a mean cosine each. None where

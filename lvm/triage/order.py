@@ -40,7 +40,7 @@ class Order:
             self._take(self._look(), head)
 
     def settle(self) -> None:
-        """Take in what was looked at beside a step."""
+        """Take in the findings made while a step ran."""
         if self._looking is not None:
             found, self._looking = self._looking.result(), None
             self._take(found, asked_first(self._runner, self.names))
@@ -74,7 +74,9 @@ class Order:
         return event_of(Inspected, arm=spec.id, name=spec.name, **found)
 
     def _take(self, found: Inspected | None, head: list[str]) -> None:
-        """Note the findings; ask what is said to come first, then what they point to, then all."""
+        """Note the findings, then order the steps: fixed ones first, then those that the findings
+        point to, then all.
+        """
         runner = self._runner
         if found is not None:
             runner.note(found)

@@ -27,7 +27,7 @@ class Planned:
     pruned: bool = True  # whether the rungs may end it before its budget
     test: bool = False
     workers: int = 1
-    num_windows: int = 0  # train windows, 0 for those of the data as it is
+    num_windows: int = 0  # train windows, 0 for those of the unchanged data
 
 
 @dataclass(frozen=True, kw_only=True)

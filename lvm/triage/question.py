@@ -28,7 +28,7 @@ class Questions:
         self._cuts: dict[int, Dataset | str] = {}  # T -> windows of T, or why none
 
     def ask(self, action: RunStep) -> StepOutcome:
-        """Race the arms of a step beside their control and judge them."""
+        """Race the arms of a step against their control and judge them."""
         asked = (*self._runner.request.steps, *self._runner.request.extended)
         step = next(s for s in asked if s.name == action.step)
         schedule = self._runner.request.config.schedule
@@ -156,7 +156,7 @@ class Questions:
             judge_step(arms, stages, gains, rungs_on(self._runner, "dev")),
             absent_arms(results),
         )
-        if step.extended:  # a question, not a remedy: what beats its control is said by its gains
+        if step.extended:  # a question, not a remedy: its gains show what beats the control
             return self._end_step(step.name, judged.stage, None, None, judged.conflicts)
         kept, changes, gain = judged.kept, frozenset[str](), 0.0
         if kept is not None:

@@ -112,7 +112,7 @@ class Race:
         return all(lane.ending is not None for lane in self.lanes.values())
 
     def stopped(self, arm: str) -> bool:
-        """Whether the arm has been decided and need not go on."""
+        """Whether the arm is decided and need not continue."""
         return self.lanes[arm].ending is not None
 
     def complete(self, arm: str) -> bool:
@@ -169,7 +169,7 @@ class Race:
         self._apply(self._rungs.end(arm, reason))
 
     def restarted(self, arm: str, detail: str, *, attempt: int) -> None:
-        """Take note that an arm whose process or node went away goes on in another one."""
+        """Record that an arm restarts after losing its process or node."""
         lane = self.lanes[arm]
         self._note(
             ArmRestarted(

@@ -23,7 +23,7 @@ def why(step: StepOutcome) -> str:
 
 
 def why_go_on(last: Outcome) -> str:
-    """Say why the next step is asked."""
+    """Say why the next step runs."""
     if isinstance(last, Phase1Outcome | StepOutcome | ConfirmOutcome) and last.absent:
         return in_short(last.absent)
     match last:

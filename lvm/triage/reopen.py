@@ -1,10 +1,10 @@
 """What a resumed run takes back: the judgements that absent arms had a part in.
 
-    run_started .. phase 1 .. step A (one arm crashed) .. step B .. Stop: INCONCLUSIVE
-    reopened: step A                    appended by the resume; the file itself only grows
-    step A (that arm again) .. Stop     judged anew; what was trained is not trained again
+run_started .. phase 1 .. step A (one arm crashed) .. step B .. Stop: INCONCLUSIVE reopened: step A
+appended by the resume; the file itself only grows step A (that arm again) .. Stop judged again;
+what was trained is not trained again
 
-A resumed run tries every absent arm once more, whatever the verdict was, and judges anew from the
+A resumed run tries every absent arm once more, whatever the verdict was, and judges again from the
 first step that lacks one. An arm that is absent again, for whatever reason, stays so until the next
 resume. `effective` gives the events that count: every reader of a journal sees only these, so that
 the verdict, its views and the tree agree without knowing of it.

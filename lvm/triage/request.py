@@ -27,7 +27,7 @@ class Request:
     checkpoint: Path | None = None  # stands in for the base recipe's phase-1 training
     given: Path | None = None  # the file or folder that checkpoint was made from
     predictions: Path | None = None  # likewise, one row per test window
-    seen: SeenArticles | None = None  # what the model handed in has read, as a person states it
+    seen: SeenArticles | None = None  # what the given model has read, as the user states
     independent: bool = False
     reported_only: bool = False  # the report's five steps in its order, and the first fix ends it
     all_steps: bool = False  # measure every step, though an earlier one passed
@@ -46,8 +46,8 @@ class Request:
 def identity(request: Request, data: str) -> dict[str, str]:
     """Return what a resumed run must share with the interrupted one, by content and without paths.
 
-    `data` is the fingerprint of the dataset. What was handed in is named by the content of its
-    files, an empty text where there is none.
+    `data` is the fingerprint of the dataset. Given files are identified by their content, absent
+    ones by an empty text.
     """
     given, read = request.given, request.predictions
     return {

@@ -1,4 +1,4 @@
-"""Arms carried through an executor: what every part of the tree does with the arms it asks for."""
+"""Arms carried through an executor: what each action of the tree does with its arms."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Runner:
         self.phase1: dict[str, ArmSpec] = {}  # name -> AR-only, and the base recipe's model
         self.ar_only: ArmResult | None = None  # what phase 1 made of it
         self.proposals: dict[str, dict[str, Arm]] = {}  # step -> its arms by name
-        self.unread = ""  # the model handed in, where nobody knows what it has read
+        self.unread = ""  # the given model, if it is unknown what it has read
         self._reasons: dict[str, StopReason] = {}  # arm -> why it ended
 
     # --- what is there ---------------------------------------------------------------------------

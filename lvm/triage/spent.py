@@ -75,7 +75,7 @@ def saved_seconds(state: RunState) -> Mapping[str, float]:
 
 
 def time_said(state: RunState) -> ForecastShown | None:
-    """Return how long the run was said to take, and how long it took without interruptions."""
+    """Return how long the run was predicted to take, and how long it took without interruptions."""
     said = state.last(Forecast)
     if said is None:
         return None

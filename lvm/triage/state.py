@@ -64,7 +64,7 @@ class RunState(Sequence[Event]):
 
     @property
     def started(self) -> RunStarted | None:
-        """What is asked of which data, by which code."""
+        """The configuration, data and code of the run."""
         return self.last(RunStarted)
 
     @property
@@ -87,12 +87,12 @@ class RunState(Sequence[Event]):
 
     @property
     def stop(self) -> Decision | None:
-        """How the run ended; None while it goes on."""
+        """How the run ended; None while it runs."""
         return self.last(Decision, action="Stop")
 
     @property
     def causes(self) -> list[str]:
-        """What the run names as the cause; nothing while it goes on."""
+        """What the run names as the cause; nothing while it runs."""
         return list(self.stop.cause or ()) if self.stop else []
 
     # --- the index --------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def raises(key: str) -> Tests:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One question of the tree, and all that is said about it."""
+    """One question of the tree, with its texts and arms."""
 
     name: str
     number: int  # place in the order: the report's five, then ours, then the open questions
@@ -114,7 +114,7 @@ class Step:
     rules_out: str  # what is known when no arm helps
     propose: Callable[[Recipe, Facts], Proposal]
     epochs: Callable[[ScheduleConfig], int]
-    first_on: Collection[str] = ()  # codes of findings on which it is asked before the others
+    first_on: Collection[str] = ()  # finding codes that put it before the others
     reported: bool = False  # one of the failure report's five
     extended: bool = False  # asks an open question: measured on dev, never confirmed or carried
     metric: str = ""  # ranks its arms at the rungs; "": the schedule's
@@ -128,7 +128,7 @@ class Step:
 
     @property
     def flag(self) -> str:
-        """What has a run ask the step, whatever the steps before it came to."""
+        """What makes a run ask this step, whatever the earlier results."""
         return "--extended" if self.extended else "--all-steps"
 
 

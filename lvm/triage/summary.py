@@ -1,4 +1,4 @@
-"""What a run came to, as `verdict.json` tells it: one frozen struct, computed from the journal.
+"""The result of a run, as in `verdict.json`: one frozen struct, computed from the journal.
 
 Views read it, and decide nothing. `lvm.triage.verdict` computes it.
 """
@@ -89,7 +89,7 @@ class Phase1Shown(Part, frozen=True, kw_only=True):
 
 
 class ArmShown(Part, frozen=True, kw_only=True):
-    """An arm of a step, and what it came to on dev; None where it is not judged yet."""
+    """An arm of a step, and its result on dev; None where it is not judged yet."""
 
     id: str
     name: str
@@ -167,7 +167,7 @@ class SeedsShown(Part, frozen=True, kw_only=True):
 
 
 class GainShown(Part, frozen=True, kw_only=True):
-    """A gain over the control beside what the success gate asks for."""
+    """A gain over the control, next to the bound of the success gate."""
 
     metric: str
     value: float
@@ -178,7 +178,7 @@ class GainShown(Part, frozen=True, kw_only=True):
 
 
 class TestingArm(Part, frozen=True, kw_only=True):
-    """What an arm that tests a hypothesis came to."""
+    """The result of an arm that tests a hypothesis."""
 
     arm: str
     step: str
@@ -214,7 +214,7 @@ class Compute(Part, frozen=True, kw_only=True):
 
 
 class ForecastShown(Part, frozen=True, kw_only=True):
-    """How long the run was said to take, and how long it took without interruptions."""
+    """How long the run was predicted to take, and how long it took without interruptions."""
 
     seconds: float
     lower: float
@@ -225,7 +225,7 @@ class ForecastShown(Part, frozen=True, kw_only=True):
 
 
 class Summary(Part, frozen=True, kw_only=True):
-    """What a run came to; an unfinished one has no verdict."""
+    """The result of a run; an unfinished one has no verdict."""
 
     schema: int = SCHEMA
     verdict: RunVerdict | None

@@ -1,4 +1,4 @@
-"""Removes what arms left on disk and nothing can ask for any more, after each part of a run.
+"""Removes files of arms that nothing needs any more, after each part of a run.
 
 Who reads the folder of an arm after it has ended:
 
@@ -72,7 +72,7 @@ class Ended:
         return partial + [f for f in self.folder.glob("dev_*") if _epoch(f) not in self.dev_epochs]
 
     def stop(self) -> None:
-        """Remove the optimiser states; an unfinished training begins anew from here on."""
+        """Remove the optimiser states; an unfinished training then starts from the beginning."""
         own, stopped = self.folder / CHECKPOINTS[0], self.folder / STOPPED
         if not self.finished and own.exists():
             _remove(stopped)

@@ -44,7 +44,7 @@ Sides = tuple[Float[np.ndarray, " m"], Float[np.ndarray, " n"]]  # of each test 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """How much higher a model's cosine is on test than on dev, beside two references."""
+    """How much higher a model's cosine is on test than on dev, relative to two references."""
 
     reference: str  # beside which the model varies least
     surplus: Estimate

@@ -103,7 +103,7 @@ def _after_the_verdict(outcome: Outcome, extended: Sequence[str]) -> bool:
 def _next_after(
     stop: Stop, history: Sequence[Outcome], extended: Sequence[str], more_seeds: Sequence[int]
 ) -> Action:
-    """Return what was asked for beside the verdict and is not done yet, or the end."""
+    """Return the requested extra work that is not done yet, or the end."""
     repeated = {o.seed for o in history if isinstance(o, RepeatedOutcome)}
     for seed in (s for s in more_seeds if s not in repeated):
         return Repeat(seed=seed, since=f"{stop.verdict} stands, but so far on one seed")

@@ -124,7 +124,7 @@ def on_cpu(request: Request) -> bool:
 
 
 def measure_ladder(runner: Runner) -> None:
-    """Put every trivial predictor beside the gates, on dev and on test."""
+    """Measure every untrained predictor with the gates, on dev and on test."""
     if all(runner.journal.events.last(Ladder, split=split) for split in ("dev", "test")):
         return
     dataset = runner.dataset

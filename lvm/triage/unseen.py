@@ -1,4 +1,4 @@
-"""What a verdict is worth where nobody knows which articles the judged model has read, in words."""
+"""What a verdict is worth if it is unknown which articles the judged model has read, in words."""
 
 from __future__ import annotations
 

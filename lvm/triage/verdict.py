@@ -51,7 +51,7 @@ from lvm.triage.worth import beats_ladder
 
 
 def build_verdict(events: Iterable[Event], *, resume: str) -> Summary:
-    """Return what a run came to; an unfinished run has the verdict None."""
+    """Return the result of a run; an unfinished run has the verdict None."""
     state = indexed(events)
     stop, audited = state.stop, state.last(Audited)
     ladder, compared = state.last(Ladder, split="test"), state.last(Compared)

@@ -1,4 +1,4 @@
-"""What a verdict says of its model against the front of untrained baselines."""
+"""How a verdict's model compares with the front of untrained baselines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def subjects(summary: Summary) -> list[ModelShown]:
 
 
 def beats_ladder(summary: Summary) -> bool | None:
-    """Return whether the model of the verdict is above the front; None where nobody measured it."""
+    """Return whether the model of the verdict is above the front; None if unmeasured."""
     found = _position(summary)
     return found.position.beats if found else None
 

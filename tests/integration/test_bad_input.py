@@ -231,7 +231,7 @@ def test_train_without_eval(report_files, refused):
 
 def test_two_sources_of_data(world, report_files, refused):
     sentence = refused("--data", world.bank, *flags(report_files))
-    assert "--data and --train both name the data; give one" in sentence
+    assert "--data and --train both name the data" in sentence
 
 
 @pytest.mark.parametrize("flag", ["--train", "--eval", "--payload"])
@@ -394,7 +394,7 @@ def test_an_out_folder_that_holds_another_run(world, tmp_path: Path, refused):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "journal.jsonl").write_text("{}\n")
     sentence = refused("--data", world.bank, "--recipe", world.recipe, out=tmp_path / "old")
-    for words in ("old", "another run", "choose another --out", "--resume"):
+    for words in ("old", "already holds a run", "choose another --out", "--resume"):
         assert words in sentence
 
 

@@ -239,7 +239,7 @@ def test_too_few_cpus(world, cluster, tmp_path: Path, capsys: pytest.CaptureFixt
     assert printed == ""
     sentence = told.splitlines()[-1]
     assert sentence.startswith("error: the cluster has ")
-    for words in ("CPUs, the confirming training needs 9000", "add nodes", "confirm_workers"):
+    for words in ("CPUs, but a full training needs 9000", "add nodes", "confirm_workers"):
         assert words in sentence
     assert not (world.runs / "too_few").exists()  # found before any arm was started
 
@@ -249,7 +249,7 @@ def test_too_few_gpus_and_a_cluster_that_grows(cluster, tmp_path: Path):
 
     workers = int(ray.cluster_resources().get("GPU", 0)) + 1
     small = ScheduleConfig(use_gpu=True, confirm_workers=workers)
-    with pytest.raises(ClusterError, match=f"GPUs, the confirming training needs {workers}; add"):
+    with pytest.raises(ClusterError, match=f"GPUs, but a full training needs {workers}; add"):
         RayExecutor(tmp_path, address=None, schedule=small).start()
     growing = ScheduleConfig(use_gpu=True, confirm_workers=workers, autoscaling=True)
     executor = RayExecutor(tmp_path, address=None, schedule=growing)

@@ -62,4 +62,4 @@ def test_where_nothing_listens_is_one_sentence(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     status, told, problem = doctor(f"127.0.0.1:{port}", None, tmp_path)
     assert (status, told) == (2, [])
-    assert problem.startswith(f"error: nothing answers at the Ray address 127.0.0.1:{port}")
+    assert problem.startswith(f"error: no Ray cluster answers at 127.0.0.1:{port}")

@@ -373,7 +373,7 @@ def test_of_two_starts_into_one_folder_one_is_refused(small: Small):
     assert [status for status, _, _ in answers] == [2, 130]
     refused = answers[0][2]
     assert refused.startswith("error: ")
-    assert "is being driven by process" in refused or "holds another run" in refused
+    assert "is driven by process" in refused or "already holds a run" in refused
     assert kinds(small.folder / "both").count("run_started") == 1
     assert left_over(small.folder / "both") == []
 
@@ -400,7 +400,7 @@ def test_a_live_run_is_not_resumed_and_status_says_that_it_lives(small: Small, n
         before = (folder / "journal.jsonl").read_bytes()
         assert small.here("--resume", folder) == 2
         sentence = capsys.readouterr().err
-        for words in (f"{folder} is being driven by process {process.pid} on ", "wait for it or"):
+        for words in (f"{folder} is driven by process {process.pid} on ", "wait for it or"):
             assert words in sentence
         assert (folder / "journal.jsonl").read_bytes() == before
         assert run_command(lvm_main, ["status", "--json", str(folder)]) == 0
@@ -498,7 +498,7 @@ def test_relative_predictions_are_resumed_from_elsewhere_and_replaced_ones_refus
     predictions.write_bytes(kept)
     moved = Path(shutil.move(predictions, "moved.npy"))
     assert small.here("--resume", folder) == 2
-    assert "give --predictions again with where it lies now" in capsys.readouterr().err
+    assert "give --predictions again with its current path" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         interrupt_at(patch, Phase1Judged)
         assert small.here("--resume", folder, "--predictions", moved) == 130
@@ -586,7 +586,7 @@ def test_a_head_that_does_not_start_leaves_nothing(head: str, small: Small, tmp_
     for _ in range(2):  # the same --out is free again
         status, _, err = by_python(WITHOUT_A_HEAD, tmp_path / "head.py", *small.new(out.name))
         assert status == 2, err
-        assert "Ray could not be started at this machine (no raylet here)" in err
+        assert "Ray did not start on this machine (no raylet here)" in err
         assert not out.exists()
 
 

@@ -403,5 +403,5 @@ def test_an_empty_journal(copied, refused):
 
 def test_an_out_folder_that_holds_another_run(world, finished, refused):
     sentence = refused(*world.argv(finished.folder.name))
-    for words in (str(finished.folder), "another run", "choose another --out", "--resume"):
+    for words in (str(finished.folder), "already holds a run", "choose another --out", "--resume"):
         assert words in sentence

@@ -127,7 +127,7 @@ def test_a_model_of_a_file_is_triaged_and_judged(
         file.write("# a byte more\n")
     again = lvm(tmp_path, "triage", "--resume", str(out))
     assert again.returncode == 2
-    assert "cannot go on: the plug-in my_model.py changed since it started" in again.stderr
+    assert "cannot continue: the plug-in my_model.py changed since it started" in again.stderr
     (tmp_path / "my_model.py").unlink()
     assert lvm(tmp_path, "report", str(out)).returncode == 0
     assert lvm(tmp_path, "status", str(out)).returncode == 0
@@ -146,8 +146,8 @@ def test_a_node_that_cannot_import_a_module_is_named_before_the_first_arm(
     with pytest.raises(ClusterError) as refused:
         executor.start()
     assert re.fullmatch(
-        r"node [\d.]+: the plug-in only_here is not installed here; install it, put its folder "
-        r"into PYTHONPATH, or give the path of a \.py file with --plugin\.",
+        r"node [\d.]+: the plug-in only_here is not installed here; install it, add its folder "
+        r"to PYTHONPATH, or give the path of a \.py file with --plugin\.",
         str(refused.value),
     )
 

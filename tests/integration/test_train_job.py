@@ -97,7 +97,7 @@ def test_a_folder_that_another_training_writes_to_is_refused(world, tmp_path, ca
     (tmp_path / "full").mkdir()
     lock = acquire(tmp_path / "full")
     assert train(world) == 2
-    assert "is being driven by process" in capsys.readouterr().err
+    assert "is driven by process" in capsys.readouterr().err
     lock.release()
     assert not (tmp_path / "full" / "epochs.jsonl").exists()
 

@@ -390,7 +390,9 @@ def test_a_run_whose_files_changed_does_not_report_what_its_journal_does_not_say
     before = list(read_journal(folder))
     confirmed = journal.events.of(Confirmed)[0]
     (folder / "arms" / confirmed.spec / "test.npz").unlink()
-    with pytest.raises(ResumeError, match=r"cannot go on: confirmed has verdict .* in the journal"):
+    with pytest.raises(
+        ResumeError, match=r"cannot continue: confirmed has verdict .* in the journal"
+    ):
         run(folder, tiny_dataset)
     assert list(read_journal(folder)) == before
 

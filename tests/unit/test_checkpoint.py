@@ -133,7 +133,7 @@ def test_weights_that_were_tampered_with_do_not_give_back_the_probe_outputs(tmp_
         weights[name] = weights[name] * 1.5
 
     change_weights(tmp_path / "c", tamper)
-    with pytest.raises(CheckpointError, match="does not give back its own probe outputs"):
+    with pytest.raises(CheckpointError, match="does not reproduce its own probe outputs"):
         load_checkpoint(tmp_path / "c")
 
 

@@ -335,7 +335,10 @@ def test_an_unread_parent_is_a_warning_of_the_loader(folder, data) -> None:
     rewrite(folder, parents=["gone"])
     (finding,) = look(folder, data)
     assert finding.severity is Severity.WARN
-    assert "1 parents of the checkpoint tell nothing (gone: there is no such file)" in finding.seen
+    assert (
+        "1 parents of the checkpoint do not say what they have read (gone: there is no such file)"
+        in finding.seen
+    )
 
 
 def test_training_states_what_it_saw(data, tmp_path) -> None:

@@ -136,5 +136,5 @@ def test_mmd_stays_in_fp32_under_autocast():
 
 
 def test_mmd_needs_two_rows_on_each_side():
-    with pytest.raises(ValueError, match="two rows"):
+    with pytest.raises(ValueError, match="at least 2 rows"):
         mmd2_unbiased(sample(1, 1), sample(2, 4))

@@ -74,7 +74,7 @@ def raised_from(error, cause):
         (
             MissingExtraError("mamba-ssm", "gpu", "this model"),
             StopReason.CRASHED,
-            "this model needs the package mamba-ssm",
+            "this model needs mamba-ssm",
         ),
         (ClusterError("no node left"), StopReason.CRASHED, "no node left"),
         (

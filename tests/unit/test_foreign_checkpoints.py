@@ -239,7 +239,7 @@ def test_what_the_figure_decided_is_said(data, tmp_path) -> None:
     part = opened(with_figure(case.content, value), data, tmp_path / "m.pt")
     (finding,) = loader(part, data)
     assert finding.severity is Severity.INFO
-    assert "comes back on the dev windows with groups 8, gated_norm after_gate" in finding.seen
+    assert "is reproduced on the dev windows with groups 8, gated_norm after_gate" in finding.seen
 
 
 def test_the_likeliest_way_is_nothing_to_speak_of(data, tmp_path) -> None:

@@ -188,7 +188,7 @@ def test_a_search_that_ends_its_process_is_refused_and_so_is_the_next(folder: Pa
     assert (np.diff(scores, axis=1) <= 0).all()
     index._process.kill()
     for _ in range(2):
-        with pytest.raises(DataError, match="FAISS ended with SIGKILL"):
+        with pytest.raises(DataError, match="FAISS crashed on it with SIGKILL"):
             index.search(queries, 4)
 
 

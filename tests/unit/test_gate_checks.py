@@ -99,7 +99,7 @@ def test_a_cosine_gate_that_compares_with_the_next_target_is_invalid(tried: Benc
     (found,) = invalid(tried, gate)
     assert found.severity == Severity.BLOCK
     # Neighbours are alike enough for the bound of .35, so the verdict alone would not tell.
-    assert "judges the oracle PASS: eval_cosine 0.4" in found.seen
+    assert "rates the oracle PASS: eval_cosine 0.4" in found.seen
     assert "eval_cosine 1.000" in found.allowed
 
 

@@ -208,7 +208,7 @@ def test_a_report_says_what_it_leaves_out(runs, tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     reasons = Counter(arm.reason for arm in document.steps[1].arms)
     assert reasons == {"pruned": 23, "finished": 9}
-    assert "2 more arms (2 pruned) of this step stand in verdict.json" in text
+    assert "2 more arms (2 pruned) of this step are in verdict.json" in text
     assert "Drawn: 12 of 32 arms." in (tmp_path / "report.html").read_text()
     assert len(document.steps[1].arms) == 32  # nothing is missing there
 

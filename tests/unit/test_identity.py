@@ -224,7 +224,7 @@ def test_another_flag_is_refused(journal, flag) -> None:
 
 def test_a_file_that_lies_elsewhere_now_can_be_given_again(journal, bank, tmp_path) -> None:
     bank.rename(tmp_path / "moved")
-    with pytest.raises(ResumeError, match="give --data again with where it lies now"):
+    with pytest.raises(ResumeError, match="give --data again with its current path"):
         resumed(journal)
     args = resumed(journal, "--data", str(tmp_path / "moved"))
     assert args.data == tmp_path / "moved"

@@ -126,5 +126,5 @@ def test_without_faiss_exact_falls_back_and_ivf_says_what_is_missing(
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'hnsw', expected exact or ivf"):
+    with pytest.raises(ConfigError, match=r"must be exact or ivf \(got 'hnsw'\)"):
         build_index(unit(0, 5), "hnsw")

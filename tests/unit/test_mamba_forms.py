@@ -219,7 +219,7 @@ def test_the_last_position_alone_is_that_of_all(kind, bias) -> None:
 @pytest.mark.parametrize("backend", ["compiled", "kernel"])
 def test_a_backend_that_would_compute_another_model_is_refused(backend) -> None:
     config = ModelConfig(hidden=W, head_dim=8, backend=backend, form=MambaForm(groups=4))
-    with pytest.raises(ConfigError, match=r"cannot be used with model\.form\.groups = 4"):
+    with pytest.raises(ConfigError, match=r"does not support model\.form\.groups = 4"):
         Mamba2Layer(config)
 
 

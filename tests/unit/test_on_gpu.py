@@ -216,7 +216,7 @@ def test_tensors_on_the_wrong_side_are_refused(other_process) -> None:
     product, to_numpy, pool, missing, own, chosen = other_process(refusals)
     assert "same device" in product  # or the other tests could not fail
     assert ".numpy() is not supported" in to_numpy
-    assert pool.startswith("ValueError: the predictions are on pretend:0, the pool is on cpu")
+    assert pool.startswith("ValueError: the predictions are on pretend:0, but the pool is on cpu")
     assert missing.startswith("DeviceError")
     assert "pretend:1" in missing
     assert "sees 1 such" in missing

@@ -253,7 +253,7 @@ def test_a_bound_of_the_wrong_direction_or_out_of_range_is_refused(declared, mes
 @pytest.mark.parametrize("made_from", [{}, {"of_means": lambda means: None}])
 def test_a_bound_needs_values_per_window(made_from):
     metric = Metric(name="x", title="x", meaning="x", success=0.1, **made_from)
-    with pytest.raises(ConfigError, match=r"^metric 'x' has a success bound and no values"):
+    with pytest.raises(ConfigError, match=r"^metric 'x' has a success bound but no values"):
         METRICS.register("x")(metric)
     assert "x" not in METRICS.names()
 
@@ -267,7 +267,7 @@ def test_two_metrics_of_one_name_are_refused(plugged):
     again = replace(METRICS.get("r_at_5"), title="again")
     with pytest.raises(
         ConfigError,
-        match=r"^two metrics are named 'r_at_5', one of lvm\.metrics and one of .*test_open_m",
+        match=r"^two metrics are named 'r_at_5', from lvm\.metrics and .*test_open_m",
     ):
         METRICS.per_query(again)(lambda queries: queries.hit(5))
     with pytest.raises(ConfigError, match=r"^two metrics .* 'mean_rank', one of metrics_of_mine"):

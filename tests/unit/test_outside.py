@@ -24,8 +24,8 @@ HOSTILE = "\x1b[2Jclean\n\x07\x9b1m\u202e\ud800 \\ 'x'"
     ("text", "words"),
     [
         ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
-        ("1" + "0" * 5000, "a number of 5001 digits"),
-        ("[-" + "9" * 20 + "]", "a number of 20 digits"),
+        ("1" + "0" * 5000, "a number with 5001 digits"),
+        ("[-" + "9" * 20 + "]", "a number with 20 digits"),
         ("{", "Expecting"),
         ("", "Expecting value"),
     ],

@@ -179,7 +179,7 @@ def test_a_recipe_imports_modules_before_its_keys_are_read(package, tmp_path) ->
 def test_a_list_of_plugins_that_is_none_is_refused(value, tmp_path) -> None:
     path = tmp_path / "r.toml"
     path.write_text(f"plugins = {value}\n")
-    with pytest.raises(ConfigError, match=r"plugins is .*, expected a list of names of modules"):
+    with pytest.raises(ConfigError, match=r"plugins must be a list of module names"):
         load_run_config(path, RunConfig())
 
 
@@ -226,7 +226,7 @@ def test_entry_points_of_what_is_installed_are_imported(package, monkeypatch) ->
         ),
         (
             MODEL.replace("my_last", "gru"),
-            r"the plug-in bad\.py: two models are named 'gru', one of .* and one of .*; rename",
+            r"the plug-in bad\.py: two models are named 'gru', from .* and .*; rename",
         ),
     ],
 )
@@ -245,7 +245,7 @@ def test_a_file_that_cannot_serve_is_one_sentence(text, message, tmp_path) -> No
         ("./", r"the plug-in \. is no \.py file; give the path of one, or the name of a module"),
         ("no_such_module", r"the plug-in no_such_module is not installed here; install it"),
         ("os.nothing", r"the plug-in os\.nothing is not installed here"),
-        ("lvm.models", r"the plug-in lvm\.models is a part of this program; leave it out"),
+        ("lvm.models", r"the plug-in lvm\.models is part of lvm itself; leave it out"),
         ("outside.none", r"the plug-in outside\.none cannot be imported: ModuleNotFoundError"),
     ],
 )
@@ -359,7 +359,7 @@ def test_a_resumed_run_finds_its_plugins(file, tmp_path) -> None:
     again = triage_options(triage_parser().parse_args(["--resume", "x", "--plugin", str(moved)]))
     assert asked.resumed(again, journal).plugin == (str(moved), "outside.models")
     plain = journal_of(tmp_path / "plain", TriageOptions(), {})
-    with pytest.raises(UsageError, match="--plugin cannot be given with --resume"):
+    with pytest.raises(UsageError, match="--plugin cannot be combined with --resume"):
         asked.resumed(again, plain)
 
 

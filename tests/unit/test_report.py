@@ -561,7 +561,7 @@ def test_models_table_holds_the_numbers_of_the_journal(fixed):
         dev = f"{evaluation(seed, split='dev').masked['eval_cosine']:.3f}"
         latency = [f"{judged.latency[k]:.2f}" for k in ("p50_ms", "p95_ms")]
         assert row(models, name) == [name, "6", dev, metrics[0], "raw", *metrics[1:], *latency]
-    raw = models.split("The same, nothing masked")[1]
+    raw = models.split("Same, nothing masked")[1]
     assert row(raw, "AR-only")[1] == f"{evaluation(0.31).raw['r_at_1']:.3f}"
     lost = models.split("lost to approximate search")[1]
     assert row(lost, "AR-only") == ["AR-only", "0.510", "0.460", "0.054"]
@@ -762,7 +762,7 @@ def test_a_confirmed_recipe_is_named_with_its_arm(events, tmp_path):
 
 
 def test_captions_keep_their_capitals(fixed):
-    assert "Own contexts masked out of the pool; Δ is the difference to AR-only:" in fixed[0]
+    assert "Own contexts masked out of the pool; Δ is the difference from AR-only:" in fixed[0]
 
 
 def test_a_draw_of_dev_windows_is_stated(story_events, tmp_path):

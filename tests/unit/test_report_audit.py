@@ -198,7 +198,7 @@ def test_a_run_without_an_audit_reads_as_before(tmp_path) -> None:
 
 def test_a_clean_audit_names_its_counts_in_a_finished_run(tmp_path) -> None:
     text, _ = report(of_a_run(tmp_path, document("CLEAN", [])), tmp_path)
-    line = "- **Audit**: clean: 1 check passed, 3 had nothing to look at"
+    line = "- **Audit**: clean: 1 check passed, 3 had no input"
     assert line in section(text, "Verdict")
     assert "No findings." in section(text, "The audit")
 
@@ -206,7 +206,7 @@ def test_a_clean_audit_names_its_counts_in_a_finished_run(tmp_path) -> None:
 def test_a_broken_check_is_a_warning_at_the_top(tmp_path) -> None:
     broke = check("HUBNESS", "FAILED", "IndexError: index 3")
     text, _ = report(of_a_run(tmp_path, document("UNSURE", [], checks=[broke])), tmp_path)
-    assert "The check HUBNESS broke, so the data is not called clean: IndexError" in section(
+    assert "Check HUBNESS crashed, so the data cannot be called clean: IndexError" in section(
         text, "Verdict"
     )
 
@@ -421,14 +421,14 @@ def test_markup_in_a_text_is_shown_as_it_is() -> None:
     [
         (document(), "BLOCKED: KEYS_WRONG, EVAL_UNPAIRED"),
         (document(allowed=["KEYS_WRONG"]), "BLOCKED: EVAL_UNPAIRED"),
-        (document("CLEAN", []), "clean: 1 check passed, 3 had nothing to look at"),
+        (document("CLEAN", []), "clean: 1 check passed, 3 had no input"),
         (
             document("WARNINGS", [finding("POOL", "warn"), finding("POOL", "warn")]),
-            "warnings: POOL; 1 check passed, 3 had nothing to look at",
+            "warnings: POOL; 1 check passed, 3 had no input",
         ),
         (
             document("UNSURE", [finding("POOL", "warn")], checks=[check("HUBNESS", "FAILED")]),
-            "not sure: HUBNESS broke; found: POOL; 0 checks passed, 0 had nothing to look at",
+            "not sure: HUBNESS crashed; found: POOL; 0 checks passed, 0 had no input",
         ),
     ],
 )

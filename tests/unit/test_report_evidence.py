@@ -28,13 +28,13 @@ def told(events, tmp_path_factory):
 def test_ranks_stand_per_model_with_their_quartiles(told):
     ranks = section(told[0], TITLE).split("Rank of the true next")[1]
     assert row(ranks, "AR-only") == ["AR-only", "raw", "7", "32", "1,234"]
-    shares = ranks.split("Share of windows with the true next among the first k")[1]
+    shares = ranks.split("Share of windows with the true next chunk among the first k")[1]
     assert row(shares, "InfoNCE+AR")[3] == f"{0.22 / 3:.3f}"
     assert "9,876 rows; 1 is best, 4,938 is chance" in told[0]
 
 
 def test_ranks_are_drawn_on_a_log_scale_beside_the_best_rung(told):
-    plot = told[1].split(">True next among the first k")[1]
+    plot = told[1].split(">True next chunk among the first k")[1]
     assert "ladder: weighted_mix" in plot
     points = re.search(r'points="([\d., -]+)"/><g><title>AR-only', plot)[1].split()
     x = [float(point.split(",")[0]) for point in points]

@@ -39,7 +39,7 @@ def test_every_place_stands_with_its_verdict_and_the_reason_it_was_entered(told)
     end = next(i for i, line in enumerate(lines) if line.startswith("■"))
     after = [line for line in lines[end + 1 :] if line != "┆"]
     assert after == [
-        f"○ {name} - not reached: the run ended before it"
+        f"○ {name} - not reached: the run ended first"
         for name in ("contrastive_weight", "negatives", "anchor_mmd")
     ]
 
@@ -99,7 +99,7 @@ def test_an_arm_of_an_earlier_part_is_not_trained_again_and_says_so(told, tmp_pa
     )
     shared = json.loads(json.dumps(events_of(story)).replace(control, base))
     md, _ = report(shared, tmp_path / "out")
-    assert "├── ● control - trained for 6 epochs; its training is that of Phase 1" in tree(md)
+    assert "├── ● control - trained for 6 epochs; same training as Phase 1" in tree(md)
 
 
 def test_a_running_step_has_arms_that_had_not_ended(told, tmp_path):
@@ -109,7 +109,7 @@ def test_a_running_step_has_arms_that_had_not_ended(told, tmp_path):
     lines = tree(text)
     assert "├── ○ control - had not ended" in lines
     assert "■ UNFINISHED" in lines
-    assert "○ temperature - not reached so far" in lines
+    assert "○ temperature - not reached yet" in lines
 
 
 def test_names_in_the_tree_are_escaped(tmp_path):
@@ -158,7 +158,7 @@ def test_gate_and_pruning_are_charged_for_what_each_saved(told):
     assert cells[-2:] == ["30.4 s, 12 epochs", "10.1 s, 4 epochs"]
     assert row(section(told[1], "Cost"), "Temperature")[-2:] == ["30.4 s, 12 epochs", "–"]
     assert "30.4 s saved by the stage gate, 10.1 s by pruning (ASHA)" in section(told[1], "Verdict")
-    assert "1 arm ended without either" in section(told[1], "Cost")
+    assert "1 arm ended otherwise" in section(told[1], "Cost")
     assert "(contrastive_weight, negatives, anchor_mmd) is not counted" in told[1]
 
 

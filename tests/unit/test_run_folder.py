@@ -67,7 +67,7 @@ def test_of_two_starts_into_one_folder_one_is_refused_and_spoils_nothing(tmp_pat
     out = tmp_path / "run"
     with new_run(out, tmp_path / "runs") as first:
         (first.folder / "given_checkpoint").mkdir()
-        assert "is being driven by process" in refused_start(out, RunBusyError)
+        assert "is driven by process" in refused_start(out, RunBusyError)
         assert (first.folder / "given_checkpoint").is_dir()
         begin(first.folder)
         assert "choose another --out" in refused_start(out, RunBusyError)
@@ -86,7 +86,7 @@ def test_a_run_that_ended_between_the_look_and_the_lock_is_not_overwritten(
         return real(folder)
 
     monkeypatch.setattr("lvm.triage.folder.acquire", slow)
-    assert "another run" in refused_start(out, UsageError)
+    assert "already holds a run" in refused_start(out, UsageError)
     assert tree(out) == ["journal.jsonl"]
 
 

@@ -153,7 +153,7 @@ def test_two_articles_give_a_wide_and_finite_interval() -> None:
 def test_what_is_of_one_article_or_not_finite_is_refused() -> None:
     with pytest.raises(DataError, match="1 articles"):
         article_mean(np.ones(4), np.zeros(4, dtype=int))
-    with pytest.raises(DataError, match="1 values that are not finite"):
+    with pytest.raises(DataError, match="1 non-finite values"):
         article_mean(np.array([1, np.nan]), np.array([0, 1]))
 
 

@@ -250,8 +250,8 @@ def test_a_failed_capture_is_named_once_and_training_goes_on(
         found = run(recipe, tiny_dataset, tmp_path / "a")
     assert len(calls) == 1
     assert [record.message for record in caplog.records] == [
-        "No CUDA graph of an update (RuntimeError: operation not permitted when stream is "
-        "capturing); kernels start one by one."
+        "No CUDA graph for an update (RuntimeError: operation not permitted when stream is "
+        "capturing); kernels are launched one by one."
     ]
     monkeypatch.setattr(updates, "WARM_UP", 10**9)
     close(found, run(recipe, tiny_dataset, tmp_path / "b"), 1e-12)

@@ -202,7 +202,7 @@ def test_a_model_on_the_front_has_its_clear_losses_in_the_headline(tmp_path) -> 
     lost = made.estimate(-0.05, -0.06, -0.04)
     found = dataclasses.replace(found, gains={**found.gains, "eval_cosine": lost})
     document = fixed(tmp_path, cosine=0.3, ladder={"copy_last": 0.4}, front=found)
-    assert document.headline.endswith("training (cosine -0.050 against copy_last).")
+    assert document.headline.endswith("baselines (cosine -0.050 against copy_last).")
 
 
 def test_a_front_that_could_not_be_measured_is_neither_beaten_nor_not(tmp_path) -> None:

@@ -22,7 +22,7 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
     balanced = Arm(
         name="anchor, gradient-balanced",
         changes={"objective.mmd_weight": BALANCED_SHARE, "objective.mmd_balance": "gradient"},
-        why="the anchor then has half the gradient of the rest, so that it can act",
+        why="gives the anchor half the gradient of the rest, so that it can act",
     )
     arms = [as_written, balanced]
     left_out = {a.name: reason for a in arms if (reason := why_refused(recipe, a.changes))}

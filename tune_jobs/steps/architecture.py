@@ -35,19 +35,19 @@ STEPS.register("architecture")(
         name="architecture",
         number=9,
         title="Network",
-        question="Should another network take the place of the recipe's?",
+        question="Should another network replace the recipe's?",
         hypotheses=[
             Hypothesis(
                 id="Q3",
                 kind=Kind.OPEN_QUESTION,
-                claim="Should two towers take the place of Mamba?",
+                claim="Should two towers replace Mamba?",
                 predicts="If yes, two towers find more than the recipe's network at the same "
                 "budget.",
                 tests=lambda changes, control: changes.get("model.name") == TWO_TOWERS,
             ),
             Hypothesis(
                 id="B2",
-                claim="The network is at fault, whichever it is.",
+                claim="The network architecture is at fault.",
                 predicts="A GRU, a transformer or Mamba-2 in place of the recipe's network finds "
                 "more.",
                 tests=lambda changes, control: changes.get("model.name") != TWO_TOWERS,

@@ -1,8 +1,8 @@
 """Open question 4: is the context too short?
 
-Windows are cut anew from the bank with the longest context that is tried, with the same articles in
-each split. Every arm reads the last T vectors of the same windows: one target and one masked pool
-for all, so that nothing but the length differs.
+Windows are cut again from the bank with the longest context tried, with the same articles in each
+split. Every arm reads the last T vectors of the same windows: one target and one masked pool for
+all, so that nothing but the length differs.
 """
 
 from lvm.config.recipe import Recipe

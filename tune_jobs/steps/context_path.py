@@ -27,12 +27,12 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
         Arm(
             name="residual",
             changes={"model.residual": True},
-            why="the objective unchanged, and a weighted context beside the network",
+            why="the objective unchanged, with a weighted context added to the network's output",
         ),
         Arm(
             name="hidden = D",
             changes={"model.hidden": facts.width},
-            why="the objective unchanged, and no layer narrower than the vectors",
+            why="the objective unchanged, with no layer narrower than the vectors",
         ),
         _regularised("residual, regularised", FOR_COSINE, "for cosine"),
         _regularised("residual, for retrieval", FOR_RETRIEVAL, "for retrieval"),
@@ -73,11 +73,11 @@ STEPS.register("context_path")(
         name="context_path",
         number=6,
         title="Context path",
-        question="Can the network let its context through at all?",
+        question="Can the network pass its context through at all?",
         hypotheses=[
             Hypothesis(
                 id="B3",
-                claim="The network has no path by which it could as much as copy its context.",
+                claim="The network has no path that could even copy its context.",
                 predicts="A residual from the context, or a network as wide as the vectors, finds "
                 "more under the same objective.",
                 tests=lambda changes, control: not any(k.startswith("objective.") for k in changes),

@@ -23,7 +23,7 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
     arm = Arm(
         name=name,
         changes={**control, "objective.ar_weight": 0.0},
-        why="without the autoregressive term nothing pulls against the contrastive one",
+        why="without the autoregressive term nothing opposes the contrastive one",
     )
     if reason := why_refused(recipe, arm.changes):
         return Proposal(arms=(), left_out={name: reason})
@@ -45,7 +45,7 @@ STEPS.register("infonce_alone")(
                 "space.",
             )
         ],
-        rules_out="that the autoregressive term is what holds the contrastive one back",
+        rules_out="that the autoregressive term holds the contrastive one back",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
         extended=True,

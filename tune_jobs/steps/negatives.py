@@ -23,7 +23,7 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
         reason = "the recipe has no contrastive term to feed"
         return Proposal(arms=(), left_out={"negatives": reason})
     if recipe.negatives.candidates == "bank":
-        reason = "the recipe's candidates are the whole bank already"
+        reason = "the recipe's candidates are already the whole bank"
         return Proposal(arms=(), left_out={"negatives": reason})
     arms = [
         Arm(name=f"negatives: {title}", changes={f"negatives.{key}": PER_WINDOW}, why=why)
@@ -41,7 +41,7 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
     left_out = {}
     updates = facts.num_train_windows // LARGE_BATCH * recipe.training.epochs
     if recipe.training.batch_size >= LARGE_BATCH:
-        left_out[f"batch {LARGE_BATCH}"] = "the recipe's batch is as large"
+        left_out[f"batch {LARGE_BATCH}"] = "the recipe's batch is already as large"
     elif updates < MIN_UPDATES:
         left_out[f"batch {LARGE_BATCH}"] = (
             f"NOT_EVALUABLE: {updates} updates in the budget, {MIN_UPDATES} are needed; the whole "
@@ -73,7 +73,7 @@ STEPS.register("negatives")(
                 "batch.",
             )
         ],
-        rules_out="the kind and number of negatives that were tried",
+        rules_out="the kinds and numbers of negatives tried",
         propose=propose,
         epochs=lambda schedule: schedule.long_epochs,
         first_on=["RARELY_FOUND"],

@@ -1,6 +1,6 @@
 """Open question 1: should the projection head be used at inference?
 
-Step 1 asks it too. Here it is asked in any case, and alone.
+Step 1 asks it too. Here it is always asked, and on its own.
 """
 
 from lvm.config.recipe import Recipe
@@ -16,12 +16,12 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
         reason = "the recipe has no projection head: it trains and searches in the raw space"
         return Proposal(arms=(), left_out={"search in the projected space": reason})
     if recipe.search_space == "projected":
-        reason = "the recipe searches there already"
+        reason = "the recipe already searches there"
         return Proposal(arms=(), left_out={"search in the projected space": reason})
     arm = Arm(
         name="search in the projected space",
         changes=BEHIND_THE_HEAD,
-        why="costs no training: the index is built behind the head",
+        why="needs no training: the index is built from projected vectors",
         trains=False,
     )
     return Proposal(arms=[arm])
@@ -38,8 +38,7 @@ STEPS.register("projection_at_inference")(
                 id="Q1",
                 kind=Kind.OPEN_QUESTION,
                 claim="Should the projection head be used at inference?",
-                predicts="If yes, one and the same model finds more behind its head than in the "
-                "raw space.",
+                predicts="If yes, the same model finds more behind its head than in the raw space.",
                 tests=lambda changes, control: dict(changes) == BEHIND_THE_HEAD,
                 statistic="gain of one model searched behind its head over itself searched in the "
                 f"raw space, R@5 and MRR, dev split; its cosine behind the head against "

@@ -15,19 +15,19 @@ def propose(recipe: Recipe, facts: Facts) -> Proposal:
         Arm(
             name="InfoNCE in the raw space",
             changes={"objective.space": "raw", "search_space": "raw"},
-            why="the contrastive loss then shapes the vectors that are searched",
+            why="makes the contrastive loss shape the searched vectors",
         ),
         Arm(
             name="gradient through both branches",
             changes={"objective.stop_gradient": "none"},
-            why="the head then also learns from the target side",
+            why="lets the head also learn from the target side",
         ),
     ]
     if recipe.search_space == "raw":
         searched = Arm(
             name="search in the projected space",
             changes={"search_space": "projected"},
-            why="costs no training: the index is built behind the head",
+            why="needs no training: the index is built from projected vectors",
             trains=False,
         )
         arms.insert(0, searched)

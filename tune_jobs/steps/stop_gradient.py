@@ -13,7 +13,7 @@ BRANCHES = {
 def propose(recipe: Recipe, facts: Facts) -> Proposal:
     """Return the variants that the recipe does not use."""
     if not recipe.has_head:
-        reason = "the recipe has no projection head, and vectors without one take no gradient"
+        reason = "the recipe has no projection head, and raw target vectors take no gradient"
         return Proposal(arms=(), left_out={"stop-gradient": reason})
     arms = [
         Arm(name=title, changes={"objective.stop_gradient": branch}, why=why)

@@ -64,7 +64,7 @@ class Plans:
         return [plan.note for plan in parts if plan and plan.note]
 
     def changes(self, name: str) -> bool:
-        """Say whether a file has to be written anew."""
+        """Whether a file must be rewritten."""
         if name == "payload":
             plan = self.bank
             return plan is not None and bool(plan.steps or plan.dropped)

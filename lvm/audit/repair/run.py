@@ -1,8 +1,8 @@
 """Repair what the audit knows how to repair: new files, never the old ones.
 
 Three things are planned from the whole material before anything is written: where every eval window
-really lies, which articles belong to which side, and which rows of the bank stay. Then every file
-that changes is written anew, all of them or none.
+really lies, which articles belong to which side, and which rows of the bank stay. Then every
+changed file is rewritten, all of them or none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which windows must go so that no article stands on both sides."""
+"""Which windows to remove so that no article is on both sides."""
 
 from __future__ import annotations
 

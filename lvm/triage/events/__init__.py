@@ -1,7 +1,7 @@
 """Every kind of event that a journal holds, each one frozen struct: what is written and read.
 
 `told(record)` turns a line of a journal into its struct, or says which field is wrong. A field
-without a default is one that the event cannot be told without.
+without a default is required.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _tag(kind: type[Event]) -> str:
 
 
 def migrated(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a record of any schema as it is written now.
+    """Return a record of any schema in the current one.
 
     In schema 1 what parts from outside the package measured stood among the keys of our own.
     """
@@ -180,7 +180,7 @@ def _gathered(record: Any, kind: type[msgspec.Struct]) -> Any:
 
 
 class NotToldError(ValueError):
-    """An event lacks what it cannot be told without, or says it in another form."""
+    """An event lacks a required field, or has one of the wrong type."""
 
 
 def told(record: Mapping[str, Any]) -> Event | None:

@@ -1,4 +1,4 @@
-"""What stands behind the numbers of a run, see `lvm.triage.events.parts`."""
+"""The evidence behind the numbers of a run, see `lvm.triage.events.parts`."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Words(Part, frozen=True, kw_only=True):
 
 
 class EvidenceTold(Part, frozen=True, kw_only=True):
-    """What stands behind a model's metrics on test."""
+    """The evidence behind a model's metrics on test."""
 
     windows: Count
     spaces: dict[str, SpaceTold]

@@ -58,7 +58,7 @@ class Epoch(Event, tag="epoch", frozen=True, kw_only=True):
         return None if value is None else float(value)
 
     def record(self) -> dict[str, Any]:
-        """Return what the epoch measured, as a trial told it."""
+        """Return what the epoch measured, as a trial reported it."""
         told = {name: getattr(self, name) for name in self.__struct_fields__}
         envelope = ("at", "arm", "step", "name", "also")
         return {**{k: v for k, v in told.items() if k not in envelope}, **self.also}
@@ -87,7 +87,7 @@ class OfAnArm(Event, frozen=True, kw_only=True):
 
 
 class ArmRestarted(OfAnArm, tag="arm_restarted", frozen=True, kw_only=True):
-    """An arm whose process went away goes on in another one."""
+    """An arm that lost its process restarts in another one."""
 
     attempt: int
     epoch: Count

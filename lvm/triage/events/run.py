@@ -1,4 +1,4 @@
-"""The events of a run between its races: what is asked, decided and judged."""
+"""The events of a run between its races: its options, decisions and judgements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lvm.triage.events.parts import (
 
 
 class RunStarted(Event, tag="run_started", frozen=True, kw_only=True):
-    """A run begins: what is asked of which data, by which code."""
+    """A run begins: its configuration, data and code."""
 
     schema: int
     command: str
@@ -37,7 +37,7 @@ class RunStarted(Event, tag="run_started", frozen=True, kw_only=True):
 
 
 class Resumed(Event, tag="resumed", frozen=True, kw_only=True):
-    """Another process goes on with the run."""
+    """Another process resumes the run."""
 
     command: str = ""
     address: str | None = None
@@ -169,14 +169,14 @@ class Repeated(Event, tag="repeated", frozen=True, kw_only=True):
 
 
 class Compared(Event, tag="compared", frozen=True, kw_only=True):
-    """Models held against the front of untrained baselines."""
+    """Models compared with the front of untrained baselines."""
 
     of: str
     front: dict[str, FrontPosition] = {}
 
 
 class Decision(Event, tag="decision", frozen=True, kw_only=True):
-    """What the tree asks for next."""
+    """The next action of the tree."""
 
     action: str
     since: str

@@ -244,7 +244,9 @@ def in_words(ray: Any, address: str | None, spare: int) -> str:
 
 
 def trial_resources(spec: Mapping[str, Any], gpus_per_arm: float, spare: int) -> dict[str, float]:
-    """Return what the process of a trial asks for; `spec` is that of its arm, in plain values."""
+    """Return the resources that a trial's process needs; `spec` is that of its arm, in plain
+    values.
+    """
     cpus = {"CPU": distributed.CPU_SHARE * spec["threads"]} | ({TRIAL: 1.0} if spare else {})
     if spec["workers"] > 1 and spec["source"] is None:
         # It only drives Ray Train workers, which ask for their own.

@@ -22,7 +22,7 @@ from lvm.triage.on_ray.quiet import import_ray
 
 @dataclass
 class EarlyJoin:
-    """A thread that joins the cluster of `head` when it stands."""
+    """A thread that joins the cluster of `head` once it is up."""
 
     head: LocalHead
     schedule: ScheduleConfig

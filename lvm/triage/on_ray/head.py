@@ -22,7 +22,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Start a head when told to, say where it is, and end it when nobody is left to hear."""
+    """Start a head on request, report its address, and end it when the parent is gone."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray's words are no answer
     node_of = importing()

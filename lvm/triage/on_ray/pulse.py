@@ -23,7 +23,7 @@ NODE_LOST = "Ray lost this process's node (its raylet died); restart Ray there a
 
 
 class Pulse:
-    """Feels the cluster's pulse, as often as it is asked to and not more often than needed."""
+    """Checks that the cluster is alive, at most as often as needed."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ def _raylet_socket(ray: Any) -> str | None:
 
 
 def _listens(path: str | None) -> bool:
-    """Whether somebody listens at a Unix socket; true where it is busy, or not known."""
+    """Whether a process listens at a Unix socket; true where it is busy, or not known."""
     if path is None:
         return True
     with socket.socket(socket.AF_UNIX) as probe:

@@ -1,7 +1,7 @@
 """Silence Ray's output, and import it in the environment that it reads then.
 
 The terminal belongs to the triage and standard output to its answer. Ray, Tune and Train write to
-both unless they are told otherwise before their import.
+both unless configured otherwise before their import.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tune's side of the desk: what arms become trials, and a scheduler that decides nothing.
 
-One Tune experiment serves the whole run. The tree proposes its next arms on what came of the
+One Tune experiment serves the whole run. The tree proposes its next arms from the results of the
 earlier ones, so to Tune it is a search algorithm; which arms go on is decided by the rungs, in the
 driver, from the same numbers in whatever order they arrive.
 """
@@ -47,7 +47,7 @@ _TUNE_KEYS = {
 
 
 class ArmSource(Searcher):  # type: ignore[misc]  # ray is untyped
-    """Turns the arms that the tree asks for into trials."""
+    """Turns the tree's arms into trials."""
 
     def __init__(self, desk: Desk, common: Callable[[], dict[str, Any]]) -> None:
         super().__init__(metric="eval_cosine", mode="max")

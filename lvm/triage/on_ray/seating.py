@@ -109,7 +109,7 @@ class Seating:
         return min(free, key=lambda spec: race.known_epochs(spec.id), default=None)
 
     def _is_over(self, seat: Seat) -> bool:
-        """Whether a trial serves nobody: its arm has ended and it holds no process of use."""
+        """Whether a trial is no longer needed: its arm has ended and it holds no process of use."""
         if self._lives(seat):
             return False
         if seat.place is Place.TRAINING:

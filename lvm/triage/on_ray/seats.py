@@ -1,4 +1,4 @@
-"""Where trials stand, and what can be done with them."""
+"""The states of trials, and what can be done with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lvm.triage.race import Race
 
 
 class Place(Enum):
-    """Where a trial stands."""
+    """The state of a trial."""
 
     QUEUED = auto()  # handed to Tune; it has no process yet
     TRAINING = auto()  # an epoch is under way

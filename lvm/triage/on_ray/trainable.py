@@ -24,7 +24,7 @@ class ArmTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """Return what the process of a trial asks for."""
+        """Return the resources that a trial's process needs."""
         spec, gpus = config["spec"], config["schedule"]["gpus_per_arm"]
         return tune.PlacementGroupFactory([trial_resources(spec, gpus, config["spare"])])
 

@@ -9,7 +9,7 @@ from lvm.config.run import ScheduleConfig
 from lvm.training.distributed import CPU_SHARE
 from lvm.triage.arm import ArmSpec
 
-LATE_SECONDS = 30.0  # after these a person is told what is missing
+LATE_SECONDS = 30.0  # after these the user is told what is missing
 AGAIN_SECONDS = 60.0  # and again after these
 FIRST_EPOCH = 12.0  # an arm of which no epoch is known may take so many times the least
 
