@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration  # a whole triage, for its seconds; it star
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/your-steps.md").read_text()
-WRONG = (ROOT / "recipes/wrong_temperature.toml").read_text()
+WRONG = (ROOT / "lvm/recipes/wrong_temperature.toml").read_text()
 
 
 def test_a_sweep_of_the_page_finds_what_is_wrong_with_a_recipe(tmp_path) -> None:

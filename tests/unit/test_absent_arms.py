@@ -33,7 +33,7 @@ from lvm.triage.events import (
     TestJudged,
 )
 from lvm.triage.journal import Journal, read_journal
-from lvm.triage.on_ray import trainable
+from lvm.triage.on_ray import shared
 from lvm.triage.step import steps_in_order
 from lvm.triage.verdict import build_verdict
 
@@ -416,9 +416,9 @@ def records_of(monkeypatch, tmp_path, error):
         yield {"epoch": 1}
         raise error
 
-    monkeypatch.setattr(trainable, "run_trial", broken)
+    monkeypatch.setattr(shared, "run_trial", broken)
     spec = dataclasses.make_dataclass("Spec", ["folder"])(tmp_path)
-    return list(trainable.records_or_reason(spec, None))
+    return list(shared.records_or_reason(spec, None))
 
 
 @pytest.mark.parametrize(
@@ -438,5 +438,5 @@ def test_what_the_place_is_to_blame_for_breaks_the_trial(
     error, detail, monkeypatch, tmp_path
 ) -> None:
     """Its arm may go well elsewhere, so the driver tries it again."""
-    with pytest.raises(trainable.ArmBroke, match=detail):
+    with pytest.raises(shared.ArmBroke, match=detail):
         records_of(monkeypatch, tmp_path, error)

@@ -204,7 +204,7 @@ def test_a_first_chunk_repeated_in_front_is_padding_and_no_wrong_key() -> None:
     parts = clean(0)
     articles = len(np.unique(parts.eval.truth_keys[:, 0]))
     assert one.values["windows"] == (T - 1) * articles
-    assert "padding" in one.meaning
+    assert "padded" in one.meaning
 
 
 def test_a_chunk_repeated_within_an_article_is_no_padding() -> None:
@@ -251,7 +251,7 @@ def test_the_one_file_that_has_keys_is_named(name: str) -> None:
 def test_zeros_in_front_of_an_article_are_padding_and_others_a_failed_encoder() -> None:
     padded = audit(damaged("padded_with_zeros"))
     assert codes(padded) == {"ZERO_ROWS"}
-    assert "padding" in finding(padded, "ZERO_ROWS", "eval").meaning
+    assert "padded" in finding(padded, "ZERO_ROWS", "eval").meaning
     parts = clean(0)
     contexts = parts.eval.contexts.copy()
     contexts[::9, 0] = 0  # in front as well, but in the middle of articles

@@ -144,9 +144,9 @@ ASKED = {
 @pytest.mark.parametrize("name", ASKED)
 def test_a_world_refuses_tensors_of_another_device(size, name) -> None:
     """With one worker too: the mistake shows before there are two."""
-    with pytest.raises(ValueError, match="got a tensor on cpu, the training is on meta"):
+    with pytest.raises(ValueError, match=r"tensor on cpu, .* on meta"):
         ASKED[name](World(0, size, META))
-    with pytest.raises(ValueError, match="got a tensor on meta, the training is on cpu"):
+    with pytest.raises(ValueError, match=r"tensor on meta, .* on cpu"):
         World(0, size).sum(torch.zeros(3, device=META))
 
 

@@ -236,7 +236,7 @@ def test_the_audit_still_finds_a_cosine_that_is_another_models(trained) -> None:
 
 
 def test_the_audit_says_so_where_the_windows_are_others(trained) -> None:
-    with pytest.raises(NotEvaluable, match="other windows"):
+    with pytest.raises(NotEvaluable, match="windows other than the dev split"):
         judged(trained, val_articles=[[1, 2]])
 
 

@@ -244,7 +244,7 @@ def test_a_recipe_writes_a_term_and_a_change_touches_one_option(plugged, tmp_pat
     ("changes", "message"),
     [
         ({"sharpness": 0}, r"objective\.terms\.uniformity\.sharpness must be above 0 \(got 0\.0\)"),
-        ({"sharpness": "2"}, r"objective\.terms\.uniformity\.sharpness is '2', .* type float\."),
+        ({"sharpness": "2"}, r"objective\.terms\.uniformity\.sharpness .* type float .*'2'"),
         ({"weight": -1}, r"objective\.terms\.uniformity\.weight must be a finite .* \(got -1\.0\)"),
         (
             {"balance": "half"},
@@ -296,7 +296,7 @@ def test_a_term_whose_own_default_has_a_wrong_type_is_refused(registries) -> Non
         dataclasses.make_dataclass("Mistyped", options, bases=(Term,), frozen=True, kw_only=True)
     )
     with pytest.raises(
-        ConfigError, match=r"^objective\.terms\.mistyped\.sharpness is 2\.5, .* type int\.$"
+        ConfigError, match=r"^objective\.terms\.mistyped\.sharpness .* type int .*2\.5"
     ):
         Recipe().with_changes({"objective.terms.mistyped.weight": 0.1})
 

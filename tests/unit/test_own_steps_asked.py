@@ -247,5 +247,5 @@ def test_a_resume_takes_steps_and_order_from_the_journal(tmp_path) -> None:
     journal.append(event_of(RunStarted, **started))
     again = request.resumed(TriageOptions(resume=journal.folder), journal)
     assert (again.steps, again.order) == (options.steps, options.order)
-    with pytest.raises(UsageError, match="--order cannot be given with --resume"):
+    with pytest.raises(UsageError, match="--order cannot be combined with --resume"):
         request.resumed(TriageOptions(resume=journal.folder, order=("tuned",)), journal)

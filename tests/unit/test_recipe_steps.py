@@ -154,7 +154,7 @@ WRONG = {
     '[[steps]]\nname = "rate"\nquestion = "?"': r"either arms or a sweep \(got neither\)",
     arm(f"{RATE} = 2e-3") + f"[steps.sweep]\n{RATE} = [1e-3]": r"arms or a sweep \(got both\)",
     '[[steps]]\nname = "rate"\nquestion = "?"\nbudgte = 3': r"'steps\.rate\.budgte'.*mean",
-    arm(f"{RATE} = 2e-3", "budget = 2.5"): "steps.rate.budget is 2.5, expected .* type int",
+    arm(f"{RATE} = 2e-3", "budget = 2.5"): "steps.rate.budget .* type int .*2.5",
     arm(f"{RATE} = [1, 2]"): r"changes\.training\.learning_rate is .*, expected one value",
     arm(""): r"steps\.rate\.arms\[0\]\.changes must be at least one key",
     # a sweep
@@ -178,14 +178,14 @@ WRONG = {
     sweep(f"{RATE} = [1e-3]", 'metric = "loss"'): "sweep.metric must be one of",
     arm(f'{RATE} = 2e-3, "training" = 3'): "has both 'training' and 'training.learning_rate'",
     sweep(f"{RATE} = [2e-3]", "minutes = -1"): "minutes must be a finite number of at least 0",
-    sweep(f"{RATE} = [2e-3]", 'minutes = "5"'): "minutes is '5', expected a value of type float",
+    sweep(f"{RATE} = [2e-3]", 'minutes = "5"'): "minutes .* type float .*'5'",
     sweep(f"{RATE} = [2e-3]", 'direction = "min"'): 'direction must be "max", because a higher mrr',
 }
 REFUSED = {
     # what stands in the way of a run
     arm(f"{RATE} = 2e-3").replace('"rate"', '"temperature"'): "two steps are named 'temperature'",
     arm(f"{RATE} = 2e-3") * 2: "two steps are named 'rate'",
-    arm(f"{RATE} = 2e-3", "order = 6"): "'context_path' and 'rate' both have number 6",
+    arm(f"{RATE} = 2e-3", "order = 6"): "'context_path' and 'rate' both have the number 6",
     arm(f"{RATE} = 2e-3").replace('"rate"', '"combination"'): "part of every run; choose another",
     arm('"training.batch_size" = 33'): "is 33, expected a multiple of the 2 workers of .*confirm",
     arm('"training.lr" = 2e-3'): r"unknown key 'training\.lr' in section \[training\]",
@@ -200,8 +200,8 @@ REFUSED = {
     arm('"model.name" = "lstm"'): "unknown model 'lstm'",
     sweep('"training.lr" = [1e-3, 2e-3]'): r"steps\.tuned: unknown key 'training\.lr'",
     sweep("sampeler = [1]"): "unknown key 'sampeler'",
-    sweep(f"{RATE} = {{ normal = [0, 1] }}"): "training.learning_rate is .*expected a value of",
-    sweep(f'{RATE} = [2e-3, "fast"]'): "learning_rate is 'fast', expected a value of type float",
+    sweep(f"{RATE} = {{ normal = [0, 1] }}"): "training.learning_rate .*type float .*normal",
+    sweep(f'{RATE} = [2e-3, "fast"]'): "learning_rate .* type float .*'fast'",
     sweep(f"{RATE} = [1e-3]"): "it changes nothing",
     sweep(f"{RATE} = [1e-3]", '"model.num_layers" = [1, 3]'): (
         r"training\.learning_rate changes nothing, the recipe has the value 0\.001 already"

@@ -46,7 +46,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(package) -> None:
 
 def test_a_name_is_given_once(package) -> None:
     package.PARTS.register("gamma")("one")
-    with pytest.raises(ConfigError, match="two parts are named 'gamma', one of"):
+    with pytest.raises(ConfigError, match="two parts are named 'gamma', from"):
         package.PARTS.register("gamma")("two")
     assert package.PARTS.get("gamma") == "one"
 

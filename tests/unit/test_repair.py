@@ -497,7 +497,7 @@ def test_without_keys_and_without_a_bank_row_no_key_is_invented(tmp_path):
 def test_a_repair_that_would_leave_nothing_of_a_file_is_refused(tmp_path, value):
     bank = planted.clean(0, SMALL).bank
     parts = planted.parts_of(np.full_like(bank.vectors, value), np.array(bank.keys))
-    with pytest.raises(UsageError, match=r"leave no row of bank.*; write (it|them) again"):
+    with pytest.raises(UsageError, match=r"leave no rows in bank.*; write (it|them) again"):
         repair(parts.material(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -252,7 +252,7 @@ def test_other_width(tmp_path):
     bank = make_bank()
     paths = write_files(tmp_path, bank)
     np.savez(paths[2], vectors=bank.vectors[:, 1:], keys=bank.keys)
-    with pytest.raises(DataError, match=r"width 6, those of .* have 5"):
+    with pytest.raises(DataError, match=r"width 6, .* have 5"):
         dataset_from_report_files(*paths, T)
 
 

@@ -68,7 +68,7 @@ def test_a_recipe_file_names_a_function_or_a_command(tmp_path) -> None:
         ({"command": ["a"], "keys": ["seed"]}, "trainer.keys goes with a call"),
         ({"comand": ["a"]}, "did you mean command"),
         ({"command": ["a"], "options": {"sizes": [1, 2]}}, "trainer.options.sizes must be"),
-        (3, "expected a table"),
+        (3, "must be a table"),
     ],
 )
 def test_what_is_no_trainer_is_refused_in_one_sentence(trainer, said) -> None:
