@@ -80,7 +80,7 @@ def raised_from(error, cause):
         (
             OSError(errno.EROFS, os.strerror(errno.EROFS), "/x/y"),
             StopReason.CRASHED,
-            "/x/y cannot be used (Read-only file system)",
+            "/x/y is unusable (Read-only file system)",
         ),
         (
             raised_from(

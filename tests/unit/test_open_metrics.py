@@ -270,7 +270,7 @@ def test_two_metrics_of_one_name_are_refused(plugged):
         match=r"^two metrics are named 'r_at_5', from lvm\.metrics and .*test_open_m",
     ):
         METRICS.per_query(again)(lambda queries: queries.hit(5))
-    with pytest.raises(ConfigError, match=r"^two metrics .* 'mean_rank', one of metrics_of_mine"):
+    with pytest.raises(ConfigError, match=r"^two metrics .* 'mean_rank', from metrics_of_mine"):
         METRICS.register("mean_rank")(METRICS.get("mean_rank"))
 
 

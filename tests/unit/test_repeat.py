@@ -69,7 +69,7 @@ def test_seeds_come_after_the_verdict_and_before_the_open_questions() -> None:
     first = then()
     assert isinstance(first, Repeat)
     assert first.seed == 1
-    assert first.since == "FIXED stands, and so far on one seed"
+    assert first.since == "FIXED stands, but so far on one seed"
     second = then(RepeatedOutcome(seed=1))
     assert isinstance(second, Repeat)
     assert second.seed == 2
