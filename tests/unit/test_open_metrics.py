@@ -282,7 +282,7 @@ def test_a_loss_term_takes_no_name_of_a_metric(plugged):
 def test_values_of_another_shape_are_refused(plugged, monkeypatch):
     wrong = replace(METRICS.get("r_at_20"), values=lambda queries: queries.rank[:3])
     monkeypatch.setitem(METRICS._parts, "r_at_20", wrong)
-    with pytest.raises(DataError, match=r"^metric 'r_at_20' .* \(3,\), .* \(200,\)"):
+    with pytest.raises(DataError, match=r"^metric 'r_at_20' .* \(200,\) \(got shape \(3,\)\)"):
         values_of(at_rank(3), "r_at_20")
 
 

@@ -108,7 +108,7 @@ def test_a_resume_says_what_it_tries_again() -> None:
     ]
     (line,) = shown([made.event(Reopened, arms=arms)], io.StringIO()).splitlines()
     assert line.endswith("arm 2 of negatives and 2 more.")
-    assert "Trying again: arm 0 of negatives" in line
+    assert "Retrying: arm 0 of negatives" in line
 
 
 def test_a_network_below_the_ladder_is_told_when_it_is_found() -> None:
