@@ -5,12 +5,12 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Item = TypeVar("Item")
 
 
-def foremost(items: Sequence[Item], room: int, rank: Callable[[Item], Any]) -> list[Item]:
+def foremost(items: Sequence[Item], room: int, rank: Callable[[Item], object]) -> list[Item]:
     """Return the `room` items of the highest rank in their own order; of equals the earlier."""
     if len(items) <= room:
         return list(items)

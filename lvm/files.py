@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def write_whole(path: Path, text: str) -> None:
         file.write(text.encode("utf-8", "backslashreplace"))
 
 
-def write_json(path: Path, document: Any) -> None:
+def write_json(path: Path, document: object) -> None:
     """Replace a file by one with this document; ValueError for a number that JSON does not know."""
     write_whole(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 

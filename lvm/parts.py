@@ -76,7 +76,7 @@ def read_tables(
 
 
 def read_options(
-    cls: type[Part], values: Mapping[str, Any], *, base: Part | None = None, prefix: str
+    cls: type[Part], values: Mapping[str, object], *, base: Part | None = None, prefix: str
 ) -> Part:
     """Build options of class `cls` from the keys of a recipe's table, starting from `base`.
 

@@ -203,7 +203,7 @@ def _load(plugin: Plugin, path: Path | None = None) -> None:
     _loaded[plugin.name] = plugin
 
 
-def _imported(plugin: Plugin, run: Callable[[str], Any], path: Path | None) -> None:
+def _imported(plugin: Plugin, run: Callable[[str], object], path: Path | None) -> None:
     """Import a plug-in, and what the package has of the same kinds: it may have the same names."""
     before = len(FILED)
     try:

@@ -65,7 +65,7 @@ def _plugin(given: str, kept: bool) -> str:
     return shown(Path(given), kept=kept) if is_file(given) else shlex.quote(given)
 
 
-def triage_command(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
+def triage_command(arguments: Mapping[str, object], *, kept: bool = False) -> str:
     """Return a triage with these flags."""
     return f"{job_command('triage', kept=kept)} {typed(arguments, kept=kept)}".rstrip()
 

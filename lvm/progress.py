@@ -151,12 +151,12 @@ def _more(event: Event, progress: Progress) -> dict[str, Any]:
             return {}
 
 
-def _of(arm: str, progress: Progress) -> dict[str, Any]:
+def _of(arm: str, progress: Progress) -> dict[str, object]:
     """Return the budget of an arm, and the time left in its step."""
     return {"of": progress.of(arm), "seconds_left": progress.seconds_left}
 
 
-def _metrics(evaluation: Evaluation) -> dict[str, Any]:
+def _metrics(evaluation: Evaluation) -> dict[str, object]:
     return {name: evaluation.masked.get(name) for name in METRICS.shown(Shown.SUMMARY)}
 
 

@@ -9,7 +9,6 @@ import importlib.util
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -90,7 +89,7 @@ def _git(root: Path, *words: str) -> str:
     ).stdout.strip()
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Return versions and the machine, for the record."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:

@@ -204,7 +204,7 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def _struct_to_plain(value: msgspec.Struct) -> dict[str, Any]:
+def _struct_to_plain(value: msgspec.Struct) -> dict[str, object]:
     about = value.__struct_config__
     tag = {} if about.tag is None else {str(about.tag_field): about.tag}
     names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)

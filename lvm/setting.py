@@ -61,7 +61,7 @@ def typed(key: str, value: Any, hint: Any) -> Any:
     raise ConfigError(f"{key} must be of type {names} (got {brief(value)}).")
 
 
-def section(key: str, value: object) -> Mapping[str, Any]:
+def section(key: str, value: object) -> Mapping[str, object]:
     """Return the section of keys at `key`; ConfigError when the value is none."""
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key} must be a table, e.g. [{key}] (got {brief(value)}).")

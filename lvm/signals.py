@@ -111,7 +111,7 @@ def held_signals() -> Iterator[None]:
         return
     before, again = sys.getprofile(), heed_signals_again if _in_main_thread() else _asking_main()
 
-    def take_back(frame: FrameType, event: str, arg: Any) -> None:
+    def take_back(frame: FrameType, event: str, arg: object) -> None:
         if event == "call":
             again()
 

@@ -122,7 +122,7 @@ def seen_articles(
     )
 
 
-def _sketches(manifest: Mapping[str, Any]) -> Sketches | None:
+def _sketches(manifest: Mapping[str, object]) -> Sketches | None:
     return Sketches.from_plain(manifest.get("text_seen"))
 
 
@@ -131,7 +131,7 @@ def _parents(manifest: Mapping[str, object]) -> list[object]:
     return list(parents) if isinstance(parents, list | tuple) else [parents]
 
 
-def _stated_articles(manifest: Mapping[str, Any]) -> set[int] | None:
+def _stated_articles(manifest: Mapping[str, object]) -> set[int] | None:
     stated = manifest.get("articles_seen")
     if not isinstance(stated, list | tuple | set | frozenset):
         return None

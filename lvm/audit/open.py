@@ -89,7 +89,7 @@ def _sides(
     }
 
 
-def _not_cut(missing: dict[str, str], why: str) -> dict[str, Any]:
+def _not_cut(missing: dict[str, str], why: str) -> dict[str, object]:
     missing["train"] = missing["eval"] = why
     return {}
 

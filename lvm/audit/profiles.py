@@ -78,7 +78,7 @@ def _position_profile(_: Material, side: Coherence) -> dict[str, object]:
     return _profile(range(-length, 0), levels, len(side.rows))
 
 
-def _lag_profile(_: Material, side: Coherence) -> dict[str, Any]:
+def _lag_profile(_: Material, side: Coherence) -> dict[str, object]:
     """Cosine of vectors x places apart in a window, x = 1 .. T."""
     lags = range(1, side.contexts.shape[1] + 1)
     return _profile(lags, [side.of(side.lag(k)) for k in lags], len(side.rows))
@@ -119,7 +119,9 @@ def _to_rows(
     return level(cosines[usable], clusters[there][usable])
 
 
-def _profile(places: Iterable[int], levels: Iterable[Level | None], windows: int) -> dict[str, Any]:
+def _profile(
+    places: Iterable[int], levels: Iterable[Level | None], windows: int
+) -> dict[str, object]:
     kept = list(levels)
     return {
         "x": list(places),
@@ -148,7 +150,7 @@ def _coherence_blocks(material: Material) -> dict[str, object]:
 
 def _block(
     values: Float[np.ndarray, " m"], clusters: Int[np.ndarray, " m"], mine: Int[np.ndarray, " a"]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     inside = np.isin(clusters, mine)
     near = level(values[inside], clusters[inside])
     named = mine[mine >= 0]  # a window without a place in the bank has no article
@@ -178,7 +180,7 @@ def _train_level(material: Material) -> dict[str, object]:
 # --- histograms -----------------------------------------------------------------------------------
 
 
-def _cosine_histograms(material: Material) -> dict[str, Any]:
+def _cosine_histograms(material: Material) -> dict[str, object]:
     """Mean context against its own target and against that of another article, per side."""
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name in SIDES:

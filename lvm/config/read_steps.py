@@ -21,7 +21,7 @@ def own_steps_of(values: object) -> tuple[OwnStep, ...]:
     return tuple(_step(f"steps[{i}]", table) for i, table in enumerate(_tables("steps", values)))
 
 
-def _step(place: str, table: Mapping[str, Any]) -> OwnStep:
+def _step(place: str, table: Mapping[str, object]) -> OwnStep:
     name = table.get("name")
     if isinstance(name, str):
         place = f"steps.{printable(name)}"
@@ -54,7 +54,9 @@ def _sweep(place: str, value: object) -> Sweep | None:
     return _built(Sweep, {**table, "keys": keys}, f"{place.removesuffix('sweep')}")
 
 
-def _ranges(place: str, table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Values]]:
+def _ranges(
+    place: str, table: Mapping[str, object], prefix: str = ""
+) -> Iterator[tuple[str, Values]]:
     """Yield what every swept key may be; a key without quotation marks makes nested tables."""
     for name, value in table.items():
         key, where = f"{prefix}{name}", f"{place}.{printable(prefix + name)}"
@@ -80,7 +82,7 @@ def _values(place: str, value: object) -> Values:
     return _built(Values, {"kind": kind, "values": found}, f"{place}: ")
 
 
-def _flat(place: str, table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
+def _flat(place: str, table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, Value]]:
     """Yield dotted keys with their values; a key without quotation marks makes nested tables."""
     for name, value in table.items():
         if isinstance(value, Mapping):
@@ -95,13 +97,13 @@ def _scalar(place: str, value: object) -> Value:
     raise ConfigError(f"{place} is {brief(value)}, expected one value.")
 
 
-def _tables(place: str, values: object) -> Sequence[Mapping[str, Any]]:
+def _tables(place: str, values: object) -> Sequence[Mapping[str, object]]:
     if not isinstance(values, list | tuple):
         raise ConfigError(f"{place} is {brief(values)}, expected a list of tables, [[{place}]].")
     return [section(f"{place}[{i}]", table) for i, table in enumerate(values)]
 
 
-def _built(cls: type[Part], values: Mapping[str, Any], prefix: str) -> Part:
+def _built(cls: type[Part], values: Mapping[str, object], prefix: str) -> Part:
     """Build a part from its keys; what it refuses itself is said with its place."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # a config class

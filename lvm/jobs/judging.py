@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -149,7 +148,11 @@ def checkpoint_on_test(checkpoint: Path, request: DataRequest, other_data: bool)
 
 
 def _checked(
-    checkpoint: Path, manifest: Mapping[str, Any], dataset: Dataset, source: str, other_data: bool
+    checkpoint: Path,
+    manifest: Mapping[str, object],
+    dataset: Dataset,
+    source: str,
+    other_data: bool,
 ) -> bool:
     """Return whether a checkpoint was trained on this data; UsageError where it cannot be judged.
 
@@ -169,7 +172,7 @@ def _checked(
     return own
 
 
-def _seen(path: Path, manifest: Mapping[str, Any], dataset: Dataset) -> list[str]:
+def _seen(path: Path, manifest: Mapping[str, object], dataset: Dataset) -> list[str]:
     """Say which test articles a checkpoint was trained on, or that nobody can tell."""
     bank, test = dataset.bank, dataset.test
     lineage = read_lineage(manifest, path)

@@ -50,7 +50,7 @@ def started(
     )
 
 
-def data_of(dataset: Dataset, source: str) -> dict[str, Any]:
+def data_of(dataset: Dataset, source: str) -> dict[str, object]:
     """Return what the journal says of the data."""
     whole = dataset.dev_drawn_from
     return {
@@ -64,7 +64,7 @@ def data_of(dataset: Dataset, source: str) -> dict[str, Any]:
     }
 
 
-def data_seen(material: Material) -> dict[str, Any]:
+def data_seen(material: Material) -> dict[str, object]:
     """Return what is known of data that was never loaded."""
     bank, sides = material.bank, material.sides
     return {

@@ -188,7 +188,7 @@ def no_weight_decay(parameter: nn.Parameter) -> nn.Parameter:
     return parameter
 
 
-def weight_decay_groups(model: nn.Module) -> list[dict[str, Any]]:
+def weight_decay_groups(model: nn.Module) -> list[dict[str, object]]:
     """Return two parameter groups for an optimiser: with its weight decay, and with none.
 
     Without decay are vectors and scalars (biases, norms, dt_bias, A_log, D, residual weights) and

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from lvm.audit.words import answer, cautions
 from lvm.printed import job_command
@@ -161,7 +160,7 @@ def _again(run: Run) -> str:
     return run.started.again or run.started.command
 
 
-def _changes(run: Run) -> dict[str, Any]:
+def _changes(run: Run) -> dict[str, object]:
     """Return the dotted recipe keys in which the fix differs from the base recipe."""
     arm = run.summary.arm
     recipe = arm.recipe.to_plain() if arm and arm.recipe else {}

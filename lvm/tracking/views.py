@@ -84,7 +84,7 @@ class RunView:
     data: DataView | None = None
     model: ModelView | None = None
 
-    def add_tags(self, values: Mapping[str, Any]) -> None:
+    def add_tags(self, values: Mapping[str, object]) -> None:
         """Add what is known of `values` as text."""
         self.tags.update({k: str(v)[:MAX_TAG] for k, v in values.items() if v not in (None, "")})
 

@@ -137,7 +137,7 @@ def load_checkpoint(folder: Path) -> tuple[Predictor, Recipe, dict[str, Any]]:
     return predictor, recipe, manifest
 
 
-def read_parts(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_parts(folder: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
     """Return the manifest and the weights; CheckpointError when the folder cannot be read."""
     manifest = read_manifest(folder)
     if manifest is None:

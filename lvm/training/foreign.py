@@ -80,12 +80,12 @@ class LeftOut:
         pass
 
 
-def _dictionary(*_: object) -> dict[Any, Any]:
+def _dictionary(*_: object) -> dict[object, object]:
     """Stand for collections.defaultdict: what it makes of missing keys is left out."""
     return {}
 
 
-def _sequence(*_: object) -> list[Any]:
+def _sequence(*_: object) -> list[object]:
     """Stand for collections.deque."""
     return []
 
@@ -162,7 +162,7 @@ def plain(value: object) -> Any:
     return f"<{type(value).__name__}>"
 
 
-def _of_numpy(value: object) -> Any:
+def _of_numpy(value: object) -> object:
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufU":
         return value.tolist()
     return f"<{type(value).__name__}>"

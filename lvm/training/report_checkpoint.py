@@ -173,7 +173,9 @@ def unreadable(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path} is not a readable torch.save file ({what}); {SAVE_AGAIN}.")
 
 
-def _parts(path: Path, content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _parts(
+    path: Path, content: Mapping[object, object]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the weights of the model and of its head (empty without one).
 
     They lie under a key of the report's, of others' or of Lightning's, or are the whole content;

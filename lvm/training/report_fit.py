@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ def own_width(checkpoint: ReportCheckpoint) -> int:
     return closest_model(shapes, checkpoint.args, 1).width
 
 
-def fitted_manifest(checkpoint: ReportCheckpoint, recipe: Recipe, width: int) -> dict[str, Any]:
+def fitted_manifest(checkpoint: ReportCheckpoint, recipe: Recipe, width: int) -> dict[str, object]:
     """Return the manifest of a .pt file that was fitted to a model."""
     unused = renamed(checkpoint.model).unused
     more = {"unused_weights": list(unused)} if unused else {}

@@ -71,7 +71,7 @@ class Candidate:
     differing: tuple[str, ...]  # one phrase per weight
 
 
-def closest_model(shapes: Shapes, args: Mapping[str, Any], width: int) -> Candidate:
+def closest_model(shapes: Shapes, args: Mapping[str, object], width: int) -> Candidate:
     """Return the registered model that fits, else the one that knows the most weights by name."""
     names = sorted(MODELS.names(), key=lambda name: name != ModelConfig().name)
     candidates = [_candidate(name, shapes, args, width) for name in names]
@@ -137,7 +137,7 @@ def _shared_sizes(shapes: Shapes) -> dict[str, object]:
 def recipe_of(
     config: ModelConfig,
     head: Mapping[str, Tensor] | None,
-    args: Mapping[str, Any],
+    args: Mapping[str, object],
     context_length: int,
 ) -> Recipe:
     """Return the recipe of a fitted model; `head` holds its projection head, or is None.
@@ -158,7 +158,7 @@ def recipe_of(
 
 
 def _from_args(
-    config: Config, spellings: Mapping[str, tuple[str, ...]], args: Mapping[str, Any]
+    config: Config, spellings: Mapping[str, tuple[str, ...]], args: Mapping[str, object]
 ) -> Config:
     for key, names in spellings.items():
         value = first(args, names)
@@ -168,7 +168,7 @@ def _from_args(
     return config
 
 
-def accumulated_negatives(manifest: Mapping[str, Any]) -> tuple[int, int] | None:
+def accumulated_negatives(manifest: Mapping[str, object]) -> tuple[int, int] | None:
     """Return (negatives seen, negatives stated) where gradient accumulation made them differ.
 
     From the `args` of a .pt file: with a batch of 256 and 4 steps of accumulation, 255 rows stand
@@ -185,6 +185,6 @@ def accumulated_negatives(manifest: Mapping[str, Any]) -> tuple[int, int] | None
     return (batch - 1, stated - 1) if stated > batch else None
 
 
-def _whole(args: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+def _whole(args: Mapping[str, object], names: tuple[str, ...]) -> int | None:
     values = (args.get(name) for name in names)
     return next((v for v in values if type(v) is int and v > 0), None)

@@ -150,7 +150,7 @@ class TrainingState:
         return read_epochs(self.folder)[: self.epochs_done]
 
     @functools.cached_property
-    def text_seen(self) -> dict[str, Any]:
+    def text_seen(self) -> dict[str, object]:
         """Sketches of the train text, by which it is known where ids are of another bank."""
         return sketch(self.dataset.bank, self.dataset.train).to_plain()
 

@@ -196,7 +196,7 @@ def validate(spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int) 
 
 def dev_record(
     spec: ArmSpec, evaluation: Evaluation, per_query: PerQuery, epoch: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Keep the dev results per query of one epoch; return its metrics and stage verdict."""
     per_query.save(dev_file(spec.folder, epoch))
     return {

@@ -128,7 +128,7 @@ def read_events(folder: Path) -> Iterator[Event]:
             yield event
 
 
-def _is_event(record: Mapping[str, Any]) -> bool:
+def _is_event(record: Mapping[str, object]) -> bool:
     at = record.get("at")
     return (
         isinstance(record.get("event"), str)

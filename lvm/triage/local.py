@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
 
 from lvm.data.windows import Dataset
 from lvm.triage.endings import failure_of
@@ -46,7 +45,7 @@ class LocalExecutor:
         return "in this process"
 
 
-def _advance(race: Race, arm: str, records: Iterator[dict[str, Any]]) -> bool:
+def _advance(race: Race, arm: str, records: Iterator[dict[str, object]]) -> bool:
     """Take one epoch of an arm; False when it has none left or broke."""
     try:
         record = next(records)

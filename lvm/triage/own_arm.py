@@ -25,7 +25,7 @@ from lvm.triage.arm import ArmSpec, dev_record, run_arm
 BACKEND = "own"  # in the journal: not computed by this program
 
 
-def run_trial(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, None]:
+def run_trial(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, object], None, None]:
     """Run one arm, by this program or by the recipe's trainer; yield a plain record per epoch."""
     trained_elsewhere = spec.recipe.trainer is not None and spec.source is None
     return (_run_own if trained_elsewhere else run_arm)(spec, dataset)

@@ -218,7 +218,7 @@ class Race:
         )
 
 
-def _epoch(spec: ArmSpec, step: str, record: Mapping[str, Any]) -> Epoch:
+def _epoch(spec: ArmSpec, step: str, record: Mapping[str, object]) -> Epoch:
     """Return the record of an epoch as an event."""
     return event_of(Epoch, arm=spec.id, step=step, name=spec.name, **record)
 

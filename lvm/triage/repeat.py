@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from lvm.config.recipe import Recipe
 from lvm.evaluation.metrics import PerQuery, summarise
@@ -106,7 +105,7 @@ class Repetitions:
         )
         self._runner.once(event, "seed")
 
-    def _over_seeds(self, model: Repeated) -> dict[str, Any]:
+    def _over_seeds(self, model: Repeated) -> dict[str, object]:
         """Return a model's test metrics per seed, and their spread where there are two."""
         per_seed, shown = [], ("eval_cosine", *METRICS.judged)
         for seed, found in sorted(model.results.items()):
@@ -118,7 +117,7 @@ class Repetitions:
             spread = {m: level_over_seeds(several, m, self._runner.gates) for m in shown}
         return {"per_seed": per_seed, "over_seeds": spread}
 
-    def _comparisons(self) -> list[dict[str, Any]]:
+    def _comparisons(self) -> list[dict[str, object]]:
         """Return the gain of every model over those before it, over the seeds that both have."""
         gates = self._runner.gates
         names, found = list(self._models), []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -166,7 +165,7 @@ class Runner:
             changes=dict(changes.changes) if changes else {},
         )
 
-    def begin(self, step: str, specs: Sequence[ArmSpec], **about: Any) -> None:
+    def begin(self, step: str, specs: Sequence[ArmSpec], **about: object) -> None:
         """Write down that a step starts, with its arms."""
         arms = [spec.to_plain(self.request.out.absolute()) for spec in specs]
         self.once(event_of(StepStarted, step=step, arms=arms, **about), "step")

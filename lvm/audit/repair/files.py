@@ -235,8 +235,8 @@ def _provenance(
 
 
 def _noted(
-    plans: Plans, name: str, source: str, original: Mapping[str, Any], before: int, after: int
-) -> dict[str, Any]:
+    plans: Plans, name: str, source: str, original: Mapping[str, object], before: int, after: int
+) -> dict[str, object]:
     """Return what a repaired file says of itself.
 
     Counts that it declared are lowered by what the repair took out, no further: rows that were

@@ -92,7 +92,7 @@ def _own_cpus(schedule: ScheduleConfig) -> int:
     return max(usable_cores(), int(np.ceil(_min_cpus(schedule))))
 
 
-def _own_path() -> Any:
+def _own_path() -> object:
     """Return a job whose workers import the driver's packages, and nothing else of the driver's.
 
     Ray puts the driver's working directory and the folder of its script first on the path of every
@@ -176,7 +176,7 @@ def _check_nodes(ray: Any, storage: Path) -> dict[str, dict[str, str]]:
     return there
 
 
-def _look() -> Any:
+def _look() -> object:
     """Return a function that Ray ships whole: where lvm cannot be imported, it still answers."""
 
     def look(token: str, plugins: list[dict[str, Any]]) -> dict[str, str]:

@@ -8,7 +8,6 @@ import platform
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -51,7 +50,7 @@ def difference(driver: Mapping[str, str], other: Mapping[str, str], node: str) -
     return None
 
 
-def refused(plugins: Iterable[Mapping[str, Any]]) -> str:
+def refused(plugins: Iterable[Mapping[str, object]]) -> str:
     """Return in one sentence why this process cannot import what the driver has; "" where it can.
 
     As text: an error would arrive inside one of Ray's.

@@ -53,14 +53,14 @@ class ArmSource(Searcher):  # type: ignore[misc]  # ray is untyped
         super().__init__(metric="eval_cosine", mode="max")
         self._desk, self._common = desk, common
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (Searcher, ())  # Tune pickles it for its own restore; the journal is ours
 
-    def set_search_properties(self, *args: Any, **kwargs: Any) -> bool:
+    def set_search_properties(self, *args: object, **kwargs: object) -> bool:
         """Take what Tune proposes; nothing of it matters here."""
         return True
 
-    def suggest(self, trial_id: str) -> Any:
+    def suggest(self, trial_id: str) -> object:
         """Return the config of the next trial, None when there is none now."""
         if self._desk.closing:
             return Searcher.FINISHED
@@ -70,7 +70,7 @@ class ArmSource(Searcher):  # type: ignore[misc]  # ray is untyped
         spec, known = found
         return {"spec": spec.to_plain(), "known": known, **self._common()}
 
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:
         """Take note of nothing: the desk has heard it already."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -86,10 +86,10 @@ class EndWhenClosed(Stopper):  # type: ignore[misc]  # ray is untyped
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (Stopper, ())
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
         """Stop no single trial: the desk does."""
         return False
 
@@ -106,7 +106,7 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
         self._desk, self._check, self._stacks = desk, check, stacks
         self._groups: dict[str, str] = {}  # trial -> placement group of its Ray Train workers
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (FIFOScheduler, ())
 
     # --- what Tune tells -------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class ArmTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         self._told = False
         self._take(config)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
+    def reset_config(self, new_config: dict[str, object]) -> bool:
         """Take the next arm in the same process; the one that was held goes on where it stands."""
         self._take(new_config)
         return True

@@ -34,7 +34,7 @@ SIGN_SECONDS = 5.0  # how often a trial gives a sign of life while its workers s
 POLL_SECONDS = 0.1
 
 
-def _mailbox() -> Any:
+def _mailbox() -> object:
     """Return the class of a mailbox, which Ray ships whole: its process imports nothing of ours."""
 
     class Mailbox:
@@ -132,7 +132,7 @@ def _raise_cause(training: Future[None]) -> None:
     raise ArmBroke(f"{named}{lines[0]}") from None
 
 
-def _fit(spec: ArmSpec, config: dict[str, Any], schedule: ScheduleConfig) -> None:
+def _fit(spec: ArmSpec, config: dict[str, object], schedule: ScheduleConfig) -> None:
     distributed.fit(
         _worker,
         config,
