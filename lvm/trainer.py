@@ -100,11 +100,12 @@ def _words(key: str, value: object) -> tuple[str, ...]:
 
 
 def _options(key: str, value: object) -> dict[str, Option]:
-    found = dict(section(key, value))
-    for name, option in found.items():
+    found: dict[str, Option] = {}
+    for name, option in section(key, value).items():
         if not NAME.fullmatch(name) or not isinstance(option, Option):
             raise ConfigError(
                 f"{key}.{name} must be a number, a text or true/false under a plain name "
                 f"(got {brief(option)})."
             )
+        found[name] = option
     return found
