@@ -82,6 +82,8 @@ def triage(
     out: Place | None = None,
     resume: Place | None = None,
     address: str | None = None,
+    steps: Names = (),
+    order: Names = (),
     independent: bool = False,
     five_steps: bool = False,
     all_steps: bool = False,
