@@ -115,7 +115,7 @@ def test_a_few_windows_are_too_few_to_judge_and_do_not_pass() -> None:
     for code in ("EVAL_UNPAIRED", "EASY_REGION"):
         answer = result(code, material)
         assert answer.status is Status.NOT_EVALUABLE
-        assert "needed are 30" in answer.reason
+        assert "need 30" in answer.reason
 
 
 # --- what a finding says --------------------------------------------------------------------------
