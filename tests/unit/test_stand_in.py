@@ -108,7 +108,7 @@ def test_no_headline_speaks_of_a_model_that_was_not_judged(ran, verdict: str) ->
     assert FILE in headline
     if verdict == "FIXED":
         assert "on a stand-in" in headline
-        assert "was not tried" in headline
+        assert "is untested" in headline
 
 
 # --- comparisons ----------------------------------------------------------------------------------
