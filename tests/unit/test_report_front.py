@@ -95,7 +95,7 @@ def test_the_picture_says_in_words_what_it_draws() -> None:
         assert f"{name} {LADDER[name][0]:.3f}, {LADDER[name][1]:.3f}" in said
     assert "the good one (confirmation) 0.650, 0.400, above the front, distance +0.050" in said
     assert "the other one" not in said  # its cosine is in another space
-    assert "left out" in figure.caption
+    assert "omitted" in figure.caption
     places = [float(x) for x in re.findall(r'c?[xy][12]?="(-?[\d.]+)"', figure.markup)]
     assert all(-1 <= place <= 457 for place in places)
 
