@@ -197,7 +197,7 @@ def coherence(material: Material, name: str) -> Coherence:
     good = np.isfinite(contexts).all(axis=(1, 2)) & np.isfinite(targets).all(axis=1)
     if int(good.sum()) < MIN_WINDOWS:
         raise NotEvaluable(
-            f"{int(good.sum())} of {len(rows)} {side.name} sampled windows are usable (need "
+            f"{int(good.sum())} of {len(rows)} sampled {side.name} windows are usable (need "
             f"{MIN_WINDOWS})",
             "give more windows",
         )

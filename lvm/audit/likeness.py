@@ -87,7 +87,7 @@ def frame(material: Material) -> Frame:
     articles = rng.permutation(np.unique(train.clusters))
     if len(articles) < MIN_ARTICLES:
         raise NotEvaluable(
-            f"the train side has {len(articles)} articles, needed are {MIN_ARTICLES}",
+            f"the train side has {len(articles)} articles (need {MIN_ARTICLES})",
             "give windows of more articles",
         )
     half = len(articles) // 2

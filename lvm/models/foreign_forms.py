@@ -154,7 +154,7 @@ def _limits(args: Args) -> dict[str, object]:
     numbers = [float(v) for v in limits if type(v) in (int, float)] if type(limits) is list else []
     if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
         raise CheckpointError(
-            f"args state {limits} as limits of step sizes; needed are two rising numbers."
+            f"args state {limits} as limits of step sizes; give two rising numbers."
         )
     low, high = numbers
     return {"dt_min": low, "dt_max": None if high == math.inf else high}

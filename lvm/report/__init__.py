@@ -1,4 +1,4 @@
-"""The report of a run: its content, as blocks; `markdown` and `html` write the same blocks.
+"""The report of a run: what is said, as blocks; `markdown` and `html` write the same blocks.
 
 Every number comes from the journal or from the verdict document computed from it. Both are taken as
 plain mappings, and any part of them may be missing: a run can be reported before it has finished.

@@ -1,4 +1,4 @@
-"""The state of a running or finished triage, from its journal; `screen` shows it.
+"""Where a running or finished triage stands, from its journal; `screen` shows it.
 
 journal --status--> Standing --screen--> 24 lines
                              --as_json--> one JSON object
