@@ -9,6 +9,7 @@ from alone import alone, measured
 
 from lvm.records import RunVerdict
 from lvm.triage.events import Epoch
+from lvm.triage.state import RunState
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -31,7 +32,7 @@ def undisturbed(place: chaos.Place) -> list:
 
 def test_two_hits_cost_no_verdict_and_leave_nothing_behind(place: chaos.Place, undisturbed: list):
     """A trial is killed and the run goes on; the head is killed, and a resume goes on."""
-    verdict = [e["verdict"] for e in undisturbed if e.get("action") == "Stop"][-1]
+    verdict = RunState(undisturbed).stop.verdict
     status, run = RunVerdict(verdict).exit_status, chaos.Run(place, place.folder / "hit")
     try:
         run.start(place.flags(run.out))
