@@ -235,7 +235,7 @@ def test_workers_that_cannot_share_a_batch(world, recipe_file: Path, tmp_path: P
     ]
     assert run_command(tune_jobs.train.main, list(map(str, argv))) == 2
     complaint = capsys.readouterr().err
-    assert complaint.startswith("error: training.batch_size must be a multiple of the 3 workers")
+    assert complaint.startswith("error: training.batch_size must be a multiple of")
     assert not (tmp_path / "x").exists()
 
 
