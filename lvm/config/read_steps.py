@@ -60,7 +60,8 @@ def _ranges(
     """Yield what every swept key may be; a key without quotation marks makes nested tables."""
     for name, value in table.items():
         key, where = f"{prefix}{name}", f"{place}.{printable(prefix + name)}"
-        if isinstance(value, Mapping) and not {*BOUNDED, *KEPT} & set(value):
+        whole = "." in name  # in quotation marks: what follows says what the key may be
+        if isinstance(value, Mapping) and not whole and not {*BOUNDED, *KEPT} & set(value):
             yield from _ranges(place, value, f"{key}.")
         else:
             yield key, _values(where, value)
@@ -77,7 +78,7 @@ def _values(place: str, value: object) -> Values:
         kind, listed = "", ()
     if kind not in (LIST, *BOUNDED) or not isinstance(listed, list | tuple):
         kinds = ", ".join(f"{{ {name} = [low, high] }}" for name in BOUNDED)
-        raise ConfigError(f"{place} is {brief(value)}, expected a list of values or {kinds}.")
+        raise ConfigError(f"{place} must be a list of values or {kinds} (got {brief(value)}).")
     found = tuple(_scalar(place, item) for item in listed)
     return _built(Values, {"kind": kind, "values": found}, f"{place}: ")
 
@@ -94,12 +95,12 @@ def _flat(place: str, table: Mapping[str, object], prefix: str = "") -> Iterator
 def _scalar(place: str, value: object) -> Value:
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise ConfigError(f"{place} is {brief(value)}, expected one value.")
+    raise ConfigError(f"{place} must be one value (got {brief(value)}).")
 
 
 def _tables(place: str, values: object) -> Sequence[Mapping[str, object]]:
     if not isinstance(values, list | tuple):
-        raise ConfigError(f"{place} is {brief(values)}, expected a list of tables, [[{place}]].")
+        raise ConfigError(f"{place} must be a list of tables, [[{place}]] (got {brief(values)}).")
     return [section(f"{place}[{i}]", table) for i, table in enumerate(values)]
 
 

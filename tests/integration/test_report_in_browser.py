@@ -20,7 +20,9 @@ from lvm.config.run import RunConfig
 from lvm.data.files import read_bank, write_bank
 from lvm.data.load import DataRequest
 from lvm.data.windows import Dataset
-from lvm.triage.journal import SCHEMA, Event, Journal, read_journal
+from lvm.triage.events import Audited, RunStarted, StepStarted, event_of
+from lvm.triage.journal import SCHEMA, Journal, read_run
+from lvm.triage.state import RunState
 from lvm.triage.step import steps_in_order
 from lvm.triage.verdict import build_verdict
 
@@ -66,11 +68,11 @@ def run(tmp_path_factory) -> Path:
     data = tiny.dataset(read_bank(scratch / "bank"))
     config = tiny.config(stage=0.999)
     journal = Journal(scratch / "work")
-    journal.append("run_started", **_started(data, config))
+    journal.append(event_of(RunStarted, **_started(data, config)))
     request = DataRequest(bank=scratch / "bank")
     material = replace(open_material(request, config), dataset=data)
     _, audit = run_audit(material, allowed=(), progress=lambda *_: None, steps=steps_in_order())
-    journal.append("audited", audit=audit)
+    journal.append(event_of(Audited, audit=audit))
     tiny.triage(scratch / "work", data, config, num_steps=2, num_seeds=2)
     folder = scratch / "kept"
     folder.mkdir()
@@ -109,8 +111,8 @@ def _started(data: Dataset, config: RunConfig) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def events(run: Path) -> list[Event]:
-    return list(read_journal(run))
+def events(run: Path) -> RunState:
+    return read_run(run)
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +141,14 @@ def test_what_a_person_looks_for_is_there(run, page, events) -> None:
     page.show()
     page.open((run / "report.html").as_uri())
     document = build_verdict(events, resume="")
-    assert page.ask("document.querySelector('.badge').textContent") == document["verdict"]
+    assert page.ask("document.querySelector('.badge').textContent") == document.verdict
     top = page.ask("document.querySelector('#verdict .lead').getBoundingClientRect().top")
     assert top < 300  # on the first screen
-    assert document["headline"] in page.ask("document.querySelector('#verdict').innerText")
+    assert document.headline in page.ask("document.querySelector('#verdict').innerText")
     places = page.ask("[...document.querySelectorAll('ol.tree > li')].map(e => e.innerText)")
-    for step in document["steps"]:
-        place = next(text for text in places if f"Step {step['number']}: {step['title']}" in text)
-        assert all(arm["name"] in place for arm in step["arms"])
+    for step in document.steps:
+        place = next(text for text in places if f"Step {step.number}: {step.title}" in text)
+        assert all(arm.name in place for arm in step.arms)
     assert any(text.startswith(("○", "■")) for text in places)
     tables = page.ask("[...document.querySelectorAll('table')].map(e => e.rows.length)")
     assert len(tables) >= 8
@@ -172,12 +174,8 @@ def test_every_plot_is_drawn_with_marks_and_said_in_words(run, page, events) -> 
         "gain over AR-only on test",
     ):
         assert any(title in text for text in said), title
-    races = [
-        e["arms"]
-        for e in events
-        if e["event"] == "step_started" and ("number" in e or e["step"] == "phase_1")
-    ]
-    raw = sum(any(a["recipe"]["search_space"] == "raw" for a in arms) for arms in races)
+    races = [e.arms for e in events.of(StepStarted) if e.number is not None or e.step == "phase_1"]
+    raw = sum(any(arm.recipe.search_space == "raw" for arm in arms) for arms in races)
     assert sum("dev R@5 per epoch" in text for text in said) == len(races)
     assert sum("dev cosine per epoch" in text for text in said) == raw
     for plot in plots:
