@@ -97,5 +97,7 @@ def _next_command(document: Summary, folder: Path, options: TriageOptions) -> st
         return f"{asked.again(options)} --seen FILE (the articles that the model has read)"
     if document.absent:
         return str(document.resume)
+    if options.steps:
+        return f"{asked.again(options, steps=())} (the steps that --steps left out)"
     command = asked.again(options, recipe=None)
     return f"{command} --recipe FILE (what was not tried: see the report)"

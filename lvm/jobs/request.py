@@ -101,7 +101,9 @@ def command(options: TriageOptions) -> str:
     return triage_command({k: v for k, v in vars(options).items() if k != "show"}, kept=True)
 
 
-def again(options: TriageOptions, *, kept: bool = False, **changes: Path | None) -> str:
+def again(
+    options: TriageOptions, *, kept: bool = False, **changes: Path | tuple[str, ...] | None
+) -> str:
     """Return the command of a new run that is asked the same, with some flags changed."""
     asked = {k: v for k, v in vars(options).items() if k not in NOT_ASKED}
     return triage_command({**asked, "address": options.address, **changes}, kept=kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -10,14 +11,16 @@ import msgspec
 import pytest
 import tiny
 import torch
+from msgspec.structs import replace
 
 from lvm.config.read import load_run_config
 from lvm.config.run import RunConfig
 from lvm.errors import UsageError
 from lvm.jobs import request
+from lvm.jobs.ending import print_verdict
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.steps import chosen_steps
-from lvm.records import StopReason
+from lvm.records import RunVerdict, StopReason
 from lvm.report import Run, html
 from lvm.report.markdown import render, report_sections
 from lvm.tracking.views import parent_view
@@ -26,7 +29,7 @@ from lvm.triage.actions import Stop
 from lvm.triage.events import ArmEnded, Epoch, Rung, RunStarted, StepStarted, event_of
 from lvm.triage.events.parts import Arguments
 from lvm.triage.importance import swept
-from lvm.triage.journal import Journal
+from lvm.triage.journal import Journal, read_run
 from lvm.triage.local import LocalExecutor
 from lvm.triage.request import Request, identity
 from lvm.triage.spent import OUT_OF_TIME
@@ -249,3 +252,13 @@ def test_a_resume_takes_steps_and_order_from_the_journal(tmp_path) -> None:
     assert (again.steps, again.order) == (options.steps, options.order)
     with pytest.raises(UsageError, match="--order cannot be combined with --resume"):
         request.resumed(TriageOptions(resume=journal.folder, order=("tuned",)), journal)
+
+
+def test_after_steps_alone_the_next_command_asks_the_others(tmp_path, capsys) -> None:
+    state = read_run(Path(__file__).parents[1] / "frozen" / "sample")
+    document = replace(build_verdict(state, resume="again"), verdict=RunVerdict.NOT_FIXED, arm=None)
+    options = TriageOptions(recipe=Path("mine.toml"), steps=("rate",))
+    print_verdict(document, tmp_path / "report.md", options, sys.stdout)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    assert "--recipe mine.toml" in line
+    assert "--steps rate" not in line
