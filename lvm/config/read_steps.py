@@ -43,7 +43,7 @@ def _arm(place: str, table: Mapping[str, Any]) -> OwnArm:
 
 
 def _sweep(place: str, value: object) -> Sweep | None:
-    """Return a sweep: its own settings, and beside them the dotted keys that it sweeps."""
+    """Return a sweep from its table, which holds settings and the dotted keys that it sweeps."""
     if value is None:
         return None
     table = dict(section(place, value))

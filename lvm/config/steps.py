@@ -83,7 +83,9 @@ class Sweep:
     keys: Mapping[str, Values] = field(hash=False)  # dotted keys of the recipe
     arms: int = 0  # how many are drawn; a grid has all of its own
     sampler: str = "grid"
-    metric: str = "mrr"  # ranks the arms at the rungs; the importance of a key is told in it
+    metric: str = (
+        "mrr"  # ranks the arms at the rungs, and the importance of a key is its share of this
+    )
     direction: str = ""  # "max" or "min", as the metric says itself
     minutes: float = 0.0  # after which no arm goes on; 0: no limit
 

@@ -136,7 +136,7 @@ class TriageResult(Answer):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EvaluationResult(Answer):
-    """A model on the test split, with the ladder beside it."""
+    """What a model and the ladder reached on the test split."""
 
     model: str
     source: str  # of the data

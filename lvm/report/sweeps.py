@@ -60,7 +60,7 @@ def _table(found: Swept) -> Table:
 def _notes(found: Swept) -> Iterator[str]:
     """Say how far the shares and the best arm are to be trusted."""
     if len(found.arms) < FEWEST:
-        yield f"With fewer than {FEWEST} arms no share of a key is told."
+        yield f"With fewer than {FEWEST} arms the share of a key is not computed."
     if found.num_without:
         yield f"{counted(found.num_without, 'arm')} left no value at this epoch and is not counted."
     yield (

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +18,7 @@ from lvm.few import foremost, tally
 from lvm.metrics import METRICS, Shown
 from lvm.outside import printable
 from lvm.records import LIMITS
+from lvm.terminal.live import LiveFrames
 from lvm.text import title_of
 from lvm.triage.events import (
     ArmEnded,
@@ -74,33 +74,17 @@ class Lane:
         return self.ended is None, self.ended.at if self.ended else 0.0
 
 
-class Screen:
+class Screen(LiveFrames):
     """Shows the running step on a terminal, and plain lines where output is no terminal."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.console = Console(file=stream, highlight=False)
-        self._live: Live | None = None
+        super().__init__(stream)
         self._started = time.monotonic()
         self._step: StepStarted | None = None
         self._step_started = self._started
         self._ladder: dict[str, float] = {}
         self._bound = 0.0
         self._lanes: dict[str, Lane] = {}  # by arm
-
-    def __enter__(self) -> Screen:
-        if self.console.is_terminal:
-            self._live = Live(
-                get_renderable=self._render,
-                console=self.console,
-                transient=True,
-                refresh_per_second=4,
-            )
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def say(self, line: str, style: str = "") -> None:
         """Print one line above the live part."""

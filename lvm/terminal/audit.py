@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +15,7 @@ from rich.text import Text
 from lvm.audit.document import AuditDocument
 from lvm.audit.words import answer, cautions, not_looked_at, severity_of, where_in_words
 from lvm.terminal import NAMED, duration
+from lvm.terminal.live import LiveFrames
 
 STYLES = {"BLOCKED": "bold red", "CLEAN": "bold green"}
 SEVERITY_STYLES = {"block": "red", "warn": "yellow"}
@@ -68,35 +68,19 @@ def _place(where: Mapping[str, Any]) -> str:
     return where_in_words({**where, **short}, NAMED)
 
 
-class AuditProgress:
+class AuditProgress(LiveFrames):
     """Says which check runs, from two seconds on, on a terminal; used as a `Progress` callback."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, highlight=False)
-        self._live: Live | None = None
+        super().__init__(stream)
         self._started = time.monotonic()
         self._now = ("", 0, 1)
-
-    def __enter__(self) -> AuditProgress:
-        if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self._line,
-                console=self._console,
-                transient=True,
-                refresh_per_second=4,
-            )
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def __call__(self, code: str, number: int, total: int) -> None:
         """Take note of the check that starts."""
         self._now = (code, number, total)
 
-    def _line(self) -> RenderableType:
+    def _render(self) -> RenderableType:
         code, number, total = self._now
         spent = time.monotonic() - self._started
         if spent < 2 or not code:

@@ -15,8 +15,8 @@ from lvm.triage.summary import StepGain
 def steps_by_gain(state: RunState) -> list[StepGain]:
     """Return every step that was measured, the largest gain in MRR over its control first.
 
-    A step that was trained in full is told by its gain over the unchanged recipe on test, any other
-    by its best arm on dev.
+    A step that was trained in full counts by its gain over the unchanged recipe on test, any other
+    step by its best arm on dev.
     """
     steps = [started.step for started in state.steps if not started.extended]
     measured = [found for step in steps if (found := _measured(state, step))]

@@ -140,7 +140,7 @@ BANKS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "truncated folder": (folder_with_short_vectors, ["vectors.npy", "damaged", "write"]),
     "too few articles": (
         lambda tmp: npz(tmp / "bank.npz", vectors=vectors(), keys=keys()),
-        ["bank.npz", "6 articles", "at least 9", "embed more documents"],
+        ["bank.npz", "6 articles", "at least 9 are needed", "embed more documents"],
     ),
     "too short articles": (
         lambda tmp: npz(tmp / "bank.npz", vectors=vectors(), keys=keys(12, 5)),
@@ -202,7 +202,7 @@ def test_a_train_split_smaller_than_one_batch(tmp_path: Path, make_bank, refused
     small = make_bank(10, 10)
     write_bank(tmp_path / "bank", small.vectors, small.keys, {})
     sentence = refused("--data", tmp_path / "bank", out=tmp_path / "run")
-    for words in ("25 windows", "256", "lower the batch size"):
+    for words in ("25 windows", "needs 256", "lower the batch size"):
         assert words in sentence
 
 
@@ -456,21 +456,21 @@ def test_no_space_left(world, tmp_path: Path):
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.ones((200, WIDTH - 1), np.float32), "(200, 31)"),
-        (np.ones((199, WIDTH), np.float32), "(199, 32)"),
-        (np.ones((200, WIDTH), np.int64), "(200, 32)"),
-        (np.full((200, WIDTH), np.nan, np.float32), "200 rows of"),
-        (np.zeros((200, WIDTH), np.float32), "200 rows of"),
+        (np.ones((200, WIDTH - 1), np.float32), ("(200, 31)", "expected (200, 32)")),
+        (np.ones((199, WIDTH), np.float32), ("(199, 32)", "expected (200, 32)")),
+        (np.ones((200, WIDTH), np.int64), ("(200, 32)", "floats")),
+        (np.full((200, WIDTH), np.nan, np.float32), ("200 rows of", "zero or non-finite")),
+        (np.zeros((200, WIDTH), np.float32), ("200 rows of", "zero or non-finite")),
     ],
     ids=["width", "rows", "integers", "NaN", "zeros"],
 )
-def test_predictions(array: np.ndarray, said: str, world, tmp_path: Path, refused):
+def test_predictions(array: np.ndarray, said: tuple[str, ...], world, tmp_path: Path, refused):
     path = tmp_path / "predictions.npy"
     np.save(path, array)
     sentence = refused(
         "--data", world.bank, "--recipe", world.recipe, "--predictions", path, out=tmp_path / "run"
     )
-    for words in (str(path), said, "predict"):
+    for words in (str(path), *said, "predict"):
         assert words in sentence
 
 

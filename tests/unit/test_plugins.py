@@ -242,7 +242,7 @@ def test_a_file_that_cannot_serve_is_one_sentence(text, message, tmp_path) -> No
     ("given", "message"),
     [
         ("./none.py", r"the plug-in none\.py cannot be read \(No such file or directory\)"),
-        ("./", r"the plug-in \. is not a \.py file"),
+        ("./", r"the plug-in \. is not a \.py file; give the path of one, or the name of a module"),
         ("no_such_module", r"the plug-in no_such_module is not installed here; install it"),
         ("os.nothing", r"the plug-in os\.nothing is not installed here"),
         ("lvm.models", r"the plug-in lvm\.models is part of lvm itself; leave it out"),

@@ -33,7 +33,7 @@ HANDED = "recipe.json"  # the values that a call is handed, in its folder
 OWN = "own"  # folder of an arm that is the training's alone
 CALLER = Path(__file__).with_name("caller.py")
 LOOK_SECONDS = 0.05
-GRACE_SECONDS = 10.0  # that a training has to end when it is told to
+GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
 Validate = Callable[[Float[Tensor, "M D"], int], Mapping[str, float | str]]
 
 
