@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lvm.provenance import environment, git_commit
@@ -29,3 +30,19 @@ def origin(title: str, question: str, command: str) -> Iterator[str]:
     yield from (f"# {title}", "", f"- Question: {question}", f"- Command: `{command}`")
     yield f"- Date: {datetime.date.today().isoformat()}, commit {git_commit()}, {told}"
     yield ""
+
+
+def main_by_seed(
+    question: str, per: str, path: Path, report: Callable[[range, str], Iterator[str]]
+) -> None:
+    """Print the report of the seeds of a command line; it gets the flags that repeat it."""
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--seeds", type=int, default=10, help=f"number of seeds per {per}")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--write", action="store_true", help=f"keep the output in {path}")
+    arguments = parser.parse_args()
+    flags = f"--write --seeds {arguments.seeds}"
+    if arguments.first:
+        flags += f" --first {arguments.first}"
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    show(report(seeds, flags), path if arguments.write else None)

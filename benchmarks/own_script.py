@@ -10,7 +10,6 @@ reports/statistics/.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]  # the worlds are test data
 
 import own_trainer  # noqa: E402  # found through the path above
-from keep import REPORTS, origin, show  # noqa: E402
+from keep import REPORTS, main_by_seed, origin  # noqa: E402
 
 from lvm.triage.journal import read_journal  # noqa: E402
 
@@ -42,20 +41,12 @@ WORDS = {
 
 def main() -> None:
     """Print a line per triage, and how many were right."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10, help="number of seeds per mistake")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--write", action="store_true", help=f"keep the output in {OUT}")
-    arguments = parser.parse_args()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
-    show(report(seeds), OUT if arguments.write else None)
+    main_by_seed(__doc__.splitlines()[0], "mistake", OUT, report)
 
 
-def report(seeds: range) -> Iterator[str]:
+def report(seeds: range, flags: str) -> Iterator[str]:
     """Yield the report line by line."""
-    command = f"python benchmarks/own_script.py --write --seeds {len(seeds)}"
-    if seeds.start:
-        command += f" --first {seeds.start}"
+    command = f"python benchmarks/own_script.py {flags}"
     yield from origin("A training of one's own", __doc__.splitlines()[0], command)
     yield "R@5 is on test; `final` is the last model that was judged there, `stopped` counts arms"
     yield "that were pruned or cancelled, `left` the processes of the script after the run. Every"

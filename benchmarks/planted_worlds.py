@@ -9,7 +9,6 @@ reports/statistics/.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]  # the worlds are
 
 import tiny  # noqa: E402  # found through the path above
 import worlds  # noqa: E402
-from keep import REPORTS, origin, show  # noqa: E402
+from keep import REPORTS, main_by_seed, origin  # noqa: E402
 
 from lvm.config.read import load_run_config  # noqa: E402
 from lvm.triage.events import TestJudged  # noqa: E402
@@ -41,20 +40,12 @@ WITHOUT = ("without signal", worlds.without_signal)
 
 def main() -> None:
     """Print a line per triage, and how many were right."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10, help="number of seeds per recipe")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--write", action="store_true", help=f"keep the output in {OUT}")
-    arguments = parser.parse_args()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
-    show(report(seeds), OUT if arguments.write else None)
+    main_by_seed(__doc__.splitlines()[0], "recipe", OUT, report)
 
 
-def report(seeds: range) -> Iterator[str]:
+def report(seeds: range, flags: str) -> Iterator[str]:
     """Yield the report line by line."""
-    command = f"python benchmarks/planted_worlds.py --write --seeds {len(seeds)}"
-    if seeds.start:
-        command += f" --first {seeds.start}"
+    command = f"python benchmarks/planted_worlds.py {flags}"
     yield from origin("Planted worlds", __doc__.splitlines()[0], command)
     yield "R@5 is on test; `final` is the last model that was judged there."
     yield ""
