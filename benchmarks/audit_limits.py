@@ -25,7 +25,7 @@ from planted import PLANTS, clean, plant  # noqa: E402
 
 from lvm.audit.finding import Status  # noqa: E402
 from lvm.audit.run import Audit  # noqa: E402
-from lvm.provenance import environment, git_commit  # noqa: E402
+from lvm.core.provenance import environment, git_commit  # noqa: E402
 
 OUT = ROOT / "reports" / "audit_limits" / "audit_limits.md"
 SHARES = (0.005, 0.05, 0.5, 1.0)

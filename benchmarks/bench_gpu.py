@@ -29,8 +29,8 @@ import torch
 from gpu_material import SMALL, Bench, Size, failed
 from gpu_parts import PARTS
 
-from lvm import compiled
-from lvm.device import claim
+from lvm.core import compiled
+from lvm.core.device import claim
 from lvm.models import forms, short
 from lvm.models.mamba2 import Mamba2Layer
 

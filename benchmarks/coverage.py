@@ -28,15 +28,15 @@ import corpora  # noqa: E402  # found through the path above
 import torch  # noqa: E402
 from keep import REPORTS, origin, show  # noqa: E402
 
+from lvm.core.outlook import POWER, more_for_a_chance  # noqa: E402
+from lvm.core.statistics import article_mean, bell_mccaffrey, cr2_error, mean_over_seeds  # noqa: E402
 from lvm.data.bank import Bank  # noqa: E402
 from lvm.data.sample import load_sample  # noqa: E402
 from lvm.data.windows import article_windows, dataset_from_bank  # noqa: E402
 from lvm.evaluation.evaluate import evaluate  # noqa: E402
-from lvm.gates import FAIL_ARTICLES, SKEWED  # noqa: E402
-from lvm.measured import values_of  # noqa: E402
-from lvm.models.ladder import fit_ladder  # noqa: E402
-from lvm.outlook import POWER, more_for_a_chance  # noqa: E402
-from lvm.statistics import article_mean, bell_mccaffrey, cr2_error, mean_over_seeds  # noqa: E402
+from lvm.evaluation.gates import FAIL_ARTICLES, SKEWED  # noqa: E402
+from lvm.evaluation.ladder import fit_ladder  # noqa: E402
+from lvm.evaluation.measured import values_of  # noqa: E402
 
 OUT = REPORTS / "statistics"
 ARTICLES = (5, 10, 17, 40, 200)

@@ -32,11 +32,11 @@ import worlds  # noqa: E402
 from drawn_arms import BASE, POOL_SIZE, RankLaw, Windows, windows  # noqa: E402
 from keep import REPORTS, origin, show  # noqa: E402
 
-from lvm import gates  # noqa: E402
-from lvm.config.recipe import Recipe  # noqa: E402
-from lvm.config.run import GateConfig  # noqa: E402
+from lvm.core.config.recipe import Recipe  # noqa: E402
+from lvm.core.config.run import GateConfig  # noqa: E402
+from lvm.core.records import GateResult, Pool, RunVerdict, StopReason, Verdict  # noqa: E402
+from lvm.evaluation import gates  # noqa: E402
 from lvm.evaluation.metrics import PerQuery, Ranks  # noqa: E402
-from lvm.records import GateResult, Pool, RunVerdict, StopReason, Verdict  # noqa: E402
 from lvm.triage.actions import (  # noqa: E402
     Action,
     Confirm,

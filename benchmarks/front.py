@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from keep import REPORTS, origin, show
 
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
+from lvm.core.randomness import numpy_generator
+from lvm.core.records import Pool, Position
 from lvm.data.sample import load_sample
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.evaluation.front import front_position, solve
-from lvm.evaluation.ladder import judge_ladder
-from lvm.models.ladder import TrivialPredictor, fit_ladder
-from lvm.randomness import numpy_generator
-from lvm.records import Pool, Position
+from lvm.evaluation.ladder import TrivialPredictor, fit_ladder, judge_ladder
 
 OUT = REPORTS / "statistics" / "front.md"
 CONTEXT_LENGTH = 5

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lvm import compiled
-from lvm.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
+from lvm.core import compiled
+from lvm.core.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
+from lvm.core.device import synchronise
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
-from lvm.device import synchronise
-from lvm.presets import preset
+from lvm.jobs.presets import preset
 from lvm.training import loop
 from lvm.training.health import Probe
 from lvm.training.state import TrainingState

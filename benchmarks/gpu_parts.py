@@ -16,7 +16,7 @@ from gpu_material import WINDOWS, Bench, as_before, begin, failed, state_of, unc
 from gpu_phase_1 import phase_1
 from torch import Tensor
 
-from lvm.device import synchronise
+from lvm.core.device import synchronise
 from lvm.evaluation.evaluate import evaluate, measure_latency
 from lvm.evaluation.index import TorchIndex
 from lvm.evaluation.inference import predict

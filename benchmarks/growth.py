@@ -26,17 +26,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from msgspec.structs import replace
 
-from lvm.progress import JsonLines
-from lvm.report.markdown import write_report
-from lvm.status import status
-from lvm.status.screen import screen
-from lvm.terminal import Screen
-from lvm.tracking.arms import arm_views, changed_views
-from lvm.tracking.views import parent_view
 from lvm.triage.events import Epoch, Event, RunStarted, StepEnded, StepStarted
 from lvm.triage.journal import Journal
 from lvm.triage.state import RunState
 from lvm.triage.verdict import build_verdict
+from lvm.views.progress import JsonLines
+from lvm.views.report.markdown import write_report
+from lvm.views.status import status
+from lvm.views.status.screen import screen
+from lvm.views.terminal import Screen
+from lvm.views.tracking.arms import arm_views, changed_views
+from lvm.views.tracking.views import parent_view
 from tests.wide import write_wide_run
 
 OUT = REPORTS / "growth"

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lvm.provenance import environment, git_commit
+from lvm.core.provenance import environment, git_commit
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 

@@ -26,9 +26,9 @@ import linear_world  # noqa: E402  # found through the path above
 import tiny  # noqa: E402
 from keep import REPORTS, origin, show  # noqa: E402
 
-from lvm.config.read import load_run_config  # noqa: E402
-from lvm.config.run import RunConfig  # noqa: E402
-from lvm.records import Estimate, Evaluation, GateResult  # noqa: E402
+from lvm.core.config.read import load_run_config  # noqa: E402
+from lvm.core.config.run import RunConfig  # noqa: E402
+from lvm.core.records import Estimate, Evaluation, GateResult  # noqa: E402
 from lvm.triage.events import Confirmed, Ladder, Phase1Judged, TestJudged  # noqa: E402
 from lvm.triage.journal import Journal  # noqa: E402
 

@@ -18,11 +18,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from lvm.config.recipe import ModelConfig
+from lvm.core.config.recipe import ModelConfig
+from lvm.core.randomness import torch_generator
 from lvm.models import mamba_ssm_backend
 from lvm.models.base import build_model, weight_decay_groups
 from lvm.models.ssd import CHUNK, ssd_chunked, ssd_dual, ssd_sequential
-from lvm.randomness import torch_generator
 
 SHAPES = ((256, 5), (256, 20), (32, 128), (8, 512))  # batch, length
 HEADS, HEAD_DIM, STATE = 4, 64, 64

@@ -37,13 +37,13 @@ sys.path.insert(0, str(ROOT / "tests"))  # the replica is test data
 
 from replica import SMALL, Replica, Size, make_replica  # noqa: E402
 
-from lvm.config.recipe import ModelConfig, Recipe, TrainingConfig  # noqa: E402
+from lvm.core.config.recipe import ModelConfig, Recipe, TrainingConfig  # noqa: E402
+from lvm.core.provenance import environment, git_commit  # noqa: E402
 from lvm.data.load import DataRequest, load_dataset  # noqa: E402
 from lvm.data.windows import Dataset, Windows  # noqa: E402
 from lvm.evaluation.evaluate import evaluate  # noqa: E402
 from lvm.evaluation.inference import predict  # noqa: E402
 from lvm.models.predictor import Predictor  # noqa: E402
-from lvm.provenance import environment, git_commit  # noqa: E402
 from lvm.training.loop import train  # noqa: E402
 
 TRAIN_WINDOWS, DEV_WINDOWS, JUDGED_WINDOWS = 20_000, 2_000, 1_000

@@ -22,7 +22,7 @@ import tiny  # noqa: E402  # found through the path above
 import worlds  # noqa: E402
 from keep import REPORTS, main_by_seed, origin  # noqa: E402
 
-from lvm.config.read import load_run_config  # noqa: E402
+from lvm.core.config.read import load_run_config  # noqa: E402
 from lvm.triage.events import TestJudged  # noqa: E402
 
 OUT = REPORTS / "statistics" / "planted_worlds.md"

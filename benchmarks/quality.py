@@ -32,11 +32,11 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]  # the presets
 
+from lvm.core.records import Estimate  # noqa: E402
 from lvm.data.windows import Dataset  # noqa: E402  # beside what is found through the path above
 from lvm.evaluation.inference import predict  # noqa: E402
+from lvm.jobs.presets import laptop  # noqa: E402
 from lvm.models.predictor import Predictor  # noqa: E402
-from lvm.presets import laptop  # noqa: E402
-from lvm.records import Estimate  # noqa: E402
 from lvm.training.loop import train  # noqa: E402
 
 OUT = REPORTS / "quality" / "quality.md"

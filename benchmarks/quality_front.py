@@ -17,11 +17,11 @@ from jaxtyping import Float
 from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
+from lvm.core.randomness import numpy_generator
+from lvm.core.records import Estimate
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
 from lvm.evaluation.evaluate import evaluate
-from lvm.randomness import numpy_generator
-from lvm.records import Estimate
 
 PULLS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 3.0)  # values of a
 CONFIDENCE = 0.95

@@ -28,10 +28,10 @@ from jaxtyping import Float, Int
 from quality_front import mix_weights
 from torch import Tensor, nn
 
+from lvm.core.randomness import derive_seed, numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
 from lvm.models.base import weight_decay_groups
-from lvm.randomness import derive_seed, numpy_generator
 
 HIDDEN = 32  # units of the network that moves the weights
 STEP = 0.3  # of what is learned as a weight or a gain: the learning rate that suits them all

@@ -19,12 +19,12 @@ sys.path[:0] = [str(ROOT / "tests")]  # the corpora are test data
 
 import corpora  # noqa: E402  # found through the path above
 
+from lvm.core.randomness import numpy_generator  # noqa: E402
 from lvm.data.bank import Bank  # noqa: E402
 from lvm.data.corpus import Document  # noqa: E402
 from lvm.data.embed import embed_documents  # noqa: E402
 from lvm.data.sample import load_sample  # noqa: E402
 from lvm.data.windows import Dataset, article_windows, dataset_from_bank  # noqa: E402
-from lvm.randomness import numpy_generator  # noqa: E402
 
 CONTEXT_LENGTH = 5
 FOLDS = 4

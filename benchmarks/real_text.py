@@ -29,13 +29,13 @@ from report_form import write_report_files, write_window_file  # noqa: E402
 from lvm.audit.bank import DUPLICATES_WARN, REPEATED_BLOCK  # noqa: E402
 from lvm.audit.likeness import Likeness, likeness  # noqa: E402
 from lvm.audit.open import open_material  # noqa: E402
-from lvm.config.run import RunConfig  # noqa: E402
+from lvm.core.config.run import RunConfig  # noqa: E402
+from lvm.core.randomness import numpy_generator  # noqa: E402
 from lvm.data.bank import Bank  # noqa: E402
 from lvm.data.load import DataRequest  # noqa: E402
 from lvm.data.sample import load_sample  # noqa: E402
 from lvm.data.window_files import open_window_file  # noqa: E402
 from lvm.data.windows import dataset_from_bank  # noqa: E402
-from lvm.randomness import numpy_generator  # noqa: E402
 
 KINDS = (corpora.news, corpora.documentation, corpora.verse, corpora.docstrings)
 OUT = REPORTS / "audit_limits" / "real_text.md"

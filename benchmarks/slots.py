@@ -29,7 +29,7 @@ import linear_bank  # noqa: E402  # found through the path above
 import tiny  # noqa: E402
 from keep import REPORTS, origin, show  # noqa: E402
 
-from lvm.config.run import GateConfig, ScheduleConfig  # noqa: E402
+from lvm.core.config.run import GateConfig, ScheduleConfig  # noqa: E402
 from lvm.data.windows import Dataset, dataset_from_bank  # noqa: E402
 from lvm.triage.arm import ArmSpec  # noqa: E402
 from lvm.triage.local import LocalExecutor  # noqa: E402

@@ -35,10 +35,10 @@ ROWS = {
 def measure(run: Path, scratch: Path, *, pauses: bool) -> dict[str, float]:
     """Return the seconds of each kind of call while the journal of `run` is played back."""
     from lvm.jobs.writer import TRACKED
-    from lvm.tracking import Tracker
     from lvm.triage.journal import read_run
     from lvm.triage.state import RunState
     from lvm.triage.verdict import build_verdict
+    from lvm.views.tracking import Tracker
 
     folder = scratch / "runs" / run.name
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("mlflow.json", "tune", "*.npz"))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lvm.audit.document import Where  # noqa: E402  # found through the path above
-from lvm.records import Part  # noqa: E402
+from lvm.core.records import Part  # noqa: E402
 from lvm.triage import events as event_kinds  # noqa: E402
 from lvm.triage.journal import SCHEMA  # noqa: E402
 

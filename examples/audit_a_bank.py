@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lvm.audit.open import open_material
 from lvm.audit.run import run_checks
-from lvm.config.recipe import Recipe
-from lvm.config.run import RunConfig
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import RunConfig
 from lvm.data.load import DataRequest
 
 

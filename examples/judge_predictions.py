@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
 from lvm.data.sample import load_sample
 from lvm.data.windows import dataset_from_bank
 from lvm.evaluation.evaluate import evaluate
-from lvm.gates import gain
+from lvm.evaluation.gates import gain
 
 
 def predict(contexts: np.ndarray) -> np.ndarray:

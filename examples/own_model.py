@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lvm.config.recipe import ModelConfig, Recipe
+from lvm.core.config.recipe import ModelConfig, Recipe
 from lvm.data.sample import load_sample
 from lvm.data.windows import dataset_from_bank
 from lvm.evaluation.evaluate import evaluate

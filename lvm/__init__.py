@@ -1,3 +1,5 @@
 """lvm: find out why a latent vector model fails its gate, and what fixes it."""
 
-__version__ = "0.1.0"
+from lvm.core.packages import VERSION as __version__
+
+__all__ = ["__version__"]

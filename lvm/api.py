@@ -4,8 +4,8 @@
     api.audit(data="my_bank")
 
 A keyword is a flag of the command line: `--five-steps` is `five_steps=True`. Paths may be texts. A
-function prints nothing unless `progress=True`, raises an LvmError (`lvm.errors`) where a command
-says a sentence, and returns a result that shows its answer first, in a notebook as HTML.
+function prints nothing unless `progress=True`, raises an `LvmError` where a command says a
+sentence, and returns a result that shows its answer first, in a notebook as HTML.
 
 What a job needs takes seconds to import, and is imported when it is called.
 """
@@ -18,9 +18,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lvm.config.read import recipe_file
-from lvm.jobs.options import AuditOptions, TrainOptions, TriageOptions
-from lvm.presets import DEFAULT_PRESET
+from lvm.core.config.read import recipe_file
+from lvm.core.errors import LvmError
+from lvm.jobs.options import AuditOptions, DataOptions, TrainOptions, TriageOptions
+from lvm.jobs.presets import DEFAULT_PRESET
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from lvm.jobs.results import AuditResult, EvaluationResult, TrainResult, TriageResult
 
-__all__ = ["audit", "evaluate", "train", "triage"]
+__all__ = ["LvmError", "audit", "evaluate", "train", "triage"]
 
 Place = str | Path
 Names = str | Sequence[Place]
@@ -97,13 +98,9 @@ def triage(
     keeps what was done: `triage(resume=FOLDER)` goes on.
     """
     options = _options(TriageOptions, locals())
-    from lvm.triage.local_head import local_head
+    from lvm.jobs.doors import triaged
 
-    with local_head(wanted=options.address is None) as head:  # it starts beside the imports
-        from lvm.jobs.audience import of_call
-        from lvm.jobs.run import triaged
-
-        return triaged(options, of_call(progress=progress), head)
+    return triaged(options, progress=progress)
 
 
 def train(
@@ -147,19 +144,18 @@ def evaluate(
     window in order. With `ar_only`, in the same forms, the success gate is judged. The recipe says
     the context length of predictions and the bounds of the gate.
     """
-    from lvm.data.load import DataRequest
+    from lvm.core.plugins import load_given
     from lvm.jobs.judging import compared
-    from lvm.plugins import load_given
-    from lvm.presets import load_config
+    from lvm.jobs.presets import load_config
 
     load_given(_names(plugin))
     config = load_config(preset, None if recipe is None else recipe_file(recipe))
-    request = DataRequest(
-        bank=_path(data), train=_path(train), evaluation=_path(eval), payload=_path(payload)
+    named = DataOptions(
+        data=_path(data), train=_path(train), eval=_path(eval), payload=_path(payload)
     )
     return compared(
         _model(model),
-        request,
+        named.request,
         config,
         ar_only=None if ar_only is None else _model(ar_only),
         other_data=other_data,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lvm import cli_own
-from lvm.command import Parser, lvm_command, run_program, shown, statuses
-from lvm.errors import ExitStatus, UsageError
-from lvm.jobs import doors, flags
-from lvm.printed import resume_command, triage_command
+from lvm.core.command import Parser, run_program, statuses
+from lvm.core.errors import ExitStatus
+from lvm.jobs import cli_own, doors, flags, of_a_run
 
 OF_A_RUN = {
     "report": "rewrite a run's report from its journal",
@@ -66,27 +63,18 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     return {
         "triage": _triage,
-        "embed": _embed,
+        "embed": doors.embed,
         "windows": cli_own.windows,
         "init-trainer": cli_own.init_trainer,
         "train": _train,
         "eval": _evaluate,
         "audit": _audit,
-        "report": _report,
-        "status": _status,
-        "ui": _ui,
-        "track": _track,
+        "report": of_a_run.report,
+        "status": of_a_run.status,
+        "ui": of_a_run.ui,
+        "track": of_a_run.track,
         "doctor": _doctor,
     }[args.command](args)
-
-
-def _embed(args: argparse.Namespace) -> int:
-    from lvm.data.embed import embed_files
-
-    bank = embed_files(args.files, args.model, args.out, skip=args.skip)
-    print(f"{args.out}: {len(bank):,} vectors of width {bank.width}")
-    print(f"next: {triage_command({'data': args.out})}")
-    return 0
 
 
 def _triage(args: argparse.Namespace) -> int:
@@ -107,63 +95,6 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     return doors.judge(flags.eval_options(args))
-
-
-def _report(args: argparse.Namespace) -> int:
-    from lvm.report.markdown import write_report
-    from lvm.triage.journal import read_run
-    from lvm.triage.verdict import build_verdict
-
-    events = read_run(args.run)
-    document = build_verdict(events, resume=resume_command(args.run, events.address, kept=True))
-    path = write_report(events, document, args.run)
-    print(document.headline)
-    print(f"report: {shown(path)}")
-    return 0
-
-
-def _status(args: argparse.Namespace) -> int:
-    import time
-
-    from lvm.status import as_json, status
-    from lvm.status.screen import screen
-    from lvm.triage.journal import read_run
-    from lvm.triage.lock import driver_of
-
-    seen = status(read_run(args.run), args.run, time.time(), driver_of(args.run))
-    print(json.dumps(as_json(seen), indent=1) if args.json else "\n".join(screen(seen)))
-    return 0
-
-
-def _track(args: argparse.Namespace) -> int:
-    from lvm.tracking import Tracker
-    from lvm.triage.journal import read_run
-    from lvm.triage.verdict import build_verdict
-
-    events = read_run(args.run)
-    document = build_verdict(events, resume=resume_command(args.run, events.address, kept=True))
-    tracker = Tracker(args.run)
-    tracker.close(events, document if document.verdict else None)
-    if tracker.problem:
-        raise UsageError(f"Some results were not uploaded to MLflow: {tracker.problem}")
-    print(f"next: {lvm_command()} ui {shown(args.run)}")
-    return 0
-
-
-def _ui(args: argparse.Namespace) -> int:
-    import subprocess
-
-    from lvm.tracking import Tracker
-
-    command = Tracker(args.run).ui_command()
-    print(command)
-    server = subprocess.Popen(f"exec {command}", shell=True)  # our own line, quoted by its maker
-    try:
-        return server.wait()
-    except KeyboardInterrupt:  # also SIGTERM, which a terminal does not send to the server as well
-        server.terminate()
-        server.wait()
-        raise
 
 
 def entry() -> NoReturn:

@@ -73,8 +73,8 @@ def make_planted() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import worlds
 
-    from lvm.config.plain import to_dict
-    from lvm.config.read import load_run_config
+    from lvm.core.config.plain import to_dict
+    from lvm.core.config.read import load_run_config
     from lvm.data.files import write_bank
 
     folder = _runs() / "planted"

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from lvm.records import to_plain
+from lvm.core.records import to_plain
 from lvm.triage.events import ArmEnded, ArmJudged, Epoch, Event
 from lvm.triage.journal import FILE_NAME, read_events
 from lvm.triage.reopen import effective

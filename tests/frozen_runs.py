@@ -29,21 +29,21 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 import linear_bank  # noqa: E402  # found through the path above
 from replica import SMALL, make_replica  # noqa: E402
 
-from lvm.command import lvm_command  # noqa: E402
-from lvm.printed import job_command  # noqa: E402
-from lvm.progress import line_of  # noqa: E402
-from lvm.records import to_plain  # noqa: E402
-from lvm.report import Run  # noqa: E402
-from lvm.report.markdown import render, report_sections  # noqa: E402
-from lvm.status import as_json, status  # noqa: E402
-from lvm.status.screen import screen  # noqa: E402
-from lvm.tracking.arms import arm_views  # noqa: E402
-from lvm.tracking.ladder import ladder_views  # noqa: E402
-from lvm.tracking.views import parent_view  # noqa: E402
+from lvm.core.command import lvm_command  # noqa: E402
+from lvm.core.printed import job_command  # noqa: E402
+from lvm.core.records import to_plain  # noqa: E402
 from lvm.triage.journal import FILE_NAME, read_run  # noqa: E402
 from lvm.triage.pace import Progress  # noqa: E402
 from lvm.triage.state import RunState  # noqa: E402
 from lvm.triage.verdict import build_verdict  # noqa: E402
+from lvm.views.progress import line_of  # noqa: E402
+from lvm.views.report import Run  # noqa: E402
+from lvm.views.report.markdown import render, report_sections  # noqa: E402
+from lvm.views.status import as_json, status  # noqa: E402
+from lvm.views.status.screen import screen  # noqa: E402
+from lvm.views.tracking.arms import arm_views  # noqa: E402
+from lvm.views.tracking.ladder import ladder_views  # noqa: E402
+from lvm.views.tracking.views import parent_view  # noqa: E402
 
 FROZEN = TESTS / "frozen"
 WITHOUT_RAY = TESTS / "without_ray.py"

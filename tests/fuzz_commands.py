@@ -27,7 +27,7 @@ from readers import READERS, write_files
 
 import lvm.cli
 import tune_jobs.triage
-from lvm.command import run_command
+from lvm.core.command import run_command
 
 SECONDS = 20
 MEMORY_BYTES = 4 << 30

@@ -15,12 +15,12 @@ from typing import Any
 
 from frozen_runs import rendered
 
-from lvm.errors import LvmError
-from lvm.report import Run, html
-from lvm.report.markdown import report_sections
-from lvm.terminal import Screen
+from lvm.core.errors import LvmError
 from lvm.triage.journal import FILE_NAME, read_run
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run, html
+from lvm.views.report.markdown import report_sections
+from lvm.views.terminal import Screen
 
 Place = tuple[str | int, ...]
 VALUES: tuple[Any, ...] = (None, True, 7, -1, 0.5, 1e300, "", "text", [], [None], {}, {"a": []})

@@ -32,8 +32,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import mutations
 from readers import READERS, Reader, write_files
 
-from lvm.errors import LvmError
-from lvm.outside import printable
+from lvm.core.errors import LvmError
+from lvm.core.outside import printable
 
 MEMORY_BYTES = 1 << 30  # that a reader may take on top of what its process has
 CPU_SECONDS = 5  # for one file

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.files import write_bank
-from lvm.randomness import numpy_generator
 
 ARTICLES, CHUNKS, WIDTH = 40, 25, 32
 NOISE = 0.3  # length of the noise in each move of a point of length 1

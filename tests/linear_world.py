@@ -34,11 +34,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lvm.config.recipe import HeadConfig, ModelConfig, ObjectiveConfig, Recipe, TrainingConfig
-from lvm.config.run import RunConfig, ScheduleConfig
+from lvm.core.config.recipe import HeadConfig, ModelConfig, ObjectiveConfig, Recipe, TrainingConfig
+from lvm.core.config.run import RunConfig, ScheduleConfig
+from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows, dataset_from_bank
-from lvm.randomness import numpy_generator
 
 ARTICLES, CHUNKS, CONTEXT = 480, 25, 5
 STRONG, WEAK = 5, 27  # axes of each part

@@ -8,9 +8,9 @@ import msgspec
 import tiny
 
 from lvm.audit.document import AuditDocument
-from lvm.config.recipe import Recipe
-from lvm.config.run import GateConfig
-from lvm.records import Estimate, Evaluation, GateResult, Pool, Verdict, to_plain
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import GateConfig
+from lvm.core.records import Estimate, Evaluation, GateResult, Pool, Verdict, to_plain
 from lvm.triage.events import (
     ArmEnded,
     ArmJudged,

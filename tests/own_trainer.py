@@ -12,11 +12,11 @@ import psutil
 import tiny
 import worlds
 
-from lvm.config.plain import to_dict
-from lvm.config.recipe import Recipe
-from lvm.config.run import RunConfig
+from lvm.core.config.plain import to_dict
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import RunConfig
+from lvm.core.trainer import TrainerConfig
 from lvm.data.files import write_bank
-from lvm.trainer import TrainerConfig
 from lvm.training.own import EXAMPLE
 from lvm.training.own.code import code_of
 

@@ -15,9 +15,11 @@ import torch
 from report_form import load_any_checkpoint, write_window_file
 
 from lvm.audit.loaded import as_trained, open_checkpoint
-from lvm.config.plain import to_dict
-from lvm.config.read import load_run_config
-from lvm.config.run import RunConfig
+from lvm.core.config.plain import to_dict
+from lvm.core.config.read import load_run_config
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import CheckpointError, ConfigError, DataError, LvmError, ResumeError
+from lvm.core.outside import regular
 from lvm.data.bank import Bank, check_rows
 from lvm.data.corpus import read_documents
 from lvm.data.files import read_bank, write_bank
@@ -27,17 +29,15 @@ from lvm.data.payload import read_payload
 from lvm.data.pickled import KEY_NAMES, read_pickled
 from lvm.data.window_files import read_window_file
 from lvm.doctor.cluster_file import lint
-from lvm.errors import CheckpointError, ConfigError, DataError, LvmError, ResumeError
 from lvm.evaluation.foreign_index import read_index
 from lvm.evaluation.predictions import read_predictions
+from lvm.jobs.presets import preset
 from lvm.models.predictor import Predictor
-from lvm.outside import regular
-from lvm.presets import preset
-from lvm.status import status
-from lvm.status.screen import screen
 from lvm.training.checkpoint import load_checkpoint, load_optimizer_state, save_checkpoint
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.verdict import build_verdict
+from lvm.views.status import status
+from lvm.views.status.screen import screen
 
 ROWS, WIDTH = 40, 16
 RECIPE = tiny.recipe()

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
+from lvm.core.files import whole_file
 from lvm.data.bank import Bank
 from lvm.data.keys import as_keys
 from lvm.data.npz import write_npz
 from lvm.data.pickled import KEY_NAMES
 from lvm.data.window_files import CONTEXT_NAMES, TARGET_NAMES, WindowFile
 from lvm.data.windows import Dataset
-from lvm.files import whole_file
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import load_checkpoint
 from lvm.training.report_checkpoint import read_report_checkpoint

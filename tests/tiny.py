@@ -12,12 +12,12 @@ from unittest import mock
 import jaxtyping
 import numpy as np
 
-from lvm.config.plain import to_dict
-from lvm.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
-from lvm.config.run import GateConfig, RunConfig, ScheduleConfig
+from lvm.core.config.plain import to_dict
+from lvm.core.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
+from lvm.core.config.run import GateConfig, RunConfig, ScheduleConfig
+from lvm.core.records import to_plain
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
-from lvm.records import to_plain
 from lvm.triage import arm
 from lvm.triage.actions import Stop
 from lvm.triage.events import (

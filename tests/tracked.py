@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lvm.config.plain import to_dict
-from lvm.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
-from lvm.config.run import GateConfig, RunConfig
-from lvm.models.predictor import Predictor
-from lvm.records import (
+from lvm.core.config.plain import to_dict
+from lvm.core.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
+from lvm.core.config.run import GateConfig, RunConfig
+from lvm.core.records import (
     Estimate,
     Evaluation,
     FrontPosition,
@@ -31,7 +30,7 @@ from lvm.records import (
     Verdict,
     to_plain,
 )
-from lvm.tracking import Tracker
+from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import (
@@ -56,6 +55,7 @@ from lvm.triage.state import RunState
 from lvm.triage.step import Role
 from lvm.triage.summary import Summary
 from lvm.triage.verdict import build_verdict
+from lvm.views.tracking import Tracker
 
 EPOCHS = 3
 RECIPE = Recipe(

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import lvm.jobs.job
-from lvm.command import run_program
+from lvm.core.command import run_program
 from lvm.data.windows import Dataset
 from lvm.triage import local
 from lvm.triage.arm import ArmSpec

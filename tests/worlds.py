@@ -50,11 +50,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lvm.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
-from lvm.config.run import RunConfig, ScheduleConfig
+from lvm.core.config.recipe import HeadConfig, ModelConfig, Recipe, TrainingConfig
+from lvm.core.config.run import RunConfig, ScheduleConfig
+from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows, dataset_from_bank
-from lvm.randomness import numpy_generator
 
 ARTICLES, CHUNKS, CONTEXT = 120, 30, 5
 TOPIC, KEY, QUIET = 3, 16, 13  # axes of each part

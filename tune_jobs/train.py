@@ -10,7 +10,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # started as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lvm.command import run_program
+from lvm.core.command import run_program
 from lvm.jobs.doors import train_parser as parser
 from lvm.jobs.doors import train_program as main
 

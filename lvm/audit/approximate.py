@@ -15,10 +15,10 @@ from lvm.audit.material import Material
 from lvm.audit.queries import Queries, queries
 from lvm.audit.retrieval import QUERIES, search
 from lvm.audit.where import where_found
+from lvm.core.errors import DataError, MissingExtraError
 from lvm.data.bank import Bank
 from lvm.data.rows import blocks, take
 from lvm.data.windows import Windows
-from lvm.errors import DataError, MissingExtraError
 from lvm.evaluation.evaluate import ann_loss
 from lvm.evaluation.index import Index, build_index
 

@@ -17,8 +17,8 @@ from lvm.audit.coherence import coherence
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side
+from lvm.core.randomness import numpy_generator
 from lvm.data.rows import key_codes, take
-from lvm.randomness import numpy_generator
 
 IN_BANK = 0.5  # share of targets that lie in the bank, from which a side needs no look of its own
 

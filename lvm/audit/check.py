@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lvm.audit.finding import Finding, Seen, Severity
-from lvm.registry import Registry
+from lvm.core.registry import Registry
 
 if TYPE_CHECKING:
     from lvm.audit.material import Material

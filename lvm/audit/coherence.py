@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, locate, unit
 from lvm.audit.material import Material, Side, once
-from lvm.randomness import numpy_generator
+from lvm.core.randomness import numpy_generator
 
 SAMPLE = {False: 4096, True: 1536}  # windows of a side that are looked at; True: quick
 MIN_WINDOWS = 30

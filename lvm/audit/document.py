@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from lvm.audit.finding import Severity, Status
-from lvm.records import Count, Part
+from lvm.core.records import Count, Part
 
 
 class Where(Part, frozen=True, kw_only=True):

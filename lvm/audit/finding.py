@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from lvm.outside import printable
+from lvm.core.outside import printable
 
 # What repairs a file; the commands put in their own files before they print it.
 REPAIR = "lvm audit ... --repair OUT"

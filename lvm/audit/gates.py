@@ -12,8 +12,8 @@ from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.material import Material
 from lvm.audit.selftest import BLIND, TRIVIAL, Bench, GateUnderTest, bench
 from lvm.audit.where import where_found
-from lvm.gates import MIN_ARTICLES
-from lvm.records import GateResult, Verdict
+from lvm.core.records import GateResult, Verdict
+from lvm.evaluation.gates import MIN_ARTICLES
 
 OWN_FIRST_SHARE = 0.05  # of queries whose rank 1 may be one of their own contexts
 FULL_SCORE_TOLERANCE = 0.02  # of the oracle, for rounding and equal rows

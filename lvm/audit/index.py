@@ -12,8 +12,8 @@ from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.where import Ids, where_found
+from lvm.core.errors import DataError
 from lvm.data.bank import Bank
-from lvm.errors import DataError
 from lvm.evaluation.index import Index
 
 INDEX_QUERIES = 256

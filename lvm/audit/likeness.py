@@ -12,8 +12,8 @@ from lvm.audit.coherence import VECTORS, Coherence, coherence
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
 from lvm.audit.material import Material, once
+from lvm.core.randomness import numpy_generator
 from lvm.data.rows import take
-from lvm.randomness import numpy_generator
 
 NUM_PARTS = 24  # random parts of the train side
 MIN_ARTICLES = 6  # of the train side: half of them fit the axes, parts of the others are held to it

@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 
 from lvm.audit.loaded import names_data
 from lvm.audit.stated import stated_articles
+from lvm.core.errors import LvmError
 from lvm.data.bank import Bank
 from lvm.data.seen import SeenArticles
 from lvm.data.sketch import Sketches, articles_again
 from lvm.data.windows import Dataset
-from lvm.errors import LvmError
 from lvm.training.checkpoint import read_manifest
 from lvm.training.report_checkpoint import read_report_checkpoint
 

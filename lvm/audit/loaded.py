@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
+from lvm.core.errors import LvmError
 from lvm.data.bank import Bank
 from lvm.data.draw import leading
 from lvm.data.windows import Dataset
-from lvm.errors import LvmError
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import fit_parts, read_parts
 from lvm.training.report_checkpoint import read_report_checkpoint

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 
 from lvm.audit.finding import Finding, NotEvaluable
 from lvm.audit.where import Ids, where_found
-from lvm.config.recipe import Recipe
-from lvm.config.run import GateConfig
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import GateConfig
 from lvm.data.bank import Bank
 from lvm.data.rows import ContentIndex, KeyIndex, take
 from lvm.data.window_files import WindowFile

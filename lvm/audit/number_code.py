@@ -18,8 +18,8 @@ from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
 from lvm.audit.where import where_found
+from lvm.core.randomness import numpy_generator
 from lvm.data.rows import take
-from lvm.randomness import numpy_generator
 
 ROWS = 1024  # of each part
 MIN_ROWS = 20

@@ -16,7 +16,8 @@ import numpy as np
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material, Side
 from lvm.audit.where import where_found
-from lvm.config.run import RunConfig
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import DataError, SchemaError, SplitError
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank
 from lvm.data.load import DataRequest, check_request
@@ -24,7 +25,6 @@ from lvm.data.payload import read_payload
 from lvm.data.sample import load_sample
 from lvm.data.window_files import open_window_file
 from lvm.data.windows import Dataset, Windows, dataset_from_bank
-from lvm.errors import DataError, SchemaError, SplitError
 
 Opened = TypeVar("Opened")
 

@@ -12,8 +12,8 @@ from lvm.audit.finding import Finding, Severity
 from lvm.audit.location import Located, unit
 from lvm.audit.material import Material
 from lvm.audit.padding import padded_by_content
+from lvm.core.randomness import numpy_generator
 from lvm.data.rows import take
-from lvm.randomness import numpy_generator
 
 CLEAR = 5.0  # standard errors from which a difference is beyond doubt
 BACKWARDS = "Contexts are newest first, so the model reads the text backwards."

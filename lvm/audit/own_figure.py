@@ -20,12 +20,12 @@ from jaxtyping import Float, Int
 
 from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
 from lvm.audit.material import Material, Side
-from lvm.config.plain import to_dict
-from lvm.config.recipe import Recipe
+from lvm.core.config.plain import to_dict
+from lvm.core.config.recipe import Recipe
+from lvm.core.randomness import numpy_generator
 from lvm.data.windows import Dataset, Windows
 from lvm.models.foreign_forms import Alternative
 from lvm.models.predictor import Predictor
-from lvm.randomness import numpy_generator
 from lvm.training.report_checkpoint import ReportCheckpoint, read_report_checkpoint
 from lvm.training.report_fit import fit_as, ways_to_compute
 

@@ -15,12 +15,12 @@ from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
 from lvm.audit.material import Material
 from lvm.audit.own_figure import TOLERANCE, ids_of
 from lvm.audit.where import where_found
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
+from lvm.core.errors import LvmError
+from lvm.core.randomness import numpy_generator
 from lvm.data.windows import Dataset, Windows
-from lvm.errors import LvmError
 from lvm.evaluation.inference import predict
 from lvm.models.predictor import Predictor
-from lvm.randomness import numpy_generator
 from lvm.training.checkpoint import NUM_PROBES, PROBE_TOLERANCE, probe_differences
 
 SAMPLE = 4096  # dev windows that are predicted

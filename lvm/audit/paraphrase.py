@@ -20,9 +20,9 @@ from lvm.audit.finding import Finding, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.where import where_found
+from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.rows import BLOCK_BYTES, blocks, take
-from lvm.randomness import numpy_generator
 
 NUM_QUERIES = 256
 PER_ARTICLE = {"bank": 2, "eval": 8}  # queries: a bank is looked at widely, an article as a whole

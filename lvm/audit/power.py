@@ -15,8 +15,8 @@ from lvm.audit.gates import stated_pool
 from lvm.audit.material import Material
 from lvm.audit.selftest import TRIVIAL, Bench, bench
 from lvm.audit.where import where_found
-from lvm.measured import improvement
-from lvm.statistics import NEAREST_DISTANCE, article_mean, design_effect, more_articles
+from lvm.core.statistics import NEAREST_DISTANCE, article_mean, design_effect, more_articles
+from lvm.evaluation.measured import improvement
 
 
 @check("UNDERPOWERED", "are there enough articles for a verdict?", About(thorough=True))

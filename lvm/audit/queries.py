@@ -16,9 +16,9 @@ from lvm.audit.coherence import MIN_WINDOWS, Coherence, coherence
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, unit
 from lvm.audit.material import Material, once
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
+from lvm.core.randomness import numpy_generator
 from lvm.models.predictor import Predictor
-from lvm.randomness import numpy_generator
 
 SAMPLE = 2048  # windows whose predictions are looked at
 BLOCK = 2048  # rows per forward pass

@@ -17,12 +17,12 @@ from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import EncoderRequest, Material
 from lvm.audit.where import where_found
+from lvm.core.errors import LvmError
+from lvm.core.randomness import numpy_generator
 from lvm.data.corpus import Document
 from lvm.data.encoder import Encoder, load_encoder, token_counter
 from lvm.data.fit import fit
 from lvm.data.rows import KeyIndex
-from lvm.errors import LvmError
-from lvm.randomness import numpy_generator
 
 NUM_TEXTS = 64
 MIN_TEXTS = 8

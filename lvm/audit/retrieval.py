@@ -21,13 +21,13 @@ from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, affine_mix, queries
 from lvm.audit.where import where_found
+from lvm.core.randomness import numpy_generator
+from lvm.core.statistics import mean_difference
 from lvm.data.copies import copy_groups
 from lvm.data.rows import take
 from lvm.data.windows import Windows
 from lvm.evaluation.index import Index, build_index
 from lvm.evaluation.metrics import target_ranks
-from lvm.randomness import numpy_generator
-from lvm.statistics import mean_difference
 
 POOL = 32_768  # rows of a bank that are searched for hubs and in two spaces
 QUERIES = 512

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lvm.audit.check import CHECKS
-from lvm.metrics import FRONT
-from lvm.records import LIMITS
+from lvm.core.metrics import FRONT
+from lvm.core.records import LIMITS
 
 LOW_RECALL = 0.5  # of the best trivial predictor's R@5
 RARELY_FOUND = "RARELY_FOUND"  # no check: the model's metrics beside the ladder's show it

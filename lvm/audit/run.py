@@ -15,8 +15,8 @@ from lvm.audit.check import CHECKS, Check, causes_first
 from lvm.audit.document import AuditDocument
 from lvm.audit.finding import CheckResult, Finding, NotEvaluable, Severity, Status
 from lvm.audit.material import Material
-from lvm.errors import ExitStatus
-from lvm.records import to_plain
+from lvm.core.errors import ExitStatus
+from lvm.core.records import to_plain
 
 SCHEMA = 1
 MIN_CHECKS = 10  # that have looked at something, before anything is called clean

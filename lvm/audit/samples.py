@@ -16,12 +16,12 @@ from lvm.audit.coherence import coherence
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
 from lvm.audit.material import Material
+from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.draw import drawn
 from lvm.data.rows import take
 from lvm.data.windows import Dataset, Windows
-from lvm.models.ladder import fit_ladder
-from lvm.randomness import numpy_generator
+from lvm.evaluation.ladder import fit_ladder
 
 NUM_TRAIN = 8000  # windows that the ladder is fitted on
 NUM_EVAL = 512  # windows of a split that are looked at

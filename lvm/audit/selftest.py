@@ -18,14 +18,14 @@ from lvm.audit.location import unit
 from lvm.audit.material import Material, once
 from lvm.audit.ranking import Placed, PoolRows
 from lvm.audit.samples import Sample, draw_samples, sample_by_article
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
+from lvm.core.randomness import numpy_generator
+from lvm.core.records import GateResult, Pool
 from lvm.data.rows import take
 from lvm.data.windows import Windows
+from lvm.evaluation.gates import stage_gate, success_gates
+from lvm.evaluation.measured import improvement
 from lvm.evaluation.metrics import PerQuery, Ranks, summarise
-from lvm.gates import stage_gate, success_gates
-from lvm.measured import improvement
-from lvm.randomness import numpy_generator
-from lvm.records import GateResult, Pool
 
 TRIVIAL = ("constant", "copy_last", "mean_context", "weighted_mix", "ridge")  # rising by effort
 BLIND = ("random", "shuffled")  # know nothing of the window that they are judged on

@@ -22,7 +22,7 @@ from lvm.audit.profiles import plot_data
 from lvm.audit.routing import Routed, route
 from lvm.audit.run import Audit, Progress, audit_document, run_checks
 from lvm.audit.selftest import ladder
-from lvm.errors import DataError, UsageError
+from lvm.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor

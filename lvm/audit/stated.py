@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.location import RoughIndex, unit
+from lvm.core.errors import DataError
 from lvm.data.bank import Bank
 from lvm.data.rows import key_codes, take
 from lvm.data.seen import HOW, SeenArticles
-from lvm.errors import DataError
 
 SAME_COSINE = 0.999  # of two vectors of one text, up to rounding
 SAME_SHARE = 0.5  # of the rows under common keys, and of an article's windows

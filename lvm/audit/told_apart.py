@@ -11,7 +11,7 @@ from scipy.special import expit  # type: ignore[import-untyped]  # scipy has no 
 from lvm.audit.coherence import Coherence, coherence
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
-from lvm.randomness import numpy_generator
+from lvm.core.randomness import numpy_generator
 
 TELLING_ROWS = 1500  # rows of each file that the linear rule is fitted to
 ACCURACY_WARN = 0.9

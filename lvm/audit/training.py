@@ -28,8 +28,8 @@ from lvm.audit.training_log import log_from_epochs as log_from_epochs
 from lvm.audit.training_log import too_early as too_early
 from lvm.audit.training_log import training_log as training_log
 from lvm.audit.where import where_found
-from lvm.config.recipe import ObjectiveConfig
-from lvm.records import StopReason
+from lvm.core.config.recipe import ObjectiveConfig
+from lvm.core.records import StopReason
 from lvm.training.epochs import EpochRecord
 
 if TYPE_CHECKING:

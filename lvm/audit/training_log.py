@@ -10,10 +10,10 @@ from typing import Any
 
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.where import where_found
-from lvm.config.plain import from_dict
-from lvm.config.recipe import Recipe
-from lvm.errors import CheckpointError, ConfigError
-from lvm.metrics import METRICS, Shown
+from lvm.core.config.plain import from_dict
+from lvm.core.config.recipe import Recipe
+from lvm.core.errors import CheckpointError, ConfigError
+from lvm.core.metrics import METRICS, Shown
 from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates
 
 WARMUP_MARGIN = 1.5  # a verdict must lie outside this many warm-ups

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvm.audit.document import AuditDocument, CheckTold, FindingTold
-from lvm.text import counted
+from lvm.core.text import counted
 
 NUM_NAMED = 5  # rows or articles of a finding that are named in words
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from lvm.core.errors import DataError, SchemaError
 from lvm.data.copies import copy_groups
 from lvm.data.rows import ContentIndex, blocks, take
-from lvm.errors import DataError, SchemaError
 
 MOST_AT_ONCE = 256 << 20  # bytes of rows that are looked at together
 NOT_FINITE, TOO_LONG = "NaN or infinite", "too long to be squared in float32"

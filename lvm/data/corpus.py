@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
+from lvm.core.errors import DataError
+from lvm.core.outside import parse_json
 from lvm.data.wikitext import clean_wikitext
-from lvm.errors import DataError
-from lvm.outside import parse_json
 
 MIN_CHARACTERS = 150
 MAX_SENTENCES = 3

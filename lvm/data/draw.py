@@ -15,8 +15,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Int
 
+from lvm.core.randomness import numpy_generator
 from lvm.data.windows import MIN_ARTICLES, Dataset, Size, Windows
-from lvm.randomness import numpy_generator
 
 SPREAD_OVER = 32  # articles that a draw holds where there are as many
 

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from lvm.command import free_folder
+from lvm.core.command import free_folder
+from lvm.core.errors import DataError, ResumeError, UsageError
+from lvm.core.files import whole_file, write_whole
+from lvm.core.outside import parse_json
 from lvm.data.bank import Bank
 from lvm.data.corpus import Document, read_documents
 from lvm.data.encoder import PROBES, Encoder, load_encoder, token_counter
 from lvm.data.files import read_bank, write_bank
 from lvm.data.fit import Chunked, Fitted, fit
-from lvm.errors import DataError, ResumeError, UsageError
-from lvm.files import whole_file, write_whole
-from lvm.outside import parse_json
 
 MIN_PROBE_COSINE = 0.999
 

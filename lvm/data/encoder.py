@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float
 
+from lvm.core.errors import DataError, MissingExtraError
 from lvm.data.fit import Count
-from lvm.errors import DataError, MissingExtraError
 
 # Two encoders with the same name may still differ (another revision, pooling or precision). Their
 # vectors of these sentences tell.

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lvm.core.errors import DataError
 from lvm.data.npz import open_npz, write_npz
 from lvm.data.windows import SPLITS, Dataset
-from lvm.errors import DataError
 
 PREDICTIONS, IDS = "predictions", "ids"
 TINY = 1e-6  # length below which a prediction points nowhere

@@ -20,14 +20,14 @@ from typing import IO, Any
 
 import numpy as np
 
+from lvm.core.errors import DataError, SchemaError
+from lvm.core.outside import MAX_TEXT_BYTES, listed, parse_json, read_text, regular
 from lvm.data.bank import Bank, check_rows
 from lvm.data.keys import as_keys
 from lvm.data.magic import MAGIC, kind_of
 from lvm.data.manifest import check_manifest, json_object
 from lvm.data.npz import check_exists, map_npy, open_npz, sibling, sync
 from lvm.data.other_banks import read_other_bank
-from lvm.errors import DataError, SchemaError
-from lvm.outside import MAX_TEXT_BYTES, listed, parse_json, read_text, regular
 
 TEXT_FILES = ("texts.jsonl", "texts.jsonl.gz")
 MOST_SIGNS = 100_000  # of a line of texts, on average

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from lvm.core.errors import DataError
 from lvm.data.corpus import Document
-from lvm.errors import DataError
 
 BATCH = 4096  # chunks whose tokens are counted at once
 NUM_NAMED = 3

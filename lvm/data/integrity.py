@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lvm.files import cache_file, write_json
-from lvm.outside import parse_json
+from lvm.core.files import cache_file, write_json
+from lvm.core.outside import parse_json
 
 REMEMBERED = "sha256.json"
 MAX_REMEMBERED = 1000

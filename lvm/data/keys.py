@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lvm.errors import SchemaError
+from lvm.core.errors import SchemaError
 
 
 def as_keys(keys: np.ndarray, source: str) -> np.ndarray:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lvm.core.errors import UsageError
 from lvm.data.bank import check_rows
 from lvm.data.windows import Dataset, dataset_from_bank
-from lvm.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

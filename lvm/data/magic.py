@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lvm.outside import regular
+from lvm.core.outside import regular
 
 PARQUET, ARRAY, SAFETENSORS = "a Parquet file", "a single array (.npy)", "a safetensors file"
 MAGIC = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePath
 
-from lvm.errors import DataError
-from lvm.outside import parse_json
+from lvm.core.errors import DataError
+from lvm.core.outside import parse_json
 
 SPLITS = ("train", "dev", "test")
 REMEDY = "write the manifest again, or remove the key"

@@ -23,10 +23,10 @@ from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
 
+from lvm.core.errors import DataError
+from lvm.core.files import whole_file
+from lvm.core.outside import brief, regular
 from lvm.data.magic import MAGIC, kind_of
-from lvm.errors import DataError
-from lvm.files import whole_file
-from lvm.outside import brief, regular
 
 LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's own header (APPNOTE.TXT, section 4.3.7)
 SPOOL_BYTES = 256 << 20  # a larger compressed member is unpacked to a temporary file, not to memory

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-import lvm
+from lvm.core.errors import DataError, UnsafePayloadError
+from lvm.core.outside import regular
+from lvm.core.packages import HOME
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank
 from lvm.data.magic import ARRAY, kind_of
 from lvm.data.npz import check_exists, map_npy
 from lvm.data.pickled import FILES
-from lvm.errors import DataError, UnsafePayloadError
-from lvm.outside import regular
 
 GIB = 1 << 30
 CPU_SECONDS, BYTES_PER_SECOND = 10, 4 << 20  # of reading a pickle: at least, and by its size
@@ -99,8 +99,7 @@ def _read_apart(path: Path, size: int) -> Bank:
 
 def _environment() -> dict[str, str]:
     """Return an environment that finds this package, and in which numpy reserves little memory."""
-    root = str(Path(lvm.__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 

@@ -24,10 +24,10 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
+from lvm.core.errors import DataError, UnsafePayloadError
+from lvm.core.outside import listed, lower_limit, shortened
 from lvm.data.keys import as_keys
 from lvm.data.npz import read_npy_header
-from lvm.errors import DataError, UnsafePayloadError
-from lvm.outside import listed, lower_limit, shortened
 
 ADMITTED_DTYPE = re.compile(r"[fiu][1248]|b1|O8?|[SU]\d{1,9}")
 KEY_NAMES = ("article_index", "chunk_index")

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from lvm.core.errors import LvmError, MissingExtraError
 from lvm.data.bank import Bank
 from lvm.data.corpus import read_documents
 from lvm.data.embed import embed_documents
 from lvm.data.encoder import load_encoder
 from lvm.data.files import read_bank
 from lvm.data.windows import split_articles
-from lvm.errors import LvmError, MissingExtraError
 
 SAMPLE = Path(__file__).with_name("sample")
 DUMP = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from lvm.core.errors import DataError
+from lvm.core.outside import brief, parse_json, read_text
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank
 from lvm.data.keys import as_keys
 from lvm.data.magic import ARRAY, MAGIC, PARQUET, kind_of
 from lvm.data.npz import check_exists, map_npy, open_npz
 from lvm.data.window_files import open_window_file
-from lvm.errors import DataError
-from lvm.outside import brief, parse_json, read_text
 
 NONE = "none"  # stands for the statement that nothing of the bank was read
 HOW = (

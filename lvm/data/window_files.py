@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from lvm.core.errors import SchemaError
+from lvm.core.outside import listed
 from lvm.data.bank import check_vectors
 from lvm.data.files import read_provenance
 from lvm.data.keys import as_keys
 from lvm.data.npz import open_npz
-from lvm.errors import SchemaError
-from lvm.outside import listed
 
 CONTEXT_NAMES = ("context_sequences", "contexts")
 TARGET_NAMES = ("target_vectors", "targets")

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lvm.core.errors import DataError, SplitError
 from lvm.data.bank import Bank
 from lvm.data.rows import chunk_unit
-from lvm.errors import DataError, SplitError
 
 SPLITS = ("train", "dev", "test")
 MIN_ARTICLES = {"train": 4, "dev": 2, "test": 3}

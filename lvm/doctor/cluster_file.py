@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 
-from lvm.config.run import ScheduleConfig
+from lvm.core.config.run import ScheduleConfig
 from lvm.doctor.access import check_access
 from lvm.doctor.commands import check_commands, check_start
 from lvm.doctor.defect import Code, Defect, Severity, error

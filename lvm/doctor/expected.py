@@ -9,8 +9,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvm.config.run import ScheduleConfig
-from lvm.errors import MissingExtraError
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.errors import MissingExtraError
 
 Version = tuple[int, int]
 

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from lvm.core.registry import closest
 from lvm.doctor import ec2, ray_schema
 from lvm.doctor.defect import Code, Defect, error, warning
 from lvm.doctor.expected import Expected
 from lvm.doctor.ray_file import RayFile
 from lvm.doctor.yaml_file import Place
-from lvm.registry import closest
 
 # What Ray 2.60 reads from the provider section; its schema lets every other key through unread.
 _EVERY_PROVIDER = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lvm.config.run import ScheduleConfig
+from lvm.core.config.run import ScheduleConfig
 from lvm.doctor.machine import MIN_DISK_GIB, MIN_MEMORY_GIB, Finding
 from lvm.triage.on_ray.cluster import connect
 from lvm.triage.on_ray.nodes import difference, facts

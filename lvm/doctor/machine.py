@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from lvm.cores import usable_cores
+from lvm.core.cores import usable_cores
 
 MIN_MEMORY_GIB = 8.0
 MIN_DISK_GIB = 2.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lvm.errors import MissingExtraError
+from lvm.core.errors import MissingExtraError
 
 
 @dataclass(frozen=True, kw_only=True)

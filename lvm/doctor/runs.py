@@ -6,14 +6,14 @@ Nothing is changed: what is found comes with the command that continues or close
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from lvm.command import lvm_command, shown
+from lvm.core.command import lvm_command, shown
+from lvm.core.errors import DataError, LvmError, UsageError
+from lvm.core.printed import resume_command
 from lvm.doctor.machine import Finding
-from lvm.errors import DataError, LvmError, UsageError
-from lvm.printed import resume_command
-from lvm.tracking.left_open import OpenRun, open_runs
 from lvm.triage.events import Interrupted
 from lvm.triage.journal import FILE_NAME, read_run
 from lvm.triage.lock import Driver, driver_of
@@ -21,10 +21,26 @@ from lvm.triage.state import RunState
 from lvm.triage.verdict import build_verdict
 
 
-def orphans(folder: Path) -> list[Finding]:
+class OpenRun(Protocol):
+    """A triage that an MLflow store calls RUNNING."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the store."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its driver wrote it, which another machine may not have."""
+
+    @property
+    def host(self) -> str:
+        """The machine of its driver."""
+
+
+def orphans(folder: Path, open_runs: Callable[[Path], Sequence[OpenRun]]) -> list[Finding]:
     """Return findings on the run in `folder`, or on each of the runs below it.
 
-    Raises UsageError when there is none.
+    `open_runs` asks MLflow, in the store of a run folder. Raises UsageError when there is no run.
     """
     runs = [run for run in (folder, *sorted(_below(folder))) if (run / FILE_NAME).is_file()]
     if not runs:
@@ -32,7 +48,7 @@ def orphans(folder: Path) -> list[Finding]:
             f"{folder} holds no run ({FILE_NAME}); give a run folder, or the folder of several."
         )
     try:
-        running, lost = open_runs(runs[0]), []
+        running, lost = list(open_runs(runs[0])), []
     except DataError as problem:
         later = "try again when it answers; the runs were checked without it"
         running = []

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from lvm.core.packages import OWN_PACKAGES
 from lvm.doctor.commands import TOKEN_FILE
 from lvm.doctor.defect import Code, Defect, error, warning
 from lvm.doctor.expected import Expected
 from lvm.doctor.ray_file import EVERYWHERE, FIRST, ON_HEAD, ON_WORKERS, RayFile
 from lvm.doctor.yaml_file import Place
-from lvm.packages import OWN_PACKAGES
 
 NEEDED = ("pyproject.toml", *OWN_PACKAGES)  # without these the installation on a node fails
 _MOUNT = re.compile(r"\bmount\s+(?:-\w+\s+\S+\s+)*(\S+)\s+(/[^\s;&|)'\"]+)")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lvm.errors import DataError
-from lvm.outside import read_text
+from lvm.core.errors import DataError
+from lvm.core.outside import read_text
 
 Key = str | int
 MERGE = "tag:yaml.org,2002:merge"

@@ -1,1 +1,1 @@
-"""Ranks, retrieval metrics and latency of a predictor over a stated pool."""
+"""Ranks, metrics and gates of a predictor over a stated pool, and the ladder of untrained ones."""

@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from lvm.core.device import ids_on, synchronise
+from lvm.core.errors import DataError
+from lvm.core.records import Evaluation, Pool
 from lvm.data.bank import Bank
 from lvm.data.windows import Windows
-from lvm.device import ids_on, synchronise
-from lvm.errors import DataError
 from lvm.evaluation.index import Index
 from lvm.evaluation.metrics import PerQuery, evaluation_of, target_ranks
-from lvm.records import Evaluation, Pool
 
 BLOCK = 8192  # predictions compared with their targets at once
 

@@ -13,15 +13,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lvm.core.device import ids_on
+from lvm.core.metrics import METRICS, Shown
+from lvm.core.randomness import numpy_generator
 from lvm.data.windows import Dataset, Windows
-from lvm.device import ids_on
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.index import TorchIndex
 from lvm.evaluation.inference import by_block, predict, search_pool
 from lvm.evaluation.metrics import PerQuery, Ranks, own_groups, summarise
-from lvm.metrics import METRICS, Shown
 from lvm.models.predictor import Predictor
-from lvm.randomness import numpy_generator
 
 MAX_WINDOWS = 2048  # that are looked at; more change no picture and cost time
 BIN_WIDTHS = (0.025, 0.05)  # of a cosine histogram; the second one holds -1 to 1 in 40 bins

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lvm.errors import MissingExtraError
-from lvm.outside import lower_limit, shortened
+from lvm.core.errors import MissingExtraError
+from lvm.core.outside import lower_limit, shortened
 
 AT_ITS_SOURCE = re.compile(r"^Error in .* at \S+:\d+: (?:Error: )?")
 

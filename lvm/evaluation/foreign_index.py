@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import lvm
-from lvm.errors import DataError, MissingExtraError
+from lvm.core.errors import DataError, MissingExtraError
+from lvm.core.outside import regular
+from lvm.core.packages import HOME
 from lvm.evaluation.index import Index
-from lvm.outside import regular
 
 GIB = 1 << 30
 MEMORY, MEMORY_PER_BYTE = 4 * GIB, 3  # tables of a product quantiser alone may take 2 GiB
@@ -78,8 +78,7 @@ class ForeignIndex(Index):
 
 
 def _start(path: Path, size: int) -> subprocess.Popen[bytes]:
-    root = str(Path(lvm.__file__).resolve().parent.parent)
-    places = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    places = os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH", "")]))
     limits = [SECONDS + size // BYTES_PER_SECOND, MEMORY + MEMORY_PER_BYTE * size]
     return subprocess.Popen(
         [

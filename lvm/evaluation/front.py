@@ -37,11 +37,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lvm.config.run import GateConfig
-from lvm.measured import Measured, pair_problem, values_of
-from lvm.metrics import FRONT
-from lvm.records import Estimate, FrontPosition, Position
-from lvm.statistics import article_mean
+from lvm.core.config.run import GateConfig
+from lvm.core.metrics import FRONT
+from lvm.core.records import Estimate, FrontPosition, Position
+from lvm.core.statistics import article_mean
+from lvm.evaluation.measured import Measured, pair_problem, values_of
 
 TRADE = 10  # between weighted_mix and its neighbour 9 points of R@5 cost one of cosine
 LEVEL = 1e-12  # rungs whose payoffs differ by less are equally near

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lvm.device import CPU
-from lvm.errors import ConfigError, MissingExtraError
+from lvm.core.device import CPU
+from lvm.core.errors import ConfigError, MissingExtraError
+from lvm.core.randomness import derive_seed
 from lvm.evaluation.faiss_apart import faiss_module
-from lvm.randomness import derive_seed
 
 _BLOCK_SCORES = 2**25
 _ROWS_PER_LIST = 39  # FAISS asks for this many training rows per centroid

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvm.core.device import ids_on
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
-from lvm.device import ids_on
 from lvm.models.predictor import Predictor
 
 BLOCK = 2048  # rows per forward pass

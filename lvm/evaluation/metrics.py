@@ -24,12 +24,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvm.core.device import ids_on
+from lvm.core.errors import DataError
+from lvm.core.outside import parse_json
+from lvm.core.records import Evaluation, Pool
 from lvm.data.copies import copy_groups
-from lvm.device import ids_on
-from lvm.errors import DataError
-from lvm.measured import means_of
-from lvm.outside import parse_json
-from lvm.records import Evaluation, Pool
+from lvm.evaluation.measured import means_of
 
 # Scores held at once: 128 MiB, and below 300 MiB with what is made from them, on whichever device
 # and whatever M and N. A pool of more rows than that is ranked one query at a time.

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvm.core.errors import DataError
 from lvm.data.exported import load_predictions, window_ids
 from lvm.data.npz import map_npy
 from lvm.data.windows import Dataset
-from lvm.errors import DataError
 
 
 def predictions_of(path: Path, dataset: Dataset, context_length: int) -> Float[Tensor, "M D"]:

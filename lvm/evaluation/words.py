@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lvm.core.errors import DataError
 from lvm.data.bank import Bank
-from lvm.errors import DataError
 
 TEXT_LENGTH = 110  # letters of a chunk
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from lvm.command import nobody_reads
-from lvm.progress import JsonLines
+from lvm.core.command import nobody_reads
+from lvm.views.progress import JsonLines
 
 
 class Nowhere(io.StringIO):

@@ -10,20 +10,20 @@ from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.repair import Repaired, repair
 from lvm.audit.session import complete, own_data, run_audit, with_command
-from lvm.command import free_folder, lvm_command, make_folder, next_folder, shown
-from lvm.config.run import RunConfig
+from lvm.core.command import free_folder, lvm_command, make_folder, next_folder, shown
+from lvm.core.config.run import RunConfig
+from lvm.core.files import write_json
+from lvm.core.plugins import load_given
+from lvm.core.printed import triage_command, typed
+from lvm.core.records import to_plain
 from lvm.data.load import DataRequest
-from lvm.files import write_json
 from lvm.jobs.audience import Audience, at_terminal
 from lvm.jobs.options import AuditOptions
+from lvm.jobs.presets import DEFAULT_PRESET, load_config
 from lvm.jobs.results import AuditResult
-from lvm.plugins import load_given
-from lvm.presets import DEFAULT_PRESET, load_config
-from lvm.printed import triage_command, typed
-from lvm.records import to_plain
-from lvm.report.markdown import write_audit_report
-from lvm.terminal.audit import AuditProgress, print_audit
 from lvm.triage.step import steps_in_order
+from lvm.views.report.markdown import write_audit_report
+from lvm.views.terminal.audit import AuditProgress, print_audit
 
 AUDITS = Path("audits")
 
@@ -114,9 +114,7 @@ def _audited(
 
 def _material(options: AuditOptions, config: RunConfig) -> Material:
     """Open what is named."""
-    request = DataRequest(
-        bank=options.data, train=options.train, evaluation=options.eval, payload=options.payload
-    )
+    request = options.request
     material = open_material(request, config, whole=False)
     if request == DataRequest() and options.checkpoint is not None:
         material = own_data(material, options.checkpoint)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lvm.core.errors import ExitStatus
 from lvm.doctor.defect import Defect, Severity
-from lvm.errors import ExitStatus
 from lvm.jobs.options import DoctorOptions
 
 if TYPE_CHECKING:  # its module imports torch, which the lint of a file need not wait for
@@ -26,7 +26,7 @@ def run(options: DoctorOptions) -> int:
 
 def _cluster_file(path: Path) -> int:
     from lvm.doctor.cluster_file import lint
-    from lvm.presets import preset
+    from lvm.jobs.presets import preset
 
     defects = lint(path, preset(PRESET).schedule)
     for defect in defects:
@@ -51,8 +51,9 @@ def _examined(options: DoctorOptions) -> Sequence[Finding]:
         return look(options.address)
     if options.runs is not None:
         from lvm.doctor.runs import orphans
+        from lvm.views.tracking.left_open import open_runs
 
-        return orphans(options.runs)
+        return orphans(options.runs, open_runs)
     from lvm.doctor.machine import examine
 
     return examine()

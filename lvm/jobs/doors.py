@@ -6,11 +6,17 @@ error is answered, and after a Ray head has begun to start beside it.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from lvm.command import Parser
+from lvm.core.command import Parser
+from lvm.core.printed import triage_command
 from lvm.jobs.flags import add_train_flags, add_triage_flags, train_options, triage_options
 from lvm.jobs.options import AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions
+
+if TYPE_CHECKING:
+    from lvm.jobs.results import TriageResult
 
 
 def triage(options: TriageOptions) -> int:
@@ -21,6 +27,17 @@ def triage(options: TriageOptions) -> int:
         from lvm.jobs.run import run
 
         return run(options, head)
+
+
+def triaged(options: TriageOptions, *, progress: bool) -> TriageResult:
+    """Run or resume a triage for a program, and return what came of it."""
+    from lvm.triage.local_head import local_head
+
+    with local_head(wanted=options.address is None) as head:  # it starts beside the imports
+        from lvm.jobs.audience import of_call
+        from lvm.jobs.run import triaged
+
+        return triaged(options, of_call(progress=progress), head)
 
 
 def train(options: TrainOptions) -> int:
@@ -49,6 +66,16 @@ def doctor(options: DoctorOptions) -> int:
     from lvm.jobs import doctor as job
 
     return job.run(options)
+
+
+def embed(args: argparse.Namespace) -> int:
+    """Turn texts into a bank; return the exit status."""
+    from lvm.data.embed import embed_files
+
+    bank = embed_files(args.files, args.model, args.out, skip=args.skip)
+    print(f"{args.out}: {len(bank):,} vectors of width {bank.width}")
+    print(f"next: {triage_command({'data': args.out})}")
+    return 0
 
 
 # --- as a program of its own ----------------------------------------------------------------------

@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import TextIO
 
 from lvm.audit.document import AuditDocument
-from lvm.command import lvm_command, shown
-from lvm.files import write_json
+from lvm.core.command import lvm_command, shown
+from lvm.core.files import write_json
+from lvm.core.plugins import module_names
+from lvm.core.printed import eval_command
+from lvm.core.records import RunVerdict, to_plain
+from lvm.core.text import title_of
 from lvm.jobs import request as asked
 from lvm.jobs.options import TriageOptions
-from lvm.plugins import module_names
-from lvm.printed import eval_command
-from lvm.records import RunVerdict, to_plain
-from lvm.report.markdown import write_report
-from lvm.terminal import Screen, models_table
-from lvm.terminal.audit import print_audit
-from lvm.text import title_of
 from lvm.triage.events import Audited
 from lvm.triage.folder import found_at
 from lvm.triage.journal import Journal
 from lvm.triage.seeds import over_seeds
 from lvm.triage.subject import TRAINER
 from lvm.triage.summary import Summary
+from lvm.views.report.markdown import write_report
+from lvm.views.terminal import Screen, models_table
+from lvm.views.terminal.audit import print_audit
 
 
 def write_views(journal: Journal, document: Summary) -> Path:

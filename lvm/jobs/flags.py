@@ -7,11 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lvm.command import statuses
-from lvm.config.read import recipe_file
-from lvm.errors import ExitStatus
+from lvm.core.command import statuses
+from lvm.core.config.read import recipe_file
+from lvm.core.errors import ExitStatus
 from lvm.jobs.options import AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions
-from lvm.presets import DEFAULT_PRESET, PRESETS
+from lvm.jobs.presets import DEFAULT_PRESET, PRESETS
 
 TRAIN_ENDS = (
     ExitStatus.OK,

@@ -10,10 +10,14 @@ from pathlib import Path
 from lvm.audit.document import AuditDocument
 from lvm.audit.material import Material
 from lvm.audit.session import run_audit, with_command
-from lvm.command import answering, lvm_command
-from lvm.config.run import RunConfig
+from lvm.core.command import answering, lvm_command
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import ClusterError, ClusterLostError, LvmError, RunInterrupted, RunTakenError
+from lvm.core.printed import resume_command
+from lvm.core.provenance import code_version, git_commit
+from lvm.core.records import RunVerdict
+from lvm.core.signals import end_was_asked_for, held_signals, whole
 from lvm.data.windows import Dataset
-from lvm.errors import ClusterError, ClusterLostError, LvmError, RunInterrupted, RunTakenError
 from lvm.jobs import request as asked
 from lvm.jobs.audience import Audience
 from lvm.jobs.ending import not_uploaded_line, print_blocked, print_verdict, write_views
@@ -23,13 +27,6 @@ from lvm.jobs.results import TriageResult
 from lvm.jobs.start import data_of, data_seen, predicted_time, started
 from lvm.jobs.steps import chosen_steps
 from lvm.jobs.writer import Writer
-from lvm.printed import resume_command
-from lvm.provenance import code_version, git_commit
-from lvm.records import RunVerdict
-from lvm.signals import end_was_asked_for, held_signals, whole
-from lvm.terminal import Screen
-from lvm.terminal.audit import AuditProgress
-from lvm.tracking import Tracker
 from lvm.triage.events import (
     Audited,
     Decision,
@@ -50,6 +47,9 @@ from lvm.triage.step import steps_in_order
 from lvm.triage.summary import Summary
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
+from lvm.views.terminal import Screen
+from lvm.views.terminal.audit import AuditProgress
+from lvm.views.tracking import Tracker
 
 
 class Job:

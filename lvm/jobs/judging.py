@@ -14,20 +14,19 @@ import torch
 
 from lvm.audit.lineage import read_lineage, seen_articles, unknown_lineage
 from lvm.audit.loaded import names_data
-from lvm.config.run import GateConfig, RunConfig
+from lvm.core.config.run import GateConfig, RunConfig
+from lvm.core.errors import ExitStatus, UsageError
+from lvm.core.plugins import load_given
+from lvm.core.records import Evaluation, evaluation_from_plain
 from lvm.data.load import DataRequest, load_dataset
 from lvm.data.windows import Dataset
-from lvm.errors import ExitStatus, UsageError
 from lvm.evaluation.evaluate import evaluate
-from lvm.evaluation.ladder import judge_ladder
+from lvm.evaluation.gates import success_gates
+from lvm.evaluation.ladder import fit_ladder, judge_ladder
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.predictions import read_predictions, unit_predictions
-from lvm.gates import success_gates
 from lvm.jobs.options import EvalOptions
 from lvm.jobs.results import EvaluationResult
-from lvm.models.ladder import fit_ladder
-from lvm.plugins import load_given
-from lvm.records import Evaluation, evaluation_from_plain
 from lvm.training.checkpoint import load_checkpoint
 from lvm.triage.arm import ArmSpec, evaluate_test
 from lvm.triage.step import Role
@@ -48,20 +47,13 @@ class OnTest:
 def judge(options: EvalOptions) -> int:
     """Judge a checkpoint, print the result; return the exit status."""
     load_given(options.plugin)
-    found = checkpoint_on_test(options.checkpoint, data_of(options), options.other_data)
+    found = checkpoint_on_test(options.checkpoint, options.request, options.other_data)
     told = found.result
     print(f"{told.model} on {told.source}{'' if found.own else ', which it was not trained on'}")
     for warning in told.warnings:
         print(f"warning: {warning}")
     print_evaluation(told.evaluation)
     return ExitStatus.OK
-
-
-def data_of(options: EvalOptions) -> DataRequest:
-    """Return the data that the options name."""
-    return DataRequest(
-        bank=options.data, train=options.train, evaluation=options.eval, payload=options.payload
-    )
 
 
 def compared(

@@ -7,18 +7,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lvm.errors import UsageError
+from lvm.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from lvm.data.load import DataRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class TriageOptions:
-    """The options of a triage; None where a flag is left out."""
+class DataOptions:
+    """The flags that name the data: a bank, or the three files of the Phase 1 format."""
 
     data: Path | None = None
     train: Path | None = None
     eval: Path | None = None
     payload: Path | None = None
+
+    @property
+    def request(self) -> DataRequest:
+        """The data that the flags name."""
+        from lvm.data.load import DataRequest
+
+        return DataRequest(
+            bank=self.data, train=self.train, evaluation=self.eval, payload=self.payload
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriageOptions(DataOptions):
+    """The options of a triage; None where a flag is left out."""
+
     checkpoint: Path | None = None
     predictions: Path | None = None
     seen: Path | None = None
@@ -63,13 +82,9 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOptions:
+class AuditOptions(DataOptions):
     """The options of an audit."""
 
-    data: Path | None = None
-    train: Path | None = None
-    eval: Path | None = None
-    payload: Path | None = None
     checkpoint: Path | None = None
     predictions: Path | None = None
     seen: Path | None = None
@@ -94,13 +109,9 @@ class DoctorOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions:
+class EvalOptions(DataOptions):
     """The options of an evaluation."""
 
     checkpoint: Path
-    data: Path | None = None
-    train: Path | None = None
-    eval: Path | None = None
-    payload: Path | None = None
     other_data: bool = False
     plugin: tuple[str, ...] = ()

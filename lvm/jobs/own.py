@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from lvm.config.run import RunConfig
-from lvm.errors import UsageError
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import UsageError
 from lvm.jobs.options import TriageOptions
 from lvm.training.own.code import FOLDER, TrainerCode, code_of
 from lvm.training.own.template import check_trainable

@@ -14,15 +14,14 @@ from lvm.audit.document import AuditDocument
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.session import complete
-from lvm.config.run import RunConfig
-from lvm.data.load import DataRequest
-from lvm.errors import ResumeError, UsageError
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import ResumeError, UsageError
+from lvm.core.plugins import digests, is_file, load_given
+from lvm.core.printed import NAMES, PATHS, PLUGIN, triage_command, typed
+from lvm.core.provenance import code_version, git_commit
 from lvm.jobs.options import TriageOptions
+from lvm.jobs.presets import DEFAULT_PRESET, load_config
 from lvm.jobs.steps import chosen_steps
-from lvm.plugins import digests, is_file, load_given
-from lvm.presets import DEFAULT_PRESET, load_config
-from lvm.printed import NAMES, PATHS, PLUGIN, triage_command, typed
-from lvm.provenance import code_version, git_commit
 from lvm.triage.events import RunStarted
 from lvm.triage.journal import Journal
 from lvm.triage.preflight import own_checkpoint
@@ -30,13 +29,6 @@ from lvm.triage.request import Request
 
 DATA = ("data", "train", "eval", "payload")
 NOT_ASKED = ("out", "resume", "address", "show", "json")  # about how it runs, not what it computes
-
-
-def data_request(options: TriageOptions) -> DataRequest:
-    """Return the data that the flags name."""
-    return DataRequest(
-        bank=options.data, train=options.train, evaluation=options.eval, payload=options.payload
-    )
 
 
 def configuration(options: TriageOptions, journal: Journal | None = None) -> RunConfig:
@@ -57,7 +49,7 @@ def opened(options: TriageOptions, config: RunConfig) -> tuple[RunConfig, Materi
 
     A checkpoint brings its own recipe.
     """
-    request = data_request(options)
+    request = options.request
     material = open_material(request, config)
     material = complete(
         material,

@@ -11,22 +11,22 @@ from pathlib import Path
 from lvm.audit.document import AuditDocument
 from lvm.audit.repair import Repaired
 from lvm.audit.run import AuditVerdict
-from lvm.command import shown
+from lvm.core.command import shown
+from lvm.core.metrics import METRICS, Shown
+from lvm.core.records import Evaluation, GateResult, RunVerdict, Verdict
+from lvm.core.text import number, title_of
 from lvm.jobs.ending import not_uploaded_line, report_line, say_verdict
-from lvm.metrics import METRICS, Shown
-from lvm.records import Evaluation, GateResult, RunVerdict, Verdict
-from lvm.report import Block, Facts, Paragraph, Run, Table
-from lvm.report.audit import first_screen, standalone
-from lvm.report.html import fragment
-from lvm.report.models import models_section
-from lvm.report.summary import verdict_section
-from lvm.terminal import Screen
-from lvm.terminal.audit import print_audit
-from lvm.text import number, title_of
 from lvm.triage.events import Audited
 from lvm.triage.folder import found_at
 from lvm.triage.state import RunState
 from lvm.triage.summary import Summary
+from lvm.views.report import Block, Facts, Paragraph, Run, Table
+from lvm.views.report.audit import first_screen, standalone
+from lvm.views.report.html import fragment
+from lvm.views.report.models import models_section
+from lvm.views.report.summary import verdict_section
+from lvm.views.terminal import Screen
+from lvm.views.terminal.audit import print_audit
 
 
 class Answer(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lvm.errors import ExitStatus, RunInterrupted, UsageError
+from lvm.core.errors import ExitStatus, RunInterrupted, UsageError
 from lvm.jobs import request as asked
 from lvm.jobs.audience import Audience, at_terminal
 from lvm.jobs.job import Job
@@ -14,12 +14,12 @@ from lvm.jobs.own import check_trainer
 from lvm.jobs.results import TriageResult
 from lvm.jobs.start import show
 from lvm.jobs.steps import chosen_steps
-from lvm.progress import JsonLines
 from lvm.triage.address import check_address, check_growth
 from lvm.triage.folder import new_run, run_to_resume
 from lvm.triage.journal import Journal
 from lvm.triage.local_head import LocalHead
 from lvm.triage.step import steps_in_order
+from lvm.views.progress import JsonLines
 
 RUNS = Path("runs")
 

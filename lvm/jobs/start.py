@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from lvm.audit.material import Material
-from lvm.config.plain import to_dict
-from lvm.config.run import RunConfig
+from lvm.core.config.plain import to_dict
+from lvm.core.config.run import RunConfig
+from lvm.core.provenance import environment
+from lvm.core.text import title_of
 from lvm.data.load import load_dataset
 from lvm.data.windows import SPLITS, Dataset
 from lvm.jobs import request as asked
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.own import check_trainer
 from lvm.jobs.steps import Chosen, chosen_steps
-from lvm.provenance import environment
-from lvm.text import title_of
 from lvm.triage.events import RunStarted, event_of
 from lvm.triage.forecast import Forecast, forecast
 from lvm.triage.journal import SCHEMA
@@ -99,7 +99,7 @@ def show(options: TriageOptions) -> None:
     config = asked.configuration(options)
     check_trainer(config, options)
     config, _ = asked.opened(options, config)
-    dataset, _ = load_dataset(asked.data_request(options), config.recipe.context_length)
+    dataset, _ = load_dataset(options.request, config.recipe.context_length)
     gates, schedule = config.gates, config.schedule
     print(f"phase 1: AR-only and the base recipe, {config.recipe.training.epochs} epochs")
     bounds = " or ".join(f"{title_of(m)} +{b:.2f}" for m, b in gates.success_bounds.items())

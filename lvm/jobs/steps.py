@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lvm.config.run import RunConfig
-from lvm.errors import UsageError
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import UsageError
+from lvm.core.registry import closest
 from lvm.jobs.options import TriageOptions
-from lvm.registry import closest
 from lvm.triage.check_steps import check_own_steps
 from lvm.triage.draws import arms_of
 from lvm.triage.own_steps import own_steps

@@ -6,13 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import TextIO
 
-from lvm.command import answering, lvm_command
-from lvm.config.plain import fingerprint
-from lvm.config.run import RunConfig
-from lvm.data.draw import drawn
-from lvm.data.load import DataRequest, load_dataset
-from lvm.data.windows import Dataset
-from lvm.errors import (
+from lvm.core.command import answering, lvm_command
+from lvm.core.config.plain import fingerprint
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import (
     ClusterError,
     ClusterLostError,
     ExitStatus,
@@ -22,17 +19,20 @@ from lvm.errors import (
     RunInterrupted,
     UsageError,
 )
+from lvm.core.plugins import load_given
+from lvm.core.printed import eval_command, job_command, typed
+from lvm.core.provenance import git_commit
+from lvm.core.records import StopReason
+from lvm.core.signals import held_signals, whole
+from lvm.core.text import number
+from lvm.data.draw import drawn
+from lvm.data.load import DataRequest, load_dataset
+from lvm.data.windows import Dataset
 from lvm.jobs.audience import Audience, at_terminal
 from lvm.jobs.judging import print_evaluation, read_test
 from lvm.jobs.options import TrainOptions
+from lvm.jobs.presets import load_config
 from lvm.jobs.results import TrainResult
-from lvm.plugins import load_given
-from lvm.presets import load_config
-from lvm.printed import eval_command, job_command, typed
-from lvm.provenance import git_commit
-from lvm.records import StopReason
-from lvm.signals import held_signals, whole
-from lvm.text import number
 from lvm.triage.address import check_address, check_growth
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import Epoch, Event

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 
-from lvm.command import nobody_reads
-from lvm.errors import LvmError
-from lvm.progress import JsonLines
-from lvm.signals import whole
-from lvm.terminal import Screen
-from lvm.tracking import Tracker
+from lvm.core.command import nobody_reads
+from lvm.core.errors import LvmError
+from lvm.core.signals import whole
 from lvm.triage.events import Confirmed, Epoch, Event, Phase1Judged, StepEnded
 from lvm.triage.journal import Journal
 from lvm.triage.lock import Lock
+from lvm.views.progress import JsonLines
+from lvm.views.terminal import Screen
+from lvm.views.tracking import Tracker
 
 TRACKED = (StepEnded, Confirmed, Phase1Judged)  # after these MLflow is brought up to date
 

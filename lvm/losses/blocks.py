@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lvm.compiled import Compiled
+from lvm.core.compiled import Compiled
 
 # Parts in which a product over all candidates is summed: it has too few results to give every
 # processor of a GPU one.

@@ -1,1 +1,1 @@
-"""Next-vector networks, the projection head, and the ladder of trivial predictors."""
+"""Next-vector networks and the projection head."""

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import ModelConfig
-from lvm.errors import ConfigError
-from lvm.parts import MODELS as MODELS
-from lvm.randomness import derive_seed
+from lvm.core.config.recipe import ModelConfig
+from lvm.core.errors import ConfigError
+from lvm.core.parts import MODELS as MODELS
+from lvm.core.randomness import derive_seed
 
 MAX_CONTEXT = 512  # the longest context_length that a recipe allows
 

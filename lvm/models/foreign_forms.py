@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lvm.config.plain import with_changes
-from lvm.config.recipe import ModelConfig
-from lvm.errors import CheckpointError
+from lvm.core.config.plain import with_changes
+from lvm.core.config.recipe import ModelConfig
+from lvm.core.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]  # of weights by our names, lvm/training/foreign_names.py
 Args = Mapping[str, Any]

@@ -21,10 +21,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lvm import compiled
-from lvm.device import synchronise
-from lvm.files import cache_file, write_json
-from lvm.outside import parse_json
+from lvm.core import compiled
+from lvm.core.device import synchronise
+from lvm.core.files import cache_file, write_json
+from lvm.core.outside import parse_json
 
 KEPT = "forms.json"
 MAX_KEPT = 1000

@@ -7,7 +7,7 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import ModelConfig
+from lvm.core.config.recipe import ModelConfig
 from lvm.models.base import MODELS, RMSNorm, width_adapters
 from lvm.models.foreign_forms import Args, Shapes
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import ModelConfig
+from lvm.core.config.recipe import ModelConfig
 from lvm.models.base import MODELS, no_weight_decay
 from lvm.models.conv import causal_conv
 from lvm.models.foreign_forms import (

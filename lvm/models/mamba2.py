@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvm.compiled import is_allowed
-from lvm.config.recipe import ModelConfig
-from lvm.errors import ConfigError
+from lvm.core.compiled import is_allowed
+from lvm.core.config.recipe import ModelConfig
+from lvm.core.errors import ConfigError
 from lvm.models import forms, short, short_kernel
 from lvm.models.base import MODELS, NORM_EPS
 from lvm.models.foreign_forms import (

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import ModelConfig
-from lvm.errors import ConfigError
+from lvm.core.config.recipe import ModelConfig
+from lvm.core.errors import ConfigError
 from lvm.models import mamba_ssm_backend, short
 from lvm.models.base import NORM_EPS, RMSNorm, no_weight_decay
 from lvm.models.conv import causal_conv

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import ModelConfig
-from lvm.errors import ConfigError
+from lvm.core.config.recipe import ModelConfig
+from lvm.core.errors import ConfigError
 from lvm.models.base import RMSNorm, width_adapters
 
 OUT_SCALE = 0.1  # of the usual initial weights of a block's output

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lvm.errors import ConfigError, MissingExtraError
+from lvm.core.errors import ConfigError, MissingExtraError
 
 CHUNK = 64  # positions that the kernel handles as one tile
 NEEDED = ("mamba_ssm", "triton", "einops", "packaging")

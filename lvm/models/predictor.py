@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import Recipe
-from lvm.errors import CheckpointError
+from lvm.core.config.recipe import Recipe
+from lvm.core.errors import CheckpointError
 from lvm.models.base import build_model
 from lvm.models.projection import build_head
 

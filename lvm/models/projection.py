@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import HeadConfig
+from lvm.core.config.recipe import HeadConfig
+from lvm.core.randomness import derive_seed
 from lvm.models.base import seeded
-from lvm.randomness import derive_seed
 
 
 class ProjectionHead(nn.Module):

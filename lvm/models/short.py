@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lvm.compiled import Compiled
+from lvm.core.compiled import Compiled
 
 LIMIT = 16  # positions: the sums over pairs of them grow with the square
 

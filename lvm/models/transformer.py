@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import ModelConfig
-from lvm.errors import ConfigError
+from lvm.core.config.recipe import ModelConfig
+from lvm.core.errors import ConfigError
 from lvm.models.base import MAX_CONTEXT, MODELS, no_weight_decay, width_adapters
 from lvm.models.foreign_forms import Args, Shapes, first, num_parts
 

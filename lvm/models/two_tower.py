@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import ModelConfig
+from lvm.core.config.recipe import ModelConfig
 from lvm.models.base import MODELS, width_adapters
 from lvm.models.foreign_forms import Args, Shapes, num_parts
 from lvm.models.transformer import RecencyEmbedding, num_heads

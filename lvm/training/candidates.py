@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvm.core.device import ids_on
 from lvm.data.windows import Windows
-from lvm.device import ids_on
 from lvm.losses.infonce import PerRow, SameGroup
 from lvm.training.negatives import NegativeSampler
 

@@ -24,14 +24,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lvm import __version__
-from lvm.config.plain import from_dict, to_dict
-from lvm.config.recipe import Recipe
-from lvm.errors import CheckpointError, ConfigError
+from lvm.core.config.plain import from_dict, to_dict
+from lvm.core.config.recipe import Recipe
+from lvm.core.errors import CheckpointError, ConfigError
+from lvm.core.outside import parse_json, read_text, regular
+from lvm.core.packages import VERSION
+from lvm.core.plugins import digests, missing
+from lvm.core.randomness import torch_generator
 from lvm.models.predictor import Predictor
-from lvm.outside import parse_json, read_text, regular
-from lvm.plugins import digests, missing
-from lvm.randomness import torch_generator
 from lvm.training.extent import check_pickles
 
 NUM_PROBES = 8
@@ -72,7 +72,7 @@ def save_checkpoint(
     (fresh / "model.safetensors").write_bytes(safetensors.torch.save(weights))
     full = {
         "format": 1,
-        "lvm": __version__,
+        "lvm": VERSION,
         "recipe": to_dict(recipe),
         **({"plugins": digests()} if digests() else {}),
         "probe_outputs": probe_outputs(predictor, recipe.context_length, width),

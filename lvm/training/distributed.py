@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lvm.errors import MissingExtraError
+from lvm.core.errors import MissingExtraError
 
 CPU_SHARE = 0.9  # of a core per thread: leaves a sliver for the trial that drives the workers
 _UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lvm.config.recipe import TrainingConfig
-from lvm.files import write_whole
-from lvm.outside import parse_json
+from lvm.core.config.recipe import TrainingConfig
+from lvm.core.files import write_whole
+from lvm.core.outside import parse_json
 
 FILE = "epochs.jsonl"
 

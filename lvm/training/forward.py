@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lvm.core.device import ids_on
 from lvm.data.windows import Windows
-from lvm.device import ids_on
 from lvm.losses.infonce import Excluded
 from lvm.models.predictor import Predictor
 from lvm.training.negatives import Candidates

@@ -30,12 +30,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import NegativesConfig, Recipe
+from lvm.core.config.recipe import NegativesConfig, Recipe
+from lvm.core.randomness import numpy_generator
 from lvm.data.windows import Dataset
 from lvm.models.base import NextVectorModel
 from lvm.models.predictor import Predictor
 from lvm.models.transformer import RecencyEmbedding
-from lvm.randomness import numpy_generator
 from lvm.training.forward import Outputs, forward_pass
 from lvm.training.negatives import NegativeSampler
 from lvm.training.objective import Objective, objective_terms

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
+from lvm.core.device import claim
+from lvm.core.randomness import derive_seed, numpy_generator
 from lvm.data.windows import Dataset
-from lvm.device import claim
 from lvm.models.predictor import Predictor
-from lvm.randomness import derive_seed, numpy_generator
 from lvm.training.epochs import EpochRecord
 from lvm.training.forward import Outputs, forward_pass
 from lvm.training.health import Probe

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.config.recipe import NegativesConfig
+from lvm.core.config.recipe import NegativesConfig
+from lvm.core.errors import ConfigError
+from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.windows import Windows
-from lvm.errors import ConfigError
-from lvm.randomness import numpy_generator
 
 NUM_NEARBY = 8  # articles that count as nearby
 MAX_ROUNDS = 16  # redraws of a row that is not allowed, before the draw falls back

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvm.config.recipe import Recipe
-from lvm.parts import TERMS
+from lvm.core.config.recipe import Recipe
+from lvm.core.parts import TERMS
 from lvm.training.forward import Outputs
 from lvm.training.terms.base import Term
 from lvm.training.world import World

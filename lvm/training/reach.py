@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.models.predictor import Predictor
 from lvm.training.forward import outputs_of
 from lvm.training.objective import objective_terms

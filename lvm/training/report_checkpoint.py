@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from lvm.core.errors import CheckpointError, UnsafePayloadError
+from lvm.core.outside import listed, regular
 from lvm.data.magic import SAFETENSORS, kind_of
-from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.foreign_forms import flattened
-from lvm.outside import listed, regular
 from lvm.training import foreign
 from lvm.training.checkpoint import UNREADABLE
 from lvm.training.extent import check_pickles

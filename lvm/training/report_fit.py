@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lvm.config.plain import to_dict
-from lvm.config.recipe import ModelConfig, Recipe
-from lvm.errors import CheckpointError
+from lvm.core.config.plain import to_dict
+from lvm.core.config.recipe import ModelConfig, Recipe
+from lvm.core.errors import CheckpointError
+from lvm.core.outside import listed
 from lvm.models.base import declared
 from lvm.models.foreign_forms import Alternative
 from lvm.models.predictor import Predictor
-from lvm.outside import listed
 from lvm.training.foreign_names import canonical, renamed
 from lvm.training.report_checkpoint import NUM_NAMED, RETRAIN, ReportCheckpoint, unreadable
 from lvm.training.report_recipe import Candidate, closest_model, differences, recipe_of, shapes_of

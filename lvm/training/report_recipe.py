@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lvm.config.plain import with_changes
-from lvm.config.recipe import ModelConfig, Recipe
-from lvm.errors import ConfigError
+from lvm.core.config.plain import with_changes
+from lvm.core.config.recipe import ModelConfig, Recipe
+from lvm.core.errors import ConfigError
 from lvm.models.base import MODELS, build_model, declared
 from lvm.models.foreign_forms import STATE, Shapes, first, num_parts
 from lvm.training.foreign_names import OWN_NAMES

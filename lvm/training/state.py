@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from lvm.config.plain import fingerprint
-from lvm.config.recipe import Recipe
+from lvm.core.config.plain import fingerprint
+from lvm.core.config.recipe import Recipe
+from lvm.core.device import ids_on
+from lvm.core.errors import CheckpointError, ConfigError, DataError
+from lvm.core.plugins import digests, in_words
+from lvm.core.randomness import derive_seed
 from lvm.data.draw import count_by_article
 from lvm.data.sketch import sketch
 from lvm.data.windows import Dataset
-from lvm.device import ids_on
-from lvm.errors import CheckpointError, ConfigError, DataError
 from lvm.models.base import weight_decay_groups
 from lvm.models.predictor import Predictor
-from lvm.plugins import digests, in_words
-from lvm.randomness import derive_seed
 from lvm.training.candidates import DeviceCandidates
 from lvm.training.checkpoint import (
     load_optimizer_state,

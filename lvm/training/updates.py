@@ -25,10 +25,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lvm import compiled
-from lvm.config.recipe import Recipe
-from lvm.device import ids_on, synchronise
-from lvm.errors import LvmError, NonFiniteLossError
+from lvm.core import compiled
+from lvm.core.config.recipe import Recipe
+from lvm.core.device import ids_on, synchronise
+from lvm.core.errors import LvmError, NonFiniteLossError
 from lvm.models.predictor import Predictor
 from lvm.training.candidates import DeviceCandidates
 from lvm.training.forward import outputs_of

@@ -18,7 +18,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from lvm.device import CPU
+from lvm.core.device import CPU
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from lvm.records import ABSENT, Absence, StopReason
+from lvm.core.records import ABSENT, Absence, StopReason
 from lvm.triage.events import ArmEnded, Event, StepStarted
 
 ARM = "arm"  # the role of what a step tries

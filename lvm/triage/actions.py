@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lvm.records import Absence, RunVerdict, Verdict
+from lvm.core.records import Absence, RunVerdict, Verdict
 
 MORE_TRAINING = "more_training"  # the cause when the unchanged recipe passes at the same budget
 COMBINATION = "combination"  # stands for a step where several are tried together

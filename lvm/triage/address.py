@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvm.config.run import ScheduleConfig
-from lvm.errors import ClusterError, UsageError
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.errors import ClusterError, UsageError
 
 BY_NAME = ("auto", "local")  # the cluster of this node, and a new one here
 MAX_PORT = 65535

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lvm.core.records import LIMITS, FrontPosition
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.front import front_position
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.predictions import predictions_of
-from lvm.records import LIMITS, FrontPosition
 from lvm.triage.events import Compared, Ladder, TestJudged, event_of
 from lvm.triage.runner import Runner
 from lvm.triage.step import Role

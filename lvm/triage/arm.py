@@ -16,23 +16,23 @@ from typing import Any
 
 import torch
 
-from lvm.config.plain import fingerprint, from_dict, to_dict
-from lvm.config.recipe import Recipe
-from lvm.config.run import GateConfig
+from lvm.core.config.plain import fingerprint, from_dict, to_dict
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import GateConfig
+from lvm.core.device import claim
+from lvm.core.errors import MissingExtraError
+from lvm.core.files import write_json
+from lvm.core.metrics import METRICS, Shown
+from lvm.core.records import Evaluation, to_plain
 from lvm.data.windows import Dataset, Windows
-from lvm.device import claim
-from lvm.errors import MissingExtraError
 from lvm.evaluation.evaluate import ann_loss, evaluate, measure_latency
 from lvm.evaluation.evidence import View, gather
+from lvm.evaluation.gates import stage_gate, success_gates
 from lvm.evaluation.index import Index, build_index
 from lvm.evaluation.inference import device_of, predict, search_pool
 from lvm.evaluation.metrics import PerQuery
-from lvm.files import write_json
-from lvm.gates import stage_gate, success_gates
-from lvm.metrics import METRICS, Shown
 from lvm.models.base import declared, moves_documents
 from lvm.models.predictor import Predictor
-from lvm.records import Evaluation, to_plain
 from lvm.training.checkpoint import load_checkpoint, load_weights
 from lvm.training.loop import train
 from lvm.training.world import World

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 from lvm.triage.rungs import Ending, RungDecision
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.training import too_early
+from lvm.core.records import GateResult
+from lvm.evaluation.gates import gain
 from lvm.evaluation.metrics import PerQuery
-from lvm.gates import gain
-from lvm.records import GateResult
 from lvm.triage.against_ladder import rung_file
 from lvm.triage.events import BelowLadder, event_of
 from lvm.triage.judge import ArmResult, training_of

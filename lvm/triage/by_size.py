@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from lvm.metrics import FINEST_FIRST
-from lvm.records import GateResult
+from lvm.core.metrics import FINEST_FIRST
+from lvm.core.records import GateResult
 from lvm.triage.events import ArmJudged, Confirmed
 from lvm.triage.state import RunState
 from lvm.triage.step import Role

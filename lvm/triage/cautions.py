@@ -6,8 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from lvm.audit.document import AuditDocument
 from lvm.audit.words import cautions
-from lvm.records import LIMITS, Absence, Estimate, Evaluation, FrontPosition, Position, RunVerdict
-from lvm.text import title_of
+from lvm.core.records import (
+    LIMITS,
+    Absence,
+    Estimate,
+    Evaluation,
+    FrontPosition,
+    Position,
+    RunVerdict,
+)
+from lvm.core.text import title_of
 from lvm.triage.absence import sentences
 from lvm.triage.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.triage.summary import ModelShown, Summary

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from lvm.config.recipe import Recipe
-from lvm.config.run import RunConfig, ScheduleConfig
-from lvm.config.steps import OwnStep, Value
-from lvm.errors import ConfigError
-from lvm.metrics import METRICS
-from lvm.parts import MODELS
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import RunConfig, ScheduleConfig
+from lvm.core.config.steps import OwnStep, Value
+from lvm.core.errors import ConfigError
+from lvm.core.metrics import METRICS
+from lvm.core.parts import MODELS
 from lvm.triage.absence import CONFIRMATION, SEED
 from lvm.triage.actions import COMBINATION
 from lvm.triage.draws import arms_of

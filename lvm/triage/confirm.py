@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
+from lvm.core.metrics import METRICS
+from lvm.core.records import GateResult, Position, StopReason
+from lvm.evaluation.gates import gain
 from lvm.evaluation.metrics import PerQuery
-from lvm.gates import gain
-from lvm.metrics import METRICS
-from lvm.records import GateResult, Position, StopReason
 from lvm.triage.actions import (
     COMBINATION,
     Attribution,

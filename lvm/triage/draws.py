@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from lvm.config.steps import LIST, OwnStep, Sweep, Value, Values
-from lvm.errors import ConfigError
-from lvm.randomness import derive_seed, numpy_generator
+from lvm.core.config.steps import LIST, OwnStep, Sweep, Value, Values
+from lvm.core.errors import ConfigError
+from lvm.core.randomness import derive_seed, numpy_generator
 from lvm.triage.own_steps import short_names
 from lvm.triage.step import Arm
 

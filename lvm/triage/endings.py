@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from lvm.errors import (
+from lvm.core.errors import (
     ClusterError,
     DeviceError,
     LvmError,
@@ -27,7 +27,7 @@ from lvm.errors import (
     NonFiniteLossError,
     TrainerDiedError,
 )
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_IN_WORDS = tuple(os.strerror(code) for code in FULL)  # safetensors hands on the text alone

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from lvm.command import make_folder, next_folder, require_folder_above
-from lvm.errors import ResumeError, RunBusyError, UsageError
+from lvm.core.command import make_folder, next_folder, require_folder_above
+from lvm.core.errors import ResumeError, RunBusyError, UsageError
 from lvm.triage.journal import FILE_NAME as JOURNAL
 from lvm.triage.lock import FILE as LOCK
 from lvm.triage.lock import SCRATCH, Lock, acquire, driver_of

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lvm.config.run import ScheduleConfig
+from lvm.core.config.run import ScheduleConfig
 from lvm.triage.plan import Planned, PlannedRace
 from lvm.triage.probe import Costs
 from lvm.triage.rungs import rung_epochs

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lvm.core.records import Absence, StopReason
 from lvm.evaluation.metrics import PerQuery
-from lvm.records import Absence, StopReason
 from lvm.triage.actions import COMBINATION, Confirm
 from lvm.triage.arm import ArmSpec
 from lvm.triage.judge import REACHED_ITS_END, ArmResult, absent_arms

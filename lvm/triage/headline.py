@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lvm.records import GateResult, RunVerdict
-from lvm.text import title_of
+from lvm.core.records import GateResult, RunVerdict
+from lvm.core.text import title_of
 from lvm.triage.actions import MORE_TRAINING
 from lvm.triage.events import Confirmed, Decision
 from lvm.triage.state import RunState

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from statistics import fmean
 
-from lvm.config.steps import Sweep, Value
+from lvm.core.config.steps import Sweep, Value
 from lvm.triage.events import Epoch, StepStarted
 from lvm.triage.state import RunState
 

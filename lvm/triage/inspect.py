@@ -14,10 +14,10 @@ from lvm.audit.checkpoint import open_checkpoint
 from lvm.audit.material import Material, Side
 from lvm.audit.routing import route
 from lvm.audit.run import run_checks
-from lvm.config.recipe import Recipe
-from lvm.config.run import GateConfig
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import GateConfig
+from lvm.core.records import to_plain
 from lvm.data.windows import Dataset
-from lvm.records import to_plain
 from lvm.triage.step import Step
 
 

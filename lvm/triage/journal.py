@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from lvm.errors import ResumeError, UsageError
-from lvm.outside import parse_json, read_text
-from lvm.records import to_plain
+from lvm.core.errors import ResumeError, UsageError
+from lvm.core.outside import parse_json, read_text
+from lvm.core.records import to_plain
 from lvm.triage.events import Event, NotToldError, Reopened, as_read, told
 from lvm.triage.reopen import effective
 from lvm.triage.state import RunState

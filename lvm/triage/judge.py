@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lvm.audit.training import TrainingLog, log_from_epochs, too_early
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
+from lvm.core.metrics import METRICS
+from lvm.core.records import ABSENT, Absence, Evaluation, GateResult, StopReason, Verdict
 from lvm.evaluation.front import distance_to_front
+from lvm.evaluation.gates import correct, gain, stage_gate, success_gates
 from lvm.evaluation.metrics import PerQuery, evaluation_of
-from lvm.gates import correct, gain, stage_gate, success_gates
-from lvm.metrics import METRICS
-from lvm.records import ABSENT, Absence, Evaluation, GateResult, StopReason, Verdict
 from lvm.triage.arm import ArmSpec, stage_baseline
 from lvm.triage.race import Lane
 from lvm.triage.step import Role
@@ -136,9 +136,9 @@ def judge_gains(
 ) -> dict[str, list[GateResult]]:
     """Return each arm's gains over its control; PASS is above zero after Holm over all of them.
 
-    `looks` and `split_share` are as in `lvm.gates.correct`: a run judges the gains of each of its
-    steps once. The gain in cosine is shown with them and decides nothing, for a cosine is no
-    retrieval.
+    `looks` and `split_share` are as in `lvm.evaluation.gates.correct`: a run judges the gains of
+    each of its steps once. The gain in cosine is shown with them and decides nothing, for a cosine
+    is no retrieval.
     """
     found: dict[str, list[GateResult]] = {}
     shown: dict[str, list[GateResult]] = {}

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
+from lvm.core.metrics import METRICS
+from lvm.core.records import GateResult, Verdict
+from lvm.evaluation.gates import correct, gain, success_gates
 from lvm.evaluation.metrics import PerQuery
-from lvm.gates import correct, gain, success_gates
-from lvm.metrics import METRICS
-from lvm.records import GateResult, Verdict
 from lvm.triage.actions import Attribution, attribute
 from lvm.triage.judge import not_judged
 

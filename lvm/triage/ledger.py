@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from lvm.few import foremost
-from lvm.records import ABSENT, GateResult, RunVerdict, StopReason, Verdict
-from lvm.text import title_of
+from lvm.core.few import foremost
+from lvm.core.records import ABSENT, GateResult, RunVerdict, StopReason, Verdict
+from lvm.core.text import title_of
 from lvm.triage.events import ArmJudged, Confirmed, StepStarted
 from lvm.triage.events.parts import Arm
 from lvm.triage.own_steps import own_steps

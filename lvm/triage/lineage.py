@@ -12,8 +12,8 @@ from enum import StrEnum
 from msgspec import convert
 
 from lvm.audit.lineage import Lineage, Seen, read_lineage, seen_articles, unknown_lineage
-from lvm.outside import printable
-from lvm.records import Estimate
+from lvm.core.outside import printable
+from lvm.core.records import Estimate
 from lvm.training.checkpoint import read_manifest
 from lvm.triage.events.evidence import LineageTold, TraceTold
 from lvm.triage.request import Request

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lvm.errors import ClusterError
+from lvm.core.errors import ClusterError
 
 PROGRAM = Path(__file__).parent / "on_ray" / "head.py"
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

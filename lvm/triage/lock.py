@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lvm.errors import RunBusyError, RunTakenError, UsageError
-from lvm.outside import parse_json
+from lvm.core.errors import RunBusyError, RunTakenError, UsageError
+from lvm.core.outside import parse_json
 from lvm.triage.owner import Owner
 
 FILE = "driver.json"

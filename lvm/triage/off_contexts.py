@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
+from lvm.core.errors import DataError
+from lvm.core.randomness import numpy_generator
+from lvm.core.records import Estimate
+from lvm.core.statistics import article_mean
 from lvm.data.windows import Dataset, Windows
-from lvm.errors import DataError
 from lvm.evaluation.inference import predict
 from lvm.models.predictor import Predictor
-from lvm.randomness import numpy_generator
-from lvm.records import Estimate
-from lvm.statistics import article_mean
 from lvm.training.checkpoint import load_checkpoint
 
 MOST_WINDOWS = 4096  # of a side, that are looked at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from lvm.beside import beside, products_alone
+from lvm.core.beside import beside, products_alone
 from lvm.triage.below_ladder import ask_whether_below, asked_first
 from lvm.triage.events import ArmJudged, Inspected, Ladder, event_of
 from lvm.triage.inspect import inspect_model

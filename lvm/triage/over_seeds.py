@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from lvm.config.run import GateConfig
-from lvm.errors import DataError
-from lvm.measured import Measured, improvement, pair_problem, values_of
-from lvm.records import SeededEstimate
-from lvm.statistics import mean_over_seeds
+from lvm.core.config.run import GateConfig
+from lvm.core.errors import DataError
+from lvm.core.records import SeededEstimate
+from lvm.core.statistics import mean_over_seeds
+from lvm.evaluation.measured import Measured, improvement, pair_problem, values_of
 
 
 def gain_over_seeds(

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lvm.core.device import claim
+from lvm.core.files import write_json
+from lvm.core.records import Evaluation, to_plain
 from lvm.data.windows import Dataset, Windows
-from lvm.device import claim
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.metrics import PerQuery
-from lvm.files import write_json
-from lvm.records import Evaluation, to_plain
 from lvm.training.own.loop import Place, test_rows, train_own
 from lvm.triage.arm import ArmSpec, dev_record, run_arm
 

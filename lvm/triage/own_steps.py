@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from lvm.config.recipe import Recipe
-from lvm.config.run import RunConfig
-from lvm.config.steps import OwnStep
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import RunConfig
+from lvm.core.config.steps import OwnStep
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Proposal, Step, why_refused
 
 NAMED = 4  # keys that a sentence names

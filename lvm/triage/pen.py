@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvm.errors import ResumeError
+from lvm.core.errors import ResumeError
 from lvm.triage.agreement import disagreement
 from lvm.triage.events import ArmEnded, Epoch, Event, Rung, as_read, kind_of
 from lvm.triage.journal import Journal

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lvm.device import claim_if_there
+from lvm.core.device import claim_if_there
+from lvm.core.records import GateResult, Verdict
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather
+from lvm.evaluation.gates import success_gates
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.predictions import predictions_of
 from lvm.evaluation.words import in_words
-from lvm.gates import success_gates
-from lvm.records import GateResult, Verdict
 from lvm.triage.absence import in_short
 from lvm.triage.actions import Phase1Outcome
 from lvm.triage.arm import ArmSpec

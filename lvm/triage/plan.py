@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lvm.config.plain import fingerprint
-from lvm.config.recipe import Recipe
-from lvm.config.run import RunConfig, ScheduleConfig
+from lvm.core.config.plain import fingerprint
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import RunConfig, ScheduleConfig
+from lvm.core.errors import DataError
 from lvm.data.windows import Dataset, recut
-from lvm.errors import DataError
 from lvm.triage.reaching import propose_reachable
 from lvm.triage.step import Facts, Step
 

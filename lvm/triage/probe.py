@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 
-from lvm.config.plain import fingerprint
-from lvm.config.recipe import Recipe
-from lvm.config.run import RunConfig, ScheduleConfig
-from lvm.cores import usable_cores
+from lvm.core.config.plain import fingerprint
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import RunConfig, ScheduleConfig
+from lvm.core.cores import usable_cores
+from lvm.core.device import claim_if_there
+from lvm.core.errors import LvmError
 from lvm.data.windows import Dataset, recut
-from lvm.device import claim_if_there
-from lvm.errors import LvmError
 from lvm.models.predictor import Predictor
 from lvm.training.loop import time_updates
 from lvm.triage.arm import ArmSpec, evaluate_test, validate

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
+from lvm.core.errors import DataError
+from lvm.core.records import Absence, Verdict
 from lvm.data.windows import Dataset, recut
-from lvm.errors import DataError
 from lvm.evaluation.metrics import PerQuery
-from lvm.records import Absence, Verdict
 from lvm.triage.actions import RunStep, StepOutcome
 from lvm.triage.against_ladder import rungs_on
 from lvm.triage.arm import ArmSpec, dev_file

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lvm.config.run import ScheduleConfig
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.metrics import METRICS
+from lvm.core.records import ABSENT, StopReason, Verdict
 from lvm.data.windows import Dataset
-from lvm.metrics import METRICS
-from lvm.records import ABSENT, StopReason, Verdict
 from lvm.triage.arm import ArmSpec, learns_its_space
 from lvm.triage.asha import AsyncRungs
 from lvm.triage.events import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.training.own.template import how_to_reach, unreached
 from lvm.triage.step import Arm, Facts, Proposal, Step
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvm.records import Verdict
+from lvm.core.records import Verdict
 from lvm.triage.absence import in_short
 from lvm.triage.actions import (
     Attribution,

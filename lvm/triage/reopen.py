@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 from lvm.triage.absence import absences
 from lvm.triage.events import (
     ArmEnded,

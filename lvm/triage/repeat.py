@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
+from lvm.core.metrics import METRICS
 from lvm.evaluation.metrics import PerQuery, summarise
-from lvm.metrics import METRICS
 from lvm.triage.actions import COMBINATION, Attribution, Repeat, RepeatedOutcome
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import Repeated as RepeatedTold

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 from lvm.triage.events import ArmEnded, Epoch, StepStarted
 from lvm.triage.race import Race
 from lvm.triage.spent import OUT_OF_TIME

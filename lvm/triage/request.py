@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lvm.config.plain import fingerprint
-from lvm.config.run import RunConfig
+from lvm.core.config.plain import fingerprint
+from lvm.core.config.run import RunConfig
+from lvm.core.provenance import checkpoint_digest, file_digest
 from lvm.data.seen import SeenArticles
-from lvm.provenance import checkpoint_digest, file_digest
 from lvm.triage.step import Step
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 
 
 def rung_epochs(first: int, budget: int, factor: int) -> list[int]:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from lvm.audit.training import training_findings
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
+from lvm.core.parts import TERMS
+from lvm.core.provenance import checkpoint_digest
+from lvm.core.records import ABSENT, GateResult, StopReason
 from lvm.data.windows import Dataset
 from lvm.evaluation.metrics import PerQuery
 from lvm.evaluation.words import in_words
-from lvm.parts import TERMS
-from lvm.provenance import checkpoint_digest
-from lvm.records import ABSENT, GateResult, StopReason
 from lvm.triage.arm import ArmSpec, arm_id, dev_file
 from lvm.triage.events import (
     ArmJudged,

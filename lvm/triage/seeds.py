@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvm.text import counted, interval, number, title_of
+from lvm.core.text import counted, interval, number, title_of
 from lvm.triage.events.evidence import Comparison
 from lvm.triage.summary import SeedsShown
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 from lvm.triage.events import ArmEnded, Epoch, Forecast, Resumed, Rung, StepStarted
 from lvm.triage.state import RunState
 from lvm.triage.summary import Compute, ForecastShown

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 
-from lvm.config.recipe import Recipe
-from lvm.config.run import ScheduleConfig
-from lvm.errors import ConfigError
-from lvm.packages import STEPS as STEPS_PACKAGE
-from lvm.registry import Registry
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.errors import ConfigError
+from lvm.core.packages import STEPS as STEPS_PACKAGE
+from lvm.core.registry import Registry
 
 
 class Role(StrEnum):

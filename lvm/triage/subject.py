@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lvm.outside import printable
-from lvm.trainer import TrainerConfig
+from lvm.core.outside import printable
+from lvm.core.trainer import TrainerConfig
 from lvm.triage.state import RunState
 from lvm.triage.summary import Judged
 

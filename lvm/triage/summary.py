@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lvm.audit.document import FindingTold
-from lvm.config.recipe import Recipe
-from lvm.records import (
+from lvm.core.config.recipe import Recipe
+from lvm.core.records import (
     Absence,
     Estimate,
     Evaluation,

@@ -27,9 +27,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvm.config.run import ScheduleConfig
-from lvm.errors import CheckpointError
-from lvm.records import ABSENT
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.errors import CheckpointError
+from lvm.core.records import ABSENT
 from lvm.training.checkpoint import read_manifest
 from lvm.triage.events import ArmEnded, ArmJudged, Epoch, StepEnded, StepStarted, Tidied
 from lvm.triage.events.parts import Arm

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lvm.core.errors import DataError
+from lvm.core.randomness import numpy_generator
+from lvm.core.records import Estimate, to_plain
+from lvm.core.statistics import article_mean
 from lvm.data.windows import Dataset, Windows
-from lvm.errors import DataError
 from lvm.evaluation.metrics import PerQuery
-from lvm.randomness import numpy_generator
-from lvm.records import Estimate, to_plain
-from lvm.statistics import article_mean
 
 CONFIDENCE = 0.99  # a false trace accuses a person: five in a thousand, on one side
 UNEXPLAINED = 0.1  # of the surplus, that is left beside the nearest train window

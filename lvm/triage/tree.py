@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvm.records import Absence, RunVerdict, Verdict
+from lvm.core.records import Absence, RunVerdict, Verdict
 from lvm.triage.absence import in_short
 from lvm.triage.actions import (
     COMBINATION,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 from concurrent.futures import Future
 
-from lvm.beside import beside, products_alone
+from lvm.core.beside import beside, products_alone
+from lvm.core.device import claim_if_there
 from lvm.data.windows import Dataset
-from lvm.device import claim_if_there
-from lvm.evaluation.ladder import judge_ladder
+from lvm.evaluation.ladder import fit_ladder, judge_ladder
 from lvm.evaluation.metrics import PerQuery
-from lvm.models.ladder import fit_ladder
 from lvm.triage.actions import Action, Confirm, Outcome, Repeat, RunPhase1, RunStep, Settle, Stop
 from lvm.triage.against_ladder import compare_with_ladder, rung_file
 from lvm.triage.confirm import Confirmations

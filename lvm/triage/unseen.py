@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import asdict, replace
 
-from lvm.records import Estimate
+from lvm.core.records import Estimate
 from lvm.triage.events import Phase1Judged
 from lvm.triage.events.evidence import LineageTold, TraceTold
 from lvm.triage.state import RunState

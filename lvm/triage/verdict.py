@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from lvm.records import GateResult
+from lvm.core.records import GateResult
 from lvm.triage.absence import absences
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
 from lvm.triage.by_size import steps_by_gain

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lvm.records import FrontPosition, Position, RunVerdict
-from lvm.text import title_of
+from lvm.core.records import FrontPosition, Position, RunVerdict
+from lvm.core.text import title_of
 from lvm.triage.step import Role
 from lvm.triage.subject import PREDICTIONS
 from lvm.triage.summary import ModelShown, Summary

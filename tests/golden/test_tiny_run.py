@@ -20,7 +20,7 @@ import pytest
 import tiny
 import torch
 
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
 from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.step import Role
 

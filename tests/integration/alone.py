@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from lvm.core.provenance import code_version
 from lvm.data.load import DataRequest, load_dataset
-from lvm.presets import load_config
-from lvm.provenance import code_version
+from lvm.jobs.presets import load_config
 from lvm.triage.events import ArmJudged, Event
 from lvm.triage.journal import Journal
 from lvm.triage.local import LocalExecutor

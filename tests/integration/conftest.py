@@ -20,8 +20,8 @@ import linear_bank
 import pytest
 
 import tune_jobs.triage
-from lvm.command import run_command
-from lvm.config.run import ScheduleConfig
+from lvm.core.command import run_command
+from lvm.core.config.run import ScheduleConfig
 from lvm.data.bank import Bank
 from lvm.triage.events import Event
 from lvm.triage.journal import read_run

@@ -14,16 +14,16 @@ import pytest
 import torch
 
 import lvm.jobs.job
-from lvm.records import to_plain
-from lvm.report import Run as Reported
-from lvm.report.markdown import render, report_sections
-from lvm.status import status
-from lvm.status.screen import screen
+from lvm.core.records import to_plain
 from lvm.triage import local
 from lvm.triage.events import Decision
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.local import LocalExecutor
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run as Reported
+from lvm.views.report.markdown import render, report_sections
+from lvm.views.status import status
+from lvm.views.status.screen import screen
 
 pytestmark = [
     pytest.mark.integration,

@@ -23,13 +23,13 @@ import lvm.jobs.training
 from lvm import api
 from lvm.audit.run import AuditVerdict
 from lvm.audit.words import answer
-from lvm.command import run_command
-from lvm.config.read import recipe_file
+from lvm.core.command import run_command
+from lvm.core.config.read import recipe_file
+from lvm.core.errors import ConfigError, DataError, ResumeError, RunInterrupted, UsageError
+from lvm.core.records import RunVerdict, Verdict
 from lvm.data.load import DataRequest, load_dataset
 from lvm.data.windows import dataset_from_bank
-from lvm.errors import ConfigError, DataError, ResumeError, RunInterrupted, UsageError
 from lvm.jobs.options import AuditOptions, EvalOptions, TrainOptions, TriageOptions
-from lvm.records import RunVerdict, Verdict
 from lvm.triage.journal import read_run
 
 pytestmark = [

@@ -10,8 +10,8 @@ import tiny
 import torch
 import worlds
 
-from lvm.config.read import load_run_config
-from lvm.records import RunVerdict, Verdict
+from lvm.core.config.read import load_run_config
+from lvm.core.records import RunVerdict, Verdict
 from lvm.triage.actions import COMBINATION, MORE_TRAINING
 from lvm.triage.events import Confirmed, Phase1Judged, StepEnded, StepStarted
 from lvm.triage.step import STEPS

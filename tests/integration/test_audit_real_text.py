@@ -15,7 +15,7 @@ from lvm.audit.finding import Status
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.run import run_checks
-from lvm.config.run import RunConfig
+from lvm.core.config.run import RunConfig
 from lvm.data.encoder import SentenceEncoder
 from lvm.data.load import DataRequest
 from lvm.data.sample import load_sample

@@ -21,12 +21,12 @@ import pytest
 from report_form import write_report_files
 
 import tune_jobs.triage
-from lvm.command import run_command
-from lvm.config.recipe import Recipe
+from lvm.core.command import run_command
+from lvm.core.config.recipe import Recipe
 from lvm.data.files import write_bank
 from lvm.data.windows import dataset_from_bank
+from lvm.jobs.presets import load_config
 from lvm.models.predictor import Predictor
-from lvm.presets import load_config
 from lvm.training.checkpoint import save_checkpoint
 from lvm.triage.on_ray import RayExecutor
 
@@ -417,7 +417,7 @@ def test_an_out_path_that_is_a_file(place: str, world, tmp_path: Path, refused):
 FULL_AT_BYTES = 1024  # the journal's first line is longer
 WITHOUT_SPACE = """
 import resource, sys
-from lvm.command import run_command
+from lvm.core.command import run_command
 from lvm.triage.on_ray import RayExecutor
 import tune_jobs.triage
 

@@ -7,7 +7,7 @@ import linear_bank
 import pytest
 from alone import alone, measured
 
-from lvm.records import RunVerdict
+from lvm.core.records import RunVerdict
 from lvm.triage.events import Epoch
 from lvm.triage.state import RunState
 

@@ -18,9 +18,9 @@ from alone import alone, measured
 from two_raylets import RAY, TwoRaylets, free_ports, two_raylets
 
 import tune_jobs.triage
-from lvm.command import run_command
-from lvm.config.run import ScheduleConfig
-from lvm.errors import ClusterError
+from lvm.core.command import run_command
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.errors import ClusterError
 from lvm.triage.events import ArmEnded, Decision, Epoch, Event, Interrupted, StepStarted
 from lvm.triage.journal import read_events
 from lvm.triage.on_ray import RayExecutor

@@ -8,10 +8,10 @@ import pytest
 from tracked import Writer
 
 from lvm.doctor.runs import orphans
-from lvm.tracking import Tracker
-from lvm.tracking.left_open import open_runs
 from lvm.triage.journal import Journal
 from lvm.triage.lock import acquire
+from lvm.views.tracking import Tracker
+from lvm.views.tracking.left_open import open_runs
 
 pytestmark = [
     pytest.mark.integration,
@@ -37,7 +37,7 @@ def test_a_run_that_mlflow_calls_running_and_nobody_drives(tmp_path: Path) -> No
     assert tracker.problem is None
 
     for _ in range(2):  # looking closes nothing
-        (found,) = orphans(tmp_path / "runs")
+        (found,) = orphans(tmp_path / "runs", open_runs)
         assert not found.ok
         assert "RUNNING" in found.seen
         assert "--resume" in found.next
@@ -46,12 +46,12 @@ def test_a_run_that_mlflow_calls_running_and_nobody_drives(tmp_path: Path) -> No
 
     lock = acquire(run)
     try:
-        assert [f.ok for f in orphans(tmp_path / "runs")] == [True]
+        assert [f.ok for f in orphans(tmp_path / "runs", open_runs)] == [True]
     finally:
         lock.release()
 
     tracker.close(writer.journal.events)  # as `lvm track` does, which the doctor advises
-    (found,) = orphans(tmp_path / "runs")
+    (found,) = orphans(tmp_path / "runs", open_runs)
     assert not found.ok  # still nobody drives it
     assert "RUNNING" not in found.seen
     assert open_runs(run) == []

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from lvm.core.errors import DataError, MissingExtraError, ResumeError, UsageError
+from lvm.core.randomness import torch_generator
 from lvm.data.bank import Bank
 from lvm.data.corpus import Document
 from lvm.data.embed import embed_documents, embed_files
 from lvm.data.encoder import Encoder, SentenceEncoder, load_encoder
 from lvm.data.files import read_bank
-from lvm.errors import DataError, MissingExtraError, ResumeError, UsageError
-from lvm.randomness import torch_generator
 
 pytestmark = pytest.mark.integration
 

@@ -31,15 +31,15 @@ from without_ray import WithoutRay
 import lvm.jobs.job
 import tune_jobs.triage
 from lvm.cli import main as lvm_main
-from lvm.command import run_command
+from lvm.core.command import run_command
+from lvm.core.errors import ClusterError, ClusterLostError
 from lvm.data.files import read_bank
 from lvm.data.windows import dataset_from_bank
-from lvm.errors import ClusterError, ClusterLostError
-from lvm.tracking import EXPERIMENT
 from lvm.triage import lock
 from lvm.triage.events import Event, Ladder, Phase1Judged
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.lock import driver_of
+from lvm.views.tracking import EXPERIMENT
 
 pytestmark = [
     pytest.mark.integration,
@@ -563,7 +563,7 @@ def test_a_resumed_run_whose_ray_does_not_start_is_kept(small: Small, no_ray, mo
 WITHOUT_A_HEAD = """
 import sys
 from pathlib import Path
-from lvm.command import run_program
+from lvm.core.command import run_program
 from lvm.triage import local_head
 from tune_jobs.triage import main
 
@@ -594,7 +594,7 @@ WHILE_RAY_STARTS = """
 import os, signal, sys, threading, time
 import ray
 from lvm.triage.on_ray import cluster
-from lvm.command import run_program
+from lvm.core.command import run_program
 from tune_jobs.triage import main
 
 real = ray.init
@@ -613,8 +613,8 @@ run_program(main)
 WHILE_RAY_ENDS = """
 import os, signal, threading
 import ray
-from lvm.command import run_program
-from lvm.signals import held_signals, heeding_signals
+from lvm.core.command import run_program
+from lvm.core.signals import held_signals, heeding_signals
 
 def main(argv):
     with held_signals():

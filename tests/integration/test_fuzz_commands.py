@@ -11,7 +11,7 @@ from pathlib import Path
 import fuzz_commands
 import pytest
 
-from lvm.errors import ExitStatus
+from lvm.core.errors import ExitStatus
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 MEANT = {ExitStatus.OK, ExitStatus.USAGE, ExitStatus.BLOCKED, ExitStatus.TOO_LITTLE}

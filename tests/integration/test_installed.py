@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lvm.packages import OWN_PACKAGES
+from lvm.core.packages import OWN_PACKAGES
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -109,7 +109,9 @@ def test_every_door_shows_the_same_tree_from_another_folder(installed, tmp_path)
 
 
 def test_an_installed_one_prints_the_command_that_is_installed(installed, tmp_path) -> None:
-    script = "from lvm.printed import job_command as c; print(c('triage'), c('train'), sep='\\n')"
+    script = (
+        "from lvm.core.printed import job_command as c; print(c('triage'), c('train'), sep='\\n')"
+    )
     printed = {
         place: run(["-c", script], place, tmp_path).stdout.splitlines()
         for place in (installed, ROOT)

@@ -22,9 +22,8 @@ import pytest
 from msgspec.structs import replace
 
 import tune_jobs.triage
-from lvm.command import run_command
+from lvm.core.command import run_command
 from lvm.data.files import write_bank
-from lvm.tracking import EXPERIMENT
 from lvm.triage.events import (
     ArmEnded,
     ArmJudged,
@@ -42,6 +41,7 @@ from lvm.triage.events import (
 from lvm.triage.journal import read_events
 from lvm.triage.on_ray import RayExecutor
 from lvm.triage.state import RunState
+from lvm.views.tracking import EXPERIMENT
 
 pytestmark = [
     pytest.mark.integration,

@@ -8,10 +8,10 @@ import time
 import pytest
 
 import lvm.jobs.job
-from lvm.status import status
 from lvm.triage.events import Rung, kind_of
 from lvm.triage.journal import read_run
 from lvm.triage.local import LocalExecutor
+from lvm.views.status import status
 
 pytestmark = [
     pytest.mark.integration,

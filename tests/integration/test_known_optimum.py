@@ -12,8 +12,8 @@ import linear_world
 import pytest
 import tiny
 
-from lvm.config.read import load_run_config
-from lvm.records import RunVerdict, Verdict
+from lvm.core.config.read import load_run_config
+from lvm.core.records import RunVerdict, Verdict
 from lvm.triage.events import Confirmed, Phase1Judged, TestJudged
 
 pytestmark = pytest.mark.integration  # whole triages, for their seconds; they start no process

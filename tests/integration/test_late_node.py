@@ -12,7 +12,7 @@ import pytest
 from alone import alone, measured
 from two_raylets import one_raylet
 
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 from lvm.triage.events import ArmEnded, StepStarted
 from lvm.triage.journal import read_journal, read_run
 

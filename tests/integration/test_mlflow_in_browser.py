@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from lvm import tracking
+from lvm.views import tracking
 from tests.browser import MISSING, Page, chromium, find_chromium
 from tests.tracked import (
     CONFIRMED,

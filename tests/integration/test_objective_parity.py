@@ -13,10 +13,10 @@ import tiny
 import torch
 import torch.multiprocessing
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
+from lvm.core.errors import ConfigError
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
-from lvm.errors import ConfigError
 from lvm.training import loop
 from lvm.training.objective import objective
 from lvm.training.state import TrainingState

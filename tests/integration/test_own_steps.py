@@ -10,10 +10,10 @@ import pytest
 import tiny
 import worlds
 
-from lvm.config.read import load_run_config
+from lvm.core.config.read import load_run_config
+from lvm.core.records import RunVerdict
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.steps import chosen_steps
-from lvm.records import RunVerdict
 from lvm.triage import arm
 from lvm.triage.events import RunStarted, event_of
 from lvm.triage.importance import swept

@@ -17,11 +17,11 @@ import tiny
 import worlds
 from own_trainer import processes_in
 
-from lvm.config.run import GateConfig
-from lvm.errors import NonFiniteLossError, TrainerDiedError, TrainerError
+from lvm.core.config.run import GateConfig
+from lvm.core.errors import NonFiniteLossError, TrainerDiedError, TrainerError
+from lvm.core.records import RunVerdict, StopReason
+from lvm.core.trainer import TrainerConfig
 from lvm.evaluation.metrics import PerQuery
-from lvm.records import RunVerdict, StopReason
-from lvm.trainer import TrainerConfig
 from lvm.training.own import loop
 from lvm.triage.arm import ArmSpec, dev_file
 from lvm.triage.endings import failure_of

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from lvm import cli
-from lvm.command import run_command
+from lvm.core.command import run_command
 from lvm.triage.events import (
     ArmEnded,
     ArmRestarted,

@@ -8,10 +8,10 @@ from pathlib import Path
 import own_trainer
 import pytest
 
-from lvm.config.read import load_run_config
-from lvm.config.recipe import Recipe
-from lvm.config.run import GateConfig
-from lvm.presets import laptop
+from lvm.core.config.read import load_run_config
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import GateConfig
+from lvm.jobs.presets import laptop
 from lvm.training.own.template import check_trainable
 from lvm.triage.arm import ArmSpec
 from lvm.triage.own_arm import run_trial

@@ -15,8 +15,8 @@ from replica import SMALL, Replica, make_replica
 import lvm.cli
 import tune_jobs.triage
 from lvm.audit import session
-from lvm.command import run_command
-from lvm.config.recipe import ModelConfig, Recipe, TrainingConfig
+from lvm.core.command import run_command
+from lvm.core.config.recipe import ModelConfig, Recipe, TrainingConfig
 from lvm.data.load import DataRequest, load_dataset
 from lvm.data.npz import open_npz
 from lvm.data.windows import Dataset

@@ -12,9 +12,9 @@ import foreign
 import pytest
 from two_raylets import two_raylets
 
-from lvm import plugins
-from lvm.config.run import ScheduleConfig
-from lvm.errors import ClusterError
+from lvm.core import plugins
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.errors import ClusterError
 from lvm.models.base import MODELS
 from lvm.training.checkpoint import read_manifest
 from lvm.triage.events import ArmEnded, Decision, StepStarted

@@ -15,9 +15,9 @@ import tiny
 import torch
 import torch.multiprocessing
 
-from lvm.config.plain import fingerprint
-from lvm.errors import NonFiniteLossError
-from lvm.presets import PRESETS, preset
+from lvm.core.config.plain import fingerprint
+from lvm.core.errors import NonFiniteLossError
+from lvm.jobs.presets import PRESETS, preset
 from lvm.training import epochs, loop
 from lvm.training.checkpoint import load_checkpoint
 
@@ -86,7 +86,8 @@ def test_a_triage_repeats_to_the_last_digit_and_needs_no_heavy_package(tmp_path)
 
 def test_fingerprints_are_the_same_in_another_process() -> None:
     program = (
-        "from lvm.config.plain import fingerprint\nfrom lvm.presets import PRESETS, preset\n"
+        "from lvm.core.config.plain import fingerprint\n"
+        "from lvm.jobs.presets import PRESETS, preset\n"
         "print(*(fingerprint(preset(n)) for n in sorted(PRESETS)), fingerprint({'b': 1, 'a': [2]}))"
     )
     here = [fingerprint(preset(n)) for n in sorted(PRESETS)] + [fingerprint({"a": [2], "b": 1})]
@@ -123,8 +124,8 @@ import json, sys
 from pathlib import Path
 from unittest import mock
 import pretend, tiny, torch
-from lvm.config.run import GateConfig
-from lvm.device import claim
+from lvm.core.config.run import GateConfig
+from lvm.core.device import claim
 from lvm.triage import arm, probe
 from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.step import Role

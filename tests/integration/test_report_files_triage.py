@@ -12,10 +12,10 @@ import pytest
 from report_form import write_report_files
 
 import lvm.jobs.job
+from lvm.core.records import to_plain
 from lvm.data.files import write_bank
 from lvm.data.report_files import dataset_from_report_files
 from lvm.data.windows import SPLITS, dataset_from_bank
-from lvm.records import to_plain
 from lvm.triage.events import ArmJudged, RunStarted
 from lvm.triage.local import LocalExecutor
 

@@ -15,8 +15,8 @@ import tiny
 from lvm import cli
 from lvm.audit.open import open_material
 from lvm.audit.session import run_audit
-from lvm.config.plain import to_dict
-from lvm.config.run import RunConfig
+from lvm.core.config.plain import to_dict
+from lvm.core.config.run import RunConfig
 from lvm.data.files import read_bank, write_bank
 from lvm.data.load import DataRequest
 from lvm.data.windows import Dataset

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank, check_rows
 from lvm.data.corpus import read_documents
 from lvm.data.encoder import load_encoder
 from lvm.data.files import read_bank
 from lvm.data.sample import DUMP, ENCODER, MIN_CHUNKS, SAMPLE, load_sample
 from lvm.data.windows import SPLITS, dataset_from_bank, split_articles
-from lvm.randomness import numpy_generator
 
 pytestmark = pytest.mark.integration
 

@@ -21,14 +21,8 @@ import psutil
 import pytest
 import torch
 
-from lvm import tracking
-from lvm.errors import MissingExtraError, UsageError
-from lvm.tracking import ARTIFACTS, EXPERIMENT, Tracker, store
-from lvm.tracking.arms import arm_views
-from lvm.tracking.ladder import ladder_views
-from lvm.tracking.model import _load_pyfunc
-from lvm.tracking.registry import example
-from lvm.tracking.views import RunView, parent_view
+from lvm.core.errors import MissingExtraError, UsageError
+from lvm.training.next_vectors import _load_pyfunc
 from lvm.triage.events import (
     ArmEnded,
     Audited,
@@ -45,6 +39,12 @@ from lvm.triage.events import (
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.state import RunState
 from lvm.triage.step import Role
+from lvm.views import tracking
+from lvm.views.tracking import ARTIFACTS, EXPERIMENT, Tracker, store
+from lvm.views.tracking.arms import arm_views
+from lvm.views.tracking.ladder import ladder_views
+from lvm.views.tracking.registry import example
+from lvm.views.tracking.views import RunView, parent_view
 from tests.tracked import (
     AUDIT,
     CHILDREN,
@@ -873,7 +873,7 @@ def hook(event, args):
         asked.append((event, args[0]))
 
 sys.addaudithook(hook)
-from lvm.tracking import Tracker
+from lvm.views.tracking import Tracker
 from lvm.triage.journal import read_run
 
 assert "mlflow" not in sys.modules

@@ -16,14 +16,14 @@ import tiny
 import torch
 
 import tune_jobs.train
-from lvm.command import run_command
-from lvm.config.recipe import Recipe
-from lvm.config.run import GateConfig, ScheduleConfig
+from lvm.core.command import run_command
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import GateConfig, ScheduleConfig
+from lvm.core.device import claim
 from lvm.data.load import DataRequest, load_dataset
-from lvm.device import claim
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.inference import predict
-from lvm.presets import load_config
+from lvm.jobs.presets import load_config
 from lvm.training.epochs import EpochRecord, read_epochs
 from lvm.training.loop import train
 from lvm.triage.arm import ArmSpec

@@ -13,9 +13,9 @@ from without_ray import WithoutRay
 import lvm.cli
 import lvm.jobs.training
 import tune_jobs.train
-from lvm.command import lvm_command, run_command
+from lvm.core.command import lvm_command, run_command
+from lvm.core.records import StopReason
 from lvm.data.files import read_bank, write_bank
-from lvm.records import StopReason
 from lvm.training import loop
 from lvm.training.epochs import read_epochs
 from lvm.triage.lock import acquire

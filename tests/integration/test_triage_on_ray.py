@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from lvm.config.run import RunConfig
+from lvm.core.config.run import RunConfig
+from lvm.core.metrics import METRICS
+from lvm.core.provenance import code_version
+from lvm.core.records import RunVerdict, StopReason, to_plain
 from lvm.data.load import DataRequest, load_dataset
-from lvm.metrics import METRICS
-from lvm.presets import load_config
-from lvm.provenance import code_version
-from lvm.records import RunVerdict, StopReason, to_plain
-from lvm.tracking import EXPERIMENT
+from lvm.jobs.presets import load_config
 from lvm.triage.events import ArmEnded, ArmJudged, Confirmed, Decision, Epoch, Rung, StepStarted
 from lvm.triage.journal import Journal
 from lvm.triage.local import LocalExecutor
@@ -25,6 +24,7 @@ from lvm.triage.request import Request
 from lvm.triage.state import RunState
 from lvm.triage.step import steps_in_order
 from lvm.triage.triage import Triage
+from lvm.views.tracking import EXPERIMENT
 
 pytestmark = [
     pytest.mark.integration,

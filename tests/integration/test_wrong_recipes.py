@@ -13,8 +13,8 @@ import pytest
 import tiny
 import worlds
 
-from lvm.config.read import load_run_config
-from lvm.records import RunVerdict, Verdict
+from lvm.core.config.read import load_run_config
+from lvm.core.records import RunVerdict, Verdict
 from lvm.triage.events import BelowLadder, Confirmed, Phase1Judged, StepEnded, TestJudged
 
 pytestmark = pytest.mark.integration  # whole triages, for their seconds; they start no process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import made
 import pytest
 
-from lvm.records import ABSENT, Absence, StopReason, to_plain
+from lvm.core.records import ABSENT, Absence, StopReason, to_plain
 from lvm.triage.absence import absences, in_short, sentences
 from lvm.triage.events import ArmEnded, StepStarted
 

@@ -13,12 +13,8 @@ import pytest
 import tiny
 import torch
 
-from lvm.errors import DataError, MissingExtraError, NonFiniteLossError, ResumeError
-from lvm.records import RunVerdict, StopReason
-from lvm.report import Run
-from lvm.report.markdown import render, report_sections
-from lvm.status import status
-from lvm.status.screen import screen
+from lvm.core.errors import DataError, MissingExtraError, NonFiniteLossError, ResumeError
+from lvm.core.records import RunVerdict, StopReason
 from lvm.training import loop
 from lvm.triage import local
 from lvm.triage.events import (
@@ -36,6 +32,10 @@ from lvm.triage.journal import Journal, read_journal
 from lvm.triage.on_ray import shared
 from lvm.triage.step import steps_in_order
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run
+from lvm.views.report.markdown import render, report_sections
+from lvm.views.status import status
+from lvm.views.status.screen import screen
 
 CONFIG = tiny.config(stage=0.3)  # three epochs in full, two in a step: no arm serves both
 NUM_STEPS = 2

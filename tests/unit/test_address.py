@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lvm.config.run import ScheduleConfig
-from lvm.errors import ClusterError, UsageError
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.errors import ClusterError, UsageError
 from lvm.triage.address import check_address, check_growth, not_joined
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 from lvm.triage.asha import AsyncRungs
 from lvm.triage.rungs import rung_epochs
 

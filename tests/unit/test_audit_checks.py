@@ -18,10 +18,10 @@ from lvm.audit.check import CHECKS, Check
 from lvm.audit.finding import CheckResult, Finding, Severity, Status
 from lvm.audit.material import Material, Side
 from lvm.audit.run import Audit, AuditVerdict, audit_document, run_checks
+from lvm.core.errors import ConfigError
+from lvm.core.records import to_plain
 from lvm.data.bank import Bank
-from lvm.errors import ConfigError
 from lvm.evaluation.index import FaissIndex, Index, TorchIndex
-from lvm.records import to_plain
 
 CATALOGUE = (
     *DATA_CODES,

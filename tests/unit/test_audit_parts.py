@@ -19,8 +19,8 @@ from lvm.audit.finding import NotEvaluable, Severity
 from lvm.audit.material import Material, once
 from lvm.audit.repair import repair
 from lvm.audit.run import Audit, run_checks
+from lvm.core.errors import UsageError
 from lvm.data.window_files import WindowFile, open_window_file
-from lvm.errors import UsageError
 
 CODES = {name: PLANTS[name].code for name in PLANTED} | {n: d.code for n, d in DAMAGES.items()}
 BROKEN = dict(PLANTED) | {name: damage.parts for name, damage in DAMAGES.items()}

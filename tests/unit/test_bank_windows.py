@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from lvm.core.errors import DataError
 from lvm.data.bank import Bank, check_rows
 from lvm.data.windows import (
     MIN_ARTICLES,
@@ -15,7 +16,6 @@ from lvm.data.windows import (
     ranked_articles,
     split_articles,
 )
-from lvm.errors import DataError
 
 
 def make_bank(num_articles=12, num_chunks=8, width=6, dtype=np.float32, **more):

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from lvm.beside import LEAST_URGENT, beside, products_alone
+from lvm.core.beside import LEAST_URGENT, beside, products_alone
 
 
 def test_what_it_returns_or_raises_is_the_futures() -> None:

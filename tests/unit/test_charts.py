@@ -7,8 +7,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lvm.report.charts.chart import Axis, Chart, Point, Series, round_ticks
-from lvm.report.charts.svg import MARKERS, NUM_COLOURS, Style, legend, style_of, swatch, tag, words
+from lvm.views.report.charts.chart import Axis, Chart, Point, Series, round_ticks
+from lvm.views.report.charts.svg import (
+    MARKERS,
+    NUM_COLOURS,
+    Style,
+    legend,
+    style_of,
+    swatch,
+    tag,
+    words,
+)
 
 CHART = Chart(Axis(0, 10, "epoch", (0, 5, 10)), Axis(0.0, 1.0, "cosine", (0.0, 0.5, 1.0)))
 

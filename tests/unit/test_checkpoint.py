@@ -9,7 +9,7 @@ import safetensors.torch
 import tiny
 import torch
 
-from lvm.errors import CheckpointError
+from lvm.core.errors import CheckpointError
 from lvm.models.predictor import Predictor
 from lvm.training import checkpoint
 from lvm.training.checkpoint import (

@@ -16,8 +16,8 @@ from lvm.audit.finding import NotEvaluable, Severity
 from lvm.audit.lineage import read_lineage
 from lvm.audit.material import Material, Side
 from lvm.audit.own_figure import resolved
+from lvm.core.errors import CheckpointError, UnsafePayloadError
 from lvm.data.windows import dataset_from_bank
-from lvm.errors import CheckpointError, UnsafePayloadError
 from lvm.models.mamba2 import Mamba2Layer
 from lvm.models.predictor import Predictor
 from lvm.training.loop import train

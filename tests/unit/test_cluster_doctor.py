@@ -20,15 +20,15 @@ from broken_clusters import AWS, BROKEN, KUBE, LOCAL, Broken
 
 import tune_jobs.triage
 from lvm import cli
-from lvm.command import run_command
+from lvm.core.command import run_command
+from lvm.core.errors import DataError
 from lvm.doctor import commands as command_checks
 from lvm.doctor import ec2
 from lvm.doctor.cluster_file import Kind, kind_of, lint
 from lvm.doctor.defect import Code, Defect, Severity
 from lvm.doctor.instances import aws_machines, gcp_machines
 from lvm.doctor.yaml_file import read_yaml
-from lvm.errors import DataError
-from lvm.presets import preset
+from lvm.jobs.presets import preset
 
 ROOT = Path(__file__).parents[2]
 FILES = (AWS, LOCAL, KUBE)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lvm.audit.run import AuditVerdict
-from lvm.command import ERROR_FILE, answering, next_folder, run_command, statuses
-from lvm.errors import (
+from lvm.core.command import ERROR_FILE, answering, next_folder, run_command, statuses
+from lvm.core.errors import (
     ClusterLostError,
     ExitStatus,
     LvmError,
@@ -22,8 +22,8 @@ from lvm.errors import (
     RunTakenError,
     UsageError,
 )
-from lvm.files import write_json, write_whole
-from lvm.records import RunVerdict
+from lvm.core.files import write_json, write_whole
+from lvm.core.records import RunVerdict
 
 
 def ended(capsys, error: BaseException) -> tuple[int, str]:

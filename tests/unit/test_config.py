@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from lvm.config.plain import canonical_json, fingerprint, from_dict, to_dict, with_changes
-from lvm.config.read import load_run_config, recipe_file, recipe_names
-from lvm.config.recipe import ModelConfig, NegativesConfig, ObjectiveConfig, Recipe, TrainingConfig
-from lvm.config.run import GateConfig, RunConfig, ScheduleConfig
-from lvm.errors import ConfigError, UsageError
-from lvm.presets import PRESETS, load_config, preset
+from lvm.core.config.plain import canonical_json, fingerprint, from_dict, to_dict, with_changes
+from lvm.core.config.read import load_run_config, recipe_file, recipe_names
+from lvm.core.config.recipe import (
+    ModelConfig,
+    NegativesConfig,
+    ObjectiveConfig,
+    Recipe,
+    TrainingConfig,
+)
+from lvm.core.config.run import GateConfig, RunConfig, ScheduleConfig
+from lvm.core.errors import ConfigError, UsageError
+from lvm.jobs.presets import PRESETS, load_config, preset
 
 
 def leaves(cls=RunConfig, prefix=""):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lvm.cores import quota, usable_cores
+from lvm.core.cores import quota, usable_cores
 
 
 def test_no_more_than_the_machine_has() -> None:
@@ -20,7 +20,7 @@ def test_no_more_than_the_machine_has() -> None:
 def test_a_pinned_process_counts_what_it_is_pinned_to() -> None:
     one = sorted(os.sched_getaffinity(0))[0]
     program = f"import os; os.sched_setaffinity(0, [{one}])\n"
-    program += "from lvm.cores import usable_cores; print(usable_cores())"
+    program += "from lvm.core.cores import usable_cores; print(usable_cores())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lvm.core.errors import DataError
 from lvm.data.corpus import (
     MAX_SENTENCE_CHARACTERS,
     MAX_SENTENCES,
@@ -16,7 +17,6 @@ from lvm.data.corpus import (
     read_documents,
 )
 from lvm.data.wikitext import clean_wikitext
-from lvm.errors import DataError
 
 
 def _page(title: str, markup: str, *, ns: int = 0, redirect: str = "") -> str:

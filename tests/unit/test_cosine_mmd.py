@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lvm.core.randomness import torch_generator
 from lvm.losses.cosine import ar_cosine
 from lvm.losses.mmd import MULTIPLIERS, mmd2_unbiased
-from lvm.randomness import torch_generator
 
 
 def sample(seed, rows, width=8, dtype=torch.float64):

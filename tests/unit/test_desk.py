@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from lvm.config.run import GateConfig, ScheduleConfig
-from lvm.errors import ClusterError
-from lvm.records import StopReason
+from lvm.core.config.run import GateConfig, ScheduleConfig
+from lvm.core.errors import ClusterError
+from lvm.core.records import StopReason
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import ArmRestarted, Rung, Waiting
 from lvm.triage.on_ray.desk import Desk

@@ -12,11 +12,11 @@ import tiny
 import torch
 from torch import nn
 
-from lvm.config.run import GateConfig, ScheduleConfig
-from lvm.device import CPU, claim, claim_if_there, ids_on, synchronise
-from lvm.errors import DeviceError, LvmError
+from lvm.core.config.run import GateConfig, ScheduleConfig
+from lvm.core.device import CPU, claim, claim_if_there, ids_on, synchronise
+from lvm.core.errors import DeviceError, LvmError
+from lvm.core.records import ABSENT
 from lvm.evaluation.index import TorchIndex
-from lvm.records import ABSENT
 from lvm.training.loop import time_updates, train
 from lvm.training.world import World
 from lvm.triage.arm import ArmSpec, run_arm

@@ -12,7 +12,7 @@ import pytest
 import lvm.cli
 import tune_jobs.train
 import tune_jobs.triage
-from lvm.command import run_command
+from lvm.core.command import run_command
 from lvm.jobs import doors
 from lvm.jobs.options import TrainOptions, TriageOptions
 

@@ -19,7 +19,7 @@ from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.samples import draw_samples
 from lvm.audit.session import own_data
-from lvm.config.run import GateConfig, RunConfig
+from lvm.core.config.run import GateConfig, RunConfig
 from lvm.data.bank import Bank
 from lvm.data.draw import count_by_article, drawn, leading
 from lvm.data.files import write_bank

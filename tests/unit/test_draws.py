@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lvm.config.steps import OwnStep, Sweep, Values
+from lvm.core.config.steps import OwnStep, Sweep, Values
 from lvm.triage.draws import arms_of, drawn_arms
 
 LISTED = Values(kind="list", values=(64, 128, 256))

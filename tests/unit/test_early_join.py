@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lvm.config.run import ScheduleConfig
-from lvm.errors import ClusterError
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.errors import ClusterError
 from lvm.triage.on_ray import early
 from lvm.triage.on_ray.early import EarlyJoin
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lvm.errors import (
+from lvm.core.errors import (
     CheckpointError,
     ClusterError,
     ConfigError,
@@ -17,7 +17,7 @@ from lvm.errors import (
     MissingExtraError,
     NonFiniteLossError,
 )
-from lvm.records import ABSENT, StopReason
+from lvm.core.records import ABSENT, StopReason
 from lvm.triage import endings
 from lvm.triage.endings import failure_of
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from lvm.core.errors import DataError
+from lvm.core.metrics import METRICS
+from lvm.core.records import evaluation_from_plain, to_plain
 from lvm.data.bank import Bank
 from lvm.data.windows import Windows, article_windows
-from lvm.errors import DataError
 from lvm.evaluation.evaluate import ann_loss, evaluate, measure_latency
 from lvm.evaluation.index import build_index
-from lvm.metrics import METRICS
-from lvm.records import evaluation_from_plain, to_plain
 
 
 def make_bank(articles: int = 6, chunks: int = 12, width: int = 16, **kwargs) -> Bank:

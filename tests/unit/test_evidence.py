@@ -5,16 +5,16 @@ import pytest
 import tiny
 import torch
 
+from lvm.core.errors import DataError
+from lvm.core.records import to_plain
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, article_windows
-from lvm.errors import DataError
 from lvm.evaluation import evidence
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.inference import predict, search_pool
 from lvm.evaluation.words import TEXT_LENGTH, in_words, shortened
 from lvm.models.predictor import Predictor
-from lvm.records import to_plain
 from lvm.triage.events import TestJudged
 
 WIDTH = 24

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from lvm.core.errors import DataError
 from lvm.data.exported import bad_rows, export_windows, read_prediction_file, window_ids
 from lvm.data.windows import SPLITS
-from lvm.errors import DataError
 
 
 def test_the_windows_are_those_of_the_data_set(tiny_dataset, tmp_path) -> None:

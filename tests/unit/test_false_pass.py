@@ -6,7 +6,7 @@ import made
 import pytest
 from test_statistics import benchmark
 
-from lvm.records import RunVerdict, Verdict
+from lvm.core.records import RunVerdict, Verdict
 from lvm.triage.events import Confirmed, Decision, RunStarted
 from lvm.triage.verdict import build_verdict
 
@@ -17,8 +17,8 @@ PLAN = {"projection_head": 3, "temperature": 3, "contrastive_weight": 2}
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what decides nothing and takes most of the time."""
-    monkeypatch.setattr("lvm.gates.sign_flip_mean_p", false_pass._no_second_opinion)
-    monkeypatch.setattr("lvm.gates.with_outlook", false_pass._no_outlook)
+    monkeypatch.setattr("lvm.evaluation.gates.sign_flip_mean_p", false_pass._no_second_opinion)
+    monkeypatch.setattr("lvm.evaluation.gates.with_outlook", false_pass._no_outlook)
 
 
 def test_no_headline_says_that_noise_helps() -> None:

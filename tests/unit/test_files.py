@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from report_form import write_window_file
 
+from lvm.core.errors import DataError
 from lvm.data import files, npz
 from lvm.data.files import read_bank, write_bank
 from lvm.data.npz import map_npy, open_npz, write_npz
 from lvm.data.window_files import read_window_file
-from lvm.errors import DataError
 
 N, D, T = 20, 8, 5
 

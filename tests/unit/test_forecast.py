@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import tiny
 
-from lvm.config.run import ScheduleConfig
+from lvm.core.config.run import ScheduleConfig
 from lvm.triage.forecast import BETWEEN_RACES, TRAIN_START, TUNE_START, forecast, race_seconds
 from lvm.triage.plan import Planned, PlannedRace, plan_races
 from lvm.triage.probe import Costs, probe, recipe_key

@@ -9,9 +9,9 @@ import time
 import pytest
 import torch
 
-from lvm import compiled
-from lvm.config.recipe import ModelConfig
-from lvm.errors import ConfigError
+from lvm.core import compiled
+from lvm.core.config.recipe import ModelConfig
+from lvm.core.errors import ConfigError
 from lvm.models import forms
 from lvm.models.mamba2 import Mamba2Layer
 from lvm.models.mamba2_block import FUSED, resolve_backend

@@ -7,14 +7,13 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
+from lvm.core.records import Pool, Position
 from lvm.data.sample import load_sample
 from lvm.data.windows import dataset_from_bank
 from lvm.evaluation.front import front_position, solve
-from lvm.evaluation.ladder import judge_ladder
+from lvm.evaluation.ladder import fit_ladder, judge_ladder
 from lvm.evaluation.metrics import PerQuery, Ranks
-from lvm.models.ladder import fit_ladder
-from lvm.records import Pool, Position
 
 CONFIG = GateConfig()
 POOL = Pool(id="a", size=1000, mask="own contexts")

@@ -19,10 +19,10 @@ import pytest
 import torch
 from readers import READERS, write_files
 
-from lvm.errors import DataError, ExitStatus
+from lvm.core.errors import DataError, ExitStatus
+from lvm.core.randomness import torch_generator
 from lvm.evaluation.foreign_index import read_index
 from lvm.evaluation.index import build_index
-from lvm.randomness import torch_generator
 from lvm.training.extent import check_extent
 
 pytestmark = pytest.mark.timeout(300)

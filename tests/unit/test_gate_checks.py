@@ -19,13 +19,13 @@ from lvm.audit.power import underpowered
 from lvm.audit.ranking import PoolRows
 from lvm.audit.samples import other_article, sample_by_article
 from lvm.audit.selftest import Bench, GateUnderTest, bench, ladder
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
+from lvm.core.records import Verdict
 from lvm.data.bank import Bank
 from lvm.data.sample import load_sample
 from lvm.data.windows import Windows, dataset_from_bank
+from lvm.evaluation.gates import stage_gate, success_gates
 from lvm.evaluation.metrics import target_ranks
-from lvm.gates import stage_gate, success_gates
-from lvm.records import Verdict
 
 CENTRED = Family(common=0.0, article=0.25)
 ANISOTROPIC = Family(common=0.8, article=0.05, local=0.07)

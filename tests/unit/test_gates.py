@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lvm.config.run import GateConfig
-from lvm.errors import ConfigError, DataError
-from lvm.gates import SKEWED, correct, gain, judge, stage_gate, success_gates
-from lvm.outlook import more_for_a_chance
-from lvm.records import Estimate, Pool, Verdict, gate_from_plain, to_plain
+from lvm.core.config.run import GateConfig
+from lvm.core.errors import ConfigError, DataError
+from lvm.core.outlook import more_for_a_chance
+from lvm.core.records import Estimate, Pool, Verdict, gate_from_plain, to_plain
+from lvm.evaluation.gates import SKEWED, correct, gain, judge, stage_gate, success_gates
 from lvm.triage.over_seeds import gain_over_seeds
 
 CONFIG = GateConfig()
@@ -33,6 +33,10 @@ class Toy:
     @property
     def reciprocal_rank(self) -> np.ndarray:
         return 1 / self.rank
+
+    @property
+    def percentile(self) -> np.ndarray:
+        return 1 - (self.rank - 1) / (self.pool.size - 1)
 
     def hit(self, k: int) -> np.ndarray:
         return (self.rank <= k).astype(float)

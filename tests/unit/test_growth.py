@@ -16,19 +16,19 @@ from typing import Any
 import made
 import pytest
 
-from lvm.progress import JsonLines
-from lvm.records import Part
-from lvm.report.markdown import write_report
-from lvm.status import status
-from lvm.status.screen import screen
-from lvm.terminal import Screen
-from lvm.tracking.arms import arm_views, changed_views
-from lvm.tracking.inbox import Inbox
-from lvm.tracking.views import parent_view
+from lvm.core.records import Part
 from lvm.triage.events import ArmEnded, Epoch, Event, RunStarted, StepEnded, StepStarted
 from lvm.triage.journal import Journal
 from lvm.triage.state import RunState
 from lvm.triage.verdict import build_verdict
+from lvm.views.progress import JsonLines
+from lvm.views.report.markdown import write_report
+from lvm.views.status import status
+from lvm.views.status.screen import screen
+from lvm.views.terminal import Screen
+from lvm.views.tracking.arms import arm_views, changed_views
+from lvm.views.tracking.inbox import Inbox
+from lvm.views.tracking.views import parent_view
 from tests.wide import wide_run
 
 SIZES = (160, 240, 320)  # arms in five steps, each with more than a report shows

@@ -13,8 +13,8 @@ import pytest
 import tiny
 import torch
 
+from lvm.core.errors import ResumeError, UsageError
 from lvm.data.seen import read_seen
-from lvm.errors import ResumeError, UsageError
 from lvm.jobs import request as asked
 from lvm.jobs.doors import triage_parser
 from lvm.jobs.flags import triage_options

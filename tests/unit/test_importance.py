@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lvm.config.steps import Sweep, Values
+from lvm.core.config.steps import Sweep, Values
 from lvm.triage.importance import FEWEST, Swept, SweptArm, explained
 
 RANGE = Values(kind="uniform", values=(0.0, 1.0))

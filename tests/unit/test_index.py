@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvm.errors import ConfigError, MissingExtraError
+from lvm.core.errors import ConfigError, MissingExtraError
 from lvm.evaluation.index import FaissIndex, TorchIndex, build_index, exact_search_torch
 from lvm.evaluation.metrics import target_ranks
 

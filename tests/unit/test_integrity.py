@@ -13,7 +13,7 @@ from planted import clean
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.open import open_material
 from lvm.audit.run import run_checks
-from lvm.config.run import RunConfig
+from lvm.core.config.run import RunConfig
 from lvm.data import integrity
 from lvm.data.files import write_bank
 from lvm.data.load import DataRequest

@@ -7,8 +7,8 @@ import os
 import made
 import pytest
 
-from lvm.errors import ResumeError, UsageError
-from lvm.records import Verdict
+from lvm.core.errors import ResumeError, UsageError
+from lvm.core.records import Verdict
 from lvm.triage.events import Epoch, RunStarted
 from lvm.triage.journal import FILE_NAME, SCHEMA, Journal, read_journal, read_run
 

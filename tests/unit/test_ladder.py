@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.windows import dataset_from_bank
-from lvm.models import ladder
-from lvm.models.ladder import fit_ladder
-from lvm.randomness import numpy_generator
+from lvm.evaluation import ladder
+from lvm.evaluation.ladder import fit_ladder
 
 BETWEEN = {f"mix_plus_{a}_last": a for a in (0.1, 0.2, 0.4, 0.8)}
 NAMES = [

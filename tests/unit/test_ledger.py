@@ -10,11 +10,8 @@ import pytest
 import tiny
 from msgspec.structs import replace
 
-from lvm.config.run import GateConfig
-from lvm.records import ABSENT, StopReason, Verdict, to_plain
-from lvm.report import Run
-from lvm.report.ledger import ledger_sections
-from lvm.report.markdown import render
+from lvm.core.config.run import GateConfig
+from lvm.core.records import ABSENT, StopReason, Verdict, to_plain
 from lvm.triage.events import ArmJudged, Confirmed, Decision, RunStarted, StepStarted
 from lvm.triage.events.parts import Probe
 from lvm.triage.ledger import ledger
@@ -22,6 +19,9 @@ from lvm.triage.state import RunState
 from lvm.triage.step import STEPS, Facts, Kind, hypotheses
 from lvm.triage.summary import ForecastShown
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run
+from lvm.views.report.ledger import ledger_sections
+from lvm.views.report.markdown import render
 
 GATES = GateConfig(success_r_at_5=0.10, success_mrr=0.05)
 FACTS = Facts(num_train_windows=2_000_000, width=tiny.WIDTH)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lvm.evaluation.evaluate import evaluate
-from lvm.models.ladder import fit_ladder
+from lvm.evaluation.ladder import fit_ladder
 
 DRAWS = 100_000
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from lvm.errors import ClusterError
+from lvm.core.errors import ClusterError
 from lvm.triage import local_head
 from lvm.triage.local_head import ENVIRONMENT, LocalHead, ray_environment
 

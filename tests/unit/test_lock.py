@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lvm.errors import RunBusyError, RunTakenError, UsageError
+from lvm.core.errors import RunBusyError, RunTakenError, UsageError
 from lvm.triage import lock
 from lvm.triage.lock import FILE, Driver, Lock, acquire, driver_of
 from lvm.triage.owner import Owner

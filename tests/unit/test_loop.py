@@ -12,9 +12,9 @@ import pytest
 import tiny
 import torch
 
+from lvm.core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from lvm.core.randomness import numpy_generator
 from lvm.data.sketch import Sketches
-from lvm.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
-from lvm.randomness import numpy_generator
 from lvm.training import loop
 from lvm.training import state as training_state
 from lvm.training.checkpoint import load_checkpoint, read_manifest

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvm.config.recipe import ModelConfig
-from lvm.errors import ConfigError
-from lvm.form import MambaForm
+from lvm.core.config.recipe import ModelConfig
+from lvm.core.errors import ConfigError
+from lvm.core.form import MambaForm
 from lvm.models import forms
 from lvm.models.base import build_model
 from lvm.models.mamba1 import Mamba1Block, selective_scan, selective_scan_last

@@ -8,10 +8,10 @@ import pytest
 import torch
 from ir_measures import RR, R
 
+from lvm.core.errors import DataError
+from lvm.core.records import Pool
 from lvm.data.copies import ROUNDING, copy_groups
-from lvm.errors import DataError
 from lvm.evaluation.metrics import PerQuery, Ranks, summarise, target_ranks
-from lvm.records import Pool
 
 
 def unit(rng: np.random.Generator, *shape: int) -> torch.Tensor:

@@ -10,15 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lvm.config.recipe import HeadConfig, ModelConfig
-from lvm.errors import ConfigError, MissingExtraError
+from lvm.core.config.recipe import HeadConfig, ModelConfig
+from lvm.core.errors import ConfigError, MissingExtraError
+from lvm.core.randomness import torch_generator
 from lvm.models import mamba_ssm_backend
 from lvm.models.base import MAX_CONTEXT, MODELS, build_model, weight_decay_groups
 from lvm.models.conv import causal_conv
 from lvm.models.mamba2_block import GatedRMSNorm, Mamba2Block, resolve_backend
 from lvm.models.projection import build_head
 from lvm.models.ssd import ssd_dual, ssd_sequential
-from lvm.randomness import torch_generator
 
 WIDTH = 24
 CPU = torch.device("cpu")

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lvm.config.recipe import NegativesConfig
+from lvm.core.config.recipe import NegativesConfig
+from lvm.core.errors import ConfigError
 from lvm.data.bank import Bank
 from lvm.data.copies import ROUNDING
 from lvm.data.windows import article_windows
-from lvm.errors import ConfigError
 from lvm.losses.infonce import infonce
 from lvm.training.negatives import NUM_NEARBY, NegativeSampler
 

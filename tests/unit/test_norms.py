@@ -13,10 +13,10 @@ from lvm.audit.finding import Severity, Status
 from lvm.audit.repair import repair
 from lvm.audit.run import run_checks
 from lvm.audit.session import run_audit
+from lvm.core.errors import DataError
 from lvm.data.bank import check_vectors
 from lvm.data.files import read_bank
 from lvm.data.window_files import read_window_file
-from lvm.errors import DataError
 from lvm.triage.step import steps_in_order
 
 PARTS = ("train", "eval", "bank")

@@ -17,14 +17,13 @@ import pytest
 import tiny
 import torch
 
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.inference import predict, search_pool
-from lvm.evaluation.ladder import judge_ladder
+from lvm.evaluation.ladder import fit_ladder, judge_ladder
 from lvm.evaluation.metrics import PerQuery
-from lvm.models.ladder import fit_ladder
 from lvm.models.predictor import Predictor
 from lvm.triage import arm
 from lvm.triage.arm import ArmSpec, dev_file, evaluate_test, validate
@@ -141,7 +140,7 @@ def refusals() -> list[str]:
     """What the pretended GPU and our own code say to tensors on the wrong side."""
     import pretend
 
-    from lvm.device import claim
+    from lvm.core.device import claim
 
     data, said = tiny.dataset(), []
     rows = data.bank.tensor[torch.from_numpy(data.dev.targets)]

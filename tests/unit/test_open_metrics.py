@@ -14,23 +14,23 @@ import pytest
 import tiny
 from frozen_runs import rendered
 
-from lvm.config.recipe import Recipe
-from lvm.config.run import GateConfig, ScheduleConfig
-from lvm.errors import ConfigError, DataError
-from lvm.gates import gain, success_gates
-from lvm.measured import values_of
-from lvm.metrics import METRICS, Metric, Shown
-from lvm.records import Pool, Verdict, to_plain
-from lvm.terminal import models_table
-from lvm.text import title_of
-from lvm.tracking.note import columns, table_name
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import GateConfig, ScheduleConfig
+from lvm.core.errors import ConfigError, DataError
+from lvm.core.metrics import METRICS, Metric, Shown
+from lvm.core.records import Pool, Verdict, to_plain
+from lvm.core.text import title_of
+from lvm.evaluation.gates import gain, success_gates
+from lvm.evaluation.measured import values_of
 from lvm.triage.journal import read_run
 from lvm.triage.over_seeds import gain_over_seeds
 from lvm.triage.verdict import build_verdict
+from lvm.views.terminal import models_table
+from lvm.views.tracking.note import columns, table_name
 
 MINE = """
 import math
-from lvm.metrics import METRICS, Metric, Shown
+from lvm.core.metrics import METRICS, Metric, Shown
 
 @METRICS.per_query(Metric(
     name="r_at_20", title="R@20", meaning="share in the top 20", shown=frozenset(Shown)))
@@ -267,7 +267,7 @@ def test_two_metrics_of_one_name_are_refused(plugged):
     again = replace(METRICS.get("r_at_5"), title="again")
     with pytest.raises(
         ConfigError,
-        match=r"^two metrics are named 'r_at_5', from lvm\.metrics and .*test_open_m",
+        match=r"^two metrics are named 'r_at_5', from lvm\.core\.metrics and .*test_open_m",
     ):
         METRICS.per_query(again)(lambda queries: queries.hit(5))
     with pytest.raises(ConfigError, match=r"^two metrics .* 'mean_rank', from metrics_of_mine"):
@@ -287,7 +287,9 @@ def test_values_of_another_shape_are_refused(plugged, monkeypatch):
 
 
 def test_a_command_that_reads_a_journal_starts_without_numpy():
-    code = "import sys, lvm.text, lvm.status; print({'numpy', 'torch'} & set(sys.modules))"
+    code = (
+        "import sys, lvm.core.text, lvm.views.status; print({'numpy', 'torch'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -15,17 +15,17 @@ import torch
 
 from lvm.audit.training import training_findings
 from lvm.audit.training_log import log_from_epochs
-from lvm.config.plain import fingerprint, from_dict, to_dict
-from lvm.config.read import load_run_config
-from lvm.config.recipe import Recipe
-from lvm.config.run import GateConfig
-from lvm.errors import ConfigError
+from lvm.core.config.plain import fingerprint, from_dict, to_dict
+from lvm.core.config.read import load_run_config
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import GateConfig
+from lvm.core.errors import ConfigError
+from lvm.core.parts import TERMS
+from lvm.evaluation.gates import success_gates
 from lvm.evaluation.metrics import PerQuery
-from lvm.gates import success_gates
+from lvm.jobs.presets import preset
 from lvm.models.base import MODELS, build_model
 from lvm.models.predictor import Predictor
-from lvm.parts import TERMS
-from lvm.presets import preset
 from lvm.training import loop, updates
 from lvm.training import state as training_state
 from lvm.training.forward import Outputs
@@ -43,9 +43,9 @@ PARTS = """
 from dataclasses import dataclass
 import torch
 from torch import nn
-from lvm.parts import Options
+from lvm.core.parts import Options
 from lvm.models.base import MODELS
-from lvm.setting import require
+from lvm.core.setting import require
 from lvm.training.terms.base import TERMS, Term
 
 @TERMS.register("uniformity")

@@ -18,19 +18,19 @@ from lvm.audit.routing import RARELY_FOUND, route
 from lvm.audit.run import AuditVerdict, run_checks
 from lvm.audit.session import run_audit
 from lvm.audit.words import blocking_codes
-from lvm.errors import ConfigError
+from lvm.core.errors import ConfigError
 from lvm.jobs import start
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.run import run
-from lvm.report import Run
-from lvm.report.audit import standalone
-from lvm.report.markdown import render, report_sections
 from lvm.triage.below_ladder import CODE as BELOW_LADDER
 from lvm.triage.below_ladder import asked_first
 from lvm.triage.events import BelowLadder, StepStarted
 from lvm.triage.state import RunState
 from lvm.triage.step import STEPS, extended_steps, hypotheses, steps_in_order
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run
+from lvm.views.report.audit import standalone
+from lvm.views.report.markdown import render, report_sections
 
 PARTS = """
 from lvm.audit.check import About, check

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from lvm.core.errors import DataError
 from lvm.data.files import read_bank, write_bank
 from lvm.data.magic import kind_of
 from lvm.data.npz import open_npz
 from lvm.data.payload import read_payload
-from lvm.errors import DataError
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

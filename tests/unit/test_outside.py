@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from lvm.audit.finding import CheckResult, Finding, Severity, Status
-from lvm.command import run_command
-from lvm.config.read import load_run_config
-from lvm.config.run import RunConfig
+from lvm.core.command import run_command
+from lvm.core.config.read import load_run_config
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import ConfigError, DataError, UsageError
+from lvm.core.outside import harmless, parse_json, printable, quoted
 from lvm.data.files import read_bank, write_bank
-from lvm.errors import ConfigError, DataError, UsageError
-from lvm.outside import harmless, parse_json, printable, quoted
 
 HOSTILE = "\x1b[2Jclean\n\x07\x9b1m\u202e\ud800 \\ 'x'"
 

@@ -13,17 +13,14 @@ import tiny
 import torch
 from msgspec.structs import replace
 
-from lvm.config.read import load_run_config
-from lvm.config.run import RunConfig
-from lvm.errors import UsageError
+from lvm.core.config.read import load_run_config
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import UsageError
+from lvm.core.records import RunVerdict, StopReason
 from lvm.jobs import request
 from lvm.jobs.ending import print_verdict
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.steps import chosen_steps
-from lvm.records import RunVerdict, StopReason
-from lvm.report import Run, html
-from lvm.report.markdown import render, report_sections
-from lvm.tracking.views import parent_view
 from lvm.triage import arm
 from lvm.triage.actions import Stop
 from lvm.triage.events import ArmEnded, Epoch, Rung, RunStarted, StepStarted, event_of
@@ -37,6 +34,9 @@ from lvm.triage.state import RunState
 from lvm.triage.step import Facts
 from lvm.triage.triage import Triage
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run, html
+from lvm.views.report.markdown import render, report_sections
+from lvm.views.tracking.views import parent_view
 
 RECIPE = """
 [[steps]]

@@ -11,12 +11,12 @@ import struct
 import numpy as np
 import pytest
 
+from lvm.core.errors import DataError, UnsafePayloadError
 from lvm.data import payload
 from lvm.data.bank import Bank
 from lvm.data.files import write_bank
 from lvm.data.payload import read_payload
 from lvm.data.pickled import ADMITTED_GLOBALS, read_pickled
-from lvm.errors import DataError, UnsafePayloadError
 
 N, D = 7, 6
 VECTORS = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)

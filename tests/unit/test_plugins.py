@@ -15,21 +15,22 @@ import made
 import pytest
 import tiny
 
-from lvm import cli, plugins
+from lvm import cli
 from lvm.audit.checkpoint import open_checkpoint
-from lvm.command import run_command
-from lvm.config.plain import fingerprint, to_dict
-from lvm.config.read import load_run_config, run_config_of
-from lvm.config.run import RunConfig
-from lvm.errors import CheckpointError, ConfigError, PluginError, ResumeError, UsageError
+from lvm.core import plugins
+from lvm.core.command import run_command
+from lvm.core.config.plain import fingerprint, to_dict
+from lvm.core.config.read import load_run_config, run_config_of
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import CheckpointError, ConfigError, PluginError, ResumeError, UsageError
+from lvm.core.parts import TERMS
+from lvm.core.printed import eval_command, triage_command
 from lvm.jobs import request as asked
 from lvm.jobs.doors import triage_parser
 from lvm.jobs.flags import triage_options
 from lvm.jobs.options import TriageOptions
+from lvm.jobs.presets import preset
 from lvm.models.base import MODELS
-from lvm.parts import TERMS
-from lvm.presets import preset
-from lvm.printed import eval_command, triage_command
 from lvm.training import loop
 from lvm.training.checkpoint import load_checkpoint, read_manifest
 from lvm.triage.arm import arm_id
@@ -145,7 +146,7 @@ def test_a_process_that_never_had_the_file_imports_the_same(file) -> None:
     sent = [plugins.packed(), pickle.dumps(MODELS.get("my_last"))]
     file.unlink()
     code = (
-        "import pickle, sys, inspect; from lvm import plugins\n"
+        "import pickle, sys, inspect; from lvm.core import plugins\n"
         "packed, cls = pickle.load(sys.stdin.buffer)\n"
         "plugins.load_packed(packed); plugins.load_packed(packed)\n"
         "cls = pickle.loads(cls)\n"
@@ -260,7 +261,7 @@ def test_a_plugin_that_is_not_there_is_one_sentence(
 def test_a_name_is_taken_also_where_the_package_was_not_searched_yet(file) -> None:
     """A process that has imported no model of ours meets them when it looks for names."""
     file.write_text(MODEL.replace("my_last", "gru"))
-    code = f"from lvm import plugins; plugins.load_given([{str(file)!r}])"
+    code = f"from lvm.core import plugins; plugins.load_given([{str(file)!r}])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "PluginError: the plug-in mine.py: two models are named 'gru'" in done.stderr
 
@@ -283,7 +284,7 @@ def test_a_node_with_another_version_of_a_module_says_so(package) -> None:
 
 
 def test_the_library_of_plugins_needs_nothing_heavy() -> None:
-    code = "import sys, lvm.plugins; print({'torch', 'ray', 'numpy'} & set(sys.modules))"
+    code = "import sys, lvm.core.plugins; print({'torch', 'ray', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

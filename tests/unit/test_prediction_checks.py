@@ -21,10 +21,10 @@ from lvm.audit.finding import NotEvaluable, Severity, Status
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side
 from lvm.audit.run import run_checks
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.data.windows import Windows, dataset_from_bank
 from lvm.evaluation.index import build_index
-from lvm.models.ladder import fit_ladder
+from lvm.evaluation.ladder import fit_ladder
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import load_checkpoint
 from lvm.training.loop import train

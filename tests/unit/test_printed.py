@@ -11,20 +11,20 @@ import made
 import pytest
 
 import tune_jobs
-from lvm import printed
 from lvm.cli import parser as lvm_parser
-from lvm.command import lvm_command
-from lvm.jobs import request as asked
-from lvm.jobs.doors import triage_parser as parser
-from lvm.jobs.flags import triage_options
-from lvm.jobs.options import TriageOptions
-from lvm.printed import (
+from lvm.core import printed
+from lvm.core.command import lvm_command
+from lvm.core.printed import (
     eval_command,
     job_command,
     resume_command,
     triage_command,
     typed,
 )
+from lvm.jobs import request as asked
+from lvm.jobs.doors import triage_parser as parser
+from lvm.jobs.flags import triage_options
+from lvm.jobs.options import TriageOptions
 from lvm.triage.events import Resumed, RunStarted, Waiting
 from lvm.triage.state import RunState
 

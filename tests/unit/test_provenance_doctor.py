@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lvm
-from lvm import provenance
+from lvm.core import provenance
 from lvm.doctor import machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ def copy(tmp_path, monkeypatch):
     for name in ("lvm", "tune_jobs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=leave_out)
     monkeypatch.setattr(provenance, "_root_of", lambda name: tmp_path / name)
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "lvm" / "provenance.py"))
+    monkeypatch.setattr(provenance, "HOME", tmp_path)
     return tmp_path
 
 
@@ -44,13 +44,13 @@ def test_the_version_is_that_of_the_installed_packages_wherever_they_lie(copy, m
     "source",
     [
         "lvm/training/loop.py",
-        "lvm/gates.py",
+        "lvm/evaluation/gates.py",
         "lvm/triage/tree.py",
         "lvm/triage/judge.py",
         "lvm/triage/confirm.py",
-        "lvm/report/markdown.py",
+        "lvm/views/report/markdown.py",
         "tune_jobs/steps/temperature.py",
-        "lvm/presets.py",
+        "lvm/jobs/presets.py",
     ],
 )
 def test_any_changed_source_changes_the_version(source, copy) -> None:
@@ -156,7 +156,7 @@ def test_the_commit_says_when_files_were_edited(copy, monkeypatch) -> None:
     answers = {"rev-parse": "0123456789ab", "status": ""}
     monkeypatch.setattr(provenance, "_git", lambda root, *words: answers[words[0]])
     assert provenance.git_commit() == "0123456789ab"
-    answers["status"] = " M lvm/config/run.py"
+    answers["status"] = " M lvm/core/config/run.py"
     assert provenance.git_commit() == "0123456789ab+changes"
 
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from lvm.errors import ClusterLostError
+from lvm.core.errors import ClusterLostError
 from lvm.triage.on_ray.pulse import LOST_SECONDS, NODES_SECONDS, PROBE_SECONDS, Pulse, _listens
 
 

@@ -16,10 +16,10 @@ import pytest
 import tiny
 import torch
 
-from lvm.config.run import GateConfig, ScheduleConfig
-from lvm.errors import CheckpointError, NonFiniteLossError
+from lvm.core.config.run import GateConfig, ScheduleConfig
+from lvm.core.errors import CheckpointError, NonFiniteLossError
+from lvm.core.records import Pool, RunVerdict, StopReason, Verdict
 from lvm.evaluation.metrics import PerQuery, Ranks
-from lvm.records import Pool, RunVerdict, StopReason, Verdict
 from lvm.training import loop
 from lvm.triage.arm import ArmSpec, arm_id, run_arm
 from lvm.triage.events import (

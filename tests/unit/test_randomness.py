@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lvm.randomness import derive_seed, numpy_generator, torch_generator
+from lvm.core.randomness import derive_seed, numpy_generator, torch_generator
 
 
 def test_streams_are_what_they_were() -> None:

@@ -11,8 +11,8 @@ import tiny
 import torch
 from torch import nn
 
-from lvm.config.recipe import Recipe
-from lvm.errors import ConfigError
+from lvm.core.config.recipe import Recipe
+from lvm.core.errors import ConfigError
 from lvm.losses.infonce import infonce
 from lvm.models.base import MODELS
 from lvm.models.predictor import Predictor

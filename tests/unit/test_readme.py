@@ -21,12 +21,12 @@ import lvm.cli  # noqa: E402
 import tune_jobs.train  # noqa: E402
 import tune_jobs.triage  # noqa: E402
 from lvm.audit.check import CHECKS  # noqa: E402
-from lvm.config.read import load_run_config  # noqa: E402
-from lvm.errors import ExitStatus  # noqa: E402
-from lvm.packages import OWN_PACKAGES  # noqa: E402
-from lvm.parts import MODELS, TERMS  # noqa: E402
-from lvm.presets import PRESETS, preset  # noqa: E402
-from lvm.records import RunVerdict  # noqa: E402
+from lvm.core.config.read import load_run_config  # noqa: E402
+from lvm.core.errors import ExitStatus  # noqa: E402
+from lvm.core.packages import OWN_PACKAGES  # noqa: E402
+from lvm.core.parts import MODELS, TERMS  # noqa: E402
+from lvm.core.records import RunVerdict  # noqa: E402
+from lvm.jobs.presets import PRESETS, preset  # noqa: E402
 from lvm.triage.step import STEPS  # noqa: E402
 
 

@@ -8,17 +8,17 @@ import msgspec
 import pytest
 
 from lvm import cli
-from lvm.command import run_command
-from lvm.config.plain import fingerprint, to_dict
-from lvm.config.read import load_run_config, run_config_of
-from lvm.config.run import RunConfig
-from lvm.config.steps import OwnArm, Sweep, Values
-from lvm.errors import ConfigError, UsageError
+from lvm.core.command import run_command
+from lvm.core.config.plain import fingerprint, to_dict
+from lvm.core.config.read import load_run_config, run_config_of
+from lvm.core.config.run import RunConfig
+from lvm.core.config.steps import OwnArm, Sweep, Values
+from lvm.core.errors import ConfigError, UsageError
+from lvm.core.records import to_plain
 from lvm.jobs import start
 from lvm.jobs.options import TriageOptions
+from lvm.jobs.presets import preset
 from lvm.jobs.steps import chosen_steps
-from lvm.presets import preset
-from lvm.records import to_plain
 
 RATES = """
 [[steps]]

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from lvm.metrics import METRICS
-from lvm.records import (
+from lvm.core.metrics import METRICS
+from lvm.core.records import (
     Estimate,
     Evaluation,
     GateResult,

@@ -15,10 +15,10 @@ from lvm.audit.material import EncoderRequest, Material
 from lvm.audit.reembed import NUM_TEXTS, reembedded
 from lvm.audit.run import run_checks
 from lvm.audit.session import complete
+from lvm.core.errors import DataError, UsageError
 from lvm.data.bank import Bank
 from lvm.data.corpus import Document, read_documents
 from lvm.data.embed import embed_documents
-from lvm.errors import DataError, UsageError
 
 
 @dataclasses.dataclass

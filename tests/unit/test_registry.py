@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from lvm.errors import ConfigError
+from lvm.core.errors import ConfigError
+from lvm.core.registry import Registry, closest
 from lvm.models.base import MODELS
-from lvm.registry import Registry, closest
 from lvm.triage.step import STEPS
 
 
@@ -16,7 +16,7 @@ def package(tmp_path, monkeypatch):
     folder = tmp_path / "parts_of_a_test"
     folder.mkdir()
     (folder / "__init__.py").write_text(
-        "from lvm.registry import Registry\nPARTS = Registry('part', __name__)\n"
+        "from lvm.core.registry import Registry\nPARTS = Registry('part', __name__)\n"
     )
     for name in ("beta", "alpha"):
         (folder / f"{name}.py").write_text(

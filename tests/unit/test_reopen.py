@@ -9,8 +9,7 @@ import made
 import numpy as np
 import pytest
 
-from lvm.progress import JsonLines
-from lvm.records import ABSENT
+from lvm.core.records import ABSENT
 from lvm.triage.agreement import disagreement
 from lvm.triage.events import (
     ArmEnded,
@@ -27,6 +26,7 @@ from lvm.triage.events import (
 )
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.reopen import effective, reopening
+from lvm.views.progress import JsonLines
 
 ARMS = [made.arm(i, name=f"name {i}") for i in "ab"]
 

@@ -17,13 +17,13 @@ from lvm.audit.repair import files as repair_files
 from lvm.audit.repair import repair
 from lvm.audit.repair.streams import Stream, selected, write_streams
 from lvm.audit.run import run_checks
+from lvm.core.errors import UsageError
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank, write_bank
 from lvm.data.npz import open_npz, write_npz
 from lvm.data.payload import read_payload
 from lvm.data.window_files import open_window_file
 from lvm.data.windows import dataset_from_bank
-from lvm.errors import UsageError
 
 CODES = [
     "SCHEMA",

@@ -14,13 +14,10 @@ import pytest
 import tiny
 from msgspec.structs import replace
 
-from lvm.errors import UsageError
+from lvm.core.errors import UsageError
+from lvm.core.records import RunVerdict, Verdict
 from lvm.evaluation.metrics import PerQuery
 from lvm.jobs.doors import triage_parser as parser
-from lvm.records import RunVerdict, Verdict
-from lvm.report import Run
-from lvm.report.tree import _as_text, _nodes
-from lvm.status import status
 from lvm.triage.actions import (
     COMBINATION,
     Attribution,
@@ -40,6 +37,9 @@ from lvm.triage.seeds import basis, over_seeds, rests_on_one_seed
 from lvm.triage.summary import SeedsShown, Summary
 from lvm.triage.tree import next_action
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run
+from lvm.views.report.tree import _as_text, _nodes
+from lvm.views.status import status
 
 PASS, FAIL = Verdict.PASS, Verdict.FAIL
 FIXED_BY_ONE = [

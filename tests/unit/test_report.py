@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from lvm.config.recipe import Recipe
-from lvm.config.run import RunConfig
-from lvm.errors import UsageError
-from lvm.records import Estimate, Evaluation, GateResult, Pool, StopReason, Verdict, to_plain
-from lvm.report import Run, Section, Table, html, plots
-from lvm.report.markdown import plain, write_report
-from lvm.report.models import _model_row
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import UsageError
+from lvm.core.records import Estimate, Evaluation, GateResult, Pool, StopReason, Verdict, to_plain
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import (
     ArmEnded,
@@ -40,6 +37,9 @@ from lvm.triage.journal import SCHEMA, Journal
 from lvm.triage.state import RunState
 from lvm.triage.step import Role
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run, Section, Table, html, plots
+from lvm.views.report.markdown import plain, write_report
+from lvm.views.report.models import _model_row
 
 RESUME = "python tune_jobs/triage.py --resume runs/7"
 HOSTILE = '<script>alert("x")</script> | `a` **b** [c](http://example.org) & \nrest'

@@ -10,12 +10,12 @@ from test_report import HOSTILE, Checker, Story, events_of, fixed_story, report,
 
 from lvm.audit.document import AuditDocument, Plots
 from lvm.audit.words import answer, not_looked_at, where_in_words
-from lvm.report import plot_words, small_plots
-from lvm.report.audit import audit_section
-from lvm.report.charts.chart import HEIGHT, WIDTH
-from lvm.report.markdown import write_audit_report
-from lvm.terminal.audit import print_audit
 from lvm.triage.events import Audited, Inspected
+from lvm.views.report import plot_words, small_plots
+from lvm.views.report.audit import audit_section
+from lvm.views.report.charts.chart import HEIGHT, WIDTH
+from lvm.views.report.markdown import write_audit_report
+from lvm.views.terminal.audit import print_audit
 
 REPAIR = "lvm audit --train t.npz --eval e.npz --payload p.npz --repair OUT"
 

@@ -19,8 +19,8 @@ import tiny
 import torch
 from report_form import load_any_checkpoint
 
-from lvm.config.recipe import ModelConfig, Recipe
-from lvm.errors import CheckpointError, UnsafePayloadError
+from lvm.core.config.recipe import ModelConfig, Recipe
+from lvm.core.errors import CheckpointError, UnsafePayloadError
 from lvm.models.base import MODELS
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint

@@ -8,9 +8,9 @@ from test_report import Checker, events_of, evidence, fixed_story, report, row, 
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.words import in_words
-from lvm.report import evidence_plots
 from lvm.triage.events import TestJudged
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import evidence_plots
 
 TITLE = "Distributions and examples"
 

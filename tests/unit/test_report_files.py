@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from report_form import write_report_files, write_window_file
 
+from lvm.core.errors import DataError
 from lvm.data.bank import Bank
 from lvm.data.matching import RowFinder, prefer_matching_keys
 from lvm.data.report_files import dataset_from_report_files
 from lvm.data.windows import MIN_ARTICLES, SPLITS, article_windows, dataset_from_bank
-from lvm.errors import DataError
 
 D, T = 6, 3
 

@@ -10,13 +10,13 @@ import made
 import numpy as np
 import pytest
 
+from lvm.core.records import Evaluation, FrontPosition, Position
 from lvm.evaluation.front import solve
-from lvm.records import Evaluation, FrontPosition, Position
-from lvm.report import Figure, Paragraph, Run, Table
-from lvm.report.front import front_blocks, front_line
 from lvm.triage.events import Compared, Ladder, RunStarted, TestJudged, event_of
 from lvm.triage.state import RunState
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Figure, Paragraph, Run, Table
+from lvm.views.report.front import front_blocks, front_line
 
 LADDER = {
     "constant": (0.2, 0.0),

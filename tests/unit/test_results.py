@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lvm.core.records import RunVerdict
 from lvm.jobs.results import TriageResult
-from lvm.records import RunVerdict
 from lvm.triage.journal import read_run
 from lvm.triage.verdict import build_verdict
 

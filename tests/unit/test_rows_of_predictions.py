@@ -27,7 +27,7 @@ from lvm.audit.rows_given import MOST_ROWS, RUN, chosen_rows, given_rows
 from lvm.audit.run import run_checks
 from lvm.data.sample import load_sample
 from lvm.data.windows import Dataset, dataset_from_bank
-from lvm.models.ladder import fit_ladder
+from lvm.evaluation.ladder import fit_ladder
 from lvm.training.checkpoint import load_checkpoint
 from lvm.training.loop import train
 from lvm.triage.step import steps_in_order

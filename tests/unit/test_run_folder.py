@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lvm.errors import LvmError, ResumeError, RunBusyError, UsageError
+from lvm.core.errors import LvmError, ResumeError, RunBusyError, UsageError
 from lvm.triage import lock
 from lvm.triage.folder import found_at, new_run, run_to_resume, training_folder
 from lvm.triage.lock import FILE

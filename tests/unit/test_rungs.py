@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 from lvm.triage.rungs import Ending, Rungs, rung_epochs
 
 PRUNED, FINISHED = StopReason.PRUNED, StopReason.FINISHED

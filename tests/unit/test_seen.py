@@ -16,14 +16,14 @@ from lvm.audit.open import open_material
 from lvm.audit.session import complete
 from lvm.audit.split import split_leak
 from lvm.audit.stated import check_stated, stated_articles
-from lvm.command import run_command
-from lvm.config.run import RunConfig
+from lvm.core.command import run_command
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import DataError, UsageError
 from lvm.data.bank import Bank
 from lvm.data.files import write_bank
 from lvm.data.load import DataRequest
 from lvm.data.seen import SeenArticles, read_seen
 from lvm.data.windows import dataset_from_bank
-from lvm.errors import DataError, UsageError
 from lvm.models.predictor import Predictor
 
 IDS = [3, 5, 8]

@@ -9,12 +9,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lvm import compiled
-from lvm.config.recipe import ModelConfig
+from lvm.core import compiled
+from lvm.core.config.recipe import ModelConfig
+from lvm.core.randomness import torch_generator
 from lvm.models import forms, short
 from lvm.models.base import NORM_EPS
 from lvm.models.mamba2 import Mamba2Encoder, Mamba2Layer
-from lvm.randomness import torch_generator
 
 SIZES = {"hidden": 16, "num_layers": 3, "state": 8, "head_dim": 8}
 

@@ -19,7 +19,7 @@ from unittest import mock
 import pytest
 import torch
 
-from lvm.config.recipe import ModelConfig
+from lvm.core.config.recipe import ModelConfig
 from lvm.models import forms, short, short_gradients, short_kernel
 from lvm.models.base import NORM_EPS
 from lvm.models.conv import causal_conv

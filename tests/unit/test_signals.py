@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from lvm import signals
-from lvm.signals import heed_signals_again, heeding_signals, held_signals, whole
+from lvm.core import signals
+from lvm.core.signals import heed_signals_again, heeding_signals, held_signals, whole
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 IGNORED = 1  # SIG_IGN, to C

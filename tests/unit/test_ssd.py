@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from lvm.core.randomness import torch_generator
 from lvm.models.ssd import ssd_chunked, ssd_dual, ssd_last, ssd_sequential
-from lvm.randomness import torch_generator
 
 FORMS = {"dual": ssd_dual, "chunked": ssd_chunked}
 

@@ -14,21 +14,21 @@ from msgspec.structs import replace
 
 from lvm.audit import gates
 from lvm.audit.gates import below_trivial
+from lvm.core.records import Estimate, GateResult, RunVerdict, Verdict, to_plain
+from lvm.evaluation.ladder import fit_ladder
 from lvm.evaluation.metrics import PerQuery
-from lvm.models.ladder import fit_ladder
-from lvm.records import Estimate, GateResult, RunVerdict, Verdict, to_plain
-from lvm.report import Run
-from lvm.report.html import render as html
-from lvm.report.markdown import render, report_sections
-from lvm.status import status
-from lvm.status.screen import screen
-from lvm.terminal import Screen
 from lvm.triage.against_ladder import rung_file
 from lvm.triage.events import Compared, Confirmed, RunStarted, StepStarted
 from lvm.triage.journal import Journal
 from lvm.triage.state import RunState
 from lvm.triage.subject import subject
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run
+from lvm.views.report.html import render as html
+from lvm.views.report.markdown import render, report_sections
+from lvm.views.status import status
+from lvm.views.status.screen import screen
+from lvm.views.terminal import Screen
 
 CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
 FILE = "of my own.npy"

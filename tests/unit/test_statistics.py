@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lvm.errors import DataError
-from lvm.sign_flip import sign_flip_mean_p, sign_flip_p
-from lvm.statistics import (
+from lvm.core.errors import DataError
+from lvm.core.statistics import (
     article_mean,
     bell_mccaffrey,
     cr2_error,
@@ -22,6 +21,7 @@ from lvm.statistics import (
     mean_over_seeds,
     more_articles,
 )
+from lvm.evaluation.sign_flip import sign_flip_mean_p, sign_flip_p
 
 
 def benchmark(name: str) -> ModuleType:

@@ -13,14 +13,11 @@ import tiny
 
 from lvm.audit.document import AuditDocument
 from lvm.cli import main
-from lvm.command import run_command
-from lvm.errors import ResumeError
+from lvm.core.command import run_command
+from lvm.core.errors import ResumeError
+from lvm.core.records import to_plain
 from lvm.jobs.doors import triage_parser as parser
 from lvm.jobs.job import Job
-from lvm.progress import JsonLines, line, seconds_left
-from lvm.records import to_plain
-from lvm.status import Driving, status
-from lvm.status.screen import screen
 from lvm.triage.events import (
     KINDS,
     ArmEnded,
@@ -41,6 +38,9 @@ from lvm.triage.lock import Driver
 from lvm.triage.owner import Owner
 from lvm.triage.state import RunState
 from lvm.triage.verdict import build_verdict
+from lvm.views.progress import JsonLines, line, seconds_left
+from lvm.views.status import Driving, status
+from lvm.views.status.screen import screen
 from tune_jobs import triage
 
 CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)

@@ -10,9 +10,9 @@ import tiny
 
 from lvm.audit.check import CHECKS
 from lvm.audit.routing import RARELY_FOUND
-from lvm.config.plain import to_dict
-from lvm.config.recipe import NegativesConfig, Recipe
-from lvm.config.run import ScheduleConfig
+from lvm.core.config.plain import to_dict
+from lvm.core.config.recipe import NegativesConfig, Recipe
+from lvm.core.config.run import ScheduleConfig
 from lvm.models.predictor import Predictor
 from lvm.training.negatives import NegativeSampler
 from lvm.triage.below_ladder import CODE as BELOW_LADDER

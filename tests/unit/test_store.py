@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lvm.tracking.store import (
+from lvm.views.tracking.store import (
     Refused,
     absolute,
     in_words,

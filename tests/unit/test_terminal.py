@@ -5,8 +5,7 @@ import io
 import made
 import pytest
 
-from lvm.records import Absence, StopReason
-from lvm.terminal import OTHER_LINES, Screen, duration, models_table
+from lvm.core.records import Absence, StopReason
 from lvm.triage.events import (
     ArmEnded,
     ArmJudged,
@@ -21,6 +20,7 @@ from lvm.triage.events import (
 )
 from lvm.triage.journal import read_run
 from lvm.triage.verdict import build_verdict
+from lvm.views.terminal import OTHER_LINES, Screen, duration, models_table
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from lvm.audit.lineage import read_lineage, seen_articles
 from lvm.audit.open import open_material
 from lvm.audit.session import complete
 from lvm.audit.split import split_leak
-from lvm.command import run_command
-from lvm.config.run import RunConfig
+from lvm.core.command import run_command
+from lvm.core.config.run import RunConfig
 from lvm.data import sketch as sketches
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank, write_bank

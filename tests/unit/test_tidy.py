@@ -14,10 +14,8 @@ import pytest
 import tiny
 import torch
 
-from lvm.config.run import ScheduleConfig
-from lvm.records import ABSENT
-from lvm.report import Run
-from lvm.report.origin import removed
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.records import ABSENT
 from lvm.training.checkpoint import load_checkpoint
 from lvm.triage.events import (
     ArmEnded,
@@ -35,6 +33,8 @@ from lvm.triage.state import RunState
 from lvm.triage.step import Arm, Hypothesis, Proposal, Step
 from lvm.triage.tidy import GIB, STOPPED, Tidier
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run
+from lvm.views.report.origin import removed
 
 BUDGET = 8  # epochs; the rungs are 2, 4 and 8
 WEIGHTS, STATE = 1000, 2000  # bytes

@@ -12,14 +12,14 @@ import made
 import pytest
 from msgspec.structs import replace
 
-from lvm.records import Position
-from lvm.tracking.arms import arm_views, changed_views
-from lvm.tracking.inbox import Inbox
-from lvm.tracking.marks import Marks
-from lvm.tracking.store import PAGE, search, sweep
+from lvm.core.records import Position
 from lvm.triage.events import ArmJudged, Compared, Event, TestJudged, Waiting
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.state import RunState
+from lvm.views.tracking.arms import arm_views, changed_views
+from lvm.views.tracking.inbox import Inbox
+from lvm.views.tracking.marks import Marks
+from lvm.views.tracking.store import PAGE, search, sweep
 from tests.tracked import Writer, whole_journal
 from tests.wide import SAMPLE, wide_run
 

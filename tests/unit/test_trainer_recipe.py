@@ -9,14 +9,14 @@ import os
 import msgspec
 import pytest
 
-from lvm.config.plain import fingerprint, from_dict, to_dict
-from lvm.config.read import load_run_config
-from lvm.config.recipe import Recipe
-from lvm.config.run import RunConfig
-from lvm.errors import ConfigError
+from lvm.core.config.plain import fingerprint, from_dict, to_dict
+from lvm.core.config.read import load_run_config
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import RunConfig
+from lvm.core.errors import ConfigError
+from lvm.core.trainer import TrainerConfig
 from lvm.jobs.own import trainer_code
-from lvm.presets import laptop
-from lvm.trainer import TrainerConfig
+from lvm.jobs.presets import laptop
 from lvm.training.own.code import code_of
 from lvm.training.own.template import check_trainable, fill_command, handed_values, unreached
 from lvm.triage.reaching import propose_reachable

@@ -25,11 +25,11 @@ from lvm.audit.training import (
     training_findings,
     training_log,
 )
-from lvm.errors import NonFiniteLossError
+from lvm.core.errors import NonFiniteLossError
+from lvm.core.records import StopReason
 from lvm.models.base import MODELS
 from lvm.models.predictor import Predictor
 from lvm.models.projection import ProjectionHead
-from lvm.records import StopReason
 from lvm.training import health
 from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates
 from lvm.training.loop import train

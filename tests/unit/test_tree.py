@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lvm.records import ABSENT, Absence, RunVerdict, StopReason, Verdict
+from lvm.core.records import ABSENT, Absence, RunVerdict, StopReason, Verdict
 from lvm.triage.actions import (
     COMBINATION,
     MORE_TRAINING,

@@ -13,7 +13,7 @@ from lvm.audit.finding import Severity
 from lvm.audit.open import open_material
 from lvm.audit.repair import repair
 from lvm.audit.run import run_checks
-from lvm.config.run import RunConfig
+from lvm.core.config.run import RunConfig
 from lvm.data.files import read_bank, write_bank
 from lvm.data.load import DataRequest
 from lvm.data.windows import dataset_from_bank

@@ -11,8 +11,8 @@ import pytest
 import tracked
 from frozen_runs import FROZEN, RUNS
 
-from lvm.errors import ResumeError
-from lvm.records import to_plain
+from lvm.core.errors import ResumeError
+from lvm.core.records import to_plain
 from lvm.triage.events import KINDS, NotToldError, told
 from lvm.triage.journal import FILE_NAME, read_run
 

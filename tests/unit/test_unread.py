@@ -15,14 +15,11 @@ import tiny
 import torch
 
 from lvm.audit.open import joined
+from lvm.core.records import Estimate, RunVerdict, Verdict, to_plain
 from lvm.data.seen import SeenArticles
 from lvm.data.windows import Dataset
 from lvm.evaluation.evaluate import evaluate
-from lvm.models.ladder import fit_ladder
-from lvm.records import Estimate, RunVerdict, Verdict, to_plain
-from lvm.report import Run
-from lvm.report.markdown import render, report_sections
-from lvm.tracking.views import confirmed_arm, parent_view
+from lvm.evaluation.ladder import fit_ladder
 from lvm.training.loop import train
 from lvm.triage.actions import (
     MORE_TRAINING,
@@ -41,6 +38,9 @@ from lvm.triage.off_contexts import agreement
 from lvm.triage.trace import difference, nearest_train_cosines, trace
 from lvm.triage.tree import next_action
 from lvm.triage.verdict import build_verdict
+from lvm.views.report import Run
+from lvm.views.report.markdown import render, report_sections
+from lvm.views.tracking.views import confirmed_arm, parent_view
 
 PASS, FAIL = Verdict.PASS, Verdict.FAIL
 ARTICLES = 90  # of the tiny bank here: a dozen test articles

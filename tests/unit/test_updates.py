@@ -14,8 +14,8 @@ import tiny
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lvm.core.errors import NonFiniteLossError
 from lvm.data.bank import Bank
-from lvm.errors import NonFiniteLossError
 from lvm.losses.infonce import PerRow, SameGroup
 from lvm.models.predictor import Predictor
 from lvm.training import candidates as candidates_module

@@ -11,9 +11,9 @@ import tiny
 import torch
 from msgspec.structs import replace
 
-from lvm.config.run import GateConfig
+from lvm.core.config.run import GateConfig
+from lvm.core.records import FrontPosition, Pool, Position, Verdict, to_plain
 from lvm.evaluation.metrics import PerQuery, Ranks
-from lvm.records import FrontPosition, Pool, Position, Verdict, to_plain
 from lvm.triage.actions import Attribution
 from lvm.triage.events import (
     ArmEnded,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tiny
 
-from lvm.config.run import GateConfig, ScheduleConfig
+from lvm.core.config.run import GateConfig, ScheduleConfig
+from lvm.core.metrics import METRICS, Metric, Shown
+from lvm.core.records import Pool, StopReason, Verdict
 from lvm.evaluation.metrics import PerQuery, Ranks
-from lvm.metrics import METRICS, Metric, Shown
-from lvm.records import Pool, StopReason, Verdict
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import ArmEnded, Rung
 from lvm.triage.judge import ArmResult, judge_gains, judge_step
@@ -67,8 +67,8 @@ def judged(seed: int, better: float = 1.0):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what decides nothing and takes most of the time."""
-    monkeypatch.setattr("lvm.gates.sign_flip_mean_p", lambda *_, **__: None)
-    monkeypatch.setattr("lvm.gates.with_outlook", lambda result, *_: result)
+    monkeypatch.setattr("lvm.evaluation.gates.sign_flip_mean_p", lambda *_, **__: None)
+    monkeypatch.setattr("lvm.evaluation.gates.with_outlook", lambda result, *_: result)
 
 
 @pytest.mark.parametrize("seed", range(3))

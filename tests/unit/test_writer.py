@@ -12,13 +12,13 @@ from typing import Any
 import made
 import pytest
 
-from lvm.errors import RunTakenError, UsageError
+from lvm.core.errors import RunTakenError, UsageError
+from lvm.core.signals import heeding_signals
 from lvm.jobs.writer import Writer
-from lvm.progress import JsonLines
-from lvm.signals import heeding_signals
 from lvm.triage.events import Decision, Epoch, Event, Interrupted, RunStarted, kind_of
 from lvm.triage.journal import Journal, read_journal
 from lvm.triage.lock import FILE, Lock, acquire
+from lvm.views.progress import JsonLines
 
 
 @pytest.fixture

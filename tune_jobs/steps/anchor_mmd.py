@@ -1,6 +1,6 @@
 """Step 5: do predictions drift from the distribution of the vectors?"""
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Proposal, Step, why_refused
 
 WRITTEN_WEIGHT = 0.02  # the failure report's weight; far below the other gradients

@@ -1,6 +1,6 @@
 """Open question 3: is it the network? Two towers, and the other networks at the same budget."""
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step
 
 TWO_TOWERS = "two_tower"

@@ -5,7 +5,7 @@ split. Every arm reads the last T vectors of the same windows: one target and on
 all, so that nothing but the length differs.
 """
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step, raises
 
 LENGTHS = (5, 10, 20)

@@ -4,7 +4,7 @@ A network that cannot copy is no judge of any loss. Where AR-only, trained for c
 below a fixed mix of the context (finding BELOW_LADDER), this is asked before the report's steps.
 """
 
-from lvm.config.recipe import ModelConfig, Recipe
+from lvm.core.config.recipe import ModelConfig, Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Proposal, Step
 
 # Found on dev and in cross-validation over train articles of the sample; reports/LOG.md has what

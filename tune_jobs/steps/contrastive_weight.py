@@ -1,6 +1,6 @@
 """Step 3: does the autoregressive term drown the contrastive one?"""
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step
 
 WEIGHTS = ((0.85, 0.15), (0.90, 0.10))  # contrastive, autoregressive: the failure report's values

@@ -4,7 +4,7 @@ Both are compared in the space of the search. Else the split between the spaces,
 about, would answer for them.
 """
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step, why_refused
 
 ONE_SPACE = {"objective.space": "raw", "search_space": "raw"}

@@ -4,7 +4,7 @@ Targets are frozen, so negatives need no encoder: sampled rows and whole batches
 one matrix product, and every negative counted is a real one (gradient accumulation adds none).
 """
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step
 
 PER_WINDOW = 4  # sampled negatives per window in a tier

@@ -3,7 +3,7 @@
 Step 1 asks it too. Here it is always asked, and on its own.
 """
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step
 
 BEHIND_THE_HEAD = {"search_space": "projected"}

@@ -1,6 +1,6 @@
 """Step 1: is the model trained in one space and searched in another?"""
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step
 
 SPACES = frozenset(["search_space", "objective.space"])  # of the search and of the loss

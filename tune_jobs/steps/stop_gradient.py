@@ -1,6 +1,6 @@
 """The report's fifth hypothesis in full: on which branch of the head should no gradient flow?"""
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step, why_refused
 
 BRANCHES = {

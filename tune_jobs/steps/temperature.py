@@ -1,6 +1,6 @@
 """Step 2: is the softmax too sharp or too flat?"""
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step, raises
 
 TEMPERATURES = (0.05, 0.10, 0.15)  # the failure report's sweep

@@ -26,7 +26,7 @@ from lvm.audit.repair.streams import Write, refuse_taken, write_all
 from lvm.audit.repair.train import plan_train
 from lvm.audit.repair.windows import WindowPlan, as_they_are, plan_windows
 from lvm.audit.repeated import REPEATED_WARN, repeated, suspects
-from lvm.errors import UsageError
+from lvm.core.errors import UsageError
 
 CACHED = ("content", "by_key", "_keyed")  # what holds for a quick and a full audit alike
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from lvm.core.errors import UsageError
 from lvm.data.npz import sibling, sync
 from lvm.data.rows import BLOCK_BYTES, release
-from lvm.errors import UsageError
 
 LENGTH_TOLERANCE = 1e-3  # a vector this near to length 1 keeps its bits
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvm.errors import ConfigError
-from lvm.outside import regular
-from lvm.trainer import TrainerConfig
+from lvm.core.errors import ConfigError
+from lvm.core.outside import regular
+from lvm.core.trainer import TrainerConfig
 
 FOLDER, WINDOWS = "trainer", "windows"  # of a run: the files, and what the arms train on
 MOST_BYTES = 256 << 20

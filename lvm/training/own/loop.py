@@ -18,11 +18,11 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from lvm.config.recipe import Recipe
+from lvm.core.config.recipe import Recipe
+from lvm.core.errors import NonFiniteLossError, TrainerDiedError, TrainerError
+from lvm.core.files import write_json
 from lvm.data.exported import export_windows, window_ids
 from lvm.data.windows import Dataset
-from lvm.errors import NonFiniteLossError, TrainerDiedError, TrainerError
-from lvm.files import write_json
 from lvm.training.epochs import EpochRecord, read_epochs, write_epochs
 from lvm.training.own.code import FOLDER, WINDOWS
 from lvm.training.own.process import LOG, Process, begin_log, last_lines, wait_for_earlier

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvm.outside import printable, shortened
+from lvm.core.outside import printable, shortened
 
 KEEPER = Path(__file__).with_name("keeper.py")
 LOG, LOCK = "trainer.log", "trainer.lock"  # in the arm's folder

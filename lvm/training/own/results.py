@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lvm.core.errors import DataError, NonFiniteLossError, TrainerError
+from lvm.core.outside import brief, parse_json
 from lvm.data.exported import bad_rows, read_prediction_file
-from lvm.errors import DataError, NonFiniteLossError, TrainerError
-from lvm.outside import brief, parse_json
 
 EPOCHS, TEST = "epochs.jsonl", "test.npz"
 MEASURED = ("loss", "contrastive", "ar", "mmd", "gradient_norm", "num_negatives")

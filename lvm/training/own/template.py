@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lvm.config.plain import to_dict
-from lvm.config.recipe import Recipe
-from lvm.errors import ConfigError
-from lvm.registry import closest
-from lvm.trainer import TrainerConfig
+from lvm.core.config.plain import to_dict
+from lvm.core.config.recipe import Recipe
+from lvm.core.errors import ConfigError
+from lvm.core.registry import closest
+from lvm.core.trainer import TrainerConfig
 
 PLACES = ("folder", "windows")  # where a trainer writes, and where the windows are
 NEEDED = {

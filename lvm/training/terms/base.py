@@ -25,9 +25,9 @@ from typing import ClassVar, cast
 
 from torch import Tensor
 
-from lvm.config.recipe import Recipe
-from lvm.parts import TERMS as TERMS
-from lvm.parts import TermOptions
+from lvm.core.config.recipe import Recipe
+from lvm.core.parts import TERMS as TERMS
+from lvm.core.parts import TermOptions
 from lvm.training.forward import Outputs
 from lvm.training.world import World
 

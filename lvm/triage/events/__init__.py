@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from lvm.errors import ConfigError
-from lvm.records import to_plain
+from lvm.core.errors import ConfigError
+from lvm.core.records import to_plain
 from lvm.triage.events.evidence import OfSeed, SpaceTold
 from lvm.triage.events.parts import Event
 from lvm.triage.events.race import (

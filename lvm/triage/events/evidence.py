@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from lvm.records import Count, Estimate, Part
+from lvm.core.records import Count, Estimate, Part
 
 
 def measured(part: SpaceTold | OfSeed, name: str) -> float | None:
@@ -117,7 +117,7 @@ Variance = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class SeededTold(Part, frozen=True, kw_only=True):
-    """A mean over several seeds, as `lvm.records.SeededEstimate` writes it."""
+    """A mean over several seeds, as `lvm.core.records.SeededEstimate` writes it."""
 
     value: float
     lower: float

@@ -1,7 +1,7 @@
 """What the events of a run are made of: arms, findings, evidence, in the form that is on disk.
 
-Records that the program computes with (`lvm.records`) are used as they are. The others have their
-form here, because a journal is read without what computed them: nothing heavy is imported.
+Records that the program computes with (`lvm.core.records`) are used as they are. The others have
+their form here, because a journal is read without what computed them: nothing heavy is imported.
 
 A part may be older than a key: what has a default here was not always written.
 """
@@ -12,10 +12,10 @@ from typing import Annotated
 
 import msgspec
 
-from lvm.config.recipe import Recipe
-from lvm.config.run import GateConfig
-from lvm.metrics import DECIDING
-from lvm.records import (
+from lvm.core.config.recipe import Recipe
+from lvm.core.config.run import GateConfig
+from lvm.core.metrics import DECIDING
+from lvm.core.records import (
     Count,
     Evaluation,
     GateResult,

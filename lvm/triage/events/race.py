@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lvm.audit.document import FindingTold
-from lvm.records import Count, Evaluation, GateResult, StopReason, Verdict
+from lvm.core.records import Count, Evaluation, GateResult, StopReason, Verdict
 from lvm.triage.events.evidence import EvidenceTold
 from lvm.triage.events.parts import Arm, Event, check_evaluation
 

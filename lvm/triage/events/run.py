@@ -5,8 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from lvm.audit.document import AuditDocument, FindingTold
-from lvm.config.run import RunConfig
-from lvm.records import Absence, Count, Evaluation, FrontPosition, GateResult, RunVerdict, Verdict
+from lvm.core.config.run import RunConfig
+from lvm.core.records import (
+    Absence,
+    Count,
+    Evaluation,
+    FrontPosition,
+    GateResult,
+    RunVerdict,
+    Verdict,
+)
 from lvm.triage.events.evidence import Comparison, LineageTold, RepeatedModel
 from lvm.triage.events.parts import (
     Arguments,

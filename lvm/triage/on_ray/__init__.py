@@ -17,10 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lvm.config.run import ScheduleConfig
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.errors import ClusterError, ClusterLostError
+from lvm.core.plugins import loaded, packed
 from lvm.data.windows import Dataset
-from lvm.errors import ClusterError, ClusterLostError
-from lvm.plugins import loaded, packed
 from lvm.triage.local_head import LocalHead
 from lvm.triage.on_ray.cluster import (
     check,

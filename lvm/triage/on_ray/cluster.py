@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-import lvm
-from lvm.config.run import ScheduleConfig
-from lvm.cores import usable_cores
-from lvm.errors import ClusterError
-from lvm.plugins import loaded, packed
-from lvm.signals import held_signals
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.cores import usable_cores
+from lvm.core.errors import ClusterError
+from lvm.core.packages import HOME
+from lvm.core.plugins import loaded, packed
+from lvm.core.signals import held_signals
 from lvm.training import distributed
 from lvm.triage.address import not_joined, not_started
 from lvm.triage.on_ray.nodes import difference, facts
@@ -104,9 +104,8 @@ def _own_path() -> object:
         def _runtime_env_has_working_dir(self) -> bool:
             return True  # what Ray asks before it adds those two folders
 
-    root = Path(lvm.__file__).resolve().parent.parent
     installed = {Path(p).resolve() for p in (*site.getsitepackages(), site.getusersitepackages())}
-    return OwnPath(_py_driver_sys_path=[] if root in installed else [str(root)])
+    return OwnPath(_py_driver_sys_path=[] if HOME in installed else [str(HOME)])
 
 
 def _require_listener(address: str) -> None:

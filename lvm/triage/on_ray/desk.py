@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 from lvm.triage.arm import ArmSpec
 from lvm.triage.on_ray.seating import Seating
 from lvm.triage.on_ray.seats import Breaks, Move, Place, Seat

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from lvm.beside import beside
-from lvm.config.run import ScheduleConfig
+from lvm.core.beside import beside
+from lvm.core.config.run import ScheduleConfig
 from lvm.triage.local_head import LocalHead
 from lvm.triage.on_ray.cluster import connect
 from lvm.triage.on_ray.quiet import import_ray

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-import lvm
-from lvm.errors import PluginError
-from lvm.plugins import load_packed
-from lvm.provenance import code_version
+from lvm.core.errors import PluginError
+from lvm.core.packages import HOME, LIBRARY
+from lvm.core.plugins import load_packed
+from lvm.core.provenance import code_version
 
 SAME = ("code", "python", "torch", "numpy", "ray")  # what must be equal everywhere
 _REMEDY = {"code": "install this code there"}
@@ -25,7 +25,7 @@ def facts() -> dict[str, str]:
     """Return what code and which versions this process runs."""
     return {
         "host": socket.gethostname(),
-        "package": str(Path(lvm.__file__).parent),
+        "package": str(HOME / LIBRARY),
         "code": code_version(),
         "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "numpy", "ray")},

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lvm.errors import ClusterLostError
+from lvm.core.errors import ClusterLostError
 
 LOST_SECONDS = 15.0  # without an answer of the head
 PROBE_SECONDS = 2.0

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from lvm.errors import MissingExtraError
+from lvm.core.errors import MissingExtraError
 from lvm.triage.local_head import ray_environment
 
 

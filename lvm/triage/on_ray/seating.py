@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lvm.config.run import ScheduleConfig
+from lvm.core.config.run import ScheduleConfig
 from lvm.triage.arm import ArmSpec
 from lvm.triage.on_ray.seats import Move, Place, Seat
 from lvm.triage.race import Race

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from lvm.records import StopReason
+from lvm.core.records import StopReason
 from lvm.triage.arm import ArmSpec
 from lvm.triage.race import Race
 

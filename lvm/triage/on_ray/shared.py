@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from lvm.core.plugins import load_packed
+from lvm.core.records import ABSENT
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, Windows
-from lvm.plugins import load_packed
-from lvm.records import ABSENT
 from lvm.triage.arm import ArmSpec
 from lvm.triage.endings import failure_of
 from lvm.triage.own_arm import run_trial

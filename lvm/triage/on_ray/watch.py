@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from lvm.config.run import ScheduleConfig
+from lvm.core.config.run import ScheduleConfig
 from lvm.training.distributed import CPU_SHARE
 from lvm.triage.arm import ArmSpec
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import ray
 
-from lvm.config.run import ScheduleConfig
-from lvm.device import claim
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.device import claim
 from lvm.training import distributed
 from lvm.training.world import World
 from lvm.triage.arm import ArmSpec

@@ -1,0 +1,1 @@
+"""What the words of this program mean: errors, settings, records, metrics, registries."""

@@ -1,0 +1,181 @@
+"""Ctrl-C and SIGTERM: both raise KeyboardInterrupt in the main thread, a second one ends at once.
+
+`ray job stop`, Kubernetes and SLURM send SIGTERM. Left to itself it ends a run without a word; left
+to Ray, which takes it for itself when it starts and drops it when it ends, with a stack of C++.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from lvm.core.errors import ExitStatus
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TAKE_BACK = signal.SIGURG  # what another thread asks the main one by; the system ignores it
+TAKE_BACK_SECONDS = 0.005  # between two such requests
+ONE_REQUEST_SECONDS = 0.1  # `timeout` and others signal a process and then its group: twice
+AGAIN_SECONDS = 0.05  # after which an interrupt that Python dropped is raised once more
+
+
+@dataclass
+class _Heeding:
+    """Whether an interrupt is pending, and whether it may be raised now."""
+
+    taken: tuple[signal.Signals, ...]
+    asked_at: float | None = None  # of the first signal, monotonic
+    waiting: bool = False  # asked for and not raised yet
+    blocks: int = 0  # nested blocks that must not be torn
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal: the handler itself."""
+        now = time.monotonic()
+        if self.asked_at is None:
+            self.asked_at, self.waiting = now, True
+            self.raise_waiting()
+        elif now - self.asked_at >= ONE_REQUEST_SECONDS:
+            os._exit(ExitStatus.INTERRUPTED)
+
+    def raise_waiting(self) -> None:
+        """Raise a pending KeyboardInterrupt if nothing would be left half-written."""
+        if self.waiting and not self.blocks:
+            self.waiting = False
+            raise KeyboardInterrupt
+
+
+_heeding: _Heeding | None = None  # of this process, while a command runs
+
+
+@contextlib.contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into KeyboardInterrupt in the main thread; a second one ends at once.
+
+    Signals that the process ignores stay ignored, as Ctrl-C is by a shell's background jobs. Inside
+    another such block, or outside the main thread, nothing changes.
+    """
+    global _heeding
+    if _heeding is not None or not _in_main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    taken = tuple(number for number in SIGNALS if before[number] is not signal.SIG_IGN)
+    dropped, _heeding = sys.unraisablehook, _Heeding(taken)
+    sys.unraisablehook = _raised_again(dropped)
+    asked = signal.signal(TAKE_BACK, lambda *_: heed_signals_again())
+    heed_signals_again()
+    try:
+        yield
+    finally:
+        signal.signal(TAKE_BACK, asked or signal.SIG_DFL)
+        for number in taken:
+            signal.signal(number, before[number] or signal.SIG_DFL)
+        sys.unraisablehook, _heeding = dropped, None
+
+
+def end_was_asked_for() -> bool:
+    """Whether a signal has asked this command to end.
+
+    What fails from then on is no error: compiled code turns an interrupt into one of its own, and
+    Ray's processes may have had the same signal.
+    """
+    return _heeding is not None and _heeding.asked_at is not None
+
+
+def heed_signals_again() -> None:
+    """Take the signals back from a library that has taken them; nothing outside a command."""
+    if _heeding is not None and _in_main_thread():
+        for number in _heeding.taken:
+            signal.signal(number, _heeding)
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """Keep hold of the signals while Ray starts or ends.
+
+    Ray takes SIGTERM in the middle of its start, and sets it to end the process in the middle of
+    its end, a second before that is done. Both happen in compiled code, so the signals are taken
+    back whenever this thread calls a function: 0.2 s in a start of ten. Python lets the main thread
+    alone take a signal; another one asks it to.
+    """
+    if _heeding is None:
+        yield
+        return
+    before, again = sys.getprofile(), heed_signals_again if _in_main_thread() else _asking_main()
+
+    def take_back(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call":
+            again()
+
+    sys.setprofile(take_back)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+        heed_signals_again() if _in_main_thread() else _thread.interrupt_main(TAKE_BACK)
+
+
+def _asking_main() -> Callable[[], None]:
+    """Return what asks the main thread to take the signals back, now and then."""
+    last = 0.0
+
+    def ask() -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= TAKE_BACK_SECONDS:
+            last = now
+            _thread.interrupt_main(TAKE_BACK)
+
+    return ask
+
+
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """Let no interrupt tear this block: it is raised at the end of it. A second one still ends."""
+    if _heeding is None or not _in_main_thread():
+        yield
+        return
+    _heeding.blocks += 1
+    try:
+        yield
+    finally:
+        _heeding.blocks -= 1
+    _heeding.raise_waiting()
+
+
+def end_with(status: int) -> None:
+    """Let a signal that comes while the process is ending change nothing of how it ends."""
+    for number in SIGNALS:
+        if _in_main_thread() and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(status))
+
+
+def _raised_again(other: Any) -> Any:
+    """Return a hook that raises an interrupt again which Python dropped in a destructor.
+
+    Nothing can be raised from there, nor from the callbacks of compiled code, and the run would go
+    on. The signal is sent once more, when the hook is over.
+    """
+
+    def hook(dropped: Any) -> None:
+        if _heeding is None or not issubclass(dropped.exc_type, KeyboardInterrupt):
+            other(dropped)
+            return
+        _heeding.asked_at = None
+        main = threading.main_thread().ident
+        timer = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, _heeding.taken[-1]))
+        timer.daemon = True
+        timer.start()
+
+    return hook
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
