@@ -126,3 +126,6 @@ def _show_steps(config: RunConfig, dataset: Dataset, chosen: Chosen) -> None:
             print(f"  {arm.name}: {changes}{'' if arm.trains else ' (no training)'}")
         for name, reason in proposal.left_out.items():
             print(f"  left out, {name}: {reason}")
+        if step.later is not None:
+            more = len(step.later.count_on(base, facts).arms) - len(proposal.arms)
+            print(f"  and {more} more, proposed in rounds from what those before them reach")

@@ -10,7 +10,7 @@ from lvm.core.errors import UsageError
 from lvm.core.registry import closest
 from lvm.jobs.options import TriageOptions
 from lvm.triage.check_steps import check_own_steps
-from lvm.triage.draws import arms_of
+from lvm.triage.draws import Draws
 from lvm.triage.own_steps import own_steps
 from lvm.triage.step import Step, extended_steps, steps_in_order
 
@@ -37,7 +37,7 @@ def chosen_steps(options: TriageOptions, config: RunConfig, order: Sequence[str]
     every = steps_in_order(
         () if options.five_steps or options.order else order,
         reported_only=options.five_steps,
-        own=own_steps(config, lambda own: arms_of(own, config.recipe.seed)),
+        own=own_steps(config, Draws(config.recipe.seed)),
     )
     steps, extended = _named(options, every)
     return Chosen(steps=_in_order(options, steps), extended=extended)

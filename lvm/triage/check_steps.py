@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lvm.core.config.recipe import Recipe
 from lvm.core.config.run import RunConfig, ScheduleConfig
-from lvm.core.config.steps import OwnStep, Value
+from lvm.core.config.steps import TPE, OwnStep, Value
 from lvm.core.errors import ConfigError
 from lvm.core.metrics import METRICS
 from lvm.core.parts import MODELS
 from lvm.triage.absence import CONFIRMATION, SEED
 from lvm.triage.actions import COMBINATION
-from lvm.triage.draws import arms_of
+from lvm.triage.draws import Draws
 from lvm.triage.own_steps import budgeted, own_steps, swept_keys
 from lvm.triage.phase1 import PHASE1
 from lvm.triage.step import Arm, steps_in_order, why_refused
+from lvm.triage.tpe import require_optuna
 
 NOT_CHANGED = {  # keys that no arm may change, and what to do instead
     "training.epochs": "budget sets the epochs of a step",
@@ -61,7 +62,7 @@ def check_own_steps(config: RunConfig) -> None:
     Raises ConfigError: a name or place that is taken, a key or value that the recipe does not have,
     a key or an arm that changes nothing.
     """
-    steps_in_order(own=own_steps(config, lambda own: arms_of(own, config.recipe.seed)))
+    steps_in_order(own=own_steps(config))
     for own in config.steps:
         try:
             _check(own, config)
@@ -75,7 +76,9 @@ def _check(own: OwnStep, config: RunConfig) -> None:
     for key in swept_keys(own):
         if key in NOT_CHANGED:
             raise ConfigError(f"an arm must not change {key}; {NOT_CHANGED[key]}.")
-    base, arms = budgeted(own, config), arms_of(own, config.recipe.seed)
+    if own.sweep is not None and own.sweep.sampler == TPE:
+        require_optuna()
+    base, arms = budgeted(own, config), Draws(config.recipe.seed).first(own)
     for key, value in _values(own, arms):
         _check_value(key, value, base, arms, config)
     _check_arms(own, base, arms)

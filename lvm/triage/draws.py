@@ -3,6 +3,7 @@
     grid     every combination, the last key fastest
     random   each key by itself
     sobol    a scrambled Sobol sequence, which fills the space more evenly than chance does
+    tpe      a first round by Sobol; `lvm.triage.tpe` proposes the others while the step runs
 
 A draw depends on the recipe's seed and the name of its step alone, so a resumed run has the same
 arms. No combination comes twice. Numbers have four significant digits, as a report shows them.
@@ -13,46 +14,78 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from lvm.core.config.steps import LIST, OwnStep, Sweep, Value, Values
+from lvm.core.config.steps import (
+    DIGITS,
+    LIST,
+    TPE,
+    Changes,
+    OwnStep,
+    Sweep,
+    Value,
+    Values,
+    short_names,
+)
 from lvm.core.errors import ConfigError
 from lvm.core.randomness import derive_seed, numpy_generator
-from lvm.triage.own_steps import short_names
-from lvm.triage.step import Arm
+from lvm.triage.step import Arm, Tried
+from lvm.triage.tpe import more_arms
 
-DIGITS = 4
 PATIENCE = 1000  # points that are drawn for each arm until as many differ
 MOST_POINTS = 12  # binary logarithm of how far a Sobol sequence is followed
-Changes = dict[str, Value]
 
 
-def arms_of(own: OwnStep, seed: int) -> list[Arm]:
-    """Return every arm that a step tries, whatever recipe it starts from."""
-    if own.sweep is None:
-        return [Arm(name=arm.name, changes=arm.changes, why=arm.why) for arm in own.arms]
-    short, why = short_names(list(own.sweep.keys)), f"drawn by {own.sweep.sampler}"
-    return [
-        Arm(name=_named(changes, short), changes=changes, why=why)
-        for changes in drawn_arms(own.sweep, seed, own.name)
-    ]
+@dataclass(frozen=True)
+class Draws:
+    """The arms of the steps that a recipe adds, whatever recipe they change."""
+
+    seed: int
+
+    def first(self, own: OwnStep) -> list[Arm]:
+        """Return the arms with which a step starts: all of them, but for TPE."""
+        if own.sweep is None:
+            return [Arm(name=arm.name, changes=arm.changes, why=arm.why) for arm in own.arms]
+        return swept_arms(own.sweep, drawn_arms(own.sweep, self.seed, own.name))
+
+    def more(self, own: OwnStep, tried: Sequence[Tried]) -> list[Arm]:
+        """Return the next round of a sweep by TPE; nothing once it has all of its arms."""
+        sweep = own.sweep
+        if sweep is None or sweep.sampler != TPE:
+            return []
+        return swept_arms(sweep, more_arms(sweep, self.seed, own.name, tried))
+
+    def like_all(self, own: OwnStep) -> list[Arm]:
+        """Return as many arms as a sweep by TPE will have, to plan with."""
+        sweep = own.sweep
+        if sweep is None:
+            return []
+        return swept_arms(sweep, drawn_arms(sweep, self.seed, own.name, sweep.arms))
 
 
-def drawn_arms(sweep: Sweep, seed: int, step: str) -> list[Changes]:
-    """Return the changes of every arm of a sweep."""
+def swept_arms(sweep: Sweep, drawn: Sequence[Changes]) -> list[Arm]:
+    """Return arms of a sweep, each named by what it changes."""
+    short, why = short_names(list(sweep.keys)), f"drawn by {sweep.sampler}"
+    return [Arm(name=_named(changes, short), changes=changes, why=why) for changes in drawn]
+
+
+def drawn_arms(sweep: Sweep, seed: int, step: str, wanted: int | None = None) -> list[Changes]:
+    """Return the changes of the arms with which a sweep starts, or of as many as are wanted."""
+    wanted = sweep.size_of_round if wanted is None else wanted
     if sweep.sampler == "grid":
         every = [_grid(values) for values in sweep.keys.values()]
         return [dict(zip(sweep.keys, one, strict=True)) for one in itertools.product(*every)]
     found: dict[str, Changes] = {}
-    for point in itertools.islice(_points(sweep, seed, step), PATIENCE * sweep.arms):
+    for point in itertools.islice(_points(sweep, seed, step), PATIENCE * wanted):
         chosen = zip(sweep.keys.items(), point, strict=True)
         changes = {key: at(values, share) for (key, values), share in chosen}
         found.setdefault(repr(changes), changes)
-        if len(found) == sweep.arms:
+        if len(found) == wanted:
             return list(found.values())
     raise ConfigError(
-        f"sweep.arms is {sweep.arms}, but only {len(found)} arms were found that differ in "
+        f"sweep.arms is {wanted}, but only {len(found)} arms were found that differ in "
         f"{DIGITS} digits; widen a range or lower the number of arms."
     )
 
@@ -67,7 +100,7 @@ def at(values: Values, share: float) -> Value:
         number = low + share * (high - low)
     else:
         number = math.exp((1 - share) * math.log(low) + share * math.log(high))
-    return min(max(float(f"{number:.{DIGITS}g}"), low), high)
+    return values.in_digits(number)
 
 
 def _grid(values: Values) -> Sequence[Value]:
@@ -78,7 +111,7 @@ def _grid(values: Values) -> Sequence[Value]:
 
 def _points(sweep: Sweep, seed: int, step: str) -> Iterator[Sequence[float]]:
     """Yield points of the unit cube without end: the sampler's, and then at random."""
-    if sweep.sampler == "sobol":
+    if sweep.sampler in ("sobol", TPE):
         yield from _sobol(len(sweep.keys), sweep.arms, derive_seed(seed, "sweep", step, "sobol"))
     generator = numpy_generator(seed, "sweep", step, "random")
     while True:

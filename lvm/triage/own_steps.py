@@ -9,25 +9,41 @@ key costs no training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from lvm.core.config.recipe import Recipe
 from lvm.core.config.run import RunConfig
 from lvm.core.config.steps import OwnStep
-from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Proposal, Step, why_refused
+from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Later, Proposal, Step, Tried, why_refused
 
 NAMED = 4  # keys that a sentence names
-ArmsOf = Callable[[OwnStep], Sequence[Arm]]
 
 
-def own_steps(config: RunConfig, arms_of: ArmsOf) -> list[Step]:
-    """Return the steps that a recipe adds; those without a place come after all others."""
+class Drawing(Protocol):
+    """What draws the arms of a step, `lvm.triage.draws.Draws`."""
+
+    def first(self, own: OwnStep) -> Sequence[Arm]:
+        """Return the arms with which a step starts."""
+
+    def more(self, own: OwnStep, tried: Sequence[Tried]) -> Sequence[Arm]:
+        """Return the arms of its next round."""
+
+    def like_all(self, own: OwnStep) -> Sequence[Arm]:
+        """Return as many arms as it will have."""
+
+
+def own_steps(config: RunConfig, draws: Drawing | None = None) -> list[Step]:
+    """Return the steps that a recipe adds; those without a place come after all others.
+
+    Without `draws` a step has its texts and no arms.
+    """
     given = [own.order for own in config.steps]
     after = max([*(step.number for step in STEPS), *given], default=0)
     steps = []
     for own in config.steps:
         after += own.order == 0
-        steps.append(_step(own, own.order or after, arms_of))
+        steps.append(_step(own, own.order or after, draws))
     return steps
 
 
@@ -38,21 +54,13 @@ def swept_keys(own: OwnStep) -> list[str]:
     return list(dict.fromkeys(key for arm in own.arms for key in arm.changes))
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the last word of every key, or the whole key where two end alike."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {
-        key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)
-    }
-
-
 def budgeted(own: OwnStep, config: RunConfig) -> Recipe:
     """Return the base recipe with the budget of a step."""
     epochs = own.budget or config.schedule.long_epochs
     return config.recipe.with_changes({"training.epochs": epochs})
 
 
-def _step(own: OwnStep, number: int, arms_of: ArmsOf) -> Step:
+def _step(own: OwnStep, number: int, draws: Drawing | None) -> Step:
     keys = swept_keys(own)
     named = ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more keys" * (len(keys) > NAMED))
     return Step(
@@ -68,11 +76,23 @@ def _step(own: OwnStep, number: int, arms_of: ArmsOf) -> Step:
             )
         ],
         rules_out=f"the values of {named} that were tried",
-        propose=lambda recipe, facts: _proposal(arms_of(own), recipe, facts),
+        propose=lambda recipe, facts: _proposal(draws.first(own) if draws else (), recipe, facts),
         epochs=lambda schedule: own.budget or schedule.long_epochs,
         metric=own.sweep.metric if own.sweep is not None else "",
         minutes=own.sweep.minutes if own.sweep is not None else 0.0,
         seeks_the_best=own.sweep is not None,
+        later=_later(own, draws),
+    )
+
+
+def _later(own: OwnStep, draws: Drawing | None) -> Later | None:
+    """Return what proposes the arms that a sweep does not start with; None where it has all."""
+    sweep = own.sweep
+    if draws is None or sweep is None or sweep.size_of_round == sweep.arms:
+        return None
+    return Later(
+        propose=lambda recipe, facts, tried: _proposal(draws.more(own, tried), recipe, facts),
+        count_on=lambda recipe, facts: _proposal(draws.like_all(own), recipe, facts),
     )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from lvm.triage.events import (
     ArmEnded,
+    ArmsAdded,
     Confirmed,
     Decision,
     Epoch,
@@ -57,7 +58,7 @@ class Pace:
     """How fast the arms of the running step train, and the epochs that they have left."""
 
     def __init__(self, started: StepStarted, epochs_run: Mapping[str, int]) -> None:
-        self.budgets = {spec.id: budget(spec) for spec in started.arms}
+        self.budgets: dict[str, int] = {}
         self.left: dict[str, int] = {}  # arm that has not ended -> epochs, without those at 0
         self.sum_left = 0
         self.num_done = 0
@@ -65,8 +66,13 @@ class Pace:
         self._stretch = Stretch()
         self._slowest: list[tuple[float, str]] = []  # heap of (-seconds an arm needs alone, arm)
         self._resumed = False
-        for arm, of in self.budgets.items():
-            self.set_left(arm, of - epochs_run.get(arm, 0))
+        self.add_arms(started.arms, epochs_run)
+
+    def add_arms(self, arms: Sequence[Arm], epochs_run: Mapping[str, int]) -> None:
+        """Take arms of the step that have not started."""
+        for spec in arms:
+            self.budgets[spec.id] = budget(spec)
+            self.set_left(spec.id, self.budgets[spec.id] - epochs_run.get(spec.id, 0))
 
     def set_left(self, arm: str, epochs: int) -> None:
         """Note how many epochs an arm has left, and that it has ended when these are 0."""
@@ -123,6 +129,8 @@ class Progress:
                 self.gate = event.config.gates.stage_eval_cosine
             case StepStarted():
                 self._step = Pace(event, self._epochs)
+            case ArmsAdded() if self._step is not None:
+                self._step.add_arms(event.arms, self._epochs)
             case Resumed() if self._step is not None:
                 self._step.resume()
             case Epoch():

@@ -10,7 +10,7 @@ from lvm.triage.race import Note
 
 ONCE: dict[type[Event], tuple[str, ...]] = {  # of a race; epochs of an arm count over all steps
     Epoch: ("arm", "epoch"),
-    Rung: ("step", "epoch", "arrived"),
+    Rung: ("step", "round", "epoch", "arrived"),
     ArmEnded: ("arm", "step"),
 }
 

@@ -14,8 +14,8 @@ from lvm.core.config.recipe import Recipe
 from lvm.core.config.run import RunConfig, ScheduleConfig
 from lvm.core.errors import DataError
 from lvm.data.windows import Dataset, recut
-from lvm.triage.reaching import propose_reachable
-from lvm.triage.step import Facts, Step
+from lvm.triage.reaching import propose_reachable, reachable
+from lvm.triage.step import Facts, Proposal, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def plan_races(
     )
     for step in (*steps, *extended):
         budgeted = base.with_changes({"training.epochs": step.epochs(schedule)})
-        proposal = propose_reachable(step, budgeted, facts)
+        proposal = _planned(step, budgeted, facts)
         cut = max([int(str(a.changes.get("context_length", 0))) for a in proposal.arms], default=0)
         windows = len(recut(dataset, cut).train) if cut > base.context_length else 0
         arms = [
@@ -99,6 +99,13 @@ def plan_races(
         races.append(PlannedRace(name=name, arms=full, certain=False, in_full=True))
     races += [_another_seed(base, schedule, seed) for seed in more_seeds]
     return [race for race in races if race.arms]
+
+
+def _planned(step: Step, recipe: Recipe, facts: Facts) -> Proposal:
+    """Return the arms of a step, or as many like them where it proposes some while it runs."""
+    if step.later is None:
+        return propose_reachable(step, recipe, facts)
+    return reachable(recipe, step.later.count_on(recipe, facts))
 
 
 def arm_key(arm: Planned) -> str:

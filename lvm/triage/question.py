@@ -16,6 +16,7 @@ from lvm.triage.events import StepEnded
 from lvm.triage.judge import ArmResult, absent_arms, judge_gains, judge_step
 from lvm.triage.race import Terms
 from lvm.triage.reaching import propose_reachable
+from lvm.triage.rounds import Rounds
 from lvm.triage.runner import CONTROL, Runner
 from lvm.triage.step import Arm, Facts, Proposal, Role, Step
 
@@ -63,13 +64,21 @@ class Questions:
         )
         if not proposal.arms:
             return self._end_step(step.name, Verdict.NOT_EVALUABLE, None, None, [])
-        results = self._runner.race(
-            step.name,
-            specs,
-            epochs,
-            dataset=dataset,
-            terms=_terms(step),
-        )
+        terms = _terms(step)
+        results = self._runner.race(step.name, specs, epochs, dataset=dataset, terms=terms)
+        if step.later is not None:
+            rounds = Rounds(
+                runner=self._runner,
+                step=step,
+                recipe=budgeted,
+                facts=facts,
+                dataset=dataset,
+                terms=terms,
+                specs_of=lambda more: self._arm_specs(
+                    step, more, base, budgeted, dataset, carried=bool(action.carried)
+                ),
+            )
+            results = rounds.race(step.later, results)
         return self._judge_step(step, budgeted, list(results.values()))
 
     def _why_not_cut(self, context_length: int) -> str:
@@ -107,6 +116,26 @@ class Questions:
         carried: bool,
     ) -> list[ArmSpec]:
         """Return the specs of a step: the control first, unless no arm trains."""
+        specs = self._arm_specs(step, proposal, base, budgeted, dataset, carried=carried)
+        if any(spec.source is None for spec in specs):
+            unchanged = Arm(name=CONTROL, changes=proposal.control, why="")
+            recipe = budgeted.with_changes(proposal.control)
+            control = self._runner.spec(
+                step.name, CONTROL, Role.CONTROL, recipe, changes=unchanged, dataset=dataset
+            )
+            specs.insert(0, control)
+        return specs
+
+    def _arm_specs(
+        self,
+        step: Step,
+        proposal: Proposal,
+        base: Recipe,
+        budgeted: Recipe,
+        dataset: Dataset,
+        *,
+        carried: bool,
+    ) -> list[ArmSpec]:
         trained_model = self._runner.base_model
         specs: list[ArmSpec] = []
         for arm in proposal.arms:
@@ -125,13 +154,6 @@ class Questions:
                     dataset=dataset,
                 )
             )
-        if any(spec.source is None for spec in specs):
-            unchanged = Arm(name=CONTROL, changes=proposal.control, why="")
-            recipe = budgeted.with_changes(proposal.control)
-            control = self._runner.spec(
-                step.name, CONTROL, Role.CONTROL, recipe, changes=unchanged, dataset=dataset
-            )
-            specs.insert(0, control)
         return specs
 
     def _judge_step(self, step: Step, base: Recipe, results: list[ArmResult]) -> StepOutcome:

@@ -58,6 +58,7 @@ class Terms:
     rungs: bool = True  # False: no arm is stopped early
     ends_at_gate: bool = True  # False: the best arm is sought, and none that holds the gate ends it
     seconds: float = 0.0  # after which no arm goes on; 0: no limit
+    round: int = 1  # of a step that proposes its arms in rounds
 
 
 PLAIN = Terms()
@@ -199,7 +200,8 @@ class Race:
         cutoff = None if decision.cutoff is None else self._sign * decision.cutoff
         values = {arm: self._sign * value for arm, value in decision.values.items()}
         told = {**vars(decision), "values": values, "cutoff": cutoff}
-        return event_of(Rung, step=self.step, metric=self.metric, **told)
+        about = {"step": self.step, "round": self._terms.round, "metric": self.metric}
+        return event_of(Rung, **about, **told)
 
     def _end(self, lane: Lane, ending: Ending) -> None:
         lane.ending = ending

@@ -11,8 +11,12 @@ from lvm.triage.step import Arm, Facts, Proposal, Step
 
 def propose_reachable(step: Step, recipe: Recipe, facts: Facts) -> Proposal:
     """Return what a step proposes, less the arms that would not reach a trainer of one's own."""
-    proposal, trainer = step.propose(recipe, facts), recipe.trainer
-    if trainer is None:
+    return reachable(recipe, step.propose(recipe, facts))
+
+
+def reachable(recipe: Recipe, proposal: Proposal) -> Proposal:
+    """Return a proposal less the arms that would not reach a trainer of one's own."""
+    if recipe.trainer is None:
         return proposal
     left_out = {arm.name: why for arm in proposal.arms if (why := _why_unreached(recipe, arm))}
     arms = [arm for arm in proposal.arms if arm.name not in left_out]

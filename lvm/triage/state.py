@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast, overload
 
-from lvm.triage.events import Decision, Event, Resumed, RunStarted, StepStarted, told
+from msgspec.structs import replace
+
+from lvm.triage.events import ArmsAdded, Decision, Event, Resumed, RunStarted, StepStarted, told
 from lvm.triage.events.parts import Arguments
 
 E = TypeVar("E", bound=Event)
@@ -37,6 +39,8 @@ class RunState(Sequence[Event]):
             event = told(event)
             if event is None:
                 return
+        if isinstance(event, ArmsAdded):
+            self._add_arms(event)
         place = len(self._events)
         self._events.append(event)
         tables = self._tables.setdefault(type(event), {(): {}})
@@ -59,6 +63,18 @@ class RunState(Sequence[Event]):
         """Return the events whose `arm` is one of these, in order."""
         places = sorted(place for arm in arms for place in self._of_arm.get(arm, ()))
         return [self._events[place] for place in places]
+
+    def _add_arms(self, event: ArmsAdded) -> None:
+        """Add them to the start of their step: a reader knows one list of arms."""
+        places = self._places(StepStarted, {"step": event.step})
+        if places:
+            started = cast(StepStarted, self._events[places[-1]])
+            known = {arm.id for arm in started.arms}
+            self._events[places[-1]] = replace(
+                started,
+                arms=[*started.arms, *(arm for arm in event.arms if arm.id not in known)],
+                left_out={**started.left_out, **event.left_out},
+            )
 
     # --- what a run is asked ----------------------------------------------------------------------
 

@@ -58,6 +58,24 @@ class Proposal:
     control: Mapping[str, object] = field(default_factory=dict)  # what every arm has, control too
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """An arm of an earlier round, and what it has reached."""
+
+    changes: Mapping[str, object]
+    # epoch -> the metric that ranks the arms, negated where lower is better
+    values: Mapping[int, float]  # empty where it diverged or broke at once
+    finished: bool  # it reached the last epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """Arms that a step proposes in rounds, from what its earlier arms have reached."""
+
+    propose: Callable[[Recipe, Facts, Sequence[Tried]], Proposal]  # no arms: there are no more
+    count_on: Callable[[Recipe, Facts], Proposal]  # arms of the same number and cost, for a plan
+
+
 OVER_CONTROL = "gain over the control at the same budget and seed in R@5 and MRR, dev split"
 # (an arm's changed keys, its control's recipe) -> whether the arm tests the claim
 Tests = Callable[[Mapping[str, object], Recipe], bool]
@@ -120,6 +138,7 @@ class Step:
     metric: str = ""  # ranks its arms at the rungs; "": the schedule's
     minutes: float = 0.0  # after which none of its arms goes on; 0: no limit
     seeks_the_best: bool = False  # an arm that holds the stage gate does not end the step
+    later: Later | None = None  # its arms beyond those with which it starts
 
     @property
     def hypothesis(self) -> str:

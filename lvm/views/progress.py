@@ -21,6 +21,7 @@ from lvm.core.records import Evaluation, Part, StopReason, Verdict, to_plain
 from lvm.triage.events import (
     ArmEnded,
     ArmJudged,
+    ArmsAdded,
     Audited,
     BelowLadder,
     Decision,
@@ -131,7 +132,7 @@ def _more(event: Event, progress: Progress) -> dict[str, Any]:
             return {"rows": {name: _metrics(row) for name, row in event.rows.items()}}
         case Decision():
             return {"cause": event.cause}
-        case StepStarted():
+        case StepStarted() | ArmsAdded():
             return {"arms": [arm.name for arm in event.arms]}
         case Epoch():
             return {**event.also, **_of(event.arm, progress), "gate": progress.gate}

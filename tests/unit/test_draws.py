@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lvm.core.config.steps import OwnStep, Sweep, Values
-from lvm.triage.draws import arms_of, drawn_arms
+from lvm.triage.draws import Draws, drawn_arms
 
 LISTED = Values(kind="list", values=(64, 128, 256))
 WHOLE = Values(kind="int", values=(1, 4))
@@ -73,7 +73,7 @@ def test_a_logarithm_is_even_and_sobol_more_even_than_chance() -> None:
 def test_arms_are_named_by_what_they_change() -> None:
     keys = {"objective.terms.one.weight": LISTED, "objective.terms.two.weight": LISTED, **KEYS}
     step = OwnStep(name="s", question="?", sweep=Sweep(keys=keys, arms=2, sampler="random"))
-    names = [arm.name for arm in arms_of(step, 0)]
+    names = [arm.name for arm in Draws(0).first(step)]
     assert len(set(names)) == 2
     assert names[0].startswith("objective.terms.one.weight ")
     assert ", batch_size " in names[0]

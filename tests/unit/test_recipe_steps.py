@@ -174,7 +174,9 @@ WRONG = {
     ),
     sweep(f"{RATE} = {{ uniform = [1, 2] }}"): "sampler is grid, but training.learning_rate is a",
     sweep(f"{RATE} = {{ uniform = [1, 2] }}", 'sampler = "sobol"'): "arms must be from 1 to 1000",
-    sweep(f"{RATE} = [1e-3]", 'sampler = "tpe"'): "sampler must be one of grid, random, sobol",
+    sweep(
+        f"{RATE} = [1e-3]", 'sampler = "halton"'
+    ): "sampler must be one of grid, random, sobol, tpe",
     sweep(f"{RATE} = [1e-3]", 'metric = "loss"'): "sweep.metric must be one of",
     arm(f'{RATE} = 2e-3, "training" = 3'): "has both 'training' and 'training.learning_rate'",
     sweep(f"{RATE} = [2e-3]", "minutes = -1"): "minutes must be a finite number of at least 0",

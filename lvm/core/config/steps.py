@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lvm.core.errors import ConfigError
@@ -17,12 +17,16 @@ from lvm.core.outside import brief
 from lvm.core.setting import require, require_one_of
 
 Value = str | int | float | bool | None  # of a key of the recipe
+Changes = dict[str, Value]  # dotted keys with their values
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-SAMPLERS = ("grid", "random", "sobol")
+SAMPLERS = ("grid", "random", "sobol", "tpe")
+TPE = "tpe"  # proposes its arms in rounds, from what earlier arms have reached
 LIST = "list"
 BOUNDED = ("uniform", "log_uniform", "int")
+DIGITS = 4  # of a drawn number, significant: as a report shows it
 MOST_ARMS = 1000  # of one step
+FEWEST_IN_ROUND, ROUNDS = 4, 5  # of TPE, where a recipe leaves them out
 LARGEST = 2**53  # of what a range may reach: the whole numbers that floats hold
 
 
@@ -59,6 +63,10 @@ class Values:
             return len(self.values)
         return int(self.high) - int(self.low) + 1 if self.kind == "int" else None
 
+    def in_digits(self, number: float) -> float:
+        """Return a number in the digits that a report shows, and still within the range."""
+        return min(max(float(f"{number:.{DIGITS}g}"), self.low), self.high)
+
     @property
     def _numbers(self) -> list[float]:
         return [v for v in self.values if isinstance(v, int | float)]
@@ -83,6 +91,7 @@ class Sweep:
     keys: Mapping[str, Values] = field(hash=False)  # dotted keys of the recipe
     arms: int = 0  # how many are drawn; a grid has all of its own
     sampler: str = "grid"
+    round: int = 0  # arms that TPE proposes at once; 0: a fifth of them, at least 4
     metric: str = (
         "mrr"  # ranks the arms at the rungs, and the importance of a key is its share of this
     )
@@ -102,6 +111,14 @@ class Sweep:
         ok = 0 <= self.minutes < math.inf
         require(ok, "sweep.minutes", self.minutes, "a finite number of at least 0")
         self._require_number_of_arms()
+        self._require_round()
+
+    @property
+    def size_of_round(self) -> int:
+        """How many arms start at once: of TPE a round, else all of them."""
+        if self.sampler != TPE:
+            return self.arms
+        return min(self.arms, self.round or max(FEWEST_IN_ROUND, -(-self.arms // ROUNDS)))
 
     @property
     def size(self) -> int | None:
@@ -109,6 +126,14 @@ class Sweep:
         counts = [values.count for values in self.keys.values()]
         finite = [count for count in counts if count is not None]
         return math.prod(finite) if len(finite) == len(counts) else None
+
+    def _require_round(self) -> None:
+        own = self.sampler == TPE
+        ok = 0 <= self.round <= self.arms if own else self.round == 0
+        allowed = (
+            f"from 1 to the {self.arms} arms" if own else f'left out unless sampler is "{TPE}"'
+        )
+        require(ok, "sweep.round", self.round, allowed)
 
     def _require_number_of_arms(self) -> None:
         size = self.size
@@ -180,3 +205,11 @@ def _require_apart(where: str, keys: Collection[str]) -> None:
             raise ConfigError(
                 f"{where} has both {brief(key)} and {brief(inner)}, which is in it; leave out one."
             )
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return the last word of every key, or the whole key where two end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {
+        key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)
+    }

@@ -28,6 +28,15 @@ class StepStarted(Event, tag="step_started", frozen=True, kw_only=True):
     seed: int | None = None
 
 
+class ArmsAdded(Event, tag="arms_added", frozen=True, kw_only=True):
+    """A step goes on with arms that it proposed from what its earlier ones have reached."""
+
+    step: str
+    round: Count  # the first that is added is 2
+    arms: list[Arm]
+    left_out: dict[str, str] = {}
+
+
 class Epoch(Event, tag="epoch", frozen=True, kw_only=True):
     """One epoch of one arm, judged on dev."""
 
@@ -76,6 +85,7 @@ class Rung(Event, tag="rung", frozen=True, kw_only=True):
     held: list[str]
     seen: int | None = None
     arrived: str | None = None
+    round: Count = 1  # of a step that proposes its arms in rounds
 
 
 class OfAnArm(Event, frozen=True, kw_only=True):

@@ -222,7 +222,8 @@ def _rung(event: Rung, specs: Mapping[str, Arm]) -> str:
     best = foremost(every, NAMES, lambda item: -math.inf if item[1] is None else item[1])
     values = "; ".join(f"{specs[a].name} {number(v)}" for a, v in best)
     more = f"; and {len(every) - NAMES:,} more" if len(every) > NAMES else ""
-    text = f"epoch {event.epoch}: dev {title_of(event.metric)} {values}{more}."
+    text = f"round {event.round}, " if event.round > 1 else ""
+    text += f"epoch {event.epoch}: dev {title_of(event.metric)} {values}{more}."
     if event.cutoff is not None:
         text += f" Cutoff {number(event.cutoff)}, pruned: {names(event.pruned) or 'none'}."
     if event.held:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from lvm.core.config.steps import LIST, Value
+from lvm.core.config.steps import LIST, Value, short_names
 from lvm.core.metrics import METRICS
 from lvm.core.text import number, title_of
 from lvm.triage.importance import Swept, SweptArm
-from lvm.triage.own_steps import short_names
 from lvm.views.report.charts.chart import Axis, Chart, Point
 from lvm.views.report.charts.svg import Style, line_sample, tag, wide, words
 

@@ -188,7 +188,8 @@ def _holders(run: Run, step: str, epoch: int) -> str:
 
 
 def _cut(run: Run, step: str, arm: str, epoch: int) -> str:
-    rung = run.state.last(Rung, step=step, epoch=epoch)
+    decided = run.state.of(Rung, step=step, epoch=epoch)
+    rung = next((r for r in reversed(decided) if arm in r.values), None)
     value, cutoff = (rung.values.get(arm), rung.cutoff) if rung else (None, None)
     digits = 3 if number(value) != number(cutoff) else 5  # or they would look like a tie
     metric = title_of(rung.metric if rung else "eval_cosine")

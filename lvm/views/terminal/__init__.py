@@ -23,6 +23,7 @@ from lvm.triage.events import (
     ArmEnded,
     ArmJudged,
     ArmRestarted,
+    ArmsAdded,
     Audited,
     BelowLadder,
     Confirmed,
@@ -137,6 +138,10 @@ class Screen(LiveFrames):
         self._lanes = {arm.id: Lane(arm.name) for arm in event.arms}
         for name, reason in event.left_out.items():
             self.say(f"{self._clock()}   left out: {name}: {reason}", "dim")
+
+    def _on_arms_added(self, event: ArmsAdded) -> None:
+        self._lanes |= {arm.id: Lane(arm.name) for arm in event.arms}
+        self.say(f"{self._clock()}   round {event.round}: {len(event.arms)} more arms proposed")
 
     def _on_epoch(self, event: Epoch) -> None:
         if event.arm in self._lanes:
