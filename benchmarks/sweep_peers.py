@@ -99,10 +99,12 @@ def report(seeds: range, flags: str) -> Iterator[str]:
     command = f"python benchmarks/sweep_peers.py {flags}"
     yield from origin("A sweep beside its peers", __doc__.splitlines()[0], command)
     yield f"{ARMS} arms of at most {BUDGET} epochs, rungs {_rungs()} by {FACTOR}, {SLOTS} slots."
-    yield f"`near`: trained in full, the best recipe has {NEAR:.0%} of the MRR of the grid's, on test."
+    yield f"`near`: the best recipe, trained in full, has {NEAR:.0%} of the MRR of the grid's best."
     yield ""
-    yield "| method | seed | learning rate | temperature | weight | MRR on test | near | epochs "
-    yield "| of the grid's | seconds | overhead |"
+    yield (
+        "| method | seed | learning rate | temperature | weight | MRR on test | near | epochs "
+        "| of the grid's | seconds | overhead |"
+    )
     yield "|---|--:|--:|--:|--:|--:|:-:|--:|--:|--:|--:|"
     for seed in seeds:
         with tempfile.TemporaryDirectory() as place:

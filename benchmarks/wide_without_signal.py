@@ -61,7 +61,7 @@ def report(seeds: range, flags: str) -> Iterator[str]:
     command = f"python benchmarks/wide_without_signal.py {flags}"
     yield from origin("200 arms without signal", __doc__.splitlines()[0], command)
     yield f"`beat` counts those of the {ARMS} arms whose gain in MRR over the control is above zero"
-    yield "by its own interval, before any correction; `confirmed` the arms that were trained in full."
+    yield "by its own interval, before any correction; `confirmed` the arms trained in full."
     yield ""
     yield "| seed | verdict | beat | confirmed |"
     yield "|--:|---|--:|--:|"
@@ -74,7 +74,8 @@ def report(seeds: range, flags: str) -> Iterator[str]:
     upper = float(beta.ppf(0.95, wrong + 1, len(seeds) - wrong))
     yield ""
     yield f"- {wrong} of {len(seeds)} runs PASSED or FIXED: at most {upper:.1%}, with 95 %"
-    yield f"  confidence (Clopper and Pearson). {', '.join(f'{k}: {n}' for k, n in verdicts.most_common())}."
+    told = ", ".join(f"{verdict}: {number}" for verdict, number in verdicts.most_common())
+    yield f"  confidence (Clopper and Pearson). {told}."
 
 
 def triage(seed: int) -> tuple[str, int, int]:
