@@ -26,9 +26,9 @@ LENGTH_TOLERANCE = 1e-2
 class NextVectors:
     """Predicts unit next vectors in the space of the bank, whatever space the search is in."""
 
-    def __init__(self, predictor: Predictor, context_length: int, width: int) -> None:
+    def __init__(self, predictor: Predictor, context_length: int) -> None:
         self.predictor = predictor
-        self.context_length, self.width = context_length, width
+        self.context_length, self.width = context_length, predictor.model.width
 
     @torch.no_grad()
     def predict(
@@ -70,5 +70,5 @@ def _load_pyfunc(data_path: str) -> NextVectors:
 
     Raises CheckpointError when the folder does not give back its own probe outputs.
     """
-    predictor, recipe, manifest = load_checkpoint(Path(data_path))
-    return NextVectors(predictor, recipe.context_length, int(manifest["width"]))
+    predictor, recipe, _ = load_checkpoint(Path(data_path))
+    return NextVectors(predictor, recipe.context_length)
