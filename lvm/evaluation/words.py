@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+import msgspec
 
 from lvm.core.errors import DataError
+from lvm.core.records import Part
 from lvm.data.bank import Bank
 
 TEXT_LENGTH = 110  # letters of a chunk
 
 
-def in_words(evidence: Mapping[str, Any], bank: Bank) -> dict[str, Any]:
+class _Example(Part, frozen=True):
+    contexts: list[int]
+    target: int
+    retrieved: list[int]
+
+
+class _Hub(Part, frozen=True):
+    row: int
+
+
+class _Shown(Part, frozen=True):
+    """The rows in some evidence, see `lvm.evaluation.evidence.gather`."""
+
+    examples: list[_Example]
+    hubs: list[_Hub]
+
+    @property
+    def rows(self) -> set[int]:
+        shown = {hub.row for hub in self.hubs}
+        return shown.union(*([*e.contexts, e.target, *e.retrieved] for e in self.examples))
+
+
+def in_words(evidence: Mapping[str, object], bank: Bank) -> dict[str, object]:
     """Return the evidence with `words`: key and shortened text of every row in it, and titles.
 
     A bank without readable texts gives keys alone.
     """
-    rows = sorted({row for example in evidence["examples"] for row in _rows_of(example)})
-    rows = sorted({*rows, *(hub["row"] for hub in evidence["hubs"])})
+    rows = sorted(msgspec.convert(evidence, _Shown).rows)
     try:
         texts = bank.load_texts()
     except (DataError, OSError):  # the numbers stand without them
@@ -43,7 +66,3 @@ def shortened(text: str, length: int = TEXT_LENGTH) -> str:
     cut = line[: length - 1]
     head, space, _ = cut.rpartition(" ")
     return (head if space and len(head) > length // 2 else cut).rstrip(" ,;:") + "…"
-
-
-def _rows_of(example: Mapping[str, Any]) -> list[int]:
-    return [*example["contexts"], example["target"], *example["retrieved"]]

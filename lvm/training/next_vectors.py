@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,7 @@ class NextVectors:
 
     @torch.no_grad()
     def predict(
-        self, model_input: Float32[np.ndarray, "B T D"], params: Mapping[str, Any] | None = None
+        self, model_input: Float32[np.ndarray, "B T D"], params: Mapping[str, object] | None = None
     ) -> Float32[np.ndarray, "B D"]:
         """Return unit predictions [B, D] for unit contexts [B, T, D], oldest vector first.
 
