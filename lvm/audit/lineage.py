@@ -147,7 +147,7 @@ def _find(parent: str, child: Path) -> Path | None:
 
 def _manifest(place: Path) -> Stated:
     if place.is_file():
-        return read_report_checkpoint(place).manifest()
+        return read_report_checkpoint(place).stated
     return read_manifest(place) or Stated()
 
 

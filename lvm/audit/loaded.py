@@ -55,7 +55,7 @@ def open_checkpoint(path: Path, width: int | None, context_length: int) -> Check
     """
     if path.is_file():
         checkpoint = read_report_checkpoint(path)
-        manifest = checkpoint.manifest()
+        manifest = checkpoint.stated
         try:
             width = own_width(checkpoint) if width is None else width
             predictor, recipe = fit_report_checkpoint(checkpoint, width, context_length)

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-Saved = TypeVar("Saved", covariant=True)
+Saved = TypeVar("Saved")
 Kept = TypeVar("Kept")
 
 if TYPE_CHECKING:
 
-    class Context(Protocol[Saved, Kept]):
+    class Context(FunctionCtx, Generic[Saved, Kept]):
         """What a forward pass leaves for its backward pass: tensors, and what is `kept`."""
 
-        kept: Kept  # set by the forward pass; a Context of None has nothing there
-
-        @property
-        def saved_tensors(self) -> Saved:
-            """What `save_for_backward` was given."""
-
-        @property
-        def needs_input_grad(self) -> tuple[bool, ...]:
-            """Whether each argument of the forward pass needs a gradient."""
+        saved_tensors: Saved
+        needs_input_grad: tuple[bool, ...]
+        kept: Kept  # None where there are tensors alone
 
         def save_for_backward(self, *tensors: Tensor | None) -> None:
-            """Keep tensors until the backward pass."""
-
-        def mark_non_differentiable(self, *tensors: Tensor) -> None:
-            """Name the outputs that have no gradient."""
-
-        def set_materialize_grads(self, value: bool) -> None:
-            """Say whether a missing gradient comes as zeros, and not as None."""
+            """Keep tensors; torch's own type forgets that None may be among them."""
 
 else:
 
     class Context:
-        """FunctionCtx, to what checks types at run time: nothing is set at first."""
+        """FunctionCtx, to what checks types at run time: a class of torch's own is derived."""
 
         def __class_getitem__(cls, _: object) -> type:
             return FunctionCtx

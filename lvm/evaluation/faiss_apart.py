@@ -65,45 +65,29 @@ def require_faiss() -> None:
 
 
 def use_threads(threads: int) -> None:
-    """Let FAISS work with so many threads."""
-    require_faiss()
+    """Let FAISS, which is installed, work with so many threads."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
 
 
-def flat_index(rows: np.ndarray) -> Searchable:
-    """Return an exact index of float32 rows [N, W] by inner product."""
-    require_faiss()
-    import faiss
+def index_of(rows: np.ndarray, *, num_lists: int = 0, nprobe: int = 0, seed: int = 0) -> Searchable:
+    """Return an index of float32 rows [N, W] by inner product.
 
-    index = faiss.IndexFlatIP(rows.shape[1])
-    index.add(rows)
-    return index
-
-
-def index_of_lists(rows: np.ndarray, num_lists: int, nprobe: int, seed: int) -> Searchable:
-    """Return an index of unit rows that looks into the `nprobe` nearest of its lists."""
+    It is exact, or looks into the `nprobe` nearest of some lists. MissingExtraError without FAISS.
+    """
     require_faiss()
     import faiss
 
     width, metric = rows.shape[1], faiss.METRIC_INNER_PRODUCT
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, num_lists, metric)
-    index.cp.spherical = True  # unit rows: a centroid is a direction
-    index.cp.seed = seed
-    index.train(rows)
+    index: faiss.IndexFlatIP | faiss.IndexIVFFlat = faiss.IndexFlatIP(width)
+    if num_lists:
+        index = faiss.IndexIVFFlat(index, width, num_lists, metric)
+        index.cp.spherical = True  # unit rows: a centroid is a direction
+        index.cp.seed, index.nprobe = seed, nprobe
+        index.train(rows)
     index.add(rows)
-    index.nprobe = nprobe
     return index
-
-
-def _read(path: str, seconds: int, memory: int) -> Searchable:
-    require_faiss()
-    import faiss
-
-    lower_limit(resource.RLIMIT_AS, memory)
-    _allow(seconds)
-    return faiss.read_index(path)
 
 
 def main() -> None:
@@ -111,7 +95,12 @@ def main() -> None:
     path, seconds, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     lower_limit(resource.RLIMIT_CORE, 0)
     try:
-        index = _read(path, seconds, memory)
+        require_faiss()
+        import faiss
+
+        lower_limit(resource.RLIMIT_AS, memory)
+        _allow(seconds)
+        index = faiss.read_index(path)
     except MissingExtraError:
         _answer(Answer(missing=True))
     except (RuntimeError, MemoryError) as error:

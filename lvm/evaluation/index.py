@@ -15,7 +15,7 @@ from torch import Tensor
 from lvm.core.device import CPU
 from lvm.core.errors import ConfigError, MissingExtraError
 from lvm.core.randomness import derive_seed
-from lvm.evaluation.faiss_apart import Searchable, flat_index, index_of_lists, use_threads
+from lvm.evaluation.faiss_apart import Searchable, index_of, require_faiss, use_threads
 
 _BLOCK_SCORES = 2**25
 _ROWS_PER_LIST = 39  # FAISS asks for this many training rows per centroid
@@ -117,17 +117,23 @@ def _exact(vectors: Tensor) -> Index:
     if vectors.device.type != "cpu":
         return TorchIndex(vectors)
     try:
-        return FaissIndex(flat_index(_array(vectors)))
+        return FaissIndex(index_of(_array(vectors)))
     except MissingExtraError:
         return TorchIndex(vectors)
 
 
 def _ivf(vectors: Tensor, nprobe: int, seed: int) -> Index:
+    require_faiss()
     use_threads(torch.get_num_threads())
     num_rows = len(vectors)
     num_lists = max(1, min(int(4 * num_rows**0.5), num_rows // _ROWS_PER_LIST))
-    fixed = derive_seed(seed, "ivf") % 2**31
-    return FaissIndex(index_of_lists(_array(vectors), num_lists, min(nprobe, num_lists), fixed))
+    index = index_of(
+        _array(vectors),
+        num_lists=num_lists,
+        nprobe=min(nprobe, num_lists),
+        seed=derive_seed(seed, "ivf") % 2**31,
+    )
+    return FaissIndex(index)
 
 
 def _array(rows: Tensor) -> np.ndarray:

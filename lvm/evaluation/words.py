@@ -19,20 +19,11 @@ class _Example(Part, frozen=True):
     retrieved: list[int]
 
 
-class _Hub(Part, frozen=True):
-    row: int
-
-
 class _Shown(Part, frozen=True):
     """The rows in some evidence, see `lvm.evaluation.evidence.gather`."""
 
     examples: list[_Example]
-    hubs: list[_Hub]
-
-    @property
-    def rows(self) -> set[int]:
-        shown = {hub.row for hub in self.hubs}
-        return shown.union(*([*e.contexts, e.target, *e.retrieved] for e in self.examples))
+    hubs: list[dict[str, int]]
 
 
 def in_words(evidence: Mapping[str, object], bank: Bank) -> dict[str, object]:
@@ -40,7 +31,9 @@ def in_words(evidence: Mapping[str, object], bank: Bank) -> dict[str, object]:
 
     A bank without readable texts gives keys alone.
     """
-    rows = sorted(msgspec.convert(evidence, _Shown).rows)
+    shown = msgspec.convert(evidence, _Shown)
+    named = [row for e in shown.examples for row in (*e.contexts, e.target, *e.retrieved)]
+    rows = sorted({*named, *(hub["row"] for hub in shown.hubs)})
     try:
         texts = bank.load_texts()
     except (DataError, OSError):  # the numbers stand without them
@@ -53,9 +46,9 @@ def in_words(evidence: Mapping[str, object], bank: Bank) -> dict[str, object]:
         for row in rows
     }
     titles = bank.titles()
-    named = sorted({int(bank.keys[row, 0]) for row in rows} & titles.keys())
+    known = sorted({int(bank.keys[row, 0]) for row in rows} & titles.keys())
     about = {k: str(bank.manifest[k]) for k in ("source", "licence") if k in bank.manifest}
-    return {**evidence, "words": words, "titles": {str(a): titles[a] for a in named}, **about}
+    return {**evidence, "words": words, "titles": {str(a): titles[a] for a in known}, **about}
 
 
 def shortened(text: str, length: int = TEXT_LENGTH) -> str:

@@ -211,7 +211,7 @@ def _dense(
     return F.cross_entropy(logits, masks.positive), mask.sum()
 
 
-Gradients = tuple[Tensor | None, Tensor | None]  # of queries and candidates, where they need one
+Ctx = Context[tuple[Tensor | None, Tensor | None], None]  # gradients, where they are needed
 
 
 class _RowBlocks(torch.autograd.Function):
@@ -219,7 +219,7 @@ class _RowBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Context[Gradients, None],
+        ctx: Ctx,
         queries: Float[Tensor, "B W"],
         candidates: Float[Tensor, "C W"],
         masks: _Masks,
@@ -255,8 +255,6 @@ class _RowBlocks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Context[Gradients, None], grad_loss: Tensor, _: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Ctx, grad_loss: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         grads = (None if g is None else g * grad_loss for g in ctx.saved_tensors)
         return *grads, None, None, None, None

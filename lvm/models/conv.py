@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lvm.core.autograd import Context
 
+Ctx = Context[tuple[Tensor, Tensor], None]  # x and the weight
+
 
 class _CausalConv(torch.autograd.Function):
     """Shifted multiply-adds with a backward of the same kind.
@@ -27,17 +29,11 @@ class _CausalConv(torch.autograd.Function):
         return output
 
     @staticmethod
-    def setup_context(
-        ctx: Context[tuple[Tensor, Tensor], None],
-        inputs: tuple[Tensor, Tensor, Tensor],
-        output: Tensor,
-    ) -> None:
+    def setup_context(ctx: Ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0], inputs[1])
 
     @staticmethod
-    def backward(
-        ctx: Context[tuple[Tensor, Tensor], None], grad: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         grad_x, grad_weight = grad * weight[-1], torch.zeros_like(weight)
         product = grad * x  # one buffer for all taps: a fresh one costs more than its multiply

@@ -32,6 +32,10 @@ class Launch:
 
 launch = Launch()
 
+NormCtx = Context[tuple[Tensor, Tensor, Tensor], None]
+_Nine = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+MixCtx = Context[tuple[Tensor, Tensor | None, *_Nine], Sizes]  # proj, z and the rest
+
 
 class _Norm(torch.autograd.Function):
     """RMSNorm in the dtype of the products, and the residual stream as it was.
@@ -41,11 +45,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Context[tuple[Tensor, Tensor, Tensor], None],
-        u: Tensor,
-        weight: Tensor,
-        eps: float,
-        dtype: torch.dtype,
+        ctx: NormCtx, u: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         normed = torch.empty_like(u, dtype=dtype)
         scale = u.new_empty(u.shape[:2], dtype=torch.float32)
@@ -68,7 +68,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Context[tuple[Tensor, Tensor, Tensor], None],
+        ctx: NormCtx,
         grad: Tensor | None,
         passed: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -97,10 +97,6 @@ class _Norm(torch.autograd.Function):
         return d_u, d_weight.sum(0), None, None
 
 
-_Nine = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-_Saved = tuple[Tensor, Tensor | None, *_Nine]  # proj, z and the rest
-
-
 class _Mix(torch.autograd.Function):
     """All that lies between in_proj and out_proj.
 
@@ -110,7 +106,7 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Context[_Saved, Sizes],
+        ctx: MixCtx,
         proj: Tensor,
         z: Tensor | None,
         taps: Tensor,
@@ -163,7 +159,7 @@ class _Mix(torch.autograd.Function):
         return mix
 
     @staticmethod
-    def backward(ctx: Context[_Saved, Sizes], grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: MixCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         proj, z, filters, tap_bias, dt_bias, A_log, D, norm, scores, scale, mix = ctx.saved_tensors
         sizes = ctx.kept
         K, grad, batch = sizes.K, grad.contiguous(), proj.shape[0]

@@ -29,13 +29,6 @@ class Policy(Protocol):
     _cancel_resource_request: Hook
 
 
-class Training(Protocol):
-    """A trainer of Ray Train that has its configuration."""
-
-    def fit(self) -> object:
-        """Run it and wait; what Ray returns of it is not used."""
-
-
 def _prepare() -> None:
     """Set what Ray Train reads when it is imported, and import it."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
@@ -46,7 +39,7 @@ def _prepare() -> None:
         raise MissingExtraError("ray[train]", "dev", "training on several workers") from None
 
 
-def _lean_trainer() -> Callable[..., Training]:
+def _lean_trainer() -> type:
     """Return a TorchTrainer without the processes that are unused here.
 
     One feeds Ray datasets, of which there are none. One asks the dashboard who is alive, which

@@ -59,26 +59,11 @@ class ReportCheckpoint:
 
     path: Path
     model: Mapping[str, Tensor]
+    stated: Stated  # what a manifest of lvm would say, as far as the file says it
     head: Mapping[str, Tensor] | None = None
     args: Mapping[str, Json] = field(default_factory=dict)
     val_cosine: float | None = None
-    epoch: Json = None
     history: Json = None
-    more: Mapping[str, Json] = field(default_factory=dict)  # what it states of what it saw
-
-    def manifest(self) -> Stated:
-        """Return what a manifest of lvm would say, as far as the file says it."""
-        resumed = (self.args.get(name) for name in PARENT_NAMES)
-        return stated_in(
-            {
-                "format": REPORT,
-                "args": self.args,
-                "val_cosine": self.val_cosine,
-                "epoch": self.epoch,
-                "parents": [parent for parent in resumed if isinstance(parent, str) and parent],
-                **self.more,
-            }
-        )
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -99,25 +84,31 @@ def read_report_checkpoint(path: Path) -> ReportCheckpoint:
             for key in (*ARGS_NAMES, *VAL_NAMES, "epoch", "history")
         }
         # What a model saw, and of which windows its figure is.
-        more = {k: foreign.plain(content[k]) for k in STATED if k in content}
-        if unread:
-            more["left_out"] = [*unread]
+        seen = {key: foreign.plain(content[key]) for key in STATED if key in content}
     except RecursionError:
         raise CheckpointError(f"{path} holds values nested without end; {SAVE_AGAIN}.") from None
-    args: dict[str, Json] = {}
-    for name in reversed(ARGS_NAMES):
-        if isinstance(given := plain[name], dict):
-            args |= flattened(given)
+    sections = (flattened(s) for n in reversed(ARGS_NAMES) if isinstance(s := plain[n], dict))
+    merged = {key: value for section in sections for key, value in section.items()}
+    args = {key.replace("-", "_"): value for key, value in merged.items()}
     stored = (foreign.number(plain[name]) for name in VAL_NAMES)
+    val_cosine = next((value for value in stored if value is not None), None)
+    stated = {
+        "format": REPORT,
+        "args": args,
+        "val_cosine": val_cosine,
+        "epoch": plain["epoch"],
+        "parents": [p for name in PARENT_NAMES if isinstance(p := args.get(name), str) and p],
+        **seen,
+        "left_out": unread or None,
+    }
     return ReportCheckpoint(
         path=path,
         model=model,
         head=head or None,
-        args={key.replace("-", "_"): value for key, value in args.items()},
-        val_cosine=next((value for value in stored if value is not None), None),
-        epoch=plain["epoch"],
+        args=args,
+        val_cosine=val_cosine,
         history=plain["history"],
-        more=more,
+        stated=stated_in(stated),
     )
 
 

@@ -68,7 +68,7 @@ def own_width(checkpoint: ReportCheckpoint) -> int:
 def fitted_manifest(checkpoint: ReportCheckpoint) -> Stated:
     """Return what a .pt file states, and the weights that the model it was fitted to leaves out."""
     unused = [*renamed(checkpoint.model).unused] or None
-    return msgspec.structs.replace(checkpoint.manifest(), unused_weights=unused)
+    return msgspec.structs.replace(checkpoint.stated, unused_weights=unused)
 
 
 def _fitting(checkpoint: ReportCheckpoint, width: int) -> Candidate:

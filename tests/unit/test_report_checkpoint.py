@@ -291,7 +291,7 @@ def test_other_classes_are_left_out_by_name(value, tmp_path) -> None:
     kind = value if isinstance(value, type) else type(value)
     path = write(tmp_path / "m.pt", built(), args={"value": value, "temperature": 0.2})
     checkpoint = read_report_checkpoint(path)
-    assert [name.rpartition(".")[2] for name in checkpoint.more["left_out"]] == [kind.__name__]
+    assert [name.rpartition(".")[2] for name in checkpoint.stated.left_out] == [kind.__name__]
     assert checkpoint.args["temperature"] == 0.2
     assert fit_report_checkpoint(checkpoint, W, 5)[1].objective.temperature == 0.2
 
@@ -419,7 +419,7 @@ def test_a_namespace_with_an_absolute_path_is_read(tmp_path) -> None:
     path = write(tmp_path / "m.pt", built(), args=args)
     checkpoint = read_report_checkpoint(path)
     assert checkpoint.args == {"temperature": 0.2, "out": "/runs/a", "resume": "old.pt"}
-    assert checkpoint.manifest().parents == ["old.pt"]
+    assert checkpoint.stated.parents == ["old.pt"]
     assert fit_report_checkpoint(checkpoint, W, 5)[1].objective.temperature == 0.2
 
 
