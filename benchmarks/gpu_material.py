@@ -25,6 +25,7 @@ from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.jobs.presets import preset
 from lvm.training import loop
 from lvm.training.health import Probe
+from lvm.training.manifest import Stated
 from lvm.training.state import TrainingState
 from lvm.training.updates import DeviceUpdates
 from lvm.training.world import World
@@ -140,7 +141,9 @@ def state_of(bench: Bench, recipe: Recipe) -> Iterator[TrainingState]:
     """A training of a recipe, ready for its first update; the memory of the last is given back."""
     _collect(bench)
     with tempfile.TemporaryDirectory() as folder:
-        state = TrainingState(recipe, bench.dataset, Path(folder), World.current(bench.device), {})
+        state = TrainingState(
+            recipe, bench.dataset, Path(folder), World.current(bench.device), Stated()
+        )
         state.updates = state.updates or state._device_updates()  # on a CPU as well
         state.sampler.refresh(1)
         state.network.train()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import tiny
 import torch
@@ -34,6 +35,7 @@ from lvm.evaluation.predictions import read_predictions
 from lvm.jobs.presets import preset
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import load_checkpoint, load_optimizer_state, save_checkpoint
+from lvm.training.manifest import Stated
 from lvm.triage.journal import Journal, read_run
 from lvm.triage.verdict import build_verdict
 from lvm.views.status import status
@@ -102,15 +104,14 @@ def write_files(folder: Path) -> None:
         predictor,
         RECIPE,
         optimizer_state={"step": 3, "moments": []},
-        manifest={
-            "width": WIDTH,
-            "epoch": 1,
-            "articles_seen": [1, 2],
-            "parents": [],
-            "bank": "0" * 12,
-            "data": "0" * 12,
-            "val_articles": [[1, 2]],
-        },
+        stated=Stated(
+            epoch=1,
+            articles_seen=[1, 2],
+            parents=[],
+            bank="0" * 12,
+            data="0" * 12,
+            val_articles=[(1, 2)],
+        ),
     )
     safetensors.torch.save_file(predictor.model.state_dict(), folder / "weights.safetensors")
     columns = {"vector": list(_vectors()), "article": _keys()[:, 0], "chunk": _keys()[:, 1]}
@@ -236,7 +237,7 @@ def _checkpoint(path: Path) -> None:
 
 def _foreign(path: Path) -> None:
     part = open_checkpoint(path, None, 5)
-    json.dumps(part.manifest)
+    json.dumps(msgspec.to_builtins(part.manifest))
     load_any_checkpoint(path, WIDTH, 5)
 
 

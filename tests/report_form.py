@@ -19,6 +19,7 @@ from lvm.data.window_files import CONTEXT_NAMES, TARGET_NAMES, WindowFile
 from lvm.data.windows import Dataset
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import load_checkpoint
+from lvm.training.manifest import Stated
 from lvm.training.report_checkpoint import read_report_checkpoint
 from lvm.training.report_fit import fit_report_checkpoint, fitted_manifest
 
@@ -93,7 +94,7 @@ def write_window_file(
 
 def load_any_checkpoint(
     path: Path, width: int, context_length: int
-) -> tuple[Predictor, Recipe, dict[str, Any]]:
+) -> tuple[Predictor, Recipe, Stated]:
     """Return predictor, recipe and manifest of a checkpoint folder of lvm, or of a .pt file.
 
     Raises CheckpointError and UnsafePayloadError as the two readers do.
@@ -102,4 +103,4 @@ def load_any_checkpoint(
         return load_checkpoint(path)
     checkpoint = read_report_checkpoint(path)
     predictor, recipe = fit_report_checkpoint(checkpoint, width, context_length)
-    return predictor, recipe, fitted_manifest(checkpoint, recipe, width)
+    return predictor, recipe, fitted_manifest(checkpoint)

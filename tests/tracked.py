@@ -32,6 +32,7 @@ from lvm.core.records import (
 )
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
+from lvm.training.manifest import Stated
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import (
     ArmEnded,
@@ -489,7 +490,7 @@ def write_checkpoint(folder: Path, arm: str) -> Predictor:
     predictor = Predictor(RECIPE, WIDTH).eval()
     place = folder / "arms" / arm / "checkpoint"
     place.parent.mkdir(parents=True)
-    save_checkpoint(place, predictor, RECIPE, manifest={"width": WIDTH})
+    save_checkpoint(place, predictor, RECIPE, stated=Stated())
     (place / "state.pt").write_bytes(b"a pickle for all one knows")
     return predictor
 

@@ -58,7 +58,7 @@ def loader(material: Material) -> Iterator[Finding]:
 
 
 def _left_out(part: CheckpointPart) -> Iterator[Finding]:
-    names = part.manifest.get("left_out", ())
+    names = part.manifest.left_out or ()
     if names:
         yield loader_finding(
             part,
@@ -73,7 +73,7 @@ def _left_out(part: CheckpointPart) -> Iterator[Finding]:
 
 
 def _unused(part: CheckpointPart) -> Iterator[Finding]:
-    names = part.manifest.get("unused_weights", ())
+    names = part.manifest.unused_weights or ()
     if names:
         yield loader_finding(
             part,

@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -23,6 +23,7 @@ from lvm.data.seen import SeenArticles
 from lvm.data.sketch import Sketches, articles_again
 from lvm.data.windows import Dataset
 from lvm.training.checkpoint import read_manifest
+from lvm.training.manifest import Stated
 from lvm.training.report_checkpoint import read_report_checkpoint
 
 ITSELF = "the checkpoint"
@@ -33,7 +34,7 @@ BEHIND = "the model behind the predictions"
 class Lineage:
     """The manifests of a checkpoint and of its parents, and the parents that tell nothing."""
 
-    manifests: tuple[tuple[str, Mapping[str, Any]], ...]  # (name, content), the checkpoint first
+    manifests: tuple[tuple[str, Stated], ...]  # (name, content), the checkpoint first
     unread: Mapping[str, str] = field(default_factory=dict)  # parent -> why it says nothing
 
 
@@ -53,32 +54,35 @@ def unknown_lineage() -> Lineage:
     return Lineage(manifests=(), unread={BEHIND: why})
 
 
-def read_lineage(manifest: Mapping[str, object], folder: Path) -> Lineage:
+def read_lineage(manifest: Stated, folder: Path) -> Lineage:
     """Follow `parents`: paths (relative to the checkpoint or the working folder) or manifests."""
-    manifests: list[tuple[str, Mapping[str, Any]]] = [(ITSELF, manifest)]
+    manifests: list[tuple[str, Stated]] = [(ITSELF, manifest)]
     unread: dict[str, str] = {}
-    waiting = [(parent, folder) for parent in _parents(manifest)]
+    waiting = [(parent, folder) for parent in manifest.parents or []]
     visited = {folder.resolve()}
     while waiting:
         parent, child = waiting.pop()
-        place = child if isinstance(parent, Mapping) else _find(str(parent), child)
-        if place is None:
-            unread[str(parent)] = "there is no such file"
-            continue
-        if not isinstance(parent, Mapping):
+        if isinstance(parent, Stated):
+            place, stated, name = child, parent, _name(parent)
+        else:
+            found, name = _find(parent, child), parent
+            if found is None:
+                unread[name] = "there is no such file"
+                continue
+            place = found
             if place.resolve() in visited:
                 continue
             visited.add(place.resolve())
-        try:
-            stated = parent if isinstance(parent, Mapping) else _manifest(place)
-        except LvmError as error:
-            unread[str(parent)] = str(error)
-            continue
+            try:
+                stated = _manifest(place)
+            except LvmError as error:
+                unread[name] = str(error)
+                continue
         if _stated_articles(stated) is None and _sketches(stated) is None:
-            unread[_name(parent)] = "it does not say which articles it was trained on"
+            unread[name] = "it does not say which articles it was trained on"
         else:
-            manifests.append((_name(parent), stated))
-        waiting += [(grandparent, place) for grandparent in _parents(stated)]
+            manifests.append((name, stated))
+        waiting += [(grandparent, place) for grandparent in stated.parents or []]
     return Lineage(manifests=tuple(manifests), unread=unread)
 
 
@@ -122,21 +126,14 @@ def seen_articles(
     )
 
 
-def _sketches(manifest: Mapping[str, object]) -> Sketches | None:
-    return Sketches.from_plain(manifest.get("text_seen"))
+def _sketches(manifest: Stated) -> Sketches | None:
+    return Sketches.from_plain(msgspec.to_builtins(manifest.text_seen))
 
 
-def _parents(manifest: Mapping[str, object]) -> list[object]:
-    parents = manifest.get("parents") or []
-    return list(parents) if isinstance(parents, list | tuple) else [parents]
-
-
-def _stated_articles(manifest: Mapping[str, object]) -> set[int] | None:
-    stated = manifest.get("articles_seen")
-    if not isinstance(stated, list | tuple | set | frozenset):
+def _stated_articles(manifest: Stated) -> set[int] | None:
+    if manifest.articles_seen is None:
         return None
-    whole = {int(a) for a in stated if isinstance(a, int | np.integer)}
-    return {article for article in whole if abs(article) < 2**31}  # as wide as a key
+    return {article for article in manifest.articles_seen if abs(article) < 2**31}  # as a key
 
 
 def _find(parent: str, child: Path) -> Path | None:
@@ -148,13 +145,11 @@ def _find(parent: str, child: Path) -> Path | None:
     return None
 
 
-def _manifest(place: Path) -> Mapping[str, object]:
+def _manifest(place: Path) -> Stated:
     if place.is_file():
-        return read_report_checkpoint(place).manifest()
-    return read_manifest(place) or {}
+        return read_report_checkpoint(place).stated
+    return read_manifest(place) or Stated()
 
 
-def _name(parent: object) -> str:
-    if isinstance(parent, Mapping):
-        return str(parent.get("recipe_id") or parent.get("id") or "an embedded manifest")
-    return str(parent)
+def _name(parent: Stated) -> str:
+    return str(parent.recipe_id or parent.id or "an embedded manifest")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import LvmError
@@ -14,6 +12,7 @@ from lvm.data.draw import leading
 from lvm.data.windows import Dataset
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import fit_parts, read_parts
+from lvm.training.manifest import Stated
 from lvm.training.report_checkpoint import read_report_checkpoint
 from lvm.training.report_fit import fit_report_checkpoint, fitted_manifest, own_width
 
@@ -40,7 +39,7 @@ class CheckpointPart:
     """A checkpoint as it was found: the predictor where it could be built, else the reason."""
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: Stated
     predictor: Predictor | None = None
     recipe: Recipe | None = None
     problem: str = ""  # why no model could be built from it: names, shapes, width
@@ -56,45 +55,41 @@ def open_checkpoint(path: Path, width: int | None, context_length: int) -> Check
     """
     if path.is_file():
         checkpoint = read_report_checkpoint(path)
-        manifest: Mapping[str, Any] = checkpoint.manifest()
+        manifest = checkpoint.stated
         try:
             width = own_width(checkpoint) if width is None else width
             predictor, recipe = fit_report_checkpoint(checkpoint, width, context_length)
         except LvmError as misfit:
             return CheckpointPart(path=path, manifest=manifest, problem=str(misfit))
-        manifest = fitted_manifest(checkpoint, recipe, width)
+        manifest = fitted_manifest(checkpoint)
     else:
-        manifest, weights = read_parts(path)
-        if width is not None and manifest["width"] != width:
-            seen = (
-                f"{path} reads vectors of width {manifest['width']}, but the data have width "
-                f"{width}"
-            )
-            return CheckpointPart(path=path, manifest=manifest, problem=seen)
+        own, weights = read_parts(path)
+        if width is not None and own.width != width:
+            seen = f"{path} reads vectors of width {own.width}, but the data have width {width}"
+            return CheckpointPart(path=path, manifest=own, problem=seen)
         try:
-            predictor, recipe = fit_parts(manifest, weights, str(path))
+            predictor, recipe = fit_parts(own, weights, str(path))
         except LvmError as misfit:
-            return CheckpointPart(path=path, manifest=manifest, problem=str(misfit))
+            return CheckpointPart(path=path, manifest=own, problem=str(misfit))
+        manifest = own
     return CheckpointPart(path=path, predictor=predictor, recipe=recipe, manifest=manifest)
 
 
-def names_data(manifest: Mapping[str, object], bank: Bank | None, dataset: Dataset | None) -> bool:
+def names_data(manifest: Stated, bank: Bank | None, dataset: Dataset | None) -> bool:
     """Say whether a checkpoint names this bank, or these windows, as what it was trained on."""
-    if "bank" in manifest:  # its windows may have been cut for the sake of a longer context
-        return bank is not None and bool(manifest["bank"] == bank.fingerprint)
-    if dataset is None or "data" not in manifest:
+    if manifest.bank is not None:  # its windows may have been cut for a longer context
+        return bank is not None and manifest.bank == bank.fingerprint
+    if dataset is None or manifest.data is None:
         return False
-    return bool(manifest["data"] == as_trained(dataset, manifest).fingerprint)
+    return manifest.data == as_trained(dataset, manifest).fingerprint
 
 
-def as_trained(dataset: Dataset, manifest: Mapping[str, Any]) -> Dataset:
+def as_trained(dataset: Dataset, manifest: Stated) -> Dataset:
     """Return the dataset with those dev windows that a checkpoint says it was validated on.
 
     A run judges its epochs on a draw of the dev split (lvm/data/draw.py). A manifest that states
-    none, or in a form that cannot be read, leaves the split as it is.
+    none leaves the split as it is.
     """
-    try:
-        counts = {int(article): int(count) for article, count in manifest["val_articles"]}
-    except (KeyError, TypeError, ValueError):
+    if manifest.val_articles is None:
         return dataset
-    return replace(dataset, dev=leading(dataset.dev, counts))
+    return replace(dataset, dev=leading(dataset.dev, dict(manifest.val_articles)))

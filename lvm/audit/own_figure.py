@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,12 +20,12 @@ from jaxtyping import Float, Int
 
 from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
 from lvm.audit.material import Material, Side
-from lvm.core.config.plain import to_dict
 from lvm.core.config.recipe import Recipe
 from lvm.core.randomness import numpy_generator
 from lvm.data.windows import Dataset, Windows
 from lvm.models.foreign_forms import Alternative
 from lvm.models.predictor import Predictor
+from lvm.training.manifest import Stated
 from lvm.training.report_checkpoint import ReportCheckpoint, read_report_checkpoint
 from lvm.training.report_fit import fit_as, ways_to_compute
 
@@ -107,12 +107,12 @@ class _Own:
 # --- windows --------------------------------------------------------------------------------------
 
 
-def _splits(material: Material, manifest: Mapping[str, object], width: int) -> Iterator[Split]:
+def _splits(material: Material, manifest: Stated, width: int) -> Iterator[Split]:
     """Yield the windows at hand that may be those of the figure."""
     whole = material.dataset
     if whole is not None:
         dataset = as_trained(whole, manifest)
-        known = manifest.get("val_ids_sha256") == ids_of(dataset.dev)
+        known = manifest.val_ids_sha256 == ids_of(dataset.dev)
         yield _of_dataset("dev", dataset, dataset.dev, material.seed, known=known)
         if not known:
             yield _of_dataset("test", dataset, dataset.test, material.seed)
@@ -209,8 +209,7 @@ def _match(own: _Own, way: Alternative, allowed: float) -> _Match | None:
             found = cosines(predictor, split, split.rows, recipe.search_space)
         gap = abs(float(found.mean()) - own.stored)
         if gap <= allowed:
-            manifest = {**own.part.manifest, "recipe": to_dict(recipe)}
-            part = replace(own.part, predictor=predictor, recipe=recipe, manifest=manifest)
+            part = replace(own.part, predictor=predictor, recipe=recipe)
             return _Match(way=way, part=part, split=split, cosines=found, gap=gap)
     return None
 

@@ -122,7 +122,7 @@ def _probes(part: CheckpointPart, _material: Material) -> Iterator[Finding]:
 
 
 def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Finding]:
-    stored, whole = part.manifest.get("val_cosine"), material.dataset
+    stored, whole = part.manifest.val_cosine, material.dataset
     if not isinstance(stored, int | float):
         raise NotEvaluable("the checkpoint stores no val_cosine", "store val_cosine with it")
     if whole is None:
@@ -131,7 +131,7 @@ def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Finding
             "give the data it was trained on (--data BANK)",
         )
     dataset = as_trained(whole, part.manifest)
-    if part.manifest.get("val_ids_sha256") != ids_of(dataset.dev):
+    if part.manifest.val_ids_sha256 != ids_of(dataset.dev):
         raise NotEvaluable(
             f"its val_cosine {stored:.4f} was measured on windows other than the dev split here",
             "give the data it was trained on (--data BANK)",
@@ -148,7 +148,7 @@ def _not_reproduced(
     gap = abs(stored - here.value)
     if gap <= allowed:
         return
-    trained_on = part.manifest.get("data")
+    trained_on = part.manifest.data
     if trained_on not in (None, dataset.fingerprint):  # other vectors behind equal row numbers
         raise NotEvaluable(
             f"the checkpoint was trained on data {trained_on}, but these are {dataset.fingerprint}",

@@ -77,8 +77,8 @@ def own_data(material: Material, checkpoint: Path) -> Material:
     from lvm.audit.loaded import names_data
     from lvm.training.checkpoint import read_manifest
 
-    manifest = (read_manifest(checkpoint) if checkpoint.is_dir() else None) or {}
-    if names_data(manifest, material.bank, material.dataset):
+    manifest = read_manifest(checkpoint) if checkpoint.is_dir() else None
+    if manifest is not None and names_data(manifest, material.bank, material.dataset):
         return material
     return Material(recipe=material.recipe, gates=material.gates, seed=material.seed)
 

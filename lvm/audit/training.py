@@ -93,7 +93,7 @@ def _negatives_fewer(material: Material) -> Iterator[Finding]:
     if material.training is None and material.checkpoint is not None:
         from lvm.training.report_recipe import accumulated_negatives
 
-        counts = accumulated_negatives(material.checkpoint.manifest)
+        counts = accumulated_negatives(material.checkpoint.manifest.args or {})
         if counts is not None:
             where = where_found("checkpoint", str(material.checkpoint.path))
             found = stated_negatives_finding(counts[0] + 1, counts[1] + 1, None, where)

@@ -70,11 +70,13 @@ def training_log(checkpoint: Path) -> TrainingLog | None:
     if not records:
         return None
     try:
-        manifest = read_manifest(checkpoint) or {}
-        recipe = from_dict(Recipe, manifest["recipe"])
-    except (CheckpointError, ConfigError, KeyError):  # LOADER says what is wrong with it
+        manifest = read_manifest(checkpoint)
+        recipe = from_dict(Recipe, manifest.recipe) if manifest is not None else None
+    except (CheckpointError, ConfigError):  # LOADER says what is wrong with it
         return None
-    records = records[: int(manifest.get("epoch", len(records)))]
+    if manifest is None or recipe is None:
+        return None
+    records = records[: manifest.epoch or None]
     return _log(recipe, records, ended="", source=str(checkpoint.parent))
 
 

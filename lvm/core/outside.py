@@ -11,7 +11,12 @@ import shlex
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+else:  # what checks types at run time does not follow one into itself
+    Json = bool | int | float | str | list[object] | dict[str, object] | None
 
 BOM = "\ufeff"  # some editors write it before a text
 MAX_DIGITS = 19  # of a whole number that 64 bits hold

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import weakref
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from lvm.core.errors import DataError, MissingExtraError
 from lvm.core.outside import regular
 from lvm.core.packages import HOME
+from lvm.evaluation.faiss_apart import Answer, Asked
 from lvm.evaluation.index import Index
 
 GIB = 1 << 30
@@ -41,18 +42,18 @@ def read_index(path: Path) -> ForeignIndex:
         raise _refused(path, error.strerror or str(error)) from None
     process = _start(path, size)
     about = _answer(path, process)
-    if about["size"] < 0 or about["width"] < 1:
+    if about.size < 0 or about.width < 1:
         _stop(process)
-        raise _refused(path, f"it claims {about['size']} rows of width {about['width']}")
+        raise _refused(path, f"it claims {about.size} rows of width {about.width}")
     return ForeignIndex(path, process, about)
 
 
 class ForeignIndex(Index):
     """An index in another process. A search raises DataError where that process ends over it."""
 
-    def __init__(self, path: Path, process: subprocess.Popen[bytes], about: dict[str, Any]) -> None:
-        super().__init__(about["size"], about["width"])
-        self.is_trained = about["trained"]
+    def __init__(self, path: Path, process: subprocess.Popen[bytes], about: Answer) -> None:
+        super().__init__(about.size, about.width)
+        self.is_trained = about.trained
         self._path, self._process = path, process
         weakref.finalize(self, _stop, process)
 
@@ -61,10 +62,10 @@ class ForeignIndex(Index):
         threads = torch.get_num_threads()
         products = len(rows) * self.size * self.width
         seconds = threads * (SECONDS + products // PRODUCTS_PER_SECOND)
-        asked = {"rows": len(rows), "k": k, "threads": threads, "seconds": seconds}
+        asked = Asked(rows=len(rows), k=k, threads=threads, seconds=seconds)
         sent, received = _pipes(self._process)
         try:
-            sent.write(json.dumps(asked).encode() + b"\n" + rows.tobytes())
+            sent.write(msgspec.json.encode(asked) + b"\n" + rows.tobytes())
             sent.flush()
         except (BrokenPipeError, ValueError):  # the second where it was stopped
             raise _ended(self._path, self._process) from None
@@ -101,18 +102,18 @@ def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
     return process.stdin, process.stdout
 
 
-def _answer(path: Path, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+def _answer(path: Path, process: subprocess.Popen[bytes]) -> Answer:
     """Return what the process answers; DataError for a refusal, and where it ended instead."""
     line = _pipes(process)[1].readline()
     if not line.endswith(b"\n"):
         raise _ended(path, process)
-    answer: dict[str, Any] = json.loads(line)
-    if "missing" in answer:
+    answer = msgspec.json.decode(line, type=Answer)
+    if answer.missing:
         _stop(process)
         raise MissingExtraError("faiss-cpu", None, "approximate search")
-    if "error" in answer:
+    if answer.error is not None:
         _stop(process)
-        raise _refused(path, answer["error"])
+        raise _refused(path, answer.error)
     return answer
 
 

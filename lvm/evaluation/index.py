@@ -6,7 +6,6 @@ The exact index is the default truth. It runs without FAISS, in torch, with the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from lvm.core.device import CPU
 from lvm.core.errors import ConfigError, MissingExtraError
 from lvm.core.randomness import derive_seed
-from lvm.evaluation.faiss_apart import faiss_module
+from lvm.evaluation.faiss_apart import Searchable, index_of, require_faiss, use_threads
 
 _BLOCK_SCORES = 2**25
 _ROWS_PER_LIST = 39  # FAISS asks for this many training rows per centroid
@@ -72,13 +71,13 @@ class TorchIndex(Index):
 class FaissIndex(Index):
     """An index of FAISS."""
 
-    def __init__(self, index: Any) -> None:
+    def __init__(self, index: Searchable) -> None:
         super().__init__(int(index.ntotal), int(index.d))
         self.is_trained = bool(index.is_trained)
         self._index = index
 
     def _nearest(self, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-        faiss_module().omp_set_num_threads(torch.get_num_threads())
+        use_threads(torch.get_num_threads())
         scores, ids = self._index.search(_array(queries), k)
         return ids, scores
 
@@ -118,28 +117,22 @@ def _exact(vectors: Tensor) -> Index:
     if vectors.device.type != "cpu":
         return TorchIndex(vectors)
     try:
-        faiss = faiss_module()
+        return FaissIndex(index_of(_array(vectors)))
     except MissingExtraError:
         return TorchIndex(vectors)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(_array(vectors))
-    return FaissIndex(index)
 
 
 def _ivf(vectors: Tensor, nprobe: int, seed: int) -> Index:
-    faiss = faiss_module()
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    num_rows, width = vectors.shape
+    require_faiss()
+    use_threads(torch.get_num_threads())
+    num_rows = len(vectors)
     num_lists = max(1, min(int(4 * num_rows**0.5), num_rows // _ROWS_PER_LIST))
-    index = faiss.IndexIVFFlat(
-        faiss.IndexFlatIP(width), width, num_lists, faiss.METRIC_INNER_PRODUCT
+    index = index_of(
+        _array(vectors),
+        num_lists=num_lists,
+        nprobe=min(nprobe, num_lists),
+        seed=derive_seed(seed, "ivf") % 2**31,
     )
-    index.cp.spherical = True  # unit rows: a centroid is a direction
-    index.cp.seed = derive_seed(seed, "ivf") % 2**31
-    rows = _array(vectors)
-    index.train(rows)
-    index.add(rows)
-    index.nprobe = min(nprobe, num_lists)
     return FaissIndex(index)
 
 

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+import msgspec
 
 from lvm.core.errors import DataError
+from lvm.core.records import Part
 from lvm.data.bank import Bank
 
 TEXT_LENGTH = 110  # letters of a chunk
 
 
-def in_words(evidence: Mapping[str, Any], bank: Bank) -> dict[str, Any]:
+class _Example(Part, frozen=True):
+    contexts: list[int]
+    target: int
+    retrieved: list[int]
+
+
+class _Shown(Part, frozen=True):
+    """The rows in some evidence, see `lvm.evaluation.evidence.gather`."""
+
+    examples: list[_Example]
+    hubs: list[dict[str, int]]
+
+
+def in_words(evidence: Mapping[str, object], bank: Bank) -> dict[str, object]:
     """Return the evidence with `words`: key and shortened text of every row in it, and titles.
 
     A bank without readable texts gives keys alone.
     """
-    rows = sorted({row for example in evidence["examples"] for row in _rows_of(example)})
-    rows = sorted({*rows, *(hub["row"] for hub in evidence["hubs"])})
+    shown = msgspec.convert(evidence, _Shown)
+    named = [row for e in shown.examples for row in (*e.contexts, e.target, *e.retrieved)]
+    rows = sorted({*named, *(hub["row"] for hub in shown.hubs)})
     try:
         texts = bank.load_texts()
     except (DataError, OSError):  # the numbers stand without them
@@ -30,9 +46,9 @@ def in_words(evidence: Mapping[str, Any], bank: Bank) -> dict[str, Any]:
         for row in rows
     }
     titles = bank.titles()
-    named = sorted({int(bank.keys[row, 0]) for row in rows} & titles.keys())
+    known = sorted({int(bank.keys[row, 0]) for row in rows} & titles.keys())
     about = {k: str(bank.manifest[k]) for k in ("source", "licence") if k in bank.manifest}
-    return {**evidence, "words": words, "titles": {str(a): titles[a] for a in named}, **about}
+    return {**evidence, "words": words, "titles": {str(a): titles[a] for a in known}, **about}
 
 
 def shortened(text: str, length: int = TEXT_LENGTH) -> str:
@@ -43,7 +59,3 @@ def shortened(text: str, length: int = TEXT_LENGTH) -> str:
     cut = line[: length - 1]
     head, space, _ = cut.rpartition(" ")
     return (head if space and len(head) > length // 2 else cut).rstrip(" ,;:") + "…"
-
-
-def _rows_of(example: Mapping[str, Any]) -> list[int]:
-    return [*example["contexts"], example["target"], *example["retrieved"]]

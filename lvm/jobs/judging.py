@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from lvm.evaluation.predictions import read_predictions, unit_predictions
 from lvm.jobs.options import EvalOptions
 from lvm.jobs.results import EvaluationResult
 from lvm.training.checkpoint import load_checkpoint
+from lvm.training.manifest import Manifest, Stated
 from lvm.triage.arm import ArmSpec, evaluate_test
 from lvm.triage.step import Role
 
@@ -141,19 +141,16 @@ def checkpoint_on_test(checkpoint: Path, request: DataRequest, other_data: bool)
 
 def _checked(
     checkpoint: Path,
-    manifest: Mapping[str, object],
+    manifest: Manifest,
     dataset: Dataset,
     source: str,
     other_data: bool,
 ) -> bool:
-    """Return whether a checkpoint was trained on this data; UsageError where it cannot be judged.
-
-    A manifest is JSON that is read by key, as in `lvm.audit.loaded`.
-    """
-    if dataset.bank.width != manifest["width"]:
+    """Return whether a checkpoint was trained on this data; UsageError where it cannot serve."""
+    if dataset.bank.width != manifest.width:
         raise UsageError(
             f"{source} has width {dataset.bank.width}, but the checkpoint has "
-            f"{manifest['width']}; use the bank it was trained on, or one from the same encoder."
+            f"{manifest.width}; use the bank it was trained on, or one from the same encoder."
         )
     own = names_data(manifest, dataset.bank, dataset)
     if not own and not other_data:
@@ -164,7 +161,7 @@ def _checked(
     return own
 
 
-def _seen(path: Path, manifest: Mapping[str, object], dataset: Dataset) -> list[str]:
+def _seen(path: Path, manifest: Stated, dataset: Dataset) -> list[str]:
     """Say which test articles a checkpoint was trained on, or that nobody can tell."""
     bank, test = dataset.bank, dataset.test
     lineage = read_lineage(manifest, path)

@@ -15,8 +15,9 @@ is read on the host. `SameGroup` and `PerRow` say the same in shapes that are kn
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lvm.core.autograd import Context
 from lvm.losses.blocks import FullBlock, HalfBlock
 
 MAX_DENSE_LOGITS = 2**20  # 4 MB in fp32; above it blocks are as fast and leaner
@@ -102,7 +104,7 @@ def infonce(
         else:
             q, half = _full_precision(queries), products or torch.float32
             c = candidates if candidates.dtype == half else _full_precision(candidates)
-            apply = cast(Any, _RowBlocks.apply)
+            apply = cast(Callable[..., tuple[Tensor, Tensor]], _RowBlocks.apply)
             loss, num_dropped = apply(q, c, masks, temperature, block, products)
     return InfoNCEOutput(loss, num_columns - 1 - num_dropped.double() / num_rows)
 
@@ -209,12 +211,15 @@ def _dense(
     return F.cross_entropy(logits, masks.positive), mask.sum()
 
 
+Ctx = Context[tuple[Tensor | None, Tensor | None], None]  # gradients, where they are needed
+
+
 class _RowBlocks(torch.autograd.Function):
     """Loss and gradients of one block of rows after the other; saves dQ and dC alone."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Ctx,
         queries: Float[Tensor, "B W"],
         candidates: Float[Tensor, "C W"],
         masks: _Masks,
@@ -250,6 +255,6 @@ class _RowBlocks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Ctx, grad_loss: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         grads = (None if g is None else g * grad_loss for g in ctx.saved_tensors)
         return *grads, None, None, None, None

@@ -1,20 +1,15 @@
 """What every model shares: unit predictions, the residual, the seeded build, what it may declare.
 
 A model is registered in MODELS as a class, made by cls(config, width), whose forward maps contexts
-[B, T, D] to [B, D]. It may declare, all of it optional:
-
-    Options                          keys of [model.options.NAME], found in config.own_options
-    encode_documents(vectors)        it moves the vectors that are searched, [..., D] to [..., D]
-    sizes_of(shapes, args)           its keys of [model] for weights made elsewhere; `hidden` is D
-                                     where no encoder.project_in leads in
-    ways_to_compute(config, args)    what these leave open, as lvm.models.foreign_forms lists it
-    resolve_backend(name, T, device) how it is computed, for the journal
+[B, T, D] to [B, D]. It may declare Options, keys of [model.options.NAME] that are found in
+config.own_options, and what `Declared` lists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, fields
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +20,7 @@ from lvm.core.config.recipe import ModelConfig
 from lvm.core.errors import ConfigError
 from lvm.core.parts import MODELS as MODELS
 from lvm.core.randomness import derive_seed
+from lvm.models.foreign_forms import Alternative, Args, Shapes
 
 MAX_CONTEXT = 512  # the longest context_length that a recipe allows
 
@@ -138,14 +134,28 @@ def build_model(config: ModelConfig, width: int, seed: int) -> NextVectorModel:
     return model
 
 
-def declared(name: str, what: str) -> Any:
-    """Return what the model called `name` declares, None where it does not."""
-    return getattr(MODELS.get(name), what, None)
+@dataclass(frozen=True)
+class Declared:
+    """What the class of a model may declare, all of it optional."""
+
+    encode_documents: Callable[..., Tensor] | None  # it moves the searched vectors, [..., D]
+    # Its keys of [model] for weights made elsewhere; `hidden` is D without an encoder.project_in.
+    sizes_of: Callable[[Shapes, Args], dict[str, object]] | None
+    ways_to_compute: (
+        Callable[[ModelConfig, Args], list[Alternative]] | None
+    )  # what these leave open
+    resolve_backend: Callable[[str, int, torch.device], str] | None  # how, for the journal; T
+
+
+def declared(name: str) -> Declared:
+    """Return what the model called `name` declares, None for what it does not."""
+    model = MODELS.get(name)
+    return Declared(**{field.name: getattr(model, field.name, None) for field in fields(Declared)})
 
 
 def moves_documents(name: str) -> bool:
     """Whether the model called `name` moves the vectors that are searched."""
-    return declared(name, "encode_documents") is not None
+    return declared(name).encode_documents is not None
 
 
 def seeded(build: Callable[[], Module], seed: int) -> Module:

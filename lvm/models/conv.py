@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from lvm.core.autograd import Context
+
+Ctx = Context[tuple[Tensor, Tensor], None]  # x and the weight
 
 
 class _CausalConv(torch.autograd.Function):
@@ -25,11 +29,11 @@ class _CausalConv(torch.autograd.Function):
         return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0], inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         grad_x, grad_weight = grad * weight[-1], torch.zeros_like(weight)
         product = grad * x  # one buffer for all taps: a fresh one costs more than its multiply

@@ -11,14 +11,15 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lvm.core.config.plain import with_changes
 from lvm.core.config.recipe import ModelConfig
 from lvm.core.errors import CheckpointError
+from lvm.core.outside import Json
 
 Shapes = Mapping[str, tuple[int, ...]]  # of weights by our names, lvm/training/foreign_names.py
-Args = Mapping[str, Any]
+Args = Mapping[str, Json]
+Setting = bool | int | str  # of a form
 
 GROUPS = ("n_groups", "ngroups", "num_groups", "groups")
 STATE = ("d_state", "state_size", "ssm_state_size", "n_state")
@@ -40,7 +41,7 @@ GROUPS_BY_USE = (1, 8, 2, 4, 3, 5, 6, 7)  # 1 and 8 are what the two packages st
 FIRST_LAYER = "encoder.layers.0."
 
 
-def first(args: Args, names: tuple[str, ...]) -> Any:
+def first(args: Args, names: tuple[str, ...]) -> Json:
     """Return the first value among several spellings that is present, or None."""
     return next((args[n] for n in names if args.get(n) is not None), None)
 
@@ -50,12 +51,12 @@ def num_parts(shapes: Shapes, prefix: str) -> int:
     return len({n.removeprefix(prefix).partition(".")[0] for n in shapes if n.startswith(prefix)})
 
 
-def flattened(args: Args) -> dict[str, Any]:
+def flattened(args: Args) -> dict[str, Json]:
     """Return args with the settings of nested sections beside their own.
 
     What stands on top wins; a setting that two sections state differently is left out.
     """
-    inner: dict[str, list[Any]] = {}
+    inner: dict[str, list[Json]] = {}
     for value in args.values():
         if isinstance(value, Mapping):
             for key, item in flattened(value).items():
@@ -151,7 +152,8 @@ def _limits(args: Args) -> dict[str, object]:
     limits = first(args, LIMITS)
     if limits is None:
         return {}
-    numbers = [float(v) for v in limits if type(v) in (int, float)] if type(limits) is list else []
+    given = limits if isinstance(limits, list) else []
+    numbers = [float(v) for v in given if isinstance(v, int | float) and type(v) is not bool]
     if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
         raise CheckpointError(
             f"args state {limits} as limits of step sizes; give two rising numbers."
@@ -229,18 +231,20 @@ def alternatives(config: ModelConfig, args: Args, *, gated: bool) -> list[Altern
     return sorted(found, key=lambda one: one.departures)
 
 
-def _chosen(config: ModelConfig, chosen: Mapping[str, Any], groups: int) -> ModelConfig:
+def _chosen(config: ModelConfig, chosen: Mapping[str, Setting], groups: int) -> ModelConfig:
     changes: dict[str, object] = {f"form.{key}": value for key, value in chosen.items()}
     if "groups" in chosen:
         changes["state"] = config.state * config.form.groups // groups
     return with_changes(config, changes)
 
 
-def _words(chosen: Mapping[str, Any]) -> str:
+def _words(chosen: Mapping[str, Setting]) -> str:
     return ", ".join(f"{key} {value}" for key, value in chosen.items())
 
 
-def _open(config: ModelConfig, args: Args, gated: bool) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _open(
+    config: ModelConfig, args: Args, gated: bool
+) -> Iterator[tuple[str, tuple[Setting, ...]]]:
     """Yield each setting that is not stated, with its values, likeliest first."""
     form = config.form
     if gated:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from lvm.core.autograd import Context
 from lvm.models.short_sizes import Sizes, cuts_of, num_programs, power_of_two
 
 
@@ -31,6 +32,10 @@ class Launch:
 
 launch = Launch()
 
+NormCtx = Context[tuple[Tensor, Tensor, Tensor], None]
+_Nine = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+MixCtx = Context[tuple[Tensor, Tensor | None, *_Nine], Sizes]  # proj, z and the rest
+
 
 class _Norm(torch.autograd.Function):
     """RMSNorm in the dtype of the products, and the residual stream as it was.
@@ -40,7 +45,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
+        ctx: NormCtx, u: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         normed = torch.empty_like(u, dtype=dtype)
         scale = u.new_empty(u.shape[:2], dtype=torch.float32)
@@ -63,7 +68,9 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, grad: Tensor | None, passed: Tensor | None
+        ctx: NormCtx,
+        grad: Tensor | None,
+        passed: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         u, weight, scale = ctx.saved_tensors
         if grad is None:
@@ -99,7 +106,7 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: MixCtx,
         proj: Tensor,
         z: Tensor | None,
         taps: Tensor,
@@ -148,13 +155,13 @@ class _Mix(torch.autograd.Function):
         ctx.save_for_backward(
             proj, z, filters, tap_bias, dt_bias, A_log, D, norm, scores, scale, mix
         )
-        ctx.sizes = sizes
+        ctx.kept = sizes
         return mix
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: MixCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         proj, z, filters, tap_bias, dt_bias, A_log, D, norm, scores, scale, mix = ctx.saved_tensors
-        sizes: Sizes = ctx.sizes
+        sizes = ctx.kept
         K, grad, batch = sizes.K, grad.contiguous(), proj.shape[0]
         along = _along(mix, grad, torch.empty_like(scale), sizes.inner)
         d_proj, d_z = torch.empty_like(proj), None if z is None else torch.empty_like(z)
@@ -261,13 +268,13 @@ def _of_mix(proj: Tensor, z: Tensor | None, sizes: Sizes) -> dict[str, int]:
     return {**_common(proj, z, sizes), **own}
 
 
-def _large() -> Any:
+def _large() -> ModuleType:
     from lvm.models.kernels import mix
 
     return mix
 
 
-def _small() -> Any:
+def _small() -> ModuleType:
     from lvm.models.kernels import small
 
     return small

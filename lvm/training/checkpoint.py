@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import safetensors
 import safetensors.torch
 import torch
@@ -27,12 +26,14 @@ from torch import Tensor
 from lvm.core.config.plain import from_dict, to_dict
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import CheckpointError, ConfigError
-from lvm.core.outside import parse_json, read_text, regular
+from lvm.core.outside import regular
 from lvm.core.packages import VERSION
 from lvm.core.plugins import digests, missing
 from lvm.core.randomness import torch_generator
 from lvm.models.predictor import Predictor
+from lvm.training import manifest
 from lvm.training.extent import check_pickles
+from lvm.training.manifest import Manifest, Stated
 
 NUM_PROBES = 8
 PROBE_TOLERANCE = 1e-4
@@ -59,26 +60,27 @@ def save_checkpoint(
     predictor: Predictor,
     recipe: Recipe,
     *,
-    manifest: Mapping[str, Any],
-    optimizer_state: Mapping[str, Any] | None = None,
+    stated: Stated,
+    optimizer_state: Mapping[str, object] | None = None,
 ) -> None:
     """Write a checkpoint to `folder`, replacing an older one in one rename."""
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    width = manifest["width"]
     weights = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
     # Both through memory: the libraries' own files hide a full disk in an error of their own.
     (fresh / "model.safetensors").write_bytes(safetensors.torch.save(weights))
+    width = predictor.model.width
     full = {
-        "format": 1,
+        **msgspec.structs.asdict(stated),
+        "format": stated.format or 1,
         "lvm": VERSION,
         "recipe": to_dict(recipe),
-        **({"plugins": digests()} if digests() else {}),
+        "width": width,
+        "plugins": digests() or None,
         "probe_outputs": probe_outputs(predictor, recipe.context_length, width),
-        **manifest,
     }
-    (fresh / "manifest.json").write_text(json.dumps(full, indent=1) + "\n")
+    (fresh / manifest.FILE_NAME).write_text(Manifest(**full).to_json())
     if optimizer_state is not None:
         moments = io.BytesIO()
         torch.save(dict(optimizer_state), moments)
@@ -94,63 +96,49 @@ def save_checkpoint(
 def _complete(folder: Path) -> Path | None:
     """Return `folder`, or the older copy a kill between two renames left, or None."""
     for candidate in (folder, folder.with_name(f".{folder.name}.old")):
-        if (candidate / "manifest.json").is_file():
+        if (candidate / manifest.FILE_NAME).is_file():
             return candidate
     return None
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of the checkpoint at `folder`, or None when there is none."""
     place = _complete(folder)
-    if place is None:
-        return None
-    try:
-        manifest = parse_json(read_text(place / "manifest.json"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{place}/manifest.json cannot be read ({error}); train the model again."
-        ) from None
-    stated = manifest if isinstance(manifest, dict) else {}
-    if not isinstance(stated.get("recipe"), dict) or type(stated.get("width")) is not int:
-        raise CheckpointError(
-            f"{place}/manifest.json has no recipe and width; give a checkpoint folder that lvm "
-            "wrote."
-        )
-    return stated
+    return None if place is None else manifest.read(place / manifest.FILE_NAME)
 
 
-def load_checkpoint(folder: Path) -> tuple[Predictor, Recipe, dict[str, Any]]:
+def load_checkpoint(folder: Path) -> tuple[Predictor, Recipe, Manifest]:
     """Return the predictor (eval mode, CPU), its recipe and its manifest.
 
     Raises CheckpointError when the folder is no checkpoint, when names or shapes differ from the
     model the manifest names, or when the stored probe outputs are not reproduced.
     """
-    manifest, weights = read_parts(folder)
-    predictor, recipe = fit_parts(manifest, weights, str(folder))
-    worst = max(probe_differences(predictor, recipe, manifest, str(folder)))
+    stated, weights = read_parts(folder)
+    predictor, recipe = fit_parts(stated, weights, str(folder))
+    worst = max(probe_differences(predictor, recipe, stated, str(folder)))
     if not worst <= PROBE_TOLERANCE:
         raise CheckpointError(
             f"{folder} does not reproduce its own probe outputs (largest difference "
             f"{worst:.2g}, limit {PROBE_TOLERANCE:g}); it was written by another "
             "model: train it again."
         )
-    return predictor, recipe, manifest
+    return predictor, recipe, stated
 
 
-def read_parts(folder: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
+def read_parts(folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
     """Return the manifest and the weights; CheckpointError when the folder cannot be read."""
-    manifest = read_manifest(folder)
-    if manifest is None:
+    stated = read_manifest(folder)
+    if stated is None:
         raise CheckpointError(
             f"{folder} holds no checkpoint (model.safetensors and manifest.json); give the folder "
             "of one, for example RUN/arms/ARM/checkpoint, or RUN/arms/ARM/stopped of an arm that "
             "was stopped early."
         )
-    return manifest, _read_weights(folder)
+    return stated, _read_weights(folder)
 
 
 def fit_parts(
-    manifest: Mapping[str, Any], weights: Mapping[str, Tensor], source: str
+    stated: Manifest, weights: Mapping[str, Tensor], source: str
 ) -> tuple[Predictor, Recipe]:
     """Return the predictor that the manifest names, with these weights, in eval mode on the CPU.
 
@@ -158,11 +146,11 @@ def fit_parts(
     names or shapes differ.
     """
     try:
-        recipe = from_dict(Recipe, manifest["recipe"])
-        _require_size(recipe, manifest["width"], weights, source)
-        predictor = Predictor(recipe, manifest["width"])
+        recipe = from_dict(Recipe, stated.recipe)
+        _require_size(recipe, stated.width, weights, source)
+        predictor = Predictor(recipe, stated.width)
     except ConfigError as error:
-        lacking = missing(manifest.get("plugins"))
+        lacking = missing(stated.plugins)
         told = f"{source} was {lacking}." if lacking else f"{source}: {error}"
         raise CheckpointError(told) from None
     _fill(predictor, weights, source)
@@ -170,21 +158,22 @@ def fit_parts(
 
 
 def probe_differences(
-    predictor: Predictor, recipe: Recipe, manifest: Mapping[str, Any], source: str
+    predictor: Predictor, recipe: Recipe, stated: Stated, source: str
 ) -> list[float]:
     """Return the largest difference from the stored output for each of the 8 probes.
 
     A difference that is not a number comes back as infinity. Raises CheckpointError when the
     manifest holds no probe outputs of that form.
     """
-    found = torch.tensor(probe_outputs(predictor, recipe.context_length, manifest["width"]))
+    width = predictor.model.width
+    found = torch.tensor(probe_outputs(predictor, recipe.context_length, width))
     try:
-        stored = torch.tensor(manifest.get("probe_outputs"), dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):
+        stored = torch.tensor(stated.probe_outputs or [], dtype=torch.float32)
+    except ValueError:  # rows of several lengths
         stored = torch.empty(0)
     if stored.shape != found.shape:
         raise CheckpointError(
-            f"{source}/manifest.json has no probe_outputs of shape {tuple(found.shape)}to "
+            f"{source}/manifest.json has no probe_outputs of shape {tuple(found.shape)} to "
             "verify the saved model with; train it again."
         )
     worst = (stored - found).abs().amax(dim=1)
@@ -243,7 +232,7 @@ def _require_same(predictor: Predictor, weights: Mapping[str, Tensor], source: s
         )
 
 
-def load_optimizer_state(folder: Path) -> dict[str, Any]:
+def load_optimizer_state(folder: Path) -> dict[str, object]:
     """Return the saved optimiser state; nothing but tensors and plain values is ever unpickled."""
     place = _complete(folder) or folder
     # torch.save writes a zip; anything else would be taken for a bare pickle, so it is not read.

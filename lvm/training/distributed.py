@@ -7,28 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar, runtime_checkable
 
 from lvm.core.errors import MissingExtraError
 
 CPU_SHARE = 0.9  # of a core per thread: leaves a sliver for the trial that drives the workers
+Config = TypeVar("Config")
+Hook = Callable[..., None]
 _UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
-def _ray_train() -> Any:
+@runtime_checkable
+class Policy(Protocol):
+    """Ray Train's scaling policy: what it registers with Ray's coordinator of resources."""
+
+    after_controller_start: Hook
+    _maybe_send_resource_request: Hook
+    _send_resource_request: Hook
+    _cancel_resource_request: Hook
+
+
+def _prepare() -> None:
+    """Set what Ray Train reads when it is imported, and import it."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     try:
-        import ray.train
-        import ray.train.torch
+        import ray.train.torch  # noqa: F401  # for what it does
     except ImportError:
         raise MissingExtraError("ray[train]", "dev", "training on several workers") from None
-    return ray.train
 
 
-def _lean_trainer() -> Any:
+def _lean_trainer() -> type:
     """Return a TorchTrainer without the processes that are unused here.
 
     One feeds Ray datasets, of which there are none. One asks the dashboard who is alive, which
@@ -43,40 +54,40 @@ def _lean_trainer() -> Any:
     from ray.train.v2._internal.execution.controller import TrainController
 
     class LeanTrainer(TorchTrainer):  # type: ignore[misc]  # ray is untyped
-        def _create_default_callbacks(self) -> list[Any]:
-            wanted: list[Any] = super()._create_default_callbacks()
+        def _create_default_callbacks(self) -> list[object]:
+            wanted: list[object] = super()._create_default_callbacks()
             return [c for c in wanted if type(c).__name__ not in _UNUSED]
 
-        def _initialize_and_run_controller(self, **about: Any) -> Any:
+        def _initialize_and_run_controller(
+            self, *, scaling_policy: Policy, **about: object
+        ) -> object:
             if ray.get_runtime_context().get_actor_id() is None:  # workers ask for a handle of it
-                return super()._initialize_and_run_controller(**about)
-            about["scaling_policy"] = _asking_nobody(about["scaling_policy"])
-            controller = TrainController(**about)
+                return super()._initialize_and_run_controller(
+                    scaling_policy=scaling_policy, **about
+                )
+            _ask_nobody(scaling_policy)
+            controller = TrainController(scaling_policy=scaling_policy, **about)
             asyncio.run(controller.run())
             return controller.get_result()
 
     return LeanTrainer
 
 
-def _asking_nobody(policy: Any) -> Any:
-    """Return a scaling policy that leaves the coordinator of Ray Data and Ray Train alone."""
+def _ask_nobody(policy: Policy) -> None:
+    """Make a scaling policy leave the coordinator of Ray Data and Ray Train alone."""
 
-    def nothing(*_: Any) -> None:
-        """Register no resources."""
+    def nothing(*_: object) -> None:
+        """Register no resources, whatever Ray hands over."""
 
-    for name in (
-        "after_controller_start",
-        "_maybe_send_resource_request",
-        "_send_resource_request",
-        "_cancel_resource_request",
-    ):
-        setattr(policy, name, nothing)
-    return policy
+    policy.after_controller_start = nothing
+    policy._maybe_send_resource_request = nothing
+    policy._send_resource_request = nothing
+    policy._cancel_resource_request = nothing
 
 
 def fit(
-    worker: Callable[[dict[str, Any]], None],
-    config: Mapping[str, Any],
+    worker: Callable[[Config], None],
+    config: Config,
     *,
     name: str,
     storage: Path,
@@ -93,14 +104,20 @@ def fit(
     they wait `placement_seconds` at a time, and the caller decides how often.
     """
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{placement_seconds:.0f}"
-    train = _ray_train()
+    _prepare()
+    from ray import train
+    from ray.train.torch import TorchConfig
+
+    def loop(handed: dict[str, Config]) -> None:  # Ray Train hands over dictionaries alone
+        worker(handed["config"])
+
     per_worker: dict[str, float] = {"CPU": CPU_SHARE * threads}
     if use_gpu:
         per_worker["GPU"] = 1
     trainer = _lean_trainer()(
-        worker,
-        train_loop_config=dict(config),
-        torch_config=train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        loop,
+        train_loop_config={"config": config},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=workers, use_gpu=use_gpu, resources_per_worker=per_worker
         ),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 MOST_PER_BYTE, MOST = 16, 100_000  # values for a byte of the pickle, and in a small one
 DEEPEST = 1000
@@ -18,7 +18,12 @@ GROWING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 # Python's own bytes of any length are asked for by a number, and no file of weights holds them.
 REFUSED = ("builtins bytearray", "__builtin__ bytearray")
 
-Node = list[Any]  # its parts, which are nodes
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """The bare parts of a value."""
+
+    parts: list[Node]
 
 
 def check_pickles(path: Path) -> None:
@@ -50,7 +55,7 @@ def _walk(pickled: bytes) -> Node:
     """Return a node for the value of a pickle; ValueError for one that is damaged."""
     stack: list[Node] = []
     marks: list[int] = []  # heights of the stack
-    memo: dict[Any, Node] = {}
+    memo: dict[object, Node] = {}
     try:
         for opcode, arg, _ in pickletools.genops(pickled):
             name = opcode.name
@@ -85,10 +90,10 @@ def _apply(opcode: pickletools.OpcodeInfo, stack: list[Node], marks: list[int]) 
     parts = stack[height:]
     del stack[height:]
     if opcode.name in GROWING:
-        parts[0].extend(parts[1:])
+        parts[0].parts.extend(parts[1:])
         stack.append(parts[0])
     elif opcode.stack_after:
-        stack.append(parts)
+        stack.append(Node(parts))
 
 
 def _extent(root: Node) -> tuple[float, int]:
@@ -101,7 +106,7 @@ def _extent(root: Node) -> tuple[float, int]:
         if id(node) in known:
             waiting.pop()
         elif id(node) in begun:
-            parts = [known.get(id(part)) for part in node]
+            parts = [known.get(id(part)) for part in node.parts]
             if None in parts:  # a part of itself
                 return float("inf"), 0
             known[id(node)] = (
@@ -111,7 +116,7 @@ def _extent(root: Node) -> tuple[float, int]:
             waiting.pop()
         else:
             begun.add(id(node))
-            waiting.extend(part for part in node if id(part) not in known)
-            if any(id(part) in begun and id(part) not in known for part in node):
+            waiting.extend(part for part in node.parts if id(part) not in known)
+            if any(id(part) in begun and id(part) not in known for part in node.parts):
                 return float("inf"), 0
     return known[id(root)]

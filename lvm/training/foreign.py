@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import math
 import pathlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from torch import Tensor
 
+from lvm.core.outside import Json
 from lvm.data.pickled import ADMITTED_GLOBALS
 
 # Who names one of these wants something to happen when the file is read.
@@ -67,6 +67,9 @@ RUNNING_BUILTINS = (
 )
 
 
+StandIn = Callable[..., object]  # for a name of a file
+
+
 class LeftOut:
     """Stands for an object of a class that is not imported; takes whatever is put into it."""
 
@@ -90,7 +93,7 @@ def _sequence(*_: object) -> list[object]:
     return []
 
 
-_PATHS: dict[str, Any] = {  # pure paths hold text and never touch a disk
+_PATHS: dict[str, StandIn] = {  # pure paths hold text and never touch a disk
     f"{module}.{name}": passive
     for module in ("pathlib", "pathlib._local")  # Python 3.13 wrote the second
     for passive, names in (
@@ -99,7 +102,7 @@ _PATHS: dict[str, Any] = {  # pure paths hold text and never touch a disk
     )
     for name in names
 }
-_READ: dict[str, Any] = {
+_READ: dict[str, StandIn] = {
     **_PATHS,
     **{
         f"{module}.{name}": reader
@@ -129,7 +132,7 @@ def _runs(name: str) -> bool:
     return top in RUNNING or (top in ("builtins", "__builtin__") and last in RUNNING_BUILTINS)
 
 
-def stand_ins(names: Iterable[str]) -> list[Any]:
+def stand_ins(names: Iterable[str]) -> list[StandIn | tuple[StandIn, str]]:
     """Return a pair of class and name for each name, as safe_globals of torch takes them."""
     return [(_READ.get(name) or _left_out(name), name) for name in names]
 
@@ -143,7 +146,7 @@ def left_out(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if name not in _READ)
 
 
-def plain(value: object) -> Any:
+def plain(value: object) -> Json:
     """Return a value as JSON knows it; what has no such form becomes the name of its type."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -162,12 +165,15 @@ def plain(value: object) -> Any:
     return f"<{type(value).__name__}>"
 
 
-def _of_numpy(value: object) -> object:
+def _of_numpy(value: object) -> Json:
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufU":
-        return value.tolist()
+        found: Json = value.tolist()
+        return found
     return f"<{type(value).__name__}>"
 
 
-def number(value: Any) -> float | None:
+def number(value: Json) -> float | None:
     """Return a finite number, None for anything else."""
-    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
+    if isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
+        return float(value)
+    return None

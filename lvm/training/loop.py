@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from lvm.models.predictor import Predictor
 from lvm.training.epochs import EpochRecord
 from lvm.training.forward import Outputs, forward_pass
 from lvm.training.health import Probe
+from lvm.training.manifest import Stated
 from lvm.training.objective import objective
 from lvm.training.state import TrainingState
 from lvm.training.updates import not_finite
@@ -41,11 +42,13 @@ def train(
     *,
     validate: Validate,
     device: str = "cpu",
-    lineage: Mapping[str, object] | None = None,
+    commit: str | None = None,
+    parents: Sequence[str] = (),
 ) -> Iterator[EpochRecord]:
     """Train `recipe` on the train split, yield an EpochRecord per epoch, resume by itself.
 
-    `folder` receives `checkpoint/` and `epochs.jsonl`. When it already holds epochs of the same
+    `folder` receives `checkpoint/` and `epochs.jsonl`; the manifest names the `commit` and the
+    `parents`, checkpoints that the model was started from. When it already holds epochs of the same
     recipe and data, their records are yielded again and training goes on after them, bit for bit
     on a CPU. Raises NonFiniteLossError for a loss or gradient that is not finite before it changes
     anything (on a GPU the error comes a little later, and before anything is saved),
@@ -53,7 +56,8 @@ def train(
     this process has no such `device`.
     """
     world = World.current(claim(device))
-    state = TrainingState(recipe, dataset, folder, world, dict(lineage or {}))
+    lineage = Stated(commit=commit, parents=[*parents])
+    state = TrainingState(recipe, dataset, folder, world, lineage)
     for record in state.restore():
         yield record
     for epoch in range(state.epochs_done + 1, recipe.training.epochs + 1):
@@ -81,7 +85,7 @@ def time_updates(
 
     Trains and keeps nothing: it is what a forecast of a run's length is made from.
     """
-    state = TrainingState(recipe, dataset, Path(), World.current(claim(device)), {})
+    state = TrainingState(recipe, dataset, Path(), World.current(claim(device)), Stated())
     started = time.perf_counter()
     state.sampler.refresh(1)
     before = time.perf_counter() - started

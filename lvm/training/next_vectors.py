@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +25,13 @@ LENGTH_TOLERANCE = 1e-2
 class NextVectors:
     """Predicts unit next vectors in the space of the bank, whatever space the search is in."""
 
-    def __init__(self, predictor: Predictor, context_length: int, width: int) -> None:
+    def __init__(self, predictor: Predictor, context_length: int) -> None:
         self.predictor = predictor
-        self.context_length, self.width = context_length, width
+        self.context_length, self.width = context_length, predictor.model.width
 
     @torch.no_grad()
     def predict(
-        self, model_input: Float32[np.ndarray, "B T D"], params: Mapping[str, Any] | None = None
+        self, model_input: Float32[np.ndarray, "B T D"], params: Mapping[str, object] | None = None
     ) -> Float32[np.ndarray, "B D"]:
         """Return unit predictions [B, D] for unit contexts [B, T, D], oldest vector first.
 
@@ -70,5 +69,5 @@ def _load_pyfunc(data_path: str) -> NextVectors:
 
     Raises CheckpointError when the folder does not give back its own probe outputs.
     """
-    predictor, recipe, manifest = load_checkpoint(Path(data_path))
-    return NextVectors(predictor, recipe.context_length, int(manifest["width"]))
+    predictor, recipe, _ = load_checkpoint(Path(data_path))
+    return NextVectors(predictor, recipe.context_length)

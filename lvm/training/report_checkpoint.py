@@ -17,7 +17,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -25,12 +24,13 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from lvm.core.errors import CheckpointError, UnsafePayloadError
-from lvm.core.outside import listed, regular
+from lvm.core.outside import Json, listed, regular
 from lvm.data.magic import SAFETENSORS, kind_of
 from lvm.models.foreign_forms import flattened
 from lvm.training import foreign
 from lvm.training.checkpoint import UNREADABLE
 from lvm.training.extent import check_pickles
+from lvm.training.manifest import REPORT, STATED, Stated, stated_in
 
 MODEL_NAMES = ("model_state_dict", "state_dict", "model", "ema_state_dict", "weights")
 ARGS_NAMES = ("args", "hyper_parameters", "hparams", "config")
@@ -40,7 +40,6 @@ VAL_NAMES = (
     *("val_cosine", "best_val_cosine", "val_cos", "best_val_cos", "val_cosine_similarity"),
     *("eval_cosine", "best_cosine"),
 )
-STATED = ("articles_seen", "text_seen", "bank", "data", "parents", "val_ids_sha256")
 PARENT_NAMES = ("resume", "resume_from", "init_from", "pretrained")
 SAVE_AGAIN = (
     'save it again with torch.save({"model_state_dict": model.state_dict(), '
@@ -60,24 +59,11 @@ class ReportCheckpoint:
 
     path: Path
     model: Mapping[str, Tensor]
+    stated: Stated  # what a manifest of lvm would say, as far as the file says it
     head: Mapping[str, Tensor] | None = None
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, Json] = field(default_factory=dict)
     val_cosine: float | None = None
-    epoch: Any = None
-    history: Any = None
-    more: Mapping[str, Any] = field(default_factory=dict)  # what it states of what it saw
-
-    def manifest(self) -> dict[str, Any]:
-        """Return what a manifest of lvm would say, as far as the file says it."""
-        resumed = [self.args[n] for n in PARENT_NAMES if isinstance(self.args.get(n), str)]
-        return {
-            "format": "report",
-            "args": dict(self.args),
-            "val_cosine": self.val_cosine,
-            "epoch": self.epoch,
-            "parents": [parent for parent in resumed if parent],
-            **self.more,
-        }
+    history: Json = None
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -98,29 +84,39 @@ def read_report_checkpoint(path: Path) -> ReportCheckpoint:
             for key in (*ARGS_NAMES, *VAL_NAMES, "epoch", "history")
         }
         # What a model saw, and of which windows its figure is.
-        more = {k: foreign.plain(content[k]) for k in STATED if k in content}
+        seen = {key: foreign.plain(content[key]) for key in STATED if key in content}
     except RecursionError:
         raise CheckpointError(f"{path} holds values nested without end; {SAVE_AGAIN}.") from None
-    given = [plain[name] for name in ARGS_NAMES if isinstance(plain[name], dict)]
-    args = {key: value for one in reversed(given) for key, value in flattened(one).items()}
+    sections = (flattened(s) for n in reversed(ARGS_NAMES) if isinstance(s := plain[n], dict))
+    merged = {key: value for section in sections for key, value in section.items()}
+    args = {key.replace("-", "_"): value for key, value in merged.items()}
     stored = (foreign.number(plain[name]) for name in VAL_NAMES)
+    val_cosine = next((value for value in stored if value is not None), None)
+    stated = {
+        "format": REPORT,
+        "args": args,
+        "val_cosine": val_cosine,
+        "epoch": plain["epoch"],
+        "parents": [p for name in PARENT_NAMES if isinstance(p := args.get(name), str) and p],
+        **seen,
+        "left_out": unread or None,
+    }
     return ReportCheckpoint(
         path=path,
         model=model,
         head=head or None,
-        args={key.replace("-", "_"): value for key, value in args.items()},
-        val_cosine=next((value for value in stored if value is not None), None),
-        epoch=plain["epoch"],
+        args=args,
+        val_cosine=val_cosine,
         history=plain["history"],
-        more=more | ({"left_out": unread} if unread else {}),
+        stated=stated_in(stated),
     )
 
 
-def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
+def _load(path: Path) -> tuple[Mapping[object, object], list[str]]:
     """Return the content of a file, and the names of the classes whose objects were left out."""
     if kind_of(path) == SAFETENSORS:
         try:
-            return dict(safetensors.torch.load_file(path)), []
+            return dict[object, object](safetensors.torch.load_file(path).items()), []
         except UNREADABLE as error:
             raise unreadable(path, error) from None
     _require_zip(path)
@@ -204,26 +200,25 @@ def _parts(
     return model, {HEAD.sub("", name): weight for name, weight in head.items()}
 
 
-def _weights(path: Path, content: Mapping[Any, Any], key: str) -> dict[str, Tensor]:
+def _weights(path: Path, content: Mapping[object, object], key: str) -> dict[str, Tensor]:
     """Return a state dict, empty when there is none."""
     given = content.get(key)
     if given is None:
         return {}
-    named = isinstance(given, Mapping) and all(
-        isinstance(n, str) and isinstance(w, Tensor) for n, w in given.items()
-    )
-    if not named:
+    every = given if isinstance(given, Mapping) else {}
+    named = {n: w for n, w in every.items() if isinstance(n, str) and isinstance(w, Tensor)}
+    if not isinstance(given, Mapping) or len(named) < len(given):
         raise CheckpointError(f"{path}: {key} does not hold tensors by name; {SAVE_AGAIN}.")
-    odd = [n for n, w in given.items() if w.is_quantized or w.is_meta or w.layout != torch.strided]
+    odd = [n for n, w in named.items() if w.is_quantized or w.is_meta or w.layout != torch.strided]
     if odd:
         raise CheckpointError(
             f"{path}: {len(odd)} weights are quantized, sparse or without data (first: "
             f"{odd[0]}), not plain tensors; {SAVE_AGAIN}."
         )
-    claimed = sum(w.numel() * w.element_size() for w in given.values())
+    claimed = sum(w.numel() * w.element_size() for w in named.values())
     if claimed > MAX_EXPANSION * path.stat().st_size:
         raise CheckpointError(
             f"{path}: {key} claims {claimed / 1e9:.3g} GB, more than {MAX_EXPANSION} times the "
             f"size of the file; {SAVE_AGAIN}."
         )
-    return dict(given)
+    return named

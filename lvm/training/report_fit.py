@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor
 
-from lvm.core.config.plain import to_dict
 from lvm.core.config.recipe import ModelConfig, Recipe
 from lvm.core.errors import CheckpointError
 from lvm.core.outside import listed
@@ -16,6 +16,7 @@ from lvm.models.base import declared
 from lvm.models.foreign_forms import Alternative
 from lvm.models.predictor import Predictor
 from lvm.training.foreign_names import canonical, renamed
+from lvm.training.manifest import Stated
 from lvm.training.report_checkpoint import NUM_NAMED, RETRAIN, ReportCheckpoint, unreadable
 from lvm.training.report_recipe import Candidate, closest_model, differences, recipe_of, shapes_of
 
@@ -37,11 +38,10 @@ def ways_to_compute(checkpoint: ReportCheckpoint, width: int) -> list[Alternativ
     The first is that of `fit_report_checkpoint`, whose errors it raises.
     """
     config = _fitting(checkpoint, width).config
-    open_ways = declared(config.name, "ways_to_compute")
+    open_ways = declared(config.name).ways_to_compute
     if open_ways is None:
         return [Alternative(config=config, departures=0, words="")]
-    ways: list[Alternative] = open_ways(config, checkpoint.args)
-    return ways
+    return open_ways(config, checkpoint.args)
 
 
 def fit_as(
@@ -65,11 +65,10 @@ def own_width(checkpoint: ReportCheckpoint) -> int:
     return closest_model(shapes, checkpoint.args, 1).width
 
 
-def fitted_manifest(checkpoint: ReportCheckpoint, recipe: Recipe, width: int) -> dict[str, object]:
-    """Return the manifest of a .pt file that was fitted to a model."""
-    unused = renamed(checkpoint.model).unused
-    more = {"unused_weights": list(unused)} if unused else {}
-    return {**checkpoint.manifest(), **more, "recipe": to_dict(recipe), "width": width}
+def fitted_manifest(checkpoint: ReportCheckpoint) -> Stated:
+    """Return what a .pt file states, and the weights that the model it was fitted to leaves out."""
+    unused = [*renamed(checkpoint.model).unused] or None
+    return msgspec.structs.replace(checkpoint.stated, unused_weights=unused)
 
 
 def _fitting(checkpoint: ReportCheckpoint, width: int) -> Candidate:

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from lvm.core.config.plain import with_changes
 from lvm.core.config.recipe import ModelConfig, Recipe
 from lvm.core.errors import ConfigError
 from lvm.models.base import MODELS, build_model, declared
-from lvm.models.foreign_forms import STATE, Shapes, first, num_parts
+from lvm.models.foreign_forms import STATE, Args, Shapes, first, num_parts
 from lvm.training.foreign_names import OWN_NAMES
 
 Config = TypeVar("Config", ModelConfig, Recipe)
@@ -71,18 +71,18 @@ class Candidate:
     differing: tuple[str, ...]  # one phrase per weight
 
 
-def closest_model(shapes: Shapes, args: Mapping[str, object], width: int) -> Candidate:
+def closest_model(shapes: Shapes, args: Args, width: int) -> Candidate:
     """Return the registered model that fits, else the one that knows the most weights by name."""
     names = sorted(MODELS.names(), key=lambda name: name != ModelConfig().name)
     candidates = [_candidate(name, shapes, args, width) for name in names]
     return min(candidates, key=lambda c: (bool(c.differing), -c.shared, len(c.differing)))
 
 
-def _candidate(name: str, shapes: Shapes, args: Mapping[str, Any], width: int) -> Candidate:
+def _candidate(name: str, shapes: Shapes, args: Args, width: int) -> Candidate:
     config = _from_args(ModelConfig(name=name), MODEL_SPELLINGS, args)
     config = with_changes(config, {**_shared_sizes(shapes), "residual": OWN_NAMES[0] in shapes})
     with contextlib.suppress(LookupError, ValueError, ZeroDivisionError, ConfigError):
-        read = declared(name, "sizes_of")  # without it a model is sized by `args` alone
+        read = declared(name).sizes_of  # without it a model is sized by `args` alone
         config = with_changes(config, read(shapes, args) if read is not None else {})
     own_width = (shapes.get("encoder.project_in.weight") or (0,))[-1] or config.hidden
     try:
@@ -137,7 +137,7 @@ def _shared_sizes(shapes: Shapes) -> dict[str, object]:
 def recipe_of(
     config: ModelConfig,
     head: Mapping[str, Tensor] | None,
-    args: Mapping[str, object],
+    args: Args,
     context_length: int,
 ) -> Recipe:
     """Return the recipe of a fitted model; `head` holds its projection head, or is None.
@@ -157,9 +157,7 @@ def recipe_of(
     return recipe.with_changes(sizes)
 
 
-def _from_args(
-    config: Config, spellings: Mapping[str, tuple[str, ...]], args: Mapping[str, object]
-) -> Config:
+def _from_args(config: Config, spellings: Mapping[str, tuple[str, ...]], args: Args) -> Config:
     for key, names in spellings.items():
         value = first(args, names)
         if value is not None:
@@ -168,15 +166,12 @@ def _from_args(
     return config
 
 
-def accumulated_negatives(manifest: Mapping[str, object]) -> tuple[int, int] | None:
+def accumulated_negatives(args: Args) -> tuple[int, int] | None:
     """Return (negatives seen, negatives stated) where gradient accumulation made them differ.
 
-    From the `args` of a .pt file: with a batch of 256 and 4 steps of accumulation, 255 rows stand
+    `args` are those of a .pt file: with a batch of 256 and 4 steps of accumulation, 255 rows stand
     against the target, not 1023. None without accumulation, or without a contrastive loss.
     """
-    args = manifest.get("args")
-    if not isinstance(args, Mapping):
-        return None
     batch = _whole(args, ("batch_size", "micro_batch_size"))
     steps = _whole(args, ACCUMULATION_NAMES) or 1
     if any(args.get(name) == 0 for name in ("lambda_con", "lambda_contrastive")) or not batch:
@@ -185,6 +180,6 @@ def accumulated_negatives(manifest: Mapping[str, object]) -> tuple[int, int] | N
     return (batch - 1, stated - 1) if stated > batch else None
 
 
-def _whole(args: Mapping[str, object], names: tuple[str, ...]) -> int | None:
+def _whole(args: Args, names: tuple[str, ...]) -> int | None:
     values = (args.get(name) for name in names)
     return next((v for v in values if type(v) is int and v > 0), None)

@@ -6,8 +6,8 @@ import functools
 import hashlib
 import math
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -31,10 +31,13 @@ from lvm.training.checkpoint import (
 )
 from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates, write_epochs
 from lvm.training.health import DevLoss, configured_negatives
+from lvm.training.manifest import Manifest, Stated, TextSeen
 from lvm.training.negatives import NegativeSampler
 from lvm.training.reach import unreached
 from lvm.training.updates import DeviceUpdates, Parts
 from lvm.training.world import World
+
+ELSEWHERE = "use another folder"
 
 
 class TrainingState:
@@ -46,7 +49,7 @@ class TrainingState:
         dataset: Dataset,
         folder: Path,
         world: World,
-        lineage: dict[str, Any],
+        lineage: Stated,
     ) -> None:
         self.recipe, self.dataset, self.folder = recipe, dataset, folder
         self.device, self.world, self.lineage = world.device, world, lineage
@@ -131,54 +134,60 @@ class TrainingState:
         manifest = read_manifest(checkpoint)
         if manifest is None:
             return []
-        expected = {"recipe_id": fingerprint(self.recipe), "data": self.dataset.fingerprint}
-        for key, value in expected.items():
-            if manifest.get(key) != value:
-                raise CheckpointError(
-                    f"{checkpoint} was trained with another {key.split('_')[0]} "
-                    f"({manifest.get(key)}, now {value}); use another folder."
-                )
-        if (made_with := manifest.get("plugins", {})) != (here := digests()):
-            raise CheckpointError(
-                f"{checkpoint} was trained with other plug-ins ({in_words(made_with)}, now "
-                f"{in_words(here)}); use another folder."
-            )
-        self.epochs_done = int(manifest["epoch"])
+        self.epochs_done = self._epochs_of(manifest, checkpoint)
         if self.epochs_done < self.recipe.training.epochs:  # the state of a whole one may be gone
-            self.optimizer.load_state_dict(load_optimizer_state(checkpoint)["optimizer"])
+            moments = load_optimizer_state(checkpoint).get("optimizer")
+            if not isinstance(moments, dict):
+                raise CheckpointError(f"{checkpoint}/state.pt has no optimizer; {ELSEWHERE}.")
+            self.optimizer.load_state_dict(moments)
         load_weights(self.predictor, checkpoint)
         return read_epochs(self.folder)[: self.epochs_done]
 
+    def _epochs_of(self, manifest: Manifest, checkpoint: Path) -> int:
+        """Return the epochs of a checkpoint; CheckpointError where it is not of this training."""
+        for what, then, now in (
+            ("another recipe", manifest.recipe_id, fingerprint(self.recipe)),
+            ("another data", manifest.data, self.dataset.fingerprint),
+            ("other plug-ins", in_words(manifest.plugins), in_words(digests())),
+        ):
+            if then != now:
+                raise CheckpointError(
+                    f"{checkpoint} was trained with {what} ({then}, now {now}); {ELSEWHERE}."
+                )
+        if not manifest.epoch:
+            raise CheckpointError(f"{checkpoint}/manifest.json has no epoch; {ELSEWHERE}.")
+        return manifest.epoch
+
     @functools.cached_property
-    def text_seen(self) -> dict[str, object]:
+    def text_seen(self) -> TextSeen:
         """Sketches of the train text, by which it is known where ids are of another bank."""
-        return sketch(self.dataset.bank, self.dataset.train).to_plain()
+        found = sketch(self.dataset.bank, self.dataset.train)
+        return msgspec.convert(found.to_plain(), TextSeen)
 
     def save(self, record: EpochRecord) -> None:
         """Append the record, then replace the checkpoint: a record may be ahead, never behind."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = read_epochs(self.folder)[: record.epoch - 1]
         write_epochs(self.folder, [*kept, record])
+        cosine = record.dev.get("eval_cosine")
         dev_ids = np.ascontiguousarray(self.dataset.dev.targets)
         save_checkpoint(
             self.folder / "checkpoint",
             self.predictor,
             self.recipe,
-            manifest={
-                "width": self.dataset.bank.width,
-                "epoch": record.epoch,
-                "recipe_id": fingerprint(self.recipe),
-                "data": self.dataset.fingerprint,
-                "bank": self.dataset.bank.fingerprint,
-                "articles_seen": np.unique(self.dataset.train.articles).tolist(),
-                "text_seen": self.text_seen,
-                "parents": self.lineage.get("parents", []),
-                "commit": self.lineage.get("commit"),
-                "seed": self.recipe.seed,
-                "val_cosine": record.dev.get("eval_cosine"),
-                "val_ids_sha256": hashlib.sha256(dev_ids.tobytes()).hexdigest(),
-                "val_articles": list(count_by_article(self.dataset.dev).items()),
-            },
+            stated=msgspec.structs.replace(
+                self.lineage,
+                epoch=record.epoch,
+                recipe_id=fingerprint(self.recipe),
+                data=self.dataset.fingerprint,
+                bank=self.dataset.bank.fingerprint,
+                articles_seen=np.unique(self.dataset.train.articles).tolist(),
+                text_seen=self.text_seen,
+                seed=self.recipe.seed,
+                val_cosine=float(cosine) if isinstance(cosine, int | float) else None,
+                val_ids_sha256=hashlib.sha256(dev_ids.tobytes()).hexdigest(),
+                val_articles=list(count_by_article(self.dataset.dev).items()),
+            ),
             optimizer_state={"optimizer": self.optimizer.state_dict()},
         )
 

@@ -140,14 +140,14 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
             evaluate_test(spec, dataset, predictor)
         yield {"epoch": 0, **dev, "seconds": 0.0, "wall": time.perf_counter() - started}
         return
-    lineage, backend = {"commit": spec.commit}, _backend(spec, device)
+    backend = _backend(spec, device)
     for record in train(
         spec.recipe,
         dataset.narrowed(spec.recipe.context_length),
         spec.folder,
         validate=lambda predictor, epoch: validate(spec, dataset, predictor, epoch),
         device=spec.device,
-        lineage=lineage,
+        commit=spec.commit,
     ):
         if record.epoch == spec.recipe.training.epochs and spec.evaluate_test:
             _evaluate_test_once(spec, dataset, device)
@@ -165,7 +165,7 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
 def _backend(spec: ArmSpec, device: torch.device) -> str:
     """Return how the model is computed, for the journal."""
     model = spec.recipe.model
-    resolve = declared(model.name, "resolve_backend")
+    resolve = declared(model.name).resolve_backend
     return resolve(model.backend, spec.recipe.context_length, device) if resolve else "torch"
 
 

@@ -15,6 +15,7 @@ from lvm.audit.lineage import Lineage, Seen, read_lineage, seen_articles, unknow
 from lvm.core.outside import printable
 from lvm.core.records import Estimate
 from lvm.training.checkpoint import read_manifest
+from lvm.training.manifest import Stated
 from lvm.triage.events.evidence import LineageTold, TraceTold
 from lvm.triage.request import Request
 from lvm.triage.runner import Runner
@@ -68,7 +69,7 @@ def _handed_in(request: Request) -> tuple[str, Lineage] | None:
     if request.checkpoint is None:
         return None
     place = request.given or request.checkpoint
-    manifest = read_manifest(request.checkpoint) or {}
+    manifest = read_manifest(request.checkpoint) or Stated()
     return printable(place.name), read_lineage(manifest, place)
 
 

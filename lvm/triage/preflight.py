@@ -84,5 +84,5 @@ def own_checkpoint(material: Material, out: Path) -> Path | None:
         raise CheckpointError(f"{part.path}: {part.problem}; train the model again.")
     folder = out / "given_checkpoint"
     if not folder.exists():
-        save_checkpoint(folder, part.predictor, part.recipe, manifest=dict(part.manifest))
+        save_checkpoint(folder, part.predictor, part.recipe, stated=part.manifest)
     return folder

@@ -197,7 +197,7 @@ def _trained(folder: Path) -> int:
     for name in CHECKPOINTS:
         with contextlib.suppress(CheckpointError):
             if manifest := read_manifest(folder / name):
-                return int(manifest.get("epoch", 0))
+                return manifest.epoch or 0
     return 0
 
 

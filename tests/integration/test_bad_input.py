@@ -28,6 +28,7 @@ from lvm.data.windows import dataset_from_bank
 from lvm.jobs.presets import load_config
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
+from lvm.training.manifest import Stated
 from lvm.triage.on_ray import RayExecutor
 
 pytestmark = pytest.mark.integration
@@ -492,7 +493,7 @@ def test_a_checkpoint_folder_that_is_none(world, tmp_path: Path, refused):
 
 def checkpoint(world, folder: Path, width: int) -> Path:
     recipe: Recipe = load_config("laptop", world.recipe).recipe
-    save_checkpoint(folder, Predictor(recipe, width), recipe, manifest={"width": width})
+    save_checkpoint(folder, Predictor(recipe, width), recipe, stated=Stated())
     return folder
 
 

@@ -18,6 +18,7 @@ from lvm.core.errors import ConfigError
 from lvm.data.bank import Bank
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.training import loop
+from lvm.training.manifest import Stated
 from lvm.training.objective import objective
 from lvm.training.state import TrainingState
 from lvm.training.world import World
@@ -84,7 +85,7 @@ def data() -> Dataset:
 def gradient(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Return the loss, the weights, and the whole gradient of the first update, in parts."""
     world = World.current()
-    state = TrainingState(recipe, dataset, Path("nowhere"), world, {})
+    state = TrainingState(recipe, dataset, Path("nowhere"), world, Stated())
     state.sampler.refresh(1)
     state.network.train()
     order = np.random.default_rng(7).permutation(len(dataset.train))

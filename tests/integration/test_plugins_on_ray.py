@@ -110,7 +110,7 @@ def test_a_model_of_a_file_is_triaged_and_judged(
     own = plugins.digests()
     assert run.events[0].identity["plug-in my_model.py"] == own["my_model.py"]
     checkpoint = next(out.glob("arms/*/checkpoint"))
-    assert read_manifest(checkpoint)["plugins"] == own
+    assert read_manifest(checkpoint).plugins == own
 
     judge = ["eval", str(checkpoint), "--data", str(world.bank)]
     judged = lvm(tmp_path, *judge, "--plugin", "my_model.py")

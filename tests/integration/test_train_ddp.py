@@ -140,7 +140,7 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
     import ray
 
     from lvm.triage.on_ray.shared import ArmBroke
-    from lvm.triage.on_ray.workers import from_workers
+    from lvm.triage.on_ray.workers import Handed, from_workers
 
     spec = ArmSpec(
         id="arm",
@@ -154,11 +154,11 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
     )
     written = [{"epoch": epoch, "eval_cosine": 0.1 * epoch} for epoch in (1, 2, 3)]
 
-    def fit(worker: Any, config: dict[str, Any], **_: Any) -> None:
-        ray.get(config["mailbox"].put.remote({"placed": 0}))
+    def fit(worker: Any, config: Handed, **_: Any) -> None:
+        ray.get(config.mailbox.put.remote({"placed": 0}))
         for record in written:
-            ray.get(config["mailbox"].wait_for.remote(record["epoch"]))
-            ray.get(config["mailbox"].put.remote(record))
+            ray.get(config.mailbox.wait_for.remote(record["epoch"]))
+            ray.get(config.mailbox.put.remote(record))
         if spec.folder.name == "broken":
             raise RuntimeError("a worker died")
 

@@ -19,6 +19,7 @@ from lvm.training.checkpoint import (
     read_manifest,
     save_checkpoint,
 )
+from lvm.training.manifest import Stated
 
 RECIPE = tiny.recipe()
 
@@ -26,8 +27,8 @@ RECIPE = tiny.recipe()
 def save(folder, *, epoch=1, seed=0, optimizer=None):
     recipe = RECIPE.with_changes({"seed": seed})
     predictor = Predictor(recipe, tiny.WIDTH)
-    manifest = {"width": tiny.WIDTH, "epoch": epoch}
-    save_checkpoint(folder, predictor, recipe, manifest=manifest, optimizer_state=optimizer)
+    stated = Stated(epoch=epoch)
+    save_checkpoint(folder, predictor, recipe, stated=stated, optimizer_state=optimizer)
     return predictor
 
 
@@ -39,7 +40,7 @@ def test_round_trip(tmp_path) -> None:
     saved = save(tmp_path / "c", epoch=3)
     loaded, recipe, manifest = load_checkpoint(tmp_path / "c")
     assert recipe == RECIPE
-    assert (manifest["epoch"], manifest["width"], manifest["format"]) == (3, tiny.WIDTH, 1)
+    assert (manifest.epoch, manifest.width, manifest.format) == (3, tiny.WIDTH, 1)
     for name, tensor in saved.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
     assert not loaded.training
@@ -69,7 +70,7 @@ def test_saving_leaves_the_model_in_the_mode_it_was_in(tmp_path) -> None:
 def test_the_newer_checkpoint_replaces_the_older_without_leftovers(tmp_path) -> None:
     save(tmp_path / "c", epoch=1)
     save(tmp_path / "c", epoch=2, seed=1)
-    assert read_manifest(tmp_path / "c")["epoch"] == 2
+    assert read_manifest(tmp_path / "c").epoch == 2
     assert hidden_names(tmp_path) == []
 
 
@@ -100,9 +101,9 @@ def test_a_kill_at_a_rename_leaves_a_whole_checkpoint(
             with pytest.raises(KeyboardInterrupt):
                 save(folder, epoch=2, seed=1)
     _, _, manifest = load_checkpoint(folder)
-    assert manifest["epoch"] == (2 if left_by_an_earlier_kill and nth == 2 else 1)
+    assert manifest.epoch == (2 if left_by_an_earlier_kill and nth == 2 else 1)
     save(folder, epoch=3)
-    assert load_checkpoint(folder)[2]["epoch"] == 3
+    assert load_checkpoint(folder)[2].epoch == 3
     assert hidden_names(tmp_path) == []
 
 
@@ -116,7 +117,7 @@ def test_an_unfinished_checkpoint_is_never_read(tmp_path, monkeypatch) -> None:
         patch.setattr(checkpoint.torch, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path / "c", epoch=2, seed=1, optimizer={"a": 1})
-    assert load_checkpoint(tmp_path / "c")[2]["epoch"] == 1
+    assert load_checkpoint(tmp_path / "c")[2].epoch == 1
 
 
 def change_weights(folder, change) -> None:

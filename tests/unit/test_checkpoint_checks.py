@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+from msgspec import to_builtins
 
 from lvm.audit.check import CHECKS
 from lvm.audit.checkpoint import open_checkpoint
@@ -21,6 +22,7 @@ from lvm.data.windows import dataset_from_bank
 from lvm.models.mamba2 import Mamba2Layer
 from lvm.models.predictor import Predictor
 from lvm.training.loop import train
+from lvm.training.manifest import Stated
 from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.step import Role
 
@@ -290,13 +292,13 @@ def test_a_pt_file_that_names_what_runs_is_an_error(folder, tmp_path) -> None:
 
 
 def child_of(*parents, articles=(1,)):
-    return {"articles_seen": list(articles), "parents": list(parents)}
+    return Stated(articles_seen=list(articles), parents=list(parents))
 
 
 def stated(manifest, folder) -> set[int]:
     """The articles that all manifests of a line name."""
     line = read_lineage(manifest, folder).manifests
-    return {article for _, one in line for article in one["articles_seen"]}
+    return {article for _, one in line for article in one.articles_seen}
 
 
 def write_manifest(folder, **manifest):
@@ -307,15 +309,17 @@ def write_manifest(folder, **manifest):
 
 
 def test_the_articles_of_all_ancestors_are_gathered(tmp_path) -> None:
-    write_manifest(tmp_path / "grand", **child_of(articles=[7]))
-    parent = write_manifest(tmp_path / "parent", **child_of("../grand", articles=[5, 6]))
+    write_manifest(tmp_path / "grand", **to_builtins(child_of(articles=[7])))
+    parent = write_manifest(
+        tmp_path / "parent", **to_builtins(child_of("../grand", articles=[5, 6]))
+    )
     manifest = child_of(str(parent), child_of(articles=[9]), articles=[1])
     assert stated(manifest, tmp_path / "me") == {1, 5, 6, 7, 9}
 
 
 def test_parents_in_a_circle_end(tmp_path) -> None:
-    write_manifest(tmp_path / "a", **child_of("b", articles=[1]))
-    write_manifest(tmp_path / "b", **child_of("a", articles=[2]))
+    write_manifest(tmp_path / "a", **to_builtins(child_of("b", articles=[1])))
+    write_manifest(tmp_path / "b", **to_builtins(child_of("a", articles=[2])))
     assert stated(child_of("b"), tmp_path / "a") == {1, 2}
 
 

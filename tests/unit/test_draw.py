@@ -7,6 +7,7 @@ import hashlib
 import json
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 import tiny
@@ -26,6 +27,7 @@ from lvm.data.files import write_bank
 from lvm.data.load import DataRequest
 from lvm.data.windows import Dataset, Size, article_windows, recut
 from lvm.training.loop import train
+from lvm.training.manifest import Stated, stated_in
 from lvm.triage.preflight import dataset_of
 
 T = 5
@@ -203,7 +205,7 @@ def trained(tmp_path_factory):
 def test_a_checkpoint_says_which_windows_its_cosine_is_of(trained) -> None:
     manifest = json.loads((trained.place / "manifest.json").read_text())
     assert dict(manifest["val_articles"]) == count_by_article(trained.data.dev)
-    found = as_trained(trained.whole, manifest)
+    found = as_trained(trained.whole, stated_in(manifest))
     np.testing.assert_array_equal(found.dev.contexts, trained.data.dev.contexts)
     digest = hashlib.sha256(found.dev.targets.tobytes()).hexdigest()
     assert manifest["val_ids_sha256"] == digest
@@ -212,13 +214,13 @@ def test_a_checkpoint_says_which_windows_its_cosine_is_of(trained) -> None:
 
 @pytest.mark.parametrize("stated", [None, 3, "ab", [[1]], [["x", 1]], {"a": 1}])
 def test_a_manifest_that_states_no_windows_leaves_the_split_alone(trained, stated) -> None:
-    assert as_trained(trained.whole, {"val_articles": stated}) is trained.whole
-    assert as_trained(trained.whole, {}) is trained.whole
+    assert as_trained(trained.whole, stated_in({"val_articles": stated})) is trained.whole
+    assert as_trained(trained.whole, Stated()) is trained.whole
 
 
 def judged(trained, **changes) -> list:
     part = open_checkpoint(trained.place, trained.whole.bank.width, T)
-    part = dataclasses.replace(part, manifest={**part.manifest, **changes})
+    part = dataclasses.replace(part, manifest=msgspec.structs.replace(part.manifest, **changes))
     return list(loader(Material(bank=trained.whole.bank, dataset=trained.whole, checkpoint=part)))
 
 

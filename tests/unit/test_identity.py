@@ -21,6 +21,7 @@ from lvm.jobs.flags import triage_options
 from lvm.jobs.options import TriageOptions
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
+from lvm.training.manifest import Stated
 from lvm.triage.arm import ArmSpec, arm_id
 from lvm.triage.events import Resumed, RunStarted, StepStarted
 from lvm.triage.events.parts import Arm
@@ -39,7 +40,7 @@ def model(folder: Path, shift: float = 0.0) -> Path:
     with torch.no_grad():
         for weights in predictor.parameters():
             weights += shift
-    save_checkpoint(folder, predictor, RECIPE, manifest={"width": tiny.WIDTH})
+    save_checkpoint(folder, predictor, RECIPE, stated=Stated())
     return folder
 
 

@@ -117,7 +117,7 @@ def test_a_kill_while_an_epoch_is_saved_costs_that_epoch_alone(
         patch.setattr(training_state, name, killed)
         with pytest.raises(KeyboardInterrupt):
             run(rich, tiny_dataset, parts)
-    assert read_manifest(parts / "checkpoint")["epoch"] == 2
+    assert read_manifest(parts / "checkpoint").epoch == 2
     assert numbers(run(rich, tiny_dataset, parts)) == numbers(whole.records)
     assert numbers(read_epochs(parts)) == numbers(whole.records)
     assert same_weights(whole.folder, parts)
@@ -283,9 +283,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
 
 def test_the_manifest_says_what_the_model_has_seen(tiny_dataset, tmp_path) -> None:
     recipe = tiny.recipe(**{"training.epochs": 1})
-    for _ in train(
-        recipe, tiny_dataset, tmp_path, validate=validate, lineage={"commit": "c", "parents": ["p"]}
-    ):
+    for _ in train(recipe, tiny_dataset, tmp_path, validate=validate, commit="c", parents=["p"]):
         pass
     manifest = json.loads((tmp_path / "checkpoint" / "manifest.json").read_text())
     assert set(manifest["articles_seen"]) == set(tiny_dataset.train.articles.tolist())

@@ -382,7 +382,7 @@ def test_a_checkpoint_names_the_plugin_of_its_model(file, tmp_path, monkeypatch)
     list(loop.train(recipe, dataset, folder, validate=lambda p, e: {}))
     checkpoint = folder / "checkpoint"
     own = plugins.digests()
-    assert read_manifest(checkpoint)["plugins"] == own
+    assert read_manifest(checkpoint).plugins == own
     load_checkpoint(checkpoint)
     forget(monkeypatch)
     message = (
@@ -422,7 +422,7 @@ def test_the_example_of_the_page_goes_through_phase_1_and_a_step(tmp_path) -> No
     assert {step for step, _ in ended} >= {"phase_1", "projection_head"}
     assert {reason for _, reason in ended} <= {"finished", "pruned"}
     (manifest, *_) = (read_manifest(path) for path in tmp_path.glob("run/arms/*/checkpoint"))
-    assert manifest["plugins"] == plugins.digests()
+    assert manifest.plugins == plugins.digests()
 
 
 @pytest.mark.parametrize(

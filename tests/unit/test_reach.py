@@ -17,6 +17,7 @@ from lvm.losses.infonce import infonce
 from lvm.models.base import MODELS
 from lvm.models.predictor import Predictor
 from lvm.training import loop
+from lvm.training.manifest import Stated
 from lvm.training.objective import objective
 from lvm.training.reach import unreached
 from lvm.training.state import TrainingState
@@ -110,7 +111,7 @@ def test_a_margin_compares_targets_with_candidates_in_one_space(space: str) -> N
         }
     )
     data = tiny.dataset()
-    state = TrainingState(recipe, data, Path("nowhere"), World(), {})
+    state = TrainingState(recipe, data, Path("nowhere"), World(), Stated())
     with torch.no_grad():  # as far from the identity as training may take it
         state.predictor.model.encoder.document_tower.down.weight.mul_(20)
     state.sampler.refresh(1)

@@ -24,6 +24,7 @@ from lvm.core.errors import CheckpointError, UnsafePayloadError
 from lvm.models.base import MODELS
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
+from lvm.training.manifest import Stated
 from lvm.training.report_checkpoint import read_report_checkpoint
 from lvm.training.report_fit import fit_report_checkpoint
 from lvm.training.report_recipe import accumulated_negatives
@@ -80,8 +81,8 @@ def test_weights_and_recipe_come_back(tmp_path) -> None:
     assert (objective.temperature, objective.contrastive_weight) == (0.1, 0.85)
     assert (objective.ar_weight, recipe.search_space) == (0.15, "raw")
     assert (training.batch_size, training.epochs, training.learning_rate) == (64, 20, 5e-4)
-    assert (manifest["width"], manifest["val_cosine"], manifest["epoch"]) == (W, 0.5149, 7)
-    assert manifest["args"]["lambda_ar"] == 0.15
+    assert (loaded.model.width, manifest.val_cosine, manifest.epoch) == (W, 0.5149, 7)
+    assert manifest.args["lambda_ar"] == 0.15
 
 
 @pytest.mark.parametrize("name", MODELS.names())
@@ -145,10 +146,10 @@ def test_the_context_length_of_args_counts(tmp_path) -> None:
 
 
 def test_a_folder_is_read_as_before(tmp_path) -> None:
-    save_checkpoint(tmp_path / "c", built(), tiny.recipe(**MODEL), manifest={"width": W})
+    save_checkpoint(tmp_path / "c", built(), tiny.recipe(**MODEL), stated=Stated())
     _, recipe, manifest = load_any_checkpoint(tmp_path / "c", W, 5)
     assert recipe == tiny.recipe(**MODEL)
-    assert manifest["format"] == 1
+    assert manifest.format == 1
 
 
 # --- misfits --------------------------------------------------------------------------------------
@@ -290,7 +291,7 @@ def test_other_classes_are_left_out_by_name(value, tmp_path) -> None:
     kind = value if isinstance(value, type) else type(value)
     path = write(tmp_path / "m.pt", built(), args={"value": value, "temperature": 0.2})
     checkpoint = read_report_checkpoint(path)
-    assert [name.rpartition(".")[2] for name in checkpoint.more["left_out"]] == [kind.__name__]
+    assert [name.rpartition(".")[2] for name in checkpoint.stated.left_out] == [kind.__name__]
     assert checkpoint.args["temperature"] == 0.2
     assert fit_report_checkpoint(checkpoint, W, 5)[1].objective.temperature == 0.2
 
@@ -418,7 +419,7 @@ def test_a_namespace_with_an_absolute_path_is_read(tmp_path) -> None:
     path = write(tmp_path / "m.pt", built(), args=args)
     checkpoint = read_report_checkpoint(path)
     assert checkpoint.args == {"temperature": 0.2, "out": "/runs/a", "resume": "old.pt"}
-    assert checkpoint.manifest()["parents"] == ["old.pt"]
+    assert checkpoint.stated.parents == ["old.pt"]
     assert fit_report_checkpoint(checkpoint, W, 5)[1].objective.temperature == 0.2
 
 
@@ -514,5 +515,5 @@ def test_odd_numbers_beside_the_weights_do_no_harm(tmp_path) -> None:
     ],
 )
 def test_accumulated_negatives(args, expected) -> None:
-    assert accumulated_negatives({"args": args}) == expected
+    assert accumulated_negatives(args) == expected
     assert accumulated_negatives({}) is None

@@ -25,6 +25,7 @@ from lvm.data.sketch import AXES, MAX_CHUNKS, Sketches, articles_again, sketch
 from lvm.data.windows import article_windows, dataset_from_bank
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
+from lvm.training.manifest import Stated, stated_in
 
 OWN = ("bank", "data", "articles_seen", "text_seen", "parents")
 
@@ -69,8 +70,8 @@ def stated(folder: Path, *without: str, **more) -> dict:
 
 
 def checkpoint(folder: Path, manifest: dict) -> Path:
-    recipe = tiny.recipe()
-    save_checkpoint(folder, Predictor(recipe, manifest["width"]), recipe, manifest=manifest)
+    recipe, width = tiny.recipe(), manifest["width"]
+    save_checkpoint(folder, Predictor(recipe, width), recipe, stated=stated_in(manifest))
     return folder
 
 
@@ -228,7 +229,7 @@ def test_a_heading_that_all_articles_share_makes_nothing_known() -> None:
 
 def test_ids_without_a_bank_to_compare_with_are_not_known() -> None:
     bank = clean(0).bank
-    line = read_lineage({"articles_seen": [0], "bank": bank.fingerprint}, Path("c"))
+    line = read_lineage(Stated(articles_seen=[0], bank=bank.fingerprint), Path("c"))
     seen = seen_articles(line, None, None, bank.vectors[:9], bank.articles[:9])
     assert list(seen.unknown) == ["the checkpoint"]
     seen = seen_articles(line, bank, None, bank.vectors[:9], bank.articles[:9])

@@ -33,6 +33,7 @@ from lvm.models.projection import ProjectionHead
 from lvm.training import health
 from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates
 from lvm.training.loop import train
+from lvm.training.manifest import Stated
 from lvm.training.negatives import NegativeSampler
 from lvm.training.objective import Objective
 from lvm.training.world import World
@@ -312,7 +313,7 @@ def test_accumulation_adds_no_negatives() -> None:
 def test_a_checkpoint_that_states_accumulation_is_named() -> None:
     look = CHECKS.get("NEGATIVES_FEWER").look
     args = {"batch_size": 256, "grad_accum_steps": 4}
-    part = SimpleNamespace(manifest={"args": args}, path="model.pt")
+    part = SimpleNamespace(manifest=Stated(args=args), path="model.pt")
     (found,) = look(SimpleNamespace(training=None, checkpoint=part))
     assert (found.values["columns"], found.values["stated"]) == (256, 1024)
     assert found.where["source"] == "model.pt"

@@ -23,6 +23,7 @@ from lvm.training import loop, objective, updates
 from lvm.training import state as training_state
 from lvm.training.candidates import DeviceCandidates
 from lvm.training.checkpoint import load_checkpoint, read_manifest
+from lvm.training.manifest import Stated
 from lvm.training.negatives import NegativeSampler
 from lvm.training.state import TrainingState
 from lvm.training.world import World
@@ -153,7 +154,7 @@ class Readings(TorchDispatchMode):
 
 def test_the_host_reads_a_few_times_an_epoch(as_on_gpu, tiny_dataset, tmp_path):
     recipe = tiny.recipe(**{"training.batch_size": 8, "negatives.random": 1})
-    state = TrainingState(recipe, tiny_dataset, tmp_path, World(), {})
+    state = TrainingState(recipe, tiny_dataset, tmp_path, World(), Stated())
     state.sampler.refresh(1)
     count = state.updates_per_epoch
     assert count >= 16
@@ -196,7 +197,7 @@ def poison(monkeypatch, *, at):
 def test_an_update_that_is_not_finite_changes_nothing_nor_do_those_after_it(
     as_on_gpu, tiny_dataset, tmp_path, monkeypatch
 ):
-    state = TrainingState(tiny.recipe(), tiny_dataset, tmp_path, World(), {})
+    state = TrainingState(tiny.recipe(), tiny_dataset, tmp_path, World(), Stated())
     state.sampler.refresh(1)
     poison(monkeypatch, at=3)
     state.updates.begin(np.arange(len(tiny_dataset.train)), [1e-3] * state.updates_per_epoch)
@@ -229,7 +230,7 @@ def test_it_ends_the_training_before_the_epoch_is_saved(
         with pytest.raises(NonFiniteLossError):
             next(training)
     assert {p.name: p.read_bytes() for p in (broken / "checkpoint").iterdir()} == saved
-    assert read_manifest(broken / "checkpoint")["epoch"] == 1
+    assert read_manifest(broken / "checkpoint").epoch == 1
     close(run(recipe, tiny_dataset, broken), whole, 1e-12)
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from lvm.core.config.plain import to_dict
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import ConfigError
+from lvm.core.outside import Json
 from lvm.core.registry import closest
 from lvm.core.trainer import TrainerConfig
 
@@ -29,15 +29,15 @@ IN_BRACES = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 OWN_OPTIONS = "trainer.options."
 
 
-def values_of(recipe: Recipe) -> dict[str, Any]:
+def values_of(recipe: Recipe) -> dict[str, Json]:
     """Return the recipe's values by dotted keys, with the trainer's own options."""
     plain = to_dict(recipe)
     trainer = plain.pop("trainer", {})
     return _flat(plain, "") | _flat(trainer.get("options", {}), OWN_OPTIONS)
 
 
-def _flat(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flat(table: Mapping[str, Json], prefix: str) -> dict[str, Json]:
+    found: dict[str, Json] = {}
     for key, value in table.items():
         place = f"{prefix}{key}"
         found |= _flat(value, f"{place}.") if isinstance(value, Mapping) else {place: value}
@@ -110,7 +110,7 @@ def handed_keys(trainer: TrainerConfig, known: list[str]) -> list[str]:
     return list(trainer.keys or known) if trainer.call else names_in(trainer)
 
 
-def handed_values(recipe: Recipe) -> dict[str, Any]:
+def handed_values(recipe: Recipe) -> dict[str, Json]:
     """Return the values that the recipe's call is handed, by their keys."""
     assert recipe.trainer is not None
     values = values_of(recipe)

@@ -12,6 +12,7 @@ import contextlib
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -32,6 +33,16 @@ from lvm.triage.on_ray.shared import (
 
 SIGN_SECONDS = 5.0  # how often a trial gives a sign of life while its workers say nothing
 POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handed:
+    """What every worker of an arm is handed."""
+
+    spec: dict[str, object]  # as plain values: plug-ins are loaded before it is read
+    mailbox: ray.actor.ActorHandle
+    data: ray.ObjectRef
+    plugins: ray.ObjectRef | None
 
 
 def _mailbox() -> object:
@@ -79,10 +90,11 @@ def from_workers(spec: ArmSpec, trial: Mapping[str, Any]) -> Iterator[dict[str, 
     """
     mailbox = ray.remote(_mailbox()).options(num_cpus=0).remote()
     pool = ThreadPoolExecutor(max_workers=1)
-    shared = {name: trial[name] for name in ("data", "plugins")}
-    config = {"spec": spec.to_plain(), "mailbox": mailbox, **shared}
+    handed = Handed(
+        spec=spec.to_plain(), mailbox=mailbox, data=trial["data"], plugins=trial["plugins"]
+    )
     try:
-        training = pool.submit(_fit, spec, config, ScheduleConfig(**trial["schedule"]))
+        training = pool.submit(_fit, spec, handed, ScheduleConfig(**trial["schedule"]))
         waits, epoch = True, 0
         yield {"waits": True}
         while True:
@@ -132,10 +144,10 @@ def _raise_cause(training: Future[None]) -> None:
     raise ArmBroke(f"{named}{lines[0]}") from None
 
 
-def _fit(spec: ArmSpec, config: dict[str, object], schedule: ScheduleConfig) -> None:
+def _fit(spec: ArmSpec, handed: Handed, schedule: ScheduleConfig) -> None:
     distributed.fit(
         _worker,
-        config,
+        handed,
         name=f"{spec.id}-{uuid.uuid4().hex[:8]}",
         storage=spec.folder / "ray_train",
         workers=spec.workers,
@@ -146,10 +158,10 @@ def _fit(spec: ArmSpec, config: dict[str, object], schedule: ScheduleConfig) -> 
     )
 
 
-def _worker(config: dict[str, Any]) -> None:
+def _worker(handed: Handed) -> None:
     """Body of a Ray Train worker: the same arm, in a world of several."""
-    load_shared(config["plugins"])
-    spec, mailbox = ArmSpec.from_plain(config["spec"]), config["mailbox"]
+    load_shared(handed.plugins)
+    spec, mailbox = ArmSpec.from_plain(handed.spec), handed.mailbox
     last = spec.recipe.training.epochs
     world = World.current(claim(spec.device))
     letter: dict[str, Any] = {"placed": world.rank, "facts": facts()}
@@ -157,7 +169,7 @@ def _worker(config: dict[str, Any]) -> None:
         group = ray.util.get_current_placement_group()
         letter |= {PLACEMENT_GROUP: group.id.hex()} if group is not None else {}
     ray.get(mailbox.put.remote(letter))
-    for record in records_or_reason(spec, dataset_of(config["data"])):
+    for record in records_or_reason(spec, dataset_of(handed.data)):
         if world.rank == 0:
             ray.get(mailbox.put.remote(record))
             if record.get("epoch", last) < last:  # after the last one there is nothing to wait for
