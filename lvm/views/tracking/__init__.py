@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
-from typing import Any
 
 from lvm.core.beside import beside
 from lvm.core.errors import MissingExtraError
@@ -25,6 +24,7 @@ from lvm.triage.summary import Summary
 from lvm.views.tracking.arms import arm_views, changed_views
 from lvm.views.tracking.inbox import Inbox
 from lvm.views.tracking.ladder import ladder_views
+from lvm.views.tracking.mlflow_api import Mlflow
 from lvm.views.tracking.store import (
     Refused,
     absolute,
@@ -210,10 +210,11 @@ class Tracker:
             runs.write(parent_view(events, summary, closed=True), views, ARTIFACTS)
 
 
-def import_mlflow() -> Any:
+def import_mlflow() -> Mlflow:
     """Return the mlflow package with all that is used of it."""
     # MLflow warns of types of its own when this part is imported.
     warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)
     import mlflow.pyfunc
 
-    return mlflow
+    package: Mlflow = mlflow
+    return package

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lvm.core.errors import DataError
 from lvm.views.tracking import EXPERIMENT, Tracker, import_mlflow
+from lvm.views.tracking.mlflow_api import Run
 from lvm.views.tracking.store import in_words, search, sqlite_path
 from lvm.views.tracking.views import PARENT
 
@@ -36,7 +36,7 @@ def open_runs(run: Path, uri: str | None = None) -> list[OpenRun]:
         raise DataError(in_words(error, tracker.uri, run)) from None
 
 
-def _search(uri: str) -> list[Any]:
+def _search(uri: str) -> list[Run]:
     client = import_mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:

@@ -12,11 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lvm.views.tracking.mlflow_api import Client, LoggedModel, Mlflow, Signature
 from lvm.views.tracking.views import DataView, ModelView, Point, RunView
 
 LOADER = "lvm.training.next_vectors"  # by its name alone: MLflow imports it where a model is loaded
@@ -28,7 +28,7 @@ READY = "READY"
 MAX_METRICS, MAX_TEXTS = 800, 100  # per request, with one hundred params and tags below 1000
 
 
-def log_values(mlflow: Any, client: Any, run: str, view: RunView) -> None:
+def log_values(mlflow: Mlflow, client: Client, run: str, view: RunView) -> None:
     """Write metrics, params and tags in few requests; a store keeps equal ones once."""
     entities = mlflow.entities
     metrics = [entities.Metric(*point) for point in view.metrics]
@@ -40,7 +40,7 @@ def log_values(mlflow: Any, client: Any, run: str, view: RunView) -> None:
         client.log_batch(run, metrics=metrics[numbers], params=params[texts], tags=tags[texts])
 
 
-def log_data(mlflow: Any, client: Any, run: str, data: DataView) -> None:
+def log_data(mlflow: Mlflow, client: Client, run: str, data: DataView) -> None:
     """Name the data set of a run; naming it again changes nothing."""
     entities = mlflow.entities
     tensor = {"dtype": "float32", "shape": [-1, data.context_length, data.width]}
@@ -76,8 +76,8 @@ def checkpoint_of(model: ModelView, run_folder: Path) -> Path | None:
 
 
 def log_model(
-    mlflow: Any,
-    client: Any,
+    mlflow: Mlflow,
+    client: Client,
     experiment: str,
     run: str,
     view: ModelView,
@@ -97,8 +97,8 @@ def log_model(
 
 
 def _upload(
-    mlflow: Any, client: Any, experiment: str, run: str, view: ModelView, folder: Path
-) -> Any:
+    mlflow: Mlflow, client: Client, experiment: str, run: str, view: ModelView, folder: Path
+) -> LoggedModel:
     tags = {"arm": view.arm, "search_space": view.space}
     name = re.sub(r"[^\w\-+ ()]", "_", view.name)
     model = client.create_logged_model(
@@ -130,7 +130,7 @@ def _upload(
     return model
 
 
-def _signature(mlflow: Any, view: ModelView) -> Any:
+def _signature(mlflow: Mlflow, view: ModelView) -> Signature:
     """Contexts [B, T, D] in, next vectors [B, D] out."""
     spec, schema = mlflow.types.TensorSpec, mlflow.types.Schema
     single = np.dtype(np.float32)
@@ -145,7 +145,7 @@ def example(context_length: int, width: int) -> npt.NDArray[np.float32]:
     return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype=np.float32)
 
 
-def _register(client: Any, run: str, view: ModelView, model: Any) -> None:
+def _register(client: Client, run: str, view: ModelView, model: LoggedModel) -> None:
     """Make the model a version of the one that is named after its data, and point the alias to it.
 
     A version that is there stays as it is, also where the alias has moved on since.

@@ -12,10 +12,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import psutil
+
+from lvm.views.tracking.mlflow_api import Client, Run
 
 PAGE = 1000  # runs in one answer of a store
 BUSY_SECONDS = 5.0  # that another process may hold a store
@@ -157,9 +158,9 @@ def owner() -> dict[str, str]:
     }
 
 
-def search(client: Any, experiment: str, wanted: str) -> list[Any]:
+def search(client: Client, experiment: str, wanted: str) -> list[Run]:
     """Return every run of an experiment that a filter lets through; a store gives pages."""
-    found: list[Any] = []
+    found: list[Run] = []
     token = None
     while True:
         page = client.search_runs([experiment], wanted, max_results=PAGE, page_token=token)
@@ -169,7 +170,7 @@ def search(client: Any, experiment: str, wanted: str) -> list[Any]:
             return found
 
 
-def sweep(client: Any, experiment: str) -> None:
+def sweep(client: Client, experiment: str) -> None:
     """End the runs that killed processes of this machine left open."""
     here = f"attributes.status = 'RUNNING' and tags.`lvm.host` = '{socket.gethostname()}'"
     for run in search(client, experiment, here):  # all before the first ends, which moves the pages

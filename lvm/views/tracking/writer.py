@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lvm.core.config.plain import fingerprint
 from lvm.triage.events import RunStarted
 from lvm.views.tracking.marks import Marks
+from lvm.views.tracking.mlflow_api import Client, Mlflow
 from lvm.views.tracking.note import VIEW_TAG, table_link, table_state
 from lvm.views.tracking.registry import checkpoint_of, log_data, log_model, log_values
 from lvm.views.tracking.store import owner, search, without_password
@@ -22,7 +22,9 @@ from lvm.views.tracking.views import PARENT, RunView
 class Writer:
     """The runs of one triage in one store, as far as this process knows them."""
 
-    def __init__(self, mlflow: Any, client: Any, experiment: str, folder: Path, uri: str) -> None:
+    def __init__(
+        self, mlflow: Mlflow, client: Client, experiment: str, folder: Path, uri: str
+    ) -> None:
         self.folder, self.uri = folder, uri
         self._mlflow, self._client, self._experiment = mlflow, client, experiment
         self._owner = owner()
