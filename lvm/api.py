@@ -12,15 +12,16 @@ What a job needs takes seconds to import, and is imported when it is called.
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lvm.core.config.read import recipe_file
 from lvm.core.errors import LvmError
-from lvm.jobs.options import AuditOptions, DataOptions, TrainOptions, TriageOptions
+from lvm.jobs.options import AuditOptions, DataOptions, Options, TrainOptions, TriageOptions
 from lvm.jobs.presets import DEFAULT_PRESET
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["LvmError", "audit", "evaluate", "train", "triage"]
 
 Place = str | Path
-Names = str | Sequence[Place]
-Options = TypeVar("Options", AuditOptions, TrainOptions, TriageOptions)
+Names = Place | Sequence[Place]
+Given = Names | int | None
 
 
 def audit(
@@ -165,23 +166,21 @@ def evaluate(
 # --- from keywords to options ---------------------------------------------------------------------
 
 
-def _options(kind: type[Options], given: Mapping[str, Any]) -> Options:
-    """Return options from the arguments of a function, which are named like their fields.
-
-    What type a field has is known at run time alone.
-    """
+def _options(kind: type[Options], given: Mapping[str, Given]) -> Options:
+    """Return options from the arguments of a function, which are named like their fields."""
     hints = typing.get_type_hints(kind)
     names = [field.name for field in fields(kind) if field.name in given]
-    return kind(**{name: _value(name, hints[name], given[name]) for name in names})
+    values: dict[str, Any] = {name: _value(name, hints[name], given[name]) for name in names}
+    return kind(**values)
 
 
-def _value(name: str, hint: object, value: Any) -> Any:
+def _value(name: str, hint: object, value: Given) -> Given:
     """Return the value of a field: paths from texts, tuples from lists or one name alone."""
-    if hint == tuple[str, ...]:
+    if hint == tuple[str, ...] and value is not None and not isinstance(value, int):
         return _names(value)
-    if value is None or Path not in (hint, *typing.get_args(hint)):
-        return value
-    return recipe_file(value) if name == "recipe" else Path(value)
+    if Path in (hint, *typing.get_args(hint)) and isinstance(value, str | os.PathLike):
+        return recipe_file(value) if name == "recipe" else Path(value)
+    return value
 
 
 def _names(value: Names) -> tuple[str, ...]:

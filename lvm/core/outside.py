@@ -54,7 +54,7 @@ def lower_limit(kind: int, amount: int) -> None:
     resource.setrlimit(kind, (lowest, hard))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str) -> Any:  # a caller tries the value as what it expects to find
     """Return the value of a JSON text; ValueError, in one line, for whatever is wrong with it.
 
     Python's own reader raises other errors as well: for deep nesting, for long numbers.

@@ -54,7 +54,7 @@ def model_options(name: str) -> type[Options]:
     return found
 
 
-def tables_of(options_of: Callable[[str], type[Options]]) -> Any:
+def tables_of(options_of: Callable[[str], type[Part]]) -> Mapping[str, Part]:
     """Return a field of tables by the names of parts, which say themselves what keys they take."""
     return field(default_factory=dict, hash=False, metadata={PARTS: options_of})
 

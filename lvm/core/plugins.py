@@ -21,8 +21,10 @@ import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from lvm.core.errors import LvmError, PluginError
 from lvm.core.outside import brief, printable, regular
@@ -130,14 +132,14 @@ def _of_source(name: str, source: bytes) -> Plugin:
 # --- workers --------------------------------------------------------------------------------------
 
 
-def packed() -> list[dict[str, Any]]:
-    """Return what another process needs to import the same, in plain values."""
+def packed() -> list[dict[str, str | bytes | None]]:
+    """Return what another process needs to import the same, in values that need no lvm."""
     return [asdict(plugin) for plugin in loaded()]
 
 
-def load_packed(plugins: Iterable[Mapping[str, Any]]) -> None:
+def load_packed(plugins: Iterable[Mapping[str, object]]) -> None:
     """Import what another process has packed; files need not be here, modules must be the same."""
-    for plugin in (Plugin(**values) for values in plugins):
+    for plugin in (msgspec.convert(values, Plugin) for values in plugins):
         if plugin.source is None and (here := _module_digest(plugin.module)) != plugin.digest:
             raise PluginError(
                 f"the plug-in {plugin.name} is {here} here but {plugin.digest} where the run "
@@ -272,7 +274,7 @@ def _module_digest(name: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _spec(root: str) -> Any:
+def _spec(root: str) -> ModuleSpec | None:
     try:
         return importlib.util.find_spec(root)
     except (ImportError, ValueError, AttributeError):

@@ -11,12 +11,16 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, overload
 
 import msgspec
 
 from lvm.core.errors import ExitStatus
+from lvm.core.plain_json import Json
 from lvm.core.setting import Section
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -186,7 +190,13 @@ class Evaluation:
     latency: Mapping[str, float | None] = field(default_factory=dict)  # p50_ms, p95_ms
 
 
-def to_plain(value: Any) -> Any:
+@overload
+def to_plain(
+    value: msgspec.Struct | Section | DataclassInstance | Mapping[str, object],
+) -> dict[str, Json]: ...
+@overload
+def to_plain(value: object) -> Json: ...
+def to_plain(value: object) -> Json:
     """Turn records, mappings and sequences into what JSON can hold; NaN and infinity into null."""
     if isinstance(value, msgspec.Struct):
         return _struct_to_plain(value)
@@ -203,10 +213,12 @@ def to_plain(value: Any) -> Any:
         return [to_plain(item) for item in value]
     if isinstance(value, float):  # NumPy's floats are such, and no library writes them
         return float(value) if math.isfinite(value) else None
-    return value
+    if value is None or isinstance(value, str | int):
+        return value
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def _struct_to_plain(value: msgspec.Struct) -> dict[str, object]:
+def _struct_to_plain(value: msgspec.Struct) -> dict[str, Json]:
     about = value.__struct_config__
     tag = {} if about.tag is None else {str(about.tag_field): about.tag}
     names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
@@ -215,29 +227,10 @@ def _struct_to_plain(value: msgspec.Struct) -> dict[str, object]:
     return {**tag, **told}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
     """Yield (dotted key, leaf) of nested mappings in order."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def evaluation_from_plain(values: Mapping[str, Any]) -> Evaluation:
-    """Rebuild an Evaluation from its JSON form."""
-    return Evaluation(**{**values, "pool": Pool(**values["pool"])})
-
-
-def gate_from_plain(values: Mapping[str, Any]) -> GateResult:
-    """Rebuild a GateResult from its JSON form."""
-    estimate, between = values["estimate"], values.get("articles_range")
-    kind = SeededEstimate if estimate and "num_seeds" in estimate else Estimate
-    return GateResult(
-        **{
-            **values,
-            "estimate": kind(**estimate) if estimate else None,
-            "articles_range": tuple(between) if between else None,
-            "verdict": Verdict(values["verdict"]),
-        }
-    )

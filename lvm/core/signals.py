@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 from lvm.core.errors import ExitStatus
+
+Hook = Callable[["sys.UnraisableHookArgs"], object]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TAKE_BACK = signal.SIGURG  # what another thread asks the main one by; the system ignores it
@@ -157,14 +158,14 @@ def end_with(status: int) -> None:
             signal.signal(number, lambda *_: os._exit(status))
 
 
-def _raised_again(other: Any) -> Any:
+def _raised_again(other: Hook) -> Hook:
     """Return a hook that raises an interrupt again which Python dropped in a destructor.
 
     Nothing can be raised from there, nor from the callbacks of compiled code, and the run would go
     on. The signal is sent once more, when the hook is over.
     """
 
-    def hook(dropped: Any) -> None:
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
         if _heeding is None or not issubclass(dropped.exc_type, KeyboardInterrupt):
             other(dropped)
             return

@@ -14,7 +14,7 @@ from lvm.core.command import free_folder, lvm_command, make_folder, next_folder,
 from lvm.core.config.run import RunConfig
 from lvm.core.files import write_json
 from lvm.core.plugins import load_given
-from lvm.core.printed import triage_command, typed
+from lvm.core.printed import Flag, triage_command, typed
 from lvm.core.records import to_plain
 from lvm.data.load import DataRequest
 from lvm.jobs.audience import Audience, at_terminal
@@ -150,6 +150,6 @@ def _command(options: AuditOptions) -> str:
     return f"{lvm_command()} audit {typed(_named(options))}".rstrip()
 
 
-def _named(options: AuditOptions) -> dict[str, object]:
+def _named(options: AuditOptions) -> dict[str, Flag]:
     names = ("data", "train", "eval", "payload", "recipe", "plugin", "preset")
     return {name: getattr(options, name) for name in names}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lvm.core.command import Parser
 from lvm.core.printed import triage_command
-from lvm.jobs.flags import add_train_flags, add_triage_flags, train_options, triage_options
+from lvm.jobs.flags import add_train_flags, add_triage_flags, options_of
 from lvm.jobs.options import AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def train_parser() -> Parser:
 
 def triage_program(argv: Sequence[str]) -> int:
     """Run `tune_jobs/triage.py` with these words; return the exit status."""
-    return triage(triage_options(triage_parser().parse_args(argv)))
+    return triage(options_of(TriageOptions, triage_parser().parse_args(argv)))
 
 
 def train_program(argv: Sequence[str]) -> int:
     """Run `tune_jobs/train.py` with these words; return the exit status."""
-    return train(train_options(train_parser().parse_args(argv)))
+    return train(options_of(TrainOptions, train_parser().parse_args(argv)))

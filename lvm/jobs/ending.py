@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TextIO
 
+from msgspec.structs import asdict
+
 from lvm.audit.document import AuditDocument
 from lvm.core.command import lvm_command, shown
 from lvm.core.files import write_json
@@ -90,7 +92,7 @@ def say_verdict(document: Summary, screen: Screen) -> None:
 def _next_command(document: Summary, folder: Path, options: TriageOptions) -> str:
     if document.arm is not None and document.judged.kind != TRAINER:
         checkpoint = found_at(document.arm.checkpoint, folder)
-        return eval_command(checkpoint, asked.arguments(options), module_names())
+        return eval_command(checkpoint, asdict(asked.arguments(options)), module_names())
     if document.verdict in (RunVerdict.PASSED, RunVerdict.FIXED):
         return f"{lvm_command()} report {shown(folder)}"
     if document.lineage.verdict_if_unseen:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from lvm.core.command import statuses
 from lvm.core.config.read import recipe_file
 from lvm.core.errors import ExitStatus
-from lvm.jobs.options import AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions
+from lvm.jobs.options import Options
 from lvm.jobs.presets import DEFAULT_PRESET, PRESETS
 
 TRAIN_ENDS = (
@@ -93,11 +92,6 @@ def add_triage_flags(p: argparse.ArgumentParser) -> None:
     output.add_argument("--json", action="store_true", help="print progress as JSON lines")
 
 
-def triage_options(parsed: argparse.Namespace) -> TriageOptions:
-    """Return the options of a triage from its parsed flags."""
-    return TriageOptions(**_values(TriageOptions, parsed))
-
-
 def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -> None:
     """Add the flags of a training, and what its help says around them.
 
@@ -124,11 +118,6 @@ def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -
     p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
 
 
-def train_options(parsed: argparse.Namespace) -> TrainOptions:
-    """Return the options of a training from its parsed flags."""
-    return TrainOptions(**_values(TrainOptions, parsed))
-
-
 def add_eval_flags(p: argparse.ArgumentParser) -> None:
     """Add the flags of the judgement of a checkpoint."""
     p.add_argument("--data", type=Path, metavar="BANK", help="default: the bundled sample")
@@ -139,11 +128,6 @@ def add_eval_flags(p: argparse.ArgumentParser) -> None:
     )
     add_plugin_flag(p)
     p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-
-
-def eval_options(parsed: argparse.Namespace) -> EvalOptions:
-    """Return what is to be judged, and on what."""
-    return EvalOptions(**_values(EvalOptions, parsed))
 
 
 def add_audit_flags(p: argparse.ArgumentParser) -> None:
@@ -164,11 +148,6 @@ def add_audit_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, metavar="DIR", help="new folder (default: audits/N)")
 
 
-def audit_options(parsed: argparse.Namespace) -> AuditOptions:
-    """Return the options of an audit."""
-    return AuditOptions(**_values(AuditOptions, parsed))
-
-
 def add_doctor_flags(p: argparse.ArgumentParser) -> None:
     """Add the flags of the doctor; without one it looks at this machine."""
     looked_at = p.add_mutually_exclusive_group()
@@ -181,14 +160,11 @@ def add_doctor_flags(p: argparse.ArgumentParser) -> None:
     )
 
 
-def doctor_options(parsed: argparse.Namespace) -> DoctorOptions:
-    """Return what the doctor is to look at."""
-    return DoctorOptions(**_values(DoctorOptions, parsed))
-
-
-def _values(kind: type[Any], parsed: argparse.Namespace) -> dict[str, Any]:
-    found = {field.name: getattr(parsed, field.name) for field in fields(kind)}
-    return {k: tuple(v or ()) if k in LISTS else v for k, v in found.items()}
+def options_of(kind: type[Options], parsed: argparse.Namespace) -> Options:
+    """Return the options of a job from its parsed flags."""
+    values = {field.name: getattr(parsed, field.name) for field in fields(kind)}
+    values |= {name: tuple(values[name] or ()) for name in LISTS if name in values}
+    return kind(**values)
 
 
 def _names(text: str) -> tuple[str, ...]:

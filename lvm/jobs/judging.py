@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
@@ -17,7 +18,7 @@ from lvm.audit.loaded import names_data
 from lvm.core.config.run import GateConfig, RunConfig
 from lvm.core.errors import ExitStatus, UsageError
 from lvm.core.plugins import load_given
-from lvm.core.records import Evaluation, evaluation_from_plain
+from lvm.core.records import Evaluation
 from lvm.data.load import DataRequest, load_dataset
 from lvm.data.windows import Dataset
 from lvm.evaluation.evaluate import evaluate
@@ -188,7 +189,8 @@ def _unknown(name: str, why: str) -> str:
 
 def read_test(folder: Path) -> Evaluation:
     """Return what an arm in this folder reached on the test split."""
-    return evaluation_from_plain(json.loads((folder / "test.json").read_text())["evaluation"])
+    kept = json.loads((folder / "test.json").read_text())
+    return msgspec.convert(kept["evaluation"], Evaluation)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lvm.core.errors import UsageError
 
@@ -115,3 +115,6 @@ class EvalOptions(DataOptions):
     checkpoint: Path
     other_data: bool = False
     plugin: tuple[str, ...] = ()
+
+
+Options = TypeVar("Options", AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import asdict
 
@@ -23,6 +22,7 @@ from lvm.jobs.options import TriageOptions
 from lvm.jobs.presets import DEFAULT_PRESET, load_config
 from lvm.jobs.steps import chosen_steps
 from lvm.triage.events import RunStarted
+from lvm.triage.events.parts import Arguments
 from lvm.triage.journal import Journal
 from lvm.triage.preflight import own_checkpoint
 from lvm.triage.request import Request
@@ -70,22 +70,22 @@ def opened(options: TriageOptions, config: RunConfig) -> tuple[RunConfig, Materi
 # --- what is kept and printed ---------------------------------------------------------------------
 
 
-def arguments(options: TriageOptions) -> dict[str, Any]:
+def arguments(options: TriageOptions) -> Arguments:
     """Return what a resumed run takes from the journal."""
     given: dict[str, Path | None] = {name: getattr(options, name) for name in PATHS}
-    return {
+    return Arguments(
         **{name: str(path.resolve()) if path else None for name, path in given.items()},
-        PLUGIN: [str(Path(p).resolve()) if is_file(p) else p for p in options.plugin],
-        "preset": options.preset or DEFAULT_PRESET,
-        "steps": list(options.steps),
-        "order": list(options.order),
-        "independent": options.independent,
-        "five_steps": options.five_steps,
-        "all_steps": options.all_steps,
-        "extended": options.extended,
-        "seeds": options.seeds,
-        "allow": sorted(options.allow),
-    }
+        plugin=[str(Path(p).resolve()) if is_file(p) else p for p in options.plugin],
+        preset=options.preset or DEFAULT_PRESET,
+        steps=list(options.steps),
+        order=list(options.order),
+        independent=options.independent,
+        five_steps=options.five_steps,
+        all_steps=options.all_steps,
+        extended=options.extended,
+        seeds=options.seeds,
+        allow=sorted(options.allow),
+    )
 
 
 def command(options: TriageOptions) -> str:

@@ -12,11 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import TextIO
 
 from msgspec.structs import asdict
 
 from lvm.core.metrics import METRICS, Shown
+from lvm.core.plain_json import Json
 from lvm.core.records import Evaluation, Part, StopReason, Verdict, to_plain
 from lvm.triage.events import (
     ArmEnded,
@@ -100,12 +101,12 @@ def seconds_left(events: Iterable[Event]) -> float | None:
 PLAIN = (str, int, float, bool, type(None))
 
 
-def line(state: RunState) -> dict[str, Any] | None:
+def line(state: RunState) -> dict[str, Json] | None:
     """Return what the last event tells a program; None when it is no progress."""
     return line_of(state[-1], Progress(state))
 
 
-def line_of(event: Event, progress: Progress) -> dict[str, Any] | None:
+def line_of(event: Event, progress: Progress) -> dict[str, Json] | None:
     """Return what an event tells a program that `progress` has just taken; None for no progress.
 
     Every plain value of the event as it stands; `arm` is the name of an arm and `id` its
@@ -119,7 +120,7 @@ def line_of(event: Event, progress: Progress) -> dict[str, Any] | None:
     return {**plain, **to_plain(_more(event, progress))}
 
 
-def _more(event: Event, progress: Progress) -> dict[str, Any]:
+def _more(event: Event, progress: Progress) -> Mapping[str, object]:
     """Return what lies deeper in an event, or follows from those before it."""
     match event:
         case RunStarted():
@@ -210,7 +211,7 @@ class JsonLines:
         """Write the last line: the content of verdict.json."""
         self._write({"event": "verdict", "at": round(time.time(), 3), **to_plain(summary)})
 
-    def _write(self, record: Mapping[str, Any]) -> None:
+    def _write(self, record: Mapping[str, Json]) -> None:
         if self._stream is None:
             return
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lvm.core.config.steps import BOUNDED, LIST, OwnArm, OwnStep, Sweep, Value, Values
 from lvm.core.errors import ConfigError
@@ -34,7 +34,7 @@ def _step(place: str, table: Mapping[str, object]) -> OwnStep:
     return _built(OwnStep, values, f"{place}.")
 
 
-def _arm(place: str, table: Mapping[str, Any]) -> OwnArm:
+def _arm(place: str, table: Mapping[str, object]) -> OwnArm:
     values = dict(table)
     if "changes" in values:
         changes = section(f"{place}.changes", values["changes"])

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lvm.core.errors import ConfigError
 from lvm.core.registry import Registry
@@ -149,7 +149,7 @@ class Metrics(Registry[Metric]):
         """Return the names of the metrics that a place shows."""
         return tuple(metric.name for metric in self if place in metric.shown)
 
-    def bounds(self, gates: Mapping[str, Any]) -> dict[str, float]:
+    def bounds(self, gates: Mapping[str, float]) -> dict[str, float]:
         """Return the success bound of every metric that has one; `gates` are keys of [gates]."""
         return {
             metric.name: gates.get(f"success_{metric.name}", metric.success)

@@ -32,8 +32,9 @@ OWN_OPTIONS = "trainer.options."
 def values_of(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe's values by dotted keys, with the trainer's own options."""
     plain = to_dict(recipe)
-    trainer = plain.pop("trainer", {})
-    return _flat(plain, "") | _flat(trainer.get("options", {}), OWN_OPTIONS)
+    plain.pop("trainer", None)
+    own = recipe.trainer.options if recipe.trainer is not None else {}
+    return _flat(plain, "") | _flat(own, OWN_OPTIONS)
 
 
 def _flat(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+from msgspec.structs import asdict
 
 from lvm.audit.document import AuditDocument
 from lvm.audit.words import answer, blocking_codes
 from lvm.core.command import lvm_command, shown
+from lvm.core.plain_json import Json
 from lvm.core.printed import eval_command, resume_command
 from lvm.core.records import GateResult, RunVerdict, Verdict, to_plain
 from lvm.triage.events import (
@@ -34,7 +36,7 @@ from lvm.triage.state import RunState
 from lvm.triage.subject import TRAINER
 from lvm.triage.summary import Summary
 from lvm.triage.verdict import build_verdict
-from lvm.views.progress import arms_of, seconds_left, since_start
+from lvm.views.progress import ArmStanding, arms_of, seconds_left, since_start
 from lvm.views.status.standing import (
     AuditStanding,
     Blocking,
@@ -81,18 +83,22 @@ def status(state: RunState, folder: Path, now: float, driver: Driver | None = No
     )
 
 
-def as_json(standing: Standing) -> dict[str, Any]:
-    """Return a standing as JSON values; what an arm has measured stands among its own keys."""
-    plain: dict[str, Any] = to_plain(standing)
-    steps = [*plain["ended"], *([plain["step"]] if plain["step"] else [])]
-    for step in steps:
-        step["arms"] = [_flat(arm) for arm in step["arms"]]
-    return plain
+def as_json(standing: Standing) -> dict[str, Json]:
+    """Return a standing as JSON values; what an arm has measured is among its own keys."""
+    step = _step_as_json(standing.step) if standing.step else None
+    ended = [_step_as_json(step) for step in standing.ended]
+    return to_plain(standing) | {"step": step, "ended": ended}
 
 
-def _flat(arm: dict[str, Any]) -> dict[str, Any]:
-    pairs = ((k, v) if k == "measured" else ("", {k: v}) for k, v in arm.items())
-    return {key: value for _, part in pairs for key, value in part.items()}
+def _step_as_json(step: RunningStep | EndedStep) -> dict[str, Json]:
+    return to_plain(step) | {"arms": [_arm_as_json(arm) for arm in step.arms]}
+
+
+def _arm_as_json(arm: ArmStanding) -> dict[str, Json]:
+    flat: dict[str, Json] = {}
+    for key, value in to_plain(arm).items():
+        flat |= to_plain(arm.measured) if key == "measured" else {key: value}
+    return flat
 
 
 def _goes_on(verdict: str | None, driver: Driver | None) -> str:
@@ -226,5 +232,5 @@ def _next(summary: Summary, folder: Path, goes_on: str, state: RunState) -> str:
     if summary.arm is not None and goes_on == "finished" and not own:
         checkpoint = found_at(summary.arm.checkpoint, folder)
         modules = started.config.plugins if started else ()
-        return eval_command(checkpoint, to_plain(state.arguments), modules)
+        return eval_command(checkpoint, asdict(state.arguments), modules)
     return f"{lvm_command()} report {shown(folder)}"

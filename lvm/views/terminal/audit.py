@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lvm.audit.document import AuditDocument
 from lvm.audit.words import answer, cautions, not_looked_at, severity_of, where_in_words
+from lvm.core.plain_json import Json
 from lvm.views.terminal import NAMED, duration
 from lvm.views.terminal.live import LiveFrames
 
@@ -62,9 +63,9 @@ def audit_table(document: AuditDocument) -> Table:
     return table
 
 
-def _place(where: Mapping[str, Any]) -> str:
+def _place(where: Mapping[str, Json]) -> str:
     """Return where a finding lies, the file without its folder."""
-    short = {"source": Path(where["source"]).name} if where.get("source") else {}
+    short = {"source": Path(str(where["source"])).name} if where.get("source") else {}
     return where_in_words({**where, **short}, NAMED)
 
 

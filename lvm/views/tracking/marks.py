@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lvm.core.files import write_json
 from lvm.core.outside import parse_json
+from lvm.core.plain_json import Json
 
 STATE_FILE = "mlflow.json"
 SHARE_UNSAVED = 0.1  # of all marks: what a kill may cost in runs that are written once more
@@ -55,7 +55,7 @@ class Marks:
         """Whether so much is new that it should be saved; so all of it is written a few times."""
         return self._num_unsaved > SHARE_UNSAVED * len(self._done)
 
-    def save(self, about: Mapping[str, Any]) -> None:
+    def save(self, about: Mapping[str, Json]) -> None:
         """Write all marks, with what they are about, in one rename; nothing where none is new."""
         if not self._num_unsaved:
             return

@@ -10,12 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from msgspec.structs import asdict
 
 from lvm.audit.document import FindingTold
-from lvm.core.records import Evaluation, GateResult, RunVerdict, flatten, to_plain
+from lvm.core.plain_json import Json
+from lvm.core.records import Estimate, Evaluation, GateResult, Part, RunVerdict, flatten, to_plain
 from lvm.triage.events import (
     Audited,
     Compared,
@@ -48,8 +48,8 @@ class DataView:
     name: str
     digest: str
     source_type: str  # "local" or "code", after which MLflow reads `source`
-    source: Mapping[str, Any]
-    profile: Mapping[str, Any]  # counts of rows, windows and articles
+    source: Mapping[str, Json]
+    profile: Mapping[str, Json]  # counts of rows, windows and articles
     width: int
     context_length: int
     context: str  # what the run did with it
@@ -88,7 +88,9 @@ class RunView:
         """Add what is known of `values` as text."""
         self.tags.update({k: str(v)[:MAX_TAG] for k, v in values.items() if v not in (None, "")})
 
-    def add_metrics(self, prefix: str, values: object, at: float, step: int = 0) -> None:
+    def add_metrics(
+        self, prefix: str, values: Mapping[str, object] | Part | Estimate, at: float, step: int = 0
+    ) -> None:
         """Add every finite number in `values` under names that MLflow takes."""
         for name, value in flatten(to_plain(values)):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -97,7 +99,9 @@ class RunView:
                 name = re.sub(r"[^\w\-./: ]", "_", prefix + name, flags=re.ASCII)
                 self.metrics.append((name, float(value), milliseconds(at), step))
 
-    def add_table(self, prefix: str, values: Mapping[str, Any], at: float, step: int = 0) -> None:
+    def add_table(
+        self, prefix: str, values: Mapping[str, float | None], at: float, step: int = 0
+    ) -> None:
         """Add metrics once more under their titles in the report's table."""
         named = {table_name(name): value for name, value in values.items()}
         short = {k: round(v, 4) for k, v in named.items() if k and v is not None}
@@ -108,8 +112,8 @@ class RunView:
         name = f"{split}.{gate.gate}.{gate.metric}"
         self.add_tags({f"{name}.verdict": gate.verdict, f"{name}.reason": gate.reason})
         if gate.estimate is not None:
-            plain = to_plain(gate)
-            self.add_metrics(f"{name}.", {**plain.pop("estimate"), **plain}, at, step)
+            numbers = to_plain(gate.estimate) | to_plain(gate) | {"estimate": None}
+            self.add_metrics(f"{name}.", numbers, at, step)
 
     def add_findings(self, prefix: str, findings: Sequence[FindingTold]) -> None:
         """Add the codes of an audit's findings, and what was seen of each."""
@@ -263,7 +267,11 @@ def data_view(events: RunState, context: str) -> DataView | None:
         "mlflow.source.name": "lvm.data.sample",
         "mlflow.source.git.commit": str(first.commit),
     }
-    counts = {"rows": data.rows, "windows": data.windows, "articles": data.articles}
+    counts: dict[str, Json] = {
+        "rows": data.rows,
+        "windows": data.windows,
+        "articles": data.articles,
+    }
     return DataView(
         name=data.source[-MAX_NAME:],
         digest=data.fingerprint[:MAX_DIGEST],
