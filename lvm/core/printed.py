@@ -1,4 +1,4 @@
-"""Commands that are printed or kept for a person to type: each works as it stands.
+"""Commands that are printed or kept for a person to type: each works unchanged.
 
 What is printed is typed from the folder it was printed in, so its paths are short; what is kept in
 a file (`kept=True`) may be read anywhere, so its paths are whole.
@@ -37,7 +37,7 @@ def job_command(name: str, *, kept: bool = False) -> str:
 
 
 def typed(arguments: Mapping[str, Flag], *, kept: bool = False) -> str:
-    """Return flags as typed, from their values by name; without value they are left out.
+    """Return flags as typed, from their values by name; flags without a value are left out.
 
     `arguments` are those of a parser or a journal: a path may be a text there.
     """
@@ -80,7 +80,7 @@ def eval_command(
 ) -> str:
     """Return the command that judges a checkpoint on the data of its run.
 
-    `modules` are the plug-ins of its recipe, which this command is not given.
+    `modules` are the plug-ins of its recipe, which the command does not read.
     """
     given = arguments.get(PLUGIN)
     plugins = [*(given if isinstance(given, list | tuple) else ()), *modules]

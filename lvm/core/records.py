@@ -26,7 +26,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of what is kept; keys that this version does not know are left out."""
+    """A part of a kept record; keys that this version does not know are ignored."""
 
 
 class Verdict(StrEnum):
@@ -35,7 +35,7 @@ class Verdict(StrEnum):
     PASS = "PASS"
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"  # the interval crosses the bound
-    NOT_EVALUABLE = "NOT_EVALUABLE"  # there is nothing to judge, and why is said beside it
+    NOT_EVALUABLE = "NOT_EVALUABLE"  # there is nothing to judge; the reason says why
 
 
 class RunVerdict(StrEnum):
@@ -85,7 +85,7 @@ class Absence:
     num_arms: int = 1  # arms that its step tries, without the control
 
 
-LIMITS = ("oracle", "random")  # rungs of the ladder that are the ends of its scale, no competitors
+LIMITS = ("oracle", "random")  # baselines that mark the ends of the scale, not competitors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +119,9 @@ class SeededEstimate(Estimate):
     """A mean over several training seeds, with an interval over seeds and articles together."""
 
     num_seeds: int
-    between_seeds: float  # variance of the mean of a seed, were there no end of articles
-    between_articles: float  # variance of an article's contribution, were there no end of seeds
-    rest: float  # variance of what an article does under one seed and not under another
+    between_seeds: float  # variance of a seed's mean, with infinitely many articles
+    between_articles: float  # variance of an article's contribution, with infinitely many seeds
+    rest: float  # variance of the interaction of seed and article
 
 
 class Position(StrEnum):
@@ -145,9 +145,9 @@ class FrontPosition:
     position: Position
     metrics: tuple[str, str]
     distance: Estimate | None = None  # in both metrics at once; above zero is above the front
-    rung: str | None = None  # the rung that the model has most to fear from
-    gains: Mapping[str, Estimate] = field(default_factory=dict)  # metric -> model - rung
-    mixture: Mapping[str, float] = field(default_factory=dict)  # rung -> share, nearest point
+    rung: str | None = None  # the baseline that comes closest to the model or beats it
+    gains: Mapping[str, Estimate] = field(default_factory=dict)  # metric -> model - baseline
+    mixture: Mapping[str, float] = field(default_factory=dict)  # baseline -> share, nearest point
     reason: str = ""  # why nothing could be compared
 
 
@@ -164,16 +164,16 @@ class GateResult:
     p_value: float | None = None  # one-sided, of the difference lying at or below the bound
     adjusted_p: float | None = None  # the same after Holm; the one that decides a PASS
     num_tests: int | None = None  # comparisons that were corrected for, known looks among them
-    sign_flip_p: float | None = None  # beside p_value, by flipping articles; it decides nothing
-    design_effect: float | None = None  # variance of the mean over that of as many free windows
+    sign_flip_p: float | None = None  # by flipping the signs of articles; it decides nothing
+    design_effect: float | None = None  # variance of the mean over that of independent windows
     degrees: float | None = None  # degrees of freedom of the interval
-    effective_articles: float | None = None  # articles of one length that would tell as much
+    effective_articles: float | None = None  # articles of equal length with the same information
     size_correlation: float | None = None  # of the articles' values and the logarithm of their size
     skew: float | None = None  # of the articles' values
     articles_needed: int | None = (
         None  # more that would settle it with the chance of lvm.core.outlook
     )
-    articles_range: tuple[int, int] | None = None  # what the error, itself a guess, makes of them
+    articles_range: tuple[int, int] | None = None  # its range, since the error is an estimate too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +211,7 @@ def to_plain(value: object) -> Json:
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
-    if isinstance(value, float):  # NumPy's floats are such, and no library writes them
+    if isinstance(value, float):  # also NumPy's, which JSON libraries refuse
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
         return value

@@ -1,4 +1,4 @@
-"""How a setting of the recipe is refused: what it must be, what was got, what to do."""
+"""Checks of a recipe's settings; an error says what is required, what was got, what to do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lvm.core.registry import closest
 
 
 class Section:
-    """A part of a configuration, which says itself how it is written."""
+    """A part of a configuration, and how it is written as plain values."""
 
     def to_plain(self) -> dict[str, Json]:
         """Return nested plain dictionaries.
 
-        Tables of parts, lists of plug-ins and a trainer that name none are left out, so that
+        Empty tables of parts, empty lists of plug-ins and a missing trainer are left out, so that
         recipes without them keep their ids.
         """
         plain: dict[str, Json] = dataclasses.asdict(
