@@ -3,11 +3,11 @@
     from lvm import api
     api.audit(data="my_bank")
 
-A keyword is a flag of the command line: `--five-steps` is `five_steps=True`. Paths may be texts. A
-function prints nothing unless `progress=True`, raises an `LvmError` where a command says a
-sentence, and returns a result that shows its answer first, in a notebook as HTML.
+A keyword is a flag of the command line: `--five-steps` is `five_steps=True`. Paths may be strings.
+A function prints nothing unless `progress=True`, raises an `LvmError` where a command prints an
+error, and returns a result that shows its answer first, in a notebook as HTML.
 
-What a job needs takes seconds to import, and is imported when it is called.
+What a job needs takes seconds to import, so it is imported when the job is called.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def audit(
 ) -> AuditResult:
     """Find what no training can fix, write the report, and repair the files where asked to.
 
-    Data that blocks is an answer, no error: see `verdict` and `document.findings`.
+    Data that blocks is a result, not an error: see `verdict` and `document.findings`.
     """
     options = _options(AuditOptions, locals())
     from lvm.jobs import audit as job
@@ -95,8 +95,8 @@ def triage(
 ) -> TriageResult:
     """Find out why a model fails its gate, and what fixes it, on a Ray cluster here or elsewhere.
 
-    Every verdict is a result, BLOCKED and NOT_FIXED too. An interrupt raises KeyboardInterrupt and
-    keeps what was done: `triage(resume=FOLDER)` goes on.
+    Every verdict is a result, also BLOCKED and NOT_FIXED. An interrupt raises KeyboardInterrupt and
+    keeps what was done: `triage(resume=FOLDER)` continues.
     """
     options = _options(TriageOptions, locals())
     from lvm.jobs.doors import triaged
@@ -115,7 +115,7 @@ def train(
     address: str | None = None,
     progress: bool = False,
 ) -> TrainResult:
-    """Train one recipe in full and judge it on the test split; the same `out` goes on with it.
+    """Train one recipe in full and judge it on the test split; the same `out` continues it.
 
     Without `workers` and `address` it trains in this process, else on Ray Train's workers.
     """
@@ -139,7 +139,7 @@ def evaluate(
     recipe: Place | None = None,
     preset: str = DEFAULT_PRESET,
 ) -> EvaluationResult:
-    """Judge a model on the test split beside the ladder.
+    """Judge a model on the test split, together with the ladder.
 
     `model` is a checkpoint, a .npy file of predictions, or predictions [M, D] with one row per test
     window in order. With `ar_only`, in the same forms, the success gate is judged. The recipe says
@@ -175,7 +175,7 @@ def _options(kind: type[Options], given: Mapping[str, Given]) -> Options:
 
 
 def _value(name: str, hint: object, value: Given) -> Given:
-    """Return the value of a field: paths from texts, tuples from lists or one name alone."""
+    """Return the value of a field: paths from strings, tuples from lists or a single name."""
     if hint == tuple[str, ...] and value is not None and not isinstance(value, int):
         return _names(value)
     if Path in (hint, *typing.get_args(hint)) and isinstance(value, str | os.PathLike):

@@ -1,4 +1,4 @@
-"""`lvm audit`: what no training can fix, found before any training."""
+"""`lvm audit`: find what no training can fix, before any training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AUDITS = Path("audits")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audited:
-    """An audit that is done, with what a repair of its files needs."""
+    """A finished audit, with what a repair of its files needs."""
 
     result: AuditResult
     material: Material
@@ -81,7 +81,7 @@ def audited_again(first: Audited, done: Repaired, audience: Audience) -> Audited
         train=done.files.get("train", options.train),
         eval=done.files.get("eval", options.eval),
         payload=done.files.get("payload", options.payload),
-        # What was given with the files belongs to the windows as they were.
+        # What was given with the files belongs to the unrepaired windows.
         checkpoint=None,
         predictions=None,
         seen=None,
@@ -146,7 +146,7 @@ def _print_repair(done: Repaired) -> None:
 
 
 def _command(options: AuditOptions) -> str:
-    """Return the audit as it was asked for, without what a repair adds."""
+    """Return the command of the audit, without the flags of a repair."""
     return f"{lvm_command()} audit {typed(_named(options))}".rstrip()
 
 

@@ -1,4 +1,4 @@
-"""How a triage ends for the person who started it: files, one screen, and what to type next."""
+"""What a person gets at the end of a triage: files, one screen, and what to type next."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def print_verdict(document: Summary, report: Path, options: TriageOptions, strea
 
 
 def report_line(report: Path) -> str:
-    """Return where the report of a run lies, in words."""
+    """Return in words where the report of a run is."""
     return f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)"
 
 
 def not_uploaded_line(problem: str) -> str:
-    """Return that MLflow lacks something, and why, in words."""
+    """Return in words what MLflow lacks, and why."""
     return f"Some results were not uploaded to MLflow: {problem}"
 
 

@@ -1,4 +1,4 @@
-"""The flags of the jobs. Needs nothing heavy, so that bad usage is answered at once."""
+"""The flags of the jobs. Needs nothing heavy, so that bad usage is reported at once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def add_recipe_flag(p: argparse.ArgumentParser) -> None:
 
 
 def add_recipe_flags(p: argparse.ArgumentParser) -> None:
-    """Add the flags that say what is configured, and which findings are let through."""
+    """Add the flags of the configuration, and of the findings that are allowed."""
     add_recipe_flag(p)
     add_plugin_flag(p)
     names = ", ".join(PRESETS)
@@ -67,7 +67,7 @@ def add_recipe_flags(p: argparse.ArgumentParser) -> None:
 
 
 def add_triage_flags(p: argparse.ArgumentParser) -> None:
-    """Add the flags of the triage, and what its help says around them."""
+    """Add the flags of the triage, and the text of its help."""
     p.description = "Find out why a latent vector model fails its gate, and what fixes it."
     p.epilog = statuses(status for status in ExitStatus if status is not ExitStatus.TOO_LITTLE)
     add_data_flags(p)
@@ -93,7 +93,7 @@ def add_triage_flags(p: argparse.ArgumentParser) -> None:
 
 
 def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -> None:
-    """Add the flags of a training, and what its help says around them.
+    """Add the flags of a training, and the text of its help.
 
     `workers` is the number of Ray Train's workers where none is given; None trains without Ray.
     """
@@ -119,7 +119,7 @@ def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -
 
 
 def add_eval_flags(p: argparse.ArgumentParser) -> None:
-    """Add the flags of the judgement of a checkpoint."""
+    """Add the flags of an evaluation of a checkpoint."""
     p.add_argument("--data", type=Path, metavar="BANK", help="default: the bundled sample")
     for name in ("train", "eval", "payload"):
         p.add_argument(f"--{name}", type=Path, metavar="FILE", help="the report's format")

@@ -1,4 +1,4 @@
-"""What a journal says of the start of its run, and what `--show` prints without one."""
+"""The first event of a journal, and what `--show` prints without one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def started(
 
 
 def data_of(dataset: Dataset, source: str) -> DataSeen:
-    """Return what the journal says of the data."""
+    """Return what the journal keeps about the data."""
     whole = dataset.dev_drawn_from
     return DataSeen(
         source=source,
