@@ -1,7 +1,7 @@
-"""How far a running triage is: its running step, its arms, the time left; as JSON lines too.
+"""Progress of a running triage: its running step, its arms, the time left; also as JSON lines.
 
 events --Progress.take, one by one--> the time left in the running step, for every JSON line
-events --arms_of--> how far every arm of a step is, for `lvm status`
+events --arms_of--> the progress of every arm of a step, for `lvm status`
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from lvm.triage.summary import Summary
 
 
 class ArmStanding(Part, frozen=True, kw_only=True):
-    """How far an arm of a step is."""
+    """The progress of an arm of a step."""
 
     id: str
     name: str
@@ -68,7 +68,7 @@ def since_start(state: RunState) -> tuple[StepStarted, list[Event]] | None:
 
 
 def arms_of(state: RunState, started: StepStarted) -> list[ArmStanding]:
-    """Return how far each arm of a step is; an arm that ran in an earlier step keeps its epochs."""
+    """Return the progress of each arm of a step, with its epochs from any earlier step."""
     return [_arm(state, started.step, spec) for spec in started.arms]
 
 
@@ -102,15 +102,15 @@ PLAIN = (str, int, float, bool, type(None))
 
 
 def line(state: RunState) -> dict[str, Json] | None:
-    """Return what the last event tells a program; None when it is no progress."""
+    """Return the JSON line of the last event; None when it is no progress."""
     return line_of(state[-1], Progress(state))
 
 
 def line_of(event: Event, progress: Progress) -> dict[str, Json] | None:
-    """Return what an event tells a program that `progress` has just taken; None for no progress.
+    """Return the JSON line of an event that `progress` has just taken; None when it is no progress.
 
-    Every plain value of the event as it stands; `arm` is the name of an arm and `id` its
-    fingerprint. The arms that end show what a rung decided.
+    It has every plain value of the event unchanged; `arm` is the name of an arm and `id` its
+    fingerprint. A rung has no line: the arms that end show what it decided.
     """
     if isinstance(event, Rung):
         return None
@@ -121,7 +121,7 @@ def line_of(event: Event, progress: Progress) -> dict[str, Json] | None:
 
 
 def _more(event: Event, progress: Progress) -> Mapping[str, object]:
-    """Return what lies deeper in an event, or follows from those before it."""
+    """Return values from inside an event, or derived from the events before it."""
     match event:
         case RunStarted():
             return {**asdict(event.data), "plan": event.plan}
@@ -162,7 +162,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, object]:
 
 
 class JsonLines:
-    """Writes progress as one JSON object per line; what else is printed goes to stderr meanwhile.
+    """Writes progress as one JSON object per line; all other output goes to stderr meanwhile.
 
     Used as a context around a command. Without a stream it does nothing.
     """
@@ -203,7 +203,7 @@ class JsonLines:
                 self._write({**record, **first})
 
     def _begin(self, events: RunState) -> None:
-        """Start over with other events; of a journal read anew, all but the newest were written."""
+        """Start over with other events; after a second read, only the newest was not written."""
         self._num_written = len(events) - 1 if self._num_written else 0
         self._events, self._progress = events, Progress(events[: self._num_written])
 
@@ -217,7 +217,7 @@ class JsonLines:
         try:
             self._stream.write(json.dumps(record, allow_nan=False) + "\n")
             self._stream.flush()
-        except OSError as error:  # hours of training are worth more than who reads of them
+        except OSError as error:  # a reader that is gone must not end hours of training
             print(
                 f"Cannot write progress ({error.strerror}); the run continues without it.",
                 file=sys.stderr,

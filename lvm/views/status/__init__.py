@@ -1,4 +1,4 @@
-"""Where a running or finished triage stands, from its journal; `screen` shows it.
+"""The state of a running or finished triage, from its journal; `screen` shows it.
 
 journal --status--> Standing --screen--> 24 lines
                              --as_json--> one JSON object
@@ -84,7 +84,7 @@ def status(state: RunState, folder: Path, now: float, driver: Driver | None = No
 
 
 def as_json(standing: Standing) -> dict[str, Json]:
-    """Return a standing as JSON values; what an arm has measured is among its own keys."""
+    """Return a standing as JSON values; the metrics of an arm are among its own keys."""
     step = _step_as_json(standing.step) if standing.step else None
     ended = [_step_as_json(step) for step in standing.ended]
     return to_plain(standing) | {"step": step, "ended": ended}
@@ -102,7 +102,7 @@ def _arm_as_json(arm: ArmStanding) -> dict[str, Json]:
 
 
 def _goes_on(verdict: str | None, driver: Driver | None) -> str:
-    """Return whether a run goes on: its lock says so, and how long it was silent says nothing."""
+    """Return whether a run goes on, by its lock: silence alone means nothing."""
     if verdict is not None:
         return "finished"
     return "interrupted" if driver is None or driver.abandoned else "running"
@@ -117,7 +117,7 @@ def _driver(driver: Driver | None) -> Driving | None:
 
 
 def _spent(events: Iterable[Event], age: float) -> float:
-    """Return the seconds between events, without those that an interruption lies between."""
+    """Return the seconds between events, except across interruptions."""
     pairs = itertools.pairwise(events)
     spent = sum(late.at - early.at for early, late in pairs if not isinstance(late, Resumed))
     return round(spent + age, 1)
@@ -152,7 +152,7 @@ def _doing(state: RunState) -> str:
 
 
 def title(number: int | None, name: str) -> str:
-    """Return how a step is called on a screen."""
+    """Return the title of a step on the screen."""
     return f"step {number}, {name}" if number is not None else name
 
 
@@ -228,7 +228,7 @@ def _next(summary: Summary, folder: Path, goes_on: str, state: RunState) -> str:
         return summary.resume
     if summary.verdict is RunVerdict.BLOCKED and started is not None:
         return started.again or started.command
-    own = summary.judged.kind == TRAINER  # there is no checkpoint of ours to judge
+    own = summary.judged.kind == TRAINER  # it has no checkpoint that lvm can judge
     if summary.arm is not None and goes_on == "finished" and not own:
         checkpoint = found_at(summary.arm.checkpoint, folder)
         modules = started.config.plugins if started else ()

@@ -20,7 +20,7 @@ from lvm.views.tracking.mlflow_api import Client, LoggedModel, Mlflow, Signature
 from lvm.views.tracking.views import DataView, ModelView, Point, RunView
 
 LOADER = "lvm.training.next_vectors"  # by its name alone: MLflow imports it where a model is loaded
-FILES = ("manifest.json", "model.safetensors")  # the moments of the optimiser stay behind
+FILES = ("manifest.json", "model.safetensors")  # without the state of the optimiser
 ALIAS = "confirmed"
 MODEL_TYPE = "next-vector"
 REQUIREMENTS = ("mlflow", "numpy", "safetensors", "torch")
@@ -29,7 +29,7 @@ MAX_METRICS, MAX_TEXTS = 800, 100  # per request, with one hundred params and ta
 
 
 def log_values(mlflow: Mlflow, client: Client, run: str, view: RunView) -> None:
-    """Write metrics, params and tags in few requests; a store keeps equal ones once."""
+    """Write metrics, params and tags in few requests; a store ignores duplicates."""
     entities = mlflow.entities
     metrics = [entities.Metric(*point) for point in view.metrics]
     params = [entities.Param(*item) for item in view.params.items()]
@@ -67,7 +67,7 @@ def log_data(mlflow: Mlflow, client: Client, run: str, data: DataView) -> None:
 
 
 def checkpoint_of(model: ModelView, run_folder: Path) -> Path | None:
-    """Return the folder of a model's checkpoint, also where the run was moved; None without one."""
+    """Return the folder of a model's checkpoint, even if the run was moved; None without one."""
     told = Path(model.checkpoint)
     moved = run_folder / "arms" / told.parent.name / told.name
     known = (moved, run_folder / told)
@@ -146,9 +146,9 @@ def example(context_length: int, width: int) -> npt.NDArray[np.float32]:
 
 
 def _register(client: Client, run: str, view: ModelView, model: LoggedModel) -> None:
-    """Make the model a version of the one that is named after its data, and point the alias to it.
+    """Register the model as a version under its data's name, and point the alias to it.
 
-    A version that is there stays as it is, also where the alias has moved on since.
+    An existing version stays as it is, even if the alias has moved on since.
     """
     name = view.registered_as
     if not client.search_registered_models(f"name = '{name}'"):
