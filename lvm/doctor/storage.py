@@ -122,7 +122,7 @@ def _missing(remote: str, local: Place) -> Defect:
         Code.MOUNT_MISSING,
         local.line,
         what,
-        f"{remote}: a file beside this one, or remove the line",
+        f"{remote}: a file next to this one, or remove the line",
     )
 
 

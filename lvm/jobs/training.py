@@ -94,7 +94,7 @@ def _configuration(options: TrainOptions) -> RunConfig:
     config = load_config(options.preset, options.recipe)
     if config.recipe.trainer is not None:
         raise UsageError(
-            f"{options.recipe} has a trainer of its own, {config.recipe.trainer.title}, which this "
+            f"{options.recipe} has its own trainer, {config.recipe.trainer.title}, which this "
             "command does not run; run it yourself on the files of lvm windows."
         )
     schedule = dataclasses.replace(config.schedule, confirm_workers=workers)
