@@ -3,24 +3,25 @@
     from lvm import api
     api.audit(data="my_bank")
 
-A keyword is a flag of the command line: `--five-steps` is `five_steps=True`. Paths may be texts. A
-function prints nothing unless `progress=True`, raises an `LvmError` where a command says a
-sentence, and returns a result that shows its answer first, in a notebook as HTML.
+A keyword is a flag of the command line: `--five-steps` is `five_steps=True`. Paths may be strings.
+A function prints nothing unless `progress=True`, raises an `LvmError` where a command prints an
+error, and returns a result that shows its answer first, in a notebook as HTML.
 
-What a job needs takes seconds to import, and is imported when it is called.
+What a job needs takes seconds to import, so it is imported when the job is called.
 """
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lvm.core.config.read import recipe_file
 from lvm.core.errors import LvmError
-from lvm.jobs.options import AuditOptions, DataOptions, TrainOptions, TriageOptions
+from lvm.jobs.options import AuditOptions, DataOptions, Options, TrainOptions, TriageOptions
 from lvm.jobs.presets import DEFAULT_PRESET
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["LvmError", "audit", "evaluate", "train", "triage"]
 
 Place = str | Path
-Names = str | Sequence[Place]
-Options = TypeVar("Options", AuditOptions, TrainOptions, TriageOptions)
+Names = Place | Sequence[Place]
+Given = Names | int | None
 
 
 def audit(
@@ -58,7 +59,7 @@ def audit(
 ) -> AuditResult:
     """Find what no training can fix, write the report, and repair the files where asked to.
 
-    Data that blocks is an answer, no error: see `verdict` and `document.findings`.
+    Data that blocks is a result, not an error: see `verdict` and `document.findings`.
     """
     options = _options(AuditOptions, locals())
     from lvm.jobs import audit as job
@@ -94,8 +95,8 @@ def triage(
 ) -> TriageResult:
     """Find out why a model fails its gate, and what fixes it, on a Ray cluster here or elsewhere.
 
-    Every verdict is a result, BLOCKED and NOT_FIXED too. An interrupt raises KeyboardInterrupt and
-    keeps what was done: `triage(resume=FOLDER)` goes on.
+    Every verdict is a result, also BLOCKED and NOT_FIXED. An interrupt raises KeyboardInterrupt and
+    keeps what was done: `triage(resume=FOLDER)` continues.
     """
     options = _options(TriageOptions, locals())
     from lvm.jobs.doors import triaged
@@ -114,7 +115,7 @@ def train(
     address: str | None = None,
     progress: bool = False,
 ) -> TrainResult:
-    """Train one recipe in full and judge it on the test split; the same `out` goes on with it.
+    """Train one recipe in full and judge it on the test split; the same `out` continues it.
 
     Without `workers` and `address` it trains in this process, else on Ray Train's workers.
     """
@@ -138,7 +139,7 @@ def evaluate(
     recipe: Place | None = None,
     preset: str = DEFAULT_PRESET,
 ) -> EvaluationResult:
-    """Judge a model on the test split beside the ladder.
+    """Judge a model on the test split, together with the ladder.
 
     `model` is a checkpoint, a .npy file of predictions, or predictions [M, D] with one row per test
     window in order. With `ar_only`, in the same forms, the success gate is judged. The recipe says
@@ -165,23 +166,21 @@ def evaluate(
 # --- from keywords to options ---------------------------------------------------------------------
 
 
-def _options(kind: type[Options], given: Mapping[str, Any]) -> Options:
-    """Return options from the arguments of a function, which are named like their fields.
-
-    What type a field has is known at run time alone.
-    """
+def _options(kind: type[Options], given: Mapping[str, Given]) -> Options:
+    """Return options from the arguments of a function, which are named like their fields."""
     hints = typing.get_type_hints(kind)
     names = [field.name for field in fields(kind) if field.name in given]
-    return kind(**{name: _value(name, hints[name], given[name]) for name in names})
+    values: dict[str, Any] = {name: _value(name, hints[name], given[name]) for name in names}
+    return kind(**values)
 
 
-def _value(name: str, hint: object, value: Any) -> Any:
-    """Return the value of a field: paths from texts, tuples from lists or one name alone."""
-    if hint == tuple[str, ...]:
+def _value(name: str, hint: object, value: Given) -> Given:
+    """Return the value of a field: paths from strings, tuples from lists or a single name."""
+    if hint == tuple[str, ...] and value is not None and not isinstance(value, int):
         return _names(value)
-    if value is None or Path not in (hint, *typing.get_args(hint)):
-        return value
-    return recipe_file(value) if name == "recipe" else Path(value)
+    if Path in (hint, *typing.get_args(hint)) and isinstance(value, str | os.PathLike):
+        return recipe_file(value) if name == "recipe" else Path(value)
+    return value
 
 
 def _names(value: Names) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import NoReturn
 from lvm.core.command import Parser, run_program, statuses
 from lvm.core.errors import ExitStatus
 from lvm.jobs import cli_own, doors, flags, of_a_run
+from lvm.jobs.options import AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions
 
 OF_A_RUN = {
     "report": "rewrite a run's report from its journal",
@@ -78,23 +79,23 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _triage(args: argparse.Namespace) -> int:
-    return doors.triage(flags.triage_options(args))
+    return doors.triage(flags.options_of(TriageOptions, args))
 
 
 def _train(args: argparse.Namespace) -> int:
-    return doors.train(flags.train_options(args))
+    return doors.train(flags.options_of(TrainOptions, args))
 
 
 def _audit(args: argparse.Namespace) -> int:
-    return doors.audit(flags.audit_options(args))
+    return doors.audit(flags.options_of(AuditOptions, args))
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    return doors.doctor(flags.doctor_options(args))
+    return doors.doctor(flags.options_of(DoctorOptions, args))
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    return doors.judge(flags.eval_options(args))
+    return doors.judge(flags.options_of(EvalOptions, args))
 
 
 def entry() -> NoReturn:

@@ -1,1 +1,1 @@
-"""What the words of this program mean: errors, settings, records, metrics, registries."""
+"""What every part of the program shares: errors, settings, records, metrics, registries."""

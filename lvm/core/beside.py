@@ -1,4 +1,4 @@
-"""Work in a thread of its own, which gives way to whatever else wants the processor."""
+"""Run work in a background thread of low priority."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LEAST_URGENT = 19  # Ray's own workers run at 15
 
 
 def beside(work: Callable[[], Result], name: str, *, gives_way: bool = True) -> Future[Result]:
-    """Start `work` in a thread; what it returns or raises is the future's.
+    """Start `work` in a thread and return a future of its result or error.
 
-    The process does not wait for it at its end. Where threads cannot be told apart by urgency
-    (anywhere but on Linux), and without `gives_way`, it is as urgent as all others.
+    The process does not wait for it when it exits. Without `gives_way`, and on systems where
+    threads have no priority of their own (all but Linux), it runs at normal priority.
     """
     future: Future[Result] = Future()
 
@@ -38,10 +38,10 @@ def beside(work: Callable[[], Result], name: str, *, gives_way: bool = True) -> 
 
 @contextlib.contextmanager
 def products_alone() -> Iterator[None]:
-    """Limit numpy's products to the calling thread.
+    """Limit NumPy's matrix products to the calling thread.
 
-    OpenBLAS' other threads belong to the process: they are as urgent as its first one, whoever asks
-    for their work.
+    OpenBLAS' other threads belong to the process: they have its priority, whichever thread gave
+    them work.
     """
     with threadpool_limits(1, user_api="blas"):
         yield

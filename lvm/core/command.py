@@ -27,7 +27,7 @@ ERROR_FILE = "error.txt"
 
 
 def next_folder(parent: Path) -> Path:
-    """Make the next numbered folder in `parent`: of several processes each has one of its own."""
+    """Make the next numbered folder in `parent`; no two processes get the same one."""
     make_folder(parent)
     while True:
         taken = [int(p.name) for p in parent.glob("*") if p.name.isascii() and p.name.isdigit()]
@@ -92,7 +92,7 @@ def python_command(*, kept: bool = False) -> str:
 
 
 def lvm_command(*, kept: bool = False) -> str:
-    """Return the `lvm` command beside this interpreter, which need not be on the path."""
+    """Return the `lvm` command next to this interpreter, which need not be on the path."""
     script = Path(sys.executable).with_name("lvm")
     if script.exists():
         return shown(script, kept=kept)
@@ -138,21 +138,21 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
 def run_program(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run `main` with the arguments of this process, and end the process with its status.
 
-    What was registered for the end of the process is done; taking apart the modules of a program
-    that has imported torch, Ray and MLflow, which takes a second, is not.
+    Exit handlers run. The modules are not torn down, which takes a second once torch, Ray and
+    MLflow are imported.
     """
     status: int | None = None
 
     def leave() -> None:
-        if status is not None:  # else the interpreter ends in its own way
-            with contextlib.suppress(OSError, ValueError):  # it says then what was not written
+        if status is not None:  # else the interpreter exits as usual
+            with contextlib.suppress(OSError, ValueError):  # the interpreter reports it then
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(status)
 
     atexit.register(leave)  # first, so it is called last
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal without a sign must not cost the answer
+        if hasattr(stream, "reconfigure"):  # a terminal may lack a character of the answer
             stream.reconfigure(errors="backslashreplace")
     status = run_command(main, sys.argv[1:])
     end_with(status)
@@ -160,12 +160,12 @@ def run_program(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
 
 def nobody_reads() -> None:
-    """Send what is still to be printed nowhere: the reader of a pipe, or a terminal, is gone."""
+    """Discard all further output: the reader of the pipe, or the terminal, is gone."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
+            with contextlib.suppress(OSError, ValueError):  # a test's stream has no file descriptor
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -173,7 +173,7 @@ def nobody_reads() -> None:
 def answering(
     place: Callable[[], Path | None] = lambda: None, then: Callable[[], str] = lambda: ""
 ) -> Iterator[None]:
-    """Turn an unforeseen error into an LvmError of one sentence; after a signal, into its end.
+    """Turn an unforeseen error into an LvmError of one sentence; after a signal, into an interrupt.
 
     A disk that is full or cannot be written to becomes a UsageError, anything else a ProgramError
     whose traceback is kept in the folder that `place` returns, or a temporary file. `then` returns

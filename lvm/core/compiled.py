@@ -1,7 +1,7 @@
 """Functions that torch.compile speeds up on a GPU, and that run uncompiled where it cannot.
 
-A compiled function is one of tensors alone: weights are arguments, so that one compilation serves
-every layer of a shape. It must trace without a graph break, which a test asks of each.
+A compiled function takes tensors only: weights are arguments, so that one compilation serves every
+layer of a shape. It must trace without a graph break; a test checks each.
 """
 
 from __future__ import annotations

@@ -12,14 +12,14 @@ OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """Return the cores that neither `taskset` nor a container's quota takes away; at least 1."""
+    """Return the number of cores that `taskset` and a container's quota leave; at least 1."""
     pinned = getattr(os, "sched_getaffinity", None)
     allowed = len(pinned(0)) if pinned is not None else os.cpu_count() or 1
     return max(1, math.ceil(min(allowed, quota())))
 
 
 def quota(groups: Path = CGROUPS, own: Path = OWN_GROUP) -> float:
-    """Return the cores' worth of time that control groups allow, infinite where they do not say."""
+    """Return the CPU quota of the control groups in cores, infinite where there is none."""
     return min(_quotas(groups, own), default=math.inf)
 
 

@@ -51,5 +51,5 @@ def synchronise(device: torch.device) -> None:
 
 
 def ids_on(ids: Int[np.ndarray, "*shape"], device: torch.device) -> Int[torch.Tensor, "*shape"]:
-    """Return row numbers as int64 on a device; always a copy, for arrays of Ray are read-only."""
+    """Return row numbers as int64 on a device; always a copy, since Ray's arrays are read-only."""
     return torch.from_numpy(np.array(ids, dtype=np.int64)).to(device)

@@ -16,8 +16,8 @@
     |-- RunTakenError           a run that another process took over from this one
     |-- ClusterError            a Ray cluster that cannot be reached or lacks what the run needs
     |   `-- ClusterLostError    a cluster that went away during a run, which can be resumed
-    |-- TrainerError            a trainer of one's own that writes what cannot be judged
-    |-- TrainerDiedError        a trainer of one's own whose process ended with an error
+    |-- TrainerError            a person's own trainer that writes what cannot be judged
+    |-- TrainerDiedError        a person's own trainer whose process ended with an error
     |-- NonFiniteLossError      training stopped before an update that would have spoilt the weights
     `-- ProgramError            an error of the program itself; its traceback is kept in a file
 
@@ -39,12 +39,12 @@ class ExitStatus(IntEnum):
     TOO_LITTLE = 4
     PROGRAM = 70  # EX_SOFTWARE of sysexits.h
     LOST = 75  # EX_TEMPFAIL of sysexits.h: try again, and it may work
-    INTERRUPTED = 130  # as a shell says it of Ctrl-C
-    BROKEN_PIPE = 141  # as a shell says it of SIGPIPE
+    INTERRUPTED = 130  # a shell's status for Ctrl-C
+    BROKEN_PIPE = 141  # a shell's status for SIGPIPE
 
     @property
     def meaning(self) -> str:
-        """What the triage ends with this status for, as its help says it."""
+        """Why the triage ends with this status, as its help words it."""
         return {
             "OK": "PASSED or FIXED",
             "NOT_FIXED": "NOT_FIXED or INCONCLUSIVE",
@@ -119,7 +119,7 @@ class RunBusyError(LvmError):
 
 
 class RunTakenError(LvmError):
-    """Another process has taken the run over, for this one was silent for too long."""
+    """Another process has taken over the run because this one was silent for too long."""
 
     exit_status = ExitStatus.LOST
 
@@ -153,4 +153,4 @@ class ProgramError(LvmError):
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """A job that was interrupted; its work is kept, and the message says how to go on with it."""
+    """A job that was interrupted; its work is kept, and the message says how to continue."""

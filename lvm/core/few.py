@@ -1,4 +1,4 @@
-"""What is shown of very many: a bounded number, chosen by one rule, and the rest counted."""
+"""Show a bounded number of very many items, chosen by one rule, and count the rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 def foremost(items: Sequence[Item], room: int, rank: Callable[[Item], object]) -> list[Item]:
-    """Return the `room` items of the highest rank in their own order; of equals the earlier."""
+    """Return the `room` items of the highest rank in their own order; ties go to the earlier."""
     if len(items) <= room:
         return list(items)
     ranked = ((rank(item), -place) for place, item in enumerate(items))

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the place of those that may be lost."""
+"""Files that are written whole or not at all, and the folder of a cache."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Replace a file by one with this document; ValueError for a number that JSON does not know."""
+    """Replace a file by one with this document; ValueError for a number that JSON cannot hold."""
     write_whole(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 

@@ -2,7 +2,7 @@
 
 The defaults are the form of this program. The others are those of the two packages that people
 train Mamba with (mamba_ssm, Hugging Face transformers), and of the code that people write around
-their blocks, so that a checkpoint of theirs can be computed as it was trained.
+their blocks, so that their checkpoints are computed as they were trained.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class MambaForm:
     dt_min: float = 0.0  # limits of a step size, Mamba-2
     dt_max: float | None = None
     dt_rank: int = 0  # Mamba-1: rank of the map to step sizes; 0 is hidden / 16, rounded up
-    gated_norm: str = "after_gate"  # Mamba-2: where the norm of a block's output stands
-    norm_per_group: bool = True  # that norm is taken group by group, not over all channels
+    gated_norm: str = "after_gate"  # Mamba-2: where a block's output is normalised
+    norm_per_group: bool = True  # that norm is per group, not over all channels
     block_norm: str = "before"  # the norm before a block, or after its sum with the residual
     block_residual: bool = True  # add a block's input to its output
     norm_kind: str = "rms"  # of block_norm and final_norm; "layer" also centres and shifts

@@ -34,7 +34,7 @@ POWER = 0.8  # chance that the number comes true
 RANGE = 0.8  # share of pilots whose range holds the number of the true variance
 
 _MOST = 1e6  # times the pilot
-_GUESSES = 200  # quantiles of chi-square that stand for the guess
+_GUESSES = 200  # quantiles of chi-square that represent the guess
 
 
 @dataclass(frozen=True, kw_only=True)

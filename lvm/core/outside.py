@@ -1,4 +1,4 @@
-"""What comes from outside: files that are none, JSON of any depth, text that a terminal obeys."""
+"""Untrusted input: files that may be devices, JSON of any depth, text with control characters."""
 
 from __future__ import annotations
 
@@ -11,17 +11,12 @@ import shlex
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-if TYPE_CHECKING:
-    Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
-else:  # what checks types at run time does not follow one into itself
-    Json = bool | int | float | str | list[object] | dict[str, object] | None
+from typing import Any
 
 BOM = "\ufeff"  # some editors write it before a text
 MAX_DIGITS = 19  # of a whole number that 64 bits hold
-MOST_SHOWN, MOST_NAMED, MOST_SIGNS = 120, 10, 60  # signs of a value; names, and signs of each
-# Control signs that are no white space, embedding and isolation of a direction, half characters.
+MOST_SHOWN, MOST_NAMED, MOST_SIGNS = 120, 10, 60  # characters of a value; names, characters of each
+# Control characters except white space, changes of text direction, lone surrogates.
 _COMMANDS = re.compile(
     r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -31,7 +26,7 @@ MAX_TEXT_BYTES = 256 << 20  # of a manifest, a recipe or a journal
 def regular(path: Path) -> Path:
     """Return a path that names a regular file; OSError for a folder, a pipe or a device.
 
-    A pipe would be waited for, and a device may never end.
+    Reading a pipe would block, and a device may never end.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
@@ -44,7 +39,7 @@ def regular(path: Path) -> Path:
 def read_text(path: Path, errors: str = "strict") -> str:
     """Return the UTF-8 text of a regular file of bounded size; OSError or ValueError without it.
 
-    The mark that some editors put before the text (BOM) is no part of it.
+    The byte order mark that some editors put first is removed.
     """
     size = regular(path).stat().st_size
     if size > MAX_TEXT_BYTES:
@@ -53,13 +48,13 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 
 def lower_limit(kind: int, amount: int) -> None:
-    """Lower a limit of this process, as `resource` names it; one that is lower already stays."""
+    """Lower a limit of this process, as `resource` names it; a lower one stays."""
     hard = resource.getrlimit(kind)[1]
     lowest = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
     resource.setrlimit(kind, (lowest, hard))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str) -> Any:  # a caller tries the value as what it expects to find
     """Return the value of a JSON text; ValueError, in one line, for whatever is wrong with it.
 
     Python's own reader raises other errors as well: for deep nesting, for long numbers.
@@ -77,17 +72,17 @@ def _whole_number(digits: str) -> int:
 
 
 def brief(value: object) -> str:
-    """Return a value from outside as a sentence names it: whatever it holds, it stays short."""
+    """Return a value from outside for a sentence, shortened."""
     return shortened(repr(value))
 
 
 def shortened(text: str, most: int = MOST_SHOWN) -> str:
-    """Return text that is cut where it is longer than a sentence bears."""
+    """Return text, cut where it is too long for a sentence."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def listed(names: Iterable[object]) -> str:
-    """Return names from outside as a sentence lists them: ten at most, each of them short."""
+    """Return names from outside for a sentence: ten at most, each of them short."""
     every = list(names)
     few = [shortened(str(name), MOST_SIGNS) for name in every[:MOST_NAMED]]
     more = [f"and {len(every) - MOST_NAMED:,} more"] if len(every) > MOST_NAMED else []
@@ -95,7 +90,7 @@ def listed(names: Iterable[object]) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text in one line that moves no cursor, rings no bell and turns no direction.
+    """Return text in one line, with control characters escaped.
 
     Names in a file, a pickle or a checkpoint are chosen by whoever made it.
     """
@@ -105,15 +100,15 @@ def printable(text: str) -> str:
 
 
 def harmless(text: str) -> str:
-    """Return text of several lines that moves no cursor, rings no bell and turns no direction.
+    """Return text of several lines, with control characters escaped.
 
-    Unlike `printable`, it keeps lines, spaces of every kind and the joiners of scripts.
+    Unlike `printable`, it keeps line breaks, spaces of every kind and the joiners of scripts.
     """
     return _COMMANDS.sub(lambda found: _escaped(found[0]), text)
 
 
 def quoted(text: str) -> str:
-    """Return text as one word of a shell that shows what is in it."""
+    """Return text quoted as one shell word, with every character visible."""
     if text.isprintable():
         return shlex.quote(text)
     signs = text.replace("\\", "\\\\").replace("'", "\\'")

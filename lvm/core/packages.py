@@ -1,7 +1,7 @@
 """The two packages of this program, by name.
 
-The library does not import its jobs. It finds the steps among them, as a registry does, and the
-scripts that a person types.
+The library does not import its jobs. A registry finds the steps among them, and printed commands
+name their scripts.
 """
 
 from pathlib import Path

@@ -39,7 +39,7 @@ class TermOptions(Options):
         require_one_of("balance", self.balance, ("fixed", "gradient"))
 
 
-PARTS = "parts"  # in the metadata of a field: who says what options a part has
+PARTS = "parts"  # in the metadata of a field: returns the options class of a part
 Part = TypeVar("Part", bound=Options)
 
 TERMS: Registry[type[TermOptions]] = Registry("loss term", "lvm.training.terms")
@@ -54,8 +54,8 @@ def model_options(name: str) -> type[Options]:
     return found
 
 
-def tables_of(options_of: Callable[[str], type[Options]]) -> Any:
-    """Return a field of tables by the names of parts, which say themselves what keys they take."""
+def tables_of(options_of: Callable[[str], type[Part]]) -> Mapping[str, Part]:
+    """Return a field of tables by the names of parts; each part declares its keys."""
     return field(default_factory=dict, hash=False, metadata={PARTS: options_of})
 
 
@@ -66,7 +66,7 @@ def read_tables(
     base: Mapping[str, Options],
     dotted: str,
 ) -> dict[str, Options]:
-    """Return the tables of `base` with those keys changed that `values` names, part by part."""
+    """Return the tables of `base` with the keys in `values` changed, part by part."""
     found = dict(base)
     for name, table in section(dotted, values).items():
         place = f"{dotted}.{name}"
@@ -91,5 +91,5 @@ def read_options(
     chosen = {n: typed(prefix + n, v, hints[n]) for n, v in {**chosen, **values}.items()}
     try:
         return cls(**chosen)
-    except ConfigError as error:  # it names the option, not where it stands
+    except ConfigError as error:  # it names the option, not its table
         raise ConfigError(f"{prefix}{error}") from None

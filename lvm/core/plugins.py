@@ -4,8 +4,8 @@
     --plugin MODULE, plugins = ["MODULE"]  a module or package, which every node has installed
     entry points of lvm.models, ...        of what is installed, always
 
-A process imports them before it asks a registry (`load_files`, `load_modules`, `load_installed`);
-its workers import what it has (`packed`, `load_packed`). What is imported is named by its content.
+A process imports them before it uses a registry (`load_given`, `load_modules`, `load_installed`);
+its workers import the same (`packed`, `load_packed`). A plug-in is identified by its content.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from lvm.core.errors import LvmError, PluginError
 from lvm.core.outside import brief, printable, regular
@@ -39,10 +41,10 @@ class Plugin:
     name: str  # what a person calls it: the name of a file without its folder, or of a module
     module: str  # name under which it is imported
     digest: str  # 12 hex digits that name its content
-    source: bytes | None = None  # of a file, which need not lie where it is imported
+    source: bytes | None = None  # of a file, which may be missing where it is imported
 
 
-_loaded: dict[str, Plugin] = {}  # what this process has imported, by name, as the registries hold
+_loaded: dict[str, Plugin] = {}  # what this process has imported, by name
 
 
 def loaded() -> tuple[Plugin, ...]:
@@ -61,7 +63,7 @@ def digests() -> dict[str, str]:
 
 
 def in_words(named: object) -> str:
-    """Return plug-ins, by the names and contents that a manifest states, as a sentence does."""
+    """Return for a sentence the plug-ins that a manifest states, with their digests."""
     stated = named if isinstance(named, Mapping) else {}
     found = [printable(f"{name} ({digest})") for name, digest in stated.items()]
     return ", ".join(found) or "none"
@@ -73,8 +75,8 @@ def in_words(named: object) -> str:
 def load_given(given: Iterable[str]) -> None:
     """Import what is installed with entry points, then what `--plugin` names: files and modules.
 
-    Raises PluginError, as do all of these, in one sentence that names the plug-in: it is not there,
-    its import fails, it registers nothing, or a name that it registers is taken.
+    Raises PluginError, as do all of these, where a plug-in is missing, its import fails, it
+    registers nothing, or a name that it registers is taken.
     """
     load_installed()
     for name in given:
@@ -130,14 +132,14 @@ def _of_source(name: str, source: bytes) -> Plugin:
 # --- workers --------------------------------------------------------------------------------------
 
 
-def packed() -> list[dict[str, Any]]:
-    """Return what another process needs to import the same, in plain values."""
+def packed() -> list[dict[str, str | bytes | None]]:
+    """Return what another process needs to import the same, in values that need no lvm."""
     return [asdict(plugin) for plugin in loaded()]
 
 
-def load_packed(plugins: Iterable[Mapping[str, Any]]) -> None:
-    """Import what another process has packed; files need not be here, modules must be the same."""
-    for plugin in (Plugin(**values) for values in plugins):
+def load_packed(plugins: Iterable[Mapping[str, object]]) -> None:
+    """Import what another process has packed; modules must be the same, files may be missing."""
+    for plugin in (msgspec.convert(values, Plugin) for values in plugins):
         if plugin.source is None and (here := _module_digest(plugin.module)) != plugin.digest:
             raise PluginError(
                 f"the plug-in {plugin.name} is {here} here but {plugin.digest} where the run "
@@ -148,9 +150,9 @@ def load_packed(plugins: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _kept(plugin: Plugin) -> Path:
-    """Return where a file that has travelled seems to lie: tracebacks and Triton read it there.
+    """Return the path under which tracebacks and Triton find a file that came from elsewhere.
 
-    Nothing is written, since a worker that is killed would leave it behind.
+    Nothing is written: a worker that is killed would leave the file behind.
     """
     path = Path(f"<{plugin.name} {plugin.digest}>")
     lines = (plugin.source or b"").decode(errors="replace").splitlines(keepends=True)
@@ -162,9 +164,9 @@ def _kept(plugin: Plugin) -> Path:
 
 
 def missing(stated: object) -> str:
-    """Return in words the plug-ins that a manifest states and this process lacks; "" without any.
+    """Return in words the plug-ins of a manifest that this process lacks; "" where there are none.
 
-    Another version of one is no reason to refuse: the outputs of the model tell whether it fits.
+    Another version is not refused: the outputs of the model show whether it fits.
     """
     wanted = stated if isinstance(stated, Mapping) else {}
     here = digests()
@@ -183,7 +185,7 @@ def missing(stated: object) -> str:
 
 
 def _load(plugin: Plugin, path: Path | None = None) -> None:
-    """Import a plug-in once and keep it; `path` is where the source of a file lies here."""
+    """Import a plug-in once and keep it; `path` is where its source file is on this machine."""
     known = _loaded.get(plugin.name)
     if known == plugin:
         return
@@ -204,7 +206,7 @@ def _load(plugin: Plugin, path: Path | None = None) -> None:
 
 
 def _imported(plugin: Plugin, run: Callable[[str], object], path: Path | None) -> None:
-    """Import a plug-in, and what the package has of the same kinds: it may have the same names."""
+    """Import a plug-in, and the package's parts of the same kinds, to detect duplicate names."""
     before = len(FILED)
     try:
         run(plugin.module)
@@ -234,7 +236,7 @@ def _run_file(plugin: Plugin, path: Path, module: str) -> None:
 
 
 def _said(error: BaseException) -> str:
-    """Return what an error says, in one short line that obeys no terminal."""
+    """Return the message of an error in one short line, with control characters escaped."""
     said = error.msg if isinstance(error, SyntaxError) else str(error)
     return brief(said)[1:-1] if said else "without a message"
 
@@ -252,7 +254,7 @@ def _line(error: BaseException, path: Path | None) -> str:
 
 
 def _module_digest(name: str) -> str:
-    """Return 12 hex digits of a module's file, or of every .py file of the package it is in."""
+    """Return 12 hex digits of the hash of a module's file, or of every .py file of its package."""
     root = name.partition(".")[0]
     if root in OWN_PACKAGES:
         raise PluginError(f"the plug-in {name} is part of lvm itself; leave it out.")
@@ -272,7 +274,7 @@ def _module_digest(name: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _spec(root: str) -> Any:
+def _spec(root: str) -> ModuleSpec | None:
     try:
         return importlib.util.find_spec(root)
     except (ImportError, ValueError, AttributeError):
@@ -283,6 +285,6 @@ def _origin(module: str) -> Path | None:
     """Return the file of a module whose parents are imported."""
     try:
         found = importlib.util.find_spec(module)
-    except Exception:  # a parent that cannot be imported is what went wrong
+    except Exception:  # importing a parent failed
         return None
     return Path(found.origin) if found is not None and found.origin else None

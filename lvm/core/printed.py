@@ -1,4 +1,4 @@
-"""Commands that are printed or kept for a person to type: each works as it stands.
+"""Commands that are printed or kept for a person to type: each works unchanged.
 
 What is printed is typed from the folder it was printed in, so its paths are short; what is kept in
 a file (`kept=True`) may be read anywhere, so its paths are whole.
@@ -10,12 +10,12 @@ import importlib.util
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lvm.core.command import lvm_command, python_command, shown
 from lvm.core.packages import JOBS
 from lvm.core.plugins import is_file
 
+Flag = str | int | Path | list[str] | tuple[str, ...] | None  # what a flag may be given
 INSTALLED = ("site-packages", "dist-packages")
 PATHS = ("data", "train", "eval", "payload", "checkpoint", "predictions", "seen", "recipe")
 PLUGIN = "plugin"  # each a path or the name of a module
@@ -36,8 +36,8 @@ def job_command(name: str, *, kept: bool = False) -> str:
     return f"{python_command(kept=kept)} {shown(script, kept=kept)}"
 
 
-def typed(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
-    """Return flags as typed, from their values by name; without value they are left out.
+def typed(arguments: Mapping[str, Flag], *, kept: bool = False) -> str:
+    """Return flags as typed, from their values by name; flags without a value are left out.
 
     `arguments` are those of a parser or a journal: a path may be a text there.
     """
@@ -48,13 +48,13 @@ def typed(arguments: Mapping[str, Any], *, kept: bool = False) -> str:
             continue
         if value is True:
             words.append(flag)
-        elif name == PLUGIN:
+        elif isinstance(value, list | tuple) and name == PLUGIN:
             words += [f"{flag} {_plugin(item, kept)}" for item in value]
-        elif name in NAMES:
+        elif isinstance(value, list | tuple) and name in NAMES:
             words.append(f"{flag} {shlex.quote(','.join(value))}")
         elif isinstance(value, list | tuple):
-            words += [f"{flag} {shlex.quote(str(item))}" for item in value]
-        elif isinstance(value, Path) or name in PATHS:
+            words += [f"{flag} {shlex.quote(item)}" for item in value]
+        elif isinstance(value, Path) or (isinstance(value, str) and name in PATHS):
             words.append(f"{flag} {shown(Path(value), kept=kept)}")
         else:
             words.append(f"{flag} {shlex.quote(str(value))}")
@@ -65,7 +65,7 @@ def _plugin(given: str, kept: bool) -> str:
     return shown(Path(given), kept=kept) if is_file(given) else shlex.quote(given)
 
 
-def triage_command(arguments: Mapping[str, object], *, kept: bool = False) -> str:
+def triage_command(arguments: Mapping[str, Flag], *, kept: bool = False) -> str:
     """Return a triage with these flags."""
     return f"{job_command('triage', kept=kept)} {typed(arguments, kept=kept)}".rstrip()
 
@@ -76,14 +76,14 @@ def resume_command(folder: Path, address: str | None, *, kept: bool = False) -> 
 
 
 def eval_command(
-    checkpoint: Path, arguments: Mapping[str, Any], modules: Sequence[str] = ()
+    checkpoint: Path, arguments: Mapping[str, Flag], modules: Sequence[str] = ()
 ) -> str:
     """Return the command that judges a checkpoint on the data of its run.
 
-    `modules` are the plug-ins of its recipe, which this command is not given.
+    `modules` are the plug-ins of its recipe, which the command does not read.
     """
-    plugins = dict.fromkeys([*arguments.get(PLUGIN, ()), *modules])
-    data = typed(
-        {name: arguments.get(name) for name in ("data", *REPORT_FILES)} | {PLUGIN: [*plugins]}
-    )
+    given = arguments.get(PLUGIN)
+    plugins = [*(given if isinstance(given, list | tuple) else ()), *modules]
+    files = {name: arguments.get(name) for name in ("data", *REPORT_FILES)}
+    data = typed({**files, PLUGIN: list(dict.fromkeys(plugins))})
     return f"{lvm_command()} eval {shown(checkpoint)} {data}".rstrip()

@@ -22,8 +22,8 @@ _WEIGHTS, _MANIFEST = "model.safetensors", "manifest.json"
 def code_version() -> str:
     """Return the version and a hash of every source file of both packages.
 
-    Not of those alone that change a number: what judges, walks the tree or proposes arms decides
-    what a run means, and where a file's influence ends nobody keeps up to date in a list.
+    All files count, since a list of those that change a number would go stale: what judges, walks
+    the tree or proposes arms decides what a run means.
     """
     digest = hashlib.sha256()
     for root in filter(None, map(_root_of, OWN_PACKAGES)):
@@ -41,7 +41,7 @@ def _root_of(package: str) -> Path | None:
 
 
 def file_digest(path: Path) -> str:
-    """Return 12 hex digits that name the content of a file; a large one is read in blocks, once."""
+    """Return 12 hex digits of the hash of a file, cached while the file does not change."""
     stat = path.stat()
     return _digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
 
@@ -55,8 +55,8 @@ def _digest(path: Path, size: int, changed: int) -> str:
 def checkpoint_digest(path: Path) -> str:
     """Return 12 hex digits that name a checkpoint: a folder's weights and manifest, or a .pt file.
 
-    Empty where there is none. A folder that a kill left between two renames counts as it was before
-    (`lvm.training.checkpoint` reads it so).
+    Empty where there is none. A folder that a kill left between two renames counts as the old one,
+    as in `lvm.training.checkpoint`.
     """
     if path.is_file():
         return file_digest(path)

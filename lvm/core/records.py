@@ -11,18 +11,22 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, overload
 
 import msgspec
 
 from lvm.core.errors import ExitStatus
+from lvm.core.plain_json import Json
 from lvm.core.setting import Section
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of what is kept; keys that this version does not know are left out."""
+    """A part of a kept record; keys that this version does not know are ignored."""
 
 
 class Verdict(StrEnum):
@@ -31,7 +35,7 @@ class Verdict(StrEnum):
     PASS = "PASS"
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"  # the interval crosses the bound
-    NOT_EVALUABLE = "NOT_EVALUABLE"  # there is nothing to judge, and why is said beside it
+    NOT_EVALUABLE = "NOT_EVALUABLE"  # there is nothing to judge; the reason says why
 
 
 class RunVerdict(StrEnum):
@@ -81,7 +85,7 @@ class Absence:
     num_arms: int = 1  # arms that its step tries, without the control
 
 
-LIMITS = ("oracle", "random")  # rungs of the ladder that are the ends of its scale, no competitors
+LIMITS = ("oracle", "random")  # baselines that mark the ends of the scale, not competitors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +119,9 @@ class SeededEstimate(Estimate):
     """A mean over several training seeds, with an interval over seeds and articles together."""
 
     num_seeds: int
-    between_seeds: float  # variance of the mean of a seed, were there no end of articles
-    between_articles: float  # variance of an article's contribution, were there no end of seeds
-    rest: float  # variance of what an article does under one seed and not under another
+    between_seeds: float  # variance of a seed's mean, with infinitely many articles
+    between_articles: float  # variance of an article's contribution, with infinitely many seeds
+    rest: float  # variance of the interaction of seed and article
 
 
 class Position(StrEnum):
@@ -141,9 +145,9 @@ class FrontPosition:
     position: Position
     metrics: tuple[str, str]
     distance: Estimate | None = None  # in both metrics at once; above zero is above the front
-    rung: str | None = None  # the rung that the model has most to fear from
-    gains: Mapping[str, Estimate] = field(default_factory=dict)  # metric -> model - rung
-    mixture: Mapping[str, float] = field(default_factory=dict)  # rung -> share, nearest point
+    rung: str | None = None  # the baseline that comes closest to the model or beats it
+    gains: Mapping[str, Estimate] = field(default_factory=dict)  # metric -> model - baseline
+    mixture: Mapping[str, float] = field(default_factory=dict)  # baseline -> share, nearest point
     reason: str = ""  # why nothing could be compared
 
 
@@ -160,16 +164,16 @@ class GateResult:
     p_value: float | None = None  # one-sided, of the difference lying at or below the bound
     adjusted_p: float | None = None  # the same after Holm; the one that decides a PASS
     num_tests: int | None = None  # comparisons that were corrected for, known looks among them
-    sign_flip_p: float | None = None  # beside p_value, by flipping articles; it decides nothing
-    design_effect: float | None = None  # variance of the mean over that of as many free windows
+    sign_flip_p: float | None = None  # by flipping the signs of articles; it decides nothing
+    design_effect: float | None = None  # variance of the mean over that of independent windows
     degrees: float | None = None  # degrees of freedom of the interval
-    effective_articles: float | None = None  # articles of one length that would tell as much
+    effective_articles: float | None = None  # articles of equal length with the same information
     size_correlation: float | None = None  # of the articles' values and the logarithm of their size
     skew: float | None = None  # of the articles' values
     articles_needed: int | None = (
         None  # more that would settle it with the chance of lvm.core.outlook
     )
-    articles_range: tuple[int, int] | None = None  # what the error, itself a guess, makes of them
+    articles_range: tuple[int, int] | None = None  # its range, since the error is an estimate too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +190,13 @@ class Evaluation:
     latency: Mapping[str, float | None] = field(default_factory=dict)  # p50_ms, p95_ms
 
 
-def to_plain(value: Any) -> Any:
+@overload
+def to_plain(
+    value: msgspec.Struct | Section | DataclassInstance | Mapping[str, object],
+) -> dict[str, Json]: ...
+@overload
+def to_plain(value: object) -> Json: ...
+def to_plain(value: object) -> Json:
     """Turn records, mappings and sequences into what JSON can hold; NaN and infinity into null."""
     if isinstance(value, msgspec.Struct):
         return _struct_to_plain(value)
@@ -201,12 +211,14 @@ def to_plain(value: Any) -> Any:
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
-    if isinstance(value, float):  # NumPy's floats are such, and no library writes them
+    if isinstance(value, float):  # also NumPy's, which JSON libraries refuse
         return float(value) if math.isfinite(value) else None
-    return value
+    if value is None or isinstance(value, str | int):
+        return value
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def _struct_to_plain(value: msgspec.Struct) -> dict[str, object]:
+def _struct_to_plain(value: msgspec.Struct) -> dict[str, Json]:
     about = value.__struct_config__
     tag = {} if about.tag is None else {str(about.tag_field): about.tag}
     names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
@@ -215,29 +227,10 @@ def _struct_to_plain(value: msgspec.Struct) -> dict[str, object]:
     return {**tag, **told}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
     """Yield (dotted key, leaf) of nested mappings in order."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def evaluation_from_plain(values: Mapping[str, Any]) -> Evaluation:
-    """Rebuild an Evaluation from its JSON form."""
-    return Evaluation(**{**values, "pool": Pool(**values["pool"])})
-
-
-def gate_from_plain(values: Mapping[str, Any]) -> GateResult:
-    """Rebuild a GateResult from its JSON form."""
-    estimate, between = values["estimate"], values.get("articles_range")
-    kind = SeededEstimate if estimate and "num_seeds" in estimate else Estimate
-    return GateResult(
-        **{
-            **values,
-            "estimate": kind(**estimate) if estimate else None,
-            "articles_range": tuple(between) if between else None,
-            "verdict": Verdict(values["verdict"]),
-        }
-    )

@@ -1,8 +1,8 @@
 """Names that find code: one registry per kind of part, filled by the files that define the parts.
 
 A registry imports every module of its package on the first look-up, so a new loss, model, check or
-step is one new file and no edit elsewhere. Duplicates are refused; an unknown name is answered
-with the known ones.
+step is one new file and no edit elsewhere. Duplicates are refused; the error for an unknown name
+lists the known ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from lvm.core.errors import ConfigError
 
 T = TypeVar("T")
-FILED: list[tuple[Registry[Any], str]] = []  # who has filed a part in what: the module, in order
+FILED: list[tuple[Registry[Any], str]] = []  # registry and registering module of every part
 
 
 def closest(name: str, known: list[str]) -> str:
@@ -31,7 +31,7 @@ def _home(part: object) -> str:
 
 
 def _filing_module() -> str:
-    """Return the module whose import files a part: its body is the innermost on the stack."""
+    """Return the module whose import registers a part: the innermost module body on the stack."""
     frame = sys._getframe(1)
     while frame.f_code.co_name != "<module>" and frame.f_back is not None:
         frame = frame.f_back
@@ -48,7 +48,7 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files its argument under `name`."""
+        """Return a decorator that registers its argument under `name`."""
 
         def file_under_name(part: T) -> T:
             if name in self._parts:

@@ -1,4 +1,4 @@
-"""How a setting of the recipe is refused: what it must be, what was got, what to do."""
+"""Checks of a recipe's settings; an error says what is required, what was got, what to do."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import dataclasses
 import types
 import typing
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from lvm.core.errors import ConfigError
 from lvm.core.outside import brief
+from lvm.core.plain_json import Json
 from lvm.core.registry import closest
 
 
 class Section:
-    """A part of a configuration, which says itself how it is written."""
+    """A part of a configuration, and how it is written as plain values."""
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Json]:
         """Return nested plain dictionaries.
 
-        Tables of parts, lists of plug-ins and a trainer that name none are left out, so that
+        Empty tables of parts, empty lists of plug-ins and a missing trainer are left out, so that
         recipes without them keep their ids.
         """
-        plain: dict[str, Any] = dataclasses.asdict(
+        plain: dict[str, Json] = dataclasses.asdict(
             self,  # type: ignore[call-overload]  # sections are dataclasses
             dict_factory=lambda items: {k: v for k, v in items if not _left_out(k, v)},
         )
@@ -44,14 +44,14 @@ def require_one_of(key: str, seen: str, allowed: tuple[str, ...]) -> None:
     require(seen in allowed, key, seen, f"one of {', '.join(allowed)}")
 
 
-def typed(key: str, value: Any, hint: Any) -> Any:
+def typed(key: str, value: object, hint: type | types.UnionType) -> object:
     """Return the value of the setting `key`, whole numbers as floats where the type is float.
 
     Raises ConfigError when it is missing or of another type.
     """
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
-        if option is float and type(value) in (int, float):
+        if option is float and type(value) is int:
             return float(value)
         if type(value) is option:
             return value

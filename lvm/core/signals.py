@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM: both raise KeyboardInterrupt in the main thread, a second one ends at once.
 
-`ray job stop`, Kubernetes and SLURM send SIGTERM. Left to itself it ends a run without a word; left
-to Ray, which takes it for itself when it starts and drops it when it ends, with a stack of C++.
+`ray job stop`, Kubernetes and SLURM send SIGTERM. By default it ends a run without a message. Ray
+installs its own handler when it starts, which ends the process with a C++ stack trace, and removes
+it when it ends.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 from lvm.core.errors import ExitStatus
 
+Hook = Callable[["sys.UnraisableHookArgs"], object]
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-TAKE_BACK = signal.SIGURG  # what another thread asks the main one by; the system ignores it
+TAKE_BACK = signal.SIGURG  # how another thread calls the main one; ignored by default
 TAKE_BACK_SECONDS = 0.005  # between two such requests
 ONE_REQUEST_SECONDS = 0.1  # `timeout` and others signal a process and then its group: twice
 AGAIN_SECONDS = 0.05  # after which an interrupt that Python dropped is raised once more
@@ -34,10 +36,10 @@ class _Heeding:
     taken: tuple[signal.Signals, ...]
     asked_at: float | None = None  # of the first signal, monotonic
     waiting: bool = False  # asked for and not raised yet
-    blocks: int = 0  # nested blocks that must not be torn
+    blocks: int = 0  # nested blocks that must not be interrupted
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal: the handler itself."""
+        """Handle a signal."""
         now = time.monotonic()
         if self.asked_at is None:
             self.asked_at, self.waiting = now, True
@@ -84,14 +86,14 @@ def heeding_signals() -> Iterator[None]:
 def end_was_asked_for() -> bool:
     """Whether a signal has asked this command to end.
 
-    What fails from then on is no error: compiled code turns an interrupt into one of its own, and
-    Ray's processes may have had the same signal.
+    What fails from then on is not reported: compiled code turns an interrupt into its own error,
+    and Ray's processes may have received the same signal.
     """
     return _heeding is not None and _heeding.asked_at is not None
 
 
 def heed_signals_again() -> None:
-    """Take the signals back from a library that has taken them; nothing outside a command."""
+    """Reinstall our handlers after a library has replaced them; does nothing outside a command."""
     if _heeding is not None and _in_main_thread():
         for number in _heeding.taken:
             signal.signal(number, _heeding)
@@ -99,12 +101,12 @@ def heed_signals_again() -> None:
 
 @contextlib.contextmanager
 def held_signals() -> Iterator[None]:
-    """Keep hold of the signals while Ray starts or ends.
+    """Keep our signal handlers installed while Ray starts or ends.
 
-    Ray takes SIGTERM in the middle of its start, and sets it to end the process in the middle of
-    its end, a second before that is done. Both happen in compiled code, so the signals are taken
-    back whenever this thread calls a function: 0.2 s in a start of ten. Python lets the main thread
-    alone take a signal; another one asks it to.
+    Ray replaces the SIGTERM handler halfway through its start, and restores the default a second
+    before its end is complete. Both happen in compiled code, so the handlers are reinstalled
+    whenever this thread calls a function: 0.2 s in a start of ten. Python lets only the main thread
+    install handlers; another thread asks it to.
     """
     if _heeding is None:
         yield
@@ -124,7 +126,7 @@ def held_signals() -> Iterator[None]:
 
 
 def _asking_main() -> Callable[[], None]:
-    """Return what asks the main thread to take the signals back, now and then."""
+    """Return a function that asks the main thread to reinstall the handlers, at most so often."""
     last = 0.0
 
     def ask() -> None:
@@ -138,7 +140,7 @@ def _asking_main() -> Callable[[], None]:
 
 @contextlib.contextmanager
 def whole() -> Iterator[None]:
-    """Let no interrupt tear this block: it is raised at the end of it. A second one still ends."""
+    """Delay an interrupt to the end of this block. A second one still ends the process."""
     if _heeding is None or not _in_main_thread():
         yield
         return
@@ -151,20 +153,20 @@ def whole() -> Iterator[None]:
 
 
 def end_with(status: int) -> None:
-    """Let a signal that comes while the process is ending change nothing of how it ends."""
+    """Exit with this status whatever signal arrives while the process is ending."""
     for number in SIGNALS:
         if _in_main_thread() and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: os._exit(status))
 
 
-def _raised_again(other: Any) -> Any:
-    """Return a hook that raises an interrupt again which Python dropped in a destructor.
+def _raised_again(other: Hook) -> Hook:
+    """Return a hook that raises an interrupt again after Python dropped it in a destructor.
 
-    Nothing can be raised from there, nor from the callbacks of compiled code, and the run would go
-    on. The signal is sent once more, when the hook is over.
+    A destructor or a callback of compiled code cannot raise, and the run would go on. The signal is
+    sent once more after the hook returns.
     """
 
-    def hook(dropped: Any) -> None:
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
         if _heeding is None or not issubclass(dropped.exc_type, KeyboardInterrupt):
             other(dropped)
             return

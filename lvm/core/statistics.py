@@ -18,7 +18,7 @@ articles gain less its draws are skewed to the wrong side, and the lower limit l
 in 9 to 11 % with G - 1 and in 3 to 5 % with the degrees used here. At 10 articles the t is too wide
 rather than too narrow where gain and size are independent (1.1 %): no symmetric interval fits both.
 
-Known limit: what a few articles hold, no sample that lacks them shows. Gains that every fourth or
+Known limit: a sample cannot show what only a few articles hold. Gains that every fourth or
 eighth article has lie above the upper limit in 8 to 30 %; `lvm.evaluation.gates` asks more of a
 FAIL there. In corpora of 19 and 41 articles of which one is unlike all others (chapters of a
 manual, psalms), the lower limit lay above the truth in up to 15 and 9 %, with G - 1 in 21 and 15 %.
@@ -187,8 +187,8 @@ def holm(p_values: Sequence[float]) -> Float[np.ndarray, " P"]:
 def design_effect(values: Float[np.ndarray, " M"], articles: Int[np.ndarray, " M"]) -> float:
     """Return by how much articles inflate the variance of the mean over that of M free windows.
 
-    M divided by it is the number of independent windows that would tell as much. It is 1 when all
-    values are equal. Raises DataError as `article_mean`.
+    M divided by it is the number of independent windows with the same information. It is 1 when
+    all values are equal. Raises DataError as `article_mean`.
     """
     sums, sizes = article_sums(values, articles)
     free = float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
@@ -228,7 +228,7 @@ def mean_over_seeds(
     rows = [article_sums(row, articles) for row in values]
     sums, sizes = np.stack([row[0] for row in rows]), rows[0][1]
     means, num_articles = sums.sum(axis=1) / sizes.sum(), len(sizes)
-    # What an article moves the mean of a seed by, as CR2 has it, on the scale of a single article.
+    # How much an article moves a seed's mean, as in CR2, on the scale of a single article.
     pulled = np.sqrt((num_articles - 1) / num_articles / (1 - sizes / sizes.sum()))
     moved = (sums - means[:, None] * sizes) * pulled * num_articles / sizes.sum()
     of_articles = moved.mean(axis=0)

@@ -1,4 +1,4 @@
-"""Values as a person reads them."""
+"""Values as text for people."""
 
 from __future__ import annotations
 

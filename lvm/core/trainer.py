@@ -1,9 +1,9 @@
-"""A trainer of one's own, as a recipe names it: a command, or a function of Python.
+"""A person's own trainer, as a recipe names it: a command, or a Python function.
 
 [trainer]
 command = ["python", "train.py", "--temperature", "{objective.temperature}", ...]
-files = ["model.py"]           # what the script reads besides itself and what it imports
-options = { hidden = 256 }     # keys of the trainer's own: {trainer.options.hidden}
+files = ["model.py"]           # files that the script reads, other than itself and its imports
+options = { hidden = 256 }     # the trainer's own keys: {trainer.options.hidden}
 
 trainer = "my_module:train"    # a function in place of a command
 """
@@ -23,16 +23,16 @@ from lvm.core.setting import section
 Option = bool | int | float | str
 CALL = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 NAME = re.compile(r"[A-Za-z_]\w*")
-READ = "read"  # in the metadata of a field: what reads its value
+READ = "read"  # in the metadata of a field: the function that reads its value
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """What trains in place of this program: a command or a call, and the files it is made of."""
+    """What trains in place of this program: a command or a call, and its files."""
 
     command: tuple[str, ...] = ()
     call: str = ""  # "module:function"
-    keys: tuple[str, ...] = ()  # of the recipe, that the call is handed; none: all of them
+    keys: tuple[str, ...] = ()  # of the recipe that are passed to the call; none: all of them
     files: tuple[str, ...] = ()  # relative to the recipe
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
 
@@ -60,7 +60,7 @@ class TrainerConfig:
 
     @property
     def sentence(self) -> str:
-        """What a report says first."""
+        """The first sentence of a report."""
         return (
             f"Judged and trained: your own model, by {self.title}. Every arm is a run of that "
             "code, judged by the predictions that it writes."

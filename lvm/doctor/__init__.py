@@ -1,1 +1,1 @@
-"""What can be found before a run: on this machine, in a cluster file, on a live cluster."""
+"""Problems that can be found before a run: on this machine, in a cluster file, on a cluster."""

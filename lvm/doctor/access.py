@@ -1,4 +1,4 @@
-"""Who can reach the machines of a cluster file, and what is requested from the provider."""
+"""Access to the machines of a cluster file, and what it requests from the provider."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OPEN = re.compile(r"\b0\.0\.0\.0/0|(?<![\w:])::/0")
 
 
 def check_access(file: RayFile, expected: Expected) -> Iterator[Defect]:
-    """Find open doors, images that change under one's feet, zones of another region."""
+    """Find machines open to the internet, images that may change, zones of another region."""
     for number, line in file.code_lines():
         if _OPEN.search(line):
             yield error(

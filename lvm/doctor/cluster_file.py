@@ -40,7 +40,7 @@ KUBE_CHECKS: tuple[Callable[[KubeFile, Expected], Iterator[Defect]], ...] = (
 
 
 class Kind(StrEnum):
-    """What a cluster file is for, told by its content."""
+    """What a cluster file is for, by its content."""
 
     CLOUD = "ray up on a cloud"
     LOCAL = "ray up on your own machines"
@@ -49,7 +49,7 @@ class Kind(StrEnum):
 
 
 def kind_of(file: YamlFile) -> Kind:
-    """Return what a file is for."""
+    """Return the kind of a file."""
     if _ray_job(file) is not None:
         return Kind.KUBERAY
     provider = file.documents[0].at("provider") if file.documents else None

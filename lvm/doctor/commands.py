@@ -1,4 +1,4 @@
-"""Commands of a cluster file: do they parse, do they start Ray closed, do they keep the token."""
+"""Check the commands of a cluster file: their syntax, how they start Ray, the token's secrecy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXPOSED = re.compile(
 
 
 def check_commands(file: RayFile, expected: Expected) -> Iterator[Defect]:
-    """Find commands that bash cannot read, and those that show the token."""
+    """Find commands that bash cannot parse, and commands that expose the token."""
     for command in file.commands():
         if problem := bash_problem(command.text):
             yield error(
@@ -46,7 +46,7 @@ def check_commands(file: RayFile, expected: Expected) -> Iterator[Defect]:
 
 
 def bash_problem(command: str) -> str:
-    """Return what bash finds wrong with a command; nothing when bash is not there."""
+    """Return what bash finds wrong with a command; nothing where there is no bash."""
     bash = shutil.which("bash")
     if bash is None:
         return ""
@@ -56,7 +56,7 @@ def bash_problem(command: str) -> str:
 
 
 def check_start(file: RayFile, expected: Expected) -> Iterator[Defect]:
-    """Find a Ray that starts without a token, with an open dashboard, or without workers."""
+    """Find commands that start Ray without a token, with an open dashboard, or without workers."""
     for key, role in (("head_start_ray_commands", "head"), ("worker_start_ray_commands", "worker")):
         place = file.root.at(key)
         starts = [c for c in file.commands(key) if re.search(r"\bray start\b", c.text)]
@@ -128,7 +128,7 @@ def _check_token_file(file: RayFile) -> Iterator[Defect]:
 
 
 def _check_boto3(file: RayFile) -> Iterator[Defect]:
-    """Ray's default installs boto3 for the system's Python; a list of one's own replaces it."""
+    """Find head_setup_commands without boto3: they replace Ray's default, which installs it."""
     own = file.root.at("head_setup_commands")
     commands = " ".join(c.text for c in file.commands("setup_commands", "head_setup_commands"))
     if (

@@ -1,4 +1,4 @@
-"""What is wrong with a cluster file: the code, the line, what was found, the line to write."""
+"""A defect of a cluster file: the code, the line, what was found, the line to write."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Defect:
-    """One defect: `what` is wrong with what was found there, `fix` the line or command instead."""
+    """One defect: `what` is wrong and was found, `fix` is the line or command to use instead."""
 
     code: Code
     line: int
@@ -71,5 +71,5 @@ def error(code: Code, line: int, what: str, fix: str) -> Defect:
 
 
 def warning(code: Code, line: int, what: str, fix: str) -> Defect:
-    """Return a defect with which the cluster still works."""
+    """Return a defect that the cluster works with."""
     return Defect(code=code, line=line, what=what, fix=fix, severity=Severity.WARNING)

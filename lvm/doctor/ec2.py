@@ -1,4 +1,4 @@
-"""The door to botocore: what EC2 takes, read from the data files that come with boto3."""
+"""The door to botocore: what EC2 accepts, read from the data files that come with boto3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OF_RAY = {"SubnetIds"}
 
 
 def is_installed() -> bool:
-    """Return whether botocore is there; `ray up` on AWS needs it too."""
+    """Return whether botocore is installed; `ray up` on AWS needs it too."""
     return importlib.util.find_spec("botocore") is not None
 
 
@@ -32,7 +32,7 @@ def instance_types() -> frozenset[str]:
 
 
 def unknown_keys(node_config: Place) -> Iterator[tuple[str, Place, list[str]]]:
-    """Yield (key, its place, known keys) for each key that RunInstances does not take."""
+    """Yield (key, its place, known keys) for each key that RunInstances does not accept."""
     shape = _model().operation_model("RunInstances").input_shape
     for key, place in node_config.entries():
         if key not in _OF_RAY:

@@ -1,4 +1,4 @@
-"""What a cluster file has to agree with: pinned versions, and the schedule of the run."""
+"""What a cluster file must agree with: pinned versions, and the schedule of the run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Expected:
 
 
 def expected_for(file: Path, schedule: ScheduleConfig) -> Expected:
-    """Return what `file` has to agree with.
+    """Return what `file` must agree with.
 
-    The pins are those beside the file, as `ray up` would send them; without these, what is
+    The pins are those in the file's folder, as `ray up` would send them, or else the versions
     installed here.
     """
     major, minor, _ = platform.python_version_tuple()

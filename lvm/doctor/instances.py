@@ -1,4 +1,4 @@
-"""Machines that clouds rent out: vCPUs, memory and GPUs of the families that make sense here.
+"""Machine types of clouds: vCPUs, memory and GPUs of the families that make sense here.
 
 The AWS numbers are checked against EC2's own description of its types in the tests.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What one machine type holds; memory in GiB."""
+    """The size of a machine type; memory in GiB."""
 
     cpus: int
     memory: float
@@ -136,15 +136,15 @@ def gcp_machines() -> dict[str, Machine]:
 
 
 def family_known(name: str, machines: dict[str, Machine], separator: str) -> bool:
-    """Return whether other sizes of the same family are known, so that this one does not exist."""
+    """Return whether the family is known: a size that is missing from it does not exist."""
     family = name.rpartition(separator)[0]
     return any(known.rpartition(separator)[0] == family for known in machines)
 
 
 def nearest(name: str, machines: dict[str, Machine], *, gpus: bool) -> str:
-    """Return the known type that is nearest to `name`, with GPUs where these are wanted.
+    """Return the known type that is nearest to `name`, with GPUs if `gpus`.
 
-    Of the same family, that is the one whose size is nearest; else the one that is spelt alike.
+    In a known family that is the nearest size, otherwise the most similar name.
     """
     fitting = [known for known, machine in machines.items() if (machine.gpus > 0) == gpus]
     family, wanted = _size(name)

@@ -14,7 +14,7 @@ from lvm.doctor.expected import Expected
 from lvm.doctor.ray_file import RayFile
 from lvm.doctor.yaml_file import Place
 
-# What Ray 2.60 reads from the provider section; its schema lets every other key through unread.
+# What Ray 2.60 reads from the provider section; its schema accepts other keys and ignores them.
 _EVERY_PROVIDER = {
     "type",
     "use_internal_ips",
@@ -45,7 +45,7 @@ def unknown_key(
 ) -> Defect:
     """Return the defect of an unknown key.
 
-    Where the known keys are not complete, one that is near to none of them is a warning.
+    Where the list of known keys is incomplete, a key that resembles none of them is a warning.
     """
     names = sorted(known)
     near = difflib.get_close_matches(key, names, n=1)
@@ -57,7 +57,7 @@ def unknown_key(
 
 
 def check_keys(file: RayFile, expected: Expected) -> Iterator[Defect]:
-    """Find keys that Ray or EC2 do not know."""
+    """Find keys that Ray or EC2 does not know."""
     unknown = list(_against(file.root, ray_schema.schema(), "a Ray cluster file"))
     provider = file.root.at("provider")
     known = PROVIDER_KEYS.get(file.provider)
@@ -85,7 +85,7 @@ def check_keys(file: RayFile, expected: Expected) -> Iterator[Defect]:
 
 
 def _against(place: Place, schema: dict[str, Any], where: str) -> Iterator[Defect]:
-    """Find the keys that a closed part of Ray's schema does not list."""
+    """Find the keys that Ray's schema does not list where it allows no others."""
     known = schema.get("properties", {})
     patterns = list(schema.get("patternProperties", {}).values())
     for key, below in place.entries():

@@ -1,4 +1,4 @@
-"""A file for KubeRay: the RayJob, its pods, and what else stands in the file."""
+"""A file for KubeRay: the RayJob, its pods, and the other documents."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class KubeFile:
         return [place for place in self.file.documents if place.at("kind").text == kind]
 
     def scripts(self) -> list[Place]:
-        """Return the entrypoint and the files of the ConfigMaps, where the job's command stands."""
+        """Return the entrypoint and the files of the ConfigMaps, where the job's command is."""
         files = [
             f for document in self.of_kind("ConfigMap") for _, f in document.at("data").entries()
         ]
@@ -68,7 +68,7 @@ class KubeFile:
 
 
 def quantity(place: Place) -> float | None:
-    """Return a Kubernetes quantity such as 500m or 32Gi as a number; None when it is none."""
+    """Return a Kubernetes quantity such as 500m or 32Gi as a number; None for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z]*)", place.text)
     if found is None or found.group(2) not in _UNITS:
         return None

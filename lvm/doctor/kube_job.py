@@ -1,4 +1,4 @@
-"""What a RayJob runs: its command, what is tried again, how it ends."""
+"""What a RayJob runs: its command, its retries, how it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VERDICT_ENDS = re.compile(r"(?:^|[\s|])1(?:\|\d+)*\)\s*(?:[^;]*;\s*)?exit 0")
 
 
 def check_job(file: KubeFile, expected: Expected) -> Iterator[Defect]:
-    """Find a job that starts on the head alone, retries a verdict, or leaves GPUs behind."""
+    """Find a job that runs on the head alone, retries a verdict, or leaves GPUs behind."""
     api, spec = file.job.at("apiVersion"), file.job.at("spec")
     if api.text != API:
         what = f"apiVersion is {api.text or 'missing'}; KubeRay defines RayJob in {API}."
@@ -77,7 +77,7 @@ def _check_command(file: KubeFile) -> Iterator[Defect]:
 
 
 def _check_retry(file: KubeFile) -> Iterator[Defect]:
-    """A lost head (75) is worth another try, which has to resume; a verdict (1, 3) is the end."""
+    """Check that a lost head (75) is retried with --resume, and a verdict (1, 3) is not retried."""
     limit = file.job.at("spec", "backoffLimit")
     said = " ".join(script.text for script in file.scripts())
     if not limit.value:

@@ -1,7 +1,7 @@
 """The keys of a RayJob (KubeRay 1.5, API ray.io/v1) and of the parts of Kubernetes it uses.
 
-KubeRay drops a key that it does not know without a word. Parts that are open (labels, volumes of
-other kinds, affinity) are not followed.
+KubeRay silently drops a key that it does not know. Parts that allow any key (labels, volumes of
+other kinds, affinity) are not checked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Union
 
 from lvm.doctor.yaml_file import Place
 
-# A mapping of keys to what is below; None is not looked into. A list has the schema of its items.
+# A mapping of keys to their schemas; None is not checked. A list has the schema of its items.
 Schema = Mapping[str, Union["Schema", None]]
 
 

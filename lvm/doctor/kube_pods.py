@@ -1,4 +1,4 @@
-"""The pods of a RayJob: images, resources, the shared volume, the token, who gets in."""
+"""The pods of a RayJob: images, resources, the shared volume, the token, access from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SPOT = re.compile(r"spot|preemptible", re.IGNORECASE)
 
 
 def check_pods(file: KubeFile, expected: Expected) -> Iterator[Defect]:
-    """Find pods that cannot do their part."""
+    """Find pods that cannot do their job."""
     for group in file.groups():
         image = group.container.at("image")
         if not image.exists:
@@ -105,7 +105,7 @@ def _check_capacity(file: KubeFile, expected: Expected) -> Iterator[Defect]:
 
 
 def check_volumes(file: KubeFile, expected: Expected) -> Iterator[Defect]:
-    """Find a run folder that some pod does not see, or that is gone with its pod."""
+    """Find a run folder that some pod does not see, or that is lost with its pod."""
     outs = [(s.line_of(out), out) for s in file.scripts() for out in OUT.findall(s.text)]
     outs += [(s.line_of(run), run) for s in file.scripts() for run in _run_folder(s)]
     for group in file.groups():
@@ -152,7 +152,7 @@ def _shared_mounts(group: Group) -> list[Place]:
 
 
 def check_doors(file: KubeFile, expected: Expected) -> Iterator[Defect]:
-    """Find a cluster without a token, a token in the file, or a door to the outside."""
+    """Find a cluster without a token, a token in the file, or access from outside."""
     head = file.cluster.at("headGroupSpec")
     for place in (head.at("serviceType"), head.at("headService", "spec", "type")):
         if place.text in ("LoadBalancer", "NodePort"):

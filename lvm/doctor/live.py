@@ -1,6 +1,6 @@
-"""Look at a running Ray cluster: its nodes, and what jobs that are over still hold.
+"""Check a running Ray cluster: its nodes, and what finished jobs still hold.
 
-Nothing is changed or removed; what is found comes with the command that would.
+Nothing is changed or removed; each finding has the command that would.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def look(address: str) -> list[Finding]:
 
 
 def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Ask all nodes at once, so that a silent one costs its own time alone."""
+    """Ask all nodes at once, so that a silent one delays only its own answer."""
     asked = [(node, on_node(node["NodeID"], _task())) for node in nodes]
     for node, answer in asked:
         name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
@@ -56,7 +56,7 @@ def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _task() -> object:
-    """Return a function that Ray ships whole: it answers where lvm cannot be imported, too."""
+    """Return a function that Ray ships whole: it also runs where lvm cannot be imported."""
 
     def look_there() -> dict[str, object]:
         import shutil
@@ -82,7 +82,7 @@ def _task() -> object:
 def judge_node(
     name: str, told: Mapping[str, Any], here: Mapping[str, str], resources: Mapping[str, float]
 ) -> Finding:
-    """Return what is seen of a node, and what to do when a run would not work there."""
+    """Return a finding on a node, with what to do when a run would not work there."""
     gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
     seen = (
         f"{resources.get('CPU', 0):g} CPUs{gpus}, {told['free']:.1f} of {told['memory']:.1f} GiB "
@@ -119,7 +119,7 @@ def _left_behind(ray: Any) -> list[Finding]:
         jobs = [_plain(job) for job in list_jobs(**asked)]
         groups = [_plain(group) for group in list_placement_groups(detail=True, **asked)]
         actors = [_plain(actor) for actor in list_actors(detail=True, **asked)]
-    except Exception as problem:  # the dashboard's many: it is off, busy, or of another version
+    except Exception as problem:  # many kinds: the dashboard is off, busy, or of another version
         seen = f"the dashboard did not say ({type(problem).__name__})"
         enable = "start the head with --include-dashboard=true to check jobs"
         return [Finding(what="jobs", seen=seen, ok=False, optional=True, next=enable)]
@@ -149,9 +149,9 @@ def judge_left_behind(
     groups: Sequence[Mapping[str, object]],
     actors: Sequence[Mapping[str, object]],
 ) -> list[Finding]:
-    """Return how many jobs run, and the placement groups and actors whose job does not.
+    """Return how many jobs are running, and the placement groups and actors of other jobs.
 
-    This command is one of the jobs, and not counted.
+    This command is a job too, and is not counted.
     """
     running = {job["job_id"] for job in jobs if job["status"] not in OVER}
     found = [

@@ -1,4 +1,4 @@
-"""What this machine can run: found before a run, not in the middle of one."""
+"""Check what this machine can run before a run starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIN_DISK_GIB = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     what: str
     seen: str

@@ -1,4 +1,4 @@
-"""What the machines of a cluster file are, and whether there are enough of them."""
+"""The machines of a cluster file: their types, and whether there are enough of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIN_HEAD_GIB = 8.0
 
 
 def check_node_types(file: RayFile, expected: Expected) -> Iterator[Defect]:
-    """Find machines that do not exist, are described wrongly, or cannot do their part."""
+    """Find machines that do not exist, are described wrongly, or cannot do their job."""
     node_types = file.node_types()
     for node_type in node_types if any(n.is_head for n in node_types) else ():
         name, machine = instance(file, node_type)
@@ -36,7 +36,7 @@ def check_node_types(file: RayFile, expected: Expected) -> Iterator[Defect]:
 
 
 def instance(file: RayFile, node_type: NodeType) -> tuple[Place, Machine | None]:
-    """Return where a machine is named, and what it holds where that is known."""
+    """Return where a machine type is named, and its size where that is known."""
     config = node_type.config
     if file.provider == "aws":
         place = config.at("InstanceType")
@@ -103,7 +103,7 @@ def _check_accelerator(node_type: NodeType, entry: Place) -> Iterator[Defect]:
 
 
 def _check_resources(node_type: NodeType, name: Place, machine: Machine) -> Iterator[Defect]:
-    """Find GPUs and CPUs that the machine does not have: Ray believes what the file says."""
+    """Find GPUs and CPUs that the machine does not have: Ray trusts the file."""
     gpus, cpus = node_type.place.at("resources", "GPU"), node_type.place.at("resources", "CPU")
     hidden = node_type.is_head and gpus.value == 0
     if isinstance(gpus.value, int) and gpus.value != machine.gpus and not hidden:
@@ -177,7 +177,7 @@ def _check_role(
 
 
 def _check_capacity(file: RayFile, expected: Expected) -> Iterator[Defect]:
-    """Find a ceiling under which the confirming training would wait for ever."""
+    """Find a limit on workers with which the confirming training would wait forever."""
     schedule = expected.schedule
     if file.local:
         yield from _check_machines(file, schedule.confirm_workers)

@@ -1,4 +1,4 @@
-"""A file for `ray up`: its parts, as the checks ask for them."""
+"""A file for `ray up`: the parts that the checks need."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RayFile:
 
     @property
     def local(self) -> bool:
-        """Whether the machines are there already."""
+        """Whether the machines exist already."""
         return self.provider == "local"
 
     def node_types(self) -> list[NodeType]:
@@ -76,5 +76,5 @@ class RayFile:
 
 
 def is_blank(text: str) -> bool:
-    """Return whether a value still has to be filled in, so that nothing can be said of it."""
+    """Return whether a value is still a blank to fill in, and so cannot be checked."""
     return "FILL_IN" in text

@@ -1,4 +1,4 @@
-"""The door to Ray's own check of a cluster file: nothing is started, no network is used."""
+"""The door to Ray's own check of a cluster file; it starts nothing and uses no network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lvm.core.errors import MissingExtraError
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """What Ray refuses: the path of the value where Ray names it, and Ray's reason."""
+    """Why Ray refuses a file: the path of the value, if Ray names it, and Ray's reason."""
 
     path: Sequence[str | int]
     reason: str
@@ -43,7 +43,7 @@ def refusal(config: dict[str, object]) -> Refusal | None:
     try:
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             validate_config(prepare_config(copy.deepcopy(config)))
-    except Exception as error:  # Ray raises what it meets, from jsonschema's to AssertionError
+    except Exception as error:  # Ray raises many kinds, from jsonschema's to AssertionError
         reason = getattr(error, "message", None) or str(error) or type(error).__name__
         path = list(getattr(error, "absolute_path", ()))
         return Refusal(

@@ -1,6 +1,6 @@
-"""Runs in a folder that no process drives any more, according to their locks and MLflow.
+"""Find runs that no process drives any more, according to their locks and MLflow.
 
-Nothing is changed: what is found comes with the command that continues or closes it.
+Nothing is changed: each finding has the command that continues or closes the run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class OpenRun(Protocol):
 
     @property
     def folder(self) -> Path | None:
-        """Where its driver wrote it, which another machine may not have."""
+        """The folder on its driver's machine, which may not exist here."""
 
     @property
     def host(self) -> str:
@@ -99,7 +99,7 @@ def judge_run(
     in_mlflow: bool,
     resume: str,
 ) -> Finding:
-    """Return whether a run is as it should be: driven, finished, or stopped by somebody."""
+    """Return a finding on a run: fine if it is driven, finished, or was stopped by somebody."""
     if driver is not None and not driver.abandoned:
         return Finding(what=name, seen=f"driven by {_who(driver)}", ok=True)
     stopped = isinstance(events[-1], Interrupted)

@@ -1,4 +1,4 @@
-"""What nodes see of files: the shared folder of runs, and the files that are sent to them."""
+"""The files that nodes see: the shared folder of runs, and the files that are sent to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUT = re.compile(r"--out[= ](/[^\s'\"]+)")
 def check_storage(file: RayFile, expected: Expected) -> Iterator[Defect]:
     """Find a cluster whose nodes do not share the folder of the run."""
     shared = set(_mounted(file, ON_WORKERS))
-    if not file.local:  # a head of one's own may be the machine that exports the folder
+    if not file.local:  # an existing head may be the machine that exports the folder
         shared &= set(_mounted(file, ON_HEAD))
     place = file.root.at(EVERYWHERE)
     for folder, (source, command) in _mounted(file, (*ON_HEAD, *ON_WORKERS)).items():
@@ -64,7 +64,7 @@ def _mounted(file: RayFile, role: tuple[str, ...]) -> dict[str, tuple[str, Place
         for pattern in (_MOUNT, _FSTAB):
             for source, folder in pattern.findall(command.text):
                 found[folder] = (source, command)
-        if file.local:  # a machine of one's own has its mounts already; the command checks them
+        if file.local:  # an existing machine has its mounts already; the command checks them
             for folder in _GUARD.findall(command.text):
                 found.setdefault(folder, ("", command))
     return found
@@ -76,7 +76,7 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def check_mounts(file: RayFile, expected: Expected) -> Iterator[Defect]:
-    """Find files that are not there, code of another checkout, a folder that hides a package."""
+    """Find missing files, code of another checkout, a folder that hides a package."""
     mounts = list(file.root.at("file_mounts").entries())
     here = file.file.path.absolute().parent
     hiding: dict[PurePosixPath, Defect] = {}
@@ -101,7 +101,7 @@ def check_mounts(file: RayFile, expected: Expected) -> Iterator[Defect]:
 
 
 def _incomplete(file: RayFile, targets: list[PurePosixPath]) -> Iterator[Defect]:
-    """Find parts of the checkout that are not sent beside its pyproject.toml."""
+    """Find parts of the checkout that are not sent along with its pyproject.toml."""
     for folder in {target.parent for target in targets if target.name == "pyproject.toml"}:
         for name in NEEDED:
             if folder / name not in targets:
@@ -122,7 +122,7 @@ def _missing(remote: str, local: Place) -> Defect:
         Code.MOUNT_MISSING,
         local.line,
         what,
-        f"{remote}: a file beside this one, or remove the line",
+        f"{remote}: a file next to this one, or remove the line",
     )
 
 

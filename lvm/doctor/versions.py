@@ -1,4 +1,4 @@
-"""Versions that a cluster file pins, against those of the project: image tags, Ray, Python."""
+"""Compare the versions that a cluster file pins with the project's: image tags, Ray, Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PYTHON = re.compile(
 
 
 def check_image(image: Place, expected: Expected) -> Iterator[Defect]:
-    """Find an image whose tag names no Ray, another one, or a Python that does not fit."""
+    """Find an image whose tag names no Ray, another Ray, or a Python that does not fit."""
     name, _, tag = image.text.partition("@")[0].rpartition(":")
     line = image.line_of(image.text)
     right = f"{name or tag}:{expected.ray}-py{''.join(map(str, expected.local_python))}"
@@ -112,7 +112,7 @@ def _other_ray(version: str, line: int, expected: Expected, fix: str) -> Defect:
 def _check_python(
     version: tuple[int, int], line: int, expected: Expected, fix: str
 ) -> Iterator[Defect]:
-    """Ray wants one Python everywhere, and the project has a lowest one."""
+    """Check that all nodes have the same Python, as Ray requires, and a supported one."""
     if version < expected.min_python:
         yield error(
             Code.PYTHON_VERSION,

@@ -12,7 +12,7 @@ from lvm.core.outside import read_text
 
 Key = str | int
 MERGE = "tag:yaml.org,2002:merge"
-MOST_PLACES = 200_000  # an anchor is one value for every alias: a few lines can name a billion
+MOST_PLACES = 200_000  # aliases repeat a value: a few lines can expand to a billion
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Place:
     children: dict[Key, Place] = field(default_factory=dict, repr=False)
 
     def at(self, *path: Key) -> Place:
-        """Return the value below; what is absent has the line of its nearest parent."""
+        """Return the value below; an absent one has the line of its nearest parent."""
         place = self
         for key in path:
             below = place.children.get(key)
@@ -48,7 +48,7 @@ class Place:
 
     @property
     def text(self) -> str:
-        """The value as text, empty when it is absent or no scalar."""
+        """The value as text, empty when it is absent or not a scalar."""
         return "" if self.value is None or self.children else str(self.value)
 
     def line_of(self, part: str) -> int:
@@ -93,7 +93,7 @@ def read_yaml(path: Path) -> YamlFile:
         ) from None
     lines = tuple(text.split("\n"))
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it is
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where available
         nodes = list(yaml.compose_all(text, Loader=loader))
         reader = _Reader(lines)
         documents = tuple(reader.place(node, node.start_mark.line + 1) for node in nodes if node)
@@ -101,7 +101,7 @@ def read_yaml(path: Path) -> YamlFile:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise YamlSyntaxError(min(line, len(lines)), error.problem or str(error)) from None
-    except (yaml.YAMLError, ValueError) as error:  # a reader's, or a scalar such as 2020-13-45
+    except (yaml.YAMLError, ValueError) as error:  # bad YAML, or a scalar such as 2020-13-45
         raise YamlSyntaxError(1, str(error).splitlines()[0]) from None
     except RecursionError:
         raise YamlSyntaxError(1, "an anchor contains itself") from None
@@ -121,7 +121,7 @@ class _Reader:
         self._mapping, self._sequence = yaml.MappingNode, yaml.SequenceNode
 
     def place(self, node: object, line: int) -> Place:
-        """Return a node as a place whose key stands on `line`."""
+        """Return a node as a place whose key is on `line`."""
         self._places += 1
         if self._places > MOST_PLACES:
             raise YamlSyntaxError(

@@ -1,4 +1,4 @@
-"""Who hears of a job: the person at a terminal, a program that reads JSON lines, or nobody."""
+"""Where a job prints: to a person at a terminal, to a program that reads JSON lines, or nowhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lvm.views.progress import JsonLines
 
 
 class Nowhere(io.StringIO):
-    """A stream that keeps nothing of what is written to it."""
+    """A stream that discards what is written to it."""
 
     def write(self, text: str) -> int:
         """Drop the text."""
@@ -23,7 +23,7 @@ class Nowhere(io.StringIO):
 
 @dataclass(frozen=True, kw_only=True)
 class Audience:
-    """Where a job prints what it came to, and how far it is."""
+    """Where a job prints its result and its progress."""
 
     answer: TextIO
     progress: TextIO
@@ -31,7 +31,7 @@ class Audience:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        """Print to whoever listens; a reader that is gone changes nothing of a job."""
+        """Print to the audience; a reader that is gone does not stop the job."""
         try:
             yield
             self.answer.flush()
@@ -45,5 +45,5 @@ def at_terminal(lines: JsonLines | None = None) -> Audience:
 
 
 def of_call(*, progress: bool) -> Audience:
-    """Return the audience of a function call, whose answer is what it returns."""
+    """Return the audience of a function call, whose answer is its return value."""
     return Audience(answer=Nowhere(), progress=sys.stderr if progress else Nowhere())

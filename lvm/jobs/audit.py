@@ -1,4 +1,4 @@
-"""`lvm audit`: what no training can fix, found before any training."""
+"""`lvm audit`: find what no training can fix, before any training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lvm.core.command import free_folder, lvm_command, make_folder, next_folder,
 from lvm.core.config.run import RunConfig
 from lvm.core.files import write_json
 from lvm.core.plugins import load_given
-from lvm.core.printed import triage_command, typed
+from lvm.core.printed import Flag, triage_command, typed
 from lvm.core.records import to_plain
 from lvm.data.load import DataRequest
 from lvm.jobs.audience import Audience, at_terminal
@@ -30,7 +30,7 @@ AUDITS = Path("audits")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audited:
-    """An audit that is done, with what a repair of its files needs."""
+    """A finished audit, with what a repair of its files needs."""
 
     result: AuditResult
     material: Material
@@ -81,7 +81,7 @@ def audited_again(first: Audited, done: Repaired, audience: Audience) -> Audited
         train=done.files.get("train", options.train),
         eval=done.files.get("eval", options.eval),
         payload=done.files.get("payload", options.payload),
-        # What was given with the files belongs to the windows as they were.
+        # What was given with the files belongs to the unrepaired windows.
         checkpoint=None,
         predictions=None,
         seen=None,
@@ -146,10 +146,10 @@ def _print_repair(done: Repaired) -> None:
 
 
 def _command(options: AuditOptions) -> str:
-    """Return the audit as it was asked for, without what a repair adds."""
+    """Return the command of the audit, without the flags of a repair."""
     return f"{lvm_command()} audit {typed(_named(options))}".rstrip()
 
 
-def _named(options: AuditOptions) -> dict[str, object]:
+def _named(options: AuditOptions) -> dict[str, Flag]:
     names = ("data", "train", "eval", "payload", "recipe", "plugin", "preset")
     return {name: getattr(options, name) for name in names}

@@ -1,4 +1,4 @@
-"""`lvm windows` and `lvm init-trainer`: what a person needs who trains with code of their own."""
+"""`lvm windows` and `lvm init-trainer`: for people who train with their own code."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def add_windows_flags(p: argparse.ArgumentParser) -> None:
 
 
 def add_trainer_flags(p: argparse.ArgumentParser) -> None:
-    """Add the flags of the example of a trainer."""
+    """Add the flags of the example trainer."""
     p.description = "Write a training script that lvm can triage, and its recipe."
     p.add_argument("out", type=Path, metavar="DIR", help="a new or empty folder")
 

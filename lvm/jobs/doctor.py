@@ -10,10 +10,10 @@ from lvm.core.errors import ExitStatus
 from lvm.doctor.defect import Defect, Severity
 from lvm.jobs.options import DoctorOptions
 
-if TYPE_CHECKING:  # its module imports torch, which the lint of a file need not wait for
+if TYPE_CHECKING:  # its module imports torch, which linting a file does not need
     from lvm.doctor.machine import Finding
 
-PRESET = "cluster"  # what a cluster file is for
+PRESET = "cluster"  # the preset that a cluster file is for
 
 
 def run(options: DoctorOptions) -> int:

@@ -1,7 +1,7 @@
-"""The ways into a job: from its options, or from the words of a command line.
+"""The entry points of a job: from its options, or from the words of a command line.
 
-What a job needs takes seconds to import. It is imported here in functions, where a Ctrl-C or an
-error is answered, and after a Ray head has begun to start beside it.
+What a job needs takes seconds to import. Functions import it, so that a Ctrl-C or an error is
+handled, and after a Ray head has begun to start in parallel.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lvm.core.command import Parser
 from lvm.core.printed import triage_command
-from lvm.jobs.flags import add_train_flags, add_triage_flags, train_options, triage_options
+from lvm.jobs.flags import add_train_flags, add_triage_flags, options_of
 from lvm.jobs.options import AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ def triage(options: TriageOptions) -> int:
 
 
 def triaged(options: TriageOptions, *, progress: bool) -> TriageResult:
-    """Run or resume a triage for a program, and return what came of it."""
+    """Run or resume a triage for a program, and return its result."""
     from lvm.triage.local_head import local_head
 
-    with local_head(wanted=options.address is None) as head:  # it starts beside the imports
+    with local_head(wanted=options.address is None) as head:  # it starts during the imports
         from lvm.jobs.audience import of_call
         from lvm.jobs.run import triaged
 
@@ -78,7 +78,7 @@ def embed(args: argparse.Namespace) -> int:
     return 0
 
 
-# --- as a program of its own ----------------------------------------------------------------------
+# --- as programs ----------------------------------------------------------------------------------
 
 
 def triage_parser() -> Parser:
@@ -97,9 +97,9 @@ def train_parser() -> Parser:
 
 def triage_program(argv: Sequence[str]) -> int:
     """Run `tune_jobs/triage.py` with these words; return the exit status."""
-    return triage(triage_options(triage_parser().parse_args(argv)))
+    return triage(options_of(TriageOptions, triage_parser().parse_args(argv)))
 
 
 def train_program(argv: Sequence[str]) -> int:
     """Run `tune_jobs/train.py` with these words; return the exit status."""
-    return train(train_options(train_parser().parse_args(argv)))
+    return train(options_of(TrainOptions, train_parser().parse_args(argv)))

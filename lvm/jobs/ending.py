@@ -1,9 +1,11 @@
-"""How a triage ends for the person who started it: files, one screen, and what to type next."""
+"""What a person gets at the end of a triage: files, one screen, and what to type next."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TextIO
+
+from msgspec.structs import asdict
 
 from lvm.audit.document import AuditDocument
 from lvm.core.command import lvm_command, shown
@@ -52,12 +54,12 @@ def print_verdict(document: Summary, report: Path, options: TriageOptions, strea
 
 
 def report_line(report: Path) -> str:
-    """Return where the report of a run lies, in words."""
+    """Return in words where the report of a run is."""
     return f"report: {shown(report)} (and {report.with_suffix('.html').name} beside it)"
 
 
 def not_uploaded_line(problem: str) -> str:
-    """Return that MLflow lacks something, and why, in words."""
+    """Return in words what MLflow lacks, and why."""
     return f"Some results were not uploaded to MLflow: {problem}"
 
 
@@ -90,7 +92,7 @@ def say_verdict(document: Summary, screen: Screen) -> None:
 def _next_command(document: Summary, folder: Path, options: TriageOptions) -> str:
     if document.arm is not None and document.judged.kind != TRAINER:
         checkpoint = found_at(document.arm.checkpoint, folder)
-        return eval_command(checkpoint, asked.arguments(options), module_names())
+        return eval_command(checkpoint, asdict(asked.arguments(options)), module_names())
     if document.verdict in (RunVerdict.PASSED, RunVerdict.FIXED):
         return f"{lvm_command()} report {shown(folder)}"
     if document.lineage.verdict_if_unseen:

@@ -1,16 +1,15 @@
-"""The flags of the jobs. Needs nothing heavy, so that bad usage is answered at once."""
+"""The flags of the jobs. Needs nothing heavy, so that bad usage is reported at once."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from lvm.core.command import statuses
 from lvm.core.config.read import recipe_file
 from lvm.core.errors import ExitStatus
-from lvm.jobs.options import AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions
+from lvm.jobs.options import Options
 from lvm.jobs.presets import DEFAULT_PRESET, PRESETS
 
 TRAIN_ENDS = (
@@ -57,7 +56,7 @@ def add_recipe_flag(p: argparse.ArgumentParser) -> None:
 
 
 def add_recipe_flags(p: argparse.ArgumentParser) -> None:
-    """Add the flags that say what is configured, and which findings are let through."""
+    """Add the flags of the configuration, and of the findings that are allowed."""
     add_recipe_flag(p)
     add_plugin_flag(p)
     names = ", ".join(PRESETS)
@@ -68,7 +67,7 @@ def add_recipe_flags(p: argparse.ArgumentParser) -> None:
 
 
 def add_triage_flags(p: argparse.ArgumentParser) -> None:
-    """Add the flags of the triage, and what its help says around them."""
+    """Add the flags of the triage, and the text of its help."""
     p.description = "Find out why a latent vector model fails its gate, and what fixes it."
     p.epilog = statuses(status for status in ExitStatus if status is not ExitStatus.TOO_LITTLE)
     add_data_flags(p)
@@ -93,13 +92,8 @@ def add_triage_flags(p: argparse.ArgumentParser) -> None:
     output.add_argument("--json", action="store_true", help="print progress as JSON lines")
 
 
-def triage_options(parsed: argparse.Namespace) -> TriageOptions:
-    """Return the options of a triage from its parsed flags."""
-    return TriageOptions(**_values(TriageOptions, parsed))
-
-
 def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -> None:
-    """Add the flags of a training, and what its help says around them.
+    """Add the flags of a training, and the text of its help.
 
     `workers` is the number of Ray Train's workers where none is given; None trains without Ray.
     """
@@ -124,13 +118,8 @@ def add_train_flags(p: argparse.ArgumentParser, *, workers: int | None = None) -
     p.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: start one here)")
 
 
-def train_options(parsed: argparse.Namespace) -> TrainOptions:
-    """Return the options of a training from its parsed flags."""
-    return TrainOptions(**_values(TrainOptions, parsed))
-
-
 def add_eval_flags(p: argparse.ArgumentParser) -> None:
-    """Add the flags of the judgement of a checkpoint."""
+    """Add the flags of an evaluation of a checkpoint."""
     p.add_argument("--data", type=Path, metavar="BANK", help="default: the bundled sample")
     for name in ("train", "eval", "payload"):
         p.add_argument(f"--{name}", type=Path, metavar="FILE", help="the report's format")
@@ -139,11 +128,6 @@ def add_eval_flags(p: argparse.ArgumentParser) -> None:
     )
     add_plugin_flag(p)
     p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-
-
-def eval_options(parsed: argparse.Namespace) -> EvalOptions:
-    """Return what is to be judged, and on what."""
-    return EvalOptions(**_values(EvalOptions, parsed))
 
 
 def add_audit_flags(p: argparse.ArgumentParser) -> None:
@@ -164,11 +148,6 @@ def add_audit_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, metavar="DIR", help="new folder (default: audits/N)")
 
 
-def audit_options(parsed: argparse.Namespace) -> AuditOptions:
-    """Return the options of an audit."""
-    return AuditOptions(**_values(AuditOptions, parsed))
-
-
 def add_doctor_flags(p: argparse.ArgumentParser) -> None:
     """Add the flags of the doctor; without one it looks at this machine."""
     looked_at = p.add_mutually_exclusive_group()
@@ -181,14 +160,11 @@ def add_doctor_flags(p: argparse.ArgumentParser) -> None:
     )
 
 
-def doctor_options(parsed: argparse.Namespace) -> DoctorOptions:
-    """Return what the doctor is to look at."""
-    return DoctorOptions(**_values(DoctorOptions, parsed))
-
-
-def _values(kind: type[Any], parsed: argparse.Namespace) -> dict[str, Any]:
-    found = {field.name: getattr(parsed, field.name) for field in fields(kind)}
-    return {k: tuple(v or ()) if k in LISTS else v for k, v in found.items()}
+def options_of(kind: type[Options], parsed: argparse.Namespace) -> Options:
+    """Return the options of a job from its parsed flags."""
+    values = {field.name: getattr(parsed, field.name) for field in fields(kind)}
+    values |= {name: tuple(values[name] or ()) for name in LISTS if name in values}
+    return kind(**values)
 
 
 def _names(text: str) -> tuple[str, ...]:

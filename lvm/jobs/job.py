@@ -1,4 +1,4 @@
-"""One process that drives one run: from where it stands to its verdict."""
+"""One process that drives one run from its current state to its verdict."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from lvm.views.tracking import Tracker
 
 
 class Job:
-    """The run of one process; `run` is its main path."""
+    """One process's part of a run; `run` is its main path."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Job:
         self._trainer = trainer_code(config, options.recipe, journal.folder)
 
     def run(self) -> TriageResult:
-        """Run to the verdict; RunInterrupted or an LvmError for an end that can be resumed."""
+        """Run to the verdict; RunInterrupted or an LvmError where the run can be resumed."""
         try:
             with answering(self._place, self._then):
                 return self._run()
@@ -101,7 +101,7 @@ class Job:
         audit = audited.audit if audited is not None else self._audit(material)
         if audit.route.blocked:
             return self._blocked(config, material, audit)
-        self._executor.begin()  # where a run that is resumed was audited before
+        self._executor.begin()  # a resumed run skips the audit, which begins it otherwise
         dataset, source = dataset_of(material, config.recipe.context_length)
         check_dataset(config, dataset)
         request = asked.of_walk(self._options, config, material, audit, self._journal.folder)
@@ -178,7 +178,7 @@ class Job:
 
     @contextlib.contextmanager
     def _forgotten_without_ray(self, is_new: bool) -> Iterator[None]:
-        """Take back a new run whose cluster does not start: its folder holds nothing to go on with.
+        """Undo a new run whose cluster does not start: its folder holds nothing to continue from.
 
         An interruption is not a failure: such a run can be resumed.
         """
@@ -193,7 +193,7 @@ class Job:
     # --- the end ---------------------------------------------------------------------------------
 
     def _blocked(self, config: RunConfig, material: Material, audit: AuditDocument) -> TriageResult:
-        """Write a run that ended before anything was started, and say why."""
+        """Write a run that ended before anything was started, and print why."""
         journal, note = self._journal, self._writer.note
         if not journal.events:
             request = Request(
@@ -231,7 +231,7 @@ class Job:
         self._audience.lines.verdict(document)
         with self._audience.heard():
             print_verdict(document, report, self._options, self._audience.answer)
-        self._close(document)  # last: a model's upload keeps nobody waiting
+        self._close(document)  # last, so that nobody waits for the upload of a model
         tracker = self._writer.tracker
         problem = tracker.problem if tracker is not None and tracker.problem else ""
         if problem:
@@ -240,13 +240,13 @@ class Job:
         return replace(self._result(document, report), not_uploaded=problem)
 
     def _leave(self, word: str, since: str = "") -> None:
-        """End this process's part of a run that can be resumed: what matters most comes first."""
+        """End this process's part of a run that can be resumed, the most important steps first."""
         if not self._journal.events:
             with self._audience.heard():
                 again = asked.again(self._options)
                 self._say(f"{word} before the run began; start it with: {again}")
             return
-        with contextlib.suppress(LvmError):  # a disk that is full; the journal needs no such line
+        with contextlib.suppress(LvmError):  # the disk is full; the journal can do without it
             self._writer.end(Interrupted(since=since))
         with self._audience.heard():
             self._say(f"{word}; {self._then()}")
@@ -254,7 +254,7 @@ class Job:
             document = self._document()
             write_views(self._journal, document)
             self._audience.lines.verdict(document)
-        # Some give a process three seconds to end. MLflow alone takes them where it was not there.
+        # Some schedulers allow three seconds, which importing MLflow would use up: Ray ends first.
         tracker = self._writer.tracker
         if tracker is not None and not tracker.connected:
             self._stop_ray()
@@ -283,7 +283,7 @@ class Job:
             self._executor.stop()
 
     def _place(self) -> Path | None:
-        """Return where the traceback of an error goes."""
+        """Return the folder for the traceback of an error."""
         return self._journal.folder if self._journal.events else None
 
     def _then(self) -> str:

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
@@ -16,7 +17,7 @@ from lvm.audit.loaded import names_data
 from lvm.core.config.run import GateConfig, RunConfig
 from lvm.core.errors import ExitStatus, UsageError
 from lvm.core.plugins import load_given
-from lvm.core.records import Evaluation, evaluation_from_plain
+from lvm.core.records import Evaluation
 from lvm.data.load import DataRequest, load_dataset
 from lvm.data.windows import Dataset
 from lvm.evaluation.evaluate import evaluate
@@ -41,7 +42,7 @@ class OnTest:
     result: EvaluationResult
     per_query: PerQuery
     dataset: Dataset
-    own: bool = True  # whether the data is what the model was trained on
+    own: bool = True  # whether the model was trained on this data
 
 
 def judge(options: EvalOptions) -> int:
@@ -64,7 +65,7 @@ def compared(
     ar_only: Model | None = None,
     other_data: bool = False,
 ) -> EvaluationResult:
-    """Judge a model beside the ladder, and by the success gate over AR-only where that is given.
+    """Judge a model and the ladder, and the success gate over AR-only where that is given.
 
     The gates and the context length of predictions are those of `config`; a checkpoint has its own
     context length.
@@ -113,7 +114,7 @@ def predictions_on_test(given: Model, request: DataRequest, context_length: int)
 
 
 def checkpoint_on_test(checkpoint: Path, request: DataRequest, other_data: bool) -> OnTest:
-    """Judge a checkpoint; UsageError for data that it was not trained on, unless that is meant."""
+    """Judge a checkpoint; UsageError for data that it was not trained on, unless `other_data`."""
     predictor, recipe, manifest = load_checkpoint(checkpoint)
     dataset, source = load_dataset(request, recipe.context_length)
     own = _checked(checkpoint, manifest, dataset, source, other_data)
@@ -162,7 +163,7 @@ def _checked(
 
 
 def _seen(path: Path, manifest: Stated, dataset: Dataset) -> list[str]:
-    """Say which test articles a checkpoint was trained on, or that nobody can tell."""
+    """Return which test articles a checkpoint was trained on, or that this is unknown."""
     bank, test = dataset.bank, dataset.test
     lineage = read_lineage(manifest, path)
     seen = seen_articles(lineage, bank, dataset, bank.rows(test.contexts[:, -1]), test.articles)
@@ -185,7 +186,8 @@ def _unknown(name: str, why: str) -> str:
 
 def read_test(folder: Path) -> Evaluation:
     """Return what an arm in this folder reached on the test split."""
-    return evaluation_from_plain(json.loads((folder / "test.json").read_text())["evaluation"])
+    kept = json.loads((folder / "test.json").read_text())
+    return msgspec.convert(kept["evaluation"], Evaluation)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

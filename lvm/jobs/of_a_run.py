@@ -1,4 +1,4 @@
-"""`lvm report`, `status`, `track` and `ui`: what is made of the journal of a run, again."""
+"""`lvm report`, `status`, `track` and `ui`: what is made from the journal of a run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ui(args: argparse.Namespace) -> int:
 
     command = Tracker(args.run).ui_command()
     print(command)
-    server = subprocess.Popen(f"exec {command}", shell=True)  # our own line, quoted by its maker
+    server = subprocess.Popen(f"exec {command}", shell=True)  # our own line, already quoted
     try:
         return server.wait()
     except KeyboardInterrupt:  # also SIGTERM, which a terminal does not send to the server as well

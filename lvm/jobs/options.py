@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lvm.core.errors import UsageError
 
@@ -48,8 +48,8 @@ class TriageOptions(DataOptions):
     out: Path | None = None
     resume: Path | None = None
     address: str | None = None
-    steps: tuple[str, ...] = ()  # names; () asks all
-    order: tuple[str, ...] = ()  # names of those that are asked first, in this order
+    steps: tuple[str, ...] = ()  # names; () runs all
+    order: tuple[str, ...] = ()  # names of the steps to run first, in this order
     independent: bool = False
     five_steps: bool = False
     all_steps: bool = False
@@ -115,3 +115,6 @@ class EvalOptions(DataOptions):
     checkpoint: Path
     other_data: bool = False
     plugin: tuple[str, ...] = ()
+
+
+Options = TypeVar("Options", AuditOptions, DoctorOptions, EvalOptions, TrainOptions, TriageOptions)

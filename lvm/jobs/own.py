@@ -1,4 +1,4 @@
-"""What a triage does for a trainer of one's own before it starts: its files, its refusals."""
+"""What a triage checks and reads of a person's own trainer before it starts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lvm.jobs.options import TriageOptions
 from lvm.training.own.code import FOLDER, TrainerCode, code_of
 from lvm.training.own.template import check_trainable
 
-HANDED_IN = ("checkpoint", "predictions")  # each is a model already
+HANDED_IN = ("checkpoint", "predictions")  # each is a trained model
 
 
 def check_trainer(config: RunConfig, options: TriageOptions) -> None:
-    """Refuse what cannot work with the trainer of a recipe, before anything is started.
+    """Refuse what cannot work with the trainer of a recipe, before anything starts.
 
     Raises ConfigError for its command, UsageError for a model that is handed in as well.
     """
@@ -34,8 +34,8 @@ def check_trainer(config: RunConfig, options: TriageOptions) -> None:
 def trainer_code(config: RunConfig, recipe: Path | None, run: Path) -> TrainerCode | None:
     """Return the files of the recipe's trainer, or None without one.
 
-    They lie beside the recipe. A run that was fetched from another machine may have left both
-    there: it has its own copy.
+    They are in the recipe's folder. A run that was fetched from another machine may lack both; it
+    has its own copy.
     """
     if config.recipe.trainer is None:
         return None

@@ -15,8 +15,8 @@ from lvm.core.registry import closest
 def laptop() -> RunConfig:
     """Return the report's objective on a small network: minutes on two cores.
 
-    One layer and this learning rate serve the base recipe best on dev (reports/LOG.md); nothing was
-    chosen by what a fix reaches.
+    One layer and this learning rate are best for the base recipe on dev (reports/LOG.md); no choice
+    was based on what a fix reaches.
     """
     return RunConfig(
         recipe=Recipe(
@@ -33,7 +33,7 @@ def gpu() -> RunConfig:
     """Return the report's full recipe on one GPU: 768-D, 8 layers, state 128.
 
     The report's "effective batch 1024" was 256 x 4 gradient accumulation, which is 255 negatives;
-    here 1024 rows stand in one batch and 1023 of them are negatives.
+    here one batch has 1024 rows, and 1023 of them are negatives.
     """
     return RunConfig(
         recipe=Recipe(
@@ -54,8 +54,8 @@ def cluster() -> RunConfig:
     """Return the report's full recipe on a cluster: batch 256 per worker, 4 workers to confirm.
 
     A spot node takes about ten minutes to boot and install torch, and may be refused or reclaimed
-    on its way: arms wait long enough for a second one. Each that is reclaimed costs its arms an
-    epoch, and many may be in the course of one long training.
+    before it is ready: arms wait long enough for a second one. Each reclaimed node costs its arms
+    an epoch, and a long training may lose many nodes.
     """
     base = gpu()
     return RunConfig(
@@ -69,7 +69,7 @@ def cluster() -> RunConfig:
             max_concurrent_arms=16,
             wait_minutes=30.0,
             max_restarts=10,
-            stuck_seconds=600.0,  # a shared file system may stand still for minutes and go on
+            stuck_seconds=600.0,  # a shared file system may hang for minutes and recover
         ),
     )
 

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import asdict
 
@@ -23,19 +22,20 @@ from lvm.jobs.options import TriageOptions
 from lvm.jobs.presets import DEFAULT_PRESET, load_config
 from lvm.jobs.steps import chosen_steps
 from lvm.triage.events import RunStarted
+from lvm.triage.events.parts import Arguments
 from lvm.triage.journal import Journal
 from lvm.triage.preflight import own_checkpoint
 from lvm.triage.request import Request
 
 DATA = ("data", "train", "eval", "payload")
-NOT_ASKED = ("out", "resume", "address", "show", "json")  # about how it runs, not what it computes
+NOT_ASKED = ("out", "resume", "address", "show", "json")  # they change how it runs, not its results
 
 
 def configuration(options: TriageOptions, journal: Journal | None = None) -> RunConfig:
     """Return the preset, changed by the recipe; the plug-ins are imported before.
 
-    A run that was fetched from another machine may have left its recipe there: its journal holds
-    the result.
+    A run that was fetched from another machine may lack its recipe; its journal holds the resolved
+    one.
     """
     load_given(options.plugin)
     recipe = options.recipe
@@ -70,22 +70,22 @@ def opened(options: TriageOptions, config: RunConfig) -> tuple[RunConfig, Materi
 # --- what is kept and printed ---------------------------------------------------------------------
 
 
-def arguments(options: TriageOptions) -> dict[str, Any]:
+def arguments(options: TriageOptions) -> Arguments:
     """Return what a resumed run takes from the journal."""
     given: dict[str, Path | None] = {name: getattr(options, name) for name in PATHS}
-    return {
+    return Arguments(
         **{name: str(path.resolve()) if path else None for name, path in given.items()},
-        PLUGIN: [str(Path(p).resolve()) if is_file(p) else p for p in options.plugin],
-        "preset": options.preset or DEFAULT_PRESET,
-        "steps": list(options.steps),
-        "order": list(options.order),
-        "independent": options.independent,
-        "five_steps": options.five_steps,
-        "all_steps": options.all_steps,
-        "extended": options.extended,
-        "seeds": options.seeds,
-        "allow": sorted(options.allow),
-    }
+        plugin=[str(Path(p).resolve()) if is_file(p) else p for p in options.plugin],
+        preset=options.preset or DEFAULT_PRESET,
+        steps=list(options.steps),
+        order=list(options.order),
+        independent=options.independent,
+        five_steps=options.five_steps,
+        all_steps=options.all_steps,
+        extended=options.extended,
+        seeds=options.seeds,
+        allow=sorted(options.allow),
+    )
 
 
 def command(options: TriageOptions) -> str:
@@ -96,7 +96,7 @@ def command(options: TriageOptions) -> str:
 def again(
     options: TriageOptions, *, kept: bool = False, **changes: Path | tuple[str, ...] | None
 ) -> str:
-    """Return the command of a new run that is asked the same, with some flags changed."""
+    """Return the command of a new run like this one, with some flags changed."""
     asked = {k: v for k, v in vars(options).items() if k not in NOT_ASKED}
     return triage_command({**asked, "address": options.address, **changes}, kept=kept)
 
@@ -112,8 +112,8 @@ def audit_flags(options: TriageOptions) -> str:
 def resumed(options: TriageOptions, journal: Journal) -> TriageOptions:
     """Return the options that the run in a journal was started with.
 
-    A path may be given again: a run that was moved or fetched finds its files elsewhere, and their
-    content decides. Raises UsageError for any other flag, ResumeError for a file that is not there.
+    A path may be given again: the files of a run that was moved or fetched are elsewhere, and only
+    their content matters. Raises UsageError for any other flag, ResumeError for a missing file.
     """
     begun(journal)
     told = asdict(journal.events.arguments)
@@ -139,7 +139,7 @@ def begun(journal: Journal) -> RunStarted:
 
 
 def _plugins(options: TriageOptions, journal: Journal) -> tuple[str, ...]:
-    """Return the plug-ins of the run, each where it lies now: a file is known by its name."""
+    """Return the plug-ins of the run with their current paths: a file is known by its name."""
     now = {Path(given).name: given for given in options.plugin}
     told = journal.events.arguments.plugin
     for given in told:
@@ -152,7 +152,7 @@ def _plugins(options: TriageOptions, journal: Journal) -> tuple[str, ...]:
 
 
 def _located(options: TriageOptions, journal: Journal, key: str, told: str | None) -> Path | None:
-    """Return where a file of the run lies now."""
+    """Return the current path of a file of the run."""
     if told is None:
         return None
     path: Path = getattr(options, key) or Path(told)
@@ -194,7 +194,7 @@ def refuse_changes(
 def of_walk(
     options: TriageOptions, config: RunConfig, material: Material, audit: AuditDocument, out: Path
 ) -> Request:
-    """Return what the tree is walked with."""
+    """Return the request that the tree is walked with."""
     chosen = chosen_steps(options, config, audit.route.order)
     return Request(
         config=config,

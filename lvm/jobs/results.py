@@ -1,4 +1,4 @@
-"""What a job came to, as a value whose text and HTML, in a notebook, show the answer first."""
+"""Results of jobs as values; their text, and their HTML in a notebook, show the answer first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lvm.views.terminal.audit import print_audit
 
 
 class Answer(ABC):
-    """A result that prints as what a person wants to know first."""
+    """A result that prints its answer first."""
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:
@@ -48,7 +48,7 @@ class Answer(ABC):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AuditResult(Answer):
-    """What an audit found, and where its report lies."""
+    """What an audit found, and where its report is."""
 
     document: AuditDocument  # the content of audit.json
     folder: Path
@@ -63,7 +63,7 @@ class AuditResult(Answer):
 
     @property
     def exit_status(self) -> int:
-        """What `lvm audit` would end with, after a repair that of the repaired files."""
+        """The exit status of `lvm audit`; after a repair, that of the repaired files."""
         return int(self.after.exit_status if self.after else self.verdict.exit_status)
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class AuditResult(Answer):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TriageResult(Answer):
-    """What a run came to, and where its folder lies."""
+    """The result of a run, and its folder."""
 
     summary: Summary  # the content of verdict.json
     folder: Path
@@ -109,7 +109,7 @@ class TriageResult(Answer):
 
     @property
     def exit_status(self) -> int:
-        """What `lvm triage` would end with."""
+        """The exit status of `lvm triage`."""
         return int(self.verdict.exit_status)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""A triage from its options: a new run, one that is resumed, or what a run would do."""
+"""A triage from its options: a new run, a resumed one, or a preview."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(options: TriageOptions, head: LocalHead | None = None) -> int:
 def triaged(
     options: TriageOptions, audience: Audience, head: LocalHead | None = None
 ) -> TriageResult:
-    """Start or resume a triage; return what it came to.
+    """Start or resume a triage; return its result.
 
     Raises RunInterrupted after Ctrl-C and SIGTERM, and an LvmError where there is no verdict.
     """
@@ -53,7 +53,7 @@ def triaged(
 
 
 def _refuse_early(options: TriageOptions) -> None:
-    """Refuse what no triage can be asked, before anything is started."""
+    """Refuse what no triage can do, before anything starts."""
     check_address(options.address)
     steps_in_order()  # refuses two that contradict each other
 

@@ -1,8 +1,6 @@
-"""What a journal says of the start of its run, and what `--show` prints without one."""
+"""The first event of a journal, and what `--show` prints without one."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from lvm.audit.material import Material
 from lvm.core.config.plain import to_dict
@@ -16,6 +14,7 @@ from lvm.jobs.options import TriageOptions
 from lvm.jobs.own import check_trainer
 from lvm.jobs.steps import Chosen, chosen_steps
 from lvm.triage.events import RunStarted, event_of
+from lvm.triage.events.parts import DataSeen, Size
 from lvm.triage.forecast import Forecast, forecast
 from lvm.triage.journal import SCHEMA
 from lvm.triage.plan import plan_races
@@ -29,7 +28,7 @@ def started(
     options: TriageOptions,
     command: str,
     request: Request,
-    data: dict[str, Any],
+    data: DataSeen,
     identity: dict[str, str],
 ) -> RunStarted:
     """Return the event with which a run begins."""
@@ -50,31 +49,31 @@ def started(
     )
 
 
-def data_of(dataset: Dataset, source: str) -> dict[str, object]:
-    """Return what the journal says of the data."""
+def data_of(dataset: Dataset, source: str) -> DataSeen:
+    """Return what the journal keeps about the data."""
     whole = dataset.dev_drawn_from
-    return {
-        "source": source,
-        "rows": len(dataset.bank),
-        "width": dataset.bank.width,
-        "fingerprint": dataset.fingerprint,
-        "windows": {name: len(dataset.split(name)) for name in SPLITS},
-        "articles": {name: dataset.split(name).num_articles for name in SPLITS},
-        **({} if whole is None else {"drawn_from": {"dev": vars(whole)}}),
-    }
+    return DataSeen(
+        source=source,
+        rows=len(dataset.bank),
+        width=dataset.bank.width,
+        fingerprint=dataset.fingerprint,
+        windows={name: len(dataset.split(name)) for name in SPLITS},
+        articles={name: dataset.split(name).num_articles for name in SPLITS},
+        drawn_from={} if whole is None else {"dev": Size(**vars(whole))},
+    )
 
 
-def data_seen(material: Material) -> dict[str, object]:
+def data_seen(material: Material) -> DataSeen:
     """Return what is known of data that was never loaded."""
     bank, sides = material.bank, material.sides
-    return {
-        "source": bank.source if bank else ", ".join(side.source for side in sides) or "unreadable",
-        "rows": len(bank) if bank else 0,
-        "width": next((side.width for side in sides), bank.width if bank else 0),
-        "fingerprint": None,
-        "windows": {side.name: len(side) for side in sides},
-        "articles": {},
-    }
+    return DataSeen(
+        source=bank.source if bank else ", ".join(side.source for side in sides) or "unreadable",
+        rows=len(bank) if bank else 0,
+        width=next((side.width for side in sides), bank.width if bank else 0),
+        fingerprint=None,
+        windows={side.name: len(side) for side in sides},
+        articles={},
+    )
 
 
 def predicted_time(request: Request, dataset: Dataset) -> Forecast:

@@ -1,4 +1,4 @@
-"""Which steps a triage asks, and in which order: by its flags, its recipe and the audit."""
+"""Which steps a triage runs, and in which order: by its flags, its recipe and the audit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Chosen:
 
 
 def chosen_steps(options: TriageOptions, config: RunConfig, order: Sequence[str] = ()) -> Chosen:
-    """Return the steps that a run asks: `order` has the numbers of those that the audit puts first.
+    """Return the steps of a run; `order` has the numbers of those that the audit puts first.
 
     Raises ConfigError for a step of the recipe that is wrong, UsageError for a flag that is.
     """

@@ -1,4 +1,4 @@
-"""One full training in a folder of its own, resumed when started again."""
+"""One full training in its own folder, resumed when started again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(options: TrainOptions) -> int:
 
 
 def train(options: TrainOptions, audience: Audience) -> TrainResult:
-    """Train and judge on the test split; RunInterrupted says how to go on."""
+    """Train and judge on the test split; RunInterrupted says how to continue."""
     config = _configuration(options)
     whole, source = load_dataset(DataRequest(bank=options.data), config.recipe.context_length)
     dataset = drawn(whole, config.gates.dev_windows, config.recipe.seed)
@@ -85,7 +85,7 @@ def train(options: TrainOptions, audience: Audience) -> TrainResult:
 
 
 def _configuration(options: TrainOptions) -> RunConfig:
-    """Return the preset, changed by the recipe, with the workers that were asked for."""
+    """Return the preset, changed by the recipe, with the requested workers."""
     check_address(options.address)
     workers = 1 if options.workers is None else options.workers
     if workers < 1:
@@ -94,7 +94,7 @@ def _configuration(options: TrainOptions) -> RunConfig:
     config = load_config(options.preset, options.recipe)
     if config.recipe.trainer is not None:
         raise UsageError(
-            f"{options.recipe} has a trainer of its own, {config.recipe.trainer.title}, which this "
+            f"{options.recipe} has its own trainer, {config.recipe.trainer.title}, which this "
             "command does not run; run it yourself on the files of lvm windows."
         )
     schedule = dataclasses.replace(config.schedule, confirm_workers=workers)
@@ -107,7 +107,7 @@ def _configuration(options: TrainOptions) -> RunConfig:
 def _trained(
     spec: ArmSpec, options: TrainOptions, config: RunConfig, dataset: Dataset, progress: TextIO
 ) -> Lane:
-    """Train in the requested place and return the outcome."""
+    """Train here or on Ray, as requested, and return the outcome."""
     epochs = config.recipe.training.epochs
     race = Race(
         "train", [spec], _progress(epochs, progress), epochs=[epochs], schedule=config.schedule
@@ -132,7 +132,7 @@ def _executor(
 
 
 def _finished(lane: Lane, then: str) -> None:
-    """Raise what an early end of a training means."""
+    """Raise the error that an early end of a training means."""
     reason = lane.ending.reason if lane.ending is not None else StopReason.LOST
     told = f"the training ended early ({reason}: {lane.detail})"
     match reason:

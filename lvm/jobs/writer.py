@@ -1,4 +1,4 @@
-"""The pen of a run: events go to the journal first, then to the views."""
+"""Writes the events of a run: to the journal first, then to the views."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TRACKED = (StepEnded, Confirmed, Phase1Judged)  # after these MLflow is brought 
 class Writer:
     """Writes the events of a run for the process that holds its lock, from any thread.
 
-    No event follows one that was refused: a gap in a journal would read as if nothing were missing.
-    None follows the last one either, which may come while arms still run.
+    After a failed write it writes nothing more: nobody would notice a gap in a journal. It writes
+    nothing after the last event either, which may come while arms still run.
     """
 
     def __init__(self, journal: Journal, lock: Lock, lines: JsonLines) -> None:
@@ -68,7 +68,7 @@ class Writer:
             if self.screen is not None:
                 self.screen.event(event)
             self._lines.tell(self.journal)
-        except OSError:  # hours of training are worth more than who reads of them
+        except OSError:  # a reader that is gone must not end hours of training
             nobody_reads()
         first = isinstance(event, Epoch) and not self._trains  # until then Ray starts
         self._trains |= first

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from lvm.core.config.plain import with_changes
 from lvm.core.config.recipe import ModelConfig
 from lvm.core.errors import CheckpointError
-from lvm.core.outside import Json
+from lvm.core.plain_json import Json
 
 Shapes = Mapping[str, tuple[int, ...]]  # of weights by our names, lvm/training/foreign_names.py
 Args = Mapping[str, Json]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from torch import Tensor
 
-from lvm.core.outside import Json
+from lvm.core.plain_json import Json
 from lvm.data.pickled import ADMITTED_GLOBALS
 
 # Who names one of these wants something to happen when the file is read.

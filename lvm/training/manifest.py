@@ -17,7 +17,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from lvm.core.errors import CheckpointError
-from lvm.core.outside import Json, parse_json, read_text
+from lvm.core.outside import parse_json, read_text
+from lvm.core.plain_json import Json
 from lvm.core.records import Count, Part
 
 FILE_NAME = "manifest.json"

@@ -1,7 +1,7 @@
-"""How far a running triage is: its running step, its arms, the time left; as JSON lines too.
+"""Progress of a running triage: its running step, its arms, the time left; also as JSON lines.
 
 events --Progress.take, one by one--> the time left in the running step, for every JSON line
-events --arms_of--> how far every arm of a step is, for `lvm status`
+events --arms_of--> the progress of every arm of a step, for `lvm status`
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import TextIO
 
 from msgspec.structs import asdict
 
 from lvm.core.metrics import METRICS, Shown
+from lvm.core.plain_json import Json
 from lvm.core.records import Evaluation, Part, StopReason, Verdict, to_plain
 from lvm.triage.events import (
     ArmEnded,
@@ -43,7 +44,7 @@ from lvm.triage.summary import Summary
 
 
 class ArmStanding(Part, frozen=True, kw_only=True):
-    """How far an arm of a step is."""
+    """The progress of an arm of a step."""
 
     id: str
     name: str
@@ -68,7 +69,7 @@ def since_start(state: RunState) -> tuple[StepStarted, list[Event]] | None:
 
 
 def arms_of(state: RunState, started: StepStarted) -> list[ArmStanding]:
-    """Return how far each arm of a step is; an arm that ran in an earlier step keeps its epochs."""
+    """Return the progress of each arm of a step, with its epochs from any earlier step."""
     return [_arm(state, started.step, spec) for spec in started.arms]
 
 
@@ -101,16 +102,16 @@ def seconds_left(events: Iterable[Event]) -> float | None:
 PLAIN = (str, int, float, bool, type(None))
 
 
-def line(state: RunState) -> dict[str, Any] | None:
-    """Return what the last event tells a program; None when it is no progress."""
+def line(state: RunState) -> dict[str, Json] | None:
+    """Return the JSON line of the last event; None when it is no progress."""
     return line_of(state[-1], Progress(state))
 
 
-def line_of(event: Event, progress: Progress) -> dict[str, Any] | None:
-    """Return what an event tells a program that `progress` has just taken; None for no progress.
+def line_of(event: Event, progress: Progress) -> dict[str, Json] | None:
+    """Return the JSON line of an event that `progress` has just taken; None when it is no progress.
 
-    Every plain value of the event as it stands; `arm` is the name of an arm and `id` its
-    fingerprint. The arms that end show what a rung decided.
+    It has every plain value of the event unchanged; `arm` is the name of an arm and `id` its
+    fingerprint. A rung has no line: the arms that end show what it decided.
     """
     if isinstance(event, Rung):
         return None
@@ -120,8 +121,8 @@ def line_of(event: Event, progress: Progress) -> dict[str, Any] | None:
     return {**plain, **to_plain(_more(event, progress))}
 
 
-def _more(event: Event, progress: Progress) -> dict[str, Any]:
-    """Return what lies deeper in an event, or follows from those before it."""
+def _more(event: Event, progress: Progress) -> Mapping[str, object]:
+    """Return values from inside an event, or derived from the events before it."""
     match event:
         case RunStarted():
             return {**asdict(event.data), "plan": event.plan}
@@ -162,7 +163,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, object]:
 
 
 class JsonLines:
-    """Writes progress as one JSON object per line; what else is printed goes to stderr meanwhile.
+    """Writes progress as one JSON object per line; all other output goes to stderr meanwhile.
 
     Used as a context around a command. Without a stream it does nothing.
     """
@@ -203,7 +204,7 @@ class JsonLines:
                 self._write({**record, **first})
 
     def _begin(self, events: RunState) -> None:
-        """Start over with other events; of a journal read anew, all but the newest were written."""
+        """Start over with other events; after a second read, only the newest was not written."""
         self._num_written = len(events) - 1 if self._num_written else 0
         self._events, self._progress = events, Progress(events[: self._num_written])
 
@@ -211,13 +212,13 @@ class JsonLines:
         """Write the last line: the content of verdict.json."""
         self._write({"event": "verdict", "at": round(time.time(), 3), **to_plain(summary)})
 
-    def _write(self, record: Mapping[str, Any]) -> None:
+    def _write(self, record: Mapping[str, Json]) -> None:
         if self._stream is None:
             return
         try:
             self._stream.write(json.dumps(record, allow_nan=False) + "\n")
             self._stream.flush()
-        except OSError as error:  # hours of training are worth more than who reads of them
+        except OSError as error:  # a reader that is gone must not end hours of training
             print(
                 f"Cannot write progress ({error.strerror}); the run continues without it.",
                 file=sys.stderr,

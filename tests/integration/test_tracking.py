@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
@@ -40,7 +41,7 @@ from lvm.triage.journal import Journal, read_run
 from lvm.triage.state import RunState
 from lvm.triage.step import Role
 from lvm.views import tracking
-from lvm.views.tracking import ARTIFACTS, EXPERIMENT, Tracker, store
+from lvm.views.tracking import ARTIFACTS, EXPERIMENT, Tracker, mlflow_api, store
 from lvm.views.tracking.arms import arm_views
 from lvm.views.tracking.ladder import ladder_views
 from lvm.views.tracking.registry import example
@@ -849,6 +850,30 @@ def test_without_mlflow_the_extra_is_named(folder: Path) -> None:
         pytest.raises(MissingExtraError, match="pip install mlflow"),
     ):
         Tracker(folder)
+
+
+@pytest.mark.parametrize(
+    ("ours", "place"),
+    [
+        (mlflow_api.Mlflow, ""),
+        (mlflow_api.Client, "MlflowClient"),
+        (mlflow_api.Entities, "entities"),
+        (mlflow_api.Models, "models"),
+        (mlflow_api.Types, "types"),
+        (mlflow_api.Pyfunc, "pyfunc"),
+    ],
+)
+def test_the_protocols_name_what_mlflow_has(ours: type, place: str) -> None:
+    package = tracking.import_mlflow()
+    theirs = getattr(package, place) if place else package
+    for name in (name for name in vars(ours) if inspect.isfunction(vars(ours)[name])):
+        if name.startswith("_"):
+            continue
+        declared = list(inspect.signature(vars(ours)[name]).parameters.values())
+        known = inspect.signature(getattr(theirs, name)).parameters
+        assert {p.name for p in declared} - {"self"} <= set(known), name
+        positional = [p.name for p in declared[1:] if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert positional == [n for n in known if n != "self"][: len(positional)], name
 
 
 def test_metric_names_are_ones_that_mlflow_takes() -> None:

@@ -5,10 +5,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from msgspec import convert
 
 from lvm.core.errors import DataError
 from lvm.core.metrics import METRICS
-from lvm.core.records import evaluation_from_plain, to_plain
+from lvm.core.records import Evaluation, to_plain
 from lvm.data.bank import Bank
 from lvm.data.windows import Windows, article_windows
 from lvm.evaluation.evaluate import ann_loss, evaluate, measure_latency
@@ -122,7 +123,7 @@ def test_no_windows_give_nulls_and_records_survive_json(bank, windows) -> None:
     evaluation, _ = evaluate(torch.zeros(0, 16), none, bank, space="raw", split="dev")
     assert set(evaluation.masked.values()) == {None}
     full, _ = evaluate(torch.ones(len(windows), 16), windows, bank, space="raw", split="dev")
-    assert evaluation_from_plain(to_plain(full)) == full
+    assert convert(to_plain(full), Evaluation) == full
 
 
 def test_latency_counts_model_and_search_per_single_query(bank) -> None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import scipy.stats
+from msgspec import convert
 
 from lvm.core.config.run import GateConfig
 from lvm.core.errors import ConfigError, DataError
 from lvm.core.outlook import more_for_a_chance
-from lvm.core.records import Estimate, Pool, Verdict, gate_from_plain, to_plain
+from lvm.core.records import Estimate, GateResult, Pool, Verdict, to_plain
 from lvm.evaluation.gates import SKEWED, correct, gain, judge, stage_gate, success_gates
 from lvm.triage.over_seeds import gain_over_seeds
 
@@ -90,7 +91,7 @@ def test_stage_gate(bound: float, verdict: Verdict) -> None:
     assert result.verdict is verdict
     assert result.estimate.num_articles == 17
     assert f"against a bound of {bound:.3f}, 17 articles" in result.reason
-    assert gate_from_plain(to_plain(result)) == result
+    assert convert(to_plain(result), GateResult) == result
 
 
 def test_stage_gate_says_why_it_cannot_judge() -> None:
@@ -328,7 +329,7 @@ def test_an_inconclusive_gate_says_how_many_more_articles_would_settle_it() -> N
     assert int(said[1].replace(",", "")) == pytest.approx(5 * want.articles, rel=0.1)
     of_split = success_gates(arm, base, wide, 0)[1][0]
     assert "more articles of this split" in of_split.reason
-    assert gate_from_plain(to_plain(result)) == result
+    assert convert(to_plain(result), GateResult) == result
 
 
 def test_no_number_of_articles_settles_a_value_on_the_bound() -> None:
@@ -364,7 +365,7 @@ def test_what_stands_beside_an_interval_and_an_older_journal() -> None:
     assert plain["sign_flip_p"] < 0.001
     assert plain["design_effect"] > 1
     old = {key: plain[key] for key in ("gate", "metric", "bound", "estimate", "verdict", "reason")}
-    assert gate_from_plain(old).design_effect is None
+    assert convert(old, GateResult).design_effect is None
 
 
 def test_gains_of_several_seeds_are_paired_seed_by_seed() -> None:

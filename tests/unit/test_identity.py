@@ -17,7 +17,7 @@ from lvm.core.errors import ResumeError, UsageError
 from lvm.data.seen import read_seen
 from lvm.jobs import request as asked
 from lvm.jobs.doors import triage_parser
-from lvm.jobs.flags import triage_options
+from lvm.jobs.flags import options_of
 from lvm.jobs.options import TriageOptions
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
@@ -196,7 +196,7 @@ def journal(tmp_path, bank) -> Journal:
 
 def resumed(journal: Journal, *more: str) -> TriageOptions:
     parsed = triage_parser().parse_args(["--resume", str(journal.folder), *more])
-    return asked.resumed(triage_options(parsed), journal)
+    return asked.resumed(options_of(TriageOptions, parsed), journal)
 
 
 def test_a_resume_takes_its_flags_from_the_journal(journal, bank, tmp_path) -> None:

@@ -27,7 +27,7 @@ from lvm.core.parts import TERMS
 from lvm.core.printed import eval_command, triage_command
 from lvm.jobs import request as asked
 from lvm.jobs.doors import triage_parser
-from lvm.jobs.flags import triage_options
+from lvm.jobs.flags import options_of
 from lvm.jobs.options import TriageOptions
 from lvm.jobs.presets import preset
 from lvm.models.base import MODELS
@@ -357,7 +357,8 @@ def test_a_resumed_run_finds_its_plugins(file, tmp_path) -> None:
     moved = file.rename(tmp_path / "run" / "mine.py")
     with pytest.raises(ResumeError, match=rf"started with --plugin {file}, which does not exist"):
         asked.resumed(resume, journal)
-    again = triage_options(triage_parser().parse_args(["--resume", "x", "--plugin", str(moved)]))
+    typed = triage_parser().parse_args(["--resume", "x", "--plugin", str(moved)])
+    again = options_of(TriageOptions, typed)
     assert asked.resumed(again, journal).plugin == (str(moved), "outside.models")
     plain = journal_of(tmp_path / "plain", TriageOptions(), {})
     with pytest.raises(UsageError, match="--plugin cannot be combined with --resume"):

@@ -23,7 +23,7 @@ from lvm.core.printed import (
 )
 from lvm.jobs import request as asked
 from lvm.jobs.doors import triage_parser as parser
-from lvm.jobs.flags import triage_options
+from lvm.jobs.flags import options_of
 from lvm.jobs.options import TriageOptions
 from lvm.triage.events import Resumed, RunStarted, Waiting
 from lvm.triage.state import RunState
@@ -59,7 +59,7 @@ def test_without_a_checkout_the_command_of_the_package_is_run(place, monkeypatch
     kept = resume_command(Path("/run"), "a:1", kept=True)
     assert Path(shlex.split(kept)[0]).is_absolute()
     argv = shlex.split(kept.partition(" triage ")[2])
-    assert triage_options(lvm_parser().parse_args(["triage", *argv])) == TriageOptions(
+    assert options_of(TriageOptions, lvm_parser().parse_args(["triage", *argv])) == TriageOptions(
         resume=Path("/run"), address="a:1"
     )
 
@@ -99,7 +99,7 @@ def test_flags_are_typed_as_they_were_given(tmp_path, monkeypatch) -> None:
     relative = Path("a bank")
     expected = {k: v for k, v in vars(args).items() if v not in (None, False)}
     assert arguments(triage_command(vars(args))) == {**expected, "data": relative}
-    kept = arguments(asked.command(triage_options(args)))
+    kept = arguments(asked.command(options_of(TriageOptions, args)))
     assert kept == {
         **expected,
         "data": tmp_path / "a bank",

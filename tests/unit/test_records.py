@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from msgspec import convert
 
 from lvm.core.metrics import METRICS
 from lvm.core.records import (
@@ -15,9 +16,7 @@ from lvm.core.records import (
     RunVerdict,
     StopReason,
     Verdict,
-    evaluation_from_plain,
     flatten,
-    gate_from_plain,
     to_plain,
 )
 
@@ -52,12 +51,12 @@ def test_a_gate_survives_json(verdict, estimate) -> None:
         reason="why",
         p_value=0.01,
     )
-    assert gate_from_plain(through_json(gate)) == gate
-    assert type(gate_from_plain(through_json(gate)).verdict) is Verdict
+    assert convert(through_json(gate), GateResult) == gate
+    assert type(convert(through_json(gate), GateResult).verdict) is Verdict
 
 
 def test_an_evaluation_survives_json() -> None:
-    assert evaluation_from_plain(through_json(EVALUATION)) == EVALUATION
+    assert convert(through_json(EVALUATION), Evaluation) == EVALUATION
 
 
 def test_to_plain_reaches_into_everything() -> None:

@@ -1,4 +1,4 @@
-"""Open question 3: is it the network? Two towers, and the other networks at the same budget."""
+"""Open question 3: is it the network? Two towers and the other networks, at the same budget."""
 
 from lvm.core.config.recipe import Recipe
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Kind, Proposal, Step

@@ -1,7 +1,7 @@
-"""Step of ours: can the network let its context through at all?
+"""Our own step: can the network let its context through at all?
 
-A network that cannot copy is no judge of any loss. Where AR-only, trained for cosine alone, stays
-below a fixed mix of the context (finding BELOW_LADDER), this is asked before the report's steps.
+A network that cannot copy says nothing about a loss. Where AR-only, trained for cosine alone, stays
+below a fixed mix of the context (finding BELOW_LADDER), this step runs before the report's steps.
 """
 
 from lvm.core.config.recipe import ModelConfig, Recipe
@@ -22,7 +22,7 @@ FOR_RETRIEVAL = {"contrastive_weight": 0.2, "ar_weight": 0.8, "temperature": 0.0
 
 
 def propose(recipe: Recipe, facts: Facts) -> Proposal:
-    """Return the ways to give the network its context: beside it, through it, and regularised."""
+    """Return the ways to give the network its context: around it, through it, and regularised."""
     arms = [
         Arm(
             name="residual",
@@ -58,8 +58,8 @@ def _left_out(model: ModelConfig, width: int) -> dict[str, str]:
 def _regularised(name: str, weights: dict[str, float], purpose: str) -> Arm:
     """Return the residual with dropout on the network's path, so that it learns what a mix lacks.
 
-    What held such a network back was the weight of the contrastive loss, and dropout inside the
-    blocks alone.
+    Two things held such a network back: the weight of the contrastive loss, and dropout inside the
+    blocks only.
     """
     return Arm(
         name=name,

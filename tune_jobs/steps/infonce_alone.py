@@ -1,7 +1,7 @@
 """Open question 2: is InfoNCE incompatible with autoregressive prediction?
 
-Both are compared in the space of the search. Else the split between the spaces, which step 1 asks
-about, would answer for them.
+Both are compared in the space of the search. Otherwise the mismatch of spaces, which step 1 tests,
+would decide the result.
 """
 
 from lvm.core.config.recipe import Recipe

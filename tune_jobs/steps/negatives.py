@@ -14,7 +14,7 @@ TIERS = (
     ("random", "random article", "easy, and many of them"),
 )
 LARGE_BATCH = 2048
-MIN_UPDATES = 200  # fewer than this and a large batch is judged before it has learned
+MIN_UPDATES = 200  # with fewer, a large batch would be judged before it has learned
 
 
 def propose(recipe: Recipe, facts: Facts) -> Proposal:

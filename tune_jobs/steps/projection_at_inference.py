@@ -1,6 +1,6 @@
 """Open question 1: should the projection head be used at inference?
 
-Step 1 asks it too. Here it is always asked, and on its own.
+Step 1 asks this too. Here it is always asked, and alone.
 """
 
 from lvm.core.config.recipe import Recipe
@@ -11,7 +11,7 @@ HIGH_COSINE = 0.70  # what the report expects behind the head if it is to be use
 
 
 def propose(recipe: Recipe, facts: Facts) -> Proposal:
-    """Return the search behind the head of the model that is there."""
+    """Return the arm that searches the given model in the space behind its head."""
     if not recipe.has_head:
         reason = "the recipe has no projection head: it trains and searches in the raw space"
         return Proposal(arms=(), left_out={"search in the projected space": reason})

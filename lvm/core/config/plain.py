@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from lvm.core.parts import PARTS, read_tables
+from lvm.core.plain_json import Json
 from lvm.core.setting import Section, require_known, section, typed
 from lvm.core.trainer import READ
 
 S = TypeVar("S")
 
 
-def to_dict(config: Section) -> dict[str, Any]:
+def to_dict(config: Section) -> dict[str, Json]:
     """Return a configuration as nested plain dictionaries."""
     return config.to_plain()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lvm.core.config.steps import BOUNDED, LIST, OwnArm, OwnStep, Sweep, Value, Values
 from lvm.core.errors import ConfigError
@@ -13,7 +13,7 @@ from lvm.core.outside import brief, printable
 from lvm.core.setting import require_known, section, typed
 
 Part = TypeVar("Part")
-KEPT = {"kind", "values"}  # how a journal keeps what a key may be
+KEPT = {"kind", "values"}  # keys of a range in a journal
 
 
 def own_steps_of(values: object) -> tuple[OwnStep, ...]:
@@ -34,7 +34,7 @@ def _step(place: str, table: Mapping[str, object]) -> OwnStep:
     return _built(OwnStep, values, f"{place}.")
 
 
-def _arm(place: str, table: Mapping[str, Any]) -> OwnArm:
+def _arm(place: str, table: Mapping[str, object]) -> OwnArm:
     values = dict(table)
     if "changes" in values:
         changes = section(f"{place}.changes", values["changes"])
@@ -57,10 +57,10 @@ def _sweep(place: str, value: object) -> Sweep | None:
 def _ranges(
     place: str, table: Mapping[str, object], prefix: str = ""
 ) -> Iterator[tuple[str, Values]]:
-    """Yield what every swept key may be; a key without quotation marks makes nested tables."""
+    """Yield the values of every swept key; a key without quotation marks makes nested tables."""
     for name, value in table.items():
         key, where = f"{prefix}{name}", f"{place}.{printable(prefix + name)}"
-        whole = "." in name  # in quotation marks: what follows says what the key may be
+        whole = "." in name  # in quotation marks: its values follow
         if isinstance(value, Mapping) and not whole and not {*BOUNDED, *KEPT} & set(value):
             yield from _ranges(place, value, f"{key}.")
         else:
@@ -105,7 +105,7 @@ def _tables(place: str, values: object) -> Sequence[Mapping[str, object]]:
 
 
 def _built(cls: type[Part], values: Mapping[str, object], prefix: str) -> Part:
-    """Build a part from its keys; what it refuses itself is said with its place."""
+    """Build a part from its keys; the part's own errors get the place in front."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # a config class
     for key in values:

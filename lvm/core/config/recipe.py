@@ -31,8 +31,8 @@ RECORDED = (
     "wall",
     "stage",
 )
-OWN_KEYS = ("contrastive", "ar", "mmd")  # terms whose options stand in [objective] itself
-# Of Mamba-2: lvm/models/mamba2_block.py says what each is.
+OWN_KEYS = ("contrastive", "ar", "mmd")  # terms whose options are keys of [objective] itself
+# Ways to compute Mamba-2, described in lvm/models/mamba2_block.py.
 BACKENDS = ("auto", "dual", "chunked", "mamba_ssm", "compiled", "kernel")
 
 
@@ -74,7 +74,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """Projection head D -> hidden -> width that the contrastive loss may look through."""
+    """Projection head D -> hidden -> width; the contrastive loss may be taken behind it."""
 
     hidden: int = 512
     width: int = 256
@@ -96,7 +96,7 @@ class ObjectiveConfig:
     temperature: float = 0.07
     space: str = "projected"  # where the contrastive loss is taken: "raw" or "projected"
     stop_gradient: str = "target"  # branch of the head that gets no gradient
-    # Further terms by their names, each with a weight and options of its own.
+    # Further terms by name, each with its weight and options.
     terms: Mapping[str, TermOptions] = tables_of(TERMS.get)
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class ObjectiveConfig:
 
     @property
     def table(self) -> dict[str, TermOptions]:
-        """The terms that weigh something, in the order in which one stands for the objective."""
+        """The terms with a weight; the first one names the objective."""
         own = {
             "contrastive": TermOptions(weight=self.contrastive_weight),
             "ar": TermOptions(weight=self.ar_weight),
@@ -141,7 +141,7 @@ class ObjectiveConfig:
         return own if term in OWN_KEYS else f"objective.terms.{term}.{option}"
 
     def _require_a_way_to_the_network(self) -> None:
-        """Refuse weights with which the network itself would learn nothing."""
+        """Refuse weights that give the network no gradient."""
         reaching = {name for name, term in self.table.items() if term.reaches_network}
         if self.space == "projected" and self.stop_gradient == "prediction":
             reaching.discard("contrastive")
@@ -244,7 +244,7 @@ class Recipe(Section):
 
     @property
     def has_head(self) -> bool:
-        """Whether a projection head is trained (some part of the objective looks through it)."""
+        """Whether a projection head is trained (some part of the objective uses it)."""
         return self.objective.space == "projected" and self.objective.contrastive_weight > 0
 
     def with_changes(self, changes: Mapping[str, object]) -> Recipe:

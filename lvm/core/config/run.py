@@ -20,7 +20,7 @@ class GateConfig(Section):
     success_r_at_5: float = METRICS.bounds({})["r_at_5"]  # gain in R@5 over AR-only, as a share
     success_mrr: float = METRICS.bounds({})["mrr"]  # gain in MRR over AR-only
     confidence: float = 0.95  # two-sided level of the intervals
-    dev_windows: int = 8192  # at most so many dev windows judge an epoch, drawn once by article
+    dev_windows: int = 8192  # most dev windows that judge an epoch, drawn once by article
 
     def __post_init__(self) -> None:
         ok = -1 <= self.stage_eval_cosine <= 1
@@ -58,10 +58,10 @@ class ScheduleConfig:
     metric_across_spaces: str = "mrr"  # ranks them where the arms are searched in several spaces
     gpus_per_arm: float = 1.0  # below 1, arms of one worker share a GPU
     max_restarts: int = 3  # times that an arm is restarted after losing its process or node
-    wait_minutes: float = 20.0  # how long arms that nothing has room for are waited for
-    stuck_factor: float = 20.0  # an arm is stuck after so many of its usual epochs without one
-    stuck_seconds: float = 300.0  # and never before
-    max_disk_gib: float = 50.0  # weights of arms that lost are removed while a run holds more
+    wait_minutes: float = 20.0  # how long an arm may wait for room
+    stuck_factor: float = 20.0  # an arm is stuck after this many usual epoch times without an epoch
+    stuck_seconds: float = 300.0  # and never sooner
+    max_disk_gib: float = 50.0  # above it, weights of arms that lost are removed
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

@@ -1,7 +1,7 @@
 """Steps that a recipe adds to the tree: `[[steps]]`, each a question with arms or a sweep.
 
-What stands here needs no step of the tree: whether names are free and keys are known is asked in
-`lvm.triage.own_steps`, before a run starts.
+These checks need no step of the tree. `lvm.triage.own_steps` checks, before a run starts, that
+names are free and keys are known.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ BOUNDED = ("uniform", "log_uniform", "int")
 DIGITS = 4  # of a drawn number, significant: as a report shows it
 MOST_ARMS = 1000  # of one step
 FEWEST_IN_ROUND, ROUNDS = 4, 5  # of TPE, where a recipe leaves them out
-LARGEST = 2**53  # of what a range may reach: the whole numbers that floats hold
+LARGEST = 2**53  # bound of a range: floats hold every whole number up to it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Values:
-    """What a swept key may be: one of a list, or a number between two bounds, both included."""
+    """The values of a swept key: one of a list, or a number between two bounds, both included."""
 
     kind: str
     values: tuple[Value, ...]  # the list, or the two bounds
@@ -58,7 +58,7 @@ class Values:
 
     @property
     def count(self) -> int | None:
-        """How many values there are; None where a range has no end of them."""
+        """How many values there are; None where a range has infinitely many."""
         if self.kind == LIST:
             return len(self.values)
         return int(self.high) - int(self.low) + 1 if self.kind == "int" else None
@@ -86,17 +86,17 @@ class Values:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Arms that a sampler draws from what each key may be."""
+    """Arms that a sampler draws from the values of each key."""
 
     keys: Mapping[str, Values] = field(hash=False)  # dotted keys of the recipe
-    arms: int = 0  # how many are drawn; a grid has all of its own
+    arms: int = 0  # how many are drawn; a grid has all its points
     sampler: str = "grid"
     round: int = 0  # arms that TPE proposes at once; 0: a fifth of them, at least 4
     metric: str = (
         "mrr"  # ranks the arms at the rungs, and the importance of a key is its share of this
     )
     direction: str = ""  # "max" or "min", as the metric says itself
-    minutes: float = 0.0  # after which no arm goes on; 0: no limit
+    minutes: float = 0.0  # after which every arm stops; 0: no limit
 
     def __post_init__(self) -> None:
         require(bool(self.keys), "sweep", {}, "at least one key of the recipe with its values")
@@ -122,7 +122,7 @@ class Sweep:
 
     @property
     def size(self) -> int | None:
-        """How many arms there are in all; None where a range has no end of values."""
+        """How many arms there are in all; None where a range has infinitely many values."""
         counts = [values.count for values in self.keys.values()]
         finite = [count for count in counts if count is not None]
         return math.prod(finite) if len(finite) == len(counts) else None
@@ -176,7 +176,7 @@ class OwnStep:
     name: str
     question: str
     title: str = ""  # in the report; else made from the name
-    claim: str = ""  # what the step supposes; else that one of its arms helps
+    claim: str = ""  # the step's hypothesis; else that one of its arms helps
     order: int = 0  # place among the steps; 0: after all others
     budget: int = 0  # epochs of an arm; 0: those of a slow step of the schedule
     arms: tuple[OwnArm, ...] = ()
@@ -198,7 +198,7 @@ class OwnStep:
 
 
 def _require_apart(where: str, keys: Collection[str]) -> None:
-    """Refuse a key beside one that lies in it."""
+    """Refuse two keys where one is inside the other."""
     for key in keys:
         inner = next((other for other in keys if other.startswith(f"{key}.")), None)
         if inner is not None:

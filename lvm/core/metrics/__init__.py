@@ -1,4 +1,4 @@
-"""What is measured of a model: a metric is declared once, and everything else asks its row.
+"""What is measured of a model: a metric is declared once, and everything else reads its row.
 
 To add one, in a file of this package or outside it:
 
@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lvm.core.errors import ConfigError
 from lvm.core.registry import Registry
@@ -31,15 +31,15 @@ class Shown(Enum):
     SPACES = auto()  # the report's table of raw against projected space
     TERMINAL = auto()  # the table at the end of a run
     DEV = auto()  # measured after every epoch: journal, tables of a step, MLflow's curves
-    CURVES = auto()  # of those the ones drawn over epochs and as bars, and told while a step runs
+    CURVES = auto()  # those of DEV that are drawn over epochs and as bars, and shown as a step runs
     SUMMARY = auto()  # JSON lines, and the note of a registered model
     MLFLOW = auto()  # once more under its title
-    MLFLOW_COLUMN = auto()  # of those the ones in the table that MLflow's page opens with
+    MLFLOW_COLUMN = auto()  # those of MLFLOW in the table that MLflow's page opens with
 
 
 @runtime_checkable  # the tests check annotations when functions are called
 class Ranked(Protocol):
-    """What a metric is made from: the cosine and the place of the target, one entry per window."""
+    """What a metric is made from: the cosine and the rank of the target, one entry per window."""
 
     @property
     def cosine(self) -> np.ndarray:
@@ -105,11 +105,11 @@ class Metric:
 
     @property
     def allowed(self) -> str:
-        """Which success bounds it may have, in words."""
+        """The success bounds that it may have, in words."""
         return f"above 0 and below {self.highest - self.lowest:g}"
 
     def allows(self, bound: float) -> bool:
-        """Whether an improvement by `bound` is one, and within reach."""
+        """Whether `bound` is an improvement that the metric can reach."""
         return 0 < bound < self.highest - self.lowest
 
 
@@ -121,7 +121,7 @@ class Metrics(Registry[Metric]):
         return iter(list(self._parts.values()))
 
     def register(self, name: str) -> Callable[[Metric], Metric]:
-        """Return a decorator that files a metric; a success bound is judged window by window."""
+        """Return a decorator that registers a metric; a success bound needs a value per window."""
         file = super().register(name)
 
         def refuse_or_file(metric: Metric) -> Metric:
@@ -139,7 +139,7 @@ class Metrics(Registry[Metric]):
 
         def file(values: Values) -> Values:
             declared = replace(metric, values=values)
-            vars(declared)["__module__"] = values.__module__  # where a namesake is to be found
+            vars(declared)["__module__"] = values.__module__  # an error about a duplicate names it
             self.register(metric.name)(declared)
             return values
 
@@ -149,7 +149,7 @@ class Metrics(Registry[Metric]):
         """Return the names of the metrics that a place shows."""
         return tuple(metric.name for metric in self if place in metric.shown)
 
-    def bounds(self, gates: Mapping[str, Any]) -> dict[str, float]:
+    def bounds(self, gates: Mapping[str, float]) -> dict[str, float]:
         """Return the success bound of every metric that has one; `gates` are keys of [gates]."""
         return {
             metric.name: gates.get(f"success_{metric.name}", metric.success)
@@ -197,7 +197,7 @@ for _metric in (
         lowest=-1.0,
         values=lambda queries: queries.cosine,
         across_spaces=False,
-        shown=_EVERYWHERE - {Shown.MODELS, Shown.SPACES},  # these tables have columns of its own
+        shown=_EVERYWHERE - {Shown.MODELS, Shown.SPACES},  # these tables have a column for it
     ),
     Metric(
         name="r_at_1",

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from lvm.core.config.plain import to_dict
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import ConfigError
-from lvm.core.outside import Json
+from lvm.core.plain_json import Json
 from lvm.core.registry import closest
 from lvm.core.trainer import TrainerConfig
 
@@ -32,8 +32,9 @@ OWN_OPTIONS = "trainer.options."
 def values_of(recipe: Recipe) -> dict[str, Json]:
     """Return the recipe's values by dotted keys, with the trainer's own options."""
     plain = to_dict(recipe)
-    trainer = plain.pop("trainer", {})
-    return _flat(plain, "") | _flat(trainer.get("options", {}), OWN_OPTIONS)
+    plain.pop("trainer", None)
+    own = recipe.trainer.options if recipe.trainer is not None else {}
+    return _flat(plain, "") | _flat(own, OWN_OPTIONS)
 
 
 def _flat(table: Mapping[str, Json], prefix: str) -> dict[str, Json]:

@@ -1,4 +1,4 @@
-"""The report of a run: what is said, as blocks; `markdown` and `html` write the same blocks.
+"""The report of a run as blocks; `markdown` and `html` write the same blocks.
 
 Every number comes from the journal or from the verdict document computed from it. Both are taken as
 plain mappings, and any part of them may be missing: a run can be reported before it has finished.
@@ -30,7 +30,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading inside a section; `verdict` is set beside it, with the gate that gave it."""
+    """A heading inside a section; `verdict` follows it, with the gate that gave it."""
 
     text: str
     gate: str = ""
@@ -60,12 +60,12 @@ class Table:
     align: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    strong: frozenset[int] = frozenset()  # rows to set off
+    strong: frozenset[int] = frozenset()  # rows to highlight
 
 
 @dataclass(frozen=True)
 class Preformatted:
-    """Text whose spaces and line ends count."""
+    """Text that keeps its spaces and line breaks."""
 
     text: str
     only_markdown: bool = False  # HTML draws it as a figure
@@ -81,7 +81,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Folded:
-    """Blocks that open when asked for; in Markdown they follow their summary."""
+    """Blocks that open on a click; in Markdown they follow their summary."""
 
     summary: str
     blocks: Sequence[Block]
@@ -147,7 +147,7 @@ class Run:
 
     @cached_property
     def first_start(self) -> Mapping[str, StepStarted]:
-        """For every arm the event that began the first part of the run it belongs to."""
+        """For every arm, the event that started the first step with it."""
         found: dict[str, StepStarted] = {}
         for started in self.state.of(StepStarted):
             for spec in started.arms:
@@ -168,7 +168,7 @@ class Run:
 
     @property
     def unchanged(self) -> Arm | None:
-        """The base recipe's model of phase 1; None where predictions stood in for it."""
+        """The base recipe's model of phase 1; None where predictions replaced it."""
         return next((s for s in self.specs("phase_1") if s.name != self.baseline), None)
 
     def rungs(self, split: str) -> Mapping[str, Evaluation]:
@@ -200,5 +200,5 @@ TONES = {
 
 
 def tone(verdict: str) -> str:
-    """Return what a verdict means for its reader: pass, fail, unsure or none."""
+    """Return the tone of a verdict: pass, fail, unsure or none."""
     return next((name for name, verdicts in TONES.items() if verdict in verdicts), "none")

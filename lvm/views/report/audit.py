@@ -54,7 +54,7 @@ def audit_section(run: Run) -> Iterator[Block]:
 
 
 def _model_of_phase_1(run: Run) -> Iterator[Block]:
-    """Yield what the models of phase 1 showed of themselves, and the order of the steps."""
+    """Yield the findings on the models of phase 1, and the order of the steps."""
     seen, below = run.state.last(Inspected), run.state.last(BelowLadder)
     if not seen and not below:
         return
@@ -84,7 +84,7 @@ def standalone(document: AuditDocument) -> list[Section]:
 
 
 def first_screen(document: AuditDocument) -> Iterator[Block]:
-    """Yield the answer, what was overridden or broke, what blocks and what to do about it."""
+    """Yield the answer, overrides and failures, what blocks and what to do about it."""
     yield Paragraph(_lead(document), "lead")
     for sentence in cautions(document):
         yield Paragraph(sentence, "warning")

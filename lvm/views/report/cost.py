@@ -1,4 +1,4 @@
-"""The cost section: where the training went, and what was not trained."""
+"""The cost section: where the training time went, and what was saved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lvm.views.report.origin import unreached
 
 
 def saved_in_words(run: Run) -> str:
-    """Return what was saved, and by what, in one clause."""
+    """Return in one clause what was saved, and by what."""
     saved = saved_seconds(run.state)
     return (
         f"{seconds(saved[GATE])} saved by the stage gate, "

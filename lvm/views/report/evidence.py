@@ -35,7 +35,7 @@ KINDS = {
 
 def evidence_section(run: Run) -> Iterator[Block]:
     """Yield distributions, the two spaces and examples; a note for a journal without them."""
-    # What repeated seeds left has the same shape, and would hide it in a crowd of curves.
+    # Repeats look the same, and their curves would hide the others.
     judged = [
         (event, event.evidence)
         for event in run.state.of(TestJudged)
@@ -183,7 +183,7 @@ def _examples(run: Run, judged: Sequence[Judged]) -> Iterator[Block]:
 
 
 def _first(run: Run, judged: Sequence[Judged]) -> str:
-    """Return the arm that a reader looks for first: the one behind the verdict, or the last."""
+    """Return the arm to show first: the one behind the verdict, or the last."""
     return run.summary.arm.id if run.summary.arm else judged[-1][0].arm
 
 

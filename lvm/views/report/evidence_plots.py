@@ -1,4 +1,4 @@
-"""Charts of how far down the true next is found, and of how far apart cosines lie."""
+"""Charts of the rank of the target, and of the distribution of cosines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lvm.views.report.models import model_name
 from lvm.views.report.small_plots import draw_histogram
 
 RUNG_METRICS = {1: "r_at_1", 5: "r_at_5", 10: "r_at_10", 50: "contain_at_50"}
-NAMED = (1, 5, 10, 50, 100, 1000)  # places that the text alternative names
+NAMED = (1, 5, 10, 50, 100, 1000)  # ranks that the text alternative names
 Judged = tuple[TestJudged, EvidenceTold]
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -25,7 +25,7 @@ QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def reach(run: Run, judged: Sequence[Judged]) -> str:
-    """Return one curve per model over k on a log scale, with the best rung and chance."""
+    """Return one curve per model over k on a log scale, with the best baseline and chance."""
     size = judged[0][0].evaluation.pool.size
     lines = [_model_line(run, *one, place) for place, one in enumerate(judged)]
     lines += _rung_line(run)
@@ -56,7 +56,7 @@ def _model_line(run: Run, event: TestJudged, evidence: EvidenceTold, place: int)
 
 
 def _rung_line(run: Run) -> list[Series]:
-    """Return the best untrained baseline, at the places where it was measured."""
+    """Return the best untrained baseline, at the ranks where it was measured."""
     best = next(iter(run.ladder("test", "r_at_5")), None)
     if best is None:
         return []
@@ -85,7 +85,7 @@ def _in_words(line: Series) -> str:
 
 
 def cosines(shown: Sequence[Judged], judged: Sequence[Judged]) -> str:
-    """Return one histogram per space of the models shown, over the axis that holds all judged."""
+    """Return one histogram per space of the models shown; the axis holds all judged models."""
     every = [s for _, evidence in judged for s in evidence.spaces.values() if s.paired]
     width = max([space.width for space in every], default=1.0)
     first = min([math.floor(_bin(space.low, width)) for space in every], default=0)
@@ -109,11 +109,11 @@ def _high(space: SpaceTold) -> float:
 
 
 def _bin(cosine: float, width: float) -> float:
-    return round(cosine / width, 6)  # an edge that is one by all but its last bits is one
+    return round(cosine / width, 6)  # ignores rounding errors at the edges
 
 
 def _on_grid(space: SpaceTold, width: float, first: int, last: int) -> Histogram:
-    """Return a histogram over bins `first` to `last` of a width that its own bins fit into."""
+    """Return a histogram over bins `first` to `last` of a width that is a multiple of its own."""
 
     def shares(found: Sequence[float]) -> list[float | None]:
         sums = [0.0] * (last - first)

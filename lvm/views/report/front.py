@@ -19,7 +19,7 @@ TITLE = "R@5 over cosine, test split"
 
 
 def front_blocks(run: Run) -> Iterator[Block]:
-    """Yield where every model lies against the front; nothing in a run that did not measure it."""
+    """Yield the position of every model relative to the front; nothing if it was not measured."""
     found = run.summary.front
     models = [model for model in run.summary.models if found.get(model.arm)]
     if not models:
@@ -53,12 +53,12 @@ def front_blocks(run: Run) -> Iterator[Block]:
 
 
 def front_line(ladder: Mapping[str, Evaluation]) -> list[tuple[str, Place]]:
-    """Return the rungs at the corners of the front, from the best cosine to the best R@5."""
+    """Return the baselines at the corners of the front, from the best cosine to the best R@5."""
     places = {name: _place(row.masked) for name, row in ladder.items() if name not in LIMITS}
     corners: list[tuple[str, Place]] = []
     for name, place in sorted(places.items(), key=lambda item: item[1], reverse=True):
         if corners and place[1] <= corners[-1][1][1]:
-            continue  # a rung before it is as good in both
+            continue  # an earlier baseline is as good in both
         while len(corners) > 1 and _inside(corners[-2][1], corners[-1][1], place):
             corners.pop()
         corners.append((name, place))
@@ -66,7 +66,7 @@ def front_line(ladder: Mapping[str, Evaluation]) -> list[tuple[str, Place]]:
 
 
 def _place(masked: Mapping[str, float | None]) -> Place:
-    """Return where a model or a rung lies; no evaluation is without these metrics."""
+    """Return cosine and R@5 of a model or baseline; every evaluation has them."""
     first, second = FRONT["raw"]
     return masked[first] or 0.0, masked[second] or 0.0
 
@@ -122,7 +122,7 @@ def _picture(
 
 
 def _point(model: ModelShown, found: FrontPosition) -> Point:
-    """Return a model's place, with the interval of its distance laid through it."""
+    """Return a model's position, with the interval of its distance drawn through it."""
     x, y = _place(model.masked)
     distance = found.distance
     low, high = (distance.lower, distance.upper) if distance else (0.0, 0.0)
@@ -143,7 +143,7 @@ def _in_words(found: FrontPosition) -> str:
 
 
 def _front(chart: Chart, front: Sequence[tuple[str, Place]]) -> str:
-    """Draw the front, to the left of its last rung and below its first dashed."""
+    """Draw the front, dashed to the left of its last baseline and below its first."""
     best_r, best_cosine = front[-1][1], front[0][1]
     corners = [place for _, place in front]
     edges = [((chart.x.low, best_r[1]), best_r), (best_cosine, (best_cosine[0], chart.y.low))]

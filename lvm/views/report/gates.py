@@ -1,4 +1,4 @@
-"""The gates of a report: every one that was judged, how sure it is, and how it was judged."""
+"""The gates of a report: every judged gate, its certainty, and how it was judged."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def gates_section(run: Run) -> Iterator[Block]:
 
 
 def independent(gate: GateResult) -> str:
-    """Say what the design effect of a gate leaves of its windows; "" where nobody measured it."""
+    """Say how many independent windows a gate has, by its design effect; "" where unknown."""
     effect, found = gate.design_effect, gate.estimate
     if not effect or not found:
         return ""
@@ -94,7 +94,7 @@ def _rows(run: Run) -> Iterator[Row]:
 
 
 def _confirmed(run: Run, event: Confirmed) -> Iterator[Row]:
-    """Yield the gates of a confirmation, and what a combination adds to the best arm alone."""
+    """Yield the gates of a confirmation, and a combination's gains over its best single arm."""
     name = confirmed_name(run, event)
     best, adds = added(run.state, event)
     yield from ((f"{name} (confirmation)", "test", gate) for gate in event.gates)
@@ -112,7 +112,7 @@ def _gains(run: Run) -> list[Row]:
 
 
 def _named(name: str, split: str, gate: GateResult) -> list[str]:
-    """Return the cells that name a gate; a bound has a sign where it is one of a difference."""
+    """Return the cells that name a gate; the bound of a difference has a sign."""
     bound = number(gate.bound, sign=gate.gate != "stage") if gate.estimate else NONE
     return [name, split, gate.gate, title_of(gate.metric), bound]
 
@@ -153,5 +153,5 @@ def _p_value(name: str, split: str, gate: GateResult) -> list[str]:
 
 
 def _chance(p_value: float | None) -> str:
-    """Return a p-value; no p-value is 0."""
+    """Return a p-value as text, never as 0."""
     return "< 0.0001" if p_value is not None and p_value < 5e-5 else number(p_value, 4)

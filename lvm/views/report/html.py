@@ -47,7 +47,7 @@ def render(sections: Sequence[Section], verdict: str, title: str = "Triage repor
 
 
 def fragment(blocks: Sequence[Block]) -> str:
-    """Return blocks as HTML to stand in another page; every text in it is escaped."""
+    """Return blocks as HTML to embed in another page; every text in it is escaped."""
     return f"<div>{''.join(_block(block) for block in blocks)}</div>"
 
 
@@ -116,7 +116,7 @@ def _row(table: Table, index: int, row: Sequence[str]) -> str:
 
 
 def _cell(cell: str) -> str:
-    """Return an escaped cell; a verdict at its start and an interval at its end are set off."""
+    """Return an escaped cell; a verdict at its start and an interval at its end are styled."""
     word = next((word for word in WORDS if cell == word or cell.startswith(f"{word} ")), "")
     value, bracket, rest = cell.removeprefix(word).strip(), "", ""
     if cell.endswith("]"):
@@ -128,5 +128,5 @@ def _cell(cell: str) -> str:
 
 
 def colour_word(verdict: str) -> str:
-    """Return a verdict in the colour of what it means."""
+    """Return a verdict in the colour of its tone."""
     return f'<span class="word {tone(verdict)}">{escape(verdict)}</span>'

@@ -1,4 +1,4 @@
-"""The hypothesis ledger of a run, what steps add together, and the time that was forecast."""
+"""The hypothesis ledger of a run, the joint gain of steps, and the forecast time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = (
 
 
 def ledger_sections(run: Run) -> list[Section]:
-    """Return the sections that this run has something to say in."""
+    """Return the sections that have content in this run."""
     found = []
     if run.summary.combination is not None:
         blocks = list(_together(run, run.summary.combination))

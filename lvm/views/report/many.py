@@ -1,4 +1,4 @@
-"""What a report shows of a step with very many arms: the foremost of them, and the rest counted.
+"""What a report shows of a step with very many arms: the most important ones; it counts the rest.
 
 verdict.json holds them all. A step of no more than ARMS arms is shown whole.
 """
@@ -15,15 +15,15 @@ from lvm.triage.events.parts import Arm
 from lvm.triage.summary import ArmShown, StepShown
 from lvm.views.report import Run
 
-ARMS = 30  # rows of a table about one step, and leaves of its place in the tree
+ARMS = 30  # rows of a table about one step, and leaves of its node in the tree
 CURVES = 12  # lines of a plot
 NAMES = 12  # arms that one sentence names
 
 
 def shown_arms(run: Run, step: StepShown, room: int = ARMS) -> list[ArmShown]:
-    """Return the arms of a step to show: its control and what it chose, then the best by MRR.
+    """Return the arms of a step to show: its control and the chosen arms, then the best by MRR.
 
-    Arms that hold the stage gate, or only look as if they fail it, come before the best.
+    Arms that pass the stage gate, or fail it but clearly win at R@5, come before the best.
     """
     chosen, conflicts = {step.candidate, step.kept}, set(step.conflicts)
 
@@ -40,7 +40,7 @@ def _mrr(run: Run, arm: ArmShown) -> float:
 
 
 def measured(run: Run, arm: str, judged: ArmShown | ArmJudged | None, metric: str) -> float | None:
-    """Return a dev metric of an arm at the epoch that counts, or so far."""
+    """Return a dev metric of an arm at the epoch that counts, or at its latest one."""
     if judged is not None and judged.reason is not None:
         return judged.evaluation.masked.get(metric) if judged.evaluation else None
     curve = run.curve(arm)
@@ -53,7 +53,7 @@ def ends(arms: Sequence[ArmShown]) -> list[str]:
 
 
 def left_out(step: StepShown, shown: Sequence[ArmShown]) -> str:
-    """Count the arms of a step that are not among those shown; "" when all are."""
+    """Count the arms of a step that are not shown; "" when all are."""
     rest = tally(ends(step.arms), ends(shown))
     num_left = len(step.arms) - len(shown)
     return f"{counted(num_left, 'more arm')} ({rest})" if rest else ""

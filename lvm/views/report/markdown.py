@@ -1,4 +1,4 @@
-"""Write the report of a run: `report.md` in plain GitHub Markdown, and `report.html` beside it."""
+"""Write the report of a run: `report.md` in plain GitHub Markdown, and `report.html`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def write_audit_report(document: AuditDocument, folder: Path) -> Path:
 
 
 def report_sections(run: Run) -> list[Section]:
-    """Return everything the report says, verdict first."""
+    """Return all sections of the report, verdict first."""
     verdict = Section("verdict", "Verdict", list(verdict_section(run)))
     audit = [Section("audit", "The audit", list(audit_section(run)))] if audit_of(run) else []
     origin = Section("origin", "Where the numbers come from", list(origin_section(run)))
@@ -156,7 +156,7 @@ _MARKUP = re.compile(
 
 
 def plain(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line."""
+    """Return text that Markdown shows unchanged, on one line."""
     return _MARKUP.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", one_line(text))
 
 

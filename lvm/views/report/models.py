@@ -1,4 +1,4 @@
-"""The tables of a report: every model beside the ladder, and every gate that was judged."""
+"""The tables of a report: every model and the ladder, and every gate that was judged."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def _model_row(run: Run, model: ModelShown) -> list[str]:
 
 
 def _dev_of(run: Run, arm: str) -> Mapping[str, float | None]:
-    """Return what an arm reached on dev when it had trained longest.
+    """Return the dev metrics of an arm after its longest training.
 
-    A model of phase 1 may be the control of a step as well, which judges it at an earlier epoch.
+    A model of phase 1 may also be the control of a step, which judges it at an earlier epoch.
     """
     judged = [(e.epoch, e.evaluation) for e in run.state.of(ArmJudged, arm=arm) if e.evaluation]
     _, latest = max(judged, key=lambda found: found[0], default=(0, None))
@@ -75,12 +75,12 @@ def _dev_of(run: Run, arm: str) -> Mapping[str, float | None]:
 
 
 def model_name(model: ModelShown | TestJudged) -> str:
-    """Return what a judged model is called; a confirmation bears the name of its arm."""
+    """Return the name of a judged model; a confirmation has the name of its arm."""
     return f"{model.name} (confirmation)" if model.role == "confirm" else model.name
 
 
 def confirmed_name(run: Run, event: Confirmed) -> str:
-    """Return what was confirmed: an arm, or the recipe carried up to and with it."""
+    """Return what was confirmed: an arm, or an arm with the changes carried into it."""
     test = run.state.last(TestJudged, arm=event.spec)
     name = test.name if test else event.arm
     return name if name == event.arm else f"{name} (with {event.arm})"
@@ -94,7 +94,7 @@ def is_combination(state: RunState, confirmed: Confirmed) -> bool:
 def added(state: RunState, confirmed: Confirmed) -> tuple[str, list[GateResult]]:
     """Return the best arm alone, and the gains of a combination over it as gates named "adds".
 
-    "" and no gate where nothing was settled, or the confirmation is not that of a combination.
+    "" and no gate where nothing was settled, or the confirmation is of a single step.
     """
     settled = state.last(Settled) if is_combination(state, confirmed) else None
     if settled is None:
@@ -138,7 +138,7 @@ def _difference(own: float | None, other: float | None, digits: int = 3) -> str:
 
 
 def _as_difference(gate: GateResult) -> GateResult:
-    """Return a judged improvement as the difference that it is: a fall where lower is better."""
+    """Return a judged improvement as a signed difference: a fall where lower is better."""
     found = gate.estimate
     known = gate.metric in METRICS.names()
     if found is None or not known or METRICS.get(gate.metric).higher_is_better:

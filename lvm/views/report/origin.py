@@ -56,7 +56,7 @@ def _cut_short(step: StepShown) -> list[str]:
 
 
 def _never_varied(run: Run) -> list[str]:
-    """Return what was the same in every arm of the run."""
+    """Return the settings that were the same in every arm of the run."""
     recipes = [spec.recipe for step in run.state.of(StepStarted) for spec in step.arms]
     recipes = recipes or [run.started.config.recipe]
     first, found = recipes[0], []
@@ -110,7 +110,7 @@ def origin_section(run: Run) -> Iterator[Block]:
 
 
 def removed(run: Run) -> str:
-    """Return what the run removed of what its arms had left on disk; "" for nothing."""
+    """Return which files of its arms the run removed from disk; "" for none."""
     events = run.state.of(Tidied)
     states = {arm for event in events for arm in event.states}
     weights = {arm for event in events for arm in event.weights}
@@ -122,7 +122,7 @@ def removed(run: Run) -> str:
 
 
 def _split(data: DataSeen, name: str) -> str:
-    """Return windows and articles of a split; where it is a draw, also of how many."""
+    """Return windows and articles of a split, and the numbers it was drawn from, if it was."""
     windows, articles = data.windows[name], data.articles.get(name)
     whole = data.drawn_from.get(name)
     if whole is not None:

@@ -1,6 +1,6 @@
-"""What the audit's plots show, in words and as plain text: one sentence each, and the numbers.
+"""The audit's plots in words and as plain text: one sentence each, and the numbers.
 
-The sentences stand under the drawings of `small_plots` as well; the text is what Markdown shows
+The sentences are also the captions of the drawings in `small_plots`; Markdown shows the text
 instead of a drawing.
 """
 
@@ -24,7 +24,7 @@ RULES = {
     "lag_profile": "Should fall to the right if text is in order",
     "offset_sweep": f"Should peak at {RIGHT_OFFSET} if the target is the next chunk",
 }
-FLAT = 0.05  # a sweep that moves less has no peak worth naming: a sound one reaches 1
+FLAT = 0.05  # a smaller range has no peak worth naming: good data reach 1
 NUM_LISTED = 10  # blocks of articles in text
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -33,7 +33,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 
 def line_plots(plots: Plots) -> dict[str, dict[str, Points]]:
-    """Return for each line plot the points (x, mean, error) of each side that has any."""
+    """Return for each line plot the points (x, mean, error) of each side that has some."""
     found = {}
     for name in LINES:
         sides = {side: known(values) for side, values in profiles(plots, name).items()}
@@ -90,7 +90,7 @@ def _seen(name: str, points: Points) -> str:
 
 
 def blocks_reading(part: Coherence) -> str:
-    """Return how the blocks of articles lie beside the train side."""
+    """Return how the blocks of articles compare with the train side."""
     near = [value for _, _, value in known_blocks(part)]
     rule = "Similarity of neighbours beyond random pairs"
     if part.low is None or part.high is None:
@@ -112,7 +112,7 @@ def histogram_reading(part: Histogram) -> str:
 
 
 def block_name(block: Block, part: Coherence) -> str:
-    """Return which articles a block holds, or which stretches of the file where none are known."""
+    """Return which articles a block holds, or which rows of the file if articles are unknown."""
     if block.first is None:
         return "articles unknown"
     span = str(block.first)
@@ -181,5 +181,5 @@ def _bars(part: Histogram) -> list[str]:
 
 
 def _bar(share: float, top: float) -> str:
-    """Return a letter as high as the share; anything above zero shows."""
+    """Return a block letter of the share's height; anything above zero is visible."""
     return BARS[max(int(share > 0), round((len(BARS) - 1) * share / top))]

@@ -13,7 +13,7 @@ from lvm.views.report.charts.chart import Axis, Chart, Point, Series
 from lvm.views.report.charts.svg import legend, style_of, swatch, tag
 
 NAME_LENGTH = 40  # letters of a name that fit above a bar
-LEVEL_NAMES = 124  # width beside the curves for the names of the levels
+LEVEL_NAMES = 124  # width to the right of the curves for the names of the levels
 ROW = 32  # height of a bar with its name
 
 
@@ -23,7 +23,7 @@ ROW = 32  # height of a bar with its name
 def step_curves(run: Run, specs: Sequence[Arm]) -> str:
     """Return the dev cosine and R@5 per epoch of some arms, with one legend for both.
 
-    Where every arm is searched in a learned space, no cosine compares with the levels.
+    If every arm is searched in a learned space, no cosine can be compared with the levels.
     """
     panels = []
     for metric in METRICS.shown(Shown.CURVES):
@@ -56,7 +56,7 @@ def _line(run: Run, spec: Arm, metric: str, place: int) -> Series:
 
 
 def _levels(run: Run, metric: str) -> list[tuple[str, str, float]]:
-    """Return the lines behind the curves: the stage gate, the best rung, copy-last."""
+    """Return the lines behind the curves: the stage gate, the best baseline, copy-last."""
     gate = []
     if metric == "eval_cosine":
         gate.append(("gate", "stage gate", run.started.config.gates.stage_eval_cosine))
@@ -66,7 +66,7 @@ def _levels(run: Run, metric: str) -> list[tuple[str, str, float]]:
 
 
 def chart_of(run: Run, metric: str) -> Chart:
-    """Return the axes that all panels of a metric share, so that steps compare by eye."""
+    """Return the axes that all panels of a metric share, so that steps can be compared by eye."""
     low, high, last = run.span(metric)
     epochs = Axis(0, last, "epoch", range(0, last + 1, math.ceil(last / 6)))
     values = [low, high, *(value for _, _, value in _levels(run, metric))]

@@ -1,4 +1,4 @@
-"""What a seed changes: the models behind the verdict, trained with several."""
+"""The effect of the seed: the models behind the verdict, trained with several seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lvm.views.report import Block, Figure, Paragraph, Run, Table
 from lvm.views.report.charts.chart import IN_ROW, Axis, Chart, Point
 from lvm.views.report.charts.svg import Style, line_sample, sample, style_of, tag, wide
 
-ROW, TOP, BOTTOM, EDGE = 44, 8, 24, 16  # of the plot: a row, and what surrounds the rows
+ROW, TOP, BOTTOM, EDGE = 44, 8, 24, 16  # of the plot: height of a row, and the margins
 
 
 def seeds_section(run: Run) -> Iterator[Block]:

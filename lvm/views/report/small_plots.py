@@ -1,4 +1,4 @@
-"""Charts of the audit, one panel each, with a sentence that says how to read it and what it shows.
+"""Charts of the audit, one panel each, with a sentence on how to read it and what it shows.
 
 Train is the dashed grey line that eval is compared to; a bar is two standard errors to each side.
 """
@@ -36,7 +36,7 @@ UNMARKED = line_sample(STYLES["train"], marked=False)
 
 
 def panels(plots: Plots) -> str:
-    """Return every plot there are numbers for, as one group of panels; "" without any."""
+    """Return every plot that has numbers, as one group of panels; "" without any."""
     charts = [
         *(
             _profile(name, profiles(plots, name), lines)

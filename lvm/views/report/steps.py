@@ -98,7 +98,7 @@ def _whose(run: Run, step: StepShown) -> str:
 
 
 def _by_gain(run: Run) -> Table:
-    """Return the steps ranked by what they gain over the same budget without their change."""
+    """Return the steps ranked by their gain over the control."""
     rows = [
         [
             run.title(found.step),
@@ -117,7 +117,7 @@ def _gain(gate: GateResult | None) -> str:
 
 
 def _restarts(run: Run, *races: str) -> Iterator[str]:
-    """Yield what broke and was tried again: at most some arms, the rest counted."""
+    """Yield the arms that broke and were restarted: a limited number, and a count of the rest."""
     events = [event for race in races for event in run.state.of(ArmRestarted, step=race)]
     for event in events[:RESTARTS_SHOWN]:
         yield f"{event.name} at epoch {max(0, event.epoch)}: {event.detail}."
@@ -166,7 +166,7 @@ def _tried_table(run: Run, arms: Sequence[ArmShown], specs: Mapping[str, Arm]) -
 
 
 def _ran(run: Run, spec: Arm, judged: ArmShown | ArmJudged | None) -> list[str]:
-    """Return how far an arm went and why it ended there."""
+    """Return how many epochs an arm trained and why it ended there."""
     epochs = judged.epochs_run if judged else max(run.curve(spec.id), default=0)
     went = f"{epochs} of {spec.recipe.training.epochs}"
     if spec.source is not None:

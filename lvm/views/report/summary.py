@@ -94,14 +94,14 @@ def _confidence(run: Run) -> str:
 
 
 def _phase1_name(run: Run) -> str:
-    """Return what phase 1 judged: the base recipe's model, or a file of predictions."""
+    """Return the name of what phase 1 judged: the base recipe's model, or predictions."""
     judged = run.summary.judged
     given = f"{judged.file} (predictions)" if judged.stand_in else "phase 1"
     return run.unchanged.name if run.unchanged else given
 
 
 def _nearest(verdict: Verdict | None, gates: Sequence[GateResult]) -> tuple[int, float]:
-    """Return how near a judged model came, for ordering: by verdict, then by its gain in R@5."""
+    """Return a sort key for judged models: by verdict, then by gain in R@5."""
     found = [g for g in gates if g.gate == "success" and g.metric == "r_at_5"]
     gained = [g.estimate.value for g in found if g.estimate]
     rank = {Verdict.PASS: 3, Verdict.INCONCLUSIVE: 2, Verdict.FAIL: 1}
@@ -148,7 +148,7 @@ def _next(run: Run, changed: bool) -> tuple[str, str]:
 
 
 def _crosses(run: Run) -> bool:
-    """Whether an interval crosses its bound, which more articles would narrow."""
+    """Whether an interval crosses its bound, so that more articles would help."""
     confirmed = run.state.of(Confirmed)
     gates = [*run.summary.phase1.gates, *(gate for event in confirmed for gate in event.gates)]
     gates += [gate for e in confirmed if e.control for gate in e.control.gates]
@@ -156,7 +156,7 @@ def _crosses(run: Run) -> bool:
 
 
 def _again(run: Run) -> str:
-    """Return the command of a new run with the same options; an old journal holds only its own."""
+    """Return the command of a new run with the same options; an old journal has only its own."""
     return run.started.again or run.started.command
 
 

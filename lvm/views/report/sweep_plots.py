@@ -1,4 +1,4 @@
-"""Pictures of a sweep: the metric along each key, and every arm as a line through its values."""
+"""Charts of a sweep: the metric along each key, and every arm as a line through its values."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lvm.views.report.charts.chart import Axis, Chart, Point
 from lvm.views.report.charts.svg import Style, line_sample, tag, wide, words
 
 BEST, OTHER = Style("c1"), Style("grey", "square")
-BEST_SHARE = 4  # one arm in so many is among the best
+BEST_SHARE = 4  # one arm in this many is among the best
 NAMES = 48  # height below the axes for their ends and names
 WORD_LENGTH = 14  # letters of a value at an axis
-WIDE_RANGE = 20  # a list whose ends lie so far apart is drawn on a log scale
+WIDE_RANGE = 20  # a list whose ends differ by this factor is drawn on a log scale
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Where the values of a key lie along an axis."""
+    """The positions of a key's values on an axis."""
 
     axis: Axis
-    words: Sequence[Value] = ()  # of a key whose values are no numbers
+    words: Sequence[Value] = ()  # of a key whose values are not numbers
 
     def place(self, value: Value) -> float:
-        """Return the value as the axis has it."""
+        """Return the position of a value on the axis."""
         if self.words:
             return float(self.words.index(value))
         assert isinstance(value, int | float)
@@ -37,7 +37,7 @@ class Scale:
 
 
 def slices(found: Swept, keys: Sequence[str], arms: Sequence[SweptArm]) -> str:
-    """Return a panel per key: what every arm reached over its value of the key."""
+    """Return a panel per key: the metric of every arm over its value of the key."""
     y = Axis.around([arm.value for arm in arms], title_of(found.sweep.metric))
     panels = []
     for key in keys:
@@ -53,7 +53,7 @@ def slices(found: Swept, keys: Sequence[str], arms: Sequence[SweptArm]) -> str:
 
 
 def parallel(found: Swept, keys: Sequence[str], arms: Sequence[SweptArm]) -> str:
-    """Return one axis per key and one of the metric, with a line per arm; the best on top."""
+    """Return one axis per key and one for the metric, with a line per arm; the best on top."""
     metric = METRICS.get(found.sweep.metric)
     names = [*short_names(keys).values(), metric.title]
     scales = [scale_of(found, key) for key in keys]

@@ -1,4 +1,4 @@
-"""What a sweep says of its keys: how much each explains, and its arms as a picture."""
+"""What a sweep shows about its keys: how much each explains, and charts of its arms."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lvm.triage.summary import StepShown
 from lvm.views.report import Block, Figure, Paragraph, Run, Table
 from lvm.views.report.sweep_plots import parallel, slices
 
-DRAWN = 200  # arms of a picture
-KEYS = 6  # keys of a picture
+DRAWN = 200  # most arms of a chart
+KEYS = 6  # most keys of a chart
 
 
 def sweep_blocks(run: Run, step: StepShown) -> Iterator[Block]:
-    """Yield what the arms of a sweep say of its keys; nothing for a step of another kind."""
+    """Yield what the arms of a sweep show about its keys; nothing for other steps."""
     found = swept(run.state, step.step)
     if found is None:
         return
@@ -58,7 +58,7 @@ def _table(found: Swept) -> Table:
 
 
 def _notes(found: Swept) -> Iterator[str]:
-    """Say how far the shares and the best arm are to be trusted."""
+    """Say how far the shares and the best arm can be trusted."""
     if len(found.arms) < FEWEST:
         yield f"With fewer than {FEWEST} arms the share of a key is not computed."
     if found.num_without:

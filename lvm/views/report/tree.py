@@ -1,4 +1,4 @@
-"""The tree of a run: the path taken, how every arm on it ended, what was passed by, and why."""
+"""The tree of a run: the path taken, how every arm on it ended, what was skipped, and why."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ATTRIBUTED = {  # which cause a confirmation supports
 
 @dataclass(frozen=True)
 class Leaf:
-    """An arm of a step, or a confirmation that left from it."""
+    """An arm of a step, or a confirmation that follows it."""
 
     kind: str  # of MARKS
     name: str
@@ -48,13 +48,13 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Node:
-    """One place of the tree."""
+    """A node of the tree."""
 
     title: str
     why: str  # it was entered, or was not
     visited: bool
     gate: str = ""
-    verdict: str = ""  # of the gate; "" when the place was not reached or has not ended
+    verdict: str = ""  # of the gate; "" when the node was not reached or has not ended
     leaves: Sequence[Leaf] = ()
 
 
@@ -72,7 +72,7 @@ def tree_section(run: Run) -> Iterator[Block]:
 
 
 def _nodes(run: Run) -> Iterator[Node]:
-    """Yield the places of the tree in the order of the run, those not reached last."""
+    """Yield the nodes of the tree in the order of the run, those not reached last."""
     if audit := audit_of(run):
         yield Node("Audit", answer(audit), True, "", audit.verdict)
     specs = run.specs("phase_1")
@@ -197,7 +197,7 @@ def _cut(run: Run, step: str, arm: str, epoch: int) -> str:
 
 
 def _shared(run: Run, step: str, spec: Arm) -> str:
-    """Say where an arm that an earlier part of the run had trained already comes from."""
+    """Say which earlier step already trained an arm."""
     first = run.first_start[spec.id]
     if first.step == step:
         return ""
@@ -208,7 +208,7 @@ def _shared(run: Run, step: str, spec: Arm) -> str:
 
 
 def _drawn(nodes: Sequence[Node], end: str, since: str) -> str:
-    """Return the tree as a nested list: the same words for eyes and for ears."""
+    """Return the tree as a nested list, which a screen reader can read too."""
     taken = "".join(_place(node) for node in nodes if node.visited)
     passed = "".join(_place(node) for node in nodes if not node.visited)
     kind = tone(end.split()[0])

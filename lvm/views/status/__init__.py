@@ -1,4 +1,4 @@
-"""Where a running or finished triage stands, from its journal; `screen` shows it.
+"""The state of a running or finished triage, from its journal; `screen` shows it.
 
 journal --status--> Standing --screen--> 24 lines
                              --as_json--> one JSON object
@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+from msgspec.structs import asdict
 
 from lvm.audit.document import AuditDocument
 from lvm.audit.words import answer, blocking_codes
 from lvm.core.command import lvm_command, shown
+from lvm.core.plain_json import Json
 from lvm.core.printed import eval_command, resume_command
 from lvm.core.records import GateResult, RunVerdict, Verdict, to_plain
 from lvm.triage.events import (
@@ -34,7 +36,7 @@ from lvm.triage.state import RunState
 from lvm.triage.subject import TRAINER
 from lvm.triage.summary import Summary
 from lvm.triage.verdict import build_verdict
-from lvm.views.progress import arms_of, seconds_left, since_start
+from lvm.views.progress import ArmStanding, arms_of, seconds_left, since_start
 from lvm.views.status.standing import (
     AuditStanding,
     Blocking,
@@ -81,22 +83,26 @@ def status(state: RunState, folder: Path, now: float, driver: Driver | None = No
     )
 
 
-def as_json(standing: Standing) -> dict[str, Any]:
-    """Return a standing as JSON values; what an arm has measured stands among its own keys."""
-    plain: dict[str, Any] = to_plain(standing)
-    steps = [*plain["ended"], *([plain["step"]] if plain["step"] else [])]
-    for step in steps:
-        step["arms"] = [_flat(arm) for arm in step["arms"]]
-    return plain
+def as_json(standing: Standing) -> dict[str, Json]:
+    """Return a standing as JSON values; the metrics of an arm are among its own keys."""
+    step = _step_as_json(standing.step) if standing.step else None
+    ended = [_step_as_json(step) for step in standing.ended]
+    return to_plain(standing) | {"step": step, "ended": ended}
 
 
-def _flat(arm: dict[str, Any]) -> dict[str, Any]:
-    pairs = ((k, v) if k == "measured" else ("", {k: v}) for k, v in arm.items())
-    return {key: value for _, part in pairs for key, value in part.items()}
+def _step_as_json(step: RunningStep | EndedStep) -> dict[str, Json]:
+    return to_plain(step) | {"arms": [_arm_as_json(arm) for arm in step.arms]}
+
+
+def _arm_as_json(arm: ArmStanding) -> dict[str, Json]:
+    flat: dict[str, Json] = {}
+    for key, value in to_plain(arm).items():
+        flat |= to_plain(arm.measured) if key == "measured" else {key: value}
+    return flat
 
 
 def _goes_on(verdict: str | None, driver: Driver | None) -> str:
-    """Return whether a run goes on: its lock says so, and how long it was silent says nothing."""
+    """Return whether a run goes on, by its lock: silence alone means nothing."""
     if verdict is not None:
         return "finished"
     return "interrupted" if driver is None or driver.abandoned else "running"
@@ -111,7 +117,7 @@ def _driver(driver: Driver | None) -> Driving | None:
 
 
 def _spent(events: Iterable[Event], age: float) -> float:
-    """Return the seconds between events, without those that an interruption lies between."""
+    """Return the seconds between events, except across interruptions."""
     pairs = itertools.pairwise(events)
     spent = sum(late.at - early.at for early, late in pairs if not isinstance(late, Resumed))
     return round(spent + age, 1)
@@ -146,7 +152,7 @@ def _doing(state: RunState) -> str:
 
 
 def title(number: int | None, name: str) -> str:
-    """Return how a step is called on a screen."""
+    """Return the title of a step on the screen."""
     return f"step {number}, {name}" if number is not None else name
 
 
@@ -222,9 +228,9 @@ def _next(summary: Summary, folder: Path, goes_on: str, state: RunState) -> str:
         return summary.resume
     if summary.verdict is RunVerdict.BLOCKED and started is not None:
         return started.again or started.command
-    own = summary.judged.kind == TRAINER  # there is no checkpoint of ours to judge
+    own = summary.judged.kind == TRAINER  # it has no checkpoint that lvm can judge
     if summary.arm is not None and goes_on == "finished" and not own:
         checkpoint = found_at(summary.arm.checkpoint, folder)
         modules = started.config.plugins if started else ()
-        return eval_command(checkpoint, to_plain(state.arguments), modules)
+        return eval_command(checkpoint, asdict(state.arguments), modules)
     return f"{lvm_command()} report {shown(folder)}"

@@ -17,12 +17,12 @@ from lvm.views.status.standing import EndedStep, GainStanding, RunningStep, Stan
 from lvm.views.terminal import duration
 
 WIDTH = 80
-STEPS_SHOWN, ARMS_SHOWN, CODES_SHOWN = 5, 6, 3  # so that all of it fits 24 lines
+STEPS_SHOWN, ARMS_SHOWN, CODES_SHOWN = 5, 6, 3  # so that everything fits in 24 lines
 LABEL = 8
 
 
 def screen(seen: Standing) -> list[str]:
-    """Return `status` as lines of at most 80 columns; only a command to be copied may be longer."""
+    """Return `status` as lines of at most 80 columns; only commands may be longer."""
     return [
         *textwrap.wrap(_headline(seen), WIDTH, max_lines=2 if seen.step else 3, placeholder=" …"),
         *(_folded("judged", _judged(seen.judged), 2) if seen.judged.stand_in else ()),
@@ -64,7 +64,7 @@ def _cost(seen: Standing) -> str:
 
 
 def _absent(seen: Standing) -> list[str]:
-    """Return which arms are no part of the evidence, unless the headline says it."""
+    """Return which arms are missing from the evidence, unless the headline says so."""
     absent = seen.absent
     if not absent or (seen.headline and sentences(absent)[0] in seen.headline):
         return []
@@ -72,7 +72,7 @@ def _absent(seen: Standing) -> list[str]:
 
 
 def _steps(ended: Sequence[EndedStep]) -> Iterator[str]:
-    """Yield a line per step that has ended: its verdict, what it keeps, what was stopped."""
+    """Yield a line per ended step: its verdict, the arm it keeps, how many arms were stopped."""
     hidden = max(0, len(ended) - STEPS_SHOWN)
     if hidden:
         yield _labelled("ended", f"({hidden} earlier: see the report)")
@@ -91,7 +91,7 @@ def _stopped(step: EndedStep) -> str:
 
 
 def _arms(step: RunningStep) -> Iterator[str]:
-    """Yield the table of arms, those that still run first when not all can be shown."""
+    """Yield the table of arms; running arms come first when not all can be shown."""
     arms = step.arms
     if len(arms) > ARMS_SHOWN:
         arms = sorted(arms, key=lambda arm: arm.reason is not None)
@@ -116,7 +116,7 @@ def _gates(gains: Sequence[GainStanding]) -> Iterator[str]:
 
 
 def _advice(seen: Standing) -> Iterator[str]:
-    """Yield what to type next; commands are copied whole and not folded."""
+    """Yield what to type next; commands are not wrapped, so that they can be copied."""
     blocked = seen.audit.blocked if seen.audit and seen.verdict is RunVerdict.BLOCKED else []
     for finding in blocked[:CODES_SHOWN]:
         yield from _folded("blocked", f"{finding.code}: {finding.seen}", 2)
@@ -126,7 +126,7 @@ def _advice(seen: Standing) -> Iterator[str]:
 
 
 def _folded(label: str, text: str, lines: int) -> list[str]:
-    """Return text under a label on at most so many lines."""
+    """Return text under a label on a limited number of lines."""
     return textwrap.wrap(
         text,
         WIDTH,

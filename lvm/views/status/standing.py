@@ -69,7 +69,7 @@ class GainStanding(Part, frozen=True, kw_only=True):
 class Standing(Part, frozen=True, kw_only=True):
     """The state of a run.
 
-    `state` is running, interrupted or finished; `seconds` and `seconds_left` leave out what lay
+    `state` is running, interrupted or finished; `seconds` and `seconds_left` leave out the time
     between an interruption and its resumption.
     """
 

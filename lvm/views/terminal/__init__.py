@@ -1,4 +1,4 @@
-"""What a person sees of a triage on a terminal: a view of its journal."""
+"""A triage on a terminal: a view of its journal."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ from lvm.triage.summary import Summary
 from lvm.views.terminal.live import LiveFrames
 
 STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_EVALUABLE": "dim"}
-ROWS, OTHER_LINES = 24, 6  # arms in a frame, and lines of a terminal that these leave alone
-NAMED = 3  # rows or articles of a finding, or arms, that are named on a terminal
+ROWS, OTHER_LINES = 24, 6  # arms in a frame, and lines of the terminal left for the rest
+NAMED = 3  # rows or articles of a finding, or arms, that are named
 
 
 @dataclass
@@ -71,12 +71,12 @@ class Lane:
         return self.latest.measured(name) if self.latest else None
 
     def place(self) -> tuple[bool, float]:
-        """Return how much it is worth showing: what runs, then what ended last."""
+        """Return its priority on the screen: running arms first, then the latest to end."""
         return self.ended is None, self.ended.at if self.ended else 0.0
 
 
 class Screen(LiveFrames):
-    """Shows the running step on a terminal, and plain lines where output is no terminal."""
+    """Shows the running step on a terminal, and plain lines elsewhere."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)

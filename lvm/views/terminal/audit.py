@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lvm.audit.document import AuditDocument
 from lvm.audit.words import answer, cautions, not_looked_at, severity_of, where_in_words
+from lvm.core.plain_json import Json
 from lvm.views.terminal import NAMED, duration
 from lvm.views.terminal.live import LiveFrames
 
@@ -36,7 +37,7 @@ def print_audit(document: AuditDocument, stream: TextIO) -> None:
         console.print(Padding(audit_table(document), (1, 0)))
     for finding in document.findings:
         console.print(Text(f"{finding.code}: {finding.meaning}"))
-        say(f"  next: {finding.next}", "bold")  # not wrapped: a command is copied whole
+        say(f"  next: {finding.next}", "bold")  # not wrapped, so that a command can be copied
     if blind := not_looked_at(document):
         say("not checked, so not passed:", "dim")
         for line in blind:
@@ -62,14 +63,14 @@ def audit_table(document: AuditDocument) -> Table:
     return table
 
 
-def _place(where: Mapping[str, Any]) -> str:
-    """Return where a finding lies, the file without its folder."""
-    short = {"source": Path(where["source"]).name} if where.get("source") else {}
+def _place(where: Mapping[str, Json]) -> str:
+    """Return where a finding is, the file without its folder."""
+    short = {"source": Path(str(where["source"])).name} if where.get("source") else {}
     return where_in_words({**where, **short}, NAMED)
 
 
 class AuditProgress(LiveFrames):
-    """Says which check runs, from two seconds on, on a terminal; used as a `Progress` callback."""
+    """Shows on a terminal which check runs, after two seconds; used as a `Progress` callback."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)

@@ -1,4 +1,4 @@
-"""Frames at the foot of a terminal, drawn again four times a second while something runs."""
+"""Frames at the bottom of a terminal, redrawn four times a second while something runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.live import Live
 
 
 class LiveFrames(ABC):
-    """Draws what `_render` returns while it is entered; a stream that is no terminal gets none."""
+    """A context that draws what `_render` returns; it draws nothing if not on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self.console = Console(file=stream, highlight=False)
@@ -33,4 +33,4 @@ class LiveFrames(ABC):
 
     @abstractmethod
     def _render(self) -> RenderableType:
-        """Return the frame of this moment."""
+        """Return the current frame."""

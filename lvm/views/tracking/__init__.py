@@ -3,7 +3,7 @@
     journal events --parent, ladder and arm views--> RunView --Tracker--> the MLflow store
 
 The views are pure, so the whole record can be rebuilt from a journal at any time. Nothing here can
-stop a triage: what a store or server refuses is kept in `Tracker.problem` and tried again later.
+stop a triage: a store's refusal is kept in `Tracker.problem`, and the write is tried again later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
-from typing import Any
 
 from lvm.core.beside import beside
 from lvm.core.errors import MissingExtraError
@@ -25,6 +24,7 @@ from lvm.triage.summary import Summary
 from lvm.views.tracking.arms import arm_views, changed_views
 from lvm.views.tracking.inbox import Inbox
 from lvm.views.tracking.ladder import ladder_views
+from lvm.views.tracking.mlflow_api import Mlflow
 from lvm.views.tracking.store import (
     Refused,
     absolute,
@@ -44,9 +44,9 @@ from lvm.views.tracking.writer import Writer
 
 EXPERIMENT = "lvm-triage"
 ARTIFACTS = ("verdict.json", "audit.json", "report.md", "report.html", "journal.jsonl")
-RETRY_SECONDS = 30.0  # pause after a failure, so that a dead server is not asked all the time
-PATIENCE = 10  # the pause is at least this many times what the failure cost
-SETTINGS = {  # applied where the person has not chosen otherwise
+RETRY_SECONDS = 30.0  # pause after a failure, so that a dead server is not polled constantly
+PATIENCE = 10  # the pause is at least this many times as long as the failed attempt
+SETTINGS = {  # applied unless the person has set them
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -59,20 +59,20 @@ SETTINGS = {  # applied where the person has not chosen otherwise
 class Tracker:
     """Keeps the MLflow runs of one triage equal to its journal.
 
-    The calls may come from several threads. None of them raises for what a store or server does;
+    It may be called from several threads, and never raises for what a store or server does;
     `problem` says in one sentence what was last refused, and is None once all is written.
     """
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
         """Track the run in `folder`; MissingExtraError without mlflow, which is not imported yet.
 
-        `uri` defaults to MLFLOW_TRACKING_URI, and without that to a SQLite file beside the run
-        folder, so that all runs of a person lie in one store.
+        `uri` defaults to MLFLOW_TRACKING_URI, and without that to a SQLite file next to the run
+        folder, so that all runs of a person share one store.
         """
         if importlib.util.find_spec("mlflow") is None:
             raise MissingExtraError("mlflow", None, "tracking runs in MLflow")
-        # Here and not in the writer's thread: a change of the environment from a second thread can
-        # break the start of a process in the first.
+        # Not in the writer's thread: changing the environment there can break the start of a
+        # process in the main thread.
         for key, value in SETTINGS.items():
             os.environ.setdefault(key, value)
         self.folder = folder.absolute()
@@ -80,13 +80,13 @@ class Tracker:
         self.uri = absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or own)
         self.problem: str | None = None
         self._inbox = Inbox()
-        self._waiting = False  # whether something was handed over and not yet taken up
+        self._waiting = False  # whether something was handed over and not yet taken
         self._writer: futures.Future[None] | None = None
         self._hand = threading.Lock()  # of these two
         self._lock = threading.Lock()  # of all below
         self._runs: Writer | None = None
-        self._events = RunState()  # as far as they were taken up
-        self._num_written = 0  # of these, with all that the views say of them
+        self._events = RunState()  # those taken from the inbox
+        self._num_written = 0  # how many of these are in the store
         self._retry_at = 0.0
 
     def sync(self, events: RunState) -> None:
@@ -94,7 +94,7 @@ class Tracker:
 
         The first call imports mlflow, makes the store and closes runs of dead processes: seconds,
         in that thread. Children appear when their arm has ended. A slow or silent server costs the
-        triage nothing, and a call costs what has happened since the last one.
+        triage nothing, and a call costs only what has happened since the last one.
         """
         self._inbox.put(events)
         with self._hand:
@@ -108,7 +108,7 @@ class Tracker:
         return self._runs is not None
 
     def wait(self) -> None:
-        """Return when what was handed over has been written, or refused."""
+        """Wait until everything handed over is written or refused."""
         with self._hand:
             writer = self._writer
         if writer is not None:
@@ -121,19 +121,19 @@ class Tracker:
         an interruption, and FAILED otherwise.
         """
         with self._hand:
-            self._waiting = False  # all of it is in what comes now
+            self._waiting = False  # the write below includes it
         self.wait()
         with self._lock:
             self._attempt(lambda: self._write_all(events, summary))
 
     def ui_command(self) -> str:
-        """Return the line that opens this store in a browser, on this machine alone."""
+        """Return the command that opens this store in a browser, on this machine only."""
         return ui_command(self.uri)
 
     # --- inside ----------------------------------------------------------------------------------
 
     def _write_waiting(self) -> None:
-        """Write what was handed over, until nothing more is: the body of the writer's thread."""
+        """Write what is handed over until nothing is left: the body of the writer's thread."""
         while True:
             with self._hand:
                 waiting, self._waiting = self._waiting, False
@@ -153,7 +153,7 @@ class Tracker:
             self._events.append(event)
 
     def _attempt(self, work: Callable[[], object]) -> None:
-        """Do some work under the lock, and keep what was refused."""
+        """Do some work under the lock, and keep its error as `problem`."""
         started = time.monotonic()
         done = False
         try:
@@ -165,12 +165,12 @@ class Tracker:
             now = time.monotonic()
             self._retry_at = now + max(RETRY_SECONDS, PATIENCE * (now - started))
         finally:
-            if not done:  # what this process believes of the store may be wrong
+            if not done:  # this process no longer knows what the store holds
                 self._runs, self._num_written = None, 0
 
     def _connect(self) -> Writer:
         if self._runs is None:
-            mlflow = import_mlflow()  # here, in the writer's thread: it takes a while
+            mlflow = import_mlflow()  # slow, so it happens here, in the writer's thread
             path = sqlite_path(self.uri)
             if path is not None:
                 require_openable(path)
@@ -202,7 +202,7 @@ class Tracker:
             self._num_written = len(events)
 
     def _write_all(self, events: RunState, summary: Summary | None) -> None:
-        """Write every view of a run, and end them."""
+        """Write every view of a run, and end its MLflow runs."""
         if events:
             runs = self._connect()
             runs.enter(begun(events))
@@ -210,10 +210,11 @@ class Tracker:
             runs.write(parent_view(events, summary, closed=True), views, ARTIFACTS)
 
 
-def import_mlflow() -> Any:
-    """Return the mlflow package with all that is used of it."""
-    # MLflow warns of types of its own when this part is imported.
+def import_mlflow() -> Mlflow:
+    """Return the mlflow package with the parts that lvm uses."""
+    # MLflow warns about its own type hints when this part is imported.
     warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)
     import mlflow.pyfunc
 
-    return mlflow
+    package: Mlflow = mlflow
+    return package

@@ -55,7 +55,7 @@ FAILED = (StopReason.DIVERGED, StopReason.NOT_EVALUABLE, *ABSENT)
 
 
 def arm_views(events: RunState, summary: Summary | None = None, *, closed: bool) -> list[RunView]:
-    """Return a run per arm that has ended, and when `closed` also those that were cut short.
+    """Return a run per arm that has ended, and if `closed` also those that were cut short.
 
     `summary` is the result of the run, once it has ended; it names the confirmed model.
     """
@@ -68,11 +68,11 @@ def arm_views(events: RunState, summary: Summary | None = None, *, closed: bool)
 
 
 def changed_views(events: RunState, new: Iterable[Event]) -> list[RunView]:
-    """Return of the views of a run that goes on those that the `new` of its events change.
+    """Return those views of an unfinished run that its `new` events change.
 
-    It costs what these events and the steps they belong to cost, whatever came before.
+    The cost depends on these events and their steps, not on the length of the journal.
     """
-    arms: dict[str, set[str]] = {}  # step -> its arms that something was said of
+    arms: dict[str, set[str]] = {}  # step -> its arms with new events
     views = []
     for event in new:
         for step, arm in _touched(events, event):
@@ -89,7 +89,7 @@ def changed_views(events: RunState, new: Iterable[Event]) -> list[RunView]:
 
 
 def _touched(events: RunState, event: Event) -> Iterator[tuple[str, str]]:
-    """Yield step and arm of every view that an event says something of."""
+    """Yield step and arm of every view that an event changes."""
     if isinstance(event, Settled) or _ends(event):  # of every confirmed arm
         for confirmed in events.of(Confirmed):
             yield from _touched(events, confirmed)
@@ -108,7 +108,7 @@ def _ends(event: Event) -> bool:
 
 
 def _held_against_front(event: Event) -> Iterable[str]:
-    """Return the arms that an event places against the front."""
+    """Return the arms that an event compares with the front."""
     return event.front if isinstance(event, Compared) else ()
 
 
@@ -143,7 +143,7 @@ def _views_of_predictions(events: RunState, test: TestJudged) -> list[RunView]:
 def _arm_view(events: RunState, started: StepStarted, spec: Arm, place: int) -> RunView:
     step, arm = spec.step, spec.id
     ended = events.last(ArmEnded, step=step, arm=arm)
-    # An arm that a step shares with an earlier one was trained once; its epochs name the first.
+    # An arm that a step shares with an earlier one was trained once, under the earlier step.
     epochs = events.of(Epoch, arm=arm)
     if ended is not None:
         epochs = [e for e in epochs if e.epoch <= ended.epoch]
@@ -153,7 +153,7 @@ def _arm_view(events: RunState, started: StepStarted, spec: Arm, place: int) -> 
         key=f"{step} / {arm}",
         name=f"{_heading(started)}: {spec.name}",
         status=status,
-        started=milliseconds(started.at) + place,  # arms start together; the order is ours
+        started=milliseconds(started.at) + place,  # arms start together; this sorts them
         ended=milliseconds(end.at),
     )
     view.params = _params(events, spec)
@@ -174,14 +174,14 @@ def _arm_view(events: RunState, started: StepStarted, spec: Arm, place: int) -> 
 
 
 def _heading(started: StepStarted) -> str:
-    """Return what the report calls a step, short enough for a column."""
+    """Return the report's title of a step, short enough for a column."""
     if started.step.startswith(CONFIRMATION):
         return f"Confirm {started.step.removeprefix(CONFIRMATION)}"
     return started.title if started.number is None else f"Step {started.number}, {started.title}"
 
 
 def _params(events: RunState, spec: Arm) -> dict[str, str]:
-    """Return the recipe: first what differs from the base recipe, then what matters always."""
+    """Return the recipe: first what differs from the base recipe, then what always matters."""
     base = dict(flatten(begun(events).config.recipe.to_plain()))
     recipe = dict(flatten(spec.recipe.to_plain()))
     differing = {k: str(v) for k, v in recipe.items() if base.get(k) != v}
@@ -191,7 +191,7 @@ def _params(events: RunState, spec: Arm) -> dict[str, str]:
 
 
 def _add_judgement(view: RunView, events: RunState, spec: Arm) -> None:
-    """Add what was judged of an ended arm, on dev and on test, and what the audit found in it."""
+    """Add the judgement of an ended arm, on dev and on test, and the audit's findings in it."""
     arm, step = spec.id, spec.step
     judged = events.last(ArmJudged, step=step, arm=arm)
     if judged is not None:
@@ -213,7 +213,7 @@ def _add_judgement(view: RunView, events: RunState, spec: Arm) -> None:
 
 
 def _add_confirmation(view: RunView, events: RunState, spec: Arm) -> None:
-    """Add the answer of a confirmation to its arm, and to the control that it trained."""
+    """Add the result of a confirmation to its arm, and to the control that it trained."""
     confirmed = events.last(Confirmed, spec=spec.id, run_as=spec.step)
     if confirmed is not None:
         reasons = [f"{g.gate} {g.metric}: {g.reason}" for g in confirmed.gates]
@@ -236,10 +236,10 @@ def _add_confirmation(view: RunView, events: RunState, spec: Arm) -> None:
 
 
 def _add_combination(view: RunView, events: RunState, confirmed: Confirmed) -> None:
-    """Add what the steps that helped add together to the best of them alone."""
+    """Add what the helpful steps gain together over the best of them alone."""
     if not is_combination(events, confirmed):
         return
-    if len(events.causes) > 1:  # no step is the cause alone
+    if len(events.causes) > 1:  # no single step is the cause
         view.add_tags({"cause": "+".join(events.causes)})
     best, adds = added(events, confirmed)
     view.add_tags({"best_alone": best})
@@ -248,9 +248,9 @@ def _add_combination(view: RunView, events: RunState, confirmed: Confirmed) -> N
 
 
 def _model(events: RunState, summary: Summary | None, spec: Arm) -> ModelView | None:
-    """Return the model of an arm that was judged on test: those are worth keeping."""
+    """Return the model of an arm that was judged on test; only such models are kept."""
     test = events.last(TestJudged, arm=spec.id, step=spec.step)
-    if test is None or spec.role == "repeat":  # those only tell how much a seed changes
+    if test is None or spec.role == "repeat":  # repeats only show how much a seed changes
         return None
     data = begun(events).data
     confirmed = confirmed_arm(events, summary) == spec.id

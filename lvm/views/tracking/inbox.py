@@ -1,4 +1,4 @@
-"""What one thread hands to another: of a growing journal only the events that are new."""
+"""What one thread hands to another: only the new events of a growing journal."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from lvm.triage.events import Event
 
 
 class Inbox:
-    """Events that were handed over and not yet taken up."""
+    """Events that were handed over and not yet taken."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._new: list[Event] = []
-        self._anew = True  # what waits begins a journal, or replaces the one that was taken up
+        self._anew = True  # the waiting events start a journal, or replace the one taken so far
         self._num_seen = 0
         self._last: Event | None = None
 
     def put(self, events: Sequence[Event]) -> None:
-        """Hand over what follows the events of the last call; all, where these are not the same."""
+        """Hand over the events after those of the last call; all, if these are not the same."""
         with self._lock:
             grown = len(events) >= self._num_seen and (
                 self._num_seen == 0 or events[self._num_seen - 1] is self._last
@@ -30,7 +30,7 @@ class Inbox:
             self._num_seen, self._last = len(events), events[-1] if events else None
 
     def take(self) -> tuple[bool, list[Event]]:
-        """Return what waits, and whether it is a whole journal and not what follows the last."""
+        """Return the waiting events, and whether they are a whole journal, not a continuation."""
         with self._lock:
             found = self._anew, self._new
             self._anew, self._new = False, []

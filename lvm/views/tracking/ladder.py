@@ -9,13 +9,13 @@ from lvm.triage.events import Ladder
 from lvm.triage.state import RunState
 from lvm.views.tracking.views import RunView, data_view, milliseconds
 
-LADDER = "ladder"  # tag `role` and `step` of these runs, so that a filter can have or leave them
+LADDER = "ladder"  # tag `role` and `step` of these runs, for filters
 NOTE = "An untrained baseline, measured on the same windows and pool as the models."
 END_NOTE = f"{NOTE} It marks an end of the scale and is not a competitor."
 
 
 def ladder_views(events: RunState) -> list[RunView]:
-    """Return a run per predictor of the ladder, in its order; none before it was measured."""
+    """Return a run per predictor of the ladder, in its order; none before it is measured."""
     found = (events.last(Ladder, split=split) for split in ("dev", "test"))
     measured = [event for event in found if event is not None]
     names = dict.fromkeys(name for event in measured for name in event.rows)
@@ -24,7 +24,7 @@ def ladder_views(events: RunState) -> list[RunView]:
 
 def _view(events: RunState, measured: Sequence[Ladder], name: str, earlier: int) -> RunView:
     """Return the run of one predictor, with the metrics of an arm on dev and on test."""
-    # Measured together before the event was written: the order is ours, and ahead of all arms.
+    # They were measured together before the event was written; this sorts them before all arms.
     started = milliseconds(measured[0].at) - earlier
     view = RunView(
         key=f"{LADDER} / {name}",

@@ -1,13 +1,13 @@
-"""Runs that an MLflow store calls RUNNING, read and never changed."""
+"""Read the runs that an MLflow store calls RUNNING; nothing is changed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lvm.core.errors import DataError
 from lvm.views.tracking import EXPERIMENT, Tracker, import_mlflow
+from lvm.views.tracking.mlflow_api import Run
 from lvm.views.tracking.store import in_words, search, sqlite_path
 from lvm.views.tracking.views import PARENT
 
@@ -17,7 +17,7 @@ class OpenRun:
     """A triage that a store calls RUNNING."""
 
     name: str
-    folder: Path | None  # where its driver wrote it, which another machine may not have
+    folder: Path | None  # on its driver's machine; it may not exist here
     host: str
 
 
@@ -26,7 +26,7 @@ def open_runs(run: Path, uri: str | None = None) -> list[OpenRun]:
 
     None where there is no store yet. Raises DataError when it does not answer.
     """
-    tracker = Tracker(run, uri)  # knows the address and the settings, and opens nothing by itself
+    tracker = Tracker(run, uri)  # knows the address and the settings; opens nothing yet
     path = sqlite_path(tracker.uri)
     if path is not None and not path.exists():
         return []
@@ -36,7 +36,7 @@ def open_runs(run: Path, uri: str | None = None) -> list[OpenRun]:
         raise DataError(in_words(error, tracker.uri, run)) from None
 
 
-def _search(uri: str) -> list[Any]:
+def _search(uri: str) -> list[Run]:
     client = import_mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:

@@ -1,20 +1,20 @@
-"""What a store holds already, kept in the run folder: it saves work, and nothing hangs on it."""
+"""A record in the run folder of what a store already holds: it only saves work."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lvm.core.files import write_json
 from lvm.core.outside import parse_json
+from lvm.core.plain_json import Json
 
 STATE_FILE = "mlflow.json"
-SHARE_UNSAVED = 0.1  # of all marks: what a kill may cost in runs that are written once more
+SHARE_UNSAVED = 0.1  # of all marks: how many runs a kill may cause to be written again
 
 
 class Marks:
-    """Fingerprints of what was written, by the key of a view; equal ones need not be written."""
+    """Fingerprints of what was written, by the key of a view; equal ones are not written again."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / STATE_FILE
@@ -52,11 +52,11 @@ class Marks:
 
     @property
     def due(self) -> bool:
-        """Whether so much is new that it should be saved; so all of it is written a few times."""
+        """Whether enough is new to save; so the file is written only a few times."""
         return self._num_unsaved > SHARE_UNSAVED * len(self._done)
 
-    def save(self, about: Mapping[str, Any]) -> None:
-        """Write all marks, with what they are about, in one rename; nothing where none is new."""
+    def save(self, about: Mapping[str, Json]) -> None:
+        """Write all marks, and the store and runs they are for, if any is new."""
         if not self._num_unsaved:
             return
         write_json(self._path, {**about, "done": self._done, "models": self._kept})

@@ -1,4 +1,4 @@
-"""What a person reads in MLflow: descriptions in Markdown, and a table like the report's."""
+"""Descriptions in Markdown for MLflow's pages, and a table like the report's."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from lvm.views.report.markdown import render
 from lvm.views.report.models import added, models_section
 from lvm.views.report.summary import verdict_section
 
-VIEW_TAG = "mlflow.sharedViewState."  # of an experiment; MLflow's page opens it by its name
+VIEW_TAG = "mlflow.sharedViewState."  # of an experiment; a link to MLflow's page names it
 WIDTHS = {"attributes.`Run Name`": 440, "tags.`verdict`": 140, "params.`changes`": 360}  # pixels
 
 
 def table_name(metric: str) -> str:
-    """Return the name of a metric in MLflow's table; "" for one that the table leaves out."""
+    """Return the name of a metric in MLflow's table; "" for one that is not in it."""
     if metric not in METRICS.shown(Shown.MLFLOW):
         return ""
     unit = " ms" if METRICS.get(metric).unit == "ms" else ""
-    return title_of(metric).replace("@", " at ") + unit  # MLflow takes no "@" in a name
+    return title_of(metric).replace("@", " at ") + unit  # MLflow allows no "@" in a name
 
 
 def columns() -> list[str]:
@@ -39,12 +39,12 @@ def columns() -> list[str]:
 
 
 def table_link(experiment: str, triage: str) -> str:
-    """Return the place of that table in MLflow's page."""
+    """Return the address of that table in MLflow's page."""
     return f"#/experiments/{experiment}/runs?viewStateShareKey={triage}"
 
 
 def table_state(triage: str) -> str:
-    """Return the state of MLflow's page that shows one triage as the report's table does."""
+    """Return the state of MLflow's page that shows one triage like the report's table."""
     return json.dumps(
         {
             "searchFilter": f"tags.`lvm.triage` = '{triage}'",
@@ -60,7 +60,7 @@ def table_state(triage: str) -> str:
 def run_note(events: RunState, summary: Summary | None, limit: int) -> str:
     """Return the description of a triage: the report's first screen and its table of models.
 
-    At most `limit` characters: the table loses rows from below, then the text its end.
+    At most `limit` characters: rows are cut from the end of the table, then the end of the text.
     """
     if summary is None or not summary.verdict:
         return _unfinished(events)
@@ -78,7 +78,7 @@ def run_note(events: RunState, summary: Summary | None, limit: int) -> str:
 
 
 def _body(sections: Sequence[Section]) -> str:
-    """Return Markdown without its two headings: MLflow shows a few lines, and its own title."""
+    """Return Markdown without its two headings: MLflow shows few lines, and its own title."""
     return render(sections, "").split("\n\n", 2)[-1]
 
 
@@ -133,7 +133,7 @@ def _gates(gates: Sequence[tuple[str, GateResult]]) -> Table:
 
 
 def registered_note(events: RunState, spec: Arm, test: TestJudged) -> str:
-    """Return the description of a registered version: whose model it is, and what it reached."""
+    """Return the description of a registered version: its arm, and what it reached."""
     masked, started, stop = test.evaluation.masked, events.started, events.stop
     reached = ", ".join(
         f"{title_of(name)} {number(masked[name])}"

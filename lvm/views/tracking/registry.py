@@ -12,15 +12,15 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lvm.views.tracking.mlflow_api import Client, LoggedModel, Mlflow, Signature
 from lvm.views.tracking.views import DataView, ModelView, Point, RunView
 
 LOADER = "lvm.training.next_vectors"  # by its name alone: MLflow imports it where a model is loaded
-FILES = ("manifest.json", "model.safetensors")  # the moments of the optimiser stay behind
+FILES = ("manifest.json", "model.safetensors")  # without the state of the optimiser
 ALIAS = "confirmed"
 MODEL_TYPE = "next-vector"
 REQUIREMENTS = ("mlflow", "numpy", "safetensors", "torch")
@@ -28,8 +28,8 @@ READY = "READY"
 MAX_METRICS, MAX_TEXTS = 800, 100  # per request, with one hundred params and tags below 1000
 
 
-def log_values(mlflow: Any, client: Any, run: str, view: RunView) -> None:
-    """Write metrics, params and tags in few requests; a store keeps equal ones once."""
+def log_values(mlflow: Mlflow, client: Client, run: str, view: RunView) -> None:
+    """Write metrics, params and tags in few requests; a store ignores duplicates."""
     entities = mlflow.entities
     metrics = [entities.Metric(*point) for point in view.metrics]
     params = [entities.Param(*item) for item in view.params.items()]
@@ -40,7 +40,7 @@ def log_values(mlflow: Any, client: Any, run: str, view: RunView) -> None:
         client.log_batch(run, metrics=metrics[numbers], params=params[texts], tags=tags[texts])
 
 
-def log_data(mlflow: Any, client: Any, run: str, data: DataView) -> None:
+def log_data(mlflow: Mlflow, client: Client, run: str, data: DataView) -> None:
     """Name the data set of a run; naming it again changes nothing."""
     entities = mlflow.entities
     tensor = {"dtype": "float32", "shape": [-1, data.context_length, data.width]}
@@ -67,7 +67,7 @@ def log_data(mlflow: Any, client: Any, run: str, data: DataView) -> None:
 
 
 def checkpoint_of(model: ModelView, run_folder: Path) -> Path | None:
-    """Return the folder of a model's checkpoint, also where the run was moved; None without one."""
+    """Return the folder of a model's checkpoint, even if the run was moved; None without one."""
     told = Path(model.checkpoint)
     moved = run_folder / "arms" / told.parent.name / told.name
     known = (moved, run_folder / told)
@@ -76,8 +76,8 @@ def checkpoint_of(model: ModelView, run_folder: Path) -> Path | None:
 
 
 def log_model(
-    mlflow: Any,
-    client: Any,
+    mlflow: Mlflow,
+    client: Client,
     experiment: str,
     run: str,
     view: ModelView,
@@ -97,8 +97,8 @@ def log_model(
 
 
 def _upload(
-    mlflow: Any, client: Any, experiment: str, run: str, view: ModelView, folder: Path
-) -> Any:
+    mlflow: Mlflow, client: Client, experiment: str, run: str, view: ModelView, folder: Path
+) -> LoggedModel:
     tags = {"arm": view.arm, "search_space": view.space}
     name = re.sub(r"[^\w\-+ ()]", "_", view.name)
     model = client.create_logged_model(
@@ -130,7 +130,7 @@ def _upload(
     return model
 
 
-def _signature(mlflow: Any, view: ModelView) -> Any:
+def _signature(mlflow: Mlflow, view: ModelView) -> Signature:
     """Contexts [B, T, D] in, next vectors [B, D] out."""
     spec, schema = mlflow.types.TensorSpec, mlflow.types.Schema
     single = np.dtype(np.float32)
@@ -145,10 +145,10 @@ def example(context_length: int, width: int) -> npt.NDArray[np.float32]:
     return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype=np.float32)
 
 
-def _register(client: Any, run: str, view: ModelView, model: Any) -> None:
-    """Make the model a version of the one that is named after its data, and point the alias to it.
+def _register(client: Client, run: str, view: ModelView, model: LoggedModel) -> None:
+    """Register the model as a version under its data's name, and point the alias to it.
 
-    A version that is there stays as it is, also where the alias has moved on since.
+    An existing version stays as it is, even if the alias has moved on since.
     """
     name = view.registered_as
     if not client.search_registered_models(f"name = '{name}'"):

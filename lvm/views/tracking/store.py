@@ -1,4 +1,4 @@
-"""MLflow stores: their addresses, how one is made, and the runs that dead processes left open."""
+"""MLflow stores: their addresses, how to make one, and the runs that dead processes left open."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import psutil
 
-PAGE = 1000  # runs in one answer of a store
-BUSY_SECONDS = 5.0  # that another process may hold a store
-CLOCK_SECONDS = 10.0  # by which two readings of the start of one process may differ
+from lvm.views.tracking.mlflow_api import Client, Run
+
+PAGE = 1000  # runs in one page of a search
+BUSY_SECONDS = 5.0  # how long another process may hold a store
+CLOCK_SECONDS = 10.0  # tolerance between two readings of a process's start time
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
 
 def ui_command(uri: str) -> str:
-    """Return the line that opens a store in a browser, on this machine alone."""
+    """Return the command that opens a store in a browser, on this machine only."""
     shown = without_password(uri)
-    if uri.startswith(("http://", "https://")):  # a server, which has a page of its own
+    if uri.startswith(("http://", "https://")):  # a server has its own page
         return shlex.join([sys.executable, "-m", "webbrowser", shown])
     store = '"$MLFLOW_TRACKING_URI"' if shown != uri else shlex.quote(uri)
-    # As it comes, the server starts 15 processes for jobs that a viewer never asks for.
+    # By default the server starts 15 processes for jobs that a viewer never needs.
     return (
         "env MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
         f"{shlex.quote(sys.executable)} -m mlflow ui --workers 1 --backend-store-uri {store} "
@@ -38,13 +39,13 @@ def ui_command(uri: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """Return a SQLite URI with an absolute path, so that it means the same from every folder."""
+    """Return a SQLite URI with an absolute path, so that it works from every folder."""
     path = sqlite_path(uri)
     return uri if path is None else sqlite_uri(path)
 
 
 def sqlite_uri(path: Path) -> str:
-    """Return the URI of a SQLite file; what means something in a URI is quoted."""
+    """Return the URI of a SQLite file, with special characters quoted."""
     return "sqlite:///" + str(path.absolute()).replace("%", "%25").replace("?", "%3F")
 
 
@@ -55,13 +56,13 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def without_password(uri: str) -> str:
-    """Return the address as it may be shown: a token may stand where a user's name is expected."""
+    """Return the address without user and password: a token may take the user's place."""
     user, at, _ = urlsplit(uri).netloc.rpartition("@")
     return uri.replace(f"{user}@", "***@", 1) if at else uri
 
 
 class Refused(Exception):
-    """A store that will not take results until a person has done something; says what."""
+    """A store that accepts no results until a person acts; the message says how."""
 
 
 def restoring(experiment: str, uri: str) -> str:
@@ -90,7 +91,7 @@ def require_openable(path: Path) -> None:
 
 @contextlib.contextmanager
 def no_stray_folder(uri: str) -> Iterator[None]:
-    """Remove the empty folder that MLflow makes for a quoted path, beside the real one."""
+    """Remove the empty folder that MLflow makes for the quoted form of a path."""
     path = uri.removeprefix("sqlite:///")
     stray = Path(path).parent
     made = sqlite_path(uri) is not None and "%" in path and not stray.exists()
@@ -104,7 +105,7 @@ def no_stray_folder(uri: str) -> Iterator[None]:
 
 
 def artifacts(uri: str, folder: Path) -> str | None:
-    """Return where artifacts go, beside the store or the run folder; None leaves it to a server."""
+    """Return where artifacts go: next to the store or run folder; None: the server decides."""
     if not uri.startswith(DATABASES):
         return None
     beside = sqlite_path(uri) or folder
@@ -126,19 +127,19 @@ def in_words(error: Exception, uri: str, folder: Path) -> str:
 
 
 def make_store(open_store: Callable[..., object], path: Path) -> None:
-    """Make a SQLite store whole, or not at all, with MLflow's own client `open_store`.
+    """Make a SQLite store completely, or not at all, with MLflow's own client `open_store`.
 
-    MLflow makes the tables in dozens of migrations. When these are cut short, or two processes make
-    them at once, what is left can neither be used nor repaired.
+    MLflow makes the tables in dozens of migrations. If these are cut short, or two processes run
+    them at once, the result can neither be used nor repaired.
     """
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as scratch:
         made, whole = Path(scratch, "made.db"), Path(scratch, "whole.db")
         uri = sqlite_uri(made)
         with no_stray_folder(uri):
             open_store(tracking_uri=uri, registry_uri=uri)
-        shutil.copyfile(made, whole)  # the first one stays open in this process
+        shutil.copyfile(made, whole)  # this process keeps the first file open
         try:
-            os.link(whole, path)  # unlike a rename, it replaces nothing
+            os.link(whole, path)  # unlike a rename, a link replaces nothing
         except FileExistsError:
             return  # another process was faster
         except OSError:  # a file system without links
@@ -147,7 +148,7 @@ def make_store(open_store: Callable[..., object], path: Path) -> None:
 
 
 def owner() -> dict[str, str]:
-    """Return the tags by which a later process knows whether this one still lives."""
+    """Return tags that let a later process check whether this one is alive."""
     process = psutil.Process()
     return {
         "lvm.host": socket.gethostname(),
@@ -157,9 +158,9 @@ def owner() -> dict[str, str]:
     }
 
 
-def search(client: Any, experiment: str, wanted: str) -> list[Any]:
-    """Return every run of an experiment that a filter lets through; a store gives pages."""
-    found: list[Any] = []
+def search(client: Client, experiment: str, wanted: str) -> list[Run]:
+    """Return every run of an experiment that matches a filter, page by page."""
+    found: list[Run] = []
     token = None
     while True:
         page = client.search_runs([experiment], wanted, max_results=PAGE, page_token=token)
@@ -169,16 +170,16 @@ def search(client: Any, experiment: str, wanted: str) -> list[Any]:
             return found
 
 
-def sweep(client: Any, experiment: str) -> None:
+def sweep(client: Client, experiment: str) -> None:
     """End the runs that killed processes of this machine left open."""
     here = f"attributes.status = 'RUNNING' and tags.`lvm.host` = '{socket.gethostname()}'"
-    for run in search(client, experiment, here):  # all before the first ends, which moves the pages
+    for run in search(client, experiment, here):  # all of them first: ending one shifts the pages
         if not _is_alive(run.data.tags):
             client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _is_alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process that wrote `tags` lives; another one with its number does not count."""
+    """Whether the process that wrote `tags` is alive; another with the same pid does not count."""
     try:
         started: float = psutil.Process(int(tags["lvm.pid"])).create_time()
     except psutil.NoSuchProcess:

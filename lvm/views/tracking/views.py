@@ -1,4 +1,4 @@
-"""What MLflow is shown of a triage, as plain values: the form of a run, and the run of the whole.
+"""What MLflow shows of a triage, as plain values: the form of a run, and the parent run.
 
 Pure functions of the journal's events; `lvm.views.tracking` puts the views into a store.
 """
@@ -10,12 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from msgspec.structs import asdict
 
 from lvm.audit.document import FindingTold
-from lvm.core.records import Evaluation, GateResult, RunVerdict, flatten, to_plain
+from lvm.core.plain_json import Json
+from lvm.core.records import Estimate, Evaluation, GateResult, Part, RunVerdict, flatten, to_plain
 from lvm.triage.events import (
     Audited,
     Compared,
@@ -36,20 +36,20 @@ from lvm.views.tracking.note import run_note, table_name
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
 PARENT = "triage"  # key of the parent run; those of the children are "step / arm id"
-MAX_TAG = 5000  # characters every kind of store takes
+MAX_TAG = 5000  # characters that every kind of store accepts
 MAX_NOTE = MAX_TAG - 200  # leaves room for a link
-MAX_DIGEST, MAX_NAME = 36, 500  # characters MLflow takes of a data set
+MAX_DIGEST, MAX_NAME = 36, 500  # characters that MLflow accepts for a data set
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataView:
-    """The data set of a run, by the names of MLflow's own record of one."""
+    """The data set of a run, with MLflow's field names."""
 
     name: str
     digest: str
-    source_type: str  # "local" or "code", after which MLflow reads `source`
-    source: Mapping[str, Any]
-    profile: Mapping[str, Any]  # counts of rows, windows and articles
+    source_type: str  # "local" or "code": how MLflow reads `source`
+    source: Mapping[str, Json]
+    profile: Mapping[str, Json]  # counts of rows, windows and articles
     width: int
     context_length: int
     context: str  # what the run did with it
@@ -57,7 +57,7 @@ class DataView:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelView:
-    """A checkpoint to keep beside a run, and how it is registered when it is the confirmed one."""
+    """A checkpoint to keep with a run, and how to register it if it is the confirmed one."""
 
     arm: str
     name: str
@@ -85,11 +85,13 @@ class RunView:
     model: ModelView | None = None
 
     def add_tags(self, values: Mapping[str, object]) -> None:
-        """Add what is known of `values` as text."""
+        """Add the values that are known, as text."""
         self.tags.update({k: str(v)[:MAX_TAG] for k, v in values.items() if v not in (None, "")})
 
-    def add_metrics(self, prefix: str, values: object, at: float, step: int = 0) -> None:
-        """Add every finite number in `values` under names that MLflow takes."""
+    def add_metrics(
+        self, prefix: str, values: Mapping[str, object] | Part | Estimate, at: float, step: int = 0
+    ) -> None:
+        """Add every finite number in `values` under names that MLflow accepts."""
         for name, value in flatten(to_plain(values)):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
@@ -97,26 +99,28 @@ class RunView:
                 name = re.sub(r"[^\w\-./: ]", "_", prefix + name, flags=re.ASCII)
                 self.metrics.append((name, float(value), milliseconds(at), step))
 
-    def add_table(self, prefix: str, values: Mapping[str, Any], at: float, step: int = 0) -> None:
-        """Add metrics once more under their titles in the report's table."""
+    def add_table(
+        self, prefix: str, values: Mapping[str, float | None], at: float, step: int = 0
+    ) -> None:
+        """Add metrics again under their titles in the report's table."""
         named = {table_name(name): value for name, value in values.items()}
         short = {k: round(v, 4) for k, v in named.items() if k and v is not None}
         self.add_metrics(prefix, short, at, step)
 
     def add_gate(self, split: str, gate: GateResult, at: float, step: int = 0) -> None:
-        """Add one judged gate: its numbers as metrics, its answer as tags."""
+        """Add one judged gate: its numbers as metrics, its verdict as tags."""
         name = f"{split}.{gate.gate}.{gate.metric}"
         self.add_tags({f"{name}.verdict": gate.verdict, f"{name}.reason": gate.reason})
         if gate.estimate is not None:
-            plain = to_plain(gate)
-            self.add_metrics(f"{name}.", {**plain.pop("estimate"), **plain}, at, step)
+            numbers = to_plain(gate.estimate) | to_plain(gate) | {"estimate": None}
+            self.add_metrics(f"{name}.", numbers, at, step)
 
     def add_findings(self, prefix: str, findings: Sequence[FindingTold]) -> None:
-        """Add the codes of an audit's findings, and what was seen of each."""
+        """Add the codes of an audit's findings, and what was seen."""
         if not findings:
             return
         self.add_tags({f"{prefix}.codes": ", ".join(dict.fromkeys(f.code for f in findings))})
-        for finding in reversed(findings):  # the worst comes first, and stays
+        for finding in reversed(findings):  # the first is the worst, and overwrites the others
             code, seen = finding.code, f"{finding.severity}: {finding.seen}"
             self.add_tags({f"{prefix}.{code}": seen})
 
@@ -151,7 +155,7 @@ def milliseconds(seconds: float) -> int:
 
 
 def parent_view(events: RunState, summary: Summary | None, *, closed: bool) -> RunView:
-    """Return the run of a whole triage; `summary` is its result, once it has ended."""
+    """Return the parent run of a triage; `summary` is its result, once it has ended."""
     first, latest, stop = begun(events), events[-1], events.stop
     status = "RUNNING"
     if closed:
@@ -247,13 +251,13 @@ def _add_sweeps(view: RunView, events: RunState) -> None:
 
 
 def begun(events: RunState) -> RunStarted:
-    """Return the event with which the run began; a journal has no other first one."""
+    """Return the event with which the run began, the first of every journal."""
     assert events.started is not None
     return events.started
 
 
 def data_view(events: RunState, context: str) -> DataView | None:
-    """Return the data set of the triage; None when the audit ended it before it had a name."""
+    """Return the data set of the triage; None if the audit ended the run before naming it."""
     first = begun(events)
     data, given = first.data, first.arguments
     if not data.fingerprint:
@@ -263,7 +267,11 @@ def data_view(events: RunState, context: str) -> DataView | None:
         "mlflow.source.name": "lvm.data.sample",
         "mlflow.source.git.commit": str(first.commit),
     }
-    counts = {"rows": data.rows, "windows": data.windows, "articles": data.articles}
+    counts: dict[str, Json] = {
+        "rows": data.rows,
+        "windows": data.windows,
+        "articles": data.articles,
+    }
     return DataView(
         name=data.source[-MAX_NAME:],
         digest=data.fingerprint[:MAX_DIGEST],

@@ -1,4 +1,4 @@
-"""Writes views into a store: creates the runs that it lacks, and writes what it does not hold.
+"""Writes views into a store: creates missing runs, and writes what is new.
 
 Nothing here imports mlflow: `lvm.views.tracking`, its one door, hands the package and a client in.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lvm.core.config.plain import fingerprint
 from lvm.triage.events import RunStarted
 from lvm.views.tracking.marks import Marks
+from lvm.views.tracking.mlflow_api import Client, Mlflow
 from lvm.views.tracking.note import VIEW_TAG, table_link, table_state
 from lvm.views.tracking.registry import checkpoint_of, log_data, log_model, log_values
 from lvm.views.tracking.store import owner, search, without_password
@@ -20,9 +20,11 @@ from lvm.views.tracking.views import PARENT, RunView
 
 
 class Writer:
-    """The runs of one triage in one store, as far as this process knows them."""
+    """The runs of one triage in one store that this process knows."""
 
-    def __init__(self, mlflow: Any, client: Any, experiment: str, folder: Path, uri: str) -> None:
+    def __init__(
+        self, mlflow: Mlflow, client: Client, experiment: str, folder: Path, uri: str
+    ) -> None:
         self.folder, self.uri = folder, uri
         self._mlflow, self._client, self._experiment = mlflow, client, experiment
         self._owner = owner()
@@ -44,9 +46,9 @@ class Writer:
     def write(
         self, parent: RunView, views: Sequence[RunView], artifacts: Sequence[str] = ()
     ) -> None:
-        """Write the run of a triage and those below it, then files of the run folder, then models.
+        """Write the run of a triage and its children, then files of the run folder, then models.
 
-        The children of a parent that has ended have ended before it.
+        Children end before their parent.
         """
         parent.name = f"{self.folder.parent.name}/{self.folder.name}"
         parent.add_tags({"folder": self.folder})
@@ -58,11 +60,11 @@ class Writer:
                 view.add_tags({"mlflow.parentRunId": self._runs[PARENT]})
                 self._open(view)
                 self._put(view)
-            self._put(parent)  # a parent that has ended promises that its children have
+            self._put(parent)  # after the children: if the parent has ended, so have they
             for path in (self.folder / name for name in artifacts):
                 if path.exists():
                     self._client.log_artifact(self._runs[PARENT], str(path))
-            for view in views:  # last: the numbers are worth having without the models
+            for view in views:  # last: the numbers are useful without the models
                 self._put_model(view)
         finally:
             self._save()
@@ -79,9 +81,9 @@ class Writer:
             self._runs[view.key] = str(run.info.run_id)
 
     def _put(self, view: RunView) -> None:
-        """Write a view into its run, unless exactly this was written before.
+        """Write a view into its run, unless exactly this has been written.
 
-        A store keeps equal points once, so that a view that grew is simply written again.
+        A store ignores duplicate points, so a view that has grown is simply written again.
         """
         client, run = self._client, self._runs[view.key]
         if view.status == "RUNNING":
@@ -102,7 +104,7 @@ class Writer:
             self._save()
 
     def _put_model(self, view: RunView) -> None:
-        """Keep the model of a view, and register the confirmed one, unless that has been done."""
+        """Keep the model of a view, and register the confirmed one, unless that is done."""
         model = view.model
         if model is None:
             return

@@ -1,4 +1,4 @@
-"""A chart: two axes, and what can be drawn between them."""
+"""A chart: two axes, and what can be drawn on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lvm.core.text import number
 from lvm.views.report.charts.svg import Style, line_sample, marker, tag, words
 
 WIDTH, HEIGHT = 456, 250  # in units of the drawing
-IN_ROW = 0.6  # how far down in its row a value lies, below the name
+IN_ROW = 0.6  # height of a value in its row, below the name
 Place = tuple[float, float]  # values on both axes
 
 
@@ -34,7 +34,7 @@ class Axis:
         return cls(ticks[0], ticks[-1], title, ticks)
 
     def share(self, value: float) -> float:
-        """Return how far along the axis a value lies: 0 at `low`, 1 at `high`."""
+        """Return the position of a value on the axis: 0 at `low`, 1 at `high`."""
         if self.log:
             value, low, high = math.log10(value), math.log10(self.low), math.log10(self.high)
         else:
@@ -43,7 +43,7 @@ class Axis:
 
 
 def percent(share: float) -> str:
-    """Return a share as a tick says it."""
+    """Return a share as the label of a tick."""
     return f"{100 * share:g}%"
 
 
@@ -60,7 +60,7 @@ class Point(NamedTuple):
 
     x: float
     y: float
-    hint: str = ""  # shown when pointed at
+    hint: str = ""  # tooltip
     interval: tuple[Place, Place] | None = None
 
 
@@ -91,7 +91,7 @@ class Chart:
     x_grid: bool = False
 
     def at(self, x: float, y: float) -> Place:
-        """Return where two values lie in the drawing."""
+        """Return the position of two values in the drawing."""
         width, height = WIDTH - self.left - self.right, self.height - self.top - self.bottom
         return self.left + width * self.x.share(x), self.top + height * (1 - self.y.share(y))
 
@@ -156,7 +156,7 @@ class Chart:
     # --- rows: a y axis of names, Axis(num_rows, 0) -----------------------------------------------
 
     def row_name(self, row: int, name: str) -> str:
-        """Return the name of a row, above what is drawn in it."""
+        """Return the name of a row, above its marks."""
         return words(name, 0, self.at(self.x.low, row)[1] + 11, "name")
 
     def bar(self, kind: str, row: int, value: float) -> str:

@@ -1,4 +1,4 @@
-"""Elements of SVG and HTML as text: what a series looks like, and how a legend says so."""
+"""Elements of SVG and HTML as text: the style of a series, and its legend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CORNERS = {  # of a marker around its centre
 def tag(name: str, *inside: str, **attributes: float | str) -> str:
     """Return an element around finished markup; attributes are escaped, floats have one decimal.
 
-    An attribute that is a word of Python ends in "_", "_" inside a name stands for "-", and an
+    An attribute that is a Python keyword ends in "_", "_" inside a name becomes "-", and an
     attribute without a value is left out.
     """
     start = name + "".join(
@@ -55,7 +55,7 @@ class Style:
 
 
 def style_of(place: int, *, grey: bool = False, dashed: bool = False) -> Style:
-    """Return the style of the series at a place in a list; what others are compared to is grey."""
+    """Return the style of the series at a place in a list; a reference is grey."""
     colour = "grey" if grey else f"c{place % NUM_COLOURS + 1}"
     return Style(colour, MARKERS[place % len(MARKERS)], dashed)
 
@@ -72,7 +72,7 @@ def marker(kind: str, x: float, y: float, size: float = 3.5) -> str:
 
 
 def legend(*entries: tuple[str, str]) -> str:
-    """Return a legend: a sample, and what it stands for in words."""
+    """Return a legend: samples, and what they mean in words."""
     items = (tag("li", sample, escape(text)) for sample, text in entries)
     return tag("ul", *items, class_="legend")
 
@@ -89,7 +89,7 @@ def line_sample(style: Style, *, lined: bool = True, marked: bool = True) -> str
 
 
 def sample(*parts: str, colour: str = "") -> str:
-    """Return a small drawing for a legend; its words are those of the legend."""
+    """Return a small drawing for a legend."""
     return tag("svg", tag("g", *parts, class_=colour), viewBox="0 0 30 12", aria_hidden="true")
 
 
