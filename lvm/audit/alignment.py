@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Level
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen
 from lvm.audit.given_away import answers_with_rows, leaked_rows
 from lvm.audit.material import Material
 from lvm.audit.orders import Fit, Order, best_order, known_orders, rolled
@@ -42,7 +42,7 @@ REMEDY = "regenerate the predictions, row i for window i of the eval side: "
     "is every prediction in the row of its window?",
     About(blocks=True, cause=170, thorough=True),
 )
-def predictions_misaligned(material: Material) -> Iterator[Finding]:
+def predictions_misaligned(material: Material) -> Iterator[Seen]:
     """Report rows that belong to other windows: a shift, a known order, or rows mixed up."""
     given = given_rows(material)
     # A model was run here, or its rows are the targets, and so those of any window that holds them.
@@ -56,7 +56,7 @@ def predictions_misaligned(material: Material) -> Iterator[Finding]:
         yield _shifted(given, shift)
 
 
-def _reordered_or_mixed(material: Material, given: GivenRows) -> list[Finding]:
+def _reordered_or_mixed(material: Material, given: GivenRows) -> list[Seen]:
     stray = find_stray(material, given)
     if stray is None:
         return []
@@ -192,7 +192,7 @@ def _best_place(given: GivenRows, start: int, length: int) -> int:
 # --- findings -------------------------------------------------------------------------------------
 
 
-def _shifted(given: GivenRows, shift: Shift) -> Finding:
+def _shifted(given: GivenRows, shift: Shift) -> Seen:
     by = f"i {'+' if shift.by > 0 else '-'} {abs(shift.by)}"
     where = "row i" if shift.whole else f"row i, from row {shift.first} to {shift.last},"
     unit = "row" if abs(shift.by) == 1 else "rows"
@@ -216,7 +216,7 @@ def _shifted(given: GivenRows, shift: Shift) -> Finding:
     )
 
 
-def _reordered(given: GivenRows, fit: Fit) -> Finding:
+def _reordered(given: GivenRows, fit: Fit) -> Seen:
     moved = [piece for piece in fit.order.pieces if piece[0] != piece[2]]
     long = [(a, b, w) for a, b, w in moved if b > a][:3] or moved[:3]
     pieces = "; ".join(
@@ -236,7 +236,7 @@ def _reordered(given: GivenRows, fit: Fit) -> Finding:
     )
 
 
-def _mixed(given: GivenRows, stray: Stray) -> Finding:
+def _mixed(given: GivenRows, stray: Stray) -> Seen:
     assert stray.gap is not None  # as it is found
     rows = given.rows[stray.asked[stray.stray]]
     share = len(rows) / len(stray.asked)
@@ -285,10 +285,8 @@ def _misaligned(
     values: dict[str, float],
     blocks: list[tuple[int, int]],
     rows: Ids | None = None,
-) -> Finding:
-    return Finding(
-        code="PREDICTIONS_MISALIGNED",
-        severity=Severity.BLOCK,
+) -> Seen:
+    return Seen(
         seen=seen,
         allowed="every prediction in the row of its own window",
         where=where_found("predictions", count=count, of=given.total, rows=rows, blocks=blocks),

@@ -7,8 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.lineage import BEHIND, ITSELF, Seen, read_lineage, seen_articles, unknown_lineage
+from lvm.audit.finding import NotEvaluable, Seen, Severity
+from lvm.audit.lineage import (
+    BEHIND,
+    ITSELF,
+    TrainedOn,
+    read_lineage,
+    seen_articles,
+    unknown_lineage,
+)
 from lvm.audit.material import Material
 from lvm.audit.where import where_found
 
@@ -17,7 +24,7 @@ FEW_WINDOWS = 0.01  # of the eval windows: text that few of them share with othe
 Places = tuple[Int[np.ndarray, "m 2"], Bool[np.ndarray, " m"]]  # keys, and where they are known
 
 
-def seen_before(material: Material, places: Places | None) -> Seen | None:
+def seen_before(material: Material, places: Places | None) -> TrainedOn | None:
     """Return which eval articles were trained on; None without a given model or an eval side.
 
     `places` are the keys of the eval windows; without them no article is known.
@@ -27,7 +34,7 @@ def seen_before(material: Material, places: Places | None) -> Seen | None:
         return None
     if places is None:
         model = BEHIND if part is None else ITSELF
-        return Seen(
+        return TrainedOn(
             articles=np.empty(0, np.int64),
             unknown={model: "the articles of the eval windows are not known"},
         )
@@ -45,8 +52,8 @@ def seen_before(material: Material, places: Places | None) -> Seen | None:
 
 
 def seen_findings(
-    material: Material, places: Places | None, seen: Seen | None
-) -> Iterator[Finding]:
+    material: Material, places: Places | None, seen: TrainedOn | None
+) -> Iterator[Seen]:
     """Report eval articles that were trained on."""
     part = material.checkpoint
     if seen is None or places is None or len(seen.articles) == 0:
@@ -58,8 +65,7 @@ def seen_findings(
     shared = known & np.isin(keys[:, 0], seen.articles)
     few = seen.by_text and shared.mean() <= FEW_WINDOWS
     total = len(np.unique(keys[known, 0]))
-    yield Finding(
-        code="SPLIT_LEAK",
+    yield Seen(
         severity=Severity.WARN if few else Severity.BLOCK,
         seen=f"{len(seen.articles)} of {total} eval articles were seen by {model}{told}",
         allowed=f"{FEW_WINDOWS:.0%} of the windows" if seen.by_text else "0",
@@ -71,7 +77,7 @@ def seen_findings(
     )
 
 
-def require_known(seen: Seen | None) -> None:
+def require_known(seen: TrainedOn | None) -> None:
     """Raise NotEvaluable where what the given model or a parent saw cannot be compared."""
     if seen is not None and seen.unknown:
         name, why = next(iter(seen.unknown.items()))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, queries
@@ -55,7 +55,7 @@ class BlockIndex(Index):
         for_arms="the index misses targets, so every arm is judged by exact search",
     ),
 )
-def index_loss(material: Material) -> Iterator[Finding]:
+def index_loss(material: Material) -> Iterator[Seen]:
     """Compare exact and approximate Contain@50 on the model's own queries.
 
     The index is the person's own, over the rows of the bank in the space of the search, or the one
@@ -77,9 +77,7 @@ def index_loss(material: Material) -> Iterator[Finding]:
     difference = lost["difference"]
     if difference <= LOST or difference * len(windows) < LOST_QUERIES:
         return
-    yield Finding(
-        code="ANN_LOSS",
-        severity=Severity.WARN,
+    yield Seen(
         seen=f"Contain@50 {lost['contain_at_50_exact']:.3f} by exact search and "
         f"{lost['contain_at_50_approximate']:.3f} by {name}, on the model's own queries",
         allowed=f"a loss of at most {LOST}",

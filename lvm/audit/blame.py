@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lvm.audit.finding import NotEvaluable
 from lvm.audit.followed import Keyed, counted_off, keyed
 from lvm.audit.location import find_rows, in_run, same_from, unit
-from lvm.audit.material import Material, Side, once
+from lvm.audit.material import Material, Side, once, or_none
 from lvm.data.rows import KeyIndex, digests, key_codes
 
 RIGHT = 0.99  # of the vectors of a side that are at their keys
@@ -45,11 +44,10 @@ def wrong_bank(material: Material) -> WrongBank | None:
     shares, steady, rows, stated = [], [], [], []
     for side in sides:
         assert side is not None
-        try:
-            found = keyed(material, side)
-        except NotEvaluable:
+        found = or_none(keyed, material, side)
+        if found is None:
             return None
-        share = _share(found)
+        share = found.worst_share
         if not share < RIGHT or counted_off(side.keys):
             return None
         mine = _steady(material, side, found)
@@ -67,12 +65,6 @@ def wrong_bank(material: Material) -> WrongBank | None:
         rows=np.unique(places),
         rows_off=_rows_off(material, places, keys),
     )
-
-
-def _share(found: Keyed) -> float:
-    """Return the share of vectors at their keys, at the worst place; NaN where nothing is known."""
-    share = found.share_right
-    return float(np.nanmin(share)) if np.isfinite(share).any() else float("nan")
 
 
 def _steady(

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import bdtrc  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.audit.coherence import Coherence, coherence
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 
@@ -40,7 +40,7 @@ class Lengths:
         return float(self.values.std(ddof=1) / len(self.values) ** 0.5)
 
 
-def shifted_articles(material: Material) -> Iterator[Finding]:
+def shifted_articles(material: Material) -> Iterator[Seen]:
     """Report eval articles that lie less, or more, far along the mean of train than train's."""
     eval_, train = coherence(material, "eval"), coherence(material, "train")
     if eval_.targets.shape[1] != train.targets.shape[1]:
@@ -62,8 +62,7 @@ def shifted_articles(material: Material) -> Iterator[Finding]:
         return
     block = float(out.mean()) >= OUT_BLOCK and chance <= CHANCE_BLOCK
     worst = mine.articles[np.argsort(-np.abs(mine.values - usual), kind="stable")]
-    yield Finding(
-        code="SPACE_MISMATCH",
+    yield Seen(
         severity=Severity.BLOCK if block else Severity.WARN,
         seen=f"eval articles lie {mine.values.mean():.2f} along the mean of train, train "
         f"articles {usual:.2f}; {int(out.sum())} of {len(out)} lie where almost no train "

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.lineage import read_lineage
 from lvm.audit.loaded import CheckpointPart as CheckpointPart
 from lvm.audit.loaded import open_checkpoint as open_checkpoint
@@ -26,7 +26,7 @@ NUM_NAMED = 5  # classes that a finding names
 
 
 @check("LOADER", "does the checkpoint reproduce its own numbers?", About(blocks=True, cause=140))
-def loader(material: Material) -> Iterator[Finding]:
+def loader(material: Material) -> Iterator[Seen]:
     """Compare outputs and validation cosine with those stored; report what cannot be loaded."""
     part = material.checkpoint
     if part is None:
@@ -38,7 +38,7 @@ def loader(material: Material) -> Iterator[Finding]:
     if part.path.is_file():
         part = part if part.figure is not None else resolved(part, material)
     own = of_a_foreign_file if part.figure is not None else of_a_folder
-    looks: tuple[Callable[[], Iterator[Finding]], ...] = (
+    looks: tuple[Callable[[], Iterator[Seen]], ...] = (
         lambda: own(part, material),
         lambda: _context_length(part, material),
         lambda: _unread_parents(part),
@@ -57,7 +57,7 @@ def loader(material: Material) -> Iterator[Finding]:
         raise NotEvaluable("; ".join(map(str, silent)), silent[0].next)
 
 
-def _left_out(part: CheckpointPart) -> Iterator[Finding]:
+def _left_out(part: CheckpointPart) -> Iterator[Seen]:
     names = part.manifest.get("left_out", ())
     if names:
         yield loader_finding(
@@ -72,7 +72,7 @@ def _left_out(part: CheckpointPart) -> Iterator[Finding]:
         )
 
 
-def _unused(part: CheckpointPart) -> Iterator[Finding]:
+def _unused(part: CheckpointPart) -> Iterator[Seen]:
     names = part.manifest.get("unused_weights", ())
     if names:
         yield loader_finding(
@@ -85,7 +85,7 @@ def _unused(part: CheckpointPart) -> Iterator[Finding]:
         )
 
 
-def _misfit(part: CheckpointPart) -> Finding:
+def _misfit(part: CheckpointPart) -> Seen:
     return loader_finding(
         part,
         part.problem,
@@ -96,7 +96,7 @@ def _misfit(part: CheckpointPart) -> Finding:
     )
 
 
-def _context_length(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+def _context_length(part: CheckpointPart, material: Material) -> Iterator[Seen]:
     _, recipe = model_of(part)
     lengths = {side.context_length for side in material.sides} - {recipe.context_length}
     if lengths:
@@ -116,7 +116,7 @@ def _context_length(part: CheckpointPart, material: Material) -> Iterator[Findin
 # --- what it was started from ---------------------------------------------------------------------
 
 
-def _unread_parents(part: CheckpointPart) -> Iterator[Finding]:
+def _unread_parents(part: CheckpointPart) -> Iterator[Seen]:
     unread = read_lineage(part.manifest, part.path).unread
     if unread:
         named = "; ".join(f"{parent}: {why}" for parent, why in list(unread.items())[:3])

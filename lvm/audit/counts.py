@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 
 from lvm.audit.check import check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen
 from lvm.audit.gaps import windows_across_gaps
 from lvm.audit.material import Material
 from lvm.audit.where import where_found
@@ -34,7 +34,7 @@ WINDOW_UNITS = {"windows", "sequences", "samples", "pairs"}
 
 
 @check("ROWS_DROPPED", "does the file hold as many rows as it was made from?")
-def rows_dropped(material: Material) -> Iterator[Finding]:
+def rows_dropped(material: Material) -> Iterator[Seen]:
     """Compare the counts that a provenance declares with the rows that are there."""
     yield from windows_across_gaps(material)
     stated = {
@@ -57,9 +57,7 @@ def rows_dropped(material: Material) -> Iterator[Finding]:
     for name, (source, count, key, rows) in declared.items():
         share = 1 - rows / count
         if share > DROPPED_SHARE:
-            yield Finding(
-                code="ROWS_DROPPED",
-                severity=Severity.WARN,
+            yield Seen(
                 seen=f"{rows} rows of the {count} stated in provenance.{key}: {share:.1%} missing",
                 allowed=f"at most {DROPPED_SHARE:.0%}",
                 where=where_found(name, source, count=count - rows, of=count),

@@ -38,6 +38,12 @@ class Keyed:
         told = (self.right | self.wrong).sum(axis=0)
         return np.where(told > 0, self.right.sum(axis=0) / np.maximum(told, 1), np.nan)
 
+    @property
+    def worst_share(self) -> float:
+        """The lowest of these over the places; NaN where nothing is known."""
+        share = self.share_right
+        return float(np.nanmin(share)) if np.isfinite(share).any() else np.nan
+
 
 @once
 def keyed(material: Material, side: Side) -> Keyed:

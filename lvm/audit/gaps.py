@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int
 
-from lvm.audit.coherence import coherence_or_none
-from lvm.audit.finding import Finding, Severity
-from lvm.audit.material import Material, Side
+from lvm.audit.coherence import coherence
+from lvm.audit.finding import Seen, Severity
+from lvm.audit.material import Material, Side, or_none
 from lvm.audit.where import most_frequent
 
 PADDED_SHARE = 0.9  # of windows with zero contexts, that have them in front, at an article's start
@@ -17,14 +17,14 @@ LOOKED_AT = 2048
 ZERO_LENGTH = 1e-6
 
 
-def windows_across_gaps(material: Material) -> Iterator[Finding]:
+def windows_across_gaps(material: Material) -> Iterator[Seen]:
     """Count windows whose chunks follow each other in the bank, with numbers missing between them.
 
     Chunks that were filtered out before the windows were cut leave such gaps, and no error: the
     windows are runs of what there is. They are a little harder than others, so it is worth knowing.
     """
     for side in material.sides:
-        found = coherence_or_none(material, side.name)
+        found = or_none(coherence, material, side.name)
         if side.file is None or found is None or found.located is None:
             continue
         located, length = found.located, side.context_length
@@ -36,8 +36,7 @@ def windows_across_gaps(material: Material) -> Iterator[Finding]:
             continue
         rows, of = found.rows[across], int(run.sum())
         articles = most_frequent(located.keys[across, 0, 0])
-        yield Finding(
-            code="ROWS_DROPPED",
+        yield Seen(
             severity=Severity.INFO,
             seen=f"{len(rows)} of {of} {side.name} windows span a gap in the chunk numbers "
             f"({len(rows) / of:.1%}, {len(articles)} articles)",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lvm.audit.check import About, check
 from lvm.audit.coverage import easy_pool
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.material import Material
 from lvm.audit.selftest import BLIND, TRIVIAL, Bench, GateUnderTest, bench
 from lvm.audit.where import where_found
@@ -25,7 +25,7 @@ QUERIES = ("predictions", "copy_last", "mean_context")  # whose rank 1 is looked
     "does the oracle pass every gate, and do blind predictors fail?",
     About(blocks=True, cause=130, thorough=True),
 )
-def gate_invalid(material: Material) -> Iterator[Finding]:
+def gate_invalid(material: Material) -> Iterator[Seen]:
     """Report gates that an oracle fails, or that random rows or shuffled pairs pass."""
     tried = bench(material)
     for gate in tried.gates():
@@ -33,7 +33,7 @@ def gate_invalid(material: Material) -> Iterator[Finding]:
 
 
 @check("GATE_BELOW_TRIVIAL", "does an untrained predictor pass a gate?", About(thorough=True))
-def gate_below_trivial(material: Material) -> Iterator[Finding]:
+def gate_below_trivial(material: Material) -> Iterator[Seen]:
     """Report gates that lie below the ladder."""
     tried = bench(material)
     for gate in tried.gates():
@@ -41,7 +41,7 @@ def gate_below_trivial(material: Material) -> Iterator[Finding]:
 
 
 @check("POOL", "does the pool hold the query's own contexts?", About(thorough=True))
-def pool(material: Material) -> Iterator[Finding]:
+def pool(material: Material) -> Iterator[Seen]:
     """Report a pool of few articles, and own contexts at rank 1 where the run has no mask."""
     yield from easy_pool(material)
     tried = bench(material)
@@ -53,9 +53,7 @@ def pool(material: Material) -> Iterator[Finding]:
     if shares[worst] <= OWN_FIRST_SHARE:
         return
     first = tried.ranked[worst][1].context_first
-    yield Finding(
-        code="POOL",
-        severity=Severity.WARN,
+    yield Seen(
         seen="rank 1 is one of their own contexts for "
         + _list({n: f"{s:.1%}" for n, s in shares.items()})
         + f" of {len(first)} queries (pool {tried.pool.id}, {tried.pool.size} rows, mask "
@@ -77,7 +75,7 @@ def pool(material: Material) -> Iterator[Finding]:
 # --- an oracle, blind predictors, the ladder ------------------------------------------------------
 
 
-def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
+def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Seen]:
     """Report what makes a gate useless: it refuses the answer itself, or lets blindness through."""
     oracle = _judge(tried, gate, "oracle")
     if _verdict(oracle) == Verdict.NOT_EVALUABLE:
@@ -89,8 +87,6 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
         yield _gate_finding(
             tried,
             gate,
-            "GATE_INVALID",
-            Severity.BLOCK,
             {"oracle": oracle},
             seen=f"the {gate.name} gate rates the oracle {_verdict(oracle)}: {_why(oracle)}",
             allowed="the oracle, which predicts every target exactly, passes with "
@@ -107,8 +103,6 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
         yield _gate_finding(
             tried,
             gate,
-            "GATE_INVALID",
-            Severity.BLOCK,
             passed,
             seen=f"the {gate.name} gate is passed by "
             + "; ".join(f"{name} pairs {_why(results)}" for name, results in passed.items()),
@@ -129,7 +123,7 @@ def _holds(results: Sequence[GateResult]) -> bool:
     )
 
 
-def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
+def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Seen]:
     """Report a gate that predictors without a model attain, those that take least effort first."""
     trivial = _trivial(tried, gate)
     attained = {name: r for name, r in trivial.items() if _upper(r) >= r.bound}
@@ -139,9 +133,8 @@ def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
     yield _gate_finding(
         tried,
         gate,
-        "GATE_BELOW_TRIVIAL",
-        Severity.INFO if gate.against else Severity.WARN,
         {name: [result] for name, result in attained.items()},
+        severity=Severity.INFO if gate.against else Severity.WARN,
         seen=f"the {gate.name} gate ({gate.bounds}{over}) {_attained_by(attained)}",
         allowed="no untrained predictor",
         meaning="A gain means no more than its baseline: against a weak one, copying the "
@@ -228,11 +221,10 @@ def _raise_bound(gate: GateUnderTest, trivial: Mapping[str, GateResult]) -> str:
 def _gate_finding(
     tried: Bench,
     gate: GateUnderTest,
-    code: str,
-    severity: Severity,
     judged: Mapping[str, Sequence[GateResult]],
+    severity: Severity | None = None,
     **words: str,
-) -> Finding:
+) -> Seen:
     values = {"bound": gate.bound}
     for name, results in judged.items():
         values |= {f"{name}_{r.metric}": r.estimate.value for r in results if r.estimate}
@@ -241,7 +233,7 @@ def _gate_finding(
         | {"gate": gate.name, "metric": gate.metric}
         | stated_pool(tried)
     )
-    return Finding(code=code, severity=severity, where=where, values=values, **words)
+    return Seen(severity=severity, where=where, values=values, **words)
 
 
 def stated_pool(tried: Bench) -> dict[str, object]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import bdtrc  # type: ignore[import-untyped]  # scipy has no stubs
 
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen, Severity
 from lvm.audit.location import unit, unit_or_zero
 from lvm.audit.material import Material, Side
 
@@ -40,7 +40,7 @@ class Means:
     second: Float[np.ndarray, "A D"]
 
 
-def halves(material: Material, mine: Keys, theirs: Keys) -> Iterator[Finding]:
+def halves(material: Material, mine: Keys, theirs: Keys) -> Iterator[Seen]:
     """Report eval articles that are as like a train article as its own other half."""
     eval_, train = material.side("eval"), material.side("train")
     if material.quick or eval_.width != train.width or len(theirs[0]) != len(train):
@@ -64,8 +64,7 @@ def halves(material: Material, mine: Keys, theirs: Keys) -> Iterator[Finding]:
     if apart < APART or by_chance > CHANCE:
         return
     share = min(1.0, (float(odd.mean()) - usual) / apart)
-    yield Finding(
-        code="SPLIT_LEAK",
+    yield Seen(
         severity=Severity.BLOCK if share >= PARTS_BLOCK else Severity.WARN,
         seen=f"{int(odd.sum())} of {len(odd)} eval articles are as similar to one train article "
         f"(cosine {limit:.2f} or more of their means) as two halves of one article; of "

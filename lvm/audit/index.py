@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen
 from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.location import unit
 from lvm.audit.material import Material
@@ -20,7 +20,7 @@ INDEX_QUERIES = 256
 
 
 @check("INDEX_MISMATCH", "do the index ids match the bank rows?", About(blocks=True, cause=70))
-def index_mismatch(material: Material) -> Iterator[Finding]:
+def index_mismatch(material: Material) -> Iterator[Seen]:
     """Query the index with bank rows: each must find itself."""
     bank, index = material.pool, material.index
     if index is None:
@@ -37,7 +37,7 @@ def index_mismatch(material: Material) -> Iterator[Finding]:
         yield from _by_search(bank, index)
 
 
-def _by_search(bank: Bank, index: Index) -> Iterator[Finding]:
+def _by_search(bank: Bank, index: Index) -> Iterator[Seen]:
     """Look for rows of the bank, each of which is its own nearest one."""
     import torch
 
@@ -81,10 +81,8 @@ def _unusable(index: Index, width: int) -> str:
 
 def _mismatch(
     bank: Bank, seen: str, values: Mapping[str, float], count: int, of: int, rows: Ids | None = None
-) -> Finding:
-    return Finding(
-        code="INDEX_MISMATCH",
-        severity=Severity.BLOCK,
+) -> Seen:
+    return Seen(
         seen=seen,
         allowed=f"{ALLOWED_SHARE:.0%} of bank rows retrieve themselves, and the index has as "
         "many rows as the bank",

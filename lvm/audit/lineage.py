@@ -38,7 +38,7 @@ class Lineage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class TrainedOn:
     """Which of some articles a lineage was trained on, and which ancestors are unreadable."""
 
     articles: Int[np.ndarray, " a"]
@@ -89,7 +89,7 @@ def seen_articles(
     vectors: Float[np.ndarray, "m D"],
     articles: Int[np.ndarray, " m"],
     stated: SeenArticles | None = None,
-) -> Seen:
+) -> TrainedOn:
     """Return which of the articles of some chunks a checkpoint or one of its parents saw.
 
     `articles` are ids of `bank`. Where a manifest names another bank, or none, the sketches of its
@@ -114,7 +114,7 @@ def seen_articles(
     if stated is not None:
         seen.append(stated_articles(stated, bank, vectors, articles))
         by_text |= stated.text is not None and len(seen[-1]) > 0
-    return Seen(
+    return TrainedOn(
         articles=np.unique(np.concatenate(seen)),
         by_text=by_text,
         stated=stated is not None and bool(unknown),

@@ -18,6 +18,7 @@ from lvm.audit.finding import Finding, NotEvaluable
 from lvm.audit.where import Ids, where_found
 from lvm.core.config.recipe import Recipe
 from lvm.core.config.run import GateConfig
+from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.rows import ContentIndex, KeyIndex, take
 from lvm.data.window_files import WindowFile
@@ -58,6 +59,14 @@ def once(make: Callable[[Material, *Others], Made]) -> Callable[[Material, *Othe
         return found
 
     return kept
+
+
+def or_none(make: Callable[[*Others], Made], *others: *Others) -> Made | None:
+    """Return what is measured, or None where that is not evaluable."""
+    try:
+        return make(*others)
+    except NotEvaluable:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +218,11 @@ class Material:
     def by_key(self) -> KeyIndex:
         """Rows of the bank by key."""
         return KeyIndex(self.pool.keys)
+
+    def sample(self, count: int, most: int, *purpose: str) -> Int[np.ndarray, " m"]:
+        """Return up to `most` of `count` places in rising order, drawn for a purpose."""
+        generator = numpy_generator(self.seed, *purpose)
+        return np.sort(generator.choice(count, min(count, most), replace=False))
 
     def held_once(self, places: Int[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
         """Say which places are bank rows (not -1) whose vector stands nowhere else in the bank."""

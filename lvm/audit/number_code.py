@@ -15,10 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lvm.audit.coherence import sample_rows
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen, Severity
 from lvm.audit.material import Material
 from lvm.audit.where import where_found
-from lvm.core.randomness import numpy_generator
 from lvm.data.rows import take
 
 ROWS = 1024  # of each part
@@ -46,7 +45,7 @@ class Coded:
         return float(self.flags[kind].mean())
 
 
-def number_code(material: Material) -> Iterator[Finding]:
+def number_code(material: Material) -> Iterator[Seen]:
     """Report parts, or rows within all parts, that are written in another code than the rest."""
     found = _codes(material)
     for kind in SAID:
@@ -82,9 +81,7 @@ def _codes(material: Material) -> dict[str, Coded]:
         side.name: side.targets(sample_rows(material, side, ROWS)) for side in material.sides
     }
     if material.bank is not None:
-        rows = material.bank.pool_rows
-        rng = numpy_generator(material.seed, "audit", "number code")
-        rows = np.sort(rng.choice(rows, min(len(rows), ROWS), replace=False))
+        rows = material.sample(len(material.bank.pool_rows), ROWS, "audit", "number code")
         samples["bank"] = take(material.bank.vectors, rows)
     samples = {name: _with_direction(rows) for name, rows in samples.items()}
     samples = {name: rows for name, rows in samples.items() if len(rows) >= MIN_ROWS}
@@ -132,12 +129,11 @@ def _usual_zeros(zeros: Bool[np.ndarray, "m D"]) -> Bool[np.ndarray, " D"] | Non
 
 def _finding(
     material: Material, kind: str, part: str, shares: Mapping[str, float], severity: Severity
-) -> Finding:
+) -> Seen:
     source = {"bank": material.bank, "eval": material.eval, "train": material.train}[part]
     rows, meaning = SAID[kind]
     told = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items())
-    return Finding(
-        code="SPACE_MISMATCH",
+    return Seen(
         severity=severity,
         seen=f"rows with {rows}: {told}",
         allowed="one number format for all rows",

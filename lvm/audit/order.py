@@ -9,8 +9,8 @@ import numpy as np
 from lvm.audit.blame import wrong_bank
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level
-from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.material import Material
+from lvm.audit.finding import NotEvaluable, Seen, Severity
+from lvm.audit.material import Material, or_none
 from lvm.audit.order_in_bank import BACKWARDS, CLEAR, crossings, out_of_order, profile
 from lvm.audit.stored_order import stored_order
 from lvm.audit.turns import (
@@ -39,7 +39,7 @@ SHUFFLED = (
     "are chunks in text order within each article?",
     About(blocks=True, cause=100),
 )
-def order_broken(material: Material) -> Iterator[Finding]:
+def order_broken(material: Material) -> Iterator[Seen]:
     """Report text without direction, newest first, interleaved, or windows across articles."""
     if not material.sides:
         material.side("eval")
@@ -72,7 +72,7 @@ def _no_lift() -> NotEvaluable:
     )
 
 
-def _side_order(material: Material, side: Coherence) -> Iterator[Finding]:
+def _side_order(material: Material, side: Coherence) -> Iterator[Seen]:
     wrong = wrong_bank(material) is not None  # then its keys tell nothing of an order
     disordered = [] if wrong else list(out_of_order(material, side))
     yield from [] if wrong else crossings(material, side)
@@ -97,7 +97,7 @@ def _side_order(material: Material, side: Coherence) -> Iterator[Finding]:
         yield from _beside_train(material, side)
 
 
-def _without_direction(side: Coherence) -> Finding | None:
+def _without_direction(side: Coherence) -> Seen | None:
     """Say whether the profile of a side falls towards the target, or does not rise."""
     direction = side.direction
     if direction.z <= -CLEAR and reads_backwards(side):
@@ -107,7 +107,7 @@ def _without_direction(side: Coherence) -> Finding | None:
     return None
 
 
-def _some_interleaved(side: Coherence) -> Iterator[Finding]:
+def _some_interleaved(side: Coherence) -> Iterator[Seen]:
     """Find single articles whose chunks two apart are far more alike than their neighbours."""
     if not side.by_article or side.lift.z < CLEAR:
         return
@@ -135,13 +135,10 @@ def _some_interleaved(side: Coherence) -> Iterator[Finding]:
     )
 
 
-def _beside_train(material: Material, eval_: Coherence) -> Iterator[Finding]:
+def _beside_train(material: Material, eval_: Coherence) -> Iterator[Seen]:
     """Compare the direction of the eval side, relative to its lift, with that of the train side."""
-    try:
-        train = coherence(material, "train")
-    except NotEvaluable:
-        return
-    if min(train.direction.z, train.lift.z) < CLEAR or not fits_itself(train):
+    train = or_none(coherence, material, "train")
+    if train is None or min(train.direction.z, train.lift.z) < CLEAR or not fits_itself(train):
         return
     ratio = eval_.direction.over(eval_.lift).over(train.direction.over(train.lift))
     if ratio.above() >= ORDER_WARN:
@@ -164,12 +161,11 @@ def _broken(
     meaning: str,
     statistic: Level,
     severity: Severity = Severity.BLOCK,
-) -> Finding:
+) -> Seen:
     gap = side.to_target[:, -1] - side.to_target[:, 0]
     rows, articles = side.lowest(gap)
     count = (gap <= 0).sum()
-    return Finding(
-        code="ORDER_BROKEN",
+    return Seen(
         severity=severity,
         seen=f"{kind}: {seen}",
         allowed="a profile that rises towards the target, and lags that fall",

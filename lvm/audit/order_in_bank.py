@@ -8,11 +8,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from lvm.audit.coherence import Coherence, Level, level
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen, Severity
 from lvm.audit.location import Located, unit
 from lvm.audit.material import Material
 from lvm.audit.padding import padded_by_content
-from lvm.core.randomness import numpy_generator
 from lvm.data.rows import take
 
 CLEAR = 5.0  # standard errors from which a difference is beyond doubt
@@ -30,7 +29,7 @@ def profile(side: Coherence) -> str:
     )
 
 
-def crossings(material: Material, side: Coherence) -> Iterator[Finding]:
+def crossings(material: Material, side: Coherence) -> Iterator[Seen]:
     """Count windows whose vectors lie in more than one article of the bank."""
     if side.located is None or side.whole.file is None:
         return
@@ -44,8 +43,7 @@ def crossings(material: Material, side: Coherence) -> Iterator[Finding]:
     if share == 0:
         return
     rows = side.rows[crossing]
-    yield Finding(
-        code="ORDER_BROKEN",
+    yield Seen(
         severity=Severity.BLOCK if share > CROSSING_BLOCK else Severity.WARN,
         seen=f"{int(crossing.sum())} of {int(known.sum())} {side.whole.name} windows span two "
         "articles",
@@ -67,7 +65,7 @@ def _certain(material: Material, located: Located) -> Bool[np.ndarray, " m"]:
     return np.asarray(material.held_once(located.places[:, :-1]).all(axis=1))
 
 
-def out_of_order(material: Material, side: Coherence) -> Iterator[Finding]:
+def out_of_order(material: Material, side: Coherence) -> Iterator[Seen]:
     """Count windows whose contexts, found in the bank, stand in another order than there.
 
     This needs no target and sees a few windows among many. It says nothing where the bank itself,
@@ -88,8 +86,7 @@ def out_of_order(material: Material, side: Coherence) -> Iterator[Finding]:
     backwards = float((steps[wrong] < 0).all(axis=1).mean())
     kind = "reversed" if backwards > 0.9 else "shuffled"
     rows = side.rows[wrong]
-    yield Finding(
-        code="ORDER_BROKEN",
+    yield Seen(
         severity=Severity.BLOCK if share > DISORDER_BLOCK else Severity.WARN,
         seen=f"{kind}: in {len(rows)} of {int(known.sum())} {side.whole.name} windows the "
         f"contexts are not in the bank's chunk order; {profile(side)}",
@@ -113,8 +110,7 @@ def out_of_order(material: Material, side: Coherence) -> Iterator[Finding]:
 def bank_direction(material: Material) -> Level:
     """Return how much nearer the next chunk is than the fifth one, in the order of bank keys."""
     bank = material.pool
-    generator = numpy_generator(material.seed, "audit", "bank order")
-    rows = np.sort(generator.choice(len(bank), min(len(bank), BANK_ROWS), replace=False))
+    rows = material.sample(len(bank), BANK_ROWS, "audit", "bank order")
     keys = bank.keys[rows].astype(np.int64)
     places = [material.by_key.step(keys, step) for step in (1, FAR)]
     there = (places[0] >= 0) & (places[1] >= 0)

@@ -14,30 +14,26 @@ from collections.abc import Iterator
 import numpy as np
 
 from lvm.audit.coherence import Coherence, Level, coherence
-from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.material import Material
+from lvm.audit.finding import Seen, Severity
+from lvm.audit.material import Material, or_none
 
 CLEAR = 4.0  # standard errors
 LEAST = 0.03  # of a partial correlation: less is no shared text
 STEEP = 2.0  # the fall from lag 1 to 2 beside that from 2 to 3
 
 
-def overlapping(material: Material) -> Iterator[Finding]:
+def overlapping(material: Material) -> Iterator[Seen]:
     """Report neighbours that share more than the text around them accounts for."""
     name = "train" if material.train is not None else "eval"
-    try:
-        side = coherence(material, name)
-    except NotEvaluable:
-        return
-    if side.contexts.shape[1] < 3:
+    side = or_none(coherence, material, name)
+    if side is None or side.contexts.shape[1] < 3:
         return
     memory = partial_memory(side)
     lags = [float(side.lag(k).mean()) for k in (1, 2, 3)]
     steep = lags[0] - lags[1] > STEEP * (lags[1] - lags[2])
     if memory.above(CLEAR) >= -LEAST or not steep:
         return
-    yield Finding(
-        code="DUPLICATES",
+    yield Seen(
         severity=Severity.WARN,
         seen=f"neighbouring chunks have a cosine of {lags[0]:.3f}, chunks two apart {lags[1]:.3f}: "
         f"a partial correlation of {memory.value:.2f} at lag 2",

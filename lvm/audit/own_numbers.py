@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
 from lvm.audit.material import Material
 from lvm.audit.own_figure import TOLERANCE, ids_of
@@ -32,7 +32,7 @@ STATE_IT = (
 RETRAIN = "lvm train --data BANK --recipe RECIPE.toml makes a checkpoint that can be trusted"
 
 
-def of_a_folder(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+def of_a_folder(part: CheckpointPart, material: Material) -> Iterator[Seen]:
     """Compare a checkpoint of lvm with its probe outputs, then with its validation cosine."""
     silent = []
     for look in (_probes, _stored_cosine):
@@ -44,7 +44,7 @@ def of_a_folder(part: CheckpointPart, material: Material) -> Iterator[Finding]:
         raise NotEvaluable("; ".join(map(str, silent)), silent[0].next)
 
 
-def of_a_foreign_file(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+def of_a_foreign_file(part: CheckpointPart, material: Material) -> Iterator[Seen]:
     """Say what the validation cosine of a foreign file tells of how it is computed here."""
     figure = part.figure
     if figure is None or (figure.verified and not figure.chosen):
@@ -98,7 +98,7 @@ def _comparison(figure: OwnFigure) -> tuple[Severity, dict[str, float], Words]:
     return Severity.WARN, {NOT_VERIFIED: 1.0}, words
 
 
-def _probes(part: CheckpointPart, _material: Material) -> Iterator[Finding]:
+def _probes(part: CheckpointPart, _material: Material) -> Iterator[Seen]:
     predictor, recipe = model_of(part)
     try:
         apart = np.array(probe_differences(predictor, recipe, part.manifest, str(part.path)))
@@ -121,7 +121,7 @@ def _probes(part: CheckpointPart, _material: Material) -> Iterator[Finding]:
         )
 
 
-def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Seen]:
     stored, whole = part.manifest.get("val_cosine"), material.dataset
     if not isinstance(stored, int | float):
         raise NotEvaluable("the checkpoint stores no val_cosine", "store val_cosine with it")
@@ -143,7 +143,7 @@ def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Finding
 
 def _not_reproduced(
     part: CheckpointPart, dataset: Dataset, stored: float, here: _Mean
-) -> Iterator[Finding]:
+) -> Iterator[Seen]:
     allowed = TOLERANCE + 3 * here.error
     gap = abs(stored - here.value)
     if gap <= allowed:
@@ -179,14 +179,13 @@ def loader_finding(
     meaning: str,
     next: str,
     *,
-    severity: Severity = Severity.BLOCK,
+    severity: Severity | None = None,
     where: Mapping[str, object] | None = None,
     values: Mapping[str, float] | None = None,
-) -> Finding:
+) -> Seen:
     """Return a finding of LOADER on a checkpoint; values that are not finite are left out."""
     finite = {name: value for name, value in (values or {}).items() if math.isfinite(value)}
-    return Finding(
-        code="LOADER",
+    return Seen(
         severity=severity,
         seen=seen,
         allowed=allowed,

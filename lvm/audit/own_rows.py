@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from lvm.audit.coherence import coherence
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.finding import REPAIR, Seen, Severity
 from lvm.audit.location import same_from, unit
-from lvm.audit.material import Material
+from lvm.audit.material import Material, or_none
 from lvm.data.rows import take
 
 MIN_CONTEXTS = 50
@@ -36,7 +36,7 @@ class OwnRows:
     looked_at: int
 
 
-def contexts_elsewhere(material: Material) -> Iterator[Finding]:
+def contexts_elsewhere(material: Material) -> Iterator[Seen]:
     """Report sides whose contexts are another form of the bank's vectors than their targets."""
     found = {
         side.name: own
@@ -46,8 +46,7 @@ def contexts_elsewhere(material: Material) -> Iterator[Finding]:
     other = {n: o for n, o in found.items() if o.share >= WARN and o.same_text >= SAME_TEXT}
     for name, own in other.items():
         both = " of train and eval alike" if len(other) == len(found) > 1 else ""
-        yield Finding(
-            code="SPACE_MISMATCH",
+        yield Seen(
             severity=Severity.BLOCK if own.share >= BLOCK else Severity.WARN,
             seen=f"{own.share:.1%} of the contexts of {name} differ from the bank's vectors for "
             f"their chunks (median cosine {own.cosine:.3f}), while the targets match",
@@ -68,11 +67,8 @@ def contexts_elsewhere(material: Material) -> Iterator[Finding]:
 
 def own_rows(material: Material, name: str) -> OwnRows | None:
     """Compare the contexts of a side with the bank rows before their target; None without any."""
-    try:
-        side = coherence(material, name)
-    except NotEvaluable:
-        return None
-    if side.located is None:
+    side = or_none(coherence, material, name)
+    if side is None or side.located is None:
         return None
     bank, located, length = material.pool, side.located, side.contexts.shape[1]
     keys = located.keys[:, -1:].astype(np.int64) - np.stack(

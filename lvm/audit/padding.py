@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.articles import Article
-from lvm.audit.coherence import Coherence, coherence_or_none
-from lvm.audit.finding import Finding, Severity
-from lvm.audit.material import Material
+from lvm.audit.coherence import Coherence, coherence
+from lvm.audit.finding import Seen, Severity
+from lvm.audit.material import Material, or_none
 
 PADDED_WARN = 0.01  # of windows that repeat the first chunk of their article
 
@@ -53,18 +53,17 @@ def _starts_article(material: Material, keys: Int[np.ndarray, "m 2"]) -> Bool[np
     return np.asarray(material.by_key.step(keys.astype(np.int64), -1) < 0)
 
 
-def repeated_first_chunks(material: Material) -> Iterator[Finding]:
+def repeated_first_chunks(material: Material) -> Iterator[Seen]:
     """Count windows that are padded with the first chunk of their article."""
     for side in material.sides:
-        found = coherence_or_none(material, side.name)
+        found = or_none(coherence, material, side.name)
         if side.file is None or found is None:
             continue
         padded = padded_by_content(material, found)
         if padded.mean() <= PADDED_WARN:
             continue
         rows, of = found.rows[padded], len(padded)
-        yield Finding(
-            code="DUPLICATES",
+        yield Seen(
             severity=Severity.WARN,
             seen=f"{len(rows)} of {of} {side.name} windows repeat the first chunk of their article "
             f"in front ({len(rows) / of:.1%})",

@@ -16,7 +16,7 @@ from lvm.audit.coherence import (
     coherence,
     level,
 )
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.finding import REPAIR, NotEvaluable, Seen, Severity
 from lvm.audit.material import Material
 from lvm.audit.where import most_frequent
 
@@ -28,7 +28,7 @@ ELSEWHERE_WARN, ELSEWHERE_BLOCK = 0.02, 0.2  # of windows whose target is of ano
 @check(
     "EVAL_UNPAIRED", "do contexts and target come from the same text?", About(blocks=True, cause=80)
 )
-def eval_unpaired(material: Material) -> Iterator[Finding]:
+def eval_unpaired(material: Material) -> Iterator[Seen]:
     """Hold the coherence of each side against train's, or against what a linear map finds."""
     train = coherence(material, "train") if material.train is not None else None
     eval_ = coherence(material, "eval") if material.eval is not None else None
@@ -44,7 +44,7 @@ def eval_unpaired(material: Material) -> Iterator[Finding]:
     yield from _by_linear_map(eval_, train)
 
 
-def _against_train(material: Material, eval_: Coherence, train: Coherence) -> Iterator[Finding]:
+def _against_train(material: Material, eval_: Coherence, train: Coherence) -> Iterator[Seen]:
     worst = lift = eval_.lift.over(train.lift)
     if train.near.z >= CLEAR and (eval_.lift.z < CLEAR or lift.above() < PAIRED_BLOCK):
         # While the mean of the contexts fits, a poor last one means order, not pairing.
@@ -71,7 +71,7 @@ def _best_lift(side: Coherence, other: Coherence | None) -> Level:
     return max([side.lift, *([other.lift] if other else [])], key=lambda lift: lift.value)
 
 
-def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterator[Finding]:
+def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterator[Seen]:
     """Count windows whose target lies in another article of the bank than their contexts.
 
     Means see unrelated targets when they are the half of all; counting sees one in fifty. The text
@@ -91,8 +91,7 @@ def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterat
     if lift.above() >= PAIRED_WARN * usual.value:
         return
     rows = side.rows[odd]
-    yield Finding(
-        code="EVAL_UNPAIRED",
+    yield Seen(
         severity=Severity.BLOCK if share >= ELSEWHERE_BLOCK else Severity.WARN,
         seen=f"{int(odd.sum())} of {int(known.sum())} targets come from a different article "
         f"than their contexts ({share:.1%}); these have a similarity of {lift.value:.3f} "
@@ -111,7 +110,7 @@ def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterat
 
 def _unpaired(
     side: Coherence, ratio: Level, severity: Severity, train: Coherence | None = None
-) -> Finding:
+) -> Seen:
     paired, shuffled = side.of(side.paired), side.of(side.shuffled)
     beside = ""
     if train is not None:
@@ -120,8 +119,7 @@ def _unpaired(
     gap = side.paired - side.shuffled
     rows, articles = side.lowest(gap)
     low = gap < (gap.mean() + 2 * gap.std() if ratio.value < 0.2 else 0)
-    return Finding(
-        code="EVAL_UNPAIRED",
+    return Seen(
         severity=severity,
         seen=f"cosine of the mean context with its own target {paired.value:.3f}, with another "
         f"article's {shuffled.value:.3f}{beside}",
@@ -145,7 +143,7 @@ def _unpaired(
 # --- where neighbours are not alike: a linear map -------------------------------------------------
 
 
-def _by_linear_map(eval_: Coherence | None, train: Coherence | None) -> Iterator[Finding]:
+def _by_linear_map(eval_: Coherence | None, train: Coherence | None) -> Iterator[Seen]:
     """Judge sides whose neighbours are no more alike than any two chunks.
 
     Text coheres; a sequence of other things (or a text behind a rotation per step) need not, and

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen
 from lvm.audit.gates import stated_pool
 from lvm.audit.material import Material
 from lvm.audit.selftest import TRIVIAL, Bench, bench
@@ -20,7 +20,7 @@ from lvm.evaluation.measured import improvement
 
 
 @check("UNDERPOWERED", "are there enough articles for a verdict?", About(thorough=True))
-def underpowered(material: Material) -> Iterator[Finding]:
+def underpowered(material: Material) -> Iterator[Seen]:
     """Report gates whose interval is wider than what they have to tell apart."""
     tried = bench(material)
     yield from _underpowered(tried, "stage", [_stage_power(tried)])
@@ -115,14 +115,12 @@ def _mates(sizes: Int[np.ndarray, " G"]) -> float:
     return float((sizes.astype(np.float64) ** 2).sum() / sizes.sum()) - 1
 
 
-def _underpowered(tried: Bench, gate: str, powers: Sequence[Power]) -> Iterator[Finding]:
+def _underpowered(tried: Bench, gate: str, powers: Sequence[Power]) -> Iterator[Seen]:
     worst = max(powers, key=lambda p: p.half_width / max(p.distance, NEAREST_DISTANCE))
     if worst.half_width <= worst.distance:
         return
     near = worst.distance < NEAREST_DISTANCE
-    yield Finding(
-        code="UNDERPOWERED",
-        severity=Severity.WARN,
+    yield Seen(
         seen=f"the interval of {worst.metric} is +-{worst.half_width:.3f} ({worst.articles} "
         f"articles, design effect {worst.effect:.1f}), too wide: {worst.what} are only "
         f"{worst.distance:.3f} apart",

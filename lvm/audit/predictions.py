@@ -13,11 +13,10 @@ from jaxtyping import Float
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import MIN_WINDOWS, Coherence, Level
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, dispersion, queries, run
-from lvm.audit.where import where_found
 from lvm.data.rows import take
 
 RETRAIN = "train it again from the data (lvm train), then evaluate that checkpoint"
@@ -33,7 +32,7 @@ OFFSETS = range(-4, 5)
     "does the output depend on the context?",
     About(blocks=True, cause=180, of_model=True),
 )
-def ignores_input(material: Material) -> Iterator[Finding]:
+def ignores_input(material: Material) -> Iterator[Seen]:
     """Report one output for every context, or outputs that have nothing to do with the contexts.
 
     The cosine with the own target being that with another one is needed, and is not enough: a bad
@@ -114,14 +113,11 @@ def _sweep(material: Material, given: Queries) -> Mapping[str, float]:
 
 def _ignores(
     given: Queries, values: Mapping[str, float], seen: str, meaning: str, next: str
-) -> Finding:
-    count = len(given.predictions)
-    return Finding(
-        code="IGNORES_INPUT",
-        severity=Severity.BLOCK,
+) -> Seen:
+    return Seen(
         seen=seen,
         allowed="outputs that change with the context, and similar outputs for similar contexts",
-        where=where_found(given.source, count=count, of=count),
+        where=given.whole,
         meaning=meaning,
         next=next,
         values=values,

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from lvm.audit.coherence import MIN_WINDOWS, Coherence, Level, coherence, level
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
-from lvm.audit.material import SIDES, Material
+from lvm.audit.material import SIDES, Material, or_none
 from lvm.data.rows import take
 from lvm.evaluation.evidence import shares
 
@@ -46,12 +46,7 @@ def plot_data(material: Material) -> dict[str, object]:
         "cosine_histograms": _cosine_histograms,
         "prediction_histogram": _prediction_histogram,
     }
-    found = {}
-    for name, part in parts.items():
-        try:
-            found[name] = part(material)
-        except NotEvaluable:
-            continue
+    found = {name: or_none(part, material) for name, part in parts.items()}
     return {name: values for name, values in found.items() if values}
 
 
@@ -59,13 +54,9 @@ def _by_side(
     profile: Callable[[Material, Coherence], dict[str, Any]], material: Material
 ) -> dict[str, Any]:
     """Return a profile of each side that has one."""
-    found = {}
-    for name in SIDES:
-        try:
-            found[name] = profile(material, coherence(material, name))
-        except NotEvaluable:
-            continue
-    return found
+    sides = {name: or_none(coherence, material, name) for name in SIDES}
+    found = {n: or_none(profile, material, side) for n, side in sides.items() if side is not None}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 # --- profiles -------------------------------------------------------------------------------------
@@ -165,10 +156,10 @@ def _block(
 
 
 def _train_level(material: Material) -> dict[str, object]:
-    try:
-        near = coherence(material, "train").near
-    except NotEvaluable:
+    train = or_none(coherence, material, "train")
+    if train is None:
         return {}
+    near = train.near
     low, high = sorted((near.value * (1 - BAND), near.value * (1 + BAND)))
     return {
         "train": {"near": _number(near.value), "error": _number(near.error)},
@@ -182,14 +173,8 @@ def _train_level(material: Material) -> dict[str, object]:
 
 def _cosine_histograms(material: Material) -> dict[str, object]:
     """Mean context against its own target and against that of another article, per side."""
-    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name in SIDES:
-        try:
-            side = coherence(material, name)
-        except NotEvaluable:
-            continue
-        pairs[name] = side.paired, side.shuffled
-    return _histograms(pairs)
+    sides = {name: or_none(coherence, material, name) for name in SIDES}
+    return _histograms({n: (s.paired, s.shuffled) for n, s in sides.items() if s is not None})
 
 
 def _prediction_histogram(material: Material) -> dict[str, object]:

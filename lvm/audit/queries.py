@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from lvm.audit.coherence import MIN_WINDOWS, Coherence, coherence
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, unit
-from lvm.audit.material import Material, once
+from lvm.audit.material import Material, once, or_none
+from lvm.audit.where import where_found
 from lvm.core.config.recipe import Recipe
-from lvm.core.randomness import numpy_generator
 from lvm.models.predictor import Predictor
 
 SAMPLE = 2048  # windows whose predictions are looked at
@@ -50,6 +50,11 @@ class Queries:
         return self.windows.located
 
     @property
+    def whole(self) -> dict[str, object]:
+        """The `where` of a finding on all of them."""
+        return where_found(self.source, count=len(self.predictions), of=len(self.predictions))
+
+    @property
     def space(self) -> str:
         """Space of the search: that of the recipe where the model is there to project."""
         has_head = self.predictor is not None and self.predictor.head is not None
@@ -79,8 +84,7 @@ def queries(material: Material) -> Queries:
         raise NotEvaluable(material.missing.get("predictions", _nothing(material)), SUPPLY)
     windows = coherence(material, "eval")
     if len(windows.rows) > SAMPLE:
-        generator = numpy_generator(material.seed, "audit", "predictions")
-        windows = part(windows, np.sort(generator.choice(len(windows.rows), SAMPLE, replace=False)))
+        windows = part(windows, material.sample(len(windows.rows), SAMPLE, "audit", "predictions"))
     if predictor is None:
         rows, source = _given(material, windows), "predictions"
     else:
@@ -176,11 +180,8 @@ def affine_mix(material: Material, windows: Coherence) -> Float[np.ndarray, "m D
     Among all mixes of the contexts it is as cautious as the text asks for: what little the contexts
     say, so far does it leave the mean.
     """
-    try:
-        train = coherence(material, "train")
-    except NotEvaluable:
-        train = windows
-    if train.contexts.shape[1:] != windows.contexts.shape[1:]:
+    train = or_none(coherence, material, "train")
+    if train is None or train.contexts.shape[1:] != windows.contexts.shape[1:]:
         train = windows
     target, context = train.targets.mean(axis=0), train.contexts.mean(axis=(0, 1))
     slots = (train.contexts - context).transpose(1, 0, 2).reshape(train.contexts.shape[1], -1)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.articles import Part, parts
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import EncoderRequest, Material
 from lvm.audit.where import where_found
@@ -30,7 +30,7 @@ SAME = 0.99  # cosine of one text embedded twice: half precision and other batch
 BLOCK_SHARE = 0.05  # of texts whose vector is another
 
 
-def reembedded(material: Material) -> Iterator[Finding]:
+def reembedded(material: Material) -> Iterator[Seen]:
     """Compare stored vectors with new ones of the same texts; NotEvaluable without either."""
     request = material.encoder
     if request is None:
@@ -143,10 +143,9 @@ def _finding(
     values: dict[str, float],
     *,
     every: bool,
-) -> Finding:
+) -> Seen:
     articles = np.unique(part.keys[rows, 0])
-    return Finding(
-        code="SPACE_MISMATCH",
+    return Seen(
         severity=severity,
         seen=seen,
         allowed=f"a cosine of {SAME} or more with the stored vector, for every chunk",

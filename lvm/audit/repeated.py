@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.finding import REPAIR, Finding, Severity
+from lvm.audit.finding import REPAIR, Seen, Severity
 from lvm.audit.material import Material, Side
 from lvm.data.rows import digests, key_codes, take
 
@@ -39,7 +39,7 @@ def suspects(side: Side) -> Int[np.ndarray, " m"]:
     return np.flatnonzero(counts[place.ravel()] > 1)
 
 
-def repeated_windows(material: Material) -> Iterator[Finding]:
+def repeated_windows(material: Material) -> Iterator[Seen]:
     """Report files that repeat windows."""
     for side in material.sides:
         if side.file is None:
@@ -55,8 +55,7 @@ def repeated_windows(material: Material) -> Iterator[Finding]:
         if share <= REPEATED_WARN:
             continue
         times = 1 / (1 - share)
-        yield Finding(
-            code="DUPLICATES",
+        yield Seen(
             severity=Severity.WARN,
             seen=f"{share:.1%} of {len(side)} {side.name} windows repeat another one: each "
             f"occurs {times:.1f} times on average",

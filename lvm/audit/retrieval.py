@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lvm.audit.check import About, check
-from lvm.audit.coherence import MIN_WINDOWS
-from lvm.audit.finding import Finding, NotEvaluable, Seen, Severity
+from lvm.audit.coherence import MIN_WINDOWS, partners
+from lvm.audit.finding import NotEvaluable, Seen
 from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.audit.queries import Queries, affine_mix, queries
@@ -193,7 +193,7 @@ class InSpace:
         because="the model is better in the space that is not searched",
     ),
 )
-def split_space(material: Material) -> Iterator[Finding]:
+def split_space(material: Material) -> Iterator[Seen]:
     """Compare R@5 in the raw and in the projected space against the space used at inference."""
     given = queries(material)
     if given.predictor is None:
@@ -211,9 +211,7 @@ def split_space(material: Material) -> Iterator[Finding]:
     needed = max(SPLIT_GAIN, SPLIT_RATIO * float(here.hits.mean()))
     if gain.lower <= 0 or gain.value < needed:
         return
-    yield Finding(
-        code="SPLIT_SPACE",
-        severity=Severity.WARN,
+    yield Seen(
         seen=f"R@5 {here.hits.mean():.3f} in the {used} space, which is searched, and "
         f"{there.hits.mean():.3f} in the {other} one (gain {gain.lower:.3f} to "
         f"{gain.upper:.3f}); cosine with the own target minus another one "
@@ -242,13 +240,11 @@ def _in_space(found: Search, space: str) -> InSpace:
         asked, pool, windows.targets, windows.contexts, duplicate_group=found.group
     )
     targets = pool[torch.from_numpy(windows.targets)]
-    order = np.argsort(windows.articles, kind="stable")
-    partner = np.empty(len(order), dtype=np.int64)
-    partner[order] = np.roll(order, len(order) // 2)
+    other = targets[torch.from_numpy(partners(windows.articles))]
     return InSpace(
         hits=masked.hit(5).astype(np.float64),
         paired=float((asked * targets).sum(dim=1).mean()),
-        shuffled=float((asked * targets[torch.from_numpy(partner)]).sum(dim=1).mean()),
+        shuffled=float((asked * other).sum(dim=1).mean()),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy has no stubs
 
-from lvm.audit.coherence import MIN_WINDOWS, ROWS_PER_CLUSTER, Level, level
+from lvm.audit.coherence import MIN_WINDOWS, ROWS_PER_CLUSTER, Level, level, partners
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side, once
@@ -47,10 +47,7 @@ class GivenRows:
     @functools.cached_property
     def partner(self) -> Int[np.ndarray, " m"]:
         """For every row another one, of another article wherever there is one."""
-        order = np.argsort(self.articles, kind="stable")
-        partner = np.empty(len(order), dtype=np.int64)
-        partner[order] = np.roll(order, len(order) // 2)
-        return partner
+        return partners(self.articles)
 
     @functools.cached_property
     def parts(self) -> tuple[Float[np.ndarray, "m D"], ...]:

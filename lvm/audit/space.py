@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from lvm.audit.centring import shifted_articles
 from lvm.audit.check import About, check
 from lvm.audit.coherence import coherence
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.likeness import ENERGY_BLOCK, ENERGY_WARN, Likeness, likeness
 from lvm.audit.material import Material
 from lvm.audit.mixed import mixed_spaces
@@ -32,7 +32,7 @@ RANDOM_RATIO = (0.8, 1.25)
     "are all vectors from one encoder and one pooling?",
     About(blocks=True, cause=90),
 )
-def space_mismatch(material: Material) -> Iterator[Finding]:
+def space_mismatch(material: Material) -> Iterator[Seen]:
     """Hold the eval side and the bank against train, articles and contexts against their own."""
     if material.eval is None and material.bank is None:
         material.side("eval")
@@ -49,7 +49,7 @@ def space_mismatch(material: Material) -> Iterator[Finding]:
         raise reasons[-1]
 
 
-def _between(material: Material) -> Iterator[Finding]:
+def _between(material: Material) -> Iterator[Seen]:
     found = {}
     for name in ("eval", "bank"):
         if (material.eval if name == "eval" else material.bank) is not None:
@@ -69,10 +69,9 @@ def _between(material: Material) -> Iterator[Finding]:
             yield from shifted_articles(material)
 
 
-def _finding(material: Material, name: str, like: Likeness, severity: Severity) -> Finding:
+def _finding(material: Material, name: str, like: Likeness, severity: Severity) -> Seen:
     source = {"bank": material.bank, "eval": material.eval, "train": material.train}[name]
-    return Finding(
-        code="SPACE_MISMATCH",
+    return Seen(
         severity=severity,
         seen=f"{name} against the rest: {like}",
         allowed=f"means as similar as parts of train (at least {like.mean_least:.2f}), "
@@ -92,15 +91,14 @@ def _finding(material: Material, name: str, like: Likeness, severity: Severity) 
     )
 
 
-def _random_pairs(material: Material) -> Iterator[Finding]:
+def _random_pairs(material: Material) -> Iterator[Seen]:
     eval_, train = coherence(material, "eval"), coherence(material, "train")
     mine, theirs = eval_.of(eval_.random_pairs), train.of(train.random_pairs)
     low, high = (bound * theirs.value for bound in RANDOM_RATIO)
     noise = 3 * (mine.error + theirs.error) + 0.05
     if theirs.value <= 0 or low - noise <= mine.value <= high + noise:
         return
-    yield Finding(
-        code="SPACE_MISMATCH",
+    yield Seen(
         severity=Severity.WARN,
         seen=f"random pairs have a cosine of {mine.value:.3f} in eval, {theirs.value:.3f} in train",
         allowed=f"a ratio of {RANDOM_RATIO[0]} to {RANDOM_RATIO[1]}",

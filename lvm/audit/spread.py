@@ -18,11 +18,10 @@ import numpy as np
 from jaxtyping import Float
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.location import unit
 from lvm.audit.material import Material
-from lvm.audit.queries import Queries, affine_mix, dispersion, queries
-from lvm.audit.where import where_found
+from lvm.audit.queries import affine_mix, dispersion, queries
 
 BLOCK, WARN = 0.05, 0.25  # of the targets' dispersion
 # Text that says little of its next chunk makes the best predictor cautious, so a bound is at most a
@@ -39,7 +38,7 @@ LOW_RANK = 0.2
     "are predictions as spread out as targets?",
     About(blocks=True, of_model=True, because="predictions have collapsed towards their mean"),
 )
-def collapse(material: Material) -> Iterator[Finding]:
+def collapse(material: Material) -> Iterator[Seen]:
     """Report predictions that have shrunk towards their mean, relative to targets and text."""
     given = queries(material)
     spread, targets = dispersion(given.predictions), dispersion(given.truth)
@@ -51,23 +50,22 @@ def collapse(material: Material) -> Iterator[Finding]:
     warn = max(block, min(WARN, OF_MIX_WARN * mix))
     if ratio >= warn:
         return
-    yield _finding(
-        given,
-        "COLLAPSE",
-        Severity.BLOCK if ratio < block else Severity.WARN,
-        f"predictions have a spread of {ratio:.3g} times that of targets; the best affine mix "
+    yield Seen(
+        severity=Severity.BLOCK if ratio < block else Severity.WARN,
+        seen=f"predictions have a spread of {ratio:.3g} times that of targets; the best affine mix "
         f"of contexts has {mix:.3g} times",
-        f"at least {warn:.3g} (blocking below {block:.3g})",
-        "Predictions have shrunk towards their mean, so a search can hardly separate them, "
+        allowed=f"at least {warn:.3g} (blocking below {block:.3g})",
+        where=given.whole,
+        meaning="Predictions have shrunk towards their mean, so a search can hardly separate them, "
         "while their cosine with any target stays fair.",
-        "run steps 2 (temperature) and 5 (anchor) first; a loss that rewards the mean, or too "
+        next="run steps 2 (temperature) and 5 (anchor) first; a loss that rewards the mean, or too "
         "much weight decay, causes this",
-        {"ratio": ratio, "mix": mix, "dispersion": spread, "target_dispersion": targets},
+        values={"ratio": ratio, "mix": mix, "dispersion": spread, "target_dispersion": targets},
     )
 
 
 @check("LOW_RANK", "do predictions use as many directions as the text?", About(of_model=True))
-def low_rank(material: Material) -> Iterator[Finding]:
+def low_rank(material: Material) -> Iterator[Seen]:
     """Report predictions that lie in a subspace: effective rank far below that of context mixes.
 
     A ladder's rank is taken relative to the targets of the bank, the predictions' relative to those
@@ -83,18 +81,16 @@ def low_rank(material: Material) -> Iterator[Finding]:
     rank, own = effective_rank(given.predictions), effective_rank(given.truth)
     if rank >= LOW_RANK * usual * own:
         return
-    yield _finding(
-        given,
-        "LOW_RANK",
-        Severity.WARN,
-        f"effective rank {rank:.1f}, that of the targets is {own:.1f}, of mixes of their contexts "
-        f"{usual * targets:.1f}",
-        f"at least {LOW_RANK * usual * own:.1f}",
-        "All predictions lie in a small subspace, so targets that differ in other directions "
-        "cannot be separated.",
-        "look for a narrow layer before the output (model.hidden), or an objective computed "
+    yield Seen(
+        seen=f"effective rank {rank:.1f}, that of the targets is {own:.1f}, of mixes of their "
+        f"contexts {usual * targets:.1f}",
+        allowed=f"at least {LOW_RANK * usual * own:.1f}",
+        where=given.whole,
+        meaning="All predictions lie in a small subspace, so targets that differ in other "
+        "directions cannot be separated.",
+        next="look for a narrow layer before the output (model.hidden), or an objective computed "
         "only behind a narrow head; step 1 has arms for this",
-        {"rank": rank, "target_rank": own, "mix_rank": usual * targets},
+        values={"rank": rank, "target_rank": own, "mix_rank": usual * targets},
     )
 
 
@@ -109,25 +105,3 @@ def effective_rank(rows: Float[np.ndarray, "m D"]) -> float:
     share = values / values.sum()
     share = share[share > 0]
     return math.exp(-float(share @ np.log(share)))
-
-
-def _finding(
-    given: Queries,
-    code: str,
-    severity: Severity,
-    seen: str,
-    allowed: str,
-    meaning: str,
-    next: str,
-    values: dict[str, float],
-) -> Finding:
-    return Finding(
-        code=code,
-        severity=severity,
-        seen=seen,
-        allowed=allowed,
-        meaning=meaning,
-        next=next,
-        where=where_found(given.source, count=len(given.predictions), of=len(given.predictions)),
-        values=values,
-    )

@@ -12,7 +12,7 @@ import numpy as np
 
 from lvm.audit.articles import Article, Part, counted_by_side, draw, parts, shared
 from lvm.audit.batches import Break, find_break
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen, Severity
 from lvm.audit.material import Material
 from lvm.audit.other_orders import MIN_ARTICLES, Reading, best_reading
 from lvm.audit.padding import without_padding
@@ -22,7 +22,7 @@ LEAST, CHUNKS, ROWS = 8, 256, 4096  # chunks of an article, chunks taken of it, 
 BLOCK_SHARE = 0.1  # of articles whose chunks are in another order
 
 
-def stored_order(material: Material) -> Iterator[Finding]:
+def stored_order(material: Material) -> Iterator[Seen]:
     """Report articles that read better in another order, or break at every b-th chunk."""
     for part in parts(material):
         drawn = draw(material, part, least=LEAST, chunks=CHUNKS, spread=False, rows=ROWS)
@@ -36,7 +36,7 @@ def stored_order(material: Material) -> Iterator[Finding]:
             yield _of_break(material, part, articles, found)
 
 
-def _of_reading(material: Material, part: Part, reading: Reading) -> Finding:
+def _of_reading(material: Material, part: Part, reading: Reading) -> Seen:
     ids, judged = np.sort(reading.ids[reading.hit]).tolist(), reading.ids.tolist()
     counts = counted_by_side(material, judged, ids)
     share = len(ids) / len(judged)
@@ -54,7 +54,7 @@ def _of_reading(material: Material, part: Part, reading: Reading) -> Finding:
     )
 
 
-def _of_break(material: Material, part: Part, articles: list[Article], found: Break) -> Finding:
+def _of_break(material: Material, part: Part, articles: list[Article], found: Break) -> Seen:
     ids = [article.id for article in articles]
     counts = counted_by_side(material, ids, ids)
     start = "the file" if found.of_file else "each article"
@@ -89,12 +89,11 @@ def _finding(
     seen: str,
     meaning: str,
     values: dict[str, float],
-) -> Finding:
+) -> Seen:
     damaged = [name for name, (odd, _) in counts.items() if odd]
     if part.name == "bank" and len(damaged) > 1:
         meaning += " Train and eval windows share the fault."
-    return Finding(
-        code="ORDER_BROKEN",
+    return Seen(
         severity=severity,
         seen=seen,
         allowed="text that continues from chunk to chunk in key order",

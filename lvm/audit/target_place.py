@@ -10,7 +10,7 @@ from jaxtyping import Int
 from lvm.audit.blame import wrong_bank
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, coherence
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
+from lvm.audit.finding import REPAIR, NotEvaluable, Seen, Severity
 from lvm.audit.material import Material
 
 SHIFTED_WARN, SHIFTED_BLOCK = 0.02, 0.2  # of windows whose target is one and the same step away
@@ -22,7 +22,7 @@ LAST_IS_TARGET = 0.99  # of the way from any two chunks to one: cosine of last c
     "is the target the chunk that follows the contexts?",
     About(blocks=True, cause=110),
 )
-def target_shifted(material: Material) -> Iterator[Finding]:
+def target_shifted(material: Material) -> Iterator[Seen]:
     """Find where the last context and the target lie in the bank, and how far apart."""
     if not material.sides:
         material.side("eval")
@@ -37,7 +37,7 @@ def target_shifted(material: Material) -> Iterator[Finding]:
         raise reasons[0]
 
 
-def _side_shifted(material: Material, side: Coherence) -> Iterator[Finding]:
+def _side_shifted(material: Material, side: Coherence) -> Iterator[Seen]:
     # Where all vectors are alike, any two have a cosine of .99.
     random = max(0.0, side.of(side.random_pairs).value)
     limit = random + LAST_IS_TARGET * (1 - random)
@@ -78,12 +78,11 @@ def place_of_target(side: Coherence) -> tuple[int, float]:
     return int(values[counts.argmax()]), float(counts.max() / both.sum())
 
 
-def _shifted(side: Coherence, steps: int, share: float) -> Finding:
+def _shifted(side: Coherence, steps: int, share: float) -> Seen:
     what = {0: "the last context itself", 2: "the chunk after the next one"}.get(
         steps, f"{abs(steps)} chunks {'after' if steps > 0 else 'before'} the last context"
     )
-    return Finding(
-        code="TARGET_SHIFTED",
+    return Seen(
         severity=Severity.BLOCK if share >= SHIFTED_BLOCK else Severity.WARN,
         seen=f"in {share:.0%} of {side.whole.name} windows the target is {what}; "
         f"cosine of the last context with the target {side.copy_last.value:.3f}",

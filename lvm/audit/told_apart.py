@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from scipy.special import expit  # type: ignore[import-untyped]  # scipy has no stubs
 
 from lvm.audit.coherence import Coherence, coherence
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen, Severity
 from lvm.audit.material import Material
 from lvm.core.randomness import numpy_generator
 
@@ -17,7 +17,7 @@ TELLING_ROWS = 1500  # rows of each file that the linear rule is fitted to
 ACCURACY_WARN = 0.9
 
 
-def told_apart(material: Material) -> Iterator[Finding]:
+def told_apart(material: Material) -> Iterator[Seen]:
     """Classifier two-sample test (Lopez-Paz and Oquab 2017), folds by article."""
     if material.quick:
         return
@@ -25,8 +25,7 @@ def told_apart(material: Material) -> Iterator[Finding]:
     accuracy = _accuracy(eval_, train, material.seed)
     if accuracy <= ACCURACY_WARN:
         return
-    yield Finding(
-        code="SPACE_MISMATCH",
+    yield Seen(
         severity=Severity.WARN,
         seen="a linear classifier separates eval from train vectors of unseen articles in "
         f"{accuracy:.0%} of cases",

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from lvm.audit.coherence import Coherence, coherence_or_none, level
-from lvm.audit.material import Material
+from lvm.audit.coherence import Coherence, coherence, level
+from lvm.audit.material import Material, or_none
 
 FLAT = 0.1  # of the lift: text with less direction than this has no order
 TURNS = 3.0  # standard errors from which neighbours are of one text after all
@@ -46,7 +46,7 @@ def takes_turns(side: Coherence, which: np.ndarray | None = None) -> bool:
 
 def train_takes_turns(material: Material) -> bool:
     """Say so of the train side: the eval side may have too few articles to tell."""
-    train = coherence_or_none(material, "train")
+    train = or_none(coherence, material, "train")
     return train is not None and train.contexts.shape[1] >= 3 and takes_turns(train)
 
 

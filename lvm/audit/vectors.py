@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import REPAIR, Finding, Severity
+from lvm.audit.finding import REPAIR, Seen, Severity
 from lvm.audit.gaps import is_padding
 from lvm.audit.material import Material
 from lvm.audit.scan import Scan, scans
@@ -17,12 +17,11 @@ NORM_TOLERANCE = 0.01  # of the mean from 1, and of the spread beside the mean
 
 
 @check("NONFINITE", "is every number finite?", About(blocks=True, cause=20))
-def nonfinite(material: Material) -> Iterator[Finding]:
+def nonfinite(material: Material) -> Iterator[Seen]:
     """Report rows with NaN or infinite numbers, or with a length that float32 cannot square."""
     for scan in scans(material):
         if len(scan.nonfinite):
             yield _bad_rows(
-                "NONFINITE",
                 scan,
                 scan.nonfinite,
                 "not finite (NaN, infinite, or too long to be squared in float32)",
@@ -31,14 +30,13 @@ def nonfinite(material: Material) -> Iterator[Finding]:
 
 
 @check("ZERO_ROWS", "did the encoder fail silently?", About(blocks=True, cause=30))
-def zero_rows(material: Material) -> Iterator[Finding]:
+def zero_rows(material: Material) -> Iterator[Seen]:
     """Report zero vectors."""
     for scan in scans(material):
         if scan.part == "contexts" and is_padding(material, material.side(scan.input), scan.zero):
             yield _padded(scan)
         elif len(scan.zero):
             yield _bad_rows(
-                "ZERO_ROWS",
                 scan,
                 scan.zero,
                 "zero",
@@ -47,9 +45,8 @@ def zero_rows(material: Material) -> Iterator[Finding]:
             )
 
 
-def _padded(scan: Scan) -> Finding:
-    return Finding(
-        code="ZERO_ROWS",
+def _padded(scan: Scan) -> Seen:
+    return Seen(
         severity=Severity.WARN,
         seen=f"{len(scan.zero)} of {scan.num_rows} windows have zero vectors before the first "
         "chunk of their article",
@@ -62,10 +59,8 @@ def _padded(scan: Scan) -> Finding:
     )
 
 
-def _bad_rows(code: str, scan: Scan, rows: np.ndarray, what: str, meaning: str) -> Finding:
-    return Finding(
-        code=code,
-        severity=Severity.BLOCK,
+def _bad_rows(scan: Scan, rows: np.ndarray, what: str, meaning: str) -> Seen:
+    return Seen(
         seen=f"{len(rows)} of {scan.num_rows} rows of {scan.part} are {what}",
         allowed="0",
         where=_where(scan, rows, len(rows)),
@@ -76,14 +71,12 @@ def _bad_rows(code: str, scan: Scan, rows: np.ndarray, what: str, meaning: str) 
 
 
 @check("UNNORMALISED", "does every vector have length 1?")
-def unnormalised(material: Material) -> Iterator[Finding]:
+def unnormalised(material: Material) -> Iterator[Seen]:
     """Report arrays whose norms are off 1 or spread."""
     for scan in scans(material):
         off = abs(scan.mean_norm - 1) > NORM_TOLERANCE
         if off or scan.norm_spread > NORM_TOLERANCE:
-            yield Finding(
-                code="UNNORMALISED",
-                severity=Severity.WARN,
+            yield Seen(
                 seen=f"norms of {scan.part}: mean {scan.mean_norm:.3f}, spread "
                 f"{scan.norm_spread:.1%} of it",
                 allowed=f"mean 1 within {NORM_TOLERANCE}, spread at most {NORM_TOLERANCE:.0%}",

@@ -70,7 +70,7 @@ def rewrite(folder, **changes) -> None:
 def look(path, data, width=W, **parts):
     part = open_checkpoint(path, width, T)
     material = Material(checkpoint=part, dataset=data, **parts)
-    return list(CHECKS.get("LOADER").look(material))
+    return list(CHECKS.get("LOADER").findings(material))
 
 
 def not_evaluable(path, data, **parts) -> str:

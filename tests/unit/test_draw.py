@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
+from made import reported
 
 from lvm.audit import own_numbers
 from lvm.audit.checkpoint import loader, open_checkpoint
@@ -27,6 +28,8 @@ from lvm.data.load import DataRequest
 from lvm.data.windows import Dataset, Size, article_windows, recut
 from lvm.training.loop import train
 from lvm.triage.preflight import dataset_of
+
+loader = reported("LOADER", loader)
 
 T = 5
 

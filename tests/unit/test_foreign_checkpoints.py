@@ -187,7 +187,7 @@ def opened(content, data, path):
 
 
 def loader(part, data):
-    return list(CHECKS.get("LOADER").look(Material(checkpoint=part, dataset=data)))
+    return list(CHECKS.get("LOADER").findings(Material(checkpoint=part, dataset=data)))
 
 
 def with_figure(content: dict[str, Any], value: float) -> dict[str, Any]:

@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lvm.audit.blame import RIGHT, WrongBank, bank_overwritten, confirmed
-from lvm.audit.finding import NotEvaluable
 from lvm.audit.followed import keyed
 from lvm.audit.location import unit
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, or_none
 from lvm.audit.repair.places import blind_rows
 from lvm.data.rows import KeyIndex
 
@@ -47,11 +46,8 @@ def with_lost_vectors(material: Material) -> tuple[Material, Int[np.ndarray, " n
 def _is_sound(material: Material, side: Side) -> bool:
     if side.file is None or side.keys is None:
         return False
-    try:
-        share = keyed(material, side).share_right
-    except NotEvaluable:
-        return False
-    return bool(np.isfinite(share).any() and np.nanmin(share) >= RIGHT)
+    found = or_none(keyed, material, side)
+    return found is not None and found.worst_share >= RIGHT
 
 
 def _overwritten(material: Material, side: Side) -> Int[np.ndarray, " n"]:

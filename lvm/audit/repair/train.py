@@ -7,10 +7,9 @@ from collections import Counter
 
 import numpy as np
 
-from lvm.audit.finding import NotEvaluable
 from lvm.audit.followed import keyed
 from lvm.audit.keys import ALLOWED_SHARE
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, or_none
 from lvm.audit.repair.windows import WindowPlan, in_words, plan_windows
 
 TRAIN_BLOCK = 16_384  # train windows that are placed at a time
@@ -21,11 +20,8 @@ def plan_train(material: Material, side: Side) -> WindowPlan | None:
 
     The file has no keys to be held to, or they lead to their vectors: then nothing is touched.
     """
-    try:
-        share = keyed(material, side).share_right
-    except NotEvaluable:
-        return None
-    if not np.isfinite(share).any() or np.nanmin(share) >= ALLOWED_SHARE or side.file is None:
+    found = or_none(keyed, material, side)
+    if found is None or not found.worst_share < ALLOWED_SHARE or side.file is None:
         return None
     plans = []
     for start in range(0, len(side), TRAIN_BLOCK):
