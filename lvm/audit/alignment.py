@@ -18,11 +18,9 @@ from lvm.audit.check import About, check
 from lvm.audit.coherence import Level
 from lvm.audit.finding import Seen
 from lvm.audit.given_away import answers_with_rows, leaked_rows
-from lvm.audit.material import Material
-from lvm.audit.orders import Fit, Order, best_order, known_orders, rolled
+from lvm.audit.material import Ids, Material, where_found
 from lvm.audit.rows_given import GivenRows, clear, given_rows, runs
-from lvm.audit.shifts import Shift, find_shift
-from lvm.audit.where import Ids, where_found
+from lvm.audit.shifts import Fit, Order, Shift, best_order, find_shift, known_orders, rolled
 
 ASKED = 2048  # rows compared with every window
 FOREIGN, AT_HOME = 0.25, 0.1  # share of other articles' windows that fit better than the own one

@@ -15,8 +15,7 @@ from lvm.audit.followed import counted_off, keyed
 from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.likeness import another_space
 from lvm.audit.location import SEARCHED, best_by_key, find_rows, nearest, same_from, unit
-from lvm.audit.material import Material, Side, or_none
-from lvm.audit.overlap import overlapping
+from lvm.audit.material import Material, Side, most_frequent, or_none, where_found
 from lvm.audit.padding import (
     padded_by_content,
     padding_rows,
@@ -24,9 +23,8 @@ from lvm.audit.padding import (
     what_copies_mean,
 )
 from lvm.audit.paraphrase import bank_twins
-from lvm.audit.repeated import repeated_windows
-from lvm.audit.scan import scans
-from lvm.audit.where import most_frequent, where_found
+from lvm.audit.repeated import overlapping, repeated_windows
+from lvm.audit.vectors import scans
 from lvm.data.rows import key_codes
 
 DUPLICATES_WARN, DUPLICATES_BLOCK = 0.01, 0.05  # share of rows that repeat another; under its key

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 
+import numpy as np
+
 from lvm.audit.check import check
-from lvm.audit.finding import NotEvaluable, Seen
-from lvm.audit.gaps import windows_across_gaps
-from lvm.audit.material import Material
-from lvm.audit.where import where_found
+from lvm.audit.coherence import coherence
+from lvm.audit.finding import NotEvaluable, Seen, Severity
+from lvm.audit.material import Material, most_frequent, or_none, where_found
 
 DROPPED_SHARE = 0.01
 # Words of the names under which a provenance states how many rows there were to begin with.
@@ -80,3 +81,35 @@ def declared_counts(provenance: Mapping[str, object], units: Set[str]) -> dict[s
             if words <= COUNT_WORDS | units:
                 found[key] = value
     return found
+
+
+def windows_across_gaps(material: Material) -> Iterator[Seen]:
+    """Count windows whose chunks follow each other in the bank, with numbers missing between them.
+
+    Chunks that were filtered out before the windows were cut leave such gaps, and no error: the
+    windows are runs of what there is. They are a little harder than others, so it is worth knowing.
+    """
+    for side in material.sides:
+        found = or_none(coherence, material, side.name)
+        if side.file is None or found is None or found.located is None:
+            continue
+        located, length = found.located, side.context_length
+        one = (located.keys[..., 0] == located.keys[:, :1, 0]).all(axis=1)
+        run = located.found.all(axis=1) & one & (np.diff(located.ranks, axis=1) == 1).all(axis=1)
+        steps = np.diff(located.keys[..., 1].astype(np.int64), axis=1)
+        across = run & (steps != located.unit).any(axis=1)
+        if not across.any():
+            continue
+        rows, of = found.rows[across], int(run.sum())
+        articles = most_frequent(located.keys[across, 0, 0])
+        yield Seen(
+            severity=Severity.INFO,
+            seen=f"{len(rows)} of {of} {side.name} windows span a gap in the chunk numbers "
+            f"({len(rows) / of:.1%}, {len(articles)} articles)",
+            allowed="any number, since every key leads to its vector",
+            where=side.where(count=len(rows), of=of, rows=rows, articles=articles),
+            meaning=f"Chunks were left out before the windows were cut, so these {length} "
+            "contexts and their target are not adjacent in the text.",
+            next="restore the missing chunks if these windows should be like the others",
+            values={"share": len(rows) / of, "windows": float(len(rows))},
+        )

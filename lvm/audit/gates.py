@@ -6,18 +6,20 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from lvm.audit.check import About, check
-from lvm.audit.coverage import easy_pool
+from lvm.audit.coherence import coherence
 from lvm.audit.finding import NotEvaluable, Seen, Severity
-from lvm.audit.material import Material
+from lvm.audit.material import Material, or_none, where_found
 from lvm.audit.selftest import BLIND, TRIVIAL, Bench, GateUnderTest, bench
-from lvm.audit.where import where_found
 from lvm.core.records import GateResult, Verdict
 from lvm.evaluation.gates import MIN_ARTICLES
 
 OWN_FIRST_SHARE = 0.05  # of queries whose rank 1 may be one of their own contexts
 FULL_SCORE_TOLERANCE = 0.02  # of the oracle, for rounding and equal rows
 QUERIES = ("predictions", "copy_last", "mean_context")  # whose rank 1 is looked at
+OTHERS = 0.5  # of as many other articles as the train side has
 
 
 @check(
@@ -243,3 +245,36 @@ def stated_pool(tried: Bench) -> dict[str, object]:
 
 def _list(named: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in named.items())
+
+
+def easy_pool(material: Material) -> Iterator[Seen]:
+    """Report a pool of eval articles alone: a search among few is easier than among all."""
+    bank, train = material.bank, material.train
+    if bank is None or train is None or train.file is None or material.eval is None:
+        return
+    eval_, other = (or_none(coherence, material, name) for name in ("eval", "train"))
+    if eval_ is None or other is None or not eval_.by_article or eval_.located is None:
+        return
+    mine = np.unique(material.eval.keys[:, 0]) if material.eval.keys is not None else None
+    mine = np.unique(eval_.clusters) if mine is None else np.union1d(mine, eval_.clusters)
+    size = len(bank.pool_rows)
+    outside = ~np.isin(bank.articles[:size], mine)
+    there = len(np.unique(bank.articles[:size][outside]))
+    trained = len(np.unique(other.clusters if train.keys is None else train.keys[:, 0]))
+    if there >= OTHERS * trained:
+        return
+    yield Seen(
+        seen=f"the pool holds {size} rows, {int(outside.sum())} of them of articles ({there}) "
+        f"outside the eval side; the train side has {trained} articles",
+        allowed=f"{OTHERS:.0%} of as many other articles as are trained on",
+        where=where_found("bank", bank.source, count=size - int(outside.sum()), of=size),
+        meaning="The target is searched only among the eval articles, which is easier than in "
+        "the whole collection: recall here overstates recall there.",
+        next="add the chunks of the train articles to the payload, or state the size of the pool "
+        "with every number",
+        values={
+            "pool_size": float(size),
+            "other_articles": float(there),
+            "train_articles": float(trained),
+        },
+    )

@@ -10,10 +10,9 @@ from jaxtyping import Bool, Float, Int
 from lvm.audit.check import About, check
 from lvm.audit.finding import NotEvaluable, Seen
 from lvm.audit.location import find_rows, unit
-from lvm.audit.material import Material
+from lvm.audit.material import Material, where_found
 from lvm.audit.queries import dispersion
 from lvm.audit.rows_given import GivenRows, given_rows, runs
-from lvm.audit.where import where_found
 from lvm.data.rows import take
 
 SAME = 1e-4  # of the spread of the targets: what float16 and 8 bits leave, and no prediction does

@@ -11,9 +11,8 @@ from lvm.audit.check import About, check
 from lvm.audit.finding import REPAIR, NotEvaluable, Seen, Severity
 from lvm.audit.followed import Keyed, counted_off, keyed
 from lvm.audit.location import in_run
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, most_frequent, where_found
 from lvm.audit.repeated import repeated, suspects, whole_keys
-from lvm.audit.where import most_frequent, where_found
 from lvm.data.rows import key_codes
 
 ALLOWED_SHARE = 0.99  # of rows whose vector is at its key, and of targets that are in the bank

@@ -10,8 +10,7 @@ from typing import Any
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import LvmError
 from lvm.data.bank import Bank
-from lvm.data.draw import leading
-from lvm.data.windows import Dataset
+from lvm.data.windows import Dataset, leading
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import fit_parts, read_parts
 from lvm.training.report_checkpoint import read_report_checkpoint
@@ -90,7 +89,7 @@ def names_data(manifest: Mapping[str, object], bank: Bank | None, dataset: Datas
 def as_trained(dataset: Dataset, manifest: Mapping[str, Any]) -> Dataset:
     """Return the dataset with those dev windows that a checkpoint says it was validated on.
 
-    A run judges its epochs on a draw of the dev split (lvm/data/draw.py). A manifest that states
+    A run judges its epochs on a draw of the dev split (lvm/data/windows.py). A manifest that states
     none, or in a form that cannot be read, leaves the split as it is.
     """
     try:

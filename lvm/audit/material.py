@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.finding import Finding, NotEvaluable
-from lvm.audit.where import Ids, where_found
 from lvm.core.config.recipe import Recipe
 from lvm.core.config.run import GateConfig
 from lvm.core.randomness import numpy_generator
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 SIDES = ("train", "eval")
 Others = TypeVarTuple("Others")
 Made = TypeVar("Made")
+NUM_NAMED = 10  # rows and articles that a finding names, the worst first
+Ids = Sequence[int] | Int[np.ndarray, " n"]
 
 
 def once(make: Callable[[Material, *Others], Made]) -> Callable[[Material, *Others], Made]:
@@ -227,3 +228,32 @@ class Material:
     def held_once(self, places: Int[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
         """Say which places are bank rows (not -1) whose vector stands nowhere else in the bank."""
         return np.asarray((places >= 0) & (self.content.copies[np.maximum(places, 0)] == 1))
+
+
+def where_found(
+    input: str,
+    source: str | None = None,
+    *,
+    count: float | None = None,
+    of: int | None = None,
+    rows: Ids | None = None,
+    articles: Ids | None = None,
+    blocks: Sequence[Sequence[int]] | None = None,
+) -> dict[str, object]:
+    """Return the `where` of a finding without what is None; of long lists, the first few."""
+    where = {
+        "source": source,
+        "count": None if count is None else int(count),
+        "of": None if of is None else int(of),
+        "rows": None if rows is None else [int(row) for row in rows[:NUM_NAMED]],
+        "articles": None if articles is None else [int(a) for a in articles[:NUM_NAMED]],
+        "blocks": None if blocks is None else [[int(a), int(b)] for a, b in blocks[:NUM_NAMED]],
+    }
+    return {"input": input, **{key: value for key, value in where.items() if value is not None}}
+
+
+def most_frequent(ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
+    """Return the distinct ids, those that occur most often first."""
+    distinct, counts = np.unique(ids, return_counts=True)
+    ordered: Int[np.ndarray, " k"] = distinct[np.argsort(-counts, kind="stable")]
+    return ordered

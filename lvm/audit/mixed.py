@@ -27,8 +27,7 @@ from jaxtyping import Float, Int
 
 from lvm.audit.articles import Article, Part, counted_by_side, draw, parts, shared
 from lvm.audit.finding import Seen, Severity
-from lvm.audit.material import Material
-from lvm.audit.where import where_found
+from lvm.audit.material import Material, where_found
 
 LEAST, CHUNKS, ROWS = 5, 24, 6144  # chunks of an article, chunks taken of it, rows in all
 MIN_ARTICLES, MIN_GROUP = 8, 3  # articles of a part, of a group

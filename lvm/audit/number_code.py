@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float
 
 from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import Seen, Severity
-from lvm.audit.material import Material
-from lvm.audit.where import where_found
+from lvm.audit.material import Material, where_found
 from lvm.data.rows import take
 
 ROWS = 1024  # of each part

@@ -7,6 +7,7 @@ promises becomes a finding, and the checks that need it say that they could not 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lvm.audit.finding import Finding, Severity
-from lvm.audit.material import Material, Side
-from lvm.audit.where import where_found
+from lvm.audit.material import Material, Side, where_found
 from lvm.core.config.run import RunConfig
 from lvm.core.errors import DataError, SchemaError, SplitError
 from lvm.data.bank import Bank
@@ -62,12 +62,8 @@ def open_material(request: DataRequest, config: RunConfig, *, whole: bool = True
     return Material(problems=problems, missing=missing, **given)
 
 
-def _open_payload(path: Path) -> Bank:
-    return read_payload(path, check_counts=False)
-
-
-def _open_bank(path: Path) -> Bank:
-    return read_bank(path, check_counts=False)
+_open_payload = functools.partial(read_payload, check_counts=False)
+_open_bank = functools.partial(read_bank, check_counts=False)
 
 
 def _sides(

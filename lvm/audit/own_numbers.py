@@ -12,9 +12,8 @@ from jaxtyping import Float
 
 from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
-from lvm.audit.material import Material
+from lvm.audit.material import Material, where_found
 from lvm.audit.own_figure import TOLERANCE, ids_of
-from lvm.audit.where import where_found
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import LvmError
 from lvm.core.randomness import numpy_generator

@@ -15,9 +15,12 @@ from jaxtyping import Bool, Float, Int
 from lvm.audit.articles import Article
 from lvm.audit.coherence import Coherence, coherence
 from lvm.audit.finding import Seen, Severity
-from lvm.audit.material import Material, or_none
+from lvm.audit.material import Material, Side, or_none
 
 PADDED_WARN = 0.01  # of windows that repeat the first chunk of their article
+PADDED_SHARE = 0.9  # of windows with zero contexts, that have them in front, at an article's start
+LOOKED_AT = 2048
+ZERO_LENGTH = 1e-6
 
 
 def repeats_in_front(contexts: Float[np.ndarray, "m T D"]) -> Int[np.ndarray, " m"]:
@@ -116,3 +119,24 @@ def what_copies_mean(copies: Bool[np.ndarray, " N"], padding: Bool[np.ndarray, "
     if 2 * int(padding.sum()) <= int(copies.sum()):
         return meaning
     return f"Articles are padded with their first chunk ({int(padding.sum())} rows). {meaning}"
+
+
+def is_padding(material: Material, side: Side, rows: Int[np.ndarray, " n"]) -> bool:
+    """Say whether the windows with zero contexts are the first ones of articles, padded in front.
+
+    An encoder that failed leaves zeros anywhere, and the same chunk is zero in every window that
+    holds it.
+    """
+    if len(rows) == 0:
+        return False
+    rows = rows[np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).astype(int)]
+    zero = np.linalg.norm(side.contexts(rows), axis=2) <= ZERO_LENGTH
+    count = zero.sum(axis=1)
+    front = (zero == (np.arange(side.context_length) < count[:, None])).all(axis=1)
+    if side.keys is not None and material.bank is not None:
+        before = side.context_length - count  # chunks of the article before the target
+        for left in np.unique(before):
+            mine = np.flatnonzero(before == left)
+            keys = side.keys[rows[mine]].astype(np.int64)
+            front[mine] &= material.by_key.step(keys, -int(left) - 1) < 0
+    return float(front.mean()) >= PADDED_SHARE

@@ -17,8 +17,7 @@ from lvm.audit.coherence import (
     level,
 )
 from lvm.audit.finding import REPAIR, NotEvaluable, Seen, Severity
-from lvm.audit.material import Material
-from lvm.audit.where import most_frequent
+from lvm.audit.material import Material, most_frequent
 
 PAIRED_BLOCK, PAIRED_WARN = 0.5, 0.75  # eval over train, of what neighbours share beyond chance
 CLEAR = 5.0  # standard errors from which a relation is beyond doubt

@@ -18,8 +18,7 @@ from jaxtyping import Bool, Float, Int
 from lvm.audit.coherence import level
 from lvm.audit.finding import Seen, Severity
 from lvm.audit.location import unit
-from lvm.audit.material import Material
-from lvm.audit.where import where_found
+from lvm.audit.material import Material, where_found
 from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.rows import BLOCK_BYTES, blocks, take

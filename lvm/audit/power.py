@@ -12,9 +12,8 @@ from jaxtyping import Float, Int
 from lvm.audit.check import About, check
 from lvm.audit.finding import Seen
 from lvm.audit.gates import stated_pool
-from lvm.audit.material import Material
+from lvm.audit.material import Material, where_found
 from lvm.audit.selftest import TRIVIAL, Bench, bench
-from lvm.audit.where import where_found
 from lvm.core.statistics import NEAREST_DISTANCE, article_mean, design_effect, more_articles
 from lvm.evaluation.measured import improvement
 

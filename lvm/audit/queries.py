@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from lvm.audit.coherence import MIN_WINDOWS, Coherence, coherence
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, unit
-from lvm.audit.material import Material, once, or_none
-from lvm.audit.where import where_found
+from lvm.audit.material import Material, once, or_none, where_found
 from lvm.core.config.recipe import Recipe
 from lvm.models.predictor import Predictor
 

@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from lvm.audit.articles import Part, parts
 from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.location import unit
-from lvm.audit.material import EncoderRequest, Material
-from lvm.audit.where import where_found
+from lvm.audit.material import EncoderRequest, Material, where_found
 from lvm.core.errors import LvmError
 from lvm.core.randomness import numpy_generator
 from lvm.data.corpus import Document

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level
 from lvm.audit.finding import NotEvaluable, Seen
-from lvm.audit.material import Material
-from lvm.audit.where import where_found
+from lvm.audit.material import Material, where_found
 
 CLEAR = 5.0  # standard errors from which a difference is beyond doubt
 EASY_RATIO = 1.3

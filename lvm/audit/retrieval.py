@@ -18,9 +18,8 @@ from lvm.audit.check import About, check
 from lvm.audit.coherence import MIN_WINDOWS, partners
 from lvm.audit.finding import NotEvaluable, Seen
 from lvm.audit.location import unit
-from lvm.audit.material import Material
+from lvm.audit.material import Material, where_found
 from lvm.audit.queries import Queries, affine_mix, queries
-from lvm.audit.where import where_found
 from lvm.core.randomness import numpy_generator
 from lvm.core.statistics import mean_difference
 from lvm.data.copies import copy_groups

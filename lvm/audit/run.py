@@ -135,14 +135,7 @@ def audit_document(audit: Audit, material: Material, **more: object) -> AuditDoc
             "verdict": audit.verdict,
             "findings": audit.findings,
             "checks": [
-                {
-                    "code": result.code,
-                    "question": questions[result.code],
-                    "status": result.status,
-                    "reason": result.reason,
-                    "next": result.next,
-                    "seconds": result.seconds,
-                }
+                {**vars(result), "question": questions[result.code], "findings": ()}
                 for result in audit.results
             ],
             "allowed": sorted(audit.allowed),

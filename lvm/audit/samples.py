@@ -18,9 +18,8 @@ from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
-from lvm.data.draw import drawn
 from lvm.data.rows import take
-from lvm.data.windows import Dataset, Windows
+from lvm.data.windows import Dataset, Windows, drawn
 from lvm.evaluation.ladder import fit_ladder
 
 NUM_TRAIN = 8000  # windows that the ladder is fitted on

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from lvm.audit.check import About, check
 from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Seen
-from lvm.audit.material import Material, Side
-from lvm.audit.where import where_found
+from lvm.audit.material import Material, Side, where_found
 from lvm.data.bank import Bank
-from lvm.data.integrity import changed_files
+from lvm.data.manifest import changed_files
 
 
 @check(

@@ -1,17 +1,23 @@
-"""Where the windows of a side are from: as the content of the bank says, else as their keys say."""
+"""Where the windows of a side are from, and which eval articles are copies of train articles.
+
+The content of the bank says it, else the keys of the windows do.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lvm.audit.ancestors import Places
 from lvm.audit.blame import wrong_bank
 from lvm.audit.coherence import sample_rows
 from lvm.audit.followed import counted_off
-from lvm.audit.location import find_rows
-from lvm.audit.material import Material, Side
+from lvm.audit.lineage import Places
+from lvm.audit.location import RoughIndex, centre_and_spread, find_rows, same_limit, unit
+from lvm.audit.material import Material, Side, once
 from lvm.data.rows import take
+
+COPIED_SHARE, MIN_COPIED = 0.5, 3  # of an article's windows, and their number
+QUICK_TRAIN = 100_000  # train windows that a quick audit compares
 
 
 def target_keys(material: Material, side: Side) -> Places | None:
@@ -89,3 +95,47 @@ def _keys_by_context(material: Material, side: Side) -> Places | None:
     rows = np.arange(len(side))
     keys, known = _placed(material, side, rows, side.contexts(rows)[:, -1], ahead=1)
     return (keys, known) if known.any() else None
+
+
+@once
+def copies_of_train(
+    material: Material,
+) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " m"]]:
+    """Return the eval articles that are copies of train text, and the eval windows that are.
+
+    By their vectors, up to rounding: the same text in another batch, or on another machine, has
+    other bits. An article is a copy when half its windows are; a heading that many articles share
+    makes none. Nothing is looked for in a quick audit of many train windows, or where articles are
+    not known.
+    """
+    nothing = np.empty(0, np.int64), np.empty(0, np.int64)
+    train, eval_ = material.train, material.eval
+    if train is None or eval_ is None or train.width != eval_.width:
+        return nothing
+    mine = target_keys(material, eval_)
+    if mine is None or (material.quick and len(train) > QUICK_TRAIN):
+        return nothing
+    keys, known = mine
+    last = eval_.contexts(np.arange(len(eval_)))[:, -1]  # a target may have been overwritten
+    rows = RoughIndex(train.stored_targets).find(last)
+    found = (rows >= 0) & _same_before(train, eval_, rows)
+    articles, place = np.unique(keys[known, 0], return_inverse=True)
+    whole, copied = np.bincount(place), np.bincount(place, weights=found[known])
+    copies = articles[(copied >= COPIED_SHARE * whole) & (copied >= np.minimum(whole, MIN_COPIED))]
+    return copies, np.flatnonzero(found & known & np.isin(keys[:, 0], copies))
+
+
+def _same_before(train: Side, eval_: Side, rows: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
+    """Say where the train window of each row has the same chunk before its target as eval has.
+
+    A train target that was overwritten with a chunk of an eval article is no copy of that article.
+    """
+    same = np.ones(len(rows), dtype=bool)
+    if min(train.context_length, eval_.context_length) < 2:
+        return same
+    found = np.flatnonzero(rows >= 0)
+    theirs = unit(train.contexts(rows[found])[:, -1])
+    mine = unit(eval_.contexts(found)[:, -2])
+    limit = same_limit(centre_and_spread(train.stored_targets)[1])
+    same[found] = np.einsum("md,md->m", theirs, mine) >= limit
+    return same

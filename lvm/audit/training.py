@@ -27,7 +27,6 @@ from lvm.audit.training_log import TrainingLog as TrainingLog
 from lvm.audit.training_log import log_from_epochs as log_from_epochs
 from lvm.audit.training_log import too_early as too_early
 from lvm.audit.training_log import training_log as training_log
-from lvm.audit.where import where_found
 from lvm.core.config.recipe import ObjectiveConfig
 from lvm.core.records import StopReason
 from lvm.training.epochs import EpochRecord
@@ -42,8 +41,6 @@ RISING_EPOCHS, RISE = 3, 0.02  # dev loss up so often in a row, and by this shar
 MANY_EPOCHS = 5  # with more than these, the first should not be the best
 GAP, GAP_SHARE = 0.15, 0.5  # train minus dev cosine: absolute, and of the train cosine
 DROP = 0.05  # of the dev cosine from one epoch to the next
-
-
 # --- the checks -----------------------------------------------------------------------------------
 
 Judge = Callable[[TrainingLog], Iterator[Finding]]
@@ -95,7 +92,7 @@ def _negatives_fewer(material: Material) -> Iterator[Finding]:
 
         counts = accumulated_negatives(material.checkpoint.manifest)
         if counts is not None:
-            where = where_found("checkpoint", str(material.checkpoint.path))
+            where = {"input": "checkpoint", "source": str(material.checkpoint.path)}
             found = stated_negatives_finding(counts[0] + 1, counts[1] + 1, None, where)
             if found is not None:
                 yield found

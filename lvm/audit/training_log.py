@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.where import where_found
 from lvm.core.config.plain import from_dict
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import CheckpointError, ConfigError
@@ -150,4 +149,4 @@ def finding_on(
 
 def where_in(log: TrainingLog) -> dict[str, object]:
     """Return the place of a finding about the whole of a training."""
-    return where_found("training", log.source, of=len(log.records))
+    return {"input": "training", "source": log.source, "of": len(log.records)}

@@ -24,9 +24,8 @@ from lvm.core.errors import DataError, SchemaError
 from lvm.core.outside import MAX_TEXT_BYTES, listed, parse_json, read_text, regular
 from lvm.data.bank import Bank, check_rows
 from lvm.data.keys import as_keys
-from lvm.data.magic import MAGIC, kind_of
 from lvm.data.manifest import check_manifest, json_object
-from lvm.data.npz import check_exists, map_npy, open_npz, sibling, sync
+from lvm.data.npz import MAGIC, check_exists, kind_of, map_npy, open_npz, sibling, sync
 from lvm.data.other_banks import read_other_bank
 
 TEXT_FILES = ("texts.jsonl", "texts.jsonl.gz")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from lvm.data.rows import Digests, digests
+from lvm.data.rows import Digests, KeyIndex, digests
 
 
 class RowFinder:
@@ -79,10 +79,11 @@ def prefer_matching_keys(
     todo = np.flatnonzero((copies > 1).any(axis=1))
     best = rows.copy()
     score = np.zeros(len(rows), np.int64)
-    place = _KeyIndex(keys, groups)
+    index = KeyIndex(keys)
 
     def try_anchor(windows: np.ndarray, anchors: np.ndarray) -> None:
-        placed = place.run_ending_at(anchors, rows[windows])
+        found = _runs_ending_at(index, anchors, span)
+        placed = np.where((found >= 0) & (groups[found] == rows[windows]), found, -1)
         better = (hits := (placed >= 0).sum(axis=1)) > score[windows]
         chosen = windows[better]
         score[chosen] = hits[better]
@@ -105,24 +106,10 @@ def prefer_matching_keys(
     return best
 
 
-class _KeyIndex:
-    """Rows by key, to lay a window along an article."""
-
-    def __init__(self, keys: np.ndarray, groups: np.ndarray) -> None:
-        codes = _key_code(keys[:, 0], keys[:, 1])
-        self._order = np.argsort(codes, kind="stable")
-        self._codes = codes[self._order]
-        self._groups = groups
-
-    def run_ending_at(self, ends: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the row of every place of runs that end at keys [m, 2], -1 where it differs."""
-        steps = np.arange(1 - rows.shape[1], 1)
-        codes = _key_code(ends[:, :1], ends[:, 1:] + steps)
-        at = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-        found = self._order[at]
-        return np.where((self._codes[at] == codes) & (self._groups[found] == rows), found, -1)
-
-
-def _key_code(article: np.ndarray, chunk: np.ndarray) -> np.ndarray:
-    code: np.ndarray = article.astype(np.int64) * 2**32 + chunk
-    return code
+def _runs_ending_at(
+    index: KeyIndex, ends: Int[np.ndarray, "m 2"], span: int
+) -> Int[np.ndarray, "m S"]:
+    """Return the first row of every place of runs that end at keys, -1 where there is none."""
+    places = np.repeat(ends[:, None], span, axis=1)
+    places[:, :, 1] += np.arange(1 - span, 1)
+    return index.find(places.reshape(-1, 2)).reshape(-1, span)

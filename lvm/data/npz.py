@@ -26,10 +26,21 @@ import numpy as np
 from lvm.core.errors import DataError
 from lvm.core.files import whole_file
 from lvm.core.outside import brief, regular
-from lvm.data.magic import MAGIC, kind_of
 
 LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's own header (APPNOTE.TXT, section 4.3.7)
 SPOOL_BYTES = 256 << 20  # a larger compressed member is unpacked to a temporary file, not to memory
+PARQUET, ARRAY, SAFETENSORS = "a Parquet file", "a single array (.npy)", "a safetensors file"
+MAGIC = {
+    b"PK": "a .npz or another zip file",
+    b"PAR1": PARQUET,
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": ARRAY,
+    b"IxF": "a FAISS index",
+    b"Iw": "a FAISS index",
+    b"SQLite": "a SQLite database",
+    b"\x1f\x8b": "a gzip file",
+    b"%PDF": "a PDF",
+}
 
 
 def check_exists(path: Path) -> None:
@@ -219,3 +230,16 @@ def sync(handle: IO[Any]) -> None:
     """Push a written file to the disk, so that a rename never outruns its content."""
     handle.flush()
     os.fsync(handle.fileno())
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what a file is, in words; None for what is not known by its first bytes."""
+    try:
+        with regular(path).open("rb") as handle:
+            start = handle.read(9)
+        size = path.stat().st_size
+    except OSError:
+        return None
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < size:
+        return SAFETENSORS
+    return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)

@@ -17,8 +17,7 @@ from lvm.core.errors import DataError, MissingExtraError, SchemaError
 from lvm.core.outside import listed
 from lvm.data.bank import Bank
 from lvm.data.keys import as_keys
-from lvm.data.magic import ARRAY, PARQUET, kind_of
-from lvm.data.npz import map_npy
+from lvm.data.npz import ARRAY, PARQUET, kind_of, map_npy
 
 VECTORS = ("vector", "vectors", "embedding", "embeddings")
 ARTICLES = ("article", "article_index", "article_id")

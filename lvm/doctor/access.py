@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from lvm.doctor.defect import Code, Defect, error, warning
-from lvm.doctor.expected import Expected
+from lvm.doctor.defect import Code, Defect, error
 from lvm.doctor.ray_file import NodeType, RayFile
+from lvm.doctor.versions import Expected
 
 MIN_DISK_GIB = 60
 _OPEN = re.compile(r"\b0\.0\.0\.0/0|(?<![\w:])::/0")
@@ -35,9 +35,8 @@ def check_access(file: RayFile, expected: Expected) -> Iterator[Defect]:
         return
     group = file.root.at("provider", "security_group")
     if group.exists:
-        yield error(
+        yield group.error(
             Code.OPEN_INGRESS,
-            group.line,
             "Ray opens SSH to 0.0.0.0/0 in every security group that it manages.",
             "remove security_group, and name SecurityGroupIds in each node_config",
         )
@@ -54,25 +53,22 @@ def _check_node_config(node_type: NodeType) -> Iterator[Defect]:
     interfaces = config.at("NetworkInterfaces").items()
     groups = config.at("SecurityGroupIds")
     if not groups.items() and not any(i.at("Groups").exists for i in interfaces):
-        yield error(
+        yield groups.error(
             Code.OPEN_INGRESS,
-            groups.line,
             f"{name} names no security group, so Ray creates one that is open to 0.0.0.0/0.",
             "SecurityGroupIds: [sg-...]",
         )
     image = config.at("ImageId")
     if image.text.lower() in ("", "latest_dlami"):
-        yield error(
+        yield image.error(
             Code.IMAGE_DEFAULT,
-            image.line,
             f"{name} names no image, so Ray uses its default, which is too old for torch.",
             "ImageId: ami-... (the command in the header of cluster.yaml prints one)",
         )
     tokens = config.at("MetadataOptions", "HttpTokens")
     if tokens.text != "required":
-        yield error(
+        yield tokens.error(
             Code.METADATA_OPEN,
-            tokens.line,
             f"{name} answers metadata requests without a token, so a job can read the "
             "credentials of its node.",
             "MetadataOptions: {HttpTokens: required, HttpPutResponseHopLimit: 1}",
@@ -80,9 +76,8 @@ def _check_node_config(node_type: NodeType) -> Iterator[Defect]:
     sizes = [d.at("Ebs", "VolumeSize") for d in config.at("BlockDeviceMappings").items()]
     sizes = [size for size in sizes if isinstance(size.value, int)]
     if sizes and max(size.value for size in sizes) < MIN_DISK_GIB:
-        yield warning(
+        yield sizes[0].warning(
             Code.DISK_SMALL,
-            sizes[0].line,
             f"{name} has a disk of {sizes[0].value} GiB; the image, torch and spilled objects "
             f"need {MIN_DISK_GIB}.",
             "VolumeSize: 200",
@@ -94,9 +89,8 @@ def _check_zones(file: RayFile) -> Iterator[Defect]:
     zones = file.root.at("provider", "availability_zone")
     for zone in zones.text.split(","):
         if zone.strip() and region and not re.fullmatch(rf"{re.escape(region)}[a-z]", zone.strip()):
-            yield error(
+            yield zones.error(
                 Code.ZONE_WRONG,
-                zones.line,
                 f"{zone.strip()} is not a zone of {region}.",
                 f"availability_zone: {region}a",
             )

@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Iterator
 
 from lvm.doctor.defect import Code, Defect, error, warning
-from lvm.doctor.expected import Expected
 from lvm.doctor.ray_file import RayFile
+from lvm.doctor.versions import Expected
 from lvm.doctor.yaml_file import Place
 
 TOKEN_FILE = ".ray/auth_token"
@@ -24,9 +24,8 @@ def check_commands(file: RayFile, expected: Expected) -> Iterator[Defect]:
     """Find commands that bash cannot read, and those that show the token."""
     for command in file.commands():
         if problem := bash_problem(command.text):
-            yield error(
+            yield command.error(
                 Code.COMMAND_SYNTAX,
-                command.line,
                 f"bash cannot read this command: {problem}",
                 "try it with bash -n -c 'COMMAND'",
             )
@@ -61,9 +60,8 @@ def check_start(file: RayFile, expected: Expected) -> Iterator[Defect]:
         place = file.root.at(key)
         starts = [c for c in file.commands(key) if re.search(r"\bray start\b", c.text)]
         if not starts:
-            yield error(
+            yield place.error(
                 Code.TOKEN_MISSING if place.exists else Code.OPEN_INGRESS,
-                place.line,
                 f"{key} do not start Ray, so Ray's default starts it without a token and with "
                 "an open dashboard.",
                 f"{key}: those of cluster.yaml",
@@ -119,9 +117,8 @@ def _check_start(file: RayFile, start: Place, role: str) -> Iterator[Defect]:
 def _check_token_file(file: RayFile) -> Iterator[Defect]:
     mounts = file.root.at("file_mounts")
     if not any(remote.endswith(TOKEN_FILE) for remote, _ in mounts.entries()):
-        yield error(
+        yield mounts.error(
             Code.TOKEN_MISSING,
-            mounts.line,
             "no node gets the token, so none can join.",
             f"file_mounts: ~/{TOKEN_FILE}: ~/{TOKEN_FILE}",
         )
@@ -137,9 +134,8 @@ def _check_boto3(file: RayFile) -> Iterator[Defect]:
         and "boto3" not in commands
         and not list(file.images())
     ):
-        yield error(
+        yield own.error(
             Code.START_COMMAND,
-            own.line,
             "the autoscaler on the head has no boto3, so it never starts a worker.",
             "head_setup_commands: [/home/ubuntu/venv/bin/pip install boto3]",
         )

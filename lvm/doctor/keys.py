@@ -10,8 +10,8 @@ from typing import Any
 from lvm.core.registry import closest
 from lvm.doctor import ec2, ray_schema
 from lvm.doctor.defect import Code, Defect, error, warning
-from lvm.doctor.expected import Expected
 from lvm.doctor.ray_file import RayFile
+from lvm.doctor.versions import Expected
 from lvm.doctor.yaml_file import Place
 
 # What Ray 2.60 reads from the provider section; its schema lets every other key through unread.
@@ -51,7 +51,7 @@ def unknown_key(
     near = difflib.get_close_matches(key, names, n=1)
     what = f"{key} is not a key of {where}{closest(key, names)}."
     if near:
-        return error(Code.KEY_UNKNOWN, place.line, what, f"{near[0]}:")
+        return place.error(Code.KEY_UNKNOWN, what, f"{near[0]}:")
     report = error if complete else warning
     return report(Code.KEY_UNKNOWN, place.line, what, f"remove {key}")
 
@@ -76,9 +76,8 @@ def check_keys(file: RayFile, expected: Expected) -> Iterator[Defect]:
         paths = [p for p in (refused.path, *named) if p and file.root.at(*p).exists]
         place = file.root.at(*paths[0]) if paths else file.root
         name = ".".join(map(str, paths[0])) if paths else "the file"
-        yield error(
+        yield place.error(
             Code.RAY_SCHEMA,
-            place.line,
             f"Ray refuses {name}: {refused.reason}",
             "see https://docs.ray.io/en/latest/cluster/vms/references/ray-cluster-configuration.html",
         )
@@ -99,9 +98,8 @@ def _against(place: Place, schema: dict[str, Any], where: str) -> Iterator[Defec
 
 def _check_ec2(file: RayFile) -> Iterator[Defect]:
     if not ec2.is_installed():
-        yield warning(
+        yield file.root.at("provider").warning(
             Code.NOT_CHECKED,
-            file.root.at("provider").line,
             "the keys of node_config were not checked: boto3 is not installed, which ray up needs.",
             "pip install boto3",
         )

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator
 
 from lvm.doctor.defect import Code, Defect, error, warning
-from lvm.doctor.expected import Expected
 from lvm.doctor.keys import unknown_key
-from lvm.doctor.kube_file import KubeFile
-from lvm.doctor.kube_keys import RAY_JOB, unknown_keys
+from lvm.doctor.kube_file import RAY_JOB, KubeFile, unknown_keys
+from lvm.doctor.versions import Expected
 
 API = "ray.io/v1"
 _TRIAGE = re.compile(r"triage\.py|\blvm triage\b")
@@ -23,24 +22,22 @@ def check_job(file: KubeFile, expected: Expected) -> Iterator[Defect]:
     api, spec = file.job.at("apiVersion"), file.job.at("spec")
     if api.text != API:
         what = f"apiVersion is {api.text or 'missing'}; KubeRay defines RayJob in {API}."
-        yield error(Code.KEY_UNKNOWN, api.line, what, f"apiVersion: {API}")
+        yield api.error(Code.KEY_UNKNOWN, what, f"apiVersion: {API}")
     for key, place, known in unknown_keys(file.job, RAY_JOB):
         yield unknown_key(place, key, known, "this part of a RayJob", complete=False)
     yield from _check_command(file)
     yield from _check_retry(file)
     end = spec.at("shutdownAfterJobFinishes")
     if end.value is not True:
-        yield error(
+        yield end.error(
             Code.NODES_STAY,
-            end.line,
             "the GPU nodes keep running after the job has ended.",
             "shutdownAfterJobFinishes: true",
         )
     version = file.cluster.at("rayVersion")
     if version.text != expected.ray:
-        yield error(
+        yield version.error(
             Code.RAY_VERSION,
-            version.line,
             f"rayVersion is {version.text or 'missing'}, but constraints.txt pins Ray "
             f"{expected.ray}.",
             f"rayVersion: '{expected.ray}'",
@@ -52,9 +49,8 @@ def _check_command(file: KubeFile) -> Iterator[Defect]:
     said = " ".join(script.text for script in scripts)
     place = next((script for script in scripts if _TRIAGE.search(script.text)), None)
     if place is None:
-        yield error(
+        yield entry.error(
             Code.JOB_COMMAND,
-            entry.line,
             "neither the entrypoint nor a ConfigMap starts the triage.",
             "entrypoint: bash /etc/lvm/triage.sh, as in kuberay-job.yaml",
         )
@@ -81,24 +77,21 @@ def _check_retry(file: KubeFile) -> Iterator[Defect]:
     limit = file.job.at("spec", "backoffLimit")
     said = " ".join(script.text for script in file.scripts())
     if not limit.value:
-        yield warning(
+        yield limit.warning(
             Code.JOB_RETRY,
-            limit.line,
             "a lost head ends the job, although its run could be resumed.",
             f"backoffLimit: {TRIES}",
         )
         return
     if not _VERDICT_ENDS.search(said):
-        yield error(
+        yield limit.error(
             Code.JOB_RETRY,
-            limit.line,
             "the job is retried after a verdict: NOT_FIXED is exit status 1.",
             "case $status in 1|3) exit 0 ;; esac at the end of the script, or backoffLimit: 0",
         )
     if "--resume" not in said:
-        yield error(
+        yield limit.error(
             Code.JOB_RETRY,
-            limit.line,
             "a retry starts in the same --out, which is no longer empty, and is refused.",
             "--resume DIR where DIR/journal.jsonl is there, else --out DIR",
         )

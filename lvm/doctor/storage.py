@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from lvm.core.packages import OWN_PACKAGES
 from lvm.doctor.commands import TOKEN_FILE
-from lvm.doctor.defect import Code, Defect, error, warning
-from lvm.doctor.expected import Expected
+from lvm.doctor.defect import Code, Defect, error
 from lvm.doctor.ray_file import EVERYWHERE, FIRST, ON_HEAD, ON_WORKERS, RayFile
+from lvm.doctor.versions import Expected
 from lvm.doctor.yaml_file import Place
 
 NEEDED = ("pyproject.toml", *OWN_PACKAGES)  # without these the installation on a node fails
@@ -38,9 +38,8 @@ def check_storage(file: RayFile, expected: Expected) -> Iterator[Defect]:
                 f"mount a shared file system at {folder}, for instance EFS or NFS",
             )
     if not shared:
-        yield error(
+        yield place.error(
             Code.STORAGE,
-            place.line,
             "no shared file system is mounted on head and workers, so runs cannot be resumed.",
             "mount one at /shared in setup_commands, as cluster.yaml does",
         )
@@ -86,9 +85,8 @@ def check_mounts(file: RayFile, expected: Expected) -> Iterator[Defect]:
         if not path.exists():
             yield _missing(remote, local)
         elif target.name in NEEDED and not path.is_relative_to(here):
-            yield error(
+            yield local.error(
                 Code.MOUNT_OUTSIDE,
-                local.line,
                 f"{local.text} lies outside {here}, so nodes would run the code of another "
                 "checkout.",
                 f"{remote}: {path.name}",
@@ -105,9 +103,8 @@ def _incomplete(file: RayFile, targets: list[PurePosixPath]) -> Iterator[Defect]
     for folder in {target.parent for target in targets if target.name == "pyproject.toml"}:
         for name in NEEDED:
             if folder / name not in targets:
-                yield error(
+                yield file.root.at("file_mounts").error(
                     Code.MOUNT_MISSING,
-                    file.root.at("file_mounts").line,
                     f"{name} is not sent to {folder}, so the installation there fails.",
                     f"{folder}/{name}: {name}",
                 )
@@ -117,20 +114,16 @@ def _missing(remote: str, local: Place) -> Defect:
     what = f"{local.text} does not exist on this machine."
     if remote.endswith(TOKEN_FILE):
         command = "ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token"
-        return warning(Code.MOUNT_MISSING, local.line, what, command)
-    return error(
-        Code.MOUNT_MISSING,
-        local.line,
-        what,
-        f"{remote}: a file beside this one, or remove the line",
+        return local.warning(Code.MOUNT_MISSING, what, command)
+    return local.error(
+        Code.MOUNT_MISSING, what, f"{remote}: a file beside this one, or remove the line"
     )
 
 
 def _shadowing(checkout: PurePosixPath, target: PurePosixPath, local: Place) -> Defect:
     better = checkout.with_name("lvm-triage")
-    return error(
+    return local.error(
         Code.MOUNT_SHADOWS,
-        local.line,
         f"the checkout {checkout} hides the package {checkout.name} from workers whose driver "
         f"starts in {checkout.parent}.",
         f"{better / target.relative_to(checkout)}: {local.text}, and so for the whole checkout",

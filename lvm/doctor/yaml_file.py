@@ -9,6 +9,7 @@ from typing import Any
 
 from lvm.core.errors import DataError
 from lvm.core.outside import read_text
+from lvm.doctor.defect import Code, Defect, error, warning
 
 Key = str | int
 MERGE = "tag:yaml.org,2002:merge"
@@ -57,6 +58,14 @@ class Place:
             if part in self.source[number - 1]:
                 return number
         return self.line
+
+    def error(self, code: Code, what: str, fix: str) -> Defect:
+        """Return a defect of this value that has to be fixed."""
+        return error(code, self.line, what, fix)
+
+    def warning(self, code: Code, what: str, fix: str) -> Defect:
+        """Return a defect of this value with which the cluster still works."""
+        return warning(code, self.line, what, fix)
 
 
 @dataclass(frozen=True)

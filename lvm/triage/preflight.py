@@ -8,10 +8,9 @@ from lvm.audit.material import Material
 from lvm.core.config.run import RunConfig
 from lvm.core.errors import CheckpointError, ConfigError, DataError
 from lvm.data.bank import check_rows
-from lvm.data.draw import drawn
 from lvm.data.report_files import dataset_from_windows
 from lvm.data.sample import SAMPLE
-from lvm.data.windows import Dataset, dataset_from_bank
+from lvm.data.windows import Dataset, dataset_from_bank, drawn
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
 

@@ -22,10 +22,9 @@ from lvm.audit.samples import draw_samples
 from lvm.audit.session import own_data
 from lvm.core.config.run import GateConfig, RunConfig
 from lvm.data.bank import Bank
-from lvm.data.draw import count_by_article, drawn, leading
 from lvm.data.files import write_bank
 from lvm.data.load import DataRequest
-from lvm.data.windows import Dataset, Size, article_windows, recut
+from lvm.data.windows import Dataset, Size, article_windows, count_by_article, drawn, leading, recut
 from lvm.training.loop import train
 from lvm.triage.preflight import dataset_of
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from made import reported
 from msgspec.structs import replace
 
 from lvm.audit import gates
@@ -30,8 +29,6 @@ from lvm.views.report.markdown import render, report_sections
 from lvm.views.status import status
 from lvm.views.status.screen import screen
 from lvm.views.terminal import Screen
-
-below_trivial = reported("GATE_BELOW_TRIVIAL", below_trivial)
 
 CONFIG = tiny.config(base=tiny.recipe(**{"training.epochs": 2}), stage=0.3)
 FILE = "of my own.npy"

@@ -13,8 +13,7 @@ from lvm.audit.keys import UNIQUE_SHARE
 from lvm.audit.location import same_from, unit
 from lvm.audit.material import Material
 from lvm.audit.repair.places import blind_rows
-from lvm.audit.scan import scans
-from lvm.audit.vectors import NORM_TOLERANCE
+from lvm.audit.vectors import NORM_TOLERANCE, scans
 from lvm.data.rows import key_codes, take
 
 PAIRS = 4096  # rows compared at a time

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.copied import copies_of_train
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side
 from lvm.audit.repair.windows import WindowPlan
-from lvm.audit.scan import scans
-from lvm.audit.target_keys import target_keys
+from lvm.audit.target_keys import copies_of_train, target_keys
+from lvm.audit.vectors import scans
 from lvm.data.rows import blocks
 from lvm.data.windows import MIN_ARTICLES, ranked_articles
 
