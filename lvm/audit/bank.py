@@ -24,7 +24,7 @@ from lvm.audit.padding import (
 )
 from lvm.audit.paraphrase import bank_twins
 from lvm.audit.repeated import overlapping, repeated_windows
-from lvm.audit.vectors import scans
+from lvm.audit.vectors import spoilt_rows
 from lvm.data.rows import key_codes
 
 DUPLICATES_WARN, DUPLICATES_BLOCK = 0.01, 0.05  # share of rows that repeat another; under its key
@@ -40,7 +40,7 @@ def duplicates(material: Material) -> Iterator[Seen]:
     yield from repeated_first_chunks(material)
     bank = material.pool
     group = np.array(material.content.group)
-    spoilt = _spoilt_rows(material)
+    spoilt = spoilt_rows(material, "bank")
     group[spoilt] = spoilt  # NONFINITE and ZERO_ROWS speak of these: they are no text twice
     first = group != np.arange(len(bank))
     share, twice = float(first.mean()), _stored_twice(group, bank.keys)
@@ -126,7 +126,7 @@ def target_not_in_bank(material: Material) -> Iterator[Seen]:
             raise NotEvaluable(f"the vectors are not comparable: {mismatch}", "fix SPACE_MISMATCH")
     share, limit = float(inside.mean()), same_from(material)
     # Rows of the bank that are NaN or zero were somebody's: NONFINITE and ZERO_ROWS speak of them.
-    if share >= ALLOWED_SHARE - 2 * len(_spoilt_rows(material)) / len(bank):
+    if share >= ALLOWED_SHARE - 2 * len(spoilt_rows(material, "bank")) / len(bank):
         return
     seen = f"{share:.1%} of {len(rows)} targets have a bank row with cosine {limit:.4g} or more"
     yield _not_in_bank(material, side, rows[~inside], len(rows), seen, share)
@@ -171,12 +171,6 @@ def _train_fits(material: Material) -> bool:
         return False
     found = or_none(keyed, material, material.train)
     return found is not None and float(found.right.mean()) >= ALLOWED_SHARE
-
-
-def _spoilt_rows(material: Material) -> Int[np.ndarray, " n"]:
-    """Return the bank rows that are not finite or zero."""
-    (bank,) = (scan for scan in scans(material) if scan.input == "bank")
-    return np.concatenate([bank.nonfinite, bank.zero])
 
 
 def locate_targets(

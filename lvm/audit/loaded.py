@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import LvmError
 from lvm.data.bank import Bank
@@ -86,14 +88,15 @@ def names_data(manifest: Mapping[str, object], bank: Bank | None, dataset: Datas
     return bool(manifest["data"] == as_trained(dataset, manifest).fingerprint)
 
 
-def as_trained(dataset: Dataset, manifest: Mapping[str, Any]) -> Dataset:
+def as_trained(dataset: Dataset, manifest: Mapping[str, object]) -> Dataset:
     """Return the dataset with those dev windows that a checkpoint says it was validated on.
 
     A run judges its epochs on a draw of the dev split (lvm/data/windows.py). A manifest that states
     none, or in a form that cannot be read, leaves the split as it is.
     """
     try:
-        counts = {int(article): int(count) for article, count in manifest["val_articles"]}
-    except (KeyError, TypeError, ValueError):
+        stated = np.asarray(manifest["val_articles"], dtype=np.int64)
+        counts = dict(stated.tolist())
+    except (KeyError, TypeError, ValueError, OverflowError):
         return dataset
     return replace(dataset, dev=leading(dataset.dev, counts))

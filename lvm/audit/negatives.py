@@ -6,15 +6,15 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping
 
-from lvm.audit.finding import Finding, Severity
-from lvm.audit.training_log import TrainingLog, finding_on, where_in
+from lvm.audit.finding import Finding, Seen, Severity
+from lvm.audit.training_log import TrainingLog, where_in
 
 KEPT_NEGATIVES = 0.75  # share of the configured negatives that masks must leave
 INFORMED = 0.5  # a first loss that fits this share of the columns did not see the others
 KNOWS = 0.3  # below the loss of guessing: an untrained model with a residual path knows something
 
 
-def negatives_fewer(log: TrainingLog) -> Iterator[Finding]:
+def negatives_fewer(log: TrainingLog) -> Iterator[Finding | Seen]:
     """Compare the negatives used per target with those in the recipe."""
     if log.recipe.objective.contrastive_weight == 0:
         return
@@ -25,10 +25,11 @@ def negatives_fewer(log: TrainingLog) -> Iterator[Finding]:
     if first is not None and first < math.log(seen + 1) - KNOWS:
         first = None
     found = stated_negatives_finding(round(columns), round(configured) + 1, first, where_in(log))
-    if found is None and seen < KEPT_NEGATIVES * configured:
-        found = finding_on(
-            "NEGATIVES_FEWER",
-            log,
+    if found is not None:
+        yield found
+    elif seen < KEPT_NEGATIVES * configured:
+        yield Seen(
+            where=where_in(log),
             seen=f"{seen:.1f} negatives per row after masking, of {configured:.0f} configured",
             allowed=f"at least {KEPT_NEGATIVES:.0%} of them",
             meaning="Most candidates were dropped as duplicates, own contexts or false "
@@ -37,8 +38,6 @@ def negatives_fewer(log: TrainingLog) -> Iterator[Finding]:
             next="raise negatives.false_negative_margin, or training.batch_size",
             values={"seen": seen, "stated": configured},
         )
-    if found is not None:
-        yield found
 
 
 def stated_negatives_finding(

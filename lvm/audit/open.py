@@ -44,7 +44,7 @@ def open_material(request: DataRequest, config: RunConfig, *, whole: bool = True
         try:
             return read(path)
         except SchemaError as error:
-            problems.append(_schema(part, path, str(error)))
+            problems.append(_schema(part, path, error))
             missing[part] = f"the {part} file is unusable"
             return None
 
@@ -111,17 +111,15 @@ def on_test_split(material: Material) -> Material:
     return dataclasses.replace(material, eval=side)
 
 
-def _schema(part: str, path: Path, error: str) -> Finding:
-    seen, _, todo = error.partition("; ")
-    seen, _, allowed = seen.partition(", expected ")
+def _schema(part: str, path: Path, error: SchemaError) -> Finding:
     return Finding(
         code="SCHEMA",
         severity=Severity.BLOCK,
-        seen=seen,
-        allowed=allowed or "the arrays that README lists for this file",
+        seen=error.seen,
+        allowed=error.allowed or "the arrays that README lists for this file",
         where=where_found(part, str(path)),
         meaning="The file violates its format, so nothing in it can be trusted.",
-        next=todo or f"rewrite {path} with the arrays of its format",
+        next=error.todo or f"rewrite {path} with the arrays of its format",
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
@@ -16,8 +15,7 @@ from lvm.audit.material import Material, where_found
 from lvm.audit.own_figure import TOLERANCE, ids_of
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import LvmError
-from lvm.core.randomness import numpy_generator
-from lvm.data.windows import Dataset, Windows
+from lvm.data.windows import Dataset
 from lvm.evaluation.inference import predict
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import NUM_PROBES, PROBE_TOLERANCE, probe_differences
@@ -135,9 +133,7 @@ def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Seen]:
             f"its val_cosine {stored:.4f} was measured on windows other than the dev split here",
             "give the data it was trained on (--data BANK)",
         )
-    yield from _not_reproduced(
-        part, dataset, float(stored), _dev_cosine(part, dataset, material.seed)
-    )
+    yield from _not_reproduced(part, dataset, float(stored), _dev_cosine(part, dataset, material))
 
 
 def _not_reproduced(
@@ -202,23 +198,15 @@ class _Mean:
     count: int
 
 
-def _dev_cosine(part: CheckpointPart, dataset: Dataset, seed: int) -> _Mean:
+@torch.no_grad()
+def _dev_cosine(part: CheckpointPart, dataset: Dataset, material: Material) -> _Mean:
     """Return the mean dev cosine as the training loop measures it, in the space of the search."""
     predictor, recipe = model_of(part)
-    windows, whole = dataset.dev, len(dataset.dev) <= SAMPLE
-    if not whole:
-        generator = numpy_generator(seed, "audit", "dev")
-        windows = windows.select(np.sort(generator.choice(len(windows), SAMPLE, replace=False)))
-    cosines = _cosines(predictor, dataset, windows, recipe.search_space)
+    windows = dataset.dev.select(material.sample(len(dataset.dev), SAMPLE, "audit", "dev"))
+    queries = predict(predictor, dataset, windows, recipe.search_space)
+    targets = torch.from_numpy(dataset.bank.rows(windows.targets))
+    documents = predictor.documents(targets, recipe.search_space).float()
+    cosines = torch.cosine_similarity(queries, documents, dim=1).double().numpy()
+    whole = len(dataset.dev) <= SAMPLE
     error = 0.0 if whole else float(cosines.std()) / math.sqrt(len(cosines))
     return _Mean(value=float(cosines.mean()), error=error, count=len(cosines))
-
-
-@torch.no_grad()
-def _cosines(
-    predictor: Predictor, dataset: Dataset, windows: Windows, space: str
-) -> Float[np.ndarray, " m"]:
-    queries = predict(predictor, dataset, windows, space)
-    targets = torch.from_numpy(dataset.bank.rows(windows.targets))
-    documents = predictor.documents(targets, space).float()
-    return torch.cosine_similarity(queries, documents, dim=1).double().numpy()

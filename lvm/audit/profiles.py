@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -38,7 +37,7 @@ def plot_data(material: Material) -> dict[str, object]:
     "windows"}), `coherence_blocks`, `cosine_histograms` (side -> histogram) and
     `prediction_histogram`. Cosines throughout; errors are standard errors over articles.
     """
-    parts: dict[str, Callable[[Material], Any]] = {
+    parts: dict[str, Callable[[Material], Mapping[str, object]]] = {
         "position_profile": functools.partial(_by_side, _position_profile),
         "lag_profile": functools.partial(_by_side, _lag_profile),
         "offset_sweep": functools.partial(_by_side, _offset_sweep),
@@ -51,8 +50,8 @@ def plot_data(material: Material) -> dict[str, object]:
 
 
 def _by_side(
-    profile: Callable[[Material, Coherence], dict[str, Any]], material: Material
-) -> dict[str, Any]:
+    profile: Callable[[Material, Coherence], dict[str, object]], material: Material
+) -> dict[str, object]:
     """Return a profile of each side that has one."""
     sides = {name: or_none(coherence, material, name) for name in SIDES}
     found = {n: or_none(profile, material, side) for n, side in sides.items() if side is not None}
@@ -171,10 +170,11 @@ def _train_level(material: Material) -> dict[str, object]:
 # --- histograms -----------------------------------------------------------------------------------
 
 
-def _cosine_histograms(material: Material) -> dict[str, object]:
+def _cosine_histograms(material: Material) -> Mapping[str, object]:
     """Mean context against its own target and against that of another article, per side."""
     sides = {name: or_none(coherence, material, name) for name in SIDES}
-    return _histograms({n: (s.paired, s.shuffled) for n, s in sides.items() if s is not None})
+    pairs = {n: (s.paired, s.shuffled) for n, s in sides.items() if s is not None}
+    return _histograms(pairs)
 
 
 def _prediction_histogram(material: Material) -> dict[str, object]:
@@ -193,11 +193,12 @@ def _prediction_histogram(material: Material) -> dict[str, object]:
     usable = np.isfinite(cosines).all(axis=0)
     if int(usable.sum()) < MIN_WINDOWS:
         raise NotEvaluable("too few predictions are finite numbers", "predict again")
-    found: dict[str, Any] = _histograms({"eval": (cosines[0][usable], cosines[1][usable])})["eval"]
-    return found
+    return _histograms({"eval": (cosines[0][usable], cosines[1][usable])})["eval"]
 
 
-def _histograms(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+def _histograms(
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> dict[str, dict[str, object]]:
     """Return histograms that share their bins, so that they compare by eye."""
     if not pairs:
         return {}

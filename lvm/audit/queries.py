@@ -6,6 +6,7 @@ They come from a checkpoint, or from a plain file of any model that cannot be lo
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +18,10 @@ from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, unit
 from lvm.audit.material import Material, once, or_none, where_found
 from lvm.core.config.recipe import Recipe
+from lvm.evaluation.inference import by_block, device_of
 from lvm.models.predictor import Predictor
 
 SAMPLE = 2048  # windows whose predictions are looked at
-BLOCK = 2048  # rows per forward pass
 SUPPLY = "give --predictions P.npy or --checkpoint C"
 
 
@@ -148,13 +149,7 @@ def run(
     predictor: Predictor, contexts: Float[np.ndarray, "m T D"], space: str
 ) -> Float[np.ndarray, "m W"]:
     """Return what the model predicts, in a space, as unit rows; NaN where it fails."""
-    device = next(predictor.parameters()).device
-    predictor.eval()
-    rows = [
-        predictor.queries(torch.from_numpy(contexts[i : i + BLOCK]).to(device), space)
-        for i in range(0, len(contexts), BLOCK)
-    ]
-    return unit(torch.cat(rows).float().cpu().numpy())
+    return _by_block(predictor, predictor.queries, contexts, space)
 
 
 @torch.no_grad()
@@ -164,13 +159,19 @@ def documents(
     """Return vectors of text as the model's search sees them: in the raw space mostly unchanged."""
     if space == "raw" and not predictor.model.has_document_tower:
         return vectors
-    device = next(predictor.parameters()).device
+    return _by_block(predictor, predictor.documents, vectors, space)
+
+
+def _by_block(
+    predictor: Predictor,
+    compute: Callable[[torch.Tensor, str], torch.Tensor],
+    rows: Float[np.ndarray, "m *more D"],
+    space: str,
+) -> Float[np.ndarray, "m W"]:
     predictor.eval()
-    rows = [
-        predictor.documents(torch.from_numpy(vectors[i : i + BLOCK]).to(device), space)
-        for i in range(0, len(vectors), BLOCK)
-    ]
-    return unit(torch.cat(rows).float().cpu().numpy())
+    device = device_of(predictor)
+    found = by_block(lambda block: compute(block.to(device), space), torch.from_numpy(rows))
+    return unit(found.cpu().numpy())
 
 
 def affine_mix(material: Material, windows: Coherence) -> Float[np.ndarray, "m D"]:

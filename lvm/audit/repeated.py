@@ -36,9 +36,13 @@ def repeated(side: Side, rows: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
         contexts, targets = take(side.file.contexts, part), take(side.file.targets, part)
         whole = np.concatenate([contexts.reshape(len(part), -1), targets], axis=1)
         codes[start : start + len(part)] = digests(whole, np.dtype(np.float32))
-    _, first = np.unique(codes, return_index=True)
-    again = np.ones(len(rows), dtype=bool)
-    again[first] = False
+    return repeats(codes)
+
+
+def repeats(values: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Say which values stand earlier in the array."""
+    again = np.ones(len(values), dtype=bool)
+    again[np.unique(values, return_index=True)[1]] = False
     return again
 
 

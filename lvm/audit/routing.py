@@ -7,9 +7,10 @@ steps come in order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from lvm.audit.check import CHECKS
 from lvm.core.metrics import FRONT
@@ -80,13 +81,17 @@ def _named(numbers: Sequence[int]) -> str:
 
 
 def _lacks_discrimination(
-    model: Mapping[str, Any] | None, ladder: Mapping[str, Mapping[str, Any]] | None
+    model: Mapping[str, object] | None, ladder: Mapping[str, Mapping[str, object]] | None
 ) -> bool:
     if not model or not ladder:
         return False
     rungs = [row for name, row in ladder.items() if name not in LIMITS]
     if not rungs:
         return False
-    best = {key: max(row[key] for row in rungs) for key in FRONT["raw"]}
-    low = float(model["r_at_5"]) < LOW_RECALL * best["r_at_5"]
-    return low and float(model["eval_cosine"]) > float(best["eval_cosine"])
+    best = {key: max(_number(row[key]) for row in rungs) for key in FRONT["raw"]}
+    low = _number(model["r_at_5"]) < LOW_RECALL * best["r_at_5"]
+    return low and _number(model["eval_cosine"]) > best["eval_cosine"]
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

@@ -14,9 +14,9 @@ from lvm.audit.followed import counted_off
 from lvm.audit.lineage import Places
 from lvm.audit.location import RoughIndex, centre_and_spread, find_rows, same_limit, unit
 from lvm.audit.material import Material, Side, once
+from lvm.audit.stated import mostly
 from lvm.data.rows import take
 
-COPIED_SHARE, MIN_COPIED = 0.5, 3  # of an article's windows, and their number
 QUICK_TRAIN = 100_000  # train windows that a quick audit compares
 
 
@@ -119,9 +119,7 @@ def copies_of_train(
     last = eval_.contexts(np.arange(len(eval_)))[:, -1]  # a target may have been overwritten
     rows = RoughIndex(train.stored_targets).find(last)
     found = (rows >= 0) & _same_before(train, eval_, rows)
-    articles, place = np.unique(keys[known, 0], return_inverse=True)
-    whole, copied = np.bincount(place), np.bincount(place, weights=found[known])
-    copies = articles[(copied >= COPIED_SHARE * whole) & (copied >= np.minimum(whole, MIN_COPIED))]
+    copies = mostly(keys[known, 0], found[known])
     return copies, np.flatnonzero(found & known & np.isin(keys[:, 0], copies))
 
 

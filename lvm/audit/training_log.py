@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+import msgspec
+
+from lvm.audit.finding import NotEvaluable
 from lvm.core.config.plain import from_dict
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import CheckpointError, ConfigError
@@ -78,21 +79,29 @@ def training_log(checkpoint: Path) -> TrainingLog | None:
 
 
 def log_from_epochs(
-    recipe: Recipe, epochs: Iterable[Mapping[str, Any]], ended: str = ""
+    recipe: Recipe, epochs: Iterable[Mapping[str, object]], ended: str = ""
 ) -> TrainingLog:
     """Return the log of an arm from its flat records per epoch, as a journal keeps them."""
-    records = [_record(flat, recipe) for flat in epochs if flat["epoch"] >= 1]
-    return _log(recipe, sorted(records, key=lambda r: r.epoch), ended=ended, source="")
+    records = [_record(flat, recipe) for flat in epochs]
+    trained = sorted((r for r in records if r.epoch >= 1), key=lambda r: r.epoch)
+    return _log(recipe, trained, ended=ended, source="")
 
 
-def _record(flat: Mapping[str, Any], recipe: Recipe) -> EpochRecord:
+class _Flat(msgspec.Struct):
+    epoch: int
+    seconds: float | None = None
+    health: dict[str, float | None] | None = None
+
+
+def _record(flat: Mapping[str, object], recipe: Recipe) -> EpochRecord:
     trained = ("loss", "gradient_norm", "num_negatives", *recipe.objective.weights)
+    known = msgspec.convert(flat, _Flat)
     return EpochRecord(
-        epoch=int(flat["epoch"]),
-        train={name: flat[name] for name in trained if name in flat},
-        dev={n: flat[n] for n in METRICS.shown(Shown.DEV) if flat.get(n) is not None},
-        seconds=float(flat.get("seconds") or 0.0),
-        health=flat.get("health") or {},
+        epoch=known.epoch,
+        train={n: value for n in trained if isinstance(value := flat.get(n), int | float)},
+        dev={n: v for n in METRICS.shown(Shown.DEV) if isinstance(v := flat.get(n), float | str)},
+        seconds=known.seconds or 0.0,
+        health={n: v for n, v in (known.health or {}).items() if v is not None},
     )
 
 
@@ -138,13 +147,6 @@ def share_left(log: TrainingLog) -> tuple[float, str]:
     first = series[0][1] if series else log.records[0].train[log.term]
     # MMD is around 0 once it is gone, and may be below.
     return (last[log.term] / first if first > 0 else 0.0), f"its first value {first:.3f}"
-
-
-def finding_on(
-    code: str, log: TrainingLog, *, severity: Severity = Severity.WARN, **about: Any
-) -> Finding:
-    """Return a finding about the whole of a training."""
-    return Finding(code=code, severity=severity, where=where_in(log), **about)
 
 
 def where_in(log: TrainingLog) -> dict[str, object]:

@@ -78,8 +78,7 @@ def _bad_rows(scan: Scan, rows: np.ndarray, what: str, meaning: str) -> Seen:
 def unnormalised(material: Material) -> Iterator[Seen]:
     """Report arrays whose norms are off 1 or spread."""
     for scan in scans(material):
-        off = abs(scan.mean_norm - 1) > NORM_TOLERANCE
-        if off or scan.norm_spread > NORM_TOLERANCE:
+        if scan.is_off:
             yield Seen(
                 seen=f"norms of {scan.part}: mean {scan.mean_norm:.3f}, spread "
                 f"{scan.norm_spread:.1%} of it",
@@ -113,6 +112,11 @@ class Scan:
     odd_rows: Int[np.ndarray, " n"]  # rows whose norm is farthest from the mean
     sampled: bool
 
+    @property
+    def is_off(self) -> bool:
+        """Whether the lengths are off 1, or spread."""
+        return abs(self.mean_norm - 1) > NORM_TOLERANCE or self.norm_spread > NORM_TOLERANCE
+
 
 @once
 def scans(material: Material) -> list[Scan]:
@@ -123,6 +127,12 @@ def scans(material: Material) -> list[Scan]:
     if not made:
         raise NotEvaluable("no vectors were given", "give --data, or --train, --eval, --payload")
     return made
+
+
+def spoilt_rows(material: Material, name: str) -> Int[np.ndarray, " n"]:
+    """Return the rows of an input that are not finite or zero, in rising order."""
+    found = [scan for scan in scans(material) if scan.input == name]
+    return np.unique(np.concatenate([rows for s in found for rows in (s.nonfinite, s.zero)]))
 
 
 def _scan_side(material: Material, side: Side) -> Iterator[Scan]:

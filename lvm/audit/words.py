@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from lvm.audit.document import AuditDocument, CheckTold, FindingTold
+import msgspec
+
+from lvm.audit.document import AuditDocument, CheckTold, FindingTold, Where
 from lvm.core.text import counted
 
 NUM_NAMED = 5  # rows or articles of a finding that are named in words
@@ -85,26 +86,24 @@ def not_looked_at(document: AuditDocument) -> list[str]:
     ]
 
 
-def where_in_words(where: Mapping[str, Any], named: int = NUM_NAMED) -> str:
+def where_in_words(where: Mapping[str, object], named: int = NUM_NAMED) -> str:
     """Return where a finding lies: input, file, how many rows, and the worst of them.
 
     At most `named` rows, articles and blocks are listed; further scalars follow under their name.
     """
-    parts = []
-    if "count" in where:
-        of = f" of {where['of']:,}" if "of" in where else ""
-        parts.append(f"{where['count']:,}{of} rows")
-    for key in ("rows", "articles"):
-        if where.get(key):
-            parts.append(f"{key} {_listed([str(value) for value in where[key]], named)}")
-    if where.get("blocks"):
-        spans = [f"{first}–{last}" for first, last in where["blocks"]]
+    parts, known = [], msgspec.convert(where, Where)
+    if not isinstance(known.count, msgspec.UnsetType):
+        of = "" if isinstance(known.of, msgspec.UnsetType) else f" of {known.of:,}"
+        parts.append(f"{known.count:,}{of} rows")
+    for key, ids in (("rows", known.rows), ("articles", known.articles)):
+        if ids:
+            parts.append(f"{key} {_listed([str(value) for value in ids], named)}")
+    if known.blocks:
+        spans = [f"{first}–{last}" for first, last in known.blocks]
         parts.append(f"blocks of articles {_listed(spans, named)}")
-    known = ("input", "source", "count", "of", "rows", "articles", "blocks")
-    parts += [f"{k} {v}" for k, v in where.items() if k not in known and isinstance(v, str | int)]
-    place = str(where.get("input", ""))
-    if where.get("source"):
-        place = f"{place}, {where['source']}" if place else str(where["source"])
+    others = {k: v for k, v in where.items() if k not in Where.__struct_fields__}
+    parts += [f"{key} {value}" for key, value in others.items() if isinstance(value, str | int)]
+    place = ", ".join(text for text in (known.input, known.source) if text)
     return ": ".join(part for part in (place, "; ".join(parts)) if part)
 
 

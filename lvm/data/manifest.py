@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any
 
 from lvm.core.errors import DataError
 from lvm.core.files import cache_file, write_json
@@ -100,15 +99,21 @@ def _kind(value: object) -> str:
     return repr(value)[:60]
 
 
-def changed_files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def stated_hashes(manifest: Mapping[str, object]) -> dict[str, str]:
+    """Return the hashes that a manifest states, by the name of the file."""
+    stated = manifest.get("sha256")
+    return {n: str(h) for n, h in stated.items()} if isinstance(stated, Mapping) else {}
+
+
+def changed_files(folder: Path, manifest: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
     """Yield (name, hash of the file, hash that the manifest states) of every file that differs.
 
     Files that are missing are another reader's to name.
     """
-    for name, stated in sorted(manifest.get("sha256", {}).items()):
+    for name, stated in sorted(stated_hashes(manifest).items()):
         path = folder / name
         if path.is_file() and (seen := _sha256(path)) != stated:
-            yield name, seen, str(stated)
+            yield name, seen, stated
 
 
 def _sha256(path: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -20,7 +18,7 @@ class RowFinder:
     def __init__(self, table: Float[np.ndarray, "N D"]) -> None:
         self._table = table
         self._extra = np.empty((0, table.shape[1]), table.dtype)
-        self._dtype: np.dtype[Any] | None = None  # the type that the next two were built for
+        self._dtype: np.dtype[np.generic] | None = None  # the type that the next two were built for
         self._known = Digests(np.empty(0, np.uint64))
         self._groups = np.empty(0, np.int64)
 
@@ -50,7 +48,7 @@ class RowFinder:
             rows[new] = self._known.find(wanted[new])
         return rows
 
-    def _index(self, dtype: np.dtype[Any]) -> None:
+    def _index(self, dtype: np.dtype[np.generic]) -> None:
         if dtype == self._dtype:
             return
         of_table = digests(self._table, dtype)

@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import numpy as np
 
@@ -140,7 +140,9 @@ def _seek_to_data(handle: IO[bytes], info: zipfile.ZipInfo, where: str) -> None:
     handle.seek(sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28)), os.SEEK_CUR)
 
 
-def read_npy_header(handle: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def read_npy_header(
+    handle: IO[bytes], where: str
+) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
     """Read a `.npy` header and return (shape, whether the order is Fortran's, dtype)."""
     try:
         with warnings.catch_warnings():
@@ -158,7 +160,7 @@ def read_npy_header(handle: IO[bytes], where: str) -> tuple[tuple[int, ...], boo
 
 def _plain_header(
     handle: IO[bytes], size: int, where: str
-) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
+) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[np.generic]]:
     """Return shape, order and dtype of a `.npy` of `size` bytes, checked against that size."""
     begin = handle.tell()
     shape, fortran, dtype = read_npy_header(handle, where)
@@ -207,7 +209,7 @@ def _unpack_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> np.ndarray:
+def _empty(shape: tuple[int, ...], dtype: np.dtype[np.generic], where: str) -> np.ndarray:
     try:
         return np.empty(shape, dtype)
     except ValueError:
@@ -226,7 +228,7 @@ def sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
-def sync(handle: IO[Any]) -> None:
+def sync(handle: IO[bytes] | IO[str]) -> None:
     """Push a written file to the disk, so that a rename never outruns its content."""
     handle.flush()
     os.fsync(handle.fileno())

@@ -46,13 +46,15 @@ class WindowFile:
         if target_shape != (m, width):
             raise SchemaError(
                 f"{self.source}: contexts have shape {self.contexts.shape} and targets "
-                f"{target_shape}, expected {(m, width)} for the targets; write the file again "
-                "with one target per window."
+                f"{target_shape}",
+                "write the file again with one target per window.",
+                allowed=f"{(m, width)} for the targets",
             )
         if self.truth_keys is not None and self.truth_keys.shape != (m, 2):
             raise SchemaError(
-                f"{self.source}: truth_keys have shape {self.truth_keys.shape}, expected "
-                f"{(m, 2)}, one (article, chunk) per window; write the file again."
+                f"{self.source}: truth_keys have shape {self.truth_keys.shape}",
+                "write the file again.",
+                allowed=f"{(m, 2)}, one (article, chunk) per window",
             )
 
     def __len__(self) -> int:
@@ -70,16 +72,16 @@ class WindowFile:
 
 
 def _check_floats(array: np.ndarray, name: str, shape: str, source: str) -> None:
-    expected = f"expected {shape} of float16, float32 or float64"
     if array.ndim != shape.count(",") + 1 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise SchemaError(
-            f"{source}: {name} have shape {array.shape} and type {array.dtype}, {expected}; "
-            "write the file again."
+            f"{source}: {name} have shape {array.shape} and type {array.dtype}",
+            "write the file again.",
+            allowed=f"{shape} of float16, float32 or float64",
         )
     if 0 in array.shape:
         raise SchemaError(
-            f"{source}: {name} have shape {array.shape}, which holds no vector; write the file "
-            "again with at least one window."
+            f"{source}: {name} have shape {array.shape}, which holds no vector",
+            "write the file again with at least one window.",
         )
 
 
@@ -115,5 +117,6 @@ def _member(arrays: Mapping[str, np.ndarray], names: tuple[str, str], path: Path
             return arrays[name]
     raise SchemaError(
         f"{path} has the members {listed(sorted(arrays)) or 'none'}, but windows need "
-        f"{names[0]} (or {names[1]}); check that this is a windows file."
+        f"{names[0]} (or {names[1]})",
+        "check that this is a windows file.",
     )

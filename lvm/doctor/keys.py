@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from lvm.core.registry import closest
 from lvm.doctor import ec2, ray_schema
@@ -83,16 +82,15 @@ def check_keys(file: RayFile, expected: Expected) -> Iterator[Defect]:
         )
 
 
-def _against(place: Place, schema: dict[str, Any], where: str) -> Iterator[Defect]:
+def _against(place: Place, schema: ray_schema.Schema, where: str) -> Iterator[Defect]:
     """Find the keys that a closed part of Ray's schema does not list."""
-    known = schema.get("properties", {})
-    patterns = list(schema.get("patternProperties", {}).values())
+    known, patterns = schema.properties, list(schema.pattern_properties.values())
     for key, below in place.entries():
         if key in known:
             yield from _against(below, known[key], key)
         elif patterns:
             yield from _against(below, patterns[0], f"{where}.{key}")
-        elif schema.get("additionalProperties") is False:
+        elif schema.additional_properties is False:
             yield unknown_key(below, key, known, where)
 
 

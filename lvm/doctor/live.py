@@ -6,7 +6,8 @@ Nothing is changed or removed; what is found comes with the command that would.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TypedDict
 
 from lvm.core.config.run import ScheduleConfig
 from lvm.doctor.machine import MIN_DISK_GIB, MIN_MEMORY_GIB, Finding
@@ -20,6 +21,29 @@ STATE_SECONDS = 20
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 # Ray keeps these two kinds of actors beyond the jobs that they were started for.
 _OF_RAY = ("SUPERVISOR_ACTOR_RAY_NAMESPACE", "_train_state_actor")
+
+
+class RayNode(TypedDict):
+    """What is read of a node as Ray lists it."""
+
+    NodeID: str
+    NodeManagerAddress: str
+    Alive: bool
+    Resources: dict[str, float]
+
+
+class NodeFacts(TypedDict, total=False):
+    """What a node answers: its room in GiB, and its code, or why lvm cannot be imported there."""
+
+    disk: float
+    memory: float  # in all
+    free: float  # of memory
+    problem: str
+    python: str
+    ray: str
+    torch: str
+    code: str
+    package: str
 
 
 def look(address: str) -> list[Finding]:
@@ -40,7 +64,7 @@ def look(address: str) -> list[Finding]:
 # --- nodes ----------------------------------------------------------------------------------------
 
 
-def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
+def _nodes(ray: ModuleType, nodes: list[RayNode]) -> Iterator[Finding]:
     """Ask all nodes at once, so that a silent one costs its own time alone."""
     asked = [(node, on_node(node["NodeID"], _task())) for node in nodes]
     for node, answer in asked:
@@ -80,7 +104,7 @@ def _task() -> object:
 
 
 def judge_node(
-    name: str, told: Mapping[str, Any], here: Mapping[str, str], resources: Mapping[str, float]
+    name: str, told: NodeFacts, here: Mapping[str, str], resources: Mapping[str, float]
 ) -> Finding:
     """Return what is seen of a node, and what to do when a run would not work there."""
     gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
@@ -94,7 +118,8 @@ def judge_node(
     else:
         seen += f", Python {told['python']}, ray {told['ray']}, torch {told['torch']}"
         seen += f", lvm {told['code']} in {told['package']}"
-        if sentence := difference(here, told, name.removeprefix("node ")):
+        there = {fact: str(value) for fact, value in told.items()}
+        if sentence := difference(here, there, name.removeprefix("node ")):
             wrong.append(sentence)
     if told["disk"] < MIN_DISK_GIB:
         wrong.append(f"free {MIN_DISK_GIB:.0f} GiB of disk: Ray spills objects there")
@@ -106,7 +131,7 @@ def judge_node(
 # --- what jobs left behind ------------------------------------------------------------------------
 
 
-def _left_behind(ray: Any) -> list[Finding]:
+def _left_behind(ray: ModuleType) -> list[Finding]:
     from ray.util.state import list_actors, list_jobs, list_placement_groups
 
     asked = {
@@ -173,8 +198,9 @@ def judge_left_behind(
     return [Finding(what="jobs", seen=summary, ok=True), *found]
 
 
-def _group(group: Mapping[str, Any]) -> Finding:
-    holds = ", ".join(str(b["unit_resources"]) for b in group["bundles"] or ())
+def _group(group: Mapping[str, object]) -> Finding:
+    bundles = group["bundles"] if isinstance(group["bundles"], list) else []
+    holds = ", ".join(str(bundle["unit_resources"]) for bundle in bundles)
     return Finding(
         what=f"placement group {group['placement_group_id']}",
         seen=f"{group['name'] or 'without a name'}, holds {holds or 'nothing'} for job "

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lvm.core.errors import DataError
 from lvm.core.outside import read_text
 from lvm.doctor.defect import Code, Defect, error, warning
+
+if TYPE_CHECKING:
+    import yaml
 
 Key = str | int
 MERGE = "tag:yaml.org,2002:merge"
@@ -129,7 +132,7 @@ class _Reader:
         self._loader = yaml.SafeLoader("")
         self._mapping, self._sequence = yaml.MappingNode, yaml.SequenceNode
 
-    def place(self, node: object, line: int) -> Place:
+    def place(self, node: yaml.Node, line: int) -> Place:
         """Return a node as a place whose key stands on `line`."""
         self._places += 1
         if self._places > MOST_PLACES:
@@ -148,7 +151,7 @@ class _Reader:
         value = values if isinstance(node, self._mapping) else list(values.values())
         return Place(value, line, self._last(node), self.lines, children=children)
 
-    def _entries(self, node: Any) -> dict[Key, Place]:
+    def _entries(self, node: yaml.MappingNode) -> dict[Key, Place]:
         own: dict[Key, Place] = {}
         merged: dict[Key, Place] = {}
         for key_node, value_node in node.value:
@@ -164,7 +167,7 @@ class _Reader:
             own[key] = self.place(value_node, line)
         return {**merged, **own}
 
-    def _last(self, node: Any) -> int:
+    def _last(self, node: yaml.Node) -> int:
         """Return the last line of a node; a block ends where the next key begins."""
         end = node.end_mark
         line = int(end.line) + 1 if end.column else int(end.line)

@@ -12,8 +12,8 @@ from lvm.audit.bank import DUPLICATES_WARN
 from lvm.audit.keys import UNIQUE_SHARE
 from lvm.audit.location import same_from, unit
 from lvm.audit.material import Material
-from lvm.audit.repair.places import blind_rows
-from lvm.audit.vectors import NORM_TOLERANCE, scans
+from lvm.audit.repeated import repeats
+from lvm.audit.vectors import scans, spoilt_rows
 from lvm.data.rows import key_codes, take
 
 PAIRS = 4096  # rows compared at a time
@@ -45,7 +45,7 @@ def plan_bank(
         return None
     bank, size = material.bank, len(material.bank.pool_rows)
     stays = np.ones(size, dtype=bool)
-    blind = blind_rows(material)
+    blind = spoilt_rows(material, "bank")
     stays[blind[blind < size]] = False
     num_blind = int((~stays).sum())
     copy, again = _copies(material, size, stays)
@@ -89,11 +89,7 @@ def _split_without(
 
 def is_off(material: Material, name: str) -> bool:
     """Say whether the lengths of an input's vectors are off 1, as UNNORMALISED does."""
-    return any(
-        abs(s.mean_norm - 1) > NORM_TOLERANCE or s.norm_spread > NORM_TOLERANCE
-        for s in scans(material)
-        if s.input == name
-    )
+    return any(scan.is_off for scan in scans(material) if scan.input == name)
 
 
 def _copies(
@@ -108,21 +104,13 @@ def _copies(
     copy, same = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     if len(rows) == 0:
         return copy, same
-    copy[rows] = _repeats(groups)
+    copy[rows] = repeats(groups)
     _, place = np.unique(codes, return_inverse=True)
-    same[rows] = _repeats(place.ravel() * np.int64(len(material.pool)) + groups)
+    same[rows] = repeats(place.ravel() * np.int64(len(material.pool)) + groups)
     unique = place.max() + 1
     if copy[rows].mean() <= DUPLICATES_WARN and unique >= UNIQUE_SHARE * len(rows):
         return np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     return copy, same | _embedded_again(material, rows, codes, same)
-
-
-def _repeats(values: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Say which values stand earlier in the array."""
-    _, first = np.unique(values, return_index=True)
-    again = np.ones(len(values), dtype=bool)
-    again[first] = False
-    return again
 
 
 def _embedded_again(
@@ -133,7 +121,7 @@ def _embedded_again(
 ) -> Bool[np.ndarray, " N"]:
     """Which rows have the key of an earlier one and its vector, up to rounding."""
     found, bank = np.zeros_like(known), material.pool
-    again = rows[_repeats(codes) & ~known[rows]]
+    again = rows[repeats(codes) & ~known[rows]]
     first = material.by_key.find(bank.keys[again])
     for start in range(0, len(again), PAIRS):
         part = slice(start, start + PAIRS)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -243,7 +242,7 @@ def _noted(
     missing before are still missing. The original stands beside as text, so that nobody takes its
     counts for those of this file.
     """
-    ours: dict[str, Any] = {
+    ours: dict[str, object] = {
         "repaired_from": source,
         "repairs": plans.steps,
         "original_provenance": json.dumps(dict(original), default=str),
@@ -255,12 +254,13 @@ def _noted(
     return {"num_windows": after, **_lowered(original, name, before - after), **ours}
 
 
-def _lowered(original: Mapping[str, Any], name: str, by: int) -> dict[str, Any]:
+def _lowered(original: Mapping[str, object], name: str, by: int) -> dict[str, object]:
     units = UNITS.get(name, WINDOW_UNITS)
-    lowered: dict[str, Any] = {}
+    lowered: dict[str, object] = {}
     for key, value in original.items():
         if isinstance(value, Mapping):
             lowered[key] = _lowered(value, name, by)
         else:
-            lowered[key] = value - by if declared_counts({key: value}, units) else value
+            counts = declared_counts({key: value}, units)
+            lowered[key] = counts[key] - by if counts else value
     return lowered

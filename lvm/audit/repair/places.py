@@ -11,7 +11,7 @@ from lvm.audit.blame import RIGHT, WrongBank, bank_overwritten, confirmed
 from lvm.audit.followed import keyed
 from lvm.audit.location import NUM_COPIES, SEARCHED, locate, nearest, same_from, unit
 from lvm.audit.material import Material, Side, or_none
-from lvm.audit.vectors import scans
+from lvm.audit.vectors import spoilt_rows
 from lvm.data.rows import KeyIndex
 
 NEAR_ENOUGH = 0.5  # of the probed vectors, from which the rest is searched too
@@ -77,13 +77,7 @@ def rows_at(material: Material, keys: Int[np.ndarray, "n 2"]) -> Int[np.ndarray,
 
 def has_direction(material: Material, rows: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Say which bank rows are there (not -1) and neither zero nor NaN."""
-    return np.asarray((rows >= 0) & ~np.isin(rows, blind_rows(material)))
-
-
-def blind_rows(material: Material) -> Int[np.ndarray, " n"]:
-    """Return the bank rows that are zero or not finite."""
-    found = [s for s in scans(material) if s.input == "bank"]
-    return np.concatenate([np.concatenate([s.nonfinite, s.zero]) for s in found]).astype(np.int64)
+    return np.asarray((rows >= 0) & ~np.isin(rows, spoilt_rows(material, "bank")))
 
 
 def with_lost_vectors(material: Material) -> tuple[Material, Int[np.ndarray, " n"]]:
@@ -96,7 +90,7 @@ def with_lost_vectors(material: Material) -> tuple[Material, Int[np.ndarray, " n
     none = np.empty(0, dtype=np.int64)
     if material.bank is None:
         return material, none
-    blind = blind_rows(material)
+    blind = spoilt_rows(material, "bank")
     sides = [side for side in material.sides if _is_sound(material, side)]
     other = [_overwritten(material, side) for side in sides]
     blind = np.unique(np.concatenate([blind, *other]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from lvm.audit.location import unit
 from lvm.audit.material import Material, Side
 from lvm.audit.repair.windows import WindowPlan
 from lvm.audit.target_keys import copies_of_train, target_keys
-from lvm.audit.vectors import scans
+from lvm.audit.vectors import scans, spoilt_rows
 from lvm.data.rows import blocks
 from lvm.data.windows import MIN_ARTICLES, ranked_articles
 
@@ -73,19 +74,15 @@ def plan_split(
             f"{len(shared)} articles are on both sides, and removing them leaves either side "
             "with too few"
         )
-        return _with(whole, note=note)
+        return dataclasses.replace(whole, note=note)
     return _parted(whole, rows, theirs[:, 0], mine, chosen)
-
-
-def _with(plan: SplitPlan, *, note: str) -> SplitPlan:
-    return SplitPlan(**{**vars(plan), "note": note})
 
 
 def _clean_train_rows(material: Material, train: Side) -> tuple[Int[np.ndarray, " n"], int]:
     """Return the train windows without a zero or not finite vector, and how many have one."""
-    found = [s for s in scans(material) if s.input == "train"]
-    bad = np.unique(np.concatenate([np.concatenate([s.nonfinite, s.zero]) for s in found]))
-    if len(bad) and any(s.sampled for s in found) and train.file is not None:
+    bad = spoilt_rows(material, "train")
+    sampled = any(scan.sampled for scan in scans(material) if scan.input == "train")
+    if len(bad) and sampled and train.file is not None:
         bad = np.union1d(_spoilt(train.file.contexts), _spoilt(train.file.targets))
     return np.setdiff1d(np.arange(len(train)), bad), len(bad)
 
@@ -125,15 +122,11 @@ def _parted(
     chosen: Int[np.ndarray, " e"],
 ) -> SplitPlan:
     stays, leaves = np.isin(mine, chosen), np.isin(theirs[rows], chosen)
-    steps = []
-    if not stays.all():
-        steps.append(
-            f"{(~stays).sum()} eval windows left out, because their articles are in the train file"
-        )
-    if leaves.any():
-        steps.append(
-            f"{leaves.sum()} train windows left out, because their articles are in the eval file"
-        )
+    steps = [
+        f"{gone.sum()} {ours} windows left out, because their articles are in the {other} file"
+        for ours, other, gone in (("eval", "train", ~stays), ("train", "eval", leaves))
+        if gone.any()
+    ]
     changed = leaves.any() or whole.train_rows is not None
     return SplitPlan(
         eval_stays=stays,
