@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.blame import bank_overwritten
+from lvm.audit.blame import bank_overwritten, counted_off, keyed
 from lvm.audit.check import About, check
 from lvm.audit.coherence import coherence, level
+from lvm.audit.counts import overlapping, repeated_windows
 from lvm.audit.finding import REPAIR, NotEvaluable, Seen, Severity
-from lvm.audit.followed import counted_off, keyed
 from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.likeness import another_space
 from lvm.audit.location import SEARCHED, best_by_key, find_rows, nearest, same_from, unit
@@ -23,7 +23,6 @@ from lvm.audit.padding import (
     what_copies_mean,
 )
 from lvm.audit.paraphrase import bank_twins
-from lvm.audit.repeated import overlapping, repeated_windows
 from lvm.audit.vectors import spoilt_rows
 from lvm.data.rows import key_codes
 

@@ -12,16 +12,12 @@ from collections.abc import Callable, Iterator
 from lvm.audit.check import About, check
 from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.lineage import read_lineage
-from lvm.audit.loaded import CheckpointPart as CheckpointPart
-from lvm.audit.loaded import open_checkpoint as open_checkpoint
+from lvm.audit.loaded import CheckpointPart
 from lvm.audit.material import Material
 from lvm.audit.own_figure import resolved
 from lvm.audit.own_numbers import RETRAIN, loader_finding, model_of, of_a_folder, of_a_foreign_file
-from lvm.training.report_recipe import accumulated_negatives as accumulated_negatives
 
 NUM_NAMED = 5  # classes that a finding names
-
-
 # --- its own numbers ------------------------------------------------------------------------------
 
 

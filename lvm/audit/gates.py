@@ -57,7 +57,7 @@ def pool(material: Material) -> Iterator[Seen]:
     first = tried.ranked[worst][1].context_first
     yield Seen(
         seen="rank 1 is one of their own contexts for "
-        + _list({n: f"{s:.1%}" for n, s in shares.items()})
+        + ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         + f" of {len(first)} queries (pool {tried.pool.id}, {tried.pool.size} rows, mask "
         f"{tried.pool.mask})",
         allowed=f"at most {OWN_FIRST_SHARE:.0%}",
@@ -241,10 +241,6 @@ def _gate_finding(
 def stated_pool(tried: Bench) -> dict[str, object]:
     """Return the pool as it stands in a finding: id, size, mask, tie rule and chance."""
     return {"pool": {**dataclasses.asdict(tried.pool), "chance_at_5": tried.pool.chance(5)}}
-
-
-def _list(named: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in named.items())
 
 
 def easy_pool(material: Material) -> Iterator[Seen]:

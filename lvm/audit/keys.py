@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lvm.audit.blame import WrongBank, wrong_bank
+from lvm.audit.blame import Keyed, WrongBank, counted_off, keyed, wrong_bank
 from lvm.audit.check import About, check
+from lvm.audit.counts import repeated, suspects, whole_keys
 from lvm.audit.finding import REPAIR, NotEvaluable, Seen, Severity
-from lvm.audit.followed import Keyed, counted_off, keyed
 from lvm.audit.location import in_run
 from lvm.audit.material import Material, Side, most_frequent, where_found
-from lvm.audit.repeated import repeated, suspects, whole_keys
 from lvm.data.rows import key_codes
 
 ALLOWED_SHARE = 0.99  # of rows whose vector is at its key, and of targets that are in the bank

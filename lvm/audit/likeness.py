@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -101,9 +101,8 @@ def frame(material: Material) -> Frame:
         part_energy=np.empty(0),
     )
     parts = list(_parts(train, articles[half:], _num_eval_articles(material), rng))
-    return Frame(
-        mean=made.mean,
-        axes=made.axes,
+    return replace(
+        made,
         part_means=np.array([made.mean_cosine(p) for p in parts]),
         part_energy=np.array([made.energy(p) for p in parts]),
     )

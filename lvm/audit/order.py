@@ -58,14 +58,8 @@ def order_broken(material: Material) -> Iterator[Seen]:
     if not blocked:
         yield from stored_order(material)
     if not told:
-        raise (reasons or [_no_lift()])[0]
-
-
-def _no_lift() -> NotEvaluable:
-    return NotEvaluable(
-        "contexts and targets share too little to reveal an order",
-        "fix EVAL_UNPAIRED first",
-    )
+        little = "contexts and targets share too little to reveal an order"
+        raise (reasons or [NotEvaluable(little, "fix EVAL_UNPAIRED first")])[0]
 
 
 def _side_order(material: Material, side: Coherence) -> Iterator[Seen]:

@@ -18,7 +18,7 @@ from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, unit
 from lvm.audit.material import Material, once, or_none, where_found
 from lvm.core.config.recipe import Recipe
-from lvm.evaluation.inference import by_block, device_of
+from lvm.evaluation.inference import BLOCK, device_of
 from lvm.models.predictor import Predictor
 
 SAMPLE = 2048  # windows whose predictions are looked at
@@ -170,8 +170,10 @@ def _by_block(
 ) -> Float[np.ndarray, "m W"]:
     predictor.eval()
     device = device_of(predictor)
-    found = by_block(lambda block: compute(block.to(device), space), torch.from_numpy(rows))
-    return unit(found.cpu().numpy())
+    blocks = torch.split(torch.from_numpy(rows), BLOCK)
+    return unit(
+        torch.cat([compute(block.to(device), space) for block in blocks]).float().cpu().numpy()
+    )
 
 
 def affine_mix(material: Material, windows: Coherence) -> Float[np.ndarray, "m D"]:

@@ -56,7 +56,9 @@ class GivenRows:
         What all rows share says nothing of where a row belongs.
         """
         means = self.contexts.mean(axis=1)
-        return tuple(_centred(x) for x in (self.predictions, self.targets, means))
+        return tuple(
+            np.nan_to_num(unit(x - x.mean(axis=0))) for x in (self.predictions, self.targets, means)
+        )
 
     @functools.cached_property
     def weights(self) -> Float[np.ndarray, " 2"]:
@@ -144,10 +146,6 @@ def _articles(side: Side, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
         return np.asarray(stretches)
     stated = side.keys[rows, 0].astype(np.int64)
     return stated if len(np.unique(stated)) >= min(3, len(np.unique(stretches))) else stretches
-
-
-def _centred(rows: Float[np.ndarray, "m D"]) -> Float[np.ndarray, "m D"]:
-    return np.asarray(np.nan_to_num(unit(rows - rows.mean(axis=0))))
 
 
 def clear(found: Level) -> bool:

@@ -22,8 +22,7 @@ from lvm.audit.likeness import ENERGY_BLOCK, ENERGY_WARN, Likeness, likeness
 from lvm.audit.location import unit
 from lvm.audit.material import Material, where_found
 from lvm.audit.mixed import mixed_spaces
-from lvm.audit.number_code import number_code
-from lvm.audit.own_rows import contexts_elsewhere
+from lvm.audit.number_code import contexts_elsewhere, number_code
 from lvm.audit.reembed import reembedded
 from lvm.core.randomness import numpy_generator
 

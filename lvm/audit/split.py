@@ -10,11 +10,10 @@ from jaxtyping import Bool, Int
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level
 from lvm.audit.finding import REPAIR, Finding, Seen, Severity
-from lvm.audit.halves import halves
 from lvm.audit.lineage import Places, require_known, seen_before, seen_findings
 from lvm.audit.material import Material, Side, most_frequent
 from lvm.audit.paraphrase import paraphrases
-from lvm.audit.target_keys import copies_of_train, target_keys
+from lvm.audit.target_keys import copies_of_train, halves, target_keys
 from lvm.data.rows import digests, key_codes
 
 SAME_CONTENT = 0.05  # share of eval targets that are train targets too, where keys say nothing

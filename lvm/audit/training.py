@@ -20,13 +20,17 @@ from typing import TYPE_CHECKING
 
 from lvm.audit.check import CHECKS, About, check
 from lvm.audit.finding import Finding, NotEvaluable, Seen, Severity
-from lvm.audit.negatives import negatives_fewer
-from lvm.audit.negatives import stated_negatives_finding as stated_negatives_finding
-from lvm.audit.training_log import ENOUGH_UPDATES, LEARNED, WARMUP_MARGIN, share_left, where_in
-from lvm.audit.training_log import TrainingLog as TrainingLog
-from lvm.audit.training_log import log_from_epochs as log_from_epochs
-from lvm.audit.training_log import too_early as too_early
-from lvm.audit.training_log import training_log as training_log
+from lvm.audit.training_log import (
+    ENOUGH_UPDATES,
+    LEARNED,
+    WARMUP_MARGIN,
+    TrainingLog,
+    negatives_fewer,
+    share_left,
+    stated_negatives_finding,
+    too_early,
+    where_in,
+)
 from lvm.core.config.recipe import ObjectiveConfig
 from lvm.core.records import StopReason
 from lvm.training.epochs import EpochRecord

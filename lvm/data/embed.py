@@ -26,9 +26,8 @@ from lvm.core.files import whole_file, write_whole
 from lvm.core.outside import parse_json
 from lvm.data.bank import Bank
 from lvm.data.corpus import Document, read_documents
-from lvm.data.encoder import PROBES, Encoder, load_encoder, token_counter
+from lvm.data.encoder import PROBES, Chunked, Encoder, Fitted, fit, load_encoder, token_counter
 from lvm.data.files import read_bank, write_bank
-from lvm.data.fit import Chunked, Fitted, fit
 
 MIN_PROBE_COSINE = 0.999
 

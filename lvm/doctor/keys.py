@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from lvm.core.registry import closest
 from lvm.doctor import ec2, ray_schema
-from lvm.doctor.defect import Code, Defect, error, warning
 from lvm.doctor.ray_file import RayFile
 from lvm.doctor.versions import Expected
-from lvm.doctor.yaml_file import Place
+from lvm.doctor.yaml_file import Code, Defect, Place, error, warning
 
 # What Ray 2.60 reads from the provider section; its schema lets every other key through unread.
 _EVERY_PROVIDER = {

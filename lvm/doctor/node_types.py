@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lvm.doctor import ec2
-from lvm.doctor.defect import Code, Defect
 from lvm.doctor.instances import (
     GCP_ACCELERATORS,
     Machine,
@@ -16,7 +15,7 @@ from lvm.doctor.instances import (
 )
 from lvm.doctor.ray_file import NodeType, RayFile, is_blank
 from lvm.doctor.versions import Expected
-from lvm.doctor.yaml_file import Place
+from lvm.doctor.yaml_file import Code, Defect, Place
 
 RAYS_DEFAULT_WORKERS = 2  # max_workers where the file names none
 MIN_HEAD_GIB = 8.0

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from lvm.core.packages import OWN_PACKAGES
-from lvm.doctor.commands import TOKEN_FILE
-from lvm.doctor.defect import Code, Defect, error
+from lvm.doctor.access import TOKEN_FILE
 from lvm.doctor.ray_file import EVERYWHERE, FIRST, ON_HEAD, ON_WORKERS, RayFile
 from lvm.doctor.versions import Expected
-from lvm.doctor.yaml_file import Place
+from lvm.doctor.yaml_file import Code, Defect, Place, error
 
 NEEDED = ("pyproject.toml", *OWN_PACKAGES)  # without these the installation on a node fails
 _MOUNT = re.compile(r"\bmount\s+(?:-\w+\s+\S+\s+)*(\S+)\s+(/[^\s;&|)'\"]+)")

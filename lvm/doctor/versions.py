@@ -12,9 +12,8 @@ from pathlib import Path
 
 from lvm.core.config.run import ScheduleConfig
 from lvm.core.errors import MissingExtraError
-from lvm.doctor.defect import Code, Defect, error, warning
 from lvm.doctor.ray_file import EVERYWHERE, RayFile
-from lvm.doctor.yaml_file import Place
+from lvm.doctor.yaml_file import Code, Defect, Place, error, warning
 
 _PIN = re.compile(r"\bray(?:\[[\w,-]*\])?\s*==\s*([\w.]+)")
 _UNPINNED = re.compile(r"\binstall\b[^;&|]*?[\s'\"](ray(?:\[[\w,-]*\])?)(?=['\"\s]|$)")

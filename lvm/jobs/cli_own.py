@@ -63,8 +63,8 @@ def add_trainer_flags(p: argparse.ArgumentParser) -> None:
 
 def windows(args: argparse.Namespace) -> int:
     """Write the windows that a triage of the same data judges; return the exit status."""
-    from lvm.data.exported import export_windows
     from lvm.data.load import load_dataset
+    from lvm.data.window_files import export_windows
     from lvm.data.windows import SPLITS, drawn
 
     config = load_config(args.preset, args.recipe)

@@ -11,9 +11,9 @@ import tiny
 import torch
 
 from lvm.audit.check import CHECKS
-from lvm.audit.checkpoint import open_checkpoint
 from lvm.audit.finding import NotEvaluable, Severity
 from lvm.audit.lineage import read_lineage
+from lvm.audit.loaded import open_checkpoint
 from lvm.audit.material import Material, Side
 from lvm.audit.own_figure import resolved
 from lvm.core.errors import CheckpointError, UnsafePayloadError

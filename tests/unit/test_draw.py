@@ -13,9 +13,9 @@ import tiny
 from made import reported
 
 from lvm.audit import own_numbers
-from lvm.audit.checkpoint import loader, open_checkpoint
+from lvm.audit.checkpoint import loader
 from lvm.audit.finding import NotEvaluable
-from lvm.audit.loaded import as_trained
+from lvm.audit.loaded import as_trained, open_checkpoint
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.samples import draw_samples
@@ -195,7 +195,7 @@ def trained(tmp_path_factory):
 
     def validate(predictor, epoch):
         part = SimpleNamespace(manifest={}, predictor=predictor.eval(), recipe=recipe)
-        return {"eval_cosine": own_numbers._dev_cosine(part, data, 0).value}
+        return {"eval_cosine": own_numbers._dev_cosine(part, data, Material()).value}
 
     for _ in train(recipe, data, folder, validate=validate):
         pass

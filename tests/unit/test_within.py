@@ -14,9 +14,8 @@ from lvm.audit.articles import Article, draw, parts
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
 from lvm.audit.mixed import agree, axes_of, mixed_spaces
-from lvm.audit.number_code import number_code
+from lvm.audit.number_code import contexts_elsewhere, number_code, own_rows
 from lvm.audit.other_orders import best_reading, mistakes
-from lvm.audit.own_rows import contexts_elsewhere, own_rows
 from lvm.audit.stored_order import stored_order
 from lvm.data.bank import Bank
 from lvm.data.sample import load_sample

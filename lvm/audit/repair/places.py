@@ -7,8 +7,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.blame import RIGHT, WrongBank, bank_overwritten, confirmed
-from lvm.audit.followed import keyed
+from lvm.audit.blame import RIGHT, WrongBank, bank_overwritten, confirmed, keyed
 from lvm.audit.location import NUM_COPIES, SEARCHED, locate, nearest, same_from, unit
 from lvm.audit.material import Material, Side, or_none
 from lvm.audit.vectors import spoilt_rows

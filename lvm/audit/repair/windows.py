@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lvm.audit.finding import NotEvaluable
-from lvm.audit.followed import follow, keyed
+from lvm.audit.blame import follow, keyed
 from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side, or_none
@@ -107,13 +106,13 @@ def _settled(
     material: Material, side: Side, spoilt: Bool[np.ndarray, "M S"]
 ) -> tuple[Bool[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
     """Return which windows are where their keys say, and of which the bank can say anything."""
-    try:
-        found = (
-            keyed(material, side)
-            if side is material.eval
-            else follow(material, side, np.arange(len(side)))
-        )
-    except NotEvaluable:  # no keys
+    whole = side is material.eval
+    found = (
+        or_none(keyed, material, side)
+        if whole
+        else or_none(follow, material, side, np.arange(len(side)))
+    )
+    if found is None:  # no keys
         return np.zeros(len(side), dtype=bool), np.zeros(len(side), dtype=bool)
     good = found.right[:, -1] & ~found.wrong.any(axis=1) & ~spoilt.any(axis=1)
     return good, (found.right | found.wrong).any(axis=1)

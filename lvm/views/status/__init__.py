@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lvm.audit.document import AuditDocument
-from lvm.audit.words import answer, blocking_codes
+from lvm.audit.document import AuditDocument, answer, blocking_codes
 from lvm.core.command import lvm_command, shown
 from lvm.core.printed import eval_command, resume_command
 from lvm.core.records import GateResult, RunVerdict, Verdict, to_plain
