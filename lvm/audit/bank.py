@@ -16,7 +16,7 @@ from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.likeness import another_space
 from lvm.audit.location import SEARCHED, best_by_key, find_rows, nearest, same_from, unit
 from lvm.audit.material import Material, Side, most_frequent, or_none, where_found
-from lvm.audit.padding import (
+from lvm.audit.order_in_bank import (
     padded_by_content,
     padding_rows,
     repeated_first_chunks,

@@ -1,4 +1,4 @@
-"""Which part is broken where two disagree: the one that the others contradict.
+"""Do keys lead to their vectors, and which part is broken where they do not.
 
 The windows of a file overlap, so a vector stands in up to T + 1 of them, and each states a key for
 it. Keys that were made up, or targets that were overwritten, contradict each other within the file.
@@ -17,7 +17,7 @@ from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import SEARCHED, find_rows, in_run, nearest, same_from, unit
 from lvm.audit.material import Material, Side, once, or_none
-from lvm.audit.padding import padding_by_keys
+from lvm.audit.order_in_bank import padding_by_keys
 from lvm.data.rows import KeyIndex, digests, key_codes
 
 RIGHT = 0.99  # of the vectors of a side that are at their keys

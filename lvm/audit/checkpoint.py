@@ -18,6 +18,8 @@ from lvm.audit.own_figure import resolved
 from lvm.audit.own_numbers import RETRAIN, loader_finding, model_of, of_a_folder, of_a_foreign_file
 
 NUM_NAMED = 5  # classes that a finding names
+
+
 # --- its own numbers ------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""An audit as `audit.json` and the journal of a run tell it: one frozen struct.
+"""An audit as `audit.json` and the journal of a run tell it, one frozen struct, and its words.
 
 What has a default here was not always written.
 """

@@ -1,4 +1,4 @@
-"""The gates tried before anything is trained: what passes them, and what they search in."""
+"""The gates tried before anything is trained: what passes them, and what pool they search in."""
 
 from __future__ import annotations
 

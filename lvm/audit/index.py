@@ -69,11 +69,8 @@ def _by_search(bank: Bank, index: Index) -> Iterator[Seen]:
     steps, counts = np.unique(found[inside & ~hit, 0] - ids[inside & ~hit], return_counts=True)
     often = int(steps[counts.argmax()]) if len(steps) else 0
     rolled = len(steps) > 0 and counts.max() > 0.9 * max(1, len(misses))
-    seen = (
-        f"{share:.1%} of bank rows retrieve themselves; the index holds {index.size} rows, "
-        "the bank "
-    )
-    seen += f"{pool}" + (f"; ids are off by {often:+d}" if rolled else "")
+    seen = f"{share:.1%} of bank rows retrieve themselves; the index holds {index.size} rows, "
+    seen += f"the bank {pool}" + (f"; ids are off by {often:+d}" if rolled else "")
     values = {"share": share, "shift": float(often)}
     yield _mismatch(bank, seen, values, count=len(misses), of=len(ids), rows=misses)
 

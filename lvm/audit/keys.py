@@ -28,11 +28,7 @@ def keys_degenerate(material: Material) -> Iterator[Seen]:
     looked = False
     for name, source, keys in _key_tables(material):
         looked = True
-        _, place, counts = np.unique(
-            keys[:, 0].astype(np.int64) * 2**32 + keys[:, 1],
-            return_inverse=True,
-            return_counts=True,
-        )
+        _, place, counts = np.unique(key_codes(keys), return_inverse=True, return_counts=True)
         share, top = len(counts) / len(keys), int(counts.max())
         if share >= UNIQUE_SHARE and (top / len(keys) <= TOP_SHARE or top <= 2):
             continue

@@ -109,8 +109,7 @@ class Side:
     def keys(self) -> Int[np.ndarray, "M 2"] | None:
         """Key of every target as the file states it, or None."""
         if self.bank is not None and self.windows is not None:
-            stated: Int[np.ndarray, "M 2"] = self.bank.keys[self.windows.targets]
-            return stated
+            return np.asarray(self.bank.keys[self.windows.targets])
         return self._file.truth_keys
 
     @property
@@ -255,5 +254,4 @@ def where_found(
 def most_frequent(ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
     """Return the distinct ids, those that occur most often first."""
     distinct, counts = np.unique(ids, return_counts=True)
-    ordered: Int[np.ndarray, " k"] = distinct[np.argsort(-counts, kind="stable")]
-    return ordered
+    return np.asarray(distinct[np.argsort(-counts, kind="stable")])

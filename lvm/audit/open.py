@@ -1,4 +1,4 @@
-"""From what a person names on the command line to a Material, without reading what it holds.
+"""From what a person names on the command line to a Material, and whether its files are whole.
 
 A file that cannot be read at all is an error. A file that can be read but is not what its format
 promises becomes a finding, and the checks that need it say that they could not look.

@@ -1,4 +1,4 @@
-"""Are chunks in the order of their text, each window within one article?"""
+"""Are chunks in the order of their text, each window within one article, or do they take turns?"""
 
 from __future__ import annotations
 

@@ -99,11 +99,6 @@ class _Own:
     splits: Sequence[Split]
     seed: int
 
-    @property
-    def num_weights(self) -> int:
-        """Numbers in the model."""
-        return sum(weight.numel() for weight in self.checkpoint.model.values())
-
 
 # --- windows --------------------------------------------------------------------------------------
 
@@ -170,7 +165,8 @@ def _search(own: _Own, ways: Sequence[Alternative]) -> CheckpointPart | None:
     allowed = exact(own.stored)
     if allowed is None:
         return None
-    budget = int(np.clip(WORK / (own.num_weights * own.context_length * SCREEN), 8, 128))
+    num_weights = sum(weight.numel() for weight in own.checkpoint.model.values())
+    budget = int(np.clip(WORK / (num_weights * own.context_length * SCREEN), 8, 128))
     tried = 0
     for departures in range(MAX_DEPARTURES + 1):
         tier = [way for way in ways if way.departures == departures][: max(0, budget - tried)]

@@ -1,4 +1,4 @@
-"""Do the predictions of a model depend on what it read?
+"""Do the predictions of a model depend on what it read, and do they spread as targets do?
 
 Whether they are *right* is not asked: a model that is merely bad, or is judged on windows whose
 targets are not theirs, still says different things of different contexts and the like of like ones.

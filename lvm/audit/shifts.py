@@ -1,4 +1,4 @@
-"""Which window did a prediction read: its own, or one a few rows on?
+"""Which window did a prediction read: its own, one a few rows on, or one by an order with a name?
 
 No model is known here, so none is assumed: a linear map is fitted from the contexts of window
 i + s to prediction i, for each shift s, and tried on articles that it was not fitted on. Whatever a

@@ -17,8 +17,8 @@ from lvm.audit.articles import Article, Part, counted_by_side, draw, parts, shar
 from lvm.audit.coherence import Level, level
 from lvm.audit.finding import Seen, Severity
 from lvm.audit.material import Material, where_found
+from lvm.audit.order_in_bank import without_padding
 from lvm.audit.other_orders import MIN_ARTICLES, Reading, best_reading
-from lvm.audit.padding import without_padding
 
 LEAST, CHUNKS, ROWS = 8, 256, 4096  # chunks of an article, chunks taken of it, rows in all
 BLOCK_SHARE = 0.1  # of articles whose chunks are in another order

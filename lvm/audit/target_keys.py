@@ -1,4 +1,4 @@
-"""Where the windows of a side are from, and which eval articles are copies of train articles.
+"""Where the windows of a side are from, and which eval articles are copies or parts of train ones.
 
 The content of the bank says it, else the keys of the windows do.
 """

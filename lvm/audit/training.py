@@ -45,6 +45,8 @@ RISING_EPOCHS, RISE = 3, 0.02  # dev loss up so often in a row, and by this shar
 MANY_EPOCHS = 5  # with more than these, the first should not be the best
 GAP, GAP_SHARE = 0.15, 0.5  # train minus dev cosine: absolute, and of the train cosine
 DROP = 0.05  # of the dev cosine from one epoch to the next
+
+
 # --- the checks -----------------------------------------------------------------------------------
 
 Judge = Callable[[TrainingLog], Iterator[Finding | Seen]]
@@ -64,10 +66,7 @@ def _on_training(code: str, question: str, about: About | None = None) -> Callab
     """Register a function of a log as a check of the material's training."""
 
     def register(judge: Judge) -> Judge:
-        def look(material: Material) -> Iterator[Finding | Seen]:
-            yield from judge(_given(material))
-
-        check(code, question, about)(look)
+        check(code, question, about)(lambda material: judge(_given(material)))
         _JUDGES[code] = judge
         return judge
 

@@ -1,4 +1,4 @@
-"""Is every vector finite, and of length 1?"""
+"""Is every vector finite, and of length 1? One pass over the rows of every stored array says it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lvm.audit.check import About, check
 from lvm.audit.coherence import sample_rows
 from lvm.audit.finding import REPAIR, NotEvaluable, Seen, Severity
 from lvm.audit.material import NUM_NAMED, Material, Side, once, where_found
-from lvm.audit.padding import is_padding
+from lvm.audit.order_in_bank import is_padding
 from lvm.data.rows import blocks, take
 
 NORM_TOLERANCE = 0.01  # of the mean from 1, and of the spread beside the mean

@@ -139,15 +139,11 @@ class Bank:
         return {int(k): str(v) for k, v in self.manifest.get("titles", {}).items()}
 
 
-def check_rows(bank: Bank) -> None:
-    """Refuse NaN, infinite and zero vectors; DataError names the first bad row and how many."""
-    check_vectors(bank.vectors, bank.source)
-
-
 def check_vectors(vectors: np.ndarray, source: str, *, block: int = 16384) -> None:
     """Refuse rows of an array [N, D] that are not finite, too long or zero, block by block.
 
-    A row is too long when its squared length overflows float32: no loss and no search can use it.
+    DataError names the first bad row and how many there are. A row is too long when its squared
+    length overflows float32: no loss and no search can use it.
     """
     bad: dict[str, list[int]] = {NOT_FINITE: [], TOO_LONG: [], "zero": []}
     block = max(1, min(block, MOST_AT_ONCE // (4 * max(1, vectors.shape[1]))))

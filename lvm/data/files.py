@@ -22,7 +22,7 @@ import numpy as np
 
 from lvm.core.errors import DataError, SchemaError
 from lvm.core.outside import MAX_TEXT_BYTES, listed, parse_json, read_text, regular
-from lvm.data.bank import Bank, check_rows
+from lvm.data.bank import Bank, check_vectors
 from lvm.data.keys import as_keys
 from lvm.data.manifest import check_manifest, json_object, stated_hashes
 from lvm.data.npz import MAGIC, check_exists, kind_of, map_npy, open_npz, sibling, sync
@@ -70,7 +70,7 @@ def write_bank(
     keys beyond int32, and on a folder that already has content.
     """
     bank = Bank(vectors, as_keys(keys, str(folder)), manifest, source=str(folder))
-    check_rows(bank)
+    check_vectors(bank.vectors, bank.source)
     if texts is not None and len(texts) != len(bank):
         raise DataError(
             f"{folder}: {len(texts)} texts for {len(bank)} vectors; give one text per vector."

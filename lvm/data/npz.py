@@ -1,4 +1,4 @@
-"""NumPy files without copies and without pickles.
+"""NumPy files without copies and without pickles, and what a file is by its first bytes.
 
 `numpy.load` can map a bare `.npy`, but reads every member of a `.npz` into memory. A member that is
 stored (not compressed) is a plain `.npy` at a known offset of the file, so it can be mapped in

@@ -146,8 +146,7 @@ class ContentIndex:
     @functools.cached_property
     def copies(self) -> Int[np.ndarray, " N"]:
         """For every row of the table, how many rows equal it, itself counted."""
-        counts: np.ndarray = np.bincount(self.group, minlength=len(self.group))[self.group]
-        return counts
+        return np.asarray(np.bincount(self.group, minlength=len(self.group))[self.group])
 
     def _digests(self, dtype: np.dtype[np.generic]) -> Digests:
         dtype = _narrow(dtype)
@@ -238,5 +237,4 @@ def chunk_unit(keys: Int[np.ndarray, "N 2"]) -> int:
 
 def key_codes(keys: Int[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
     """Return one int64 per key, in the order of (article, chunk); neighbours differ by 1."""
-    codes: np.ndarray = keys[:, 0].astype(np.int64) * 2**32 + keys[:, 1].astype(np.int64)
-    return codes
+    return np.asarray(keys[:, 0].astype(np.int64) * 2**32 + keys[:, 1].astype(np.int64))

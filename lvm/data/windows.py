@@ -1,4 +1,4 @@
-"""Windows of a bank: T context rows and the row that follows them, as indices.
+"""Windows of a bank: T context rows and the row that follows them, as indices; draws of them.
 
         chunk of the article:   c0  c1  c2  c3  c4  c5  c6
         window 0 (T = 5):      [c0  c1  c2  c3  c4] c5

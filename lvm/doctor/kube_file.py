@@ -1,4 +1,8 @@
-"""A file for KubeRay: the RayJob, its pods, and what else stands in the file."""
+"""A file for KubeRay: the RayJob, its pods, and the keys that it may have.
+
+KubeRay (1.5, API ray.io/v1) drops a key that it does not know without a word. Parts that are open
+(labels, volumes of other kinds, affinity) are not followed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ GPU = "nvidia.com/gpu"
 _UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12} | {
     unit: 2.0**power for unit, power in (("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40))
 }
+
 # A mapping of keys to what is below; None is not looked into. A list has the schema of its items.
 Schema = Mapping[str, Union["Schema", None]]
 

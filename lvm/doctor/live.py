@@ -32,18 +32,12 @@ class RayNode(TypedDict):
     Resources: dict[str, float]
 
 
-class NodeFacts(TypedDict, total=False):
-    """What a node answers: its room in GiB, and its code, or why lvm cannot be imported there."""
+class NodeFacts(TypedDict):
+    """The room of a node in GiB; its answer also says its code, or why it cannot import lvm."""
 
     disk: float
     memory: float  # in all
     free: float  # of memory
-    problem: str
-    python: str
-    ray: str
-    torch: str
-    code: str
-    package: str
 
 
 def look(address: str) -> list[Finding]:
@@ -112,13 +106,12 @@ def judge_node(
         f"{resources.get('CPU', 0):g} CPUs{gpus}, {told['free']:.1f} of {told['memory']:.1f} GiB "
         f"of memory and {told['disk']:.1f} GiB of disk free"
     )
-    wrong = []
-    if "problem" in told:
-        wrong.append(f"cannot import lvm ({told['problem']}): install it there")
+    wrong, there = [], {fact: str(value) for fact, value in told.items()}
+    if "problem" in there:
+        wrong.append(f"cannot import lvm ({there['problem']}): install it there")
     else:
-        seen += f", Python {told['python']}, ray {told['ray']}, torch {told['torch']}"
-        seen += f", lvm {told['code']} in {told['package']}"
-        there = {fact: str(value) for fact, value in told.items()}
+        seen += f", Python {there['python']}, ray {there['ray']}, torch {there['torch']}"
+        seen += f", lvm {there['code']} in {there['package']}"
         if sentence := difference(here, there, name.removeprefix("node ")):
             wrong.append(sentence)
     if told["disk"] < MIN_DISK_GIB:

@@ -1,4 +1,4 @@
-"""The door to yaml: a file as values with line numbers."""
+"""The door to yaml: a file as values with line numbers, and the defects that stand there."""
 
 from __future__ import annotations
 

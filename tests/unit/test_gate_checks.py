@@ -16,8 +16,8 @@ from lvm.audit import samples
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.gates import below_trivial, gate_below_trivial, gate_invalid, invalid, pool
 from lvm.audit.material import Material
-from lvm.audit.power import underpowered
 from lvm.audit.ranking import PoolRows
+from lvm.audit.region import underpowered
 from lvm.audit.samples import other_article, sample_by_article
 from lvm.audit.selftest import Bench, GateUnderTest, bench, ladder
 from lvm.core.config.run import GateConfig

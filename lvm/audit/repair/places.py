@@ -1,4 +1,4 @@
-"""Where contexts lie in the bank, and which rows of the bank a key leads to."""
+"""Where contexts lie in the bank, and what healthy parts say of its lost vectors and its keys."""
 
 from __future__ import annotations
 

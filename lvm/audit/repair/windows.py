@@ -1,4 +1,4 @@
-"""Where every eval window really lies, and what its key, target and order therefore are.
+"""Where every window really lies, and what its key, target and order therefore are.
 
 The contexts are what is real: keys were made up and targets overwritten in files that failed, the
 contexts never were. A window whose contexts are one run of an article, c .. c+T-1, has the key
