@@ -9,7 +9,7 @@ from typing import Any
 from gpu_material import Bench
 
 from lvm.core.config.run import GateConfig
-from lvm.data.draw import drawn
+from lvm.data.windows import drawn
 from lvm.triage.arm import ArmSpec, run_arm
 from lvm.triage.step import Role
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lvm.doctor.defect import Code
+from lvm.doctor.yaml_file import Code
 
 AWS, LOCAL, KUBE = "cluster.yaml", "cluster-local.yaml", "kuberay-job.yaml"
 

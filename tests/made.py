@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 import tiny
 
+from lvm.audit.check import CHECKS
 from lvm.audit.document import AuditDocument
 from lvm.core.config.recipe import Recipe
 from lvm.core.config.run import GateConfig
@@ -180,3 +181,12 @@ PLAIN: dict[type[Event], dict[str, object]] = {
     Decision: {"action": "RunPhase1", "since": ""},
     Tidied: {"step": "s", "states": [], "weights": []},
 }
+
+
+def reported(code, look):
+    """Return a function that gives what `look` sees as findings of a check."""
+
+    def findings(*given):
+        yield from map(CHECKS.get(code).finding, look(*given))
+
+    return findings

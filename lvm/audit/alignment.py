@@ -16,13 +16,11 @@ from jaxtyping import Bool, Float, Int
 
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Level
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen
 from lvm.audit.given_away import answers_with_rows, leaked_rows
-from lvm.audit.material import Material
-from lvm.audit.orders import Fit, Order, best_order, known_orders, rolled
+from lvm.audit.material import Material, where_found
 from lvm.audit.rows_given import GivenRows, clear, given_rows, runs
-from lvm.audit.shifts import Shift, find_shift
-from lvm.audit.where import Ids, where_found
+from lvm.audit.shifts import Fit, Order, Shift, best_order, find_shift, known_orders, rolled
 
 ASKED = 2048  # rows compared with every window
 FOREIGN, AT_HOME = 0.25, 0.1  # share of other articles' windows that fit better than the own one
@@ -34,6 +32,7 @@ NEAR = 3  # rows by which a block may be misplaced: neighbours are alike
 AS_WELL = 0.5  # of what sound rows have with their own window, above the best of the others
 NAMED_ORDER = 0.9  # of what an unnamed order explains
 BLOCKS = 64  # of the file, in which a row of stray predictions is looked for elsewhere
+ALLOWED = "every prediction in the row of its own window"
 REMEDY = "regenerate the predictions, row i for window i of the eval side: "
 
 
@@ -42,7 +41,7 @@ REMEDY = "regenerate the predictions, row i for window i of the eval side: "
     "is every prediction in the row of its window?",
     About(blocks=True, cause=170, thorough=True),
 )
-def predictions_misaligned(material: Material) -> Iterator[Finding]:
+def predictions_misaligned(material: Material) -> Iterator[Seen]:
     """Report rows that belong to other windows: a shift, a known order, or rows mixed up."""
     given = given_rows(material)
     # A model was run here, or its rows are the targets, and so those of any window that holds them.
@@ -56,7 +55,7 @@ def predictions_misaligned(material: Material) -> Iterator[Finding]:
         yield _shifted(given, shift)
 
 
-def _reordered_or_mixed(material: Material, given: GivenRows) -> list[Finding]:
+def _reordered_or_mixed(material: Material, given: GivenRows) -> list[Seen]:
     stray = find_stray(material, given)
     if stray is None:
         return []
@@ -192,51 +191,56 @@ def _best_place(given: GivenRows, start: int, length: int) -> int:
 # --- findings -------------------------------------------------------------------------------------
 
 
-def _shifted(given: GivenRows, shift: Shift) -> Finding:
+def _shifted(given: GivenRows, shift: Shift) -> Seen:
     by = f"i {'+' if shift.by > 0 else '-'} {abs(shift.by)}"
     where = "row i" if shift.whole else f"row i, from row {shift.first} to {shift.last},"
     unit = "row" if abs(shift.by) == 1 else "rows"
-    return _misaligned(
-        given,
-        shift.last - shift.first + 1,
-        f"{where} holds the prediction for window {by}: the contexts of that window explain "
+    return Seen(
+        seen=f"{where} holds the prediction for window {by}: the contexts of that window explain "
         f"{shift.other:.0%} of the variance of the predictions, those of window i "
         f"{shift.own:.0%}",
-        f"Predictions are off by {abs(shift.by)} {unit}, so each is compared with the target of "
-        "another window.",
-        "look for a row that is skipped or written twice, and for targets cut one chunk too late",
-        {
+        allowed=ALLOWED,
+        where=where_found(
+            "predictions",
+            count=shift.last - shift.first + 1,
+            of=given.total,
+            blocks=[(shift.first, shift.last)],
+        ),
+        meaning=f"Predictions are off by {abs(shift.by)} {unit}, so each is compared with the "
+        "target of another window.",
+        next=REMEDY + "look for a row that is skipped or written twice, and for targets cut one "
+        "chunk too late",
+        values={
             "by": float(shift.by),
             "gain": shift.gain.value,
             "gain_error": shift.gain.error,
             "own": shift.own,
             "other": shift.other,
         },
-        blocks=[(shift.first, shift.last)],
     )
 
 
-def _reordered(given: GivenRows, fit: Fit) -> Finding:
+def _reordered(given: GivenRows, fit: Fit) -> Seen:
     moved = [piece for piece in fit.order.pieces if piece[0] != piece[2]]
     long = [(a, b, w) for a, b, w in moved if b > a][:3] or moved[:3]
     pieces = "; ".join(
         f"rows {a} to {b} hold those of windows {w} to {w + b - a}" for a, b, w in long
     )
-    return _misaligned(
-        given,
-        fit.moved,
-        f"{fit.order.words}: {pieces}. The rows that moved resemble those windows by "
+    blocks = [(a, b) for a, b, _ in moved]
+    return Seen(
+        seen=f"{fit.order.words}: {pieces}. The rows that moved resemble those windows by "
         f"{fit.gain.value:.3f} more than their own (cosine, {fit.gain.below(2):.3f} to "
         f"{fit.gain.above(2):.3f})",
-        "The predictions are not in the order of the windows, so most are compared with the "
-        "target of another window.",
-        "join the parts by number, not by name or by worker",
-        {"gain": fit.gain.value, "gain_error": fit.gain.error, "there": fit.there},
-        blocks=[(a, b) for a, b, _ in moved],
+        allowed=ALLOWED,
+        where=where_found("predictions", count=fit.moved, of=given.total, blocks=blocks),
+        meaning="The predictions are not in the order of the windows, so most are compared with "
+        "the target of another window.",
+        next=REMEDY + "join the parts by number, not by name or by worker",
+        values={"gain": fit.gain.value, "gain_error": fit.gain.error, "there": fit.there},
     )
 
 
-def _mixed(given: GivenRows, stray: Stray) -> Finding:
+def _mixed(given: GivenRows, stray: Stray) -> Seen:
     assert stray.gap is not None  # as it is found
     rows = given.rows[stray.asked[stray.stray]]
     share = len(rows) / len(stray.asked)
@@ -246,24 +250,28 @@ def _mixed(given: GivenRows, stray: Stray) -> Finding:
         f"rows {a} to {b} fit windows {w} to {w + b - a}" for a, b, w in stray.blocks[:3]
     )
     where = f" ({named})" if named else f" (between rows {rows[0]} and {rows[-1]})"
-    return _misaligned(
-        given,
-        round(estimate * given.total),
-        f"about {estimate:.0%} of the rows{where} belong to other windows: they resemble some "
+    return Seen(
+        seen=f"about {estimate:.0%} of the rows{where} belong to other windows: they resemble some "
         f"window of another article by {stray.gap.value:.3f} more than the other rows do, and "
         "their own window no more than any other",
-        "Some predictions are compared with the targets of other windows, so the mean over all "
-        "rows says nothing about the model.",
-        "do not shuffle the windows when predicting (shuffle=False), and sort by window before "
-        "saving",
-        {
+        allowed=ALLOWED,
+        where=where_found(
+            "predictions",
+            count=round(estimate * given.total),
+            of=given.total,
+            rows=rows,
+            blocks=[(a, b) for a, b, _ in stray.blocks] or _dense(given, stray),
+        ),
+        meaning="Some predictions are compared with the targets of other windows, so the mean over "
+        "all rows says nothing about the model.",
+        next=REMEDY + "do not shuffle the windows when predicting (shuffle=False), and sort by "
+        "window before saving",
+        values={
             "share": estimate,
             "gap": stray.gap.value,
             "gap_error": stray.gap.error,
             "full": stray.full,
         },
-        rows=rows,
-        blocks=[(a, b) for a, b, _ in stray.blocks] or _dense(given, stray),
     )
 
 
@@ -274,25 +282,3 @@ def _dense(given: GivenRows, stray: Stray) -> list[tuple[int, int]]:
     share = np.convolve(stray.stray, np.ones(16) / 16, mode="same")
     rows = given.rows[stray.asked]
     return [(int(rows[a]), int(rows[b])) for a, b in runs(share > 0.25)]
-
-
-def _misaligned(
-    given: GivenRows,
-    count: int,
-    seen: str,
-    meaning: str,
-    remedy: str,
-    values: dict[str, float],
-    blocks: list[tuple[int, int]],
-    rows: Ids | None = None,
-) -> Finding:
-    return Finding(
-        code="PREDICTIONS_MISALIGNED",
-        severity=Severity.BLOCK,
-        seen=seen,
-        allowed="every prediction in the row of its own window",
-        where=where_found("predictions", count=count, of=given.total, rows=rows, blocks=blocks),
-        meaning=meaning,
-        next=REMEDY + remedy,
-        values=values,
-    )

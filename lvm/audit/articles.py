@@ -14,9 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.coherence import coherence
-from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, or_none
 from lvm.core.randomness import numpy_generator
 from lvm.data.rows import key_codes, take
 
@@ -69,10 +68,10 @@ def parts(material: Material) -> list[Part]:
 def _in_bank(material: Material, side: Side) -> bool:
     if side.windows is not None:
         return True
-    try:
-        located = coherence(material, side.name).located
-    except NotEvaluable:
+    found = or_none(coherence, material, side.name)
+    if found is None:
         return True  # too small for anything to be said of it
+    located = found.located
     return located is not None and float(located.found[:, -1].mean()) >= IN_BANK
 
 
@@ -120,11 +119,8 @@ def counted_by_side(
     """Return for each side how many of its articles that were looked at are odd, and how many."""
     found = {}
     for side in material.sides:
-        try:
-            given = coherence(material, side.name)
-        except NotEvaluable:
-            continue
-        if given.by_article:
+        given = or_none(coherence, material, side.name)
+        if given is not None and given.by_article:
             mine = set(given.clusters.tolist()) & set(looked_at)
             found[side.name] = (len(mine & set(odd)), len(mine))
     return found

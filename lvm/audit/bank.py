@@ -7,26 +7,23 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.blame import bank_overwritten
+from lvm.audit.blame import bank_overwritten, counted_off, keyed
 from lvm.audit.check import About, check
 from lvm.audit.coherence import coherence, level
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
-from lvm.audit.followed import counted_off, keyed
+from lvm.audit.counts import overlapping, repeated_windows
+from lvm.audit.finding import REPAIR, NotEvaluable, Seen, Severity
 from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.likeness import another_space
 from lvm.audit.location import SEARCHED, best_by_key, find_rows, nearest, same_from, unit
-from lvm.audit.material import Material, Side
-from lvm.audit.overlap import overlapping
-from lvm.audit.padding import (
+from lvm.audit.material import Material, Side, most_frequent, or_none, where_found
+from lvm.audit.order_in_bank import (
     padded_by_content,
     padding_rows,
     repeated_first_chunks,
     what_copies_mean,
 )
 from lvm.audit.paraphrase import bank_twins
-from lvm.audit.repeated import repeated_windows
-from lvm.audit.scan import scans
-from lvm.audit.where import most_frequent, where_found
+from lvm.audit.vectors import spoilt_rows
 from lvm.data.rows import key_codes
 
 DUPLICATES_WARN, DUPLICATES_BLOCK = 0.01, 0.05  # share of rows that repeat another; under its key
@@ -36,13 +33,13 @@ NEAR_COPIES_WARN = 0.05
 
 
 @check("DUPLICATES", "does the bank repeat chunks?", About(blocks=True))
-def duplicates(material: Material) -> Iterator[Finding]:
+def duplicates(material: Material) -> Iterator[Seen]:
     """Report exact copies in the bank, and neighbours that nearly repeat each other."""
     yield from repeated_windows(material)
     yield from repeated_first_chunks(material)
     bank = material.pool
     group = np.array(material.content.group)
-    spoilt = _spoilt_rows(material)
+    spoilt = spoilt_rows(material, "bank")
     group[spoilt] = spoilt  # NONFINITE and ZERO_ROWS speak of these: they are no text twice
     first = group != np.arange(len(bank))
     share, twice = float(first.mean()), _stored_twice(group, bank.keys)
@@ -50,8 +47,7 @@ def duplicates(material: Material) -> Iterator[Finding]:
         # Text repeats itself: a sixth of the chunks of the Python and NumPy reference are copies of
         # others, each with a key of its own. Rows stored twice under one key are a defect.
         blocking = twice > DUPLICATES_BLOCK or share > REPEATED_BLOCK
-        yield Finding(
-            code="DUPLICATES",
+        yield Seen(
             severity=Severity.BLOCK if blocking else Severity.WARN,
             seen=f"{int(first.sum())} of {len(bank)} bank rows repeat another row: {share:.1%} "
             f"({twice:.1%} under the same key)",
@@ -81,10 +77,9 @@ def _stored_twice(group: Int[np.ndarray, " N"], keys: Int[np.ndarray, "N 2"]) ->
     return float((rows[order][1:] == rows[order][:-1]).all(axis=1).sum()) / len(keys)
 
 
-def _near_copies(material: Material) -> Iterator[Finding]:
-    try:
-        train = coherence(material, "train" if material.train is not None else "eval")
-    except NotEvaluable:
+def _near_copies(material: Material) -> Iterator[Seen]:
+    train = or_none(coherence, material, "train" if material.train is not None else "eval")
+    if train is None:
         return
     random = max(0.0, train.of(train.random_pairs).value)
     # In a space where all vectors are alike, a cosine of .95 is no copy.
@@ -99,8 +94,7 @@ def _near_copies(material: Material) -> Iterator[Finding]:
     found = level(copies[kept].mean(axis=1), train.clusters[kept])
     if found.below() > NEAR_COPIES_WARN:
         rows = train.rows[np.argsort(-copies.mean(axis=1), kind="stable")]
-        yield Finding(
-            code="DUPLICATES",
+        yield Seen(
             severity=Severity.WARN,
             seen=f"{found.value:.1%} of neighbouring chunks have a cosine of {limit:.2f} or more",
             allowed=f"at most {NEAR_COPIES_WARN:.0%}",
@@ -115,7 +109,7 @@ def _near_copies(material: Material) -> Iterator[Finding]:
 
 
 @check("TARGET_NOT_IN_BANK", "can the target be retrieved at all?", About(blocks=True, cause=60))
-def target_not_in_bank(material: Material) -> Iterator[Finding]:
+def target_not_in_bank(material: Material) -> Iterator[Seen]:
     """Report eval targets that no row of the bank equals."""
     side, bank = material.side("eval"), material.pool
     if side.file is None:
@@ -131,7 +125,7 @@ def target_not_in_bank(material: Material) -> Iterator[Finding]:
             raise NotEvaluable(f"the vectors are not comparable: {mismatch}", "fix SPACE_MISMATCH")
     share, limit = float(inside.mean()), same_from(material)
     # Rows of the bank that are NaN or zero were somebody's: NONFINITE and ZERO_ROWS speak of them.
-    if share >= ALLOWED_SHARE - 2 * len(_spoilt_rows(material)) / len(bank):
+    if share >= ALLOWED_SHARE - 2 * len(spoilt_rows(material, "bank")) / len(bank):
         return
     seen = f"{share:.1%} of {len(rows)} targets have a bank row with cosine {limit:.4g} or more"
     yield _not_in_bank(material, side, rows[~inside], len(rows), seen, share)
@@ -139,7 +133,7 @@ def target_not_in_bank(material: Material) -> Iterator[Finding]:
 
 def _not_in_bank(
     material: Material, side: Side, lost: Int[np.ndarray, " n"], of: int, seen: str, share: float
-) -> Finding:
+) -> Seen:
     """Name the part: a bank that lacks the chunks, or targets that are none of its chunks."""
     bank = material.pool
     at_key = inside = 1.0  # share of lost targets with a key, and with contexts, in the bank
@@ -157,9 +151,7 @@ def _not_in_bank(
     where = where_found(name, source, count=len(lost), of=of, rows=lost, articles=articles)
     if lacking:
         where |= {"rows": [], "count": min(len(lost), len(bank)), "of": min(of, len(bank))}
-    return Finding(
-        code="TARGET_NOT_IN_BANK",
-        severity=Severity.BLOCK,
+    return Seen(
         seen=f"{seen}; of the others {inside:.0%} have their last context in the bank, and "
         f"{at_key:.0%} their key",
         allowed=f"{ALLOWED_SHARE:.0%}",
@@ -176,17 +168,8 @@ def _train_fits(material: Material) -> bool:
     """Say whether the train windows are in the bank, at their keys: then eval is the odd one."""
     if material.train is None or material.train.file is None:
         return False
-    try:
-        found = keyed(material, material.train)
-    except NotEvaluable:
-        return False
-    return float(found.right.mean()) >= ALLOWED_SHARE
-
-
-def _spoilt_rows(material: Material) -> Int[np.ndarray, " n"]:
-    """Return the bank rows that are not finite or zero."""
-    (bank,) = (scan for scan in scans(material) if scan.input == "bank")
-    return np.concatenate([bank.nonfinite, bank.zero])
+    found = or_none(keyed, material, material.train)
+    return found is not None and float(found.right.mean()) >= ALLOWED_SHARE
 
 
 def locate_targets(

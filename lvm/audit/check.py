@@ -24,7 +24,7 @@ Look = Callable[["Material"], Iterable[Finding | Seen]]
 class About:
     """The catalogue entry of a check, without its code and question."""
 
-    blocks: bool = False  # whether a finding may stop a run
+    blocks: bool = False  # whether a finding stops a run, where it does not say itself
     meaning: str = ""  # what a finding means, where all mean the same
     next: str = ""  # what to do about one, likewise
     cause: int | None = None  # place among the causes, which are listed before the rest
@@ -44,17 +44,18 @@ class Check(About):
 
     def findings(self, material: Material) -> Iterator[Finding]:
         """Look, and give what was seen the row's words where it has none of its own."""
-        for found in self.look(material):
-            yield found if isinstance(found, Finding) else self._finding(found)
+        yield from map(self.finding, self.look(material))
 
-    def _finding(self, seen: Seen) -> Finding:
-        return Finding(
-            code=self.code,
-            severity=Severity.BLOCK if self.blocks else Severity.WARN,
-            meaning=self.meaning,
-            next=self.next,
-            **vars(seen),
-        )
+    def finding(self, seen: Finding | Seen) -> Finding:
+        """Return what was seen as a finding of this check."""
+        if isinstance(seen, Finding):
+            return seen
+        own = {
+            "severity": seen.severity or (Severity.BLOCK if self.blocks else Severity.WARN),
+            "meaning": seen.meaning or self.meaning,
+            "next": seen.next or self.next,
+        }
+        return Finding(code=self.code, **{**vars(seen), **own})
 
 
 CHECKS: Registry[Check] = Registry("check", "lvm.audit")

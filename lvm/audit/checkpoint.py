@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.lineage import read_lineage
-from lvm.audit.loaded import CheckpointPart as CheckpointPart
-from lvm.audit.loaded import open_checkpoint as open_checkpoint
+from lvm.audit.loaded import CheckpointPart
 from lvm.audit.material import Material
 from lvm.audit.own_figure import resolved
 from lvm.audit.own_numbers import RETRAIN, loader_finding, model_of, of_a_folder, of_a_foreign_file
-from lvm.training.report_recipe import accumulated_negatives as accumulated_negatives
 
 NUM_NAMED = 5  # classes that a finding names
 
@@ -26,7 +24,7 @@ NUM_NAMED = 5  # classes that a finding names
 
 
 @check("LOADER", "does the checkpoint reproduce its own numbers?", About(blocks=True, cause=140))
-def loader(material: Material) -> Iterator[Finding]:
+def loader(material: Material) -> Iterator[Seen]:
     """Compare outputs and validation cosine with those stored; report what cannot be loaded."""
     part = material.checkpoint
     if part is None:
@@ -38,7 +36,7 @@ def loader(material: Material) -> Iterator[Finding]:
     if part.path.is_file():
         part = part if part.figure is not None else resolved(part, material)
     own = of_a_foreign_file if part.figure is not None else of_a_folder
-    looks: tuple[Callable[[], Iterator[Finding]], ...] = (
+    looks: tuple[Callable[[], Iterator[Seen]], ...] = (
         lambda: own(part, material),
         lambda: _context_length(part, material),
         lambda: _unread_parents(part),
@@ -57,7 +55,7 @@ def loader(material: Material) -> Iterator[Finding]:
         raise NotEvaluable("; ".join(map(str, silent)), silent[0].next)
 
 
-def _left_out(part: CheckpointPart) -> Iterator[Finding]:
+def _left_out(part: CheckpointPart) -> Iterator[Seen]:
     names = part.manifest.left_out or ()
     if names:
         yield loader_finding(
@@ -72,7 +70,7 @@ def _left_out(part: CheckpointPart) -> Iterator[Finding]:
         )
 
 
-def _unused(part: CheckpointPart) -> Iterator[Finding]:
+def _unused(part: CheckpointPart) -> Iterator[Seen]:
     names = part.manifest.unused_weights or ()
     if names:
         yield loader_finding(
@@ -85,7 +83,7 @@ def _unused(part: CheckpointPart) -> Iterator[Finding]:
         )
 
 
-def _misfit(part: CheckpointPart) -> Finding:
+def _misfit(part: CheckpointPart) -> Seen:
     return loader_finding(
         part,
         part.problem,
@@ -96,7 +94,7 @@ def _misfit(part: CheckpointPart) -> Finding:
     )
 
 
-def _context_length(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+def _context_length(part: CheckpointPart, material: Material) -> Iterator[Seen]:
     _, recipe = model_of(part)
     lengths = {side.context_length for side in material.sides} - {recipe.context_length}
     if lengths:
@@ -116,7 +114,7 @@ def _context_length(part: CheckpointPart, material: Material) -> Iterator[Findin
 # --- what it was started from ---------------------------------------------------------------------
 
 
-def _unread_parents(part: CheckpointPart) -> Iterator[Finding]:
+def _unread_parents(part: CheckpointPart) -> Iterator[Seen]:
     unread = read_lineage(part.manifest, part.path).unread
     if unread:
         named = "; ".join(f"{parent}: {why}" for parent, why in list(unread.items())[:3])

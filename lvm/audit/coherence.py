@@ -25,8 +25,7 @@ from jaxtyping import Float, Int
 
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, locate, unit
-from lvm.audit.material import Material, Side, once
-from lvm.core.randomness import numpy_generator
+from lvm.audit.material import Material, Side, once, or_none
 
 SAMPLE = {False: 4096, True: 1536}  # windows of a side that are looked at; True: quick
 MIN_WINDOWS = 30
@@ -78,6 +77,14 @@ def level(values: Float[np.ndarray, " m"], clusters: Int[np.ndarray, " m"]) -> L
     return Level(value=mean, error=error, clusters=count)
 
 
+def partners(articles: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+    """Return for every row another one, of another article wherever there is one."""
+    order = np.argsort(articles, kind="stable")
+    partner = np.empty(len(order), dtype=np.int64)
+    partner[order] = np.roll(order, len(order) // 2)
+    return partner
+
+
 @dataclass(frozen=True, eq=False)
 class Coherence:
     """A sample of windows of one side, as unit vectors, and what they show."""
@@ -98,10 +105,7 @@ class Coherence:
     @functools.cached_property
     def partner(self) -> Int[np.ndarray, " m"]:
         """For every window another one, of another article wherever there is one."""
-        order = np.argsort(self.clusters, kind="stable")
-        partner = np.empty(len(order), dtype=np.int64)
-        partner[order] = np.roll(order, len(order) // 2)
-        return partner
+        return partners(self.clusters)
 
     @functools.cached_property
     def random_pairs(self) -> Float[np.ndarray, " m"]:
@@ -168,24 +172,13 @@ class Coherence:
         return self.of(self.to_target[:, -1] - self.to_target[:, 0])
 
 
-def coherence_or_none(material: Material, name: str) -> Coherence | None:
-    """Return the coherence of a side, or None."""
-    try:
-        return coherence(material, name)
-    except NotEvaluable:
-        return None
-
-
 def sample_rows(material: Material, side: Side, count: int = 0) -> Int[np.ndarray, " m"]:
     """Return up to `count` windows of a side, drawn from the seed, in the order of the file.
 
     By default as many as the audit's statistics look at.
     """
     count = count or SAMPLE[material.quick and side.name == "train"]
-    if len(side) <= count:
-        return np.arange(len(side))
-    generator = numpy_generator(material.seed, "audit", side.name)
-    return np.sort(generator.choice(len(side), count, replace=False))
+    return material.sample(len(side), count, "audit", side.name)
 
 
 @once
@@ -217,10 +210,7 @@ def _clusters(
 ) -> tuple[Int[np.ndarray, " m"], bool, Located | None]:
     """Return the article of each window as content says, else as keys say, else file stretches."""
     stretch = rows // ROWS_PER_CLUSTER
-    try:
-        located = locate(material, side, rows)
-    except NotEvaluable:
-        located = None
+    located = or_none(locate, material, side, rows)
     if located is not None and (located.articles >= 0).mean() > 0.9:
         articles = located.articles
         return np.where(articles >= 0, articles, -1 - stretch), True, located

@@ -62,11 +62,14 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a check saw, where the catalogue says what it means; its fields are those of Finding."""
+    """What a check saw, with the fields of a Finding; what it leaves out its catalogue row says."""
 
     seen: str
     allowed: str
     where: Mapping[str, Any]
+    severity: Severity | None = None
+    meaning: str = ""
+    next: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""The gates tried before anything is trained: what passes them, and what they search in."""
+"""The gates tried before anything is trained: what passes them, and what pool they search in."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from lvm.audit.check import About, check
-from lvm.audit.coverage import easy_pool
-from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.material import Material
+from lvm.audit.coherence import coherence
+from lvm.audit.finding import NotEvaluable, Seen, Severity
+from lvm.audit.material import Material, or_none, where_found
 from lvm.audit.selftest import BLIND, TRIVIAL, Bench, GateUnderTest, bench
-from lvm.audit.where import where_found
 from lvm.core.records import GateResult, Verdict
 from lvm.evaluation.gates import MIN_ARTICLES
 
 OWN_FIRST_SHARE = 0.05  # of queries whose rank 1 may be one of their own contexts
 FULL_SCORE_TOLERANCE = 0.02  # of the oracle, for rounding and equal rows
 QUERIES = ("predictions", "copy_last", "mean_context")  # whose rank 1 is looked at
+OTHERS = 0.5  # of as many other articles as the train side has
 
 
 @check(
@@ -25,7 +27,7 @@ QUERIES = ("predictions", "copy_last", "mean_context")  # whose rank 1 is looked
     "does the oracle pass every gate, and do blind predictors fail?",
     About(blocks=True, cause=130, thorough=True),
 )
-def gate_invalid(material: Material) -> Iterator[Finding]:
+def gate_invalid(material: Material) -> Iterator[Seen]:
     """Report gates that an oracle fails, or that random rows or shuffled pairs pass."""
     tried = bench(material)
     for gate in tried.gates():
@@ -33,7 +35,7 @@ def gate_invalid(material: Material) -> Iterator[Finding]:
 
 
 @check("GATE_BELOW_TRIVIAL", "does an untrained predictor pass a gate?", About(thorough=True))
-def gate_below_trivial(material: Material) -> Iterator[Finding]:
+def gate_below_trivial(material: Material) -> Iterator[Seen]:
     """Report gates that lie below the ladder."""
     tried = bench(material)
     for gate in tried.gates():
@@ -41,7 +43,7 @@ def gate_below_trivial(material: Material) -> Iterator[Finding]:
 
 
 @check("POOL", "does the pool hold the query's own contexts?", About(thorough=True))
-def pool(material: Material) -> Iterator[Finding]:
+def pool(material: Material) -> Iterator[Seen]:
     """Report a pool of few articles, and own contexts at rank 1 where the run has no mask."""
     yield from easy_pool(material)
     tried = bench(material)
@@ -53,11 +55,9 @@ def pool(material: Material) -> Iterator[Finding]:
     if shares[worst] <= OWN_FIRST_SHARE:
         return
     first = tried.ranked[worst][1].context_first
-    yield Finding(
-        code="POOL",
-        severity=Severity.WARN,
+    yield Seen(
         seen="rank 1 is one of their own contexts for "
-        + _list({n: f"{s:.1%}" for n, s in shares.items()})
+        + ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         + f" of {len(first)} queries (pool {tried.pool.id}, {tried.pool.size} rows, mask "
         f"{tried.pool.mask})",
         allowed=f"at most {OWN_FIRST_SHARE:.0%}",
@@ -77,7 +77,7 @@ def pool(material: Material) -> Iterator[Finding]:
 # --- an oracle, blind predictors, the ladder ------------------------------------------------------
 
 
-def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
+def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Seen]:
     """Report what makes a gate useless: it refuses the answer itself, or lets blindness through."""
     oracle = _judge(tried, gate, "oracle")
     if _verdict(oracle) == Verdict.NOT_EVALUABLE:
@@ -89,8 +89,6 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
         yield _gate_finding(
             tried,
             gate,
-            "GATE_INVALID",
-            Severity.BLOCK,
             {"oracle": oracle},
             seen=f"the {gate.name} gate rates the oracle {_verdict(oracle)}: {_why(oracle)}",
             allowed="the oracle, which predicts every target exactly, passes with "
@@ -107,8 +105,6 @@ def invalid(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
         yield _gate_finding(
             tried,
             gate,
-            "GATE_INVALID",
-            Severity.BLOCK,
             passed,
             seen=f"the {gate.name} gate is passed by "
             + "; ".join(f"{name} pairs {_why(results)}" for name, results in passed.items()),
@@ -129,7 +125,7 @@ def _holds(results: Sequence[GateResult]) -> bool:
     )
 
 
-def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
+def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Seen]:
     """Report a gate that predictors without a model attain, those that take least effort first."""
     trivial = _trivial(tried, gate)
     attained = {name: r for name, r in trivial.items() if _upper(r) >= r.bound}
@@ -139,9 +135,8 @@ def below_trivial(tried: Bench, gate: GateUnderTest) -> Iterator[Finding]:
     yield _gate_finding(
         tried,
         gate,
-        "GATE_BELOW_TRIVIAL",
-        Severity.INFO if gate.against else Severity.WARN,
         {name: [result] for name, result in attained.items()},
+        severity=Severity.INFO if gate.against else Severity.WARN,
         seen=f"the {gate.name} gate ({gate.bounds}{over}) {_attained_by(attained)}",
         allowed="no untrained predictor",
         meaning="A gain means no more than its baseline: against a weak one, copying the "
@@ -228,11 +223,10 @@ def _raise_bound(gate: GateUnderTest, trivial: Mapping[str, GateResult]) -> str:
 def _gate_finding(
     tried: Bench,
     gate: GateUnderTest,
-    code: str,
-    severity: Severity,
     judged: Mapping[str, Sequence[GateResult]],
+    severity: Severity | None = None,
     **words: str,
-) -> Finding:
+) -> Seen:
     values = {"bound": gate.bound}
     for name, results in judged.items():
         values |= {f"{name}_{r.metric}": r.estimate.value for r in results if r.estimate}
@@ -241,7 +235,7 @@ def _gate_finding(
         | {"gate": gate.name, "metric": gate.metric}
         | stated_pool(tried)
     )
-    return Finding(code=code, severity=severity, where=where, values=values, **words)
+    return Seen(severity=severity, where=where, values=values, **words)
 
 
 def stated_pool(tried: Bench) -> dict[str, object]:
@@ -249,5 +243,34 @@ def stated_pool(tried: Bench) -> dict[str, object]:
     return {"pool": {**dataclasses.asdict(tried.pool), "chance_at_5": tried.pool.chance(5)}}
 
 
-def _list(named: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in named.items())
+def easy_pool(material: Material) -> Iterator[Seen]:
+    """Report a pool of eval articles alone: a search among few is easier than among all."""
+    bank, train = material.bank, material.train
+    if bank is None or train is None or train.file is None or material.eval is None:
+        return
+    eval_, other = (or_none(coherence, material, name) for name in ("eval", "train"))
+    if eval_ is None or other is None or not eval_.by_article or eval_.located is None:
+        return
+    mine = np.unique(material.eval.keys[:, 0]) if material.eval.keys is not None else None
+    mine = np.unique(eval_.clusters) if mine is None else np.union1d(mine, eval_.clusters)
+    size = len(bank.pool_rows)
+    outside = ~np.isin(bank.articles[:size], mine)
+    there = len(np.unique(bank.articles[:size][outside]))
+    trained = len(np.unique(other.clusters if train.keys is None else train.keys[:, 0]))
+    if there >= OTHERS * trained:
+        return
+    yield Seen(
+        seen=f"the pool holds {size} rows, {int(outside.sum())} of them of articles ({there}) "
+        f"outside the eval side; the train side has {trained} articles",
+        allowed=f"{OTHERS:.0%} of as many other articles as are trained on",
+        where=where_found("bank", bank.source, count=size - int(outside.sum()), of=size),
+        meaning="The target is searched only among the eval articles, which is easier than in "
+        "the whole collection: recall here overstates recall there.",
+        next="add the chunks of the train articles to the payload, or state the size of the pool "
+        "with every number",
+        values={
+            "pool_size": float(size),
+            "other_articles": float(there),
+            "train_articles": float(trained),
+        },
+    )

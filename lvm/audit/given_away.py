@@ -10,10 +10,9 @@ from jaxtyping import Bool, Float, Int
 from lvm.audit.check import About, check
 from lvm.audit.finding import NotEvaluable, Seen
 from lvm.audit.location import find_rows, unit
-from lvm.audit.material import Material
+from lvm.audit.material import Material, where_found
 from lvm.audit.queries import dispersion
 from lvm.audit.rows_given import GivenRows, given_rows, runs
-from lvm.audit.where import where_found
 from lvm.data.rows import take
 
 SAME = 1e-4  # of the spread of the targets: what float16 and 8 bits leave, and no prediction does
@@ -21,15 +20,11 @@ LEAKED_SHARE, LEAKED_ROWS = 0.005, 5
 RETRIEVED = 256  # predictions that are looked up in the bank
 OF_A_RETRIEVER = 0.98  # a model that answers with rows of the bank may be right about most
 REPEATED_SHARE, REPEATED_ROWS = 0.005, 5
-FEW_ROWS = (
-    3  # that are repeated by mistake; where more are, the model has few outputs to choose from
-)
+# That are repeated by mistake; where more are, the model has few outputs to choose from.
+FEW_ROWS = 3
 OTHERS_REPEATED = 0.01  # share of predictions that repeat others than those few
-STUCK_SHARE, STUCK_ROWS, STUCK_ARTICLES = (
-    0.01,
-    20,
-    3,
-)  # neighbours with one output, for such a model
+# Neighbours with one output, for such a model.
+STUCK_SHARE, STUCK_ROWS, STUCK_ARTICLES = 0.01, 20, 3
 
 
 @check(

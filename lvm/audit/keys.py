@@ -6,14 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lvm.audit.blame import WrongBank, wrong_bank
+from lvm.audit.blame import Keyed, WrongBank, counted_off, keyed, wrong_bank
 from lvm.audit.check import About, check
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
-from lvm.audit.followed import Keyed, counted_off, keyed
+from lvm.audit.counts import repeated, suspects, whole_keys
+from lvm.audit.finding import REPAIR, NotEvaluable, Seen, Severity
 from lvm.audit.location import in_run
-from lvm.audit.material import Material, Side
-from lvm.audit.repeated import repeated, suspects, whole_keys
-from lvm.audit.where import most_frequent, where_found
+from lvm.audit.material import Material, Side, most_frequent, where_found
 from lvm.data.rows import key_codes
 
 ALLOWED_SHARE = 0.99  # of rows whose vector is at its key, and of targets that are in the bank
@@ -25,25 +23,19 @@ COUNTED_OFF = (
 
 
 @check("KEYS_DEGENERATE", "does every row have its own key?", About(blocks=True, cause=50))
-def keys_degenerate(material: Material) -> Iterator[Finding]:
+def keys_degenerate(material: Material) -> Iterator[Seen]:
     """Report few keys for many rows, on the eval side and in the bank."""
     looked = False
     for name, source, keys in _key_tables(material):
         looked = True
-        _, place, counts = np.unique(
-            keys[:, 0].astype(np.int64) * 2**32 + keys[:, 1],
-            return_inverse=True,
-            return_counts=True,
-        )
+        _, place, counts = np.unique(key_codes(keys), return_inverse=True, return_counts=True)
         share, top = len(counts) / len(keys), int(counts.max())
         if share >= UNIQUE_SHARE and (top / len(keys) <= TOP_SHARE or top <= 2):
             continue
         if name != "bank" and _only_repeated(material, material.side(name)):
             continue  # DUPLICATES says so: each window has its key, and stands several times
         worst = np.flatnonzero(counts[place.ravel()] == top)
-        yield Finding(
-            code="KEYS_DEGENERATE",
-            severity=Severity.BLOCK,
+        yield Seen(
             seen=f"{len(counts)} keys for {len(keys)} rows ({share:.1%}); the most frequent key "
             f"{tuple(keys[worst[0]].tolist())} occurs {top} times",
             allowed=f"{UNIQUE_SHARE:.0%} unique, no key on more than {TOP_SHARE:.0%} of the rows",
@@ -84,7 +76,7 @@ def _key_tables(material: Material) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 @check("KEYS_WRONG", "does every key lead to its own vector?", About(blocks=True, cause=40))
-def keys_wrong(material: Material) -> Iterator[Finding]:
+def keys_wrong(material: Material) -> Iterator[Seen]:
     """Follow every key of the eval side, and those of a sample of the train side."""
     if (wrong := wrong_bank(material)) is not None:
         yield _bank_keys(material, wrong)
@@ -108,7 +100,7 @@ def keys_wrong(material: Material) -> Iterator[Finding]:
         raise NotEvaluable(said, "give the report's three files")
 
 
-def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
+def _side_keys(material: Material, found: Keyed) -> Iterator[Seen]:
     side, share = found.side, found.share_right
     told = (found.right | found.wrong).mean()
     made_up = counted_off(side.keys)
@@ -132,8 +124,7 @@ def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
     seen = f"the vector at its key: {at}"
     if made_up:
         seen += f"; {made_up}"
-    yield Finding(
-        code="KEYS_WRONG",
+    yield Seen(
         severity=Severity.BLOCK if side.name == "eval" else Severity.WARN,
         seen=seen,
         allowed=f"{ALLOWED_SHARE:.0%} of rows, for the target and every context",
@@ -151,14 +142,12 @@ def _side_keys(material: Material, found: Keyed) -> Iterator[Finding]:
     )
 
 
-def _bank_keys(material: Material, wrong: WrongBank) -> Finding:
+def _bank_keys(material: Material, wrong: WrongBank) -> Seen:
     bank, by = material.pool, wrong.rows_off
     rolled = (
         f"; each vector is {abs(by)} rows {'after' if by > 0 else 'before'} its key" if by else ""
     )
-    return Finding(
-        code="KEYS_WRONG",
-        severity=Severity.BLOCK,
+    return Seen(
         seen=f"the vector at its key: {wrong.eval_share:.1%} of eval, {wrong.train_share:.1%} "
         f"of train windows; in both files {wrong.steady:.0%} of the vectors elsewhere have "
         f"the same key in all their windows{rolled}",
@@ -205,10 +194,8 @@ def _alone(material: Material, side: Side) -> str:
     )
 
 
-def _unverified(side: Side, made_up: str) -> Finding:
-    return Finding(
-        code="KEYS_WRONG",
-        severity=Severity.BLOCK,
+def _unverified(side: Side, made_up: str) -> Seen:
+    return Seen(
         seen=f"{made_up}, and no vector of the file is in the bank",
         allowed="keys recorded when the chunks were cut",
         where=side.where(count=len(side), of=len(side)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from lvm.audit.coherence import VECTORS, Coherence, coherence
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
-from lvm.audit.material import Material, once
+from lvm.audit.material import Material, once, or_none
 from lvm.core.randomness import numpy_generator
 from lvm.data.rows import take
 
@@ -101,9 +101,8 @@ def frame(material: Material) -> Frame:
         part_energy=np.empty(0),
     )
     parts = list(_parts(train, articles[half:], _num_eval_articles(material), rng))
-    return Frame(
-        mean=made.mean,
-        axes=made.axes,
+    return replace(
+        made,
         part_means=np.array([made.mean_cosine(p) for p in parts]),
         part_energy=np.array([made.energy(p) for p in parts]),
     )
@@ -120,10 +119,8 @@ def _parts(
 
 
 def _num_eval_articles(material: Material) -> int:
-    try:
-        return len(np.unique(coherence(material, "eval").clusters))
-    except NotEvaluable:
-        return 1 << 30
+    eval_ = or_none(coherence, material, "eval")
+    return 1 << 30 if eval_ is None else len(np.unique(eval_.clusters))
 
 
 def likeness(material: Material, name: str) -> Likeness:
@@ -149,10 +146,7 @@ def likeness(material: Material, name: str) -> Likeness:
 
 def _bank_rows(material: Material) -> Float[np.ndarray, "m D"]:
     bank = material.pool
-    rows = np.arange(len(bank.pool_rows))
-    if len(rows) > SAMPLE:
-        generator = numpy_generator(material.seed, "audit", "bank")
-        rows = np.sort(generator.choice(rows, SAMPLE, replace=False))
+    rows = material.sample(len(bank.pool_rows), SAMPLE, "audit", "bank")
     vectors = unit(take(bank.vectors, rows))
     good: Float[np.ndarray, "m D"] = vectors[np.isfinite(vectors).all(axis=1)]
     if len(good) == 0:
@@ -162,12 +156,6 @@ def _bank_rows(material: Material) -> Float[np.ndarray, "m D"]:
 
 def another_space(material: Material) -> str:
     """Return why eval vectors cannot be compared with the bank, or an empty string."""
-    odd = [name for name in ("eval", "bank") if _differs(material, name)]
+    fits = {name: or_none(likeness, material, name) for name in ("eval", "bank")}
+    odd = [name for name, fit in fits.items() if fit is not None and fit.blocks]
     return f"the {odd[0]} side is in a different space from train" if len(odd) == 1 else ""
-
-
-def _differs(material: Material, name: str) -> bool:
-    try:
-        return likeness(material, name).blocks
-    except NotEvaluable:
-        return False

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import LvmError
 from lvm.data.bank import Bank
-from lvm.data.draw import leading
-from lvm.data.windows import Dataset
+from lvm.data.windows import Dataset, leading
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import fit_parts, read_parts
 from lvm.training.manifest import Stated
@@ -87,7 +88,7 @@ def names_data(manifest: Stated, bank: Bank | None, dataset: Dataset | None) -> 
 def as_trained(dataset: Dataset, manifest: Stated) -> Dataset:
     """Return the dataset with those dev windows that a checkpoint says it was validated on.
 
-    A run judges its epochs on a draw of the dev split (lvm/data/draw.py). A manifest that states
+    A run judges its epochs on a draw of the dev split (lvm/data/windows.py). A manifest that states
     none leaves the split as it is.
     """
     if manifest.val_articles is None:

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.finding import Finding, NotEvaluable
-from lvm.audit.where import Ids, where_found
 from lvm.core.config.recipe import Recipe
 from lvm.core.config.run import GateConfig
+from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.rows import ContentIndex, KeyIndex, take
 from lvm.data.window_files import WindowFile
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 SIDES = ("train", "eval")
 Others = TypeVarTuple("Others")
 Made = TypeVar("Made")
+NUM_NAMED = 10  # rows and articles that a finding names, the worst first
+Ids = Sequence[int] | Int[np.ndarray, " n"]
 
 
 def once(make: Callable[[Material, *Others], Made]) -> Callable[[Material, *Others], Made]:
@@ -58,6 +60,14 @@ def once(make: Callable[[Material, *Others], Made]) -> Callable[[Material, *Othe
         return found
 
     return kept
+
+
+def or_none(make: Callable[[*Others], Made], *others: *Others) -> Made | None:
+    """Return what is measured, or None where that is not evaluable."""
+    try:
+        return make(*others)
+    except NotEvaluable:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +109,7 @@ class Side:
     def keys(self) -> Int[np.ndarray, "M 2"] | None:
         """Key of every target as the file states it, or None."""
         if self.bank is not None and self.windows is not None:
-            stated: Int[np.ndarray, "M 2"] = self.bank.keys[self.windows.targets]
-            return stated
+            return np.asarray(self.bank.keys[self.windows.targets])
         return self._file.truth_keys
 
     @property
@@ -210,6 +219,39 @@ class Material:
         """Rows of the bank by key."""
         return KeyIndex(self.pool.keys)
 
+    def sample(self, count: int, most: int, *purpose: str) -> Int[np.ndarray, " m"]:
+        """Return up to `most` of `count` places in rising order, drawn for a purpose."""
+        generator = numpy_generator(self.seed, *purpose)
+        return np.sort(generator.choice(count, min(count, most), replace=False))
+
     def held_once(self, places: Int[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
         """Say which places are bank rows (not -1) whose vector stands nowhere else in the bank."""
         return np.asarray((places >= 0) & (self.content.copies[np.maximum(places, 0)] == 1))
+
+
+def where_found(
+    input: str,
+    source: str | None = None,
+    *,
+    count: float | None = None,
+    of: int | None = None,
+    rows: Ids | None = None,
+    articles: Ids | None = None,
+    blocks: Sequence[Sequence[int]] | None = None,
+) -> dict[str, object]:
+    """Return the `where` of a finding without what is None; of long lists, the first few."""
+    where = {
+        "source": source,
+        "count": None if count is None else int(count),
+        "of": None if of is None else int(of),
+        "rows": None if rows is None else [int(row) for row in rows[:NUM_NAMED]],
+        "articles": None if articles is None else [int(a) for a in articles[:NUM_NAMED]],
+        "blocks": None if blocks is None else [[int(a), int(b)] for a, b in blocks[:NUM_NAMED]],
+    }
+    return {"input": input, **{key: value for key, value in where.items() if value is not None}}
+
+
+def most_frequent(ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
+    """Return the distinct ids, those that occur most often first."""
+    distinct, counts = np.unique(ids, return_counts=True)
+    return np.asarray(distinct[np.argsort(-counts, kind="stable")])

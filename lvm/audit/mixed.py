@@ -26,9 +26,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.articles import Article, Part, counted_by_side, draw, parts, shared
-from lvm.audit.finding import Finding, Severity
-from lvm.audit.material import Material
-from lvm.audit.where import where_found
+from lvm.audit.finding import Seen, Severity
+from lvm.audit.material import Material, where_found
 
 LEAST, CHUNKS, ROWS = 5, 24, 6144  # chunks of an article, chunks taken of it, rows in all
 MIN_ARTICLES, MIN_GROUP = 8, 3  # articles of a part, of a group
@@ -62,7 +61,7 @@ class Agreement:
     apart: bool  # no more alike than unrelated spaces are
 
 
-def mixed_spaces(material: Material) -> Iterator[Finding]:
+def mixed_spaces(material: Material) -> Iterator[Seen]:
     """Report articles of the bank, or of a side in no bank, that lie in another space."""
     for part in parts(material):
         axes = axes_of(draw(material, part, least=LEAST, chunks=CHUNKS, spread=True, rows=ROWS))
@@ -229,13 +228,12 @@ def _cosine_of_means(
 
 def _finding(
     material: Material, part: Part, axes: Axes, odd: Int[np.ndarray, " g"], agreement: Agreement
-) -> Finding:
+) -> Seen:
     ids, total = np.sort(axes.ids[odd]), len(axes.ids)
     counts = counted_by_side(material, axes.ids.tolist(), ids.tolist())
     name = _only_side(counts) or part.name
     share = len(ids) / total
-    return Finding(
-        code="SPACE_MISMATCH",
+    return Seen(
         severity=Severity.BLOCK if share >= BLOCK_SHARE else Severity.WARN,
         seen=f"{len(ids)} of {total} articles of the {part.name} that were sampled are in a "
         f"different space from the rest{shared(counts)}: the axes along which their chunks "

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from lvm.audit.coherence import level
 from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
 from lvm.audit.material import Material, Side
 from lvm.core.config.recipe import Recipe
@@ -98,11 +99,6 @@ class _Own:
     splits: Sequence[Split]
     seed: int
 
-    @property
-    def num_weights(self) -> int:
-        """Numbers in the model."""
-        return sum(weight.numel() for weight in self.checkpoint.model.values())
-
 
 # --- windows --------------------------------------------------------------------------------------
 
@@ -113,11 +109,11 @@ def _splits(material: Material, manifest: Stated, width: int) -> Iterator[Split]
     if whole is not None:
         dataset = as_trained(whole, manifest)
         known = manifest.val_ids_sha256 == ids_of(dataset.dev)
-        yield _of_dataset("dev", dataset, dataset.dev, material.seed, known=known)
+        yield _of_dataset("dev", dataset, dataset.dev, material, known=known)
         if not known:
-            yield _of_dataset("test", dataset, dataset.test, material.seed)
+            yield _of_dataset("test", dataset, dataset.test, material)
     elif material.eval is not None and material.eval.width == width:
-        yield _sampled("eval", material.eval, len(material.eval), material.seed)
+        yield _sampled("eval", material.eval, material)
 
 
 def ids_of(windows: Windows) -> str:
@@ -126,18 +122,15 @@ def ids_of(windows: Windows) -> str:
 
 
 def _of_dataset(
-    name: str, dataset: Dataset, windows: Windows, seed: int, *, known: bool = False
+    name: str, dataset: Dataset, windows: Windows, material: Material, *, known: bool = False
 ) -> Split:
     side = Side(name, dataset.bank.source, bank=dataset.bank, windows=windows)
-    return _sampled(name, side, len(windows), seed, known=known)
+    return _sampled(name, side, material, known=known)
 
 
-def _sampled(name: str, side: Side, count: int, seed: int, *, known: bool = False) -> Split:
-    rows = np.arange(count)
-    if count > SAMPLE:
-        generator = numpy_generator(seed, "audit", "dev")
-        rows = np.sort(generator.choice(count, SAMPLE, replace=False))
-    return Split(name=name, side=side, rows=rows, whole=count <= SAMPLE, known=known)
+def _sampled(name: str, side: Side, material: Material, *, known: bool = False) -> Split:
+    rows = material.sample(len(side), SAMPLE, "audit", "dev")
+    return Split(name=name, side=side, rows=rows, whole=len(side) <= SAMPLE, known=known)
 
 
 @torch.no_grad()
@@ -172,7 +165,8 @@ def _search(own: _Own, ways: Sequence[Alternative]) -> CheckpointPart | None:
     allowed = exact(own.stored)
     if allowed is None:
         return None
-    budget = int(np.clip(WORK / (own.num_weights * own.context_length * SCREEN), 8, 128))
+    num_weights = sum(weight.numel() for weight in own.checkpoint.model.values())
+    budget = int(np.clip(WORK / (num_weights * own.context_length * SCREEN), 8, 128))
     tried = 0
     for departures in range(MAX_DEPARTURES + 1):
         tier = [way for way in ways if way.departures == departures][: max(0, budget - tried)]
@@ -279,11 +273,7 @@ def _of_other_windows(
 
     The error is that of drawing articles, since windows of one article resemble each other.
     """
-    centred = values - values.mean()
-    _, place = np.unique(articles, return_inverse=True)
-    sums = np.bincount(place, weights=centred)
-    if len(sums) < 2:
+    mean = level(values, articles)
+    if mean.clusters < 2:
         return OTHER_TEXT
-    scale = len(sums) / (len(sums) - 1)
-    error = math.sqrt(scale * float((sums**2).sum())) / len(values)
-    return float(np.clip(least + 3 * math.sqrt(2) * error, least, max(least, OTHER_TEXT)))
+    return float(np.clip(least + 3 * math.sqrt(2) * mean.error, least, max(least, OTHER_TEXT)))

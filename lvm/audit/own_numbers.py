@@ -8,17 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.loaded import CheckpointPart, OwnFigure, as_trained
-from lvm.audit.material import Material
+from lvm.audit.material import Material, where_found
 from lvm.audit.own_figure import TOLERANCE, ids_of
-from lvm.audit.where import where_found
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import LvmError
-from lvm.core.randomness import numpy_generator
-from lvm.data.windows import Dataset, Windows
+from lvm.data.windows import Dataset
 from lvm.evaluation.inference import predict
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import NUM_PROBES, PROBE_TOLERANCE, probe_differences
@@ -32,7 +29,7 @@ STATE_IT = (
 RETRAIN = "lvm train --data BANK --recipe RECIPE.toml makes a checkpoint that can be trusted"
 
 
-def of_a_folder(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+def of_a_folder(part: CheckpointPart, material: Material) -> Iterator[Seen]:
     """Compare a checkpoint of lvm with its probe outputs, then with its validation cosine."""
     silent = []
     for look in (_probes, _stored_cosine):
@@ -44,7 +41,7 @@ def of_a_folder(part: CheckpointPart, material: Material) -> Iterator[Finding]:
         raise NotEvaluable("; ".join(map(str, silent)), silent[0].next)
 
 
-def of_a_foreign_file(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+def of_a_foreign_file(part: CheckpointPart, material: Material) -> Iterator[Seen]:
     """Say what the validation cosine of a foreign file tells of how it is computed here."""
     figure = part.figure
     if figure is None or (figure.verified and not figure.chosen):
@@ -98,7 +95,7 @@ def _comparison(figure: OwnFigure) -> tuple[Severity, dict[str, float], Words]:
     return Severity.WARN, {NOT_VERIFIED: 1.0}, words
 
 
-def _probes(part: CheckpointPart, _material: Material) -> Iterator[Finding]:
+def _probes(part: CheckpointPart, _material: Material) -> Iterator[Seen]:
     predictor, recipe = model_of(part)
     try:
         apart = np.array(probe_differences(predictor, recipe, part.manifest, str(part.path)))
@@ -121,7 +118,7 @@ def _probes(part: CheckpointPart, _material: Material) -> Iterator[Finding]:
         )
 
 
-def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Finding]:
+def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Seen]:
     stored, whole = part.manifest.val_cosine, material.dataset
     if not isinstance(stored, int | float):
         raise NotEvaluable("the checkpoint stores no val_cosine", "store val_cosine with it")
@@ -136,14 +133,12 @@ def _stored_cosine(part: CheckpointPart, material: Material) -> Iterator[Finding
             f"its val_cosine {stored:.4f} was measured on windows other than the dev split here",
             "give the data it was trained on (--data BANK)",
         )
-    yield from _not_reproduced(
-        part, dataset, float(stored), _dev_cosine(part, dataset, material.seed)
-    )
+    yield from _not_reproduced(part, dataset, float(stored), _dev_cosine(part, dataset, material))
 
 
 def _not_reproduced(
     part: CheckpointPart, dataset: Dataset, stored: float, here: _Mean
-) -> Iterator[Finding]:
+) -> Iterator[Seen]:
     allowed = TOLERANCE + 3 * here.error
     gap = abs(stored - here.value)
     if gap <= allowed:
@@ -179,14 +174,13 @@ def loader_finding(
     meaning: str,
     next: str,
     *,
-    severity: Severity = Severity.BLOCK,
+    severity: Severity | None = None,
     where: Mapping[str, object] | None = None,
     values: Mapping[str, float] | None = None,
-) -> Finding:
+) -> Seen:
     """Return a finding of LOADER on a checkpoint; values that are not finite are left out."""
     finite = {name: value for name, value in (values or {}).items() if math.isfinite(value)}
-    return Finding(
-        code="LOADER",
+    return Seen(
         severity=severity,
         seen=seen,
         allowed=allowed,
@@ -204,23 +198,15 @@ class _Mean:
     count: int
 
 
-def _dev_cosine(part: CheckpointPart, dataset: Dataset, seed: int) -> _Mean:
+@torch.no_grad()
+def _dev_cosine(part: CheckpointPart, dataset: Dataset, material: Material) -> _Mean:
     """Return the mean dev cosine as the training loop measures it, in the space of the search."""
     predictor, recipe = model_of(part)
-    windows, whole = dataset.dev, len(dataset.dev) <= SAMPLE
-    if not whole:
-        generator = numpy_generator(seed, "audit", "dev")
-        windows = windows.select(np.sort(generator.choice(len(windows), SAMPLE, replace=False)))
-    cosines = _cosines(predictor, dataset, windows, recipe.search_space)
+    windows = dataset.dev.select(material.sample(len(dataset.dev), SAMPLE, "audit", "dev"))
+    queries = predict(predictor, dataset, windows, recipe.search_space)
+    targets = torch.from_numpy(dataset.bank.rows(windows.targets))
+    documents = predictor.documents(targets, recipe.search_space).float()
+    cosines = torch.cosine_similarity(queries, documents, dim=1).double().numpy()
+    whole = len(dataset.dev) <= SAMPLE
     error = 0.0 if whole else float(cosines.std()) / math.sqrt(len(cosines))
     return _Mean(value=float(cosines.mean()), error=error, count=len(cosines))
-
-
-@torch.no_grad()
-def _cosines(
-    predictor: Predictor, dataset: Dataset, windows: Windows, space: str
-) -> Float[np.ndarray, " m"]:
-    queries = predict(predictor, dataset, windows, space)
-    targets = torch.from_numpy(dataset.bank.rows(windows.targets))
-    documents = predictor.documents(targets, space).float()
-    return torch.cosine_similarity(queries, documents, dim=1).double().numpy()

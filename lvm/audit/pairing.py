@@ -1,11 +1,11 @@
-"""Do contexts and their target come from one text?"""
+"""Do contexts and their target come from one text, and is the target what follows them?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lvm.audit.blame import wrong_bank
 from lvm.audit.check import About, check
@@ -16,19 +16,20 @@ from lvm.audit.coherence import (
     coherence,
     level,
 )
-from lvm.audit.finding import REPAIR, Finding, NotEvaluable, Severity
-from lvm.audit.material import Material
-from lvm.audit.where import most_frequent
+from lvm.audit.finding import REPAIR, NotEvaluable, Seen, Severity
+from lvm.audit.material import Material, most_frequent
 
 PAIRED_BLOCK, PAIRED_WARN = 0.5, 0.75  # eval over train, of what neighbours share beyond chance
 CLEAR = 5.0  # standard errors from which a relation is beyond doubt
 ELSEWHERE_WARN, ELSEWHERE_BLOCK = 0.02, 0.2  # of windows whose target is of another article
+SHIFTED_WARN, SHIFTED_BLOCK = 0.02, 0.2  # of windows whose target is one and the same step away
+LAST_IS_TARGET = 0.99  # of the way from any two chunks to one: cosine of last context and target
 
 
 @check(
     "EVAL_UNPAIRED", "do contexts and target come from the same text?", About(blocks=True, cause=80)
 )
-def eval_unpaired(material: Material) -> Iterator[Finding]:
+def eval_unpaired(material: Material) -> Iterator[Seen]:
     """Hold the coherence of each side against train's, or against what a linear map finds."""
     train = coherence(material, "train") if material.train is not None else None
     eval_ = coherence(material, "eval") if material.eval is not None else None
@@ -36,15 +37,17 @@ def eval_unpaired(material: Material) -> Iterator[Finding]:
         material.side("eval")
     if train is not None and train.lift.z >= CLEAR:
         # Means of a file whose own targets are in part of other text are no measure for the other.
-        odd = list(_from_elsewhere(material, train, _best_lift(train, eval_)))
-        yield from odd
+        lifts = [side.lift for side in (train, eval_) if side is not None]
+        # The greater one: overwritten targets lower that of one of them.
+        best = max(lifts, key=lambda lift: lift.value)
+        yield from list(_from_elsewhere(material, train, best))
         if eval_ is not None:
             yield from _against_train(material, eval_, train)
         return
     yield from _by_linear_map(eval_, train)
 
 
-def _against_train(material: Material, eval_: Coherence, train: Coherence) -> Iterator[Finding]:
+def _against_train(material: Material, eval_: Coherence, train: Coherence) -> Iterator[Seen]:
     worst = lift = eval_.lift.over(train.lift)
     if train.near.z >= CLEAR and (eval_.lift.z < CLEAR or lift.above() < PAIRED_BLOCK):
         # While the mean of the contexts fits, a poor last one means order, not pairing.
@@ -66,12 +69,7 @@ def _against_train(material: Material, eval_: Coherence, train: Coherence) -> It
         )
 
 
-def _best_lift(side: Coherence, other: Coherence | None) -> Level:
-    """Return the greater lift of two sides: overwritten targets lower that of one of them."""
-    return max([side.lift, *([other.lift] if other else [])], key=lambda lift: lift.value)
-
-
-def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterator[Finding]:
+def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterator[Seen]:
     """Count windows whose target lies in another article of the bank than their contexts.
 
     Means see unrelated targets when they are the half of all; counting sees one in fifty. The text
@@ -91,8 +89,7 @@ def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterat
     if lift.above() >= PAIRED_WARN * usual.value:
         return
     rows = side.rows[odd]
-    yield Finding(
-        code="EVAL_UNPAIRED",
+    yield Seen(
         severity=Severity.BLOCK if share >= ELSEWHERE_BLOCK else Severity.WARN,
         seen=f"{int(odd.sum())} of {int(known.sum())} targets come from a different article "
         f"than their contexts ({share:.1%}); these have a similarity of {lift.value:.3f} "
@@ -111,7 +108,7 @@ def _from_elsewhere(material: Material, side: Coherence, usual: Level) -> Iterat
 
 def _unpaired(
     side: Coherence, ratio: Level, severity: Severity, train: Coherence | None = None
-) -> Finding:
+) -> Seen:
     paired, shuffled = side.of(side.paired), side.of(side.shuffled)
     beside = ""
     if train is not None:
@@ -120,8 +117,7 @@ def _unpaired(
     gap = side.paired - side.shuffled
     rows, articles = side.lowest(gap)
     low = gap < (gap.mean() + 2 * gap.std() if ratio.value < 0.2 else 0)
-    return Finding(
-        code="EVAL_UNPAIRED",
+    return Seen(
         severity=severity,
         seen=f"cosine of the mean context with its own target {paired.value:.3f}, with another "
         f"article's {shuffled.value:.3f}{beside}",
@@ -145,7 +141,7 @@ def _unpaired(
 # --- where neighbours are not alike: a linear map -------------------------------------------------
 
 
-def _by_linear_map(eval_: Coherence | None, train: Coherence | None) -> Iterator[Finding]:
+def _by_linear_map(eval_: Coherence | None, train: Coherence | None) -> Iterator[Seen]:
     """Judge sides whose neighbours are no more alike than any two chunks.
 
     Text coheres; a sequence of other things (or a text behind a rotation per step) need not, and
@@ -189,3 +185,80 @@ def _map_lift(weights: np.ndarray, side: Coherence, which: np.ndarray) -> Level:
     own = np.einsum("md,md->m", mapped, side.targets)
     other = np.einsum("md,md->m", mapped, side.targets[side.partner])
     return level((own - other)[which], side.clusters[which])
+
+
+@check(
+    "TARGET_SHIFTED",
+    "is the target the chunk that follows the contexts?",
+    About(blocks=True, cause=110),
+)
+def target_shifted(material: Material) -> Iterator[Seen]:
+    """Find where the last context and the target lie in the bank, and how far apart."""
+    if not material.sides:
+        material.side("eval")
+    told, reasons = False, []
+    for side in material.sides:
+        try:
+            yield from _side_shifted(material, coherence(material, side.name))
+            told = True
+        except NotEvaluable as reason:
+            reasons.append(reason)
+    if not told:
+        raise reasons[0]
+
+
+def _side_shifted(material: Material, side: Coherence) -> Iterator[Seen]:
+    # Where all vectors are alike, any two have a cosine of .99.
+    random = max(0.0, side.of(side.random_pairs).value)
+    limit = random + LAST_IS_TARGET * (1 - random)
+    if side.copy_last.value > limit:
+        share = float((side.to_target[:, -1] > limit).mean())
+        yield _shifted(side, 0, share)
+        return
+    if wrong_bank(material) is not None:
+        raise NotEvaluable("the keys of the bank are wrong", "fix KEYS_WRONG first")
+    steps, share = place_of_target(side)
+    if share >= SHIFTED_WARN:
+        yield _shifted(side, steps, share)
+
+
+def place_of_target(side: Coherence) -> tuple[int, float]:
+    """Return how many chunks after the newest context most misplaced targets lie, and their share.
+
+    Only windows count whose contexts and target lie in one article of the bank. Contexts may stand
+    in any order: that is ORDER_BROKEN's to say, and must not hide where the target is. Raises
+    NotEvaluable when next to no vector is found there.
+    """
+    located = side.located
+    if located is None:
+        raise NotEvaluable("there is no bank to find the windows in", "give --payload")
+    articles, contexts = located.keys[..., 0], np.sort(located.ranks[:, :-1], axis=1)
+    one = (articles[:, :-1] == articles[:, :1]).all(axis=1)
+    both = located.found.all(axis=1) & one & (np.diff(contexts, axis=1) == 1).all(axis=1)
+    if float(both.mean()) < 0.05:
+        raise NotEvaluable(
+            "almost no window is a run of consecutive bank chunks",
+            "fix what the other findings name first",
+        )
+    same = both & (articles[:, -1] == articles[:, 0])
+    ahead: Int[np.ndarray, " m"] = (located.ranks[:, -1] - contexts[:, -1])[same]
+    values, counts = np.unique(ahead[ahead != 1], return_counts=True)
+    if len(values) == 0:
+        return 1, 0.0
+    return int(values[counts.argmax()]), float(counts.max() / both.sum())
+
+
+def _shifted(side: Coherence, steps: int, share: float) -> Seen:
+    what = {0: "the last context itself", 2: "the chunk after the next one"}.get(
+        steps, f"{abs(steps)} chunks {'after' if steps > 0 else 'before'} the last context"
+    )
+    return Seen(
+        severity=Severity.BLOCK if share >= SHIFTED_BLOCK else Severity.WARN,
+        seen=f"in {share:.0%} of {side.whole.name} windows the target is {what}; "
+        f"cosine of the last context with the target {side.copy_last.value:.3f}",
+        allowed="the chunk after the last context",
+        where=side.whole.where(count=round(share * len(side.rows)), of=len(side.rows)),
+        meaning="The model is asked for a chunk other than the next one.",
+        next=REPAIR,
+        values={"steps": float(steps), "share": share, "copy_last": side.copy_last.value},
+    )

@@ -16,10 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from lvm.audit.coherence import level
-from lvm.audit.finding import Finding, Severity
+from lvm.audit.finding import Seen, Severity
 from lvm.audit.location import unit
-from lvm.audit.material import Material
-from lvm.audit.where import where_found
+from lvm.audit.material import Material, where_found
 from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
 from lvm.data.rows import BLOCK_BYTES, blocks, take
@@ -46,7 +45,7 @@ class Twins:
     partner: Int[np.ndarray, " q"]  # article of the nearest chunk
 
 
-def bank_twins(material: Material) -> Iterator[Finding]:
+def bank_twins(material: Material) -> Iterator[Seen]:
     """Report chunks of the bank that another article says again in other words."""
     bank = material.pool
     if material.quick:
@@ -63,8 +62,7 @@ def bank_twins(material: Material) -> Iterator[Finding]:
     if share.below() <= TWINS_WARN:
         return
     mine = np.flatnonzero(found.is_twin & ~exact)
-    yield Finding(
-        code="DUPLICATES",
+    yield Seen(
         severity=Severity.WARN,
         seen=f"{share.value:.1%} of {len(rows)} sampled chunks have a twin in another article, "
         "at less than half the distance of other text",
@@ -85,14 +83,13 @@ def bank_twins(material: Material) -> Iterator[Finding]:
     )
 
 
-def _boilerplate(bank: Bank, found: Twins, exact: Bool[np.ndarray, " q"]) -> Iterator[Finding]:
+def _boilerplate(bank: Bank, found: Twins, exact: Bool[np.ndarray, " q"]) -> Iterator[Seen]:
     common = found.is_common & ~exact
     share = level(common.astype(float), found.articles)
     if share.below() <= TWINS_WARN:
         return
     rows = found.rows[common]
-    yield Finding(
-        code="DUPLICATES",
+    yield Seen(
         severity=Severity.WARN,
         seen=f"{share.value:.1%} of {len(found.rows)} sampled chunks are nearly repeated in "
         f"{REFERENCE} or more other places, at less than half the distance of other text",
@@ -108,7 +105,7 @@ def _boilerplate(bank: Bank, found: Twins, exact: Bool[np.ndarray, " q"]) -> Ite
 
 def paraphrases(
     material: Material, mine: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]
-) -> Iterator[Finding]:
+) -> Iterator[Seen]:
     """Report eval articles that say what a train article says, chunk by chunk, in other words.
 
     `mine` and `theirs` are the keys of the windows of both sides, and where they are known.
@@ -130,8 +127,7 @@ def paraphrases(
     if share <= PARAPHRASED_WARN or len(copied) < 2:
         return
     grave = share > PARAPHRASED_BLOCK and len(copied) >= MIN_BLOCK
-    yield Finding(
-        code="SPLIT_LEAK",
+    yield Seen(
         severity=Severity.BLOCK if grave else Severity.WARN,
         seen=f"{len(copied)} of {len(np.unique(found.articles))} sampled eval articles say what "
         f"one train article says, chunk by chunk ({share:.1%} of the windows)",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,7 +16,7 @@ from jaxtyping import Float, Int
 from lvm.audit.coherence import MIN_WINDOWS, Coherence, Level, coherence, level
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
-from lvm.audit.material import SIDES, Material
+from lvm.audit.material import SIDES, Material, or_none
 from lvm.data.rows import take
 from lvm.evaluation.evidence import shares
 
@@ -38,7 +37,7 @@ def plot_data(material: Material) -> dict[str, object]:
     "windows"}), `coherence_blocks`, `cosine_histograms` (side -> histogram) and
     `prediction_histogram`. Cosines throughout; errors are standard errors over articles.
     """
-    parts: dict[str, Callable[[Material], Any]] = {
+    parts: dict[str, Callable[[Material], Mapping[str, object]]] = {
         "position_profile": functools.partial(_by_side, _position_profile),
         "lag_profile": functools.partial(_by_side, _lag_profile),
         "offset_sweep": functools.partial(_by_side, _offset_sweep),
@@ -46,26 +45,17 @@ def plot_data(material: Material) -> dict[str, object]:
         "cosine_histograms": _cosine_histograms,
         "prediction_histogram": _prediction_histogram,
     }
-    found = {}
-    for name, part in parts.items():
-        try:
-            found[name] = part(material)
-        except NotEvaluable:
-            continue
+    found = {name: or_none(part, material) for name, part in parts.items()}
     return {name: values for name, values in found.items() if values}
 
 
 def _by_side(
-    profile: Callable[[Material, Coherence], dict[str, Any]], material: Material
-) -> dict[str, Any]:
+    profile: Callable[[Material, Coherence], dict[str, object]], material: Material
+) -> dict[str, object]:
     """Return a profile of each side that has one."""
-    found = {}
-    for name in SIDES:
-        try:
-            found[name] = profile(material, coherence(material, name))
-        except NotEvaluable:
-            continue
-    return found
+    sides = {name: or_none(coherence, material, name) for name in SIDES}
+    found = {n: or_none(profile, material, side) for n, side in sides.items() if side is not None}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 # --- profiles -------------------------------------------------------------------------------------
@@ -165,10 +155,10 @@ def _block(
 
 
 def _train_level(material: Material) -> dict[str, object]:
-    try:
-        near = coherence(material, "train").near
-    except NotEvaluable:
+    train = or_none(coherence, material, "train")
+    if train is None:
         return {}
+    near = train.near
     low, high = sorted((near.value * (1 - BAND), near.value * (1 + BAND)))
     return {
         "train": {"near": _number(near.value), "error": _number(near.error)},
@@ -180,15 +170,10 @@ def _train_level(material: Material) -> dict[str, object]:
 # --- histograms -----------------------------------------------------------------------------------
 
 
-def _cosine_histograms(material: Material) -> dict[str, object]:
+def _cosine_histograms(material: Material) -> Mapping[str, object]:
     """Mean context against its own target and against that of another article, per side."""
-    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name in SIDES:
-        try:
-            side = coherence(material, name)
-        except NotEvaluable:
-            continue
-        pairs[name] = side.paired, side.shuffled
+    sides = {name: or_none(coherence, material, name) for name in SIDES}
+    pairs = {n: (s.paired, s.shuffled) for n, s in sides.items() if s is not None}
     return _histograms(pairs)
 
 
@@ -208,11 +193,12 @@ def _prediction_histogram(material: Material) -> dict[str, object]:
     usable = np.isfinite(cosines).all(axis=0)
     if int(usable.sum()) < MIN_WINDOWS:
         raise NotEvaluable("too few predictions are finite numbers", "predict again")
-    found: dict[str, Any] = _histograms({"eval": (cosines[0][usable], cosines[1][usable])})["eval"]
-    return found
+    return _histograms({"eval": (cosines[0][usable], cosines[1][usable])})["eval"]
 
 
-def _histograms(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+def _histograms(
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> dict[str, dict[str, object]]:
     """Return histograms that share their bins, so that they compare by eye."""
     if not pairs:
         return {}

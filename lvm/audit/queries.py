@@ -6,6 +6,7 @@ They come from a checkpoint, or from a plain file of any model that cannot be lo
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +16,12 @@ from jaxtyping import Float, Int
 from lvm.audit.coherence import MIN_WINDOWS, Coherence, coherence
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import Located, unit
-from lvm.audit.material import Material, once
+from lvm.audit.material import Material, once, or_none, where_found
 from lvm.core.config.recipe import Recipe
-from lvm.core.randomness import numpy_generator
+from lvm.evaluation.inference import BLOCK, device_of
 from lvm.models.predictor import Predictor
 
 SAMPLE = 2048  # windows whose predictions are looked at
-BLOCK = 2048  # rows per forward pass
 SUPPLY = "give --predictions P.npy or --checkpoint C"
 
 
@@ -48,6 +48,11 @@ class Queries:
                 "the eval windows cannot be looked up in a bank", "give --payload, fix its SCHEMA"
             )
         return self.windows.located
+
+    @property
+    def whole(self) -> dict[str, object]:
+        """The `where` of a finding on all of them."""
+        return where_found(self.source, count=len(self.predictions), of=len(self.predictions))
 
     @property
     def space(self) -> str:
@@ -79,8 +84,7 @@ def queries(material: Material) -> Queries:
         raise NotEvaluable(material.missing.get("predictions", _nothing(material)), SUPPLY)
     windows = coherence(material, "eval")
     if len(windows.rows) > SAMPLE:
-        generator = numpy_generator(material.seed, "audit", "predictions")
-        windows = part(windows, np.sort(generator.choice(len(windows.rows), SAMPLE, replace=False)))
+        windows = part(windows, material.sample(len(windows.rows), SAMPLE, "audit", "predictions"))
     if predictor is None:
         rows, source = _given(material, windows), "predictions"
     else:
@@ -145,13 +149,7 @@ def run(
     predictor: Predictor, contexts: Float[np.ndarray, "m T D"], space: str
 ) -> Float[np.ndarray, "m W"]:
     """Return what the model predicts, in a space, as unit rows; NaN where it fails."""
-    device = next(predictor.parameters()).device
-    predictor.eval()
-    rows = [
-        predictor.queries(torch.from_numpy(contexts[i : i + BLOCK]).to(device), space)
-        for i in range(0, len(contexts), BLOCK)
-    ]
-    return unit(torch.cat(rows).float().cpu().numpy())
+    return _by_block(predictor, predictor.queries, contexts, space)
 
 
 @torch.no_grad()
@@ -161,13 +159,21 @@ def documents(
     """Return vectors of text as the model's search sees them: in the raw space mostly unchanged."""
     if space == "raw" and not predictor.model.has_document_tower:
         return vectors
-    device = next(predictor.parameters()).device
+    return _by_block(predictor, predictor.documents, vectors, space)
+
+
+def _by_block(
+    predictor: Predictor,
+    compute: Callable[[torch.Tensor, str], torch.Tensor],
+    rows: Float[np.ndarray, "m *more D"],
+    space: str,
+) -> Float[np.ndarray, "m W"]:
     predictor.eval()
-    rows = [
-        predictor.documents(torch.from_numpy(vectors[i : i + BLOCK]).to(device), space)
-        for i in range(0, len(vectors), BLOCK)
-    ]
-    return unit(torch.cat(rows).float().cpu().numpy())
+    device = device_of(predictor)
+    blocks = torch.split(torch.from_numpy(rows), BLOCK)
+    return unit(
+        torch.cat([compute(block.to(device), space) for block in blocks]).float().cpu().numpy()
+    )
 
 
 def affine_mix(material: Material, windows: Coherence) -> Float[np.ndarray, "m D"]:
@@ -176,11 +182,8 @@ def affine_mix(material: Material, windows: Coherence) -> Float[np.ndarray, "m D
     Among all mixes of the contexts it is as cautious as the text asks for: what little the contexts
     say, so far does it leave the mean.
     """
-    try:
-        train = coherence(material, "train")
-    except NotEvaluable:
-        train = windows
-    if train.contexts.shape[1:] != windows.contexts.shape[1:]:
+    train = or_none(coherence, material, "train")
+    if train is None or train.contexts.shape[1:] != windows.contexts.shape[1:]:
         train = windows
     target, context = train.targets.mean(axis=0), train.contexts.mean(axis=(0, 1))
     slots = (train.contexts - context).transpose(1, 0, 2).reshape(train.contexts.shape[1], -1)

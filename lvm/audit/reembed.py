@@ -13,15 +13,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvm.audit.articles import Part, parts
-from lvm.audit.finding import Finding, NotEvaluable, Severity
+from lvm.audit.finding import NotEvaluable, Seen, Severity
 from lvm.audit.location import unit
-from lvm.audit.material import EncoderRequest, Material
-from lvm.audit.where import where_found
+from lvm.audit.material import EncoderRequest, Material, where_found
 from lvm.core.errors import LvmError
 from lvm.core.randomness import numpy_generator
 from lvm.data.corpus import Document
-from lvm.data.encoder import Encoder, load_encoder, token_counter
-from lvm.data.fit import fit
+from lvm.data.encoder import Encoder, fit, load_encoder, token_counter
 from lvm.data.rows import KeyIndex
 
 NUM_TEXTS = 64
@@ -30,7 +28,7 @@ SAME = 0.99  # cosine of one text embedded twice: half precision and other batch
 BLOCK_SHARE = 0.05  # of texts whose vector is another
 
 
-def reembedded(material: Material) -> Iterator[Finding]:
+def reembedded(material: Material) -> Iterator[Seen]:
     """Compare stored vectors with new ones of the same texts; NotEvaluable without either."""
     request = material.encoder
     if request is None:
@@ -41,41 +39,19 @@ def reembedded(material: Material) -> Iterator[Finding]:
     rows, texts = _texts(material, part, request, encoder)
     new, stored = encoder.encode(texts, 16), part.fetch(rows)
     if new.shape[1] != stored.shape[1]:
-        yield _finding(
-            part,
-            Severity.BLOCK,
-            f"{encoder.name} gives vectors of width {new.shape[1]}, but the {part.name} has "
-            f"width {stored.shape[1]}",
-            rows,
-            len(rows),
-            {},
-            every=True,
-        )
+        seen = f"{encoder.name} gives vectors of width {new.shape[1]}, but the {part.name} has "
+        seen += f"width {stored.shape[1]}"
+        yield _finding(part, rows, np.zeros(len(rows)), seen, {})
         return
     cosine = np.nan_to_num(np.einsum("md,md->m", unit(new), unit(stored)))
     other = cosine < SAME
-    if not other.any():
-        return
-    share = float(other.mean())
-    yield _finding(
-        part,
-        Severity.BLOCK if share >= BLOCK_SHARE else Severity.WARN,
-        f"{int(other.sum())} of {len(rows)} chunks have a vector in the {part.name} that "
-        f"differs from {encoder.name}'s for their text (median cosine "
-        f"{np.median(cosine[other]):.3f})",
-        rows[other],
-        len(rows),
-        _values(cosine),
-        every=bool(other.all()),
-    )
-
-
-def _values(cosine: Float[np.ndarray, " m"]) -> dict[str, float]:
-    return {
-        "lowest": float(cosine.min()),
-        "median": float(np.median(cosine)),
-        "share": float((cosine < SAME).mean()),
-    }
+    if other.any():
+        median, share = float(np.median(cosine)), float(other.mean())
+        seen = f"{int(other.sum())} of {len(rows)} chunks have a vector in the {part.name} that "
+        seen += f"differs from {encoder.name}'s for their text (median cosine "
+        seen += f"{np.median(cosine[other]):.3f})"
+        values = {"lowest": float(cosine.min()), "median": median, "share": share}
+        yield _finding(part, rows, cosine, seen, values)
 
 
 def _load(material: Material, request: EncoderRequest) -> Encoder:
@@ -136,26 +112,24 @@ def _of_documents(
 
 def _finding(
     part: Part,
-    severity: Severity,
-    seen: str,
     rows: Int[np.ndarray, " m"],
-    looked_at: int,
+    cosine: Float[np.ndarray, " m"],
+    seen: str,
     values: dict[str, float],
-    *,
-    every: bool,
-) -> Finding:
-    articles = np.unique(part.keys[rows, 0])
-    return Finding(
-        code="SPACE_MISMATCH",
-        severity=severity,
+) -> Seen:
+    other = cosine < SAME
+    odd = rows[other]
+    articles = np.unique(part.keys[odd, 0])
+    return Seen(
+        severity=Severity.BLOCK if other.mean() >= BLOCK_SHARE else Severity.WARN,
         seen=seen,
         allowed=f"a cosine of {SAME} or more with the stored vector, for every chunk",
         where=where_found(
-            part.name, part.source, count=len(rows), of=looked_at, rows=rows, articles=articles
+            part.name, part.source, count=len(odd), of=len(rows), rows=odd, articles=articles
         ),
         meaning="The vectors come from another encoder, another pooling, prefix or precision, "
         "or other texts; all files cut from them share the fault."
-        if every
+        if other.all()
         else "These chunks come from a different encoder than the rest, or their text is not "
         "the text that was embedded.",
         next=f"embed the texts of {part.source} again in one run (lvm embed --model NAME), or name "

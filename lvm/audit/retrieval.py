@@ -15,12 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lvm.audit.check import About, check
-from lvm.audit.coherence import MIN_WINDOWS
-from lvm.audit.finding import Finding, NotEvaluable, Seen, Severity
+from lvm.audit.coherence import MIN_WINDOWS, partners
+from lvm.audit.finding import NotEvaluable, Seen
 from lvm.audit.location import unit
-from lvm.audit.material import Material
+from lvm.audit.material import Material, where_found
 from lvm.audit.queries import Queries, affine_mix, queries
-from lvm.audit.where import where_found
 from lvm.core.randomness import numpy_generator
 from lvm.core.statistics import mean_difference
 from lvm.data.copies import copy_groups
@@ -87,15 +86,6 @@ def search(material: Material, count: int, pool: int = POOL) -> Search:
 # --- hubs -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hubs:
-    """How unevenly rows are found: third moment of the 10-occurrence, share of the top rows."""
-
-    skew: float
-    share: float
-    rows: Int[np.ndarray, " r"]  # most found first
-
-
 @check(
     "HUBNESS",
     "do a few rows attract all queries?",
@@ -117,36 +107,32 @@ def hubness(material: Material) -> Iterator[Seen]:
     windows, space = found.given.windows, found.given.space
     index = build_index(found.pool(space), "exact")
     own = found.windows.contexts
-    mine = _hubs(index, found.asked(space), own)
+    my_skew, my_share, top = _hubs(index, found.asked(space), own)
     means = np.nan_to_num(unit(windows.contexts.mean(axis=1)))
-    references = {
-        "copy_last": windows.contexts[:, -1],
-        "mean_context": means,
-        "affine_mix": affine_mix(material, windows),
-    }
-    usual = [_hubs(index, _reference(found, rows), own) for rows in references.values()]
+    references = (windows.contexts[:, -1], means, affine_mix(material, windows))
+    usual = [_hubs(index, _reference(found, rows), own) for rows in references]
     with_target = np.column_stack([own, found.windows.targets])
     usual.append(_hubs(index, _reference(found, windows.targets), with_target))
-    share, skew = max(h.share for h in usual), max(h.skew for h in usual)
+    skew, share = max(skew for skew, _, _ in usual), max(share for _, share, _ in usual)
     allowed = share + HUB_EXCESS * (1 - share)
-    if mine.share <= allowed:  # skewness says less: one row set for all has less than a graded one
+    if my_share <= allowed:  # skewness says less: one row set for all has less than a graded one
         return
-    worst = found.rows[mine.rows]
+    worst = found.rows[top]
     yield Seen(
-        seen=f"{len(mine.rows)} of {len(found.rows)} rows take {mine.share:.0%} of the top "
-        f"{NEIGHBOURS} places over all queries (skewness {mine.skew:.1f})",
+        seen=f"{len(top)} of {len(found.rows)} rows take {my_share:.0%} of the top "
+        f"{NEIGHBOURS} places over all queries (skewness {my_skew:.1f})",
         allowed=f"at most {allowed:.0%}; targets and mixes of their contexts reach {share:.0%} "
         f"(skewness {skew:.1f}) in the same pool",
         where=where_found(
             found.given.source,
-            count=len(mine.rows),
+            count=len(top),
             of=len(found.rows),
             rows=worst,
             articles=material.pool.articles[worst[:10]],
         ),
         values={
-            "share": mine.share,
-            "skew": mine.skew,
+            "share": my_share,
+            "skew": my_skew,
             "usual_share": share,
             "usual_skew": skew,
             "pool": float(len(found.rows)),
@@ -159,29 +145,23 @@ def _reference(found: Search, rows: Float[np.ndarray, "m D"]) -> Tensor:
     return torch.from_numpy(np.nan_to_num(searched))
 
 
-def _hubs(index: Index, asked: Float[Tensor, "q W"], masked: Int[np.ndarray, "q E"]) -> Hubs:
+def _hubs(
+    index: Index, asked: Float[Tensor, "q W"], masked: Int[np.ndarray, "q E"]
+) -> tuple[float, float, Int[np.ndarray, " r"]]:
+    """Return how unevenly rows are found, and which are found most, these first.
+
+    The third moment of the 10-occurrence, and the share of the top rows.
+    """
     ids, _ = index.search(asked, NEIGHBOURS, masked)
     counts = np.bincount(ids[ids >= 0], minlength=index.size).astype(np.float64)
     top = np.argsort(-counts, kind="stable")[: max(NEIGHBOURS, round(HUB_ROWS * index.size))]
     apart = counts - counts.mean()
     deviation = max(float(counts.std()), 1e-12)
-    return Hubs(
-        skew=float((apart**3).mean()) / deviation**3,
-        share=float(counts[top].sum() / max(counts.sum(), 1.0)),
-        rows=top,
-    )
+    share = float(counts[top].sum() / max(counts.sum(), 1.0))
+    return float((apart**3).mean()) / deviation**3, share, top
 
 
 # --- two spaces -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class InSpace:
-    """The results of the queries in one space."""
-
-    hits: Float[np.ndarray, " q"]  # R@5 of each query, own contexts masked
-    paired: float  # cosine with the own target
-    shuffled: float  # and with that of another article
 
 
 @check(
@@ -193,7 +173,7 @@ class InSpace:
         because="the model is better in the space that is not searched",
     ),
 )
-def split_space(material: Material) -> Iterator[Finding]:
+def split_space(material: Material) -> Iterator[Seen]:
     """Compare R@5 in the raw and in the projected space against the space used at inference."""
     given = queries(material)
     if given.predictor is None:
@@ -206,20 +186,20 @@ def split_space(material: Material) -> Iterator[Finding]:
     found = search(material, SPLIT_QUERIES)
     used = given.space
     other = "raw" if used == "projected" else "projected"
-    here, there = _in_space(found, used), _in_space(found, other)
-    gain = mean_difference(there.hits, here.hits, found.windows.articles).estimate(CONFIDENCE)
-    needed = max(SPLIT_GAIN, SPLIT_RATIO * float(here.hits.mean()))
+    (here, lift, mine), (there, other_lift, others) = (
+        _in_space(found, space) for space in (used, other)
+    )
+    gain = mean_difference(there, here, found.windows.articles).estimate(CONFIDENCE)
+    needed = max(SPLIT_GAIN, SPLIT_RATIO * float(here.mean()))
     if gain.lower <= 0 or gain.value < needed:
         return
-    yield Finding(
-        code="SPLIT_SPACE",
-        severity=Severity.WARN,
-        seen=f"R@5 {here.hits.mean():.3f} in the {used} space, which is searched, and "
-        f"{there.hits.mean():.3f} in the {other} one (gain {gain.lower:.3f} to "
+    yield Seen(
+        seen=f"R@5 {here.mean():.3f} in the {used} space, which is searched, and "
+        f"{there.mean():.3f} in the {other} one (gain {gain.lower:.3f} to "
         f"{gain.upper:.3f}); cosine with the own target minus another one "
-        f"{here.paired - here.shuffled:.3f} and {there.paired - there.shuffled:.3f}",
+        f"{lift:.3f} and {other_lift:.3f}",
         allowed=f"a gain of less than {needed:.3f}, or one whose interval reaches 0",
-        where=where_found("checkpoint", count=len(here.hits), of=len(here.hits)),
+        where=where_found("checkpoint", count=len(here), of=len(here)),
         meaning=f"The model separates targets in the {other} space but is searched in the "
         f"{used} one, so what it learned is lost.",
         next=f'step 1 first: set search_space = "{other}", or train the contrastive loss in the '
@@ -229,32 +209,25 @@ def split_space(material: Material) -> Iterator[Finding]:
             "lower": gain.lower,
             "upper": gain.upper,
             "pool": float(len(found.rows)),
-            **_named(used, here),
-            **_named(other, there),
+            **mine,
+            **others,
         },
     )
 
 
-def _in_space(found: Search, space: str) -> InSpace:
+def _in_space(found: Search, space: str) -> tuple[Float[np.ndarray, " q"], float, dict[str, float]]:
+    """Return R@5 of each query, the cosine with its target less another one's, and these as values.
+
+    Own contexts are masked.
+    """
     asked, pool = found.asked(space), found.pool(space)
     windows = found.windows
     _, masked = target_ranks(
         asked, pool, windows.targets, windows.contexts, duplicate_group=found.group
     )
     targets = pool[torch.from_numpy(windows.targets)]
-    order = np.argsort(windows.articles, kind="stable")
-    partner = np.empty(len(order), dtype=np.int64)
-    partner[order] = np.roll(order, len(order) // 2)
-    return InSpace(
-        hits=masked.hit(5).astype(np.float64),
-        paired=float((asked * targets).sum(dim=1).mean()),
-        shuffled=float((asked * targets[torch.from_numpy(partner)]).sum(dim=1).mean()),
-    )
-
-
-def _named(space: str, of: InSpace) -> dict[str, float]:
-    return {
-        f"r_at_5_{space}": float(of.hits.mean()),
-        f"paired_{space}": of.paired,
-        f"shuffled_{space}": of.shuffled,
-    }
+    other = targets[torch.from_numpy(partners(windows.articles))]
+    hits = masked.hit(5).astype(np.float64)
+    paired, shuffled = (float((asked * of).sum(dim=1).mean()) for of in (targets, other))
+    values = {"r_at_5": float(hits.mean()), "paired": paired, "shuffled": shuffled}
+    return hits, paired - shuffled, {f"{name}_{space}": v for name, v in values.items()}

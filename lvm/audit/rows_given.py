@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy has no stubs
 
-from lvm.audit.coherence import MIN_WINDOWS, ROWS_PER_CLUSTER, Level, level
+from lvm.audit.coherence import MIN_WINDOWS, ROWS_PER_CLUSTER, Level, level, partners
 from lvm.audit.finding import NotEvaluable
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side, once
@@ -47,10 +47,7 @@ class GivenRows:
     @functools.cached_property
     def partner(self) -> Int[np.ndarray, " m"]:
         """For every row another one, of another article wherever there is one."""
-        order = np.argsort(self.articles, kind="stable")
-        partner = np.empty(len(order), dtype=np.int64)
-        partner[order] = np.roll(order, len(order) // 2)
-        return partner
+        return partners(self.articles)
 
     @functools.cached_property
     def parts(self) -> tuple[Float[np.ndarray, "m D"], ...]:
@@ -59,7 +56,9 @@ class GivenRows:
         What all rows share says nothing of where a row belongs.
         """
         means = self.contexts.mean(axis=1)
-        return tuple(_centred(x) for x in (self.predictions, self.targets, means))
+        return tuple(
+            np.nan_to_num(unit(x - x.mean(axis=0))) for x in (self.predictions, self.targets, means)
+        )
 
     @functools.cached_property
     def weights(self) -> Float[np.ndarray, " 2"]:
@@ -147,10 +146,6 @@ def _articles(side: Side, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
         return np.asarray(stretches)
     stated = side.keys[rows, 0].astype(np.int64)
     return stated if len(np.unique(stated)) >= min(3, len(np.unique(stretches))) else stretches
-
-
-def _centred(rows: Float[np.ndarray, "m D"]) -> Float[np.ndarray, "m D"]:
-    return np.asarray(np.nan_to_num(unit(rows - rows.mean(axis=0))))
 
 
 def clear(found: Level) -> bool:

@@ -1,13 +1,18 @@
-"""Run every check, even if some crash, and collect the results."""
+"""Run every check, even if some crash, collect the results, and say what they mean for the steps.
+
+Steps go by their numbers. A step names the findings on which it is asked first; the catalogue says
+why. Where something blocks, nothing runs; where nothing points to a step, the failure report's
+steps come in order.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Protocol
 
 from msgspec import convert
 
@@ -16,11 +21,15 @@ from lvm.audit.document import AuditDocument
 from lvm.audit.finding import CheckResult, Finding, NotEvaluable, Severity, Status
 from lvm.audit.material import Material
 from lvm.core.errors import ExitStatus
-from lvm.core.records import to_plain
+from lvm.core.metrics import FRONT
+from lvm.core.records import LIMITS, to_plain
 
 SCHEMA = 1
 MIN_CHECKS = 10  # that have looked at something, before anything is called clean
 Progress = Callable[[str, int, int], None]  # code of the check that starts, its number, of how many
+LOW_RECALL = 0.5  # of the best trivial predictor's R@5
+RARELY_FOUND = "RARELY_FOUND"  # no check: the model's metrics beside the ladder's show it
+WHY_RARELY_FOUND = "the cosine beats every trivial predictor, but the target is rarely found"
 
 
 class AuditVerdict(StrEnum):
@@ -135,14 +144,7 @@ def audit_document(audit: Audit, material: Material, **more: object) -> AuditDoc
             "verdict": audit.verdict,
             "findings": audit.findings,
             "checks": [
-                {
-                    "code": result.code,
-                    "question": questions[result.code],
-                    "status": result.status,
-                    "reason": result.reason,
-                    "next": result.next,
-                    "seconds": result.seconds,
-                }
+                {**vars(result), "question": questions[result.code], "findings": ()}
                 for result in audit.results
             ],
             "allowed": sorted(audit.allowed),
@@ -156,11 +158,86 @@ def audit_document(audit: Audit, material: Material, **more: object) -> AuditDoc
 
 
 def _inputs(material: Material) -> dict[str, object]:
-    inputs: dict[str, Any] = {
+    inputs: dict[str, object] = {
         side.name: {"source": side.source, "windows": len(side), "width": side.width}
         for side in material.sides
     }
-    with contextlib.suppress(NotEvaluable):
-        bank = material.pool
+    if (bank := material.bank) is not None:
         inputs["bank"] = {"source": bank.source, "rows": len(bank), "width": bank.width}
     return inputs
+
+
+class Routed(Protocol):
+    """The part of a step that routing needs."""
+
+    @property
+    def number(self) -> int:
+        """Its place in the order."""
+
+    @property
+    def reported(self) -> bool:
+        """Whether it is one of the failure report's."""
+
+    @property
+    def first_on(self) -> Collection[str]:
+        """The finding codes that put it first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """The order of the steps by number, and why."""
+
+    order: Sequence[int]
+    reasons: Sequence[str]
+
+
+def route(
+    codes: Sequence[str],
+    steps: Collection[Routed],
+    *,
+    model: Mapping[str, object] | None = None,
+    ladder: Mapping[str, Mapping[str, object]] | None = None,
+) -> Route:
+    """Return the order of `steps` for the codes that were found.
+
+    `model` holds the masked metrics of the model under triage and `ladder` those of the trivial
+    predictors on the same windows, where they are known.
+    """
+    signs = [*codes, *([RARELY_FOUND] if _lacks_discrimination(model, ladder) else [])]
+    rows = {row.code: row for row in CHECKS}
+    pointed: list[tuple[list[int], str]] = []
+    because = {code: row.because for code, row in rows.items()} | {RARELY_FOUND: WHY_RARELY_FOUND}
+    for sign in dict.fromkeys(signs):
+        if numbers := sorted(step.number for step in steps if sign in step.first_on):
+            pointed.append((numbers, because.get(sign) or f"{sign} was found"))
+    pointed.sort()
+    in_order = sorted(step.number for step in steps if step.reported)
+    reasons = [f"{_named(numbers)} first: {why}" for numbers, why in pointed]
+    reasons += [row.for_arms for row in rows.values() if row.for_arms and row.code in codes]
+    if not pointed and in_order:
+        span = f"{in_order[0]} to {in_order[-1]}"
+        reasons.append(f"steps {span} in order: no finding points to any of them")
+    first = [number for numbers, _ in pointed for number in numbers]
+    return Route(order=list(dict.fromkeys([*first, *in_order])), reasons=reasons)
+
+
+def _named(numbers: Sequence[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"steps {', '.join(most)} and {last}" if most else f"step {last}"
+
+
+def _lacks_discrimination(
+    model: Mapping[str, object] | None, ladder: Mapping[str, Mapping[str, object]] | None
+) -> bool:
+    if not model or not ladder:
+        return False
+    rungs = [row for name, row in ladder.items() if name not in LIMITS]
+    if not rungs:
+        return False
+    best = {key: max(_number(row[key]) for row in rungs) for key in FRONT["raw"]}
+    low = _number(model["r_at_5"]) < LOW_RECALL * best["r_at_5"]
+    return low and _number(model["eval_cosine"]) > best["eval_cosine"]
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

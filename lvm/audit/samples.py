@@ -18,9 +18,8 @@ from lvm.audit.location import unit
 from lvm.audit.material import Material
 from lvm.core.randomness import numpy_generator
 from lvm.data.bank import Bank
-from lvm.data.draw import drawn
 from lvm.data.rows import take
-from lvm.data.windows import Dataset, Windows
+from lvm.data.windows import Dataset, Windows, drawn
 from lvm.evaluation.ladder import fit_ladder
 
 NUM_TRAIN = 8000  # windows that the ladder is fitted on
@@ -129,14 +128,13 @@ def _splits(material: Material) -> tuple[Bank, dict[str, Split]]:
 
 def _train_sequences(material: Material) -> Float[np.ndarray, "m S D"]:
     """Return a sample of train sequences, contexts and target, as unit vectors."""
-    generator = numpy_generator(material.seed, "self-test", "train")
     if material.dataset is not None:
         bank, windows = material.dataset.bank, material.dataset.train
-        chosen = _some(len(windows), generator)
+        chosen = material.sample(len(windows), NUM_TRAIN, "self-test", "train")
         rows = take(bank.vectors, np.column_stack([windows.contexts, windows.targets])[chosen])
     else:
         side = material.side("train")
-        chosen = _some(len(side), generator)
+        chosen = material.sample(len(side), NUM_TRAIN, "self-test", "train")
         rows = np.concatenate([side.contexts(chosen), side.targets(chosen)[:, None]], axis=1)
     sequences: np.ndarray = unit(rows)
     sequences = sequences[np.isfinite(sequences).all(axis=(1, 2))]
@@ -146,10 +144,6 @@ def _train_sequences(material: Material) -> Float[np.ndarray, "m S D"]:
             "give more train windows",
         )
     return sequences
-
-
-def _some(count: int, generator: np.random.Generator) -> Int[np.ndarray, " m"]:
-    return np.asarray(np.sort(generator.choice(count, min(count, NUM_TRAIN), replace=False)))
 
 
 def _choose(

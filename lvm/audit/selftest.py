@@ -89,7 +89,7 @@ class Bench:
 
     def measure(self, predictions: Float[np.ndarray, "M D"], windows: Windows) -> PerQuery:
         """Measure cosines and ranks under the run's mask."""
-        return self._per_query(predictions, windows, self._place(predictions, windows))
+        return self._per_query(predictions, windows, self.rows.place(predictions, windows))
 
     @functools.cached_property
     def ranked(self) -> dict[str, tuple[PerQuery, Placed]]:
@@ -97,7 +97,7 @@ class Bench:
         predictions, windows = self.test.predictions, self.test.windows
         count = len(windows)
         repeated = windows.select(np.tile(np.arange(count), len(predictions)))
-        placed = self._place(np.concatenate(list(predictions.values())), repeated)
+        placed = self.rows.place(np.concatenate(list(predictions.values())), repeated)
         found = {}
         for i, (name, rows) in enumerate(predictions.items()):
             part = placed.part(slice(i * count, (i + 1) * count))
@@ -155,9 +155,6 @@ class Bench:
                 against="constant",
             ),
         ]
-
-    def _place(self, predictions: Float[np.ndarray, "M D"], windows: Windows) -> Placed:
-        return self.rows.place(predictions, windows)
 
     def _per_query(
         self, predictions: Float[np.ndarray, "M D"], windows: Windows, placed: Placed

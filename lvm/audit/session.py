@@ -19,8 +19,7 @@ from lvm.audit.finding import REPAIR, NotEvaluable
 from lvm.audit.material import EncoderRequest, Material
 from lvm.audit.open import on_test_split
 from lvm.audit.profiles import plot_data
-from lvm.audit.routing import Routed, route
-from lvm.audit.run import Audit, Progress, audit_document, run_checks
+from lvm.audit.run import Audit, Progress, Routed, audit_document, route, run_checks
 from lvm.audit.selftest import ladder
 from lvm.core.errors import DataError, UsageError
 
@@ -84,9 +83,9 @@ def own_data(material: Material, checkpoint: Path) -> Material:
 
 
 def _checkpoint(material: Material, path: Path) -> dict[str, object]:
-    from lvm.audit.checkpoint import open_checkpoint
+    from lvm.audit.loaded import open_checkpoint
     from lvm.audit.own_figure import resolved
-    from lvm.audit.training import training_log
+    from lvm.audit.training_log import training_log
 
     part = open_checkpoint(path, material.width, material.recipe.context_length)
     part = resolved(part, material)

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lvm.audit.ancestors import Places, require_known, seen_before, seen_findings
 from lvm.audit.check import About, check
 from lvm.audit.coherence import Coherence, Level, coherence, level
-from lvm.audit.copied import copies_of_train
-from lvm.audit.finding import REPAIR, Finding, Severity
-from lvm.audit.halves import halves
-from lvm.audit.material import Material, Side
+from lvm.audit.finding import REPAIR, Finding, Seen, Severity
+from lvm.audit.lineage import Places, require_known, seen_before, seen_findings
+from lvm.audit.material import Material, Side, most_frequent
 from lvm.audit.paraphrase import paraphrases
-from lvm.audit.target_keys import target_keys
-from lvm.audit.where import most_frequent
+from lvm.audit.target_keys import copies_of_train, halves, target_keys
 from lvm.data.rows import digests, key_codes
 
 SAME_CONTENT = 0.05  # share of eval targets that are train targets too, where keys say nothing
@@ -26,7 +23,7 @@ COPIED_WINDOWS = 0.01  # of all eval windows, from which copies block
 
 
 @check("SPLIT_LEAK", "is the eval side free of training text?", About(blocks=True, cause=120))
-def split_leak(material: Material) -> Iterator[Finding]:
+def split_leak(material: Material) -> Iterator[Finding | Seen]:
     """Report shared articles, overlapping windows, shared content, a seen lineage."""
     yield from (f for f in material.problems if f.code == "SPLIT_LEAK")
     mine = None if material.eval is None else target_keys(material, material.eval)
@@ -46,7 +43,7 @@ def split_leak(material: Material) -> Iterator[Finding]:
     require_known(seen)
 
 
-def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Finding]:
+def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Seen]:
     """Compare the places of windows: those in the bank by content, else the stated keys."""
     (train_keys, train_known), (eval_keys, eval_known) = theirs, mine
     seen = np.unique(train_keys[train_known, 0])
@@ -56,9 +53,7 @@ def _by_key(eval_: Side, theirs: Places, mine: Places) -> Iterator[Finding]:
     reach = _within(eval_keys, train_keys[train_known], eval_.context_length) & eval_known
     articles = most_frequent(eval_keys[shared, 0])
     total = len(np.unique(eval_keys[eval_known, 0]))
-    yield Finding(
-        code="SPLIT_LEAK",
-        severity=Severity.BLOCK,
+    yield Seen(
         seen=f"{len(articles)} of {total} eval articles are train articles too "
         f"({int(shared.sum())} windows); {int(reach.sum())} eval windows lie within "
         f"{eval_.context_length} chunks of a train window",
@@ -90,9 +85,7 @@ def _within(
     return near
 
 
-def _by_likeness(
-    material: Material, eval_: Side, theirs: Places, mine: Places
-) -> Iterator[Finding]:
+def _by_likeness(material: Material, eval_: Side, theirs: Places, mine: Places) -> Iterator[Seen]:
     """Report articles under ids of their own whose text is a train article's."""
     copied, rows = copies_of_train(material)
     own = np.setdiff1d(copied, theirs[0][theirs[1], 0])  # others are shared by their id already
@@ -102,8 +95,7 @@ def _by_likeness(
     rows = rows[np.isin(keys[rows, 0], own)]
     share = len(rows) / len(eval_)
     total = len(np.unique(keys[known, 0]))
-    yield Finding(
-        code="SPLIT_LEAK",
+    yield Seen(
         severity=Severity.BLOCK if share > COPIED_WINDOWS else Severity.WARN,
         seen=f"{len(own)} of {total} eval articles are copies of train articles under different "
         f"ids ({len(rows)} windows, {share:.1%})",
@@ -116,7 +108,7 @@ def _by_likeness(
     )
 
 
-def _by_content(material: Material, eval_: Side, train: Side) -> Iterator[Finding]:
+def _by_content(material: Material, eval_: Side, train: Side) -> Iterator[Seen]:
     if not material.quick:
         kind = np.dtype(np.float32)
         theirs = digests(train.stored_targets, kind)
@@ -133,7 +125,7 @@ def _by_content(material: Material, eval_: Side, train: Side) -> Iterator[Findin
             )
 
 
-def _by_memory(material: Material, eval_: Side) -> Iterator[Finding]:
+def _by_memory(material: Material, eval_: Side) -> Iterator[Seen]:
     mine, theirs = coherence(material, "eval"), coherence(material, "train")
     if theirs.lift.over(mine.lift).above() < PAIRED:  # EVAL_UNPAIRED speaks of the train side
         return
@@ -151,9 +143,8 @@ def _by_memory(material: Material, eval_: Side) -> Iterator[Finding]:
 
 def _content(
     eval_: Side, seen: str, rows: np.ndarray, severity: Severity, values: dict[str, float]
-) -> Finding:
-    return Finding(
-        code="SPLIT_LEAK",
+) -> Seen:
+    return Seen(
         severity=severity,
         seen=seen,
         allowed=f"{SAME_CONTENT:.0%} equal targets, a gap of {MEMORISER_GAP}",

@@ -10,7 +10,7 @@ A plain list of ids is taken at its word. Where the statement brings vectors, th
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lvm.audit.location import RoughIndex, unit
 from lvm.core.errors import DataError
@@ -67,10 +67,15 @@ def stated_articles(
         return by_id
     alike = bank is not None and _numbered_alike(stated.text, bank)
     found = RoughIndex(stated.text.vectors).find(np.asarray(vectors, np.float32)) >= 0
+    by_text = mostly(articles, found)
+    return np.union1d(by_text, by_id) if alike else by_text
+
+
+def mostly(articles: Int[np.ndarray, " m"], found: Bool[np.ndarray, " m"]) -> Int[np.ndarray, " a"]:
+    """Return the articles half of whose rows are found, and three of them where it has as many."""
     ids, place = np.unique(articles, return_inverse=True)
     whole, held = np.bincount(place), np.bincount(place, weights=found)
-    by_text = ids[(held >= SAME_SHARE * whole) & (held >= np.minimum(whole, MIN_WINDOWS))]
-    return np.union1d(by_text, by_id) if alike else by_text
+    return np.asarray(ids[(held >= SAME_SHARE * whole) & (held >= np.minimum(whole, MIN_WINDOWS))])
 
 
 def _numbered_alike(text: Bank, bank: Bank) -> bool:

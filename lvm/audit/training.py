@@ -18,16 +18,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lvm.audit.check import About, check
-from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.negatives import negatives_fewer
-from lvm.audit.negatives import stated_negatives_finding as stated_negatives_finding
-from lvm.audit.training_log import ENOUGH_UPDATES, LEARNED, WARMUP_MARGIN, finding_on, share_left
-from lvm.audit.training_log import TrainingLog as TrainingLog
-from lvm.audit.training_log import log_from_epochs as log_from_epochs
-from lvm.audit.training_log import too_early as too_early
-from lvm.audit.training_log import training_log as training_log
-from lvm.audit.where import where_found
+from lvm.audit.check import CHECKS, About, check
+from lvm.audit.finding import Finding, NotEvaluable, Seen, Severity
+from lvm.audit.training_log import (
+    ENOUGH_UPDATES,
+    LEARNED,
+    WARMUP_MARGIN,
+    TrainingLog,
+    negatives_fewer,
+    share_left,
+    stated_negatives_finding,
+    too_early,
+    where_in,
+)
 from lvm.core.config.recipe import ObjectiveConfig
 from lvm.core.records import StopReason
 from lvm.training.epochs import EpochRecord
@@ -46,16 +49,16 @@ DROP = 0.05  # of the dev cosine from one epoch to the next
 
 # --- the checks -----------------------------------------------------------------------------------
 
-Judge = Callable[[TrainingLog], Iterator[Finding]]
-_JUDGES: list[Judge] = [negatives_fewer]
+Judge = Callable[[TrainingLog], Iterator[Finding | Seen]]
+_JUDGES: dict[str, Judge] = {"NEGATIVES_FEWER": negatives_fewer}
 
 
 def training_findings(log: TrainingLog) -> list[Finding]:
     """Return what is wrong with a training, worst first; a check without its numbers is silent."""
     found: list[Finding] = []
-    for judge in _JUDGES:
+    for code, judge in _JUDGES.items():
         with suppress(NotEvaluable):
-            found += judge(log)
+            found += map(CHECKS.get(code).finding, judge(log))
     return sorted(found, key=lambda finding: finding.severity.rank)
 
 
@@ -63,11 +66,8 @@ def _on_training(code: str, question: str, about: About | None = None) -> Callab
     """Register a function of a log as a check of the material's training."""
 
     def register(judge: Judge) -> Judge:
-        def look(material: Material) -> Iterator[Finding]:
-            yield from judge(_given(material))
-
-        check(code, question, about)(look)
-        _JUDGES.append(judge)
+        check(code, question, about)(lambda material: judge(_given(material)))
+        _JUDGES[code] = judge
         return judge
 
     return register
@@ -89,13 +89,13 @@ def _given(material: Material) -> TrainingLog:
         "compared with a control that does"
     ),
 )
-def _negatives_fewer(material: Material) -> Iterator[Finding]:
+def _negatives_fewer(material: Material) -> Iterator[Finding | Seen]:
     if material.training is None and material.checkpoint is not None:
         from lvm.training.report_recipe import accumulated_negatives
 
         counts = accumulated_negatives(material.checkpoint.manifest.args or {})
         if counts is not None:
-            where = where_found("checkpoint", str(material.checkpoint.path))
+            where = {"input": "checkpoint", "source": str(material.checkpoint.path)}
             found = stated_negatives_finding(counts[0] + 1, counts[1] + 1, None, where)
             if found is not None:
                 yield found
@@ -108,15 +108,14 @@ def _negatives_fewer(material: Material) -> Iterator[Finding]:
     "was the model trained long enough to be judged?",
     About(for_arms="the given model had not trained long enough, so the control arm decides"),
 )
-def undertrained(log: TrainingLog) -> Iterator[Finding]:
+def undertrained(log: TrainingLog) -> Iterator[Seen]:
     """Report a training that ended, or was judged, before it learned."""
     log.first("updates")
     reason = too_early(log)
     if reason is None:
         return
-    yield finding_on(
-        "UNDERTRAINED",
-        log,
+    yield Seen(
+        where=where_in(log),
         seen=reason,
         allowed=f"outside {WARMUP_MARGIN} warm-ups, and {ENOUGH_UPDATES} updates or a loss at "
         f"{LEARNED} of no learning",
@@ -137,7 +136,7 @@ def undertrained(log: TrainingLog) -> Iterator[Finding]:
     "does every loss term contribute?",
     About(for_arms="one loss term drowns the others, so the control arm decides"),
 )
-def loss_scale(log: TrainingLog) -> Iterator[Finding]:
+def loss_scale(log: TrainingLog) -> Iterator[Seen]:
     """Report terms whose gradient is a hundredth of the reference term's (a tenth: info)."""
     objective = log.recipe.objective
     if len(objective.weights) < 2:
@@ -151,9 +150,8 @@ def loss_scale(log: TrainingLog) -> Iterator[Finding]:
             continue
         reference = log.term
         weak, strong = (term, reference) if ratio < 1 else (reference, term)
-        yield finding_on(
-            "LOSS_SCALE",
-            log,
+        yield Seen(
+            where=where_in(log),
             severity=Severity.WARN if weakness < DROWNED else Severity.INFO,
             seen=f"the gradient of the weighted {term} term is {ratio:.2g} of that of the "
             f"{reference} term (median over {len(ratios)} epochs)",
@@ -175,7 +173,7 @@ def _balance(objective: ObjectiveConfig, term: str, ratio: float) -> str:
 
 
 @_on_training("DEAD_PARAMETERS", "does every parameter get a gradient?")
-def dead_parameters(log: TrainingLog) -> Iterator[Finding]:
+def dead_parameters(log: TrainingLog) -> Iterator[Seen]:
     """Report parts of the model whose parameters got no gradient in the first backward pass."""
     log.first("dead_all")
     health = log.records[0].health
@@ -184,9 +182,8 @@ def dead_parameters(log: TrainingLog) -> Iterator[Finding]:
     if shares[worst] <= DEAD:
         return
     where = "the whole predictor" if worst == "all" else f"the part {worst!r}"
-    yield finding_on(
-        "DEAD_PARAMETERS",
-        log,
+    yield Seen(
+        where=where_in(log),
         seen=f"{shares[worst]:.1%} of the parameter rows of {where} have no gradient",
         allowed=f"at most {DEAD:.0%}",
         meaning="These parameters keep their random initial values: a branch is cut off, an "
@@ -198,7 +195,7 @@ def dead_parameters(log: TrainingLog) -> Iterator[Finding]:
 
 
 @_on_training("OVERFIT", "does the model still improve on unseen text?")
-def overfit(log: TrainingLog) -> Iterator[Finding]:
+def overfit(log: TrainingLog) -> Iterator[Seen]:
     """Report a dev loss that rises, a first epoch that stays the best, or a wide gap to train."""
     losses = _dev_losses(log)
     values = dict.fromkeys(("best_epoch", "rise", "gap"), 0.0)
@@ -206,9 +203,8 @@ def overfit(log: TrainingLog) -> Iterator[Finding]:
     values["best_epoch"], values["rise"] = float(best_epoch), losses[-1][1] / max(best, 1e-9) - 1
     signs = [s for s in (_first_is_best(log, losses), _rising(losses), _gap(log, values)) if s]
     if signs:
-        yield finding_on(
-            "OVERFIT",
-            log,
+        yield Seen(
+            where=where_in(log),
             seen="; ".join(signs),
             allowed=f"fewer than {RISING_EPOCHS} rising epochs in a row (by {RISE:.0%} in all), a "
             f"best epoch after the first of {MANY_EPOCHS + 1} or more, a gap of at most {GAP:g} or "
@@ -258,7 +254,7 @@ def _gap(log: TrainingLog, values: dict[str, float]) -> str:
 
 
 @_on_training("DIVERGED", "was the training stable?")
-def diverged(log: TrainingLog) -> Iterator[Finding]:
+def diverged(log: TrainingLog) -> Iterator[Seen]:
     """Report a loss that was not finite, and the worst drop of the dev cosine."""
     if log.ended == StopReason.DIVERGED:
         after = f"after epoch {log.records[-1].epoch}" if log.records else "in epoch 1"
@@ -271,11 +267,10 @@ def diverged(log: TrainingLog) -> Iterator[Finding]:
         yield _unstable(log, f"the dev cosine drops by {drop:.3f} in epoch {epoch}", {"drop": drop})
 
 
-def _unstable(log: TrainingLog, seen: str, values: Mapping[str, float]) -> Finding:
+def _unstable(log: TrainingLog, seen: str, values: Mapping[str, float]) -> Seen:
     rate = log.recipe.training.learning_rate
-    return finding_on(
-        "DIVERGED",
-        log,
+    return Seen(
+        where=where_in(log),
         seen=seen,
         allowed=f"finite numbers, and a drop of at most {DROP:g} between epochs",
         meaning="The updates were too large for this loss: earlier learning is lost, or the "

@@ -1,15 +1,19 @@
-"""One training as its records tell it, and whether it can be judged yet. Needs no torch."""
+"""One training as its records tell it: can it be judged yet, did it use the stated negatives?
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lvm.audit.finding import Finding, NotEvaluable, Severity
-from lvm.audit.where import where_found
+import msgspec
+
+from lvm.audit.finding import Finding, NotEvaluable, Seen, Severity
 from lvm.core.config.plain import from_dict
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import CheckpointError, ConfigError
@@ -19,6 +23,9 @@ from lvm.training.epochs import EpochRecord, read_epochs, warmup_updates
 WARMUP_MARGIN = 1.5  # a verdict must lie outside this many warm-ups
 ENOUGH_UPDATES = 500
 LEARNED = 0.9  # of the loss of guessing, or of the first loss: what an early verdict asks for
+KEPT_NEGATIVES = 0.75  # share of the configured negatives that masks must leave
+INFORMED = 0.5  # a first loss that fits this share of the columns did not see the others
+KNOWS = 0.3  # below the loss of guessing: an untrained model with a residual path knows something
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +88,29 @@ def training_log(checkpoint: Path) -> TrainingLog | None:
 
 
 def log_from_epochs(
-    recipe: Recipe, epochs: Iterable[Mapping[str, Any]], ended: str = ""
+    recipe: Recipe, epochs: Iterable[Mapping[str, object]], ended: str = ""
 ) -> TrainingLog:
     """Return the log of an arm from its flat records per epoch, as a journal keeps them."""
-    records = [_record(flat, recipe) for flat in epochs if flat["epoch"] >= 1]
-    return _log(recipe, sorted(records, key=lambda r: r.epoch), ended=ended, source="")
+    records = [_record(flat, recipe) for flat in epochs]
+    trained = sorted((r for r in records if r.epoch >= 1), key=lambda r: r.epoch)
+    return _log(recipe, trained, ended=ended, source="")
 
 
-def _record(flat: Mapping[str, Any], recipe: Recipe) -> EpochRecord:
+class _Flat(msgspec.Struct):
+    epoch: int
+    seconds: float | None = None
+    health: dict[str, float | None] | None = None
+
+
+def _record(flat: Mapping[str, object], recipe: Recipe) -> EpochRecord:
     trained = ("loss", "gradient_norm", "num_negatives", *recipe.objective.weights)
+    known = msgspec.convert(flat, _Flat)
     return EpochRecord(
-        epoch=int(flat["epoch"]),
-        train={name: flat[name] for name in trained if name in flat},
-        dev={n: flat[n] for n in METRICS.shown(Shown.DEV) if flat.get(n) is not None},
-        seconds=float(flat.get("seconds") or 0.0),
-        health=flat.get("health") or {},
+        epoch=known.epoch,
+        train={n: value for n in trained if isinstance(value := flat.get(n), int | float)},
+        dev={n: v for n in METRICS.shown(Shown.DEV) if isinstance(v := flat.get(n), float | str)},
+        seconds=known.seconds or 0.0,
+        health={n: v for n, v in (known.health or {}).items() if v is not None},
     )
 
 
@@ -143,13 +158,66 @@ def share_left(log: TrainingLog) -> tuple[float, str]:
     return (last[log.term] / first if first > 0 else 0.0), f"its first value {first:.3f}"
 
 
-def finding_on(
-    code: str, log: TrainingLog, *, severity: Severity = Severity.WARN, **about: Any
-) -> Finding:
-    """Return a finding about the whole of a training."""
-    return Finding(code=code, severity=severity, where=where_in(log), **about)
-
-
 def where_in(log: TrainingLog) -> dict[str, object]:
     """Return the place of a finding about the whole of a training."""
-    return where_found("training", log.source, of=len(log.records))
+    return {"input": "training", "source": log.source, "of": len(log.records)}
+
+
+def negatives_fewer(log: TrainingLog) -> Iterator[Finding | Seen]:
+    """Compare the negatives used per target with those in the recipe."""
+    if log.recipe.objective.contrastive_weight == 0:
+        return
+    configured = log.first("configured_negatives")
+    columns = min(value for _, value in log.series("columns"))
+    seen = statistics.fmean(r.train.get("num_negatives", configured) for r in log.records)
+    first: float | None = log.first("first_contrastive")
+    if first is not None and first < math.log(seen + 1) - KNOWS:
+        first = None
+    found = stated_negatives_finding(round(columns), round(configured) + 1, first, where_in(log))
+    if found is not None:
+        yield found
+    elif seen < KEPT_NEGATIVES * configured:
+        yield Seen(
+            where=where_in(log),
+            seen=f"{seen:.1f} negatives per row after masking, of {configured:.0f} configured",
+            allowed=f"at least {KEPT_NEGATIVES:.0%} of them",
+            meaning="Most candidates were dropped as duplicates, own contexts or false "
+            "negatives, so the contrastive loss compared the target with only a few "
+            "rows.",
+            next="raise negatives.false_negative_margin, or training.batch_size",
+            values={"seen": seen, "stated": configured},
+        )
+
+
+def stated_negatives_finding(
+    seen_columns: int, stated: int, first_loss: float | None, where: Mapping[str, object]
+) -> Finding | None:
+    """Return the finding on a softmax of `seen_columns` that is stated to have `stated` columns.
+
+    `first_loss` is the contrastive loss of the first update of an untrained model: it is about
+    ln(columns), so one far below tells of fewer. None where it is not known.
+    """
+    values = {"columns": float(seen_columns), "stated": float(stated)}
+    signs = []
+    if seen_columns < stated:
+        signs.append(f"{seen_columns - 1} negatives per row, {stated - 1} stated")
+    if first_loss is not None:
+        values["first_loss"] = first_loss
+        if math.exp(min(first_loss, 700.0)) < INFORMED * stated:
+            signs.append(
+                f"a first loss of {first_loss:.2f}, that of {math.exp(first_loss):.0f} rows"
+            )
+    if not signs:
+        return None
+    return Finding(
+        code="NEGATIVES_FEWER",
+        severity=Severity.WARN,
+        seen="; ".join(signs),
+        allowed=f"{stated - 1} negatives per row, a first loss of about {math.log(stated):.2f}",
+        where=where,
+        meaning="The contrastive task was easier than stated: gradient accumulation adds no "
+        "negatives, nor do workers that do not gather each other's rows.",
+        next=f"set training.batch_size = {stated}, which puts all its rows into one softmax, or "
+        'negatives.candidates = "bank"',
+        values=values,
+    )

@@ -81,7 +81,15 @@ class DataError(LvmError):
 
 
 class SchemaError(DataError):
-    """A file can be read, but its arrays are not those of its format."""
+    """A file can be read, but its arrays are not those of its format: what was seen, what to do.
+
+    `allowed` is what was expected, empty where `seen` says it.
+    """
+
+    def __init__(self, seen: str, todo: str = "", *, allowed: str = "") -> None:
+        expected = f"{seen}, expected {allowed}" if allowed else seen
+        super().__init__(f"{expected}; {todo}" if todo else expected)
+        self.seen, self.allowed, self.todo = seen, allowed, todo
 
 
 class SplitError(DataError):

@@ -45,15 +45,16 @@ class Bank:
         vectors, keys = self.vectors, self.keys
         if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
             raise SchemaError(
-                f"{self.source}: vectors have shape {vectors.shape} and type {vectors.dtype}, "
-                "expected [N, D] float16 or float32; write the bank again with lvm embed."
+                f"{self.source}: vectors have shape {vectors.shape} and type {vectors.dtype}",
+                "write the bank again with lvm embed.",
+                allowed="[N, D] float16 or float32",
             )
         if len(vectors) == 0:
-            raise SchemaError(f"{self.source}: the bank is empty; embed at least one document.")
+            raise SchemaError(f"{self.source}: the bank is empty", "embed at least one document.")
         if keys.shape != (len(vectors), 2) or keys.dtype.kind != "i":
             raise SchemaError(
-                f"{self.source}: keys have shape {keys.shape} and type {keys.dtype}, expected "
-                f"[{len(vectors)}, 2] integers, one (article, chunk) per vector."
+                f"{self.source}: keys have shape {keys.shape} and type {keys.dtype}",
+                allowed=f"[{len(vectors)}, 2] integers, one (article, chunk) per vector.",
             )
         if self.pool_size is not None and not 1 <= self.pool_size <= len(vectors):
             raise SchemaError(
@@ -138,15 +139,11 @@ class Bank:
         return {int(k): str(v) for k, v in self.manifest.get("titles", {}).items()}
 
 
-def check_rows(bank: Bank) -> None:
-    """Refuse NaN, infinite and zero vectors; DataError names the first bad row and how many."""
-    check_vectors(bank.vectors, bank.source)
-
-
 def check_vectors(vectors: np.ndarray, source: str, *, block: int = 16384) -> None:
     """Refuse rows of an array [N, D] that are not finite, too long or zero, block by block.
 
-    A row is too long when its squared length overflows float32: no loss and no search can use it.
+    DataError names the first bad row and how many there are. A row is too long when its squared
+    length overflows float32: no loss and no search can use it.
     """
     bad: dict[str, list[int]] = {NOT_FINITE: [], TOO_LONG: [], "zero": []}
     block = max(1, min(block, MOST_AT_ONCE // (4 * max(1, vectors.shape[1]))))

@@ -14,8 +14,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -25,11 +26,28 @@ from lvm.core.files import whole_file, write_whole
 from lvm.core.outside import parse_json
 from lvm.data.bank import Bank
 from lvm.data.corpus import Document, read_documents
-from lvm.data.encoder import PROBES, Encoder, load_encoder, token_counter
+from lvm.data.encoder import PROBES, Chunked, Encoder, Fitted, fit, load_encoder, token_counter
 from lvm.data.files import read_bank, write_bank
-from lvm.data.fit import Chunked, Fitted, fit
 
 MIN_PROBE_COSINE = 0.999
+
+
+class Probe(TypedDict):
+    """A fixed sentence, and its vector as an encoder gives it."""
+
+    sentence: str
+    vector: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the vectors are made by and from: only with the same does an interrupted run go on."""
+
+    embedder: str
+    probes: list[Probe]
+    text_sha256: str
+    batching: dict[str, int]  # batch_size and part_size
+    dtype: str
 
 
 def embed_files(
@@ -91,13 +109,13 @@ def embed_documents(
         raise UsageError(f"dtype must be float32 or float16 (got {dtype!r}).")
     fitted = fit(documents, token_counter(encoder), encoder.limit, skip=skip)
     articles, chunks = fitted.documents, _chunks_of(fitted)
-    job = {
-        "embedder": encoder.name,
-        "probes": _probe(encoder),
-        "text_sha256": _hash_texts(articles),
-        "batching": {"batch_size": batch_size, "part_size": part_size},
-        "dtype": dtype,
-    }
+    job = Job(
+        embedder=encoder.name,
+        probes=_probe(encoder),
+        text_sha256=_hash_texts(articles),
+        batching={"batch_size": batch_size, "part_size": part_size},
+        dtype=dtype,
+    )
     if (out / "manifest.json").exists():
         _check_same_job(job, _read_json(out / "manifest.json"), out)
         return read_bank(out)
@@ -109,7 +127,7 @@ def embed_documents(
         out,
         _gather(parts, order, job),
         _keys(articles),
-        {**(manifest or {}), **job, **fitted.for_manifest()},
+        {**(manifest or {}), **vars(job), **fitted.for_manifest()},
         chunks,
         compress_texts=compress_texts,
     )
@@ -143,10 +161,10 @@ def _hash_texts(documents: Sequence[Chunked]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _probe(encoder: Encoder) -> list[dict[str, object]]:
+def _probe(encoder: Encoder) -> list[Probe]:
     vectors = encoder.encode(PROBES, len(PROBES))
     return [
-        {"sentence": sentence, "vector": [round(float(x), 6) for x in vector]}
+        Probe(sentence=sentence, vector=[round(float(x), 6) for x in vector])
         for sentence, vector in zip(PROBES, vectors, strict=True)
     ]
 
@@ -154,23 +172,23 @@ def _probe(encoder: Encoder) -> list[dict[str, object]]:
 # --- going on -------------------------------------------------------------------------------------
 
 
-def _open_parts(parts: Path, job: Mapping[str, object]) -> None:
+def _open_parts(parts: Path, job: Job) -> None:
     state = parts / "state.json"
     if state.exists():
         _check_same_job(job, _read_json(state), parts)
         return
     parts.mkdir(parents=True, exist_ok=True)
-    write_whole(state, json.dumps(job))
+    write_whole(state, json.dumps(vars(job)))
 
 
-def _check_same_job(job: Mapping[str, Any], earlier: Mapping[str, Any], where: Path) -> None:
+def _check_same_job(job: Job, earlier: Mapping[str, object], where: Path) -> None:
     """Refuse to continue or overwrite a folder made with another encoder or from other text."""
-    lowest = _lowest_probe_cosine(job["probes"], earlier.get("probes", []))
+    lowest = _lowest_probe_cosine(job.probes, earlier.get("probes", []))
     differences = {
-        "the encoder": (earlier.get("embedder"), job["embedder"]),
-        "the text": (str(earlier.get("text_sha256"))[:12], job["text_sha256"][:12]),
-        "the batching": (earlier.get("batching"), job["batching"]),
-        "the dtype": (earlier.get("dtype"), job["dtype"]),
+        "the encoder": (earlier.get("embedder"), job.embedder),
+        "the text": (str(earlier.get("text_sha256"))[:12], job.text_sha256[:12]),
+        "the batching": (earlier.get("batching"), job.batching),
+        "the dtype": (earlier.get("dtype"), job.dtype),
     }
     for what, (before, now) in differences.items():
         if before != now:
@@ -186,27 +204,26 @@ def _check_same_job(job: Mapping[str, Any], earlier: Mapping[str, Any], where: P
         )
 
 
-def _lowest_probe_cosine(
-    probes: Sequence[Mapping[str, object]], earlier: Sequence[Mapping[str, object]]
-) -> float:
+def _lowest_probe_cosine(probes: Sequence[Probe], earlier: object) -> float:
     now = np.array([probe["vector"] for probe in probes])
     try:
-        before = np.array([probe["vector"] for probe in earlier], dtype=np.float64)
+        stated = earlier if isinstance(earlier, list) else []
+        before = np.array([probe["vector"] for probe in stated], dtype=np.float64)
     except (TypeError, KeyError, ValueError):
         return -1.0
     return float((now * before).sum(axis=1).min()) if now.shape == before.shape else -1.0
 
 
 def _embed_parts(
-    parts: Path, chunks: Sequence[str], encoder: Encoder, job: Mapping[str, Any], progress: bool
+    parts: Path, chunks: Sequence[str], encoder: Encoder, job: Job, progress: bool
 ) -> None:
-    part_size, width = job["batching"]["part_size"], len(job["probes"][0]["vector"])
+    part_size, width = job.batching["part_size"], len(job.probes[0]["vector"])
     with _progress_bar(sum(map(len, chunks)), progress) as advance:
         for start in range(0, len(chunks), part_size):
             texts = chunks[start : start + part_size]
             path = parts / f"{start // part_size:06d}.npy"
             if not _is_whole(path, (len(texts), width)):
-                vectors = encoder.encode(texts, job["batching"]["batch_size"]).astype(job["dtype"])
+                vectors = encoder.encode(texts, job.batching["batch_size"]).astype(job.dtype)
                 with whole_file(path) as file:
                     np.save(file, vectors, allow_pickle=False)
             advance(sum(map(len, texts)))
@@ -220,14 +237,14 @@ def _is_whole(path: Path, shape: tuple[int, int]) -> bool:
         return False
 
 
-def _gather(parts: Path, order: np.ndarray, job: Mapping[str, Any]) -> np.ndarray:
+def _gather(parts: Path, order: np.ndarray, job: Job) -> np.ndarray:
     """Return all vectors in the order of the chunks, memory-mapped: a large bank need not fit."""
-    part_size = job["batching"]["part_size"]
+    part_size = job.batching["part_size"]
     vectors = np.lib.format.open_memmap(
         parts / "vectors.npy",
         mode="w+",
-        dtype=job["dtype"],
-        shape=(len(order), len(job["probes"][0]["vector"])),
+        dtype=job.dtype,
+        shape=(len(order), len(job.probes[0]["vector"])),
     )
     for start in range(0, len(order), part_size):
         part = np.load(parts / f"{start // part_size:06d}.npy")

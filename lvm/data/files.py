@@ -16,17 +16,16 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from lvm.core.errors import DataError, SchemaError
 from lvm.core.outside import MAX_TEXT_BYTES, listed, parse_json, read_text, regular
-from lvm.data.bank import Bank, check_rows
+from lvm.data.bank import Bank, check_vectors
 from lvm.data.keys import as_keys
-from lvm.data.magic import MAGIC, kind_of
-from lvm.data.manifest import check_manifest, json_object
-from lvm.data.npz import check_exists, map_npy, open_npz, sibling, sync
+from lvm.data.manifest import check_manifest, json_object, stated_hashes
+from lvm.data.npz import MAGIC, check_exists, kind_of, map_npy, open_npz, sibling, sync
 from lvm.data.other_banks import read_other_bank
 
 TEXT_FILES = ("texts.jsonl", "texts.jsonl.gz")
@@ -71,7 +70,7 @@ def write_bank(
     keys beyond int32, and on a folder that already has content.
     """
     bank = Bank(vectors, as_keys(keys, str(folder)), manifest, source=str(folder))
-    check_rows(bank)
+    check_vectors(bank.vectors, bank.source)
     if texts is not None and len(texts) != len(bank):
         raise DataError(
             f"{folder}: {len(texts)} texts for {len(bank)} vectors; give one text per vector."
@@ -122,7 +121,8 @@ def _read_npz_bank(path: Path, check_counts: bool) -> Bank:
         if name not in arrays:
             raise SchemaError(
                 f"{path} has the members {listed(sorted(arrays)) or 'none'}, a bank needs "
-                "vectors and keys; give a bank (windows go to --train and --eval)."
+                "vectors and keys",
+                "give a bank (windows go to --train and --eval).",
             )
     vectors, keys = arrays["vectors"], as_keys(np.array(arrays["keys"]), str(path))
     if vectors.dtype == np.float64:  # NumPy's default type; no embedder has that precision
@@ -157,13 +157,13 @@ def _check_manifest(manifest: Mapping[str, object], vectors: np.ndarray, source:
             )
 
 
-def _check_hashes(folder: Path, manifest: Mapping[str, Any]) -> None:
-    for name, wanted in manifest.get("sha256", {}).items():
+def _check_hashes(folder: Path, manifest: Mapping[str, object]) -> None:
+    for name, wanted in stated_hashes(manifest).items():
         seen = _sha256(folder / name)
         if seen != wanted:
             raise DataError(
                 f"{folder / name} has sha256 {seen[:12]}, but the manifest says "
-                f"{str(wanted)[:12]}; the file is damaged or has changed: copy or write the "
+                f"{wanted[:12]}; the file is damaged or has changed: copy or write the "
                 "bank again."
             )
 

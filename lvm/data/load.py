@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvm.core.errors import UsageError
-from lvm.data.bank import check_rows
+from lvm.data.bank import check_vectors
 from lvm.data.windows import Dataset, dataset_from_bank
 
 
@@ -52,5 +52,5 @@ def load_dataset(request: DataRequest, context_length: int) -> tuple[Dataset, st
         from lvm.data.sample import load_sample
 
         bank, name = load_sample(), "bundled sample (Wikipedia)"
-    check_rows(bank)
+    check_vectors(bank.vectors, bank.source)
     return dataset_from_bank(bank, context_length), name

@@ -1,15 +1,24 @@
-"""The manifest of a bank: which of its keys this program reads, and what they must hold."""
+"""The manifest of a bank: what its keys must hold, and whether the files are those it states.
+
+A hash of gigabytes takes seconds. What was hashed is remembered by path, size and time of change in
+the person's cache folder, never beside the data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import PurePath
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
 
 from lvm.core.errors import DataError
+from lvm.core.files import cache_file, write_json
 from lvm.core.outside import parse_json
 
 SPLITS = ("train", "dev", "test")
 REMEDY = "write the manifest again, or remove the key"
+REMEMBERED = "sha256.json"
+MAX_REMEMBERED = 1000
 
 
 def json_object(text: str, where: str) -> dict[str, object]:
@@ -88,3 +97,48 @@ def _kind(value: object) -> str:
         case Mapping():
             return f"an object with {', '.join(map(repr, list(value)[:3])) or 'no keys'}"
     return repr(value)[:60]
+
+
+def stated_hashes(manifest: Mapping[str, object]) -> dict[str, str]:
+    """Return the hashes that a manifest states, by the name of the file."""
+    stated = manifest.get("sha256")
+    return {n: str(h) for n, h in stated.items()} if isinstance(stated, Mapping) else {}
+
+
+def changed_files(folder: Path, manifest: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    """Yield (name, hash of the file, hash that the manifest states) of every file that differs.
+
+    Files that are missing are another reader's to name.
+    """
+    for name, stated in sorted(stated_hashes(manifest).items()):
+        path = folder / name
+        if path.is_file() and (seen := _sha256(path)) != stated:
+            yield name, seen, stated
+
+
+def _sha256(path: Path) -> str:
+    """Return the hash of a file, from memory where it has not changed since."""
+    about = path.stat()
+    key = f"{path.resolve()}|{about.st_size}|{about.st_mtime_ns}"
+    known = _remembered()
+    if key not in known:
+        with path.open("rb") as handle:
+            known[key] = hashlib.file_digest(handle, "sha256").hexdigest()
+        _remember(known)
+    return known[key]
+
+
+def _remembered() -> dict[str, str]:
+    with contextlib.suppress(OSError, ValueError):
+        known = parse_json(cache_file(REMEMBERED).read_text(encoding="utf-8"))
+        if isinstance(known, dict):
+            return {str(key): str(value) for key, value in known.items()}
+    return {}
+
+
+def _remember(known: Mapping[str, str]) -> None:
+    """Keep the newest hashes; where nothing can be written, the next audit hashes again."""
+    with contextlib.suppress(OSError):
+        place = cache_file(REMEMBERED)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(place, dict(list(known.items())[-MAX_REMEMBERED:]))

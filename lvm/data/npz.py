@@ -1,4 +1,4 @@
-"""NumPy files without copies and without pickles.
+"""NumPy files without copies and without pickles, and what a file is by its first bytes.
 
 `numpy.load` can map a bare `.npy`, but reads every member of a `.npz` into memory. A member that is
 stored (not compressed) is a plain `.npy` at a known offset of the file, so it can be mapped in
@@ -19,17 +19,28 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import numpy as np
 
 from lvm.core.errors import DataError
 from lvm.core.files import whole_file
 from lvm.core.outside import brief, regular
-from lvm.data.magic import MAGIC, kind_of
 
 LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's own header (APPNOTE.TXT, section 4.3.7)
 SPOOL_BYTES = 256 << 20  # a larger compressed member is unpacked to a temporary file, not to memory
+PARQUET, ARRAY, SAFETENSORS = "a Parquet file", "a single array (.npy)", "a safetensors file"
+MAGIC = {
+    b"PK": "a .npz or another zip file",
+    b"PAR1": PARQUET,
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": ARRAY,
+    b"IxF": "a FAISS index",
+    b"Iw": "a FAISS index",
+    b"SQLite": "a SQLite database",
+    b"\x1f\x8b": "a gzip file",
+    b"%PDF": "a PDF",
+}
 
 
 def check_exists(path: Path) -> None:
@@ -129,7 +140,9 @@ def _seek_to_data(handle: IO[bytes], info: zipfile.ZipInfo, where: str) -> None:
     handle.seek(sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28)), os.SEEK_CUR)
 
 
-def read_npy_header(handle: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def read_npy_header(
+    handle: IO[bytes], where: str
+) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
     """Read a `.npy` header and return (shape, whether the order is Fortran's, dtype)."""
     try:
         with warnings.catch_warnings():
@@ -147,7 +160,7 @@ def read_npy_header(handle: IO[bytes], where: str) -> tuple[tuple[int, ...], boo
 
 def _plain_header(
     handle: IO[bytes], size: int, where: str
-) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
+) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[np.generic]]:
     """Return shape, order and dtype of a `.npy` of `size` bytes, checked against that size."""
     begin = handle.tell()
     shape, fortran, dtype = read_npy_header(handle, where)
@@ -196,7 +209,7 @@ def _unpack_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> np.ndarray:
+def _empty(shape: tuple[int, ...], dtype: np.dtype[np.generic], where: str) -> np.ndarray:
     try:
         return np.empty(shape, dtype)
     except ValueError:
@@ -215,7 +228,20 @@ def sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
-def sync(handle: IO[Any]) -> None:
+def sync(handle: IO[bytes] | IO[str]) -> None:
     """Push a written file to the disk, so that a rename never outruns its content."""
     handle.flush()
     os.fsync(handle.fileno())
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what a file is, in words; None for what is not known by its first bytes."""
+    try:
+        with regular(path).open("rb") as handle:
+            start = handle.read(9)
+        size = path.stat().st_size
+    except OSError:
+        return None
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < size:
+        return SAFETENSORS
+    return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)

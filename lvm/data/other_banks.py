@@ -17,8 +17,7 @@ from lvm.core.errors import DataError, MissingExtraError, SchemaError
 from lvm.core.outside import listed
 from lvm.data.bank import Bank
 from lvm.data.keys import as_keys
-from lvm.data.magic import ARRAY, PARQUET, kind_of
-from lvm.data.npz import map_npy
+from lvm.data.npz import ARRAY, PARQUET, kind_of, map_npy
 
 VECTORS = ("vector", "vectors", "embedding", "embeddings")
 ARTICLES = ("article", "article_index", "article_id")
@@ -69,7 +68,8 @@ def _read_parquet(path: Path) -> Bank:
     if missing:
         raise SchemaError(
             f"{path} has the columns {listed(table.column_names)}, but a bank needs vector, "
-            f"article and chunk; rename or add {' and '.join(missing)}."
+            "article and chunk",
+            f"rename or add {' and '.join(missing)}.",
         )
     vectors = _vectors(table[named["vector"]], str(path))
     keys = np.stack([_whole(table[named[what]], str(path)) for what in ("article", "chunk")], 1)
@@ -80,6 +80,7 @@ def _read_parquet(path: Path) -> Bank:
     return dataclasses.replace(bank, load_texts=functools.partial(list[str], texts))
 
 
+# Any: pyarrow, which is optional, has no types.
 def _vectors(column: Any, source: str) -> np.ndarray:
     """Return a column of lists of one length as float32 [N, D]."""
     combined = column.combine_chunks()
@@ -88,16 +89,17 @@ def _vectors(column: Any, source: str) -> np.ndarray:
         values = np.asarray(combined.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
     except (AttributeError, TypeError, ValueError):
         raise SchemaError(
-            f"{source}: the vectors are not lists of numbers; write it again."
+            f"{source}: the vectors are not lists of numbers", "write it again."
         ) from None
     width = int(lengths[0]) if len(lengths) else 0
     if combined.null_count or not (lengths == width).all() or len(values) != width * len(lengths):
         raise SchemaError(
-            f"{source}: the vectors differ in length; embed all texts with one model."
+            f"{source}: the vectors differ in length", "embed all texts with one model."
         )
     return values.reshape(len(lengths), width)
 
 
+# Any: as above.
 def _whole(column: Any, source: str) -> np.ndarray:
     numbers = column.to_numpy()
     if numbers.dtype.kind not in "iu":

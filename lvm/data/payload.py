@@ -26,8 +26,7 @@ from lvm.core.outside import regular
 from lvm.core.packages import HOME
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank
-from lvm.data.magic import ARRAY, kind_of
-from lvm.data.npz import check_exists, map_npy
+from lvm.data.npz import ARRAY, check_exists, kind_of, map_npy
 from lvm.data.pickled import FILES
 
 GIB = 1 << 30
@@ -64,16 +63,9 @@ def _read_apart(path: Path, size: int) -> Bank:
     memory = GIB + MEMORY_PER_BYTE * size
 
     with tempfile.TemporaryDirectory(prefix="lvm-payload-") as name:
+        told = map(str, (path.absolute(), name, seconds, memory))
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "lvm.data.pickled",
-                str(path.absolute()),
-                name,
-                str(seconds),
-                str(memory),
-            ],
+            [sys.executable, "-m", "lvm.data.pickled", *told],
             cwd=name,
             env=_environment(),
             capture_output=True,

@@ -85,8 +85,9 @@ class _Dtype:
     def __init__(self, code: object, *_flags: object) -> None:
         if not isinstance(code, str) or not ADMITTED_DTYPE.fullmatch(code):
             raise ValueError(f"element type {code!r} is not a plain number or text")
-        self.value: np.dtype[Any] = np.dtype(code)
+        self.value: np.dtype[np.generic] = np.dtype(code)
 
+    # Any: what a pickle holds; newbyteorder refuses what is no byte order.
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, byte_order, *structure = state[:5]
         if any(part is not None for part in structure):
@@ -105,7 +106,7 @@ class _Array:
         return made
 
     def __init__(self, *_ignored: object) -> None:
-        self.value: np.ndarray | list[Any] = []
+        self.value: np.ndarray | list[object] = []
 
     def __setstate__(self, state: tuple[object, ...]) -> None:
         _version, shape, dtype, is_fortran, data = state
@@ -145,7 +146,7 @@ class _Latin1(bytes):
         raise ValueError("bytes have no state")
 
 
-def _values(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray | list[Any]:
+def _values(data: object, dtype: object, shape: object, order: object) -> np.ndarray | list[object]:
     """Return the array over `data` bytes, or the list of objects of an object array."""
     if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple):
         raise ValueError("an array without element type or shape")
@@ -155,6 +156,8 @@ def _values(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray | list[
         return data
     if not isinstance(data, bytes | bytearray):
         raise ValueError("an array of numbers must be raw bytes")
+    if order != "C" and order != "F":
+        raise ValueError(f"order {order!r} is not C or F")
     return np.frombuffer(data, dtype.value).reshape(shape, order=order)
 
 

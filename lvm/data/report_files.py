@@ -16,7 +16,7 @@ import numpy as np
 
 from lvm.core.errors import DataError
 from lvm.data.bank import Bank
-from lvm.data.matching import RowFinder, prefer_matching_keys
+from lvm.data.copies import RowFinder, prefer_matching_keys
 from lvm.data.payload import read_payload
 from lvm.data.window_files import WindowFile, read_window_file
 from lvm.data.windows import MIN_ARTICLES, Dataset, Windows, ranked_articles

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import mmap
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -64,7 +63,9 @@ def _advise(array: np.ndarray, advice: int) -> None:
 # --- by content -----------------------------------------------------------------------------------
 
 
-def digests(vectors: Float[np.ndarray, "N D"], dtype: np.dtype[Any]) -> Int[np.ndarray, " N"]:
+def digests(
+    vectors: Float[np.ndarray, "N D"], dtype: np.dtype[np.generic]
+) -> Int[np.ndarray, " N"]:
     """Return a 64-bit digest per row, read as `dtype`: equal rows have equal digests.
 
     Rows that differ collide with a probability of about 2^-50 a pair (a random linear form over the
@@ -130,7 +131,7 @@ class ContentIndex:
 
     def __init__(self, table: Float[np.ndarray, "N D"]) -> None:
         self._table = table
-        self._of: dict[np.dtype[Any], Digests] = {}
+        self._of: dict[np.dtype[np.generic], Digests] = {}
 
     def find(self, vectors: Float[np.ndarray, "M D"]) -> Int[np.ndarray, " M"]:
         """Return the first row equal to each vector, -1 where there is none."""
@@ -145,17 +146,16 @@ class ContentIndex:
     @functools.cached_property
     def copies(self) -> Int[np.ndarray, " N"]:
         """For every row of the table, how many rows equal it, itself counted."""
-        counts: np.ndarray = np.bincount(self.group, minlength=len(self.group))[self.group]
-        return counts
+        return np.asarray(np.bincount(self.group, minlength=len(self.group))[self.group])
 
-    def _digests(self, dtype: np.dtype[Any]) -> Digests:
+    def _digests(self, dtype: np.dtype[np.generic]) -> Digests:
         dtype = _narrow(dtype)
         if dtype not in self._of:
             self._of[dtype] = Digests(digests(self._table, dtype))
         return self._of[dtype]
 
 
-def _narrow(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def _narrow(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     return np.dtype(np.float32) if dtype.itemsize > 4 else dtype
 
 
@@ -237,5 +237,4 @@ def chunk_unit(keys: Int[np.ndarray, "N 2"]) -> int:
 
 def key_codes(keys: Int[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
     """Return one int64 per key, in the order of (article, chunk); neighbours differ by 1."""
-    codes: np.ndarray = keys[:, 0].astype(np.int64) * 2**32 + keys[:, 1].astype(np.int64)
-    return codes
+    return np.asarray(keys[:, 0].astype(np.int64) * 2**32 + keys[:, 1].astype(np.int64))

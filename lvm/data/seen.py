@@ -26,8 +26,7 @@ from lvm.core.outside import brief, parse_json, read_text
 from lvm.data.bank import Bank
 from lvm.data.files import read_bank
 from lvm.data.keys import as_keys
-from lvm.data.magic import ARRAY, MAGIC, PARQUET, kind_of
-from lvm.data.npz import check_exists, map_npy, open_npz
+from lvm.data.npz import ARRAY, MAGIC, PARQUET, check_exists, kind_of, map_npy, open_npz
 from lvm.data.window_files import open_window_file
 
 NONE = "none"  # stands for the statement that nothing of the bank was read

@@ -7,19 +7,24 @@ from enum import StrEnum
 from pathlib import Path
 
 from lvm.core.config.run import ScheduleConfig
-from lvm.doctor.access import check_access
-from lvm.doctor.commands import check_commands, check_start
-from lvm.doctor.defect import Code, Defect, Severity, error
-from lvm.doctor.expected import Expected, expected_for
+from lvm.doctor.access import check_access, check_commands, check_start
 from lvm.doctor.keys import check_keys, check_placeholders
 from lvm.doctor.kube_file import KubeFile
-from lvm.doctor.kube_job import check_job
-from lvm.doctor.kube_pods import check_doors, check_pods, check_volumes
+from lvm.doctor.kube_pods import check_doors, check_job, check_pods, check_volumes
 from lvm.doctor.node_types import check_node_types
 from lvm.doctor.ray_file import RayFile
 from lvm.doctor.storage import check_mounts, check_storage
-from lvm.doctor.versions import check_versions
-from lvm.doctor.yaml_file import Place, YamlFile, YamlSyntaxError, read_yaml
+from lvm.doctor.versions import Expected, check_versions, expected_for
+from lvm.doctor.yaml_file import (
+    Code,
+    Defect,
+    Place,
+    Severity,
+    YamlFile,
+    YamlSyntaxError,
+    error,
+    read_yaml,
+)
 
 RAY_CHECKS: tuple[Callable[[RayFile, Expected], Iterator[Defect]], ...] = (
     check_keys,

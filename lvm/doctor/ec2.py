@@ -19,7 +19,7 @@ def is_installed() -> bool:
 
 
 @functools.cache
-def _model() -> Any:
+def _model() -> Any:  # Any: botocore, which is optional, has no types
     import botocore.session
 
     return botocore.session.get_session().get_service_model("ec2")
@@ -39,6 +39,7 @@ def unknown_keys(node_config: Place) -> Iterator[tuple[str, Place, list[str]]]:
             yield from _unknown(key, place, shape)
 
 
+# Any: a shape of botocore.
 def _unknown(key: str, place: Place, parent: Any) -> Iterator[tuple[str, Place, list[str]]]:
     shape = parent.members.get(key)
     if shape is None:

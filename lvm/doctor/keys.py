@@ -5,16 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from lvm.core.registry import closest
 from lvm.doctor import ec2, ray_schema
-from lvm.doctor.defect import Code, Defect, error, warning
-from lvm.doctor.expected import Expected
 from lvm.doctor.ray_file import RayFile
-from lvm.doctor.yaml_file import Place
+from lvm.doctor.versions import Expected
+from lvm.doctor.yaml_file import Code, Defect, Place, error, warning
 
-# What Ray 2.60 reads from the provider section; its schema accepts other keys and ignores them.
+# What Ray 2.60 reads from the provider section; its schema lets every other key through unread.
 _EVERY_PROVIDER = {
     "type",
     "use_internal_ips",
@@ -45,19 +43,19 @@ def unknown_key(
 ) -> Defect:
     """Return the defect of an unknown key.
 
-    Where the list of known keys is incomplete, a key that resembles none of them is a warning.
+    Where the known keys are not complete, one that is near to none of them is a warning.
     """
     names = sorted(known)
     near = difflib.get_close_matches(key, names, n=1)
     what = f"{key} is not a key of {where}{closest(key, names)}."
     if near:
-        return error(Code.KEY_UNKNOWN, place.line, what, f"{near[0]}:")
+        return place.error(Code.KEY_UNKNOWN, what, f"{near[0]}:")
     report = error if complete else warning
     return report(Code.KEY_UNKNOWN, place.line, what, f"remove {key}")
 
 
 def check_keys(file: RayFile, expected: Expected) -> Iterator[Defect]:
-    """Find keys that Ray or EC2 does not know."""
+    """Find keys that Ray or EC2 do not know."""
     unknown = list(_against(file.root, ray_schema.schema(), "a Ray cluster file"))
     provider = file.root.at("provider")
     known = PROVIDER_KEYS.get(file.provider)
@@ -76,32 +74,29 @@ def check_keys(file: RayFile, expected: Expected) -> Iterator[Defect]:
         paths = [p for p in (refused.path, *named) if p and file.root.at(*p).exists]
         place = file.root.at(*paths[0]) if paths else file.root
         name = ".".join(map(str, paths[0])) if paths else "the file"
-        yield error(
+        yield place.error(
             Code.RAY_SCHEMA,
-            place.line,
             f"Ray refuses {name}: {refused.reason}",
             "see https://docs.ray.io/en/latest/cluster/vms/references/ray-cluster-configuration.html",
         )
 
 
-def _against(place: Place, schema: dict[str, Any], where: str) -> Iterator[Defect]:
-    """Find the keys that Ray's schema does not list where it allows no others."""
-    known = schema.get("properties", {})
-    patterns = list(schema.get("patternProperties", {}).values())
+def _against(place: Place, schema: ray_schema.Schema, where: str) -> Iterator[Defect]:
+    """Find the keys that a closed part of Ray's schema does not list."""
+    known, patterns = schema.properties, list(schema.pattern_properties.values())
     for key, below in place.entries():
         if key in known:
             yield from _against(below, known[key], key)
         elif patterns:
             yield from _against(below, patterns[0], f"{where}.{key}")
-        elif schema.get("additionalProperties") is False:
+        elif schema.additional_properties is False:
             yield unknown_key(below, key, known, where)
 
 
 def _check_ec2(file: RayFile) -> Iterator[Defect]:
     if not ec2.is_installed():
-        yield warning(
+        yield file.root.at("provider").warning(
             Code.NOT_CHECKED,
-            file.root.at("provider").line,
             "the keys of node_config were not checked: boto3 is not installed, which ray up needs.",
             "pip install boto3",
         )

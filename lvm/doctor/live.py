@@ -1,12 +1,13 @@
-"""Check a running Ray cluster: its nodes, and what finished jobs still hold.
+"""Look at a running Ray cluster: its nodes, and what jobs that are over still hold.
 
-Nothing is changed or removed; each finding has the command that would.
+Nothing is changed or removed; what is found comes with the command that would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TypedDict
 
 from lvm.core.config.run import ScheduleConfig
 from lvm.doctor.machine import MIN_DISK_GIB, MIN_MEMORY_GIB, Finding
@@ -20,6 +21,23 @@ STATE_SECONDS = 20
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 # Ray keeps these two kinds of actors beyond the jobs that they were started for.
 _OF_RAY = ("SUPERVISOR_ACTOR_RAY_NAMESPACE", "_train_state_actor")
+
+
+class RayNode(TypedDict):
+    """What is read of a node as Ray lists it."""
+
+    NodeID: str
+    NodeManagerAddress: str
+    Alive: bool
+    Resources: dict[str, float]
+
+
+class NodeFacts(TypedDict):
+    """The room of a node in GiB; its answer also says its code, or why it cannot import lvm."""
+
+    disk: float
+    memory: float  # in all
+    free: float  # of memory
 
 
 def look(address: str) -> list[Finding]:
@@ -40,8 +58,8 @@ def look(address: str) -> list[Finding]:
 # --- nodes ----------------------------------------------------------------------------------------
 
 
-def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Ask all nodes at once, so that a silent one delays only its own answer."""
+def _nodes(ray: ModuleType, nodes: list[RayNode]) -> Iterator[Finding]:
+    """Ask all nodes at once, so that a silent one costs its own time alone."""
     asked = [(node, on_node(node["NodeID"], _task())) for node in nodes]
     for node, answer in asked:
         name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
@@ -56,7 +74,7 @@ def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _task() -> object:
-    """Return a function that Ray ships whole: it also runs where lvm cannot be imported."""
+    """Return a function that Ray ships whole: it answers where lvm cannot be imported, too."""
 
     def look_there() -> dict[str, object]:
         import shutil
@@ -80,21 +98,21 @@ def _task() -> object:
 
 
 def judge_node(
-    name: str, told: Mapping[str, Any], here: Mapping[str, str], resources: Mapping[str, float]
+    name: str, told: NodeFacts, here: Mapping[str, str], resources: Mapping[str, float]
 ) -> Finding:
-    """Return a finding on a node, with what to do when a run would not work there."""
+    """Return what is seen of a node, and what to do when a run would not work there."""
     gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
     seen = (
         f"{resources.get('CPU', 0):g} CPUs{gpus}, {told['free']:.1f} of {told['memory']:.1f} GiB "
         f"of memory and {told['disk']:.1f} GiB of disk free"
     )
-    wrong = []
-    if "problem" in told:
-        wrong.append(f"cannot import lvm ({told['problem']}): install it there")
+    wrong, there = [], {fact: str(value) for fact, value in told.items()}
+    if "problem" in there:
+        wrong.append(f"cannot import lvm ({there['problem']}): install it there")
     else:
-        seen += f", Python {told['python']}, ray {told['ray']}, torch {told['torch']}"
-        seen += f", lvm {told['code']} in {told['package']}"
-        if sentence := difference(here, told, name.removeprefix("node ")):
+        seen += f", Python {there['python']}, ray {there['ray']}, torch {there['torch']}"
+        seen += f", lvm {there['code']} in {there['package']}"
+        if sentence := difference(here, there, name.removeprefix("node ")):
             wrong.append(sentence)
     if told["disk"] < MIN_DISK_GIB:
         wrong.append(f"free {MIN_DISK_GIB:.0f} GiB of disk: Ray spills objects there")
@@ -106,7 +124,7 @@ def judge_node(
 # --- what jobs left behind ------------------------------------------------------------------------
 
 
-def _left_behind(ray: Any) -> list[Finding]:
+def _left_behind(ray: ModuleType) -> list[Finding]:
     from ray.util.state import list_actors, list_jobs, list_placement_groups
 
     asked = {
@@ -119,7 +137,7 @@ def _left_behind(ray: Any) -> list[Finding]:
         jobs = [_plain(job) for job in list_jobs(**asked)]
         groups = [_plain(group) for group in list_placement_groups(detail=True, **asked)]
         actors = [_plain(actor) for actor in list_actors(detail=True, **asked)]
-    except Exception as problem:  # many kinds: the dashboard is off, busy, or of another version
+    except Exception as problem:  # the dashboard's many: it is off, busy, or of another version
         seen = f"the dashboard did not say ({type(problem).__name__})"
         enable = "start the head with --include-dashboard=true to check jobs"
         return [Finding(what="jobs", seen=seen, ok=False, optional=True, next=enable)]
@@ -149,9 +167,9 @@ def judge_left_behind(
     groups: Sequence[Mapping[str, object]],
     actors: Sequence[Mapping[str, object]],
 ) -> list[Finding]:
-    """Return how many jobs are running, and the placement groups and actors of other jobs.
+    """Return how many jobs run, and the placement groups and actors whose job does not.
 
-    This command is a job too, and is not counted.
+    This command is one of the jobs, and not counted.
     """
     running = {job["job_id"] for job in jobs if job["status"] not in OVER}
     found = [
@@ -173,8 +191,9 @@ def judge_left_behind(
     return [Finding(what="jobs", seen=summary, ok=True), *found]
 
 
-def _group(group: Mapping[str, Any]) -> Finding:
-    holds = ", ".join(str(b["unit_resources"]) for b in group["bundles"] or ())
+def _group(group: Mapping[str, object]) -> Finding:
+    bundles = group["bundles"] if isinstance(group["bundles"], list) else []
+    holds = ", ".join(str(bundle["unit_resources"]) for bundle in bundles)
     return Finding(
         what=f"placement group {group['placement_group_id']}",
         seen=f"{group['name'] or 'without a name'}, holds {holds or 'nothing'} for job "

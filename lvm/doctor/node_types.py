@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lvm.doctor import ec2
-from lvm.doctor.defect import Code, Defect, error, warning
-from lvm.doctor.expected import Expected
 from lvm.doctor.instances import (
     GCP_ACCELERATORS,
     Machine,
@@ -16,7 +14,8 @@ from lvm.doctor.instances import (
     nearest,
 )
 from lvm.doctor.ray_file import NodeType, RayFile, is_blank
-from lvm.doctor.yaml_file import Place
+from lvm.doctor.versions import Expected
+from lvm.doctor.yaml_file import Code, Defect, Place
 
 RAYS_DEFAULT_WORKERS = 2  # max_workers where the file names none
 MIN_HEAD_GIB = 8.0
@@ -63,17 +62,15 @@ def _check_instance(
         near = nearest(name, known, gpus=not node_type.is_head)
         certain = aws and ec2.is_installed()
         if certain or ("metal" not in name and family_known(name, known, "." if aws else "-")):
-            yield error(
+            yield place.error(
                 Code.INSTANCE_UNKNOWN,
-                place.line,
                 f"{node_type.name}: {name} is not a machine type of {file.provider} "
                 f"(did you mean {near}?).",
                 f"{key}: {near}",
             )
         else:
-            yield warning(
+            yield place.warning(
                 Code.NOT_CHECKED,
-                place.line,
                 f"{node_type.name}: {name} is unknown here, so its CPUs and GPUs were not checked.",
                 f"{key}: {near} would be checked",
             )
@@ -86,16 +83,14 @@ def _check_accelerator(node_type: NodeType, entry: Place) -> Iterator[Defect]:
     name = place.text.rpartition("/")[2]
     allowed = GCP_ACCELERATORS.get(name)
     if allowed is None:
-        yield error(
+        yield place.error(
             Code.INSTANCE_UNKNOWN,
-            place.line,
             f"{node_type.name}: {name} is not an accelerator of gcp.",
             f"acceleratorType: one of {', '.join(sorted(GCP_ACCELERATORS))}",
         )
     elif count.value not in allowed:
-        yield error(
+        yield count.error(
             Code.RESOURCES_WRONG,
-            count.line,
             f"{node_type.name}: {name} comes in counts of {', '.join(map(str, allowed))} "
             f"(got {count.value}).",
             f"acceleratorCount: {allowed[0]}",
@@ -107,16 +102,14 @@ def _check_resources(node_type: NodeType, name: Place, machine: Machine) -> Iter
     gpus, cpus = node_type.place.at("resources", "GPU"), node_type.place.at("resources", "CPU")
     hidden = node_type.is_head and gpus.value == 0
     if isinstance(gpus.value, int) and gpus.value != machine.gpus and not hidden:
-        yield error(
+        yield gpus.error(
             Code.RESOURCES_WRONG,
-            gpus.line,
             f"{node_type.name}: GPU is {gpus.value}, but {name.text} has {machine.gpus}.",
             f"GPU: {machine.gpus}",
         )
     if isinstance(cpus.value, int) and cpus.value > machine.cpus:
-        yield error(
+        yield cpus.error(
             Code.RESOURCES_WRONG,
-            cpus.line,
             f"{node_type.name}: CPU is {cpus.value}, but {name.text} has {machine.cpus}.",
             f"CPU: {machine.cpus}",
         )
@@ -143,33 +136,29 @@ def _check_role(
         gpus = resources.at("GPU").value
         has = gpus if isinstance(gpus, int) else machine.gpus if machine else None
         if has == 0 and expected.schedule.use_gpu:
-            yield error(
+            yield resources.error(
                 Code.NO_GPU,
-                resources.line,
                 f"{name} has no GPU, but the arms of the cluster preset ask for one each.",
                 "InstanceType: g5.2xlarge" if file.provider == "aws" else "a machine with a GPU",
             )
         return
     spot = on_spot(node_type.config)
     if spot is not None:
-        yield error(
+        yield spot.error(
             Code.HEAD_ON_SPOT,
-            spot.line,
             f"the head {name} is on spot: if it is reclaimed, the whole cluster is lost.",
             "remove InstanceMarketOptions from the head",
         )
     for key in ("CPU", "GPU"):
         if resources.at(key).value != 0 and (key == "CPU" or (machine and machine.gpus)):
-            yield error(
+            yield resources.error(
                 Code.HEAD_TAKES_ARMS,
-                resources.line,
                 f"the head {name} offers {key}s, so arms may land there and starve the cluster.",
                 "resources: {CPU: 0, GPU: 0}",
             )
     if machine is not None and machine.memory < MIN_HEAD_GIB:
-        yield error(
+        yield node_type.config.error(
             Code.HEAD_SMALL,
-            node_type.config.line,
             f"the head {name} has {machine.memory:g} GiB; driver, data and Ray's services need "
             f"{MIN_HEAD_GIB:g}.",
             "InstanceType: m7i.xlarge",
@@ -196,9 +185,8 @@ def _check_capacity(file: RayFile, expected: Expected) -> Iterator[Defect]:
             held += [gpus] * min(own if isinstance(own, int) else ceiling, ceiling)
     most = sum(sorted(held, reverse=True)[:ceiling])
     if most < schedule.confirm_workers and any(held):
-        yield error(
+        yield place.error(
             Code.TOO_FEW_WORKERS,
-            place.line,
             f"max_workers allow {most} GPUs, but the cluster preset confirms on "
             f"{schedule.confirm_workers} (schedule.confirm_workers).",
             f"max_workers: {schedule.confirm_workers}, there and in the node types",
@@ -209,9 +197,8 @@ def _check_machines(file: RayFile, wanted: int) -> Iterator[Defect]:
     workers = file.root.at("provider", "worker_ips")
     number = len(workers.items())
     if number < wanted and not is_blank(str(workers.value)):
-        yield warning(
+        yield workers.warning(
             Code.TOO_FEW_WORKERS,
-            workers.line,
             f"{number} workers provide the {wanted} GPUs of a full training only with "
             f"{-(-wanted // max(1, number))} GPUs each.",
             f"name {wanted} machines, or set schedule.confirm_workers = {max(1, number)} in the "

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import io
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+
+import msgspec
 
 from lvm.core.errors import MissingExtraError
 
@@ -24,12 +26,18 @@ class Refusal:
     unknown_key: bool = False
 
 
-def schema() -> dict[str, object]:
+class Schema(msgspec.Struct, rename="camel"):
+    """What is read of a JSON schema: the keys below a mapping, and whether others are allowed."""
+
+    properties: dict[str, Schema] = {}
+    pattern_properties: dict[str, Schema] = {}
+    additional_properties: bool | Schema = True
+
+
+def schema() -> Schema:
     """Return Ray's JSON schema of a cluster file."""
-    ray = _ray()
-    path = Path(ray.__file__).parent / "autoscaler/ray-schema.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    path = Path(_ray().__path__[0]) / "autoscaler/ray-schema.json"
+    return msgspec.json.decode(path.read_bytes(), type=Schema)
 
 
 def refusal(config: dict[str, object]) -> Refusal | None:
@@ -56,9 +64,8 @@ def refusal(config: dict[str, object]) -> Refusal | None:
     return None
 
 
-def _ray() -> Any:
+def _ray() -> ModuleType:
     try:
-        import ray
+        return importlib.import_module("ray")
     except ImportError:
         raise MissingExtraError("ray[default]", None, "the check of a cluster file") from None
-    return ray

@@ -103,13 +103,8 @@ def judge_run(
     if driver is not None and not driver.abandoned:
         return Finding(what=name, seen=f"driven by {_who(driver)}", ok=True)
     stopped = isinstance(events[-1], Interrupted)
-    seen = (
-        f"finished: {verdict}"
-        if verdict
-        else "interrupted"
-        if stopped
-        else ("no process drives it")
-    )
+    seen = "interrupted" if stopped else "no process drives it"
+    seen = f"finished: {verdict}" if verdict else seen
     if not (verdict or stopped):
         silent = max(0.0, now - events[-1].at) / 60
         seen += f", last event {silent:.0f} minutes ago"

@@ -1,4 +1,4 @@
-"""The files that nodes see: the shared folder of runs, and the files that are sent to them."""
+"""What nodes see of files: the shared folder of runs, and the files that are sent to them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from lvm.core.packages import OWN_PACKAGES
-from lvm.doctor.commands import TOKEN_FILE
-from lvm.doctor.defect import Code, Defect, error, warning
-from lvm.doctor.expected import Expected
+from lvm.doctor.access import TOKEN_FILE
 from lvm.doctor.ray_file import EVERYWHERE, FIRST, ON_HEAD, ON_WORKERS, RayFile
-from lvm.doctor.yaml_file import Place
+from lvm.doctor.versions import Expected
+from lvm.doctor.yaml_file import Code, Defect, Place, error
 
 NEEDED = ("pyproject.toml", *OWN_PACKAGES)  # without these the installation on a node fails
 _MOUNT = re.compile(r"\bmount\s+(?:-\w+\s+\S+\s+)*(\S+)\s+(/[^\s;&|)'\"]+)")
@@ -25,7 +24,7 @@ OUT = re.compile(r"--out[= ](/[^\s'\"]+)")
 def check_storage(file: RayFile, expected: Expected) -> Iterator[Defect]:
     """Find a cluster whose nodes do not share the folder of the run."""
     shared = set(_mounted(file, ON_WORKERS))
-    if not file.local:  # an existing head may be the machine that exports the folder
+    if not file.local:  # a head of one's own may be the machine that exports the folder
         shared &= set(_mounted(file, ON_HEAD))
     place = file.root.at(EVERYWHERE)
     for folder, (source, command) in _mounted(file, (*ON_HEAD, *ON_WORKERS)).items():
@@ -38,9 +37,8 @@ def check_storage(file: RayFile, expected: Expected) -> Iterator[Defect]:
                 f"mount a shared file system at {folder}, for instance EFS or NFS",
             )
     if not shared:
-        yield error(
+        yield place.error(
             Code.STORAGE,
-            place.line,
             "no shared file system is mounted on head and workers, so runs cannot be resumed.",
             "mount one at /shared in setup_commands, as cluster.yaml does",
         )
@@ -64,7 +62,7 @@ def _mounted(file: RayFile, role: tuple[str, ...]) -> dict[str, tuple[str, Place
         for pattern in (_MOUNT, _FSTAB):
             for source, folder in pattern.findall(command.text):
                 found[folder] = (source, command)
-        if file.local:  # an existing machine has its mounts already; the command checks them
+        if file.local:  # a machine of one's own has its mounts already; the command checks them
             for folder in _GUARD.findall(command.text):
                 found.setdefault(folder, ("", command))
     return found
@@ -76,7 +74,7 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def check_mounts(file: RayFile, expected: Expected) -> Iterator[Defect]:
-    """Find missing files, code of another checkout, a folder that hides a package."""
+    """Find files that are not there, code of another checkout, a folder that hides a package."""
     mounts = list(file.root.at("file_mounts").entries())
     here = file.file.path.absolute().parent
     hiding: dict[PurePosixPath, Defect] = {}
@@ -86,9 +84,8 @@ def check_mounts(file: RayFile, expected: Expected) -> Iterator[Defect]:
         if not path.exists():
             yield _missing(remote, local)
         elif target.name in NEEDED and not path.is_relative_to(here):
-            yield error(
+            yield local.error(
                 Code.MOUNT_OUTSIDE,
-                local.line,
                 f"{local.text} lies outside {here}, so nodes would run the code of another "
                 "checkout.",
                 f"{remote}: {path.name}",
@@ -101,13 +98,12 @@ def check_mounts(file: RayFile, expected: Expected) -> Iterator[Defect]:
 
 
 def _incomplete(file: RayFile, targets: list[PurePosixPath]) -> Iterator[Defect]:
-    """Find parts of the checkout that are not sent along with its pyproject.toml."""
+    """Find parts of the checkout that are not sent beside its pyproject.toml."""
     for folder in {target.parent for target in targets if target.name == "pyproject.toml"}:
         for name in NEEDED:
             if folder / name not in targets:
-                yield error(
+                yield file.root.at("file_mounts").error(
                     Code.MOUNT_MISSING,
-                    file.root.at("file_mounts").line,
                     f"{name} is not sent to {folder}, so the installation there fails.",
                     f"{folder}/{name}: {name}",
                 )
@@ -117,20 +113,16 @@ def _missing(remote: str, local: Place) -> Defect:
     what = f"{local.text} does not exist on this machine."
     if remote.endswith(TOKEN_FILE):
         command = "ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token"
-        return warning(Code.MOUNT_MISSING, local.line, what, command)
-    return error(
-        Code.MOUNT_MISSING,
-        local.line,
-        what,
-        f"{remote}: a file next to this one, or remove the line",
+        return local.warning(Code.MOUNT_MISSING, what, command)
+    return local.error(
+        Code.MOUNT_MISSING, what, f"{remote}: a file beside this one, or remove the line"
     )
 
 
 def _shadowing(checkout: PurePosixPath, target: PurePosixPath, local: Place) -> Defect:
     better = checkout.with_name("lvm-triage")
-    return error(
+    return local.error(
         Code.MOUNT_SHADOWS,
-        local.line,
         f"the checkout {checkout} hides the package {checkout.name} from workers whose driver "
         f"starts in {checkout.parent}.",
         f"{better / target.relative_to(checkout)}: {local.text}, and so for the whole checkout",

@@ -1,14 +1,19 @@
-"""Compare the versions that a cluster file pins with the project's: image tags, Ray, Python."""
+"""The versions of the project, and those that a cluster file pins: image tags, Ray, Python."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import re
+import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from lvm.doctor.defect import Code, Defect, error, warning
-from lvm.doctor.expected import Expected, as_text
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.errors import MissingExtraError
 from lvm.doctor.ray_file import EVERYWHERE, RayFile
-from lvm.doctor.yaml_file import Place
+from lvm.doctor.yaml_file import Code, Defect, Place, error, warning
 
 _PIN = re.compile(r"\bray(?:\[[\w,-]*\])?\s*==\s*([\w.]+)")
 _UNPINNED = re.compile(r"\binstall\b[^;&|]*?[\s'\"](ray(?:\[[\w,-]*\])?)(?=['\"\s]|$)")
@@ -18,8 +23,11 @@ _PYTHON = re.compile(
 )
 
 
+Version = tuple[int, int]
+
+
 def check_image(image: Place, expected: Expected) -> Iterator[Defect]:
-    """Find an image whose tag names no Ray, another Ray, or a Python that does not fit."""
+    """Find an image whose tag names no Ray, another one, or a Python that does not fit."""
     name, _, tag = image.text.partition("@")[0].rpartition(":")
     line = image.line_of(image.text)
     right = f"{name or tag}:{expected.ray}-py{''.join(map(str, expected.local_python))}"
@@ -53,9 +61,8 @@ def check_versions(file: RayFile, expected: Expected) -> Iterator[Defect]:
     for image in images:
         yield from check_image(image, expected)
     if not images and not file.local and not file.root.at(EVERYWHERE).exists:
-        yield error(
+        yield file.root.error(
             Code.RAY_NIGHTLY,
-            file.root.line,
             f"without {EVERYWHERE} Ray's default installs a nightly build of Ray.",
             f"{EVERYWHERE}: those of cluster.yaml",
         )
@@ -65,9 +72,8 @@ def check_versions(file: RayFile, expected: Expected) -> Iterator[Defect]:
         yield from _check_command(command, expected)
     if not pinned and not images:
         place = file.root.at(EVERYWHERE)
-        yield error(
+        yield place.error(
             Code.RAY_VERSION,
-            place.line,
             "no command pins the version of Ray, so nodes may get different ones.",
             f"pip install 'ray[default,tune,train]=={expected.ray}'",
         )
@@ -112,7 +118,7 @@ def _other_ray(version: str, line: int, expected: Expected, fix: str) -> Defect:
 def _check_python(
     version: tuple[int, int], line: int, expected: Expected, fix: str
 ) -> Iterator[Defect]:
-    """Check that all nodes have the same Python, as Ray requires, and a supported one."""
+    """Ray wants one Python everywhere, and the project has a lowest one."""
     if version < expected.min_python:
         yield error(
             Code.PYTHON_VERSION,
@@ -129,3 +135,58 @@ def _check_python(
             "machine, which therefore cannot join the cluster as a driver.",
             fix,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """Versions of this project, and the schedule of the preset that the cluster is for."""
+
+    ray: str  # such as "2.60.0"
+    min_python: Version
+    local_python: Version
+    schedule: ScheduleConfig
+
+
+def expected_for(file: Path, schedule: ScheduleConfig) -> Expected:
+    """Return what `file` has to agree with.
+
+    The pins are those beside the file, as `ray up` would send them; without these, what is
+    installed here.
+    """
+    major, minor, _ = platform.python_version_tuple()
+    return Expected(
+        ray=_pinned_ray(file.parent / "constraints.txt") or _installed_ray(),
+        min_python=_min_python(file.parent / "pyproject.toml"),
+        local_python=(int(major), int(minor)),
+        schedule=schedule,
+    )
+
+
+def _pinned_ray(constraints: Path) -> str | None:
+    try:
+        text = constraints.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    pin = re.search(r"^ray(?:\[[^\]]*\])?==(\S+)", text, re.MULTILINE)
+    return pin.group(1) if pin else None
+
+
+def _installed_ray() -> str:
+    try:
+        return importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingExtraError("ray[default]", None, "the check of a cluster file") from None
+
+
+def _min_python(pyproject: Path) -> Version:
+    try:
+        wanted = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["requires-python"]
+    except (OSError, ValueError, KeyError):
+        wanted = importlib.metadata.metadata("lvm")["Requires-Python"]
+    found = re.search(r">=\s*(\d+)\.(\d+)", wanted)
+    return (int(found.group(1)), int(found.group(2))) if found else (3, 11)
+
+
+def as_text(version: Version) -> str:
+    """Return "3.11"."""
+    return f"{version[0]}.{version[1]}"

@@ -1,9 +1,10 @@
-"""The door to yaml: a file as values with line numbers."""
+"""The door to yaml: a file as values with line numbers, and the defects that stand there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ class Place:
             if part in self.source[number - 1]:
                 return number
         return self.line
+
+    def error(self, code: Code, what: str, fix: str) -> Defect:
+        """Return a defect of this value that has to be fixed."""
+        return error(code, self.line, what, fix)
+
+    def warning(self, code: Code, what: str, fix: str) -> Defect:
+        """Return a defect of this value with which the cluster still works."""
+        return warning(code, self.line, what, fix)
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,7 @@ class _Reader:
         value = values if isinstance(node, self._mapping) else list(values.values())
         return Place(value, line, self._last(node), self.lines, children=children)
 
+    # Any here and below: a node of yaml, which is imported inside functions alone.
     def _entries(self, node: Any) -> dict[Key, Place]:
         own: dict[Key, Place] = {}
         merged: dict[Key, Place] = {}
@@ -160,3 +170,72 @@ class _Reader:
         end = node.end_mark
         line = int(end.line) + 1 if end.column else int(end.line)
         return max(int(node.start_mark.line) + 1, min(line, len(self.lines)))
+
+
+class Severity(StrEnum):
+    """Whether a defect has to be fixed before the cluster is started."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Code(StrEnum):
+    """The kinds of defects, in no order."""
+
+    YAML_SYNTAX = "YAML_SYNTAX"
+    YAML_DUPLICATE = "YAML_DUPLICATE"
+    KIND_UNKNOWN = "KIND_UNKNOWN"
+    PLACEHOLDER = "PLACEHOLDER"
+    RAY_SCHEMA = "RAY_SCHEMA"
+    KEY_UNKNOWN = "KEY_UNKNOWN"
+    ZONE_WRONG = "ZONE_WRONG"
+    INSTANCE_UNKNOWN = "INSTANCE_UNKNOWN"
+    RESOURCES_WRONG = "RESOURCES_WRONG"
+    RESOURCES_MISSING = "RESOURCES_MISSING"
+    NO_GPU = "NO_GPU"
+    TOO_FEW_WORKERS = "TOO_FEW_WORKERS"
+    HEAD_TAKES_ARMS = "HEAD_TAKES_ARMS"
+    HEAD_ON_SPOT = "HEAD_ON_SPOT"
+    HEAD_SMALL = "HEAD_SMALL"
+    DISK_SMALL = "DISK_SMALL"
+    IMAGE_DEFAULT = "IMAGE_DEFAULT"
+    IMAGE_TAG = "IMAGE_TAG"
+    RAY_NIGHTLY = "RAY_NIGHTLY"
+    RAY_VERSION = "RAY_VERSION"
+    PYTHON_VERSION = "PYTHON_VERSION"
+    COMMAND_SYNTAX = "COMMAND_SYNTAX"
+    START_COMMAND = "START_COMMAND"
+    STORAGE = "STORAGE"
+    TOKEN_MISSING = "TOKEN_MISSING"
+    TOKEN_EXPOSED = "TOKEN_EXPOSED"
+    OPEN_INGRESS = "OPEN_INGRESS"
+    DASHBOARD_OPEN = "DASHBOARD_OPEN"
+    METADATA_OPEN = "METADATA_OPEN"
+    MOUNT_MISSING = "MOUNT_MISSING"
+    MOUNT_OUTSIDE = "MOUNT_OUTSIDE"
+    MOUNT_SHADOWS = "MOUNT_SHADOWS"
+    JOB_COMMAND = "JOB_COMMAND"
+    JOB_RETRY = "JOB_RETRY"
+    NODES_STAY = "NODES_STAY"
+    NOT_CHECKED = "NOT_CHECKED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defect:
+    """One defect: `what` is wrong with what was found there, `fix` the line or command instead."""
+
+    code: Code
+    line: int
+    what: str
+    fix: str
+    severity: Severity = Severity.ERROR
+
+
+def error(code: Code, line: int, what: str, fix: str) -> Defect:
+    """Return a defect that has to be fixed."""
+    return Defect(code=code, line=line, what=what, fix=fix)
+
+
+def warning(code: Code, line: int, what: str, fix: str) -> Defect:
+    """Return a defect with which the cluster still works."""
+    return Defect(code=code, line=line, what=what, fix=fix, severity=Severity.WARNING)

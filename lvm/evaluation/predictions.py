@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lvm.core.errors import DataError
-from lvm.data.exported import load_predictions, window_ids
 from lvm.data.npz import map_npy
+from lvm.data.window_files import load_predictions, window_ids
 from lvm.data.windows import Dataset
 
 

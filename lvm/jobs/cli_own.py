@@ -63,10 +63,9 @@ def add_trainer_flags(p: argparse.ArgumentParser) -> None:
 
 def windows(args: argparse.Namespace) -> int:
     """Write the windows that a triage of the same data judges; return the exit status."""
-    from lvm.data.draw import drawn
-    from lvm.data.exported import export_windows
     from lvm.data.load import load_dataset
-    from lvm.data.windows import SPLITS
+    from lvm.data.window_files import export_windows
+    from lvm.data.windows import SPLITS, drawn
 
     config = load_config(args.preset, args.recipe)
     given = {name: getattr(args, name) for name in ("data", *FILES)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm.core.errors import ExitStatus
-from lvm.doctor.defect import Defect, Severity
+from lvm.doctor.yaml_file import Defect, Severity
 from lvm.jobs.options import DoctorOptions
 
 if TYPE_CHECKING:  # its module imports torch, which linting a file does not need

@@ -25,9 +25,8 @@ from lvm.core.provenance import git_commit
 from lvm.core.records import StopReason
 from lvm.core.signals import held_signals, whole
 from lvm.core.text import number
-from lvm.data.draw import drawn
 from lvm.data.load import DataRequest, load_dataset
-from lvm.data.windows import Dataset
+from lvm.data.windows import Dataset, drawn
 from lvm.jobs.audience import Audience, at_terminal
 from lvm.jobs.judging import print_evaluation, read_test
 from lvm.jobs.options import TrainOptions

@@ -26,7 +26,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from lvm.core.errors import CheckpointError, UnsafePayloadError
 from lvm.core.outside import listed, regular
 from lvm.core.plain_json import Json
-from lvm.data.magic import SAFETENSORS, kind_of
+from lvm.data.npz import SAFETENSORS, kind_of
 from lvm.models.foreign_forms import flattened
 from lvm.training import foreign
 from lvm.training.checkpoint import UNREADABLE

@@ -17,9 +17,8 @@ from lvm.core.device import ids_on
 from lvm.core.errors import CheckpointError, ConfigError, DataError
 from lvm.core.plugins import digests, in_words
 from lvm.core.randomness import derive_seed
-from lvm.data.draw import count_by_article
 from lvm.data.sketch import sketch
-from lvm.data.windows import Dataset
+from lvm.data.windows import Dataset, count_by_article
 from lvm.models.base import weight_decay_groups
 from lvm.models.predictor import Predictor
 from lvm.training.candidates import DeviceCandidates

@@ -7,7 +7,7 @@ the mix. One that stays below it tells nothing about contrastive losses, whateve
 from __future__ import annotations
 
 from lvm.audit.finding import Finding, Severity
-from lvm.audit.training import too_early
+from lvm.audit.training_log import too_early
 from lvm.core.records import GateResult
 from lvm.evaluation.gates import gain
 from lvm.evaluation.metrics import PerQuery

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lvm.audit.document import AuditDocument
-from lvm.audit.words import cautions
+from lvm.audit.document import AuditDocument, cautions
 from lvm.core.records import (
     LIMITS,
     Absence,

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lvm.audit.check import CHECKS
-from lvm.audit.checkpoint import open_checkpoint
+from lvm.audit.loaded import open_checkpoint
 from lvm.audit.material import Material, Side
-from lvm.audit.routing import route
-from lvm.audit.run import run_checks
+from lvm.audit.run import route, run_checks
 from lvm.core.config.recipe import Recipe
 from lvm.core.config.run import GateConfig
 from lvm.core.records import to_plain

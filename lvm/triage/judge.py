@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lvm.audit.training import TrainingLog, log_from_epochs, too_early
+from lvm.audit.training_log import TrainingLog, log_from_epochs, too_early
 from lvm.core.config.run import GateConfig
 from lvm.core.metrics import METRICS
 from lvm.core.records import ABSENT, Absence, Evaluation, GateResult, StopReason, Verdict

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from msgspec import convert
 
-from lvm.audit.lineage import Lineage, Seen, read_lineage, seen_articles, unknown_lineage
+from lvm.audit.lineage import Lineage, TrainedOn, read_lineage, seen_articles, unknown_lineage
 from lvm.core.outside import printable
 from lvm.core.records import Estimate
 from lvm.training.checkpoint import read_manifest
@@ -73,7 +73,7 @@ def _handed_in(request: Request) -> tuple[str, Lineage] | None:
     return printable(place.name), read_lineage(manifest, place)
 
 
-def _state(seen: Seen) -> Articles:
+def _state(seen: TrainedOn) -> Articles:
     if seen.unknown:
         return Articles.UNKNOWN
     return Articles.STATED if seen.stated else Articles.KNOWN

@@ -7,11 +7,10 @@ from pathlib import Path
 from lvm.audit.material import Material
 from lvm.core.config.run import RunConfig
 from lvm.core.errors import CheckpointError, ConfigError, DataError
-from lvm.data.bank import check_rows
-from lvm.data.draw import drawn
+from lvm.data.bank import check_vectors
 from lvm.data.report_files import dataset_from_windows
 from lvm.data.sample import SAMPLE
-from lvm.data.windows import Dataset, dataset_from_bank
+from lvm.data.windows import Dataset, dataset_from_bank, drawn
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import save_checkpoint
 
@@ -69,7 +68,7 @@ def _whole(material: Material, context_length: int) -> tuple[Dataset, str]:
         and eval_.file is not None
     ):
         return dataset_from_windows(train.file, eval_.file, bank, context_length), bank.source
-    check_rows(bank)
+    check_vectors(bank.vectors, bank.source)
     bundled = Path(bank.source) == SAMPLE
     dataset = material.dataset or dataset_from_bank(bank, context_length)
     return dataset, "bundled sample (Wikipedia)" if bundled else bank.source

@@ -21,8 +21,8 @@ import lvm.cli
 import lvm.jobs.job
 import lvm.jobs.training
 from lvm import api
+from lvm.audit.document import answer
 from lvm.audit.run import AuditVerdict
-from lvm.audit.words import answer
 from lvm.core.command import run_command
 from lvm.core.config.read import recipe_file
 from lvm.core.errors import ConfigError, DataError, ResumeError, RunInterrupted, UsageError

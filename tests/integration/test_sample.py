@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lvm.core.randomness import numpy_generator
-from lvm.data.bank import Bank, check_rows
+from lvm.data.bank import Bank, check_vectors
 from lvm.data.corpus import read_documents
 from lvm.data.encoder import load_encoder
 from lvm.data.files import read_bank
@@ -31,7 +31,7 @@ def _package(name: str) -> Path:
 
 def test_the_files_are_whole_and_small(bank: Bank) -> None:
     read_bank(SAMPLE, check_sha256=True)
-    check_rows(bank)
+    check_vectors(bank.vectors, bank.source)
     assert bank.vectors.dtype == np.float16
     assert isinstance(bank.vectors, np.memmap)
     assert sum(file.stat().st_size for file in SAMPLE.iterdir()) <= 12e6

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
+from made import reported
 from planted import Parts, T, change, clean, parts_of
 from planted_parts import alike, damaged, numbered
 from planted_suite import FAMILIES, QUICK, audit, blocking, codes
@@ -20,6 +21,8 @@ from lvm.audit.repair import repair
 from lvm.data.rows import KeyIndex, chunk_unit
 from lvm.data.window_files import open_window_file
 from lvm.data.windows import article_windows
+
+order_broken = reported("ORDER_BROKEN", order_broken)
 
 KEYS = np.array([[0, 20], [0, 0], [0, 10], [1, 5], [0, 10], [1, 7], [2, 0]], dtype=np.int32)
 

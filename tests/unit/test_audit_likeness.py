@@ -6,18 +6,25 @@ import dataclasses
 
 import numpy as np
 import pytest
+from made import reported
 from planted import Family, Parts, clean, corpus, parts_of, plant, some
 from planted_suite import FAMILIES, QUICK
 
-from lvm.audit.centring import shifted_articles
 from lvm.audit.coherence import coherence
-from lvm.audit.coverage import easy_pool
+from lvm.audit.counts import LEAST, overlapping, partial_memory
 from lvm.audit.finding import Severity
-from lvm.audit.halves import article_means, halves
-from lvm.audit.overlap import LEAST, overlapping, partial_memory
+from lvm.audit.gates import easy_pool
 from lvm.audit.paraphrase import bank_twins, find_twins, paraphrases
-from lvm.audit.target_keys import target_keys
+from lvm.audit.space import shifted_articles
+from lvm.audit.target_keys import article_means, halves, target_keys
 from lvm.data.bank import Bank
+
+shifted_articles = reported("SPACE_MISMATCH", shifted_articles)
+easy_pool = reported("POOL", easy_pool)
+halves = reported("SPLIT_LEAK", halves)
+overlapping = reported("DUPLICATES", overlapping)
+bank_twins = reported("DUPLICATES", bank_twins)
+paraphrases = reported("SPLIT_LEAK", paraphrases)
 
 
 def of_split(look, material) -> list:

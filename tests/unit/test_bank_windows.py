@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lvm.core.errors import DataError
-from lvm.data.bank import Bank, check_rows
+from lvm.data.bank import Bank, check_vectors
 from lvm.data.windows import (
     MIN_ARTICLES,
     SPLITS,
@@ -110,7 +110,8 @@ def test_duplicate_group_is_the_first_equal_row():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_good_rows_pass(dtype):
-    check_rows(make_bank(dtype=dtype))
+    bank = make_bank(dtype=dtype)
+    check_vectors(bank.vectors, bank.source)
 
 
 @pytest.mark.parametrize(
@@ -126,20 +127,20 @@ def test_bad_rows_are_named(value, words):
     bank.vectors[4] = value
     bank.vectors[90] = value
     with pytest.raises(DataError, match=words):
-        check_rows(bank)
+        check_vectors(bank.vectors, bank.source)
 
 
 def test_one_nan_in_a_row_is_enough_and_large_numbers_are_fine_while_they_can_be_squared():
     bank = make_bank()
     bank.vectors[0] = 3e15
-    check_rows(bank)
+    check_vectors(bank.vectors, bank.source)
     bank.vectors[1] = 3e30  # numbers, and yet no search can use them
     with pytest.raises(DataError, match="row 1"):
-        check_rows(bank)
+        check_vectors(bank.vectors, bank.source)
     bank.vectors[1] = 1
     bank.vectors[95, 5] = np.nan
     with pytest.raises(DataError, match="row 95"):
-        check_rows(bank)
+        check_vectors(bank.vectors, bank.source)
 
 
 # --- windows --------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ import torch
 from msgspec import to_builtins
 
 from lvm.audit.check import CHECKS
-from lvm.audit.checkpoint import open_checkpoint
 from lvm.audit.finding import NotEvaluable, Severity
 from lvm.audit.lineage import read_lineage
+from lvm.audit.loaded import open_checkpoint
 from lvm.audit.material import Material, Side
 from lvm.audit.own_figure import resolved
 from lvm.core.errors import CheckpointError, UnsafePayloadError
@@ -72,7 +72,7 @@ def rewrite(folder, **changes) -> None:
 def look(path, data, width=W, **parts):
     part = open_checkpoint(path, width, T)
     material = Material(checkpoint=part, dataset=data, **parts)
-    return list(CHECKS.get("LOADER").look(material))
+    return list(CHECKS.get("LOADER").findings(material))
 
 
 def not_evaluable(path, data, **parts) -> str:

@@ -12,9 +12,9 @@ from lvm import cli
 from lvm.core.command import run_command
 from lvm.core.config.read import load_run_config
 from lvm.core.errors import DataError
-from lvm.data.draw import drawn
-from lvm.data.exported import window_ids
 from lvm.data.files import write_bank
+from lvm.data.window_files import window_ids
+from lvm.data.windows import drawn
 from lvm.evaluation.predictions import predictions_of
 from lvm.jobs.presets import laptop
 from lvm.training.own.code import code_of

@@ -22,12 +22,11 @@ import tune_jobs.triage
 from lvm import cli
 from lvm.core.command import run_command
 from lvm.core.errors import DataError
-from lvm.doctor import commands as command_checks
+from lvm.doctor import access as command_checks
 from lvm.doctor import ec2
 from lvm.doctor.cluster_file import Kind, kind_of, lint
-from lvm.doctor.defect import Code, Defect, Severity
 from lvm.doctor.instances import aws_machines, gcp_machines
-from lvm.doctor.yaml_file import read_yaml
+from lvm.doctor.yaml_file import Code, Defect, Severity, read_yaml
 from lvm.jobs.presets import preset
 
 ROOT = Path(__file__).parents[2]

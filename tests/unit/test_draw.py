@@ -11,24 +11,26 @@ import msgspec
 import numpy as np
 import pytest
 import tiny
+from made import reported
 
 from lvm.audit import own_numbers
-from lvm.audit.checkpoint import loader, open_checkpoint
+from lvm.audit.checkpoint import loader
 from lvm.audit.finding import NotEvaluable
-from lvm.audit.loaded import as_trained
+from lvm.audit.loaded import as_trained, open_checkpoint
 from lvm.audit.material import Material
 from lvm.audit.open import open_material
 from lvm.audit.samples import draw_samples
 from lvm.audit.session import own_data
 from lvm.core.config.run import GateConfig, RunConfig
 from lvm.data.bank import Bank
-from lvm.data.draw import count_by_article, drawn, leading
 from lvm.data.files import write_bank
 from lvm.data.load import DataRequest
-from lvm.data.windows import Dataset, Size, article_windows, recut
+from lvm.data.windows import Dataset, Size, article_windows, count_by_article, drawn, leading, recut
 from lvm.training.loop import train
 from lvm.training.manifest import Stated, stated_in
 from lvm.triage.preflight import dataset_of
+
+loader = reported("LOADER", loader)
 
 T = 5
 
@@ -195,7 +197,7 @@ def trained(tmp_path_factory):
 
     def validate(predictor, epoch):
         part = SimpleNamespace(manifest={}, predictor=predictor.eval(), recipe=recipe)
-        return {"eval_cosine": own_numbers._dev_cosine(part, data, 0).value}
+        return {"eval_cosine": own_numbers._dev_cosine(part, data, Material()).value}
 
     for _ in train(recipe, data, folder, validate=validate):
         pass

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lvm.core.errors import DataError
-from lvm.data.exported import bad_rows, export_windows, read_prediction_file, window_ids
+from lvm.data.window_files import bad_rows, export_windows, read_prediction_file, window_ids
 from lvm.data.windows import SPLITS
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from lvm.core.errors import DataError
 from lvm.data.corpus import Document
-from lvm.data.fit import fit
+from lvm.data.encoder import fit
 
 SENTENCE = "The river ran past the old mill and the people of the town watched the water rise. "
 LONG = Document("long", SENTENCE * 40)

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm.audit.check import CHECKS
+from lvm.audit.document import unverified
 from lvm.audit.finding import Severity
 from lvm.audit.loaded import open_checkpoint
 from lvm.audit.material import Material
 from lvm.audit.own_figure import exact, resolved
-from lvm.audit.words import unverified
 from lvm.core.errors import CheckpointError
 from lvm.training.report_checkpoint import read_report_checkpoint
 from lvm.training.report_fit import fit_report_checkpoint, ways_to_compute
@@ -187,7 +187,7 @@ def opened(content, data, path):
 
 
 def loader(part, data):
-    return list(CHECKS.get("LOADER").look(Material(checkpoint=part, dataset=data)))
+    return list(CHECKS.get("LOADER").findings(Material(checkpoint=part, dataset=data)))
 
 
 def with_figure(content: dict[str, Any], value: float) -> dict[str, Any]:

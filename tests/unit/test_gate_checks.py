@@ -8,6 +8,7 @@ import numpy as np
 import planted
 import pytest
 import torch
+from made import reported
 from planted import Family
 from planted_suite import QUICK
 
@@ -15,8 +16,8 @@ from lvm.audit import samples
 from lvm.audit.finding import Finding, NotEvaluable, Severity
 from lvm.audit.gates import below_trivial, gate_below_trivial, gate_invalid, invalid, pool
 from lvm.audit.material import Material
-from lvm.audit.power import underpowered
 from lvm.audit.ranking import PoolRows
+from lvm.audit.region import underpowered
 from lvm.audit.samples import other_article, sample_by_article
 from lvm.audit.selftest import Bench, GateUnderTest, bench, ladder
 from lvm.core.config.run import GateConfig
@@ -26,6 +27,13 @@ from lvm.data.sample import load_sample
 from lvm.data.windows import Windows, dataset_from_bank
 from lvm.evaluation.gates import stage_gate, success_gates
 from lvm.evaluation.metrics import target_ranks
+
+below_trivial = reported("GATE_BELOW_TRIVIAL", below_trivial)
+gate_below_trivial = reported("GATE_BELOW_TRIVIAL", gate_below_trivial)
+gate_invalid = reported("GATE_INVALID", gate_invalid)
+invalid = reported("GATE_INVALID", invalid)
+pool = reported("POOL", pool)
+underpowered = reported("UNDERPOWERED", underpowered)
 
 CENTRED = Family(common=0.0, article=0.25)
 ANISOTROPIC = Family(common=0.8, article=0.05, local=0.07)

@@ -14,7 +14,7 @@ from lvm.audit.finding import Finding, Severity
 from lvm.audit.open import open_material
 from lvm.audit.run import run_checks
 from lvm.core.config.run import RunConfig
-from lvm.data import integrity
+from lvm.data import manifest
 from lvm.data.files import write_bank
 from lvm.data.load import DataRequest
 
@@ -67,7 +67,7 @@ def test_a_file_is_hashed_once_until_it_changes(folder: Path, cache: Path, monke
         hashed.append(handle.name)
         return real(handle, name)
 
-    monkeypatch.setattr(integrity.hashlib, "file_digest", counting)
+    monkeypatch.setattr(manifest.hashlib, "file_digest", counting)
     assert schema(folder) == schema(folder) == []
     assert len(hashed) == 2  # vectors and keys
     os.utime(folder / "keys.npy", ns=(1, 1))

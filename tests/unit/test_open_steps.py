@@ -13,11 +13,10 @@ import pytest
 import tiny
 
 from lvm.audit.check import CHECKS
+from lvm.audit.document import blocking_codes
 from lvm.audit.finding import Finding, Severity
-from lvm.audit.routing import RARELY_FOUND, route
-from lvm.audit.run import AuditVerdict, run_checks
+from lvm.audit.run import RARELY_FOUND, AuditVerdict, route, run_checks
 from lvm.audit.session import run_audit
-from lvm.audit.words import blocking_codes
 from lvm.core.errors import ConfigError
 from lvm.jobs import start
 from lvm.jobs.options import TriageOptions

@@ -10,8 +10,7 @@ import safetensors.numpy
 
 from lvm.core.errors import DataError
 from lvm.data.files import read_bank, write_bank
-from lvm.data.magic import kind_of
-from lvm.data.npz import open_npz
+from lvm.data.npz import kind_of, open_npz
 from lvm.data.payload import read_payload
 
 pa = pytest.importorskip("pyarrow")

@@ -16,7 +16,7 @@ import pytest
 import tiny
 
 from lvm import cli
-from lvm.audit.checkpoint import open_checkpoint
+from lvm.audit.loaded import open_checkpoint
 from lvm.core import plugins
 from lvm.core.command import run_command
 from lvm.core.config.plain import fingerprint, to_dict

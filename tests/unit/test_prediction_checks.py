@@ -15,8 +15,10 @@ import tiny
 import torch
 import worlds
 
-from lvm.audit import approximate, retrieval, spread
+from lvm.audit import index as of_index
+from lvm.audit import predictions as of_predictions
 from lvm.audit import queries as asking
+from lvm.audit import retrieval
 from lvm.audit.finding import NotEvaluable, Severity, Status
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side
@@ -173,9 +175,11 @@ def test_hubness_names_the_rows_that_answer_everything():
 def test_the_effective_rank_counts_equal_directions_and_does_not_see_shrinkage():
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((4000, 6)) @ np.linalg.qr(rng.standard_normal((32, 6)))[0].T
-    assert spread.effective_rank(rows) == pytest.approx(6, abs=0.1)
-    assert spread.effective_rank(5 + 0.01 * rows) == pytest.approx(spread.effective_rank(rows))
-    assert spread.effective_rank(rows[:20]) <= 6  # more columns than rows
+    assert of_predictions.effective_rank(rows) == pytest.approx(6, abs=0.1)
+    assert of_predictions.effective_rank(5 + 0.01 * rows) == pytest.approx(
+        of_predictions.effective_rank(rows)
+    )
+    assert of_predictions.effective_rank(rows[:20]) <= 6  # more columns than rows
 
 
 def test_dispersion_is_one_minus_the_mean_cosine_of_all_pairs():
@@ -301,7 +305,7 @@ def test_an_index_of_another_size_is_no_loss_of_the_index():
     index = build_index(parts(0).bank.tensor[:50], "exact")
     given = torch.from_numpy(noisy_targets(0, 1.0))
     with pytest.raises(NotEvaluable, match="50 rows"):
-        list(approximate.index_loss(parts(0).material(predictions=given, index=index)))
+        list(of_index.index_loss(parts(0).material(predictions=given, index=index)))
 
 
 def test_block_search_equals_exact_search_and_a_sampled_pool_keeps_the_targets(monkeypatch):
@@ -309,10 +313,10 @@ def test_block_search_equals_exact_search_and_a_sampled_pool_keeps_the_targets(m
     material = parts(0).material(predictions=given)
     queries = asking.queries(material)
     monkeypatch.setattr(
-        approximate, "blocks", lambda rows: ((i, rows[i : i + 97]) for i in range(0, len(rows), 97))
+        of_index, "blocks", lambda rows: ((i, rows[i : i + 97]) for i in range(0, len(rows), 97))
     )
     exact = build_index(material.pool.tensor, "exact")
-    block = approximate.BlockIndex(material.pool, queries)
+    block = of_index.BlockIndex(material.pool, queries)
     for ours, theirs in zip(block.search(given, 7), exact.search(given, 7), strict=True):
         assert np.allclose(ours, theirs, atol=1e-6)
     small = retrieval.search(material, 40, pool=100)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import reported
 
 from lvm.audit.finding import CheckResult, Finding, NotEvaluable, Severity, Status
 from lvm.audit.material import EncoderRequest, Material
@@ -19,6 +20,8 @@ from lvm.core.errors import DataError, UsageError
 from lvm.data.bank import Bank
 from lvm.data.corpus import Document, read_documents
 from lvm.data.embed import embed_documents
+
+reembedded = reported("SPACE_MISMATCH", reembedded)
 
 
 @dataclasses.dataclass

@@ -8,8 +8,7 @@ import pytest
 from msgspec import convert
 from test_report import HOSTILE, Checker, Story, events_of, fixed_story, report, run_of, section
 
-from lvm.audit.document import AuditDocument, Plots
-from lvm.audit.words import answer, not_looked_at, where_in_words
+from lvm.audit.document import AuditDocument, Plots, answer, not_looked_at, where_in_words
 from lvm.triage.events import Audited, Inspected
 from lvm.views.report import plot_words, small_plots
 from lvm.views.report.audit import audit_section

@@ -9,7 +9,7 @@ from report_form import write_report_files, write_window_file
 
 from lvm.core.errors import DataError
 from lvm.data.bank import Bank
-from lvm.data.matching import RowFinder, prefer_matching_keys
+from lvm.data.copies import RowFinder, prefer_matching_keys
 from lvm.data.report_files import dataset_from_report_files
 from lvm.data.windows import MIN_ARTICLES, SPLITS, article_windows, dataset_from_bank
 

@@ -21,10 +21,9 @@ from lvm.audit.check import causes_first
 from lvm.audit.finding import Finding, Severity, Status
 from lvm.audit.location import unit
 from lvm.audit.material import Material, Side
-from lvm.audit.orders import known_orders
-from lvm.audit.routing import route
 from lvm.audit.rows_given import MOST_ROWS, RUN, chosen_rows, given_rows
-from lvm.audit.run import run_checks
+from lvm.audit.run import route, run_checks
+from lvm.audit.shifts import known_orders
 from lvm.data.sample import load_sample
 from lvm.data.windows import Dataset, dataset_from_bank
 from lvm.evaluation.ladder import fit_ladder

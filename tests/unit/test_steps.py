@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from lvm.audit.check import CHECKS
-from lvm.audit.routing import RARELY_FOUND
+from lvm.audit.run import RARELY_FOUND
 from lvm.core.config.plain import to_dict
 from lvm.core.config.recipe import NegativesConfig, Recipe
 from lvm.core.config.run import ScheduleConfig

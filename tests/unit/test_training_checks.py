@@ -17,12 +17,12 @@ from torch.nn import functional
 from lvm.audit import training as checks
 from lvm.audit.check import CHECKS
 from lvm.audit.finding import NotEvaluable, Severity
-from lvm.audit.training import (
+from lvm.audit.training import training_findings
+from lvm.audit.training_log import (
     TrainingLog,
     log_from_epochs,
     stated_negatives_finding,
     too_early,
-    training_findings,
     training_log,
 )
 from lvm.core.errors import NonFiniteLossError

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from planted import clean
 
-from lvm.audit.copied import copies_of_train
 from lvm.audit.finding import Severity
 from lvm.audit.open import open_material
 from lvm.audit.repair import repair
 from lvm.audit.run import run_checks
+from lvm.audit.target_keys import copies_of_train
 from lvm.core.config.run import RunConfig
 from lvm.data.files import read_bank, write_bank
 from lvm.data.load import DataRequest

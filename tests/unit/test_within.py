@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from made import reported
 from planted import Family, Parts, clean, corpus, parts_of, plant
 from planted_suite import audit_of
 
@@ -13,12 +14,16 @@ from lvm.audit.articles import Article, draw, parts
 from lvm.audit.finding import Finding, Severity
 from lvm.audit.material import Material
 from lvm.audit.mixed import agree, axes_of, mixed_spaces
-from lvm.audit.number_code import number_code
+from lvm.audit.number_code import contexts_elsewhere, number_code, own_rows
 from lvm.audit.other_orders import best_reading, mistakes
-from lvm.audit.own_rows import contexts_elsewhere, own_rows
 from lvm.audit.stored_order import stored_order
 from lvm.data.bank import Bank
 from lvm.data.sample import load_sample
+
+mixed_spaces = reported("SPACE_MISMATCH", mixed_spaces)
+number_code = reported("SPACE_MISMATCH", number_code)
+contexts_elsewhere = reported("SPACE_MISMATCH", contexts_elsewhere)
+stored_order = reported("ORDER_BROKEN", stored_order)
 
 SMALL = Family(articles=60)
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,9 +13,8 @@ from jaxtyping import Float, Int
 from lvm.audit.counts import UNITS, WINDOW_UNITS, declared_counts
 from lvm.audit.location import in_run
 from lvm.audit.material import Material, Side
-from lvm.audit.repair.bank import BankPlan
+from lvm.audit.repair.bank import BankPlan, SplitPlan
 from lvm.audit.repair.places import rows_at
-from lvm.audit.repair.split import SplitPlan
 from lvm.audit.repair.streams import Stream, row_blocks, scaled, selected, whole, write_streams
 from lvm.audit.repair.windows import WindowPlan, composed
 from lvm.data.bank import Bank
@@ -65,19 +63,14 @@ class Plans:
 
     def changes(self, name: str) -> bool:
         """Whether a file must be rewritten."""
-        if name == "payload":
-            plan = self.bank
-            return plan is not None and bool(plan.steps or plan.dropped)
-        if name == "train":
-            dropped = self.split is not None and self.split.train_rows is not None
-            planned = self.train is not None and bool(self.train.steps or self.train.dropped)
-            return dropped or planned or self.scale.get("train", False)
-        windows = self.windows
-        return windows is not None and (
-            bool(windows.steps or windows.dropped)
-            or self.scale.get("eval", False)
-            or (self.split is not None and not self.split.eval_stays.all())
+        plan = {"payload": self.bank, "train": self.train, "eval": self.windows}[name]
+        changed, split = plan is not None and bool(plan.steps or plan.dropped), self.split
+        if name == "payload" or (name == "eval" and plan is None):
+            return changed
+        parted = split is not None and (
+            split.train_rows is not None if name == "train" else not split.eval_stays.all()
         )
+        return changed or parted or self.scale.get(name, False)
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -105,11 +98,7 @@ def _write_planned(plans: Plans, side: Side, plan: WindowPlan, path: Path) -> No
     }
     if plan.keys is not None:
         members["truth_keys"] = whole(plan.keys.astype(np.int32))
-    write_streams(
-        path,
-        members
-        | _provenance(plans, side.name, side.source, file.provenance, len(file), len(plan.rows)),
-    )
+    write_streams(path, members | _provenance(plans, side, len(file), len(plan.rows)))
 
 
 def _blocks(
@@ -173,10 +162,7 @@ def write_train(plans: Plans, path: Path) -> None:
     }
     if file.truth_keys is not None:
         members["truth_keys"] = whole(file.truth_keys[rows])
-    write_streams(
-        path,
-        members | _provenance(plans, "train", side.source, file.provenance, len(file), len(rows)),
-    )
+    write_streams(path, members | _provenance(plans, side, len(file), len(rows)))
 
 
 def write_payload(plans: Plans, path: Path) -> None:
@@ -188,13 +174,8 @@ def write_payload(plans: Plans, path: Path) -> None:
         "vectors": selected(bank.vectors, plan.rows, scale=plan.scale),
         "keys": whole(bank.keys[plan.rows].astype(np.int32)),
     }
-    write_streams(
-        path,
-        members
-        | _provenance(
-            plans, "bank", bank.source, bank.manifest, len(bank.pool_rows), len(plan.rows)
-        ),
-    )
+    provenance = _provenance(plans, bank, len(bank.pool_rows), len(plan.rows))
+    write_streams(path, members | provenance)
 
 
 def write_bank(plans: Plans, folder: Path) -> None:
@@ -205,7 +186,7 @@ def write_bank(plans: Plans, folder: Path) -> None:
     vectors = folder.with_name(folder.name + ".vectors")
     try:
         write_streams(vectors, {"vectors": selected(bank.vectors, plan.rows, scale=plan.scale)})
-        manifest = _noted(plans, "bank", bank.source, bank.manifest, 0, len(plan.rows))
+        manifest = _noted(plans, bank, 0, len(plan.rows))
         if plan.split is not None:
             manifest["split"] = plan.split
         write_bank_folder(
@@ -227,40 +208,38 @@ def _texts(bank: Bank, rows: Int[np.ndarray, " n"]) -> list[str] | None:
 # --- provenance -----------------------------------------------------------------------------------
 
 
-def _provenance(
-    plans: Plans, name: str, source: str, original: Mapping[str, object], before: int, after: int
-) -> dict[str, Stream]:
-    noted = _noted(plans, name, source, original, before, after)
+def _provenance(plans: Plans, part: Side | Bank, before: int, after: int) -> dict[str, Stream]:
+    noted = _noted(plans, part, before, after)
     return {"provenance": whole(np.array(json.dumps(noted, default=str)))}
 
 
-def _noted(
-    plans: Plans, name: str, source: str, original: Mapping[str, object], before: int, after: int
-) -> dict[str, object]:
+def _noted(plans: Plans, part: Side | Bank, before: int, after: int) -> dict[str, object]:
     """Return what a repaired file says of itself.
 
     Counts that it declared are lowered by what the repair took out, no further: rows that were
     missing before are still missing. The original stands beside as text, so that nobody takes its
     counts for those of this file.
     """
-    ours: dict[str, Any] = {
-        "repaired_from": source,
+    original = part.manifest if isinstance(part, Bank) else part.provenance
+    ours: dict[str, object] = {
+        "repaired_from": part.source,
         "repairs": plans.steps,
         "original_provenance": json.dumps(dict(original), default=str),
     }
-    if name == "bank":
+    if isinstance(part, Bank):
         kept = {k: v for k, v in original.items() if k not in ("sha256", "norm", "dtype")}
         width = plans.material.pool.width
-        return {**_lowered(kept, name, before - after), **ours, "count": after, "width": width}
-    return {"num_windows": after, **_lowered(original, name, before - after), **ours}
+        return {**_lowered(kept, "bank", before - after), **ours, "count": after, "width": width}
+    return {"num_windows": after, **_lowered(original, part.name, before - after), **ours}
 
 
-def _lowered(original: Mapping[str, Any], name: str, by: int) -> dict[str, Any]:
+def _lowered(original: Mapping[str, object], name: str, by: int) -> dict[str, object]:
     units = UNITS.get(name, WINDOW_UNITS)
-    lowered: dict[str, Any] = {}
+    lowered: dict[str, object] = {}
     for key, value in original.items():
         if isinstance(value, Mapping):
             lowered[key] = _lowered(value, name, by)
         else:
-            lowered[key] = value - by if declared_counts({key: value}, units) else value
+            counts = declared_counts({key: value}, units)
+            lowered[key] = counts[key] - by if counts else value
     return lowered

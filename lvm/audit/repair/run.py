@@ -16,16 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from lvm.audit.blame import WrongBank, wrong_bank
-from lvm.audit.copied import copies_of_train
+from lvm.audit.counts import REPEATED_WARN, repeated, suspects
 from lvm.audit.material import Material, Side
-from lvm.audit.repair.bank import BankPlan, is_off, plan_bank
+from lvm.audit.repair.bank import BankPlan, is_off, plan_bank, plan_split
 from lvm.audit.repair.files import Plans, write_bank, write_eval, write_payload, write_train
-from lvm.audit.repair.healthy import with_keys_moved, with_lost_vectors
-from lvm.audit.repair.split import plan_split
+from lvm.audit.repair.places import with_keys_moved, with_lost_vectors
 from lvm.audit.repair.streams import Write, refuse_taken, write_all
-from lvm.audit.repair.train import plan_train
-from lvm.audit.repair.windows import WindowPlan, as_they_are, plan_windows
-from lvm.audit.repeated import REPEATED_WARN, repeated, suspects
+from lvm.audit.repair.windows import WindowPlan, as_they_are, plan_train, plan_windows
+from lvm.audit.target_keys import copies_of_train
 from lvm.core.errors import UsageError
 
 CACHED = ("content", "by_key", "_keyed")  # what holds for a quick and a full audit alike

@@ -1,4 +1,4 @@
-"""Where every eval window really lies, and what its key, target and order therefore are.
+"""Where every window really lies, and what its key, target and order therefore are.
 
 The contexts are what is real: keys were made up and targets overwritten in files that failed, the
 contexts never were. A window whose contexts are one run of an article, c .. c+T-1, has the key
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lvm.audit.finding import NotEvaluable
-from lvm.audit.followed import follow, keyed
+from lvm.audit.blame import follow, keyed
 from lvm.audit.keys import ALLOWED_SHARE
 from lvm.audit.location import unit
-from lvm.audit.material import Material, Side
+from lvm.audit.material import Material, Side, or_none
 from lvm.audit.repair.places import NEAR_ENOUGH, rows_at
 from lvm.audit.repair.runs import NO_DIRECTION, NOT_IN_BANK, Runs, resolve
 
 MOST = 0.5  # of the windows of a file, from which nothing of it is repaired
+TRAIN_BLOCK = 16_384  # train windows that are placed at a time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,13 +106,13 @@ def _settled(
     material: Material, side: Side, spoilt: Bool[np.ndarray, "M S"]
 ) -> tuple[Bool[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
     """Return which windows are where their keys say, and of which the bank can say anything."""
-    try:
-        found = (
-            keyed(material, side)
-            if side is material.eval
-            else follow(material, side, np.arange(len(side)))
-        )
-    except NotEvaluable:  # no keys
+    whole = side is material.eval
+    found = (
+        or_none(keyed, material, side)
+        if whole
+        else or_none(follow, material, side, np.arange(len(side)))
+    )
+    if found is None:  # no keys
         return np.zeros(len(side), dtype=bool), np.zeros(len(side), dtype=bool)
     good = found.right[:, -1] & ~found.wrong.any(axis=1) & ~spoilt.any(axis=1)
     return good, (found.right | found.wrong).any(axis=1)
@@ -188,3 +188,42 @@ def composed(
         wanted[:, 1] += (slot - order.shape[1]) * material.by_key.unit
         contexts[window, slot] = material.pool.rows(rows_at(material, wanted))
     return contexts
+
+
+def plan_train(material: Material, side: Side) -> WindowPlan | None:
+    """Say what becomes of every train window, block by block; None where the file is sound.
+
+    The file has no keys to be held to, or they lead to their vectors: then nothing is touched.
+    """
+    found = or_none(keyed, material, side)
+    if found is None or not found.worst_share < ALLOWED_SHARE or side.file is None:
+        return None
+    plans = []
+    for start in range(0, len(side), TRAIN_BLOCK):
+        part = slice(start, start + TRAIN_BLOCK)
+        file = dataclasses.replace(
+            side.file,
+            contexts=side.file.contexts[part],
+            targets=side.file.targets[part],
+            truth_keys=side.keys[part] if side.keys is not None else None,
+        )
+        plan = plan_windows(material, dataclasses.replace(side, file=file), part=True)
+        plans.append(dataclasses.replace(plan, rows=plan.rows + start))
+    return _joined(plans, side)
+
+
+def _joined(plans: list[WindowPlan], side: Side) -> WindowPlan:
+    assert side.keys is not None
+    dropped: Counter[str] = Counter()
+    for plan in plans:
+        dropped.update(dict(plan.dropped))
+    joined = dataclasses.replace(
+        plans[0],
+        rows=np.concatenate([plan.rows for plan in plans]),
+        keys=np.concatenate([plan.keys for plan in plans if plan.keys is not None]),
+        order=np.concatenate([plan.order for plan in plans]),
+        answered=np.concatenate([plan.answered for plan in plans]),
+        refilled=np.concatenate([plan.refilled for plan in plans]),
+        dropped=tuple(dropped.most_common()),
+    )
+    return dataclasses.replace(joined, steps=in_words(joined, side.keys[joined.rows]))

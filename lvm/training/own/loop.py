@@ -21,7 +21,7 @@ from torch import Tensor
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import NonFiniteLossError, TrainerDiedError, TrainerError
 from lvm.core.files import write_json
-from lvm.data.exported import export_windows, window_ids
+from lvm.data.window_files import export_windows, window_ids
 from lvm.data.windows import Dataset
 from lvm.training.epochs import EpochRecord, read_epochs, write_epochs
 from lvm.training.own.code import FOLDER, WINDOWS

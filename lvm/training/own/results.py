@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lvm.core.errors import DataError, NonFiniteLossError, TrainerError
 from lvm.core.outside import brief, parse_json
-from lvm.data.exported import bad_rows, read_prediction_file
+from lvm.data.window_files import bad_rows, read_prediction_file
 
 EPOCHS, TEST = "epochs.jsonl", "test.npz"
 MEASURED = ("loss", "contrastive", "ar", "mmd", "gradient_norm", "num_negatives")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lvm.audit.document import AuditDocument, FindingTold
-from lvm.audit.words import (
+from lvm.audit.document import (
+    AuditDocument,
+    FindingTold,
     answer,
     as_sentence,
     blocking_codes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from lvm.audit.words import answer, cautions
+from lvm.audit.document import answer, cautions
 from lvm.core.printed import job_command
 from lvm.core.records import GateResult, RunVerdict, Verdict, flatten
 from lvm.core.text import counted, estimate, number, seconds, title_of

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from lvm.audit.words import answer
+from lvm.audit.document import answer
 from lvm.core.records import StopReason
 from lvm.core.text import counted, number, one_line, title_of
 from lvm.triage.events import ArmEnded, ArmJudged, Confirmed, Decision, Rung, StepStarted
@@ -27,8 +27,6 @@ MARKS = {  # kind of a leaf -> mark, what the mark means
     "broke": ("!", "failed or could not be judged"),
     "left": ("○", "left out, not reached or not finished"),
 }
-
-
 ATTRIBUTED = {  # which cause a confirmation supports
     "step": "it beats the unchanged recipe at the same budget",
     "more training": "the unchanged recipe also holds the gate, so more training is the cause",

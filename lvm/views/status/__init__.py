@@ -12,8 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import asdict
 
-from lvm.audit.document import AuditDocument
-from lvm.audit.words import answer, blocking_codes
+from lvm.audit.document import AuditDocument, answer, blocking_codes
 from lvm.core.command import lvm_command, shown
 from lvm.core.plain_json import Json
 from lvm.core.printed import eval_command, resume_command

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lvm.audit.words import (
+from lvm.audit.document import (
     answer,
 )
 from lvm.core.few import foremost, tally

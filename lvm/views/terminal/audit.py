@@ -12,8 +12,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lvm.audit.document import AuditDocument
-from lvm.audit.words import answer, cautions, not_looked_at, severity_of, where_in_words
+from lvm.audit.document import (
+    AuditDocument,
+    answer,
+    cautions,
+    not_looked_at,
+    severity_of,
+    where_in_words,
+)
 from lvm.core.plain_json import Json
 from lvm.views.terminal import NAMED, duration
 from lvm.views.terminal.live import LiveFrames
