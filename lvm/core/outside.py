@@ -11,7 +11,9 @@ import shlex
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 BOM = "\ufeff"  # some editors write it before a text
 MAX_DIGITS = 19  # of a whole number that 64 bits hold

@@ -5,12 +5,13 @@ Nothing is changed or removed; what is found comes with the command that would.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lvm.core.config.run import ScheduleConfig
 from lvm.doctor.machine import MIN_DISK_GIB, MIN_MEMORY_GIB, Finding
 from lvm.triage.on_ray.cluster import connect
+from lvm.triage.on_ray.handles import Node, Ray
 from lvm.triage.on_ray.nodes import difference, facts
 from lvm.triage.on_ray.quiet import import_ray, silenced
 from lvm.triage.on_ray.remote import on_node
@@ -40,14 +41,16 @@ def look(address: str) -> list[Finding]:
 # --- nodes ----------------------------------------------------------------------------------------
 
 
-def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
+def _nodes(ray: Ray, nodes: list[Node]) -> Iterator[Finding]:
     """Ask all nodes at once, so that a silent one costs its own time alone."""
+    from ray.exceptions import RayError
+
     asked = [(node, on_node(node["NodeID"], _task())) for node in nodes]
     for node, answer in asked:
         name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
         try:
             told = ray.get(answer, timeout=NODE_SECONDS)
-        except ray.exceptions.RayError as problem:
+        except RayError as problem:
             seen = f"no answer ({type(problem).__name__})"
             restart = "restart Ray there, or remove the node from the cluster"
             yield Finding(what=name, seen=seen, ok=False, next=restart)
@@ -55,7 +58,7 @@ def _nodes(ray: Any, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
         yield judge_node(name, told, facts(), node["Resources"])
 
 
-def _task() -> object:
+def _task() -> Callable[[], dict[str, object]]:
     """Return a function that Ray ships whole: it answers where lvm cannot be imported, too."""
 
     def look_there() -> dict[str, object]:
@@ -106,7 +109,7 @@ def judge_node(
 # --- what jobs left behind ------------------------------------------------------------------------
 
 
-def _left_behind(ray: Any) -> list[Finding]:
+def _left_behind(ray: Ray) -> list[Finding]:
     from ray.util.state import list_actors, list_jobs, list_placement_groups
 
     asked = {
