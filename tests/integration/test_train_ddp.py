@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,10 +170,10 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
 
     monkeypatch.setattr("lvm.training.distributed.fit", fit)
     common = Common(data=ray.put(None), plugins=None, schedule=ScheduleConfig(), spare=0)
-    task = Task(spec=spec, known=0, common=common)
+    task = Task(pickled=pickle.dumps(spec), known=0, common=common)
     assert list(from_workers(task)) == [*signs, *written]
     spec = dataclasses.replace(spec, folder=tmp_path / "broken")
-    records = from_workers(dataclasses.replace(task, spec=spec))
+    records = from_workers(dataclasses.replace(task, pickled=pickle.dumps(spec)))
     assert [next(records) for _ in (*signs, *written)] == [*signs, *written]
     with pytest.raises(ArmBroke, match="RuntimeError: a worker died"):
         next(records)

@@ -8,6 +8,7 @@ driver, from the same numbers in whatever order they arrive.
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,8 @@ class ArmSource(Searcher):  # type: ignore[misc]  # ray is untyped
         if found is None:
             return Searcher.FINISHED if self._desk.closing else None
         spec, known = found
-        return Task(spec=spec, known=known, common=self._common()).to_config()
+        task = Task(pickled=pickle.dumps(spec), known=known, common=self._common())
+        return task.to_config()
 
     def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:
         """Take note of nothing: the desk has heard it already."""

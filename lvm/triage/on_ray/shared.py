@@ -7,6 +7,7 @@ from the same memory.
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -110,9 +111,15 @@ class Common:
 class Task:
     """What one trial is given."""
 
-    spec: ArmSpec
+    pickled: bytes  # of the arm's spec, which may hold options that a plug-in declares
     known: int  # epochs of the arm
     common: Common
+
+    @property
+    def spec(self) -> ArmSpec:
+        """The spec of the arm, where the plug-ins are loaded."""
+        spec: ArmSpec = pickle.loads(self.pickled)
+        return spec
 
     def to_config(self) -> dict[str, Task]:
         """Return the task as Tune's configuration of a trial."""

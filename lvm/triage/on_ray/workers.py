@@ -145,16 +145,16 @@ def _fit(work: Work) -> None:
 
 def _worker(config: dict[str, Work]) -> None:
     """Body of a Ray Train worker: the same arm, in a world of several."""
-    work = config["work"]
-    spec, common, mailbox = work.task.spec, work.task.common, work.mailbox
-    common.load_plugins()
+    task, mailbox = config["work"].task, config["work"].mailbox
+    task.common.load_plugins()
+    spec = task.spec
     last = spec.recipe.training.epochs
     world = World.current(claim(spec.device))
     group = ray.util.get_current_placement_group() if world.rank == 0 else None
     holds = "" if group is None else group.id.hex()
     placed = Workers(waits=False, facts=facts(), placement_group=holds)
     ray.get(mailbox.put.remote(to_text(placed)))
-    for report in epochs_or_reason(spec, common.dataset()):
+    for report in epochs_or_reason(spec, task.common.dataset()):
         if world.rank == 0:
             ray.get(mailbox.put.remote(to_text(report)))
             # After the last one there is nothing to wait for.
