@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from gpu_material import Bench
 
 from lvm.core.config.run import GateConfig
 from lvm.data.windows import drawn
 from lvm.triage.arm import ArmSpec, run_arm
+from lvm.triage.events import Epoch
 from lvm.triage.step import Role
 
 
@@ -32,14 +32,14 @@ def phase_1(bench: Bench) -> None:
                 threads=4,
                 device=bench.device.type,
             )
-            records: list[dict[str, Any]] = []
+            records: list[Epoch] = []
             took = bench.seconds(lambda: records.extend(run_arm(spec, data)))  # noqa: B023
         whole += took
-        trained = sum(record["seconds"] for record in records)
+        trained = sum(record.seconds for record in records)
         bench.row(
             f"phase 1, {name}: {len(records)} epochs at B {recipe.training.batch_size}, judged",
             f"{took:.1f} s",
             f"{trained:.1f} s of training; dev of {len(data.dev)} windows per epoch, test of "
-            f"{len(data.test)} once; dev cosine {records[-1]['eval_cosine']:.3f}",
+            f"{len(data.test)} once; dev cosine {records[-1].eval_cosine:.3f}",
         )
     bench.row("phase 1, one arm after the other", f"{whole:.1f} s", "no Ray")

@@ -196,7 +196,7 @@ class Writer:
             self.journal.append(event_of(Ladder, split=split, rows=rows))
 
     def begin(self, step: str, specs: list[ArmSpec], **about: Any) -> None:
-        arms = [spec.to_plain() for spec in specs]
+        arms = [spec.in_journal(Path("/run")) for spec in specs]
         self.journal.append(
             event_of(StepStarted, step=step, arms=arms, title=step, epochs=EPOCHS, **about)
         )

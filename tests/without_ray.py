@@ -22,6 +22,7 @@ from lvm.core.command import run_program
 from lvm.data.windows import Dataset
 from lvm.triage import local
 from lvm.triage.arm import ArmSpec
+from lvm.triage.events import Epoch
 from lvm.triage.journal import Journal
 from lvm.triage.local import LocalExecutor
 from lvm.triage.step import Role
@@ -69,7 +70,7 @@ def breaks(count: int) -> None:
     """Let memory run out in every `count`-th arm after phase 1."""
     real, begun = local.run_trial, [0]
 
-    def run_trial(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
+    def run_trial(spec: ArmSpec, dataset: Dataset) -> Iterator[Epoch]:
         begun[0] += spec.role is not Role.PHASE1
         if spec.role is not Role.PHASE1 and begun[0] % count == 0:
             raise MemoryError

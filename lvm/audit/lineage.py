@@ -159,6 +159,7 @@ def _manifest(place: Path) -> Stated:
 def _name(parent: Stated) -> str:
     return str(parent.recipe_id or parent.id or "an embedded manifest")
 
+
 def seen_before(material: Material, places: Places | None) -> TrainedOn | None:
     """Return which eval articles were trained on; None without a given model or an eval side.
 

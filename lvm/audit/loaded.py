@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from lvm.core.config.recipe import Recipe
 from lvm.core.errors import LvmError
 from lvm.data.bank import Bank

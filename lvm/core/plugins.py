@@ -32,6 +32,7 @@ from lvm.core.packages import OWN_PACKAGES
 from lvm.core.registry import FILED
 
 GROUPS = ("lvm.models", "lvm.terms", "lvm.steps", "lvm.checks", "lvm.metrics")  # entry points
+PackedPlugins = list[dict[str, str | bytes | None]]  # plug-ins as values that another process reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ def _of_source(name: str, source: bytes) -> Plugin:
 # --- workers --------------------------------------------------------------------------------------
 
 
-def packed() -> list[dict[str, str | bytes | None]]:
+def packed() -> PackedPlugins:
     """Return what another process needs to import the same, in values that need no lvm."""
     return [asdict(plugin) for plugin in loaded()]
 

@@ -5,13 +5,12 @@ Nothing is changed or removed; what is found comes with the command that would.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
-from typing import TypedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lvm.core.config.run import ScheduleConfig
 from lvm.doctor.machine import MIN_DISK_GIB, MIN_MEMORY_GIB, Finding
 from lvm.triage.on_ray.cluster import connect
+from lvm.triage.on_ray.handles import Node, Ray
 from lvm.triage.on_ray.nodes import difference, facts
 from lvm.triage.on_ray.quiet import import_ray, silenced
 from lvm.triage.on_ray.remote import on_node
@@ -23,21 +22,8 @@ OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 _OF_RAY = ("SUPERVISOR_ACTOR_RAY_NAMESPACE", "_train_state_actor")
 
 
-class RayNode(TypedDict):
-    """What is read of a node as Ray lists it."""
-
-    NodeID: str
-    NodeManagerAddress: str
-    Alive: bool
-    Resources: dict[str, float]
-
-
-class NodeFacts(TypedDict):
-    """The room of a node in GiB; its answer also says its code, or why it cannot import lvm."""
-
-    disk: float
-    memory: float  # in all
-    free: float  # of memory
+# The room of a node in GiB (disk, memory, free), with its code or why it cannot import lvm.
+Answer = Mapping[str, str | float]
 
 
 def look(address: str) -> list[Finding]:
@@ -58,14 +44,16 @@ def look(address: str) -> list[Finding]:
 # --- nodes ----------------------------------------------------------------------------------------
 
 
-def _nodes(ray: ModuleType, nodes: list[RayNode]) -> Iterator[Finding]:
+def _nodes(ray: Ray, nodes: list[Node]) -> Iterator[Finding]:
     """Ask all nodes at once, so that a silent one costs its own time alone."""
+    from ray.exceptions import RayError
+
     asked = [(node, on_node(node["NodeID"], _task())) for node in nodes]
     for node, answer in asked:
         name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
         try:
             told = ray.get(answer, timeout=NODE_SECONDS)
-        except ray.exceptions.RayError as problem:
+        except RayError as problem:
             seen = f"no answer ({type(problem).__name__})"
             restart = "restart Ray there, or remove the node from the cluster"
             yield Finding(what=name, seen=seen, ok=False, next=restart)
@@ -73,17 +61,17 @@ def _nodes(ray: ModuleType, nodes: list[RayNode]) -> Iterator[Finding]:
         yield judge_node(name, told, facts(), node["Resources"])
 
 
-def _task() -> object:
+def _task() -> Callable[[], Answer]:
     """Return a function that Ray ships whole: it answers where lvm cannot be imported, too."""
 
-    def look_there() -> dict[str, object]:
+    def look_there() -> Answer:
         import shutil
         import tempfile
 
         import psutil
 
         memory = psutil.virtual_memory()
-        room = {
+        room: dict[str, str | float] = {
             "disk": shutil.disk_usage(tempfile.gettempdir()).free / 2**30,
             "memory": memory.total / 2**30,
             "free": memory.available / 2**30,
@@ -98,13 +86,14 @@ def _task() -> object:
 
 
 def judge_node(
-    name: str, told: NodeFacts, here: Mapping[str, str], resources: Mapping[str, float]
+    name: str, told: Answer, here: Mapping[str, str], resources: Mapping[str, float]
 ) -> Finding:
     """Return what is seen of a node, and what to do when a run would not work there."""
+    disk, memory, free = (float(told[name]) for name in ("disk", "memory", "free"))
     gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
     seen = (
-        f"{resources.get('CPU', 0):g} CPUs{gpus}, {told['free']:.1f} of {told['memory']:.1f} GiB "
-        f"of memory and {told['disk']:.1f} GiB of disk free"
+        f"{resources.get('CPU', 0):g} CPUs{gpus}, {free:.1f} of {memory:.1f} GiB "
+        f"of memory and {disk:.1f} GiB of disk free"
     )
     wrong, there = [], {fact: str(value) for fact, value in told.items()}
     if "problem" in there:
@@ -114,9 +103,9 @@ def judge_node(
         seen += f", lvm {there['code']} in {there['package']}"
         if sentence := difference(here, there, name.removeprefix("node ")):
             wrong.append(sentence)
-    if told["disk"] < MIN_DISK_GIB:
+    if disk < MIN_DISK_GIB:
         wrong.append(f"free {MIN_DISK_GIB:.0f} GiB of disk: Ray spills objects there")
-    if resources.get("CPU", 0) > 0 and told["memory"] < MIN_MEMORY_GIB:
+    if resources.get("CPU", 0) > 0 and memory < MIN_MEMORY_GIB:
         wrong.append(f"arms want {MIN_MEMORY_GIB:.0f} GiB of memory: remove the node")
     return Finding(what=name, seen=seen, ok=not wrong, next="; ".join(wrong))
 
@@ -124,7 +113,7 @@ def judge_node(
 # --- what jobs left behind ------------------------------------------------------------------------
 
 
-def _left_behind(ray: ModuleType) -> list[Finding]:
+def _left_behind(ray: Ray) -> list[Finding]:
     from ray.util.state import list_actors, list_jobs, list_placement_groups
 
     asked = {

@@ -164,7 +164,7 @@ class Job:
             expected = predicted_time(request, dataset)
             with self._audience.heard():
                 screen.say(expected.in_words(), "bold")
-            writer.note(event_of(Forecast, **expected.to_plain()))
+            writer.note(expected.in_journal())
         triage = Triage(request, dataset, executor, journal, writer.note)
         with self._forgotten_without_ray(is_new):
             executor.start()

@@ -12,13 +12,14 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
+import msgspec
 import torch
 
-from lvm.core.config.plain import fingerprint, from_dict, to_dict
+from lvm.core.config.plain import fingerprint, to_dict
 from lvm.core.config.recipe import Recipe
 from lvm.core.config.run import GateConfig
+from lvm.core.config.steps import Value
 from lvm.core.device import claim
 from lvm.core.errors import MissingExtraError
 from lvm.core.files import write_json
@@ -34,8 +35,11 @@ from lvm.evaluation.metrics import PerQuery
 from lvm.models.base import declared, moves_documents
 from lvm.models.predictor import Predictor
 from lvm.training.checkpoint import load_checkpoint, load_weights
+from lvm.training.epochs import EpochRecord
 from lvm.training.loop import train
 from lvm.training.world import World
+from lvm.triage.events import Epoch, event_of
+from lvm.triage.events.parts import Arm
 from lvm.triage.step import Role
 
 MAX_LATENCY_QUERIES = 100
@@ -44,7 +48,7 @@ NO_FILES: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True)
 class ArmSpec:
-    """Everything a trial needs to run one arm, in plain values."""
+    """Everything a trial needs to run one arm; it is pickled to the process of the trial."""
 
     id: str
     step: str
@@ -61,38 +65,21 @@ class ArmSpec:
     device: str = "cpu"
     commit: str | None = None
     why: str = ""
-    changes: Mapping[str, Any] = field(default_factory=dict)  # dotted keys, for the report
+    changes: Mapping[str, Value] = field(default_factory=dict)  # dotted keys, for the report
 
-    def to_plain(self, run: Path | None = None) -> dict[str, Any]:
-        """Return the spec as JSON values.
+    def in_journal(self, run: Path) -> Arm:
+        """Return the spec as a journal holds it.
 
         Paths below the folder `run` become relative to it: a journal moves with its run.
         """
-        values = {**vars(self), "recipe": to_dict(self.recipe), "gates": to_dict(self.gates)}
-        for key in ("folder", "source", "baseline"):
-            values[key] = None if values[key] is None else _stored(values[key], run)
-        plain: dict[str, Any] = to_plain(values)
-        return plain
-
-    @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> ArmSpec:
-        """Rebuild a spec from its JSON values."""
-        paths = {k: Path(values[k]) if values[k] else None for k in ("source", "baseline")}
-        return cls(
-            **{
-                **values,
-                **paths,
-                "folder": Path(values["folder"]),
-                "role": Role(values["role"]),
-                "recipe": from_dict(Recipe, values["recipe"]),
-                "gates": from_dict(GateConfig, values["gates"]),
-            }
-        )
+        paths = {key: _stored(getattr(self, key), run) for key in ("folder", "source", "baseline")}
+        return msgspec.convert(to_plain({**vars(self), **paths}), Arm)
 
 
-def _stored(path: Path, run: Path | None) -> str:
-    inside = run is not None and path.is_relative_to(run)
-    return path.relative_to(run).as_posix() if run is not None and inside else str(path)
+def _stored(path: Path | None, run: Path) -> str | None:
+    if path is None:
+        return None
+    return path.relative_to(run).as_posix() if path.is_relative_to(run) else str(path)
 
 
 def arm_id(
@@ -121,12 +108,11 @@ def arm_id(
     return fingerprint(decides | {name: files for name, files in outside.items() if files})
 
 
-def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, None]:
-    """Run one arm and yield a plain record per epoch; the last files are on disk before each.
+def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[Epoch, None, None]:
+    """Run one arm and yield every epoch; the last files are on disk before each.
 
-    Keys of a record: epoch, eval_cosine, r_at_5, mrr, stage (the verdict of the stage gate), loss,
-    num_negatives, seconds. An arm with a `source` yields one record, at epoch 0. Raises DeviceError
-    where this process has no such device as `spec.device`.
+    An arm with a `source` yields one, number 0. Raises DeviceError where this process has no such
+    device as `spec.device`.
     """
     device = claim(spec.device)
     torch.set_num_threads(spec.threads)
@@ -136,9 +122,9 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
         predictor, _, _ = load_checkpoint(spec.source)
         predictor.to(device)
         dev = validate(spec, dataset, predictor, 0)
-        if spec.evaluate_test:  # before the record, after which nobody asks for more
+        if spec.evaluate_test:  # before the epoch is told, after which nobody asks for more
             evaluate_test(spec, dataset, predictor)
-        yield {"epoch": 0, **dev, "seconds": 0.0, "wall": time.perf_counter() - started}
+        yield epoch_of(spec, 0, dev, wall=time.perf_counter() - started)
         return
     backend = _backend(spec, device)
     for record in train(
@@ -151,15 +137,28 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, 
     ):
         if record.epoch == spec.recipe.training.epochs and spec.evaluate_test:
             _evaluate_test_once(spec, dataset, device)
-        yield {
-            "epoch": record.epoch,
-            "backend": backend,
-            **record.dev,
-            **record.train,
-            "seconds": record.seconds,
-            "negatives": dict(record.negatives),
-            "health": dict(record.health),
-        }
+        yield trained_epoch(spec, record, backend)
+
+
+def trained_epoch(spec: ArmSpec, record: EpochRecord, backend: str) -> Epoch:
+    """Return an epoch of training as an event."""
+    measured = {**record.dev, **record.train, "seconds": record.seconds}
+    return epoch_of(
+        spec,
+        record.epoch,
+        measured,
+        backend=backend,
+        negatives=record.negatives,
+        health=record.health,
+    )
+
+
+def epoch_of(
+    spec: ArmSpec, epoch: int, measured: Mapping[str, float | str], **about: object
+) -> Epoch:
+    """Return what an arm measured at one epoch as an event."""
+    named = {"arm": spec.id, "step": spec.step, "name": spec.name, "epoch": epoch}
+    return event_of(Epoch, **{**named, **about, **measured})
 
 
 def _backend(spec: ArmSpec, device: torch.device) -> str:
@@ -183,7 +182,9 @@ def _seen(spec: ArmSpec, windows: Windows) -> Windows:
     return windows.last(spec.recipe.context_length)
 
 
-def validate(spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int) -> dict[str, Any]:
+def validate(
+    spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int
+) -> dict[str, float | str]:
     """Evaluate on dev, keep the results per query, and judge the stage gate."""
     space = spec.recipe.search_space
     queries = predict(predictor, dataset, _seen(spec, dataset.dev), space)
@@ -196,13 +197,12 @@ def validate(spec: ArmSpec, dataset: Dataset, predictor: Predictor, epoch: int) 
 
 def dev_record(
     spec: ArmSpec, evaluation: Evaluation, per_query: PerQuery, epoch: int
-) -> dict[str, object]:
+) -> dict[str, float | str]:
     """Keep the dev results per query of one epoch; return its metrics and stage verdict."""
     per_query.save(dev_file(spec.folder, epoch))
-    return {
-        **{metric: evaluation.masked[metric] for metric in METRICS.shown(Shown.DEV)},
-        "stage": str(_stage_verdict(spec, per_query)),
-    }
+    shown = ((metric, evaluation.masked[metric]) for metric in METRICS.shown(Shown.DEV))
+    measured = {metric: value for metric, value in shown if value is not None}
+    return {**measured, "stage": _stage_verdict(spec, per_query)}
 
 
 def _stage_verdict(spec: ArmSpec, per_query: PerQuery) -> str:

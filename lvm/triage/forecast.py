@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lvm.core.config.run import ScheduleConfig
+from lvm.triage import events
+from lvm.triage.events.parts import Probe
 from lvm.triage.plan import Planned, PlannedRace
 from lvm.triage.probe import Costs
 from lvm.triage.rungs import rung_epochs
@@ -47,22 +48,22 @@ class Forecast:
             f"training (measured in {self.costs.probe:.0f} s under the current load)"
         )
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return the values for the journal."""
+    def in_journal(self) -> events.Forecast:
+        """Return the forecast as a journal holds it."""
         costs = self.costs
-        return {
-            "seconds": round(self.seconds, 1),
-            "lower": round(self.lower, 1),
-            "upper": round(self.upper, 1),
-            "parts": {name: round(value, 1) for name, value in self.parts.items()},
-            "probe": {
-                "seconds": round(costs.probe, 1),
-                "update_seconds": round(costs.update[""], 4),
-                "dev_seconds": round(costs.dev, 3),
-                "test_seconds": round(costs.test, 3),
-                "start_seconds": round(costs.start, 3),
-            },
-        }
+        return events.Forecast(
+            seconds=round(self.seconds, 1),
+            lower=round(self.lower, 1),
+            upper=round(self.upper, 1),
+            parts={name: round(value, 1) for name, value in self.parts.items()},
+            probe=Probe(
+                seconds=round(costs.probe, 1),
+                update_seconds=round(costs.update[""], 4),
+                dev_seconds=round(costs.dev, 3),
+                test_seconds=round(costs.test, 3),
+                start_seconds=round(costs.start, 3),
+            ),
+        )
 
 
 def forecast(

@@ -14,12 +14,13 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from msgspec.structs import replace
 
 from lvm.core.errors import ResumeError, UsageError
 from lvm.core.outside import parse_json, read_text
+from lvm.core.plain_json import Json
 from lvm.core.records import to_plain
 from lvm.triage.events import Event, NotToldError, Reopened, as_read, told
 from lvm.triage.reopen import effective
@@ -128,7 +129,7 @@ def read_events(folder: Path) -> Iterator[Event]:
             yield event
 
 
-def _is_event(record: Mapping[str, object]) -> bool:
+def _is_event(record: Mapping[str, Json]) -> bool:
     at = record.get("at")
     return (
         isinstance(record.get("event"), str)
@@ -155,7 +156,7 @@ def _unsealed(line: str) -> str:
     return f"{body}}}"
 
 
-def read_journal(folder: Path) -> Iterator[dict[str, Any]]:
+def read_journal(folder: Path) -> Iterator[dict[str, Json]]:
     """Yield the lines in `folder` as they are; ResumeError when they are not of this program."""
     path = folder / FILE_NAME
     try:

@@ -121,7 +121,7 @@ def judge_stage(result: ArmResult, seed: int) -> GateResult:
 def training_of(result: ArmResult) -> TrainingLog:
     """Return an arm's training up to the epoch that counts."""
     records = result.lane.records
-    kept = [records[e] for e in sorted(records) if result.epoch == 0 or e <= result.epoch]
+    kept = [records[e].record() for e in sorted(records) if result.epoch == 0 or e <= result.epoch]
     return log_from_epochs(result.spec.recipe, kept, str(result.reason))
 
 

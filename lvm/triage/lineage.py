@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from msgspec import convert
-
 from lvm.audit.lineage import Lineage, TrainedOn, read_lineage, seen_articles, unknown_lineage
 from lvm.core.outside import printable
 from lvm.core.records import Estimate
 from lvm.training.checkpoint import read_manifest
 from lvm.training.manifest import Stated
-from lvm.triage.events.evidence import LineageTold, TraceTold
+from lvm.triage.events.evidence import LineageTold
 from lvm.triage.request import Request
 from lvm.triage.runner import Runner
 from lvm.triage.trace import Trace
@@ -58,7 +56,7 @@ def judged_lineage(
         model=model,
         why=why,
         read=len(seen.articles),
-        trace=None if trace is None else convert(trace.to_plain(), TraceTold),
+        trace=None if trace is None else trace.in_journal(),
         off_contexts=off_contexts,
     )
 

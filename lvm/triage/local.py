@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from lvm.data.windows import Dataset
 from lvm.triage.endings import failure_of
+from lvm.triage.events import Epoch
 from lvm.triage.own_arm import run_trial
 from lvm.triage.race import Race
 
@@ -45,10 +46,10 @@ class LocalExecutor:
         return "in this process"
 
 
-def _advance(race: Race, arm: str, records: Iterator[dict[str, object]]) -> bool:
+def _advance(race: Race, arm: str, epochs: Iterator[Epoch]) -> bool:
     """Take one epoch of an arm; False when it has none left or broke."""
     try:
-        record = next(records)
+        epoch = next(epochs)
     except StopIteration:
         return False
     except Exception as error:
@@ -57,5 +58,5 @@ def _advance(race: Race, arm: str, records: Iterator[dict[str, object]]) -> bool
             raise
         race.failed(arm, failure.reason, failure.detail)
         return False
-    race.record(arm, record)
+    race.record(epoch)
     return True

@@ -19,7 +19,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from lvm.core.errors import ClusterError
 
@@ -84,6 +85,14 @@ def of_its_own() -> dict[str, str]:
     return own
 
 
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process says once it has started a cluster, or why there is none."""
+
+    address: str = ""  # of the cluster; "": Ray did not start
+    problem: str = ""  # type of the error
+    texts: list[str] = []  # what the error and its causes say
+
+
 class LocalHead:
     """The process that holds a cluster: made early, asked to start, waited for, closed."""
 
@@ -116,11 +125,8 @@ class LocalHead:
                 self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
                 self._process.stdin.flush()
 
-    def address(self) -> dict[str, Any]:
-        """Wait for the cluster; return its `address`.
-
-        Where Ray did not start, what it said: `problem`, a type, and `texts`.
-        """
+    def address(self) -> Answer:
+        """Wait for the cluster; return its address, or what Ray said where it did not start."""
         out = self._process.stdout
         assert out is not None
         if not select.select([out], [], [], START_SECONDS)[0]:
@@ -128,14 +134,12 @@ class LocalHead:
                 f"Ray did not start on this machine within {START_SECONDS:.0f} s; run lvm "
                 "doctor to see what it lacks."
             )
-        line = out.readline()
-        if line:
-            answer: dict[str, Any] = json.loads(line)
-            return answer
+        with contextlib.suppress(msgspec.DecodeError):
+            return msgspec.json.decode(out.readline(), type=Answer)
         self._complaint.seek(0)
         said = self._complaint.read().decode(errors="replace").strip().splitlines()
         status = f"its process ended with status {self._process.wait()}"
-        return {"problem": "", "texts": [said[-1] if said else status]}
+        return Answer(texts=[said[-1] if said else status])
 
     def leave(self) -> None:
         """Let the cluster end, without waiting for it."""

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 from lvm.core.beside import beside, products_alone
 from lvm.triage.below_ladder import ask_whether_below, asked_first
-from lvm.triage.events import ArmJudged, Inspected, Ladder, event_of
+from lvm.triage.events import ArmJudged, Inspected, Ladder
 from lvm.triage.inspect import inspect_model
 from lvm.triage.judge import REACHED_ITS_END
 from lvm.triage.phase1 import PHASE1
@@ -62,16 +62,13 @@ class Order:
             return None
         ladder = runner.journal.events.last(Ladder, split="dev")
         rungs = ladder.rows if ladder is not None else {}
-        found = inspect_model(
-            checkpoint,
+        return inspect_model(
+            spec,
             runner.dataset,
-            spec.recipe,
-            runner.gates,
             model=judged.evaluation.masked if judged.evaluation is not None else None,
             ladder={name: row.masked for name, row in rungs.items()},
             steps=runner.request.steps,
         )
-        return event_of(Inspected, arm=spec.id, name=spec.name, **found)
 
     def _take(self, found: Inspected | None, head: list[str]) -> None:
         """Note the findings, then order the steps: fixed ones first, then those that the findings

@@ -6,7 +6,6 @@ From the predictions on, everything is as for an arm that this program trains.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,40 +19,33 @@ from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather
 from lvm.evaluation.metrics import PerQuery
 from lvm.training.own.loop import Place, test_rows, train_own
-from lvm.triage.arm import ArmSpec, dev_record, run_arm
+from lvm.triage.arm import ArmSpec, dev_record, run_arm, trained_epoch
+from lvm.triage.events import Epoch
 
 BACKEND = "own"  # in the journal: not computed by this program
 
 
-def run_trial(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, object], None, None]:
-    """Run one arm, by this program or by the recipe's trainer; yield a plain record per epoch."""
+def run_trial(spec: ArmSpec, dataset: Dataset) -> Generator[Epoch, None, None]:
+    """Run one arm, by this program or by the recipe's trainer; yield every epoch."""
     trained_elsewhere = spec.recipe.trainer is not None and spec.source is None
     return (_run_own if trained_elsewhere else run_arm)(spec, dataset)
 
 
-def _run_own(spec: ArmSpec, dataset: Dataset) -> Generator[dict[str, Any], None, None]:
-    """Yield the records of `run_arm` for an arm that the recipe's trainer trains."""
+def _run_own(spec: ArmSpec, dataset: Dataset) -> Generator[Epoch, None, None]:
+    """Yield what `run_arm` does for an arm that the recipe's trainer trains."""
     torch.set_num_threads(spec.threads)
     spec.folder.mkdir(parents=True, exist_ok=True)
     read = dataset.narrowed(spec.recipe.context_length)
     place = place_of(spec)
 
-    def validate(rows: Float[Tensor, "M D"], epoch: int) -> dict[str, Any]:
+    def validate(rows: Float[Tensor, "M D"], epoch: int) -> dict[str, float | str]:
         return dev_record(spec, *_measured(spec, dataset, rows, "dev"), epoch)
 
     budget = spec.recipe.training.epochs
     for record in train_own(spec.recipe, read, place, validate=validate, threads=spec.threads):
         if record.epoch == budget and spec.evaluate_test:
             _evaluate_test(spec, dataset, test_rows(read, place))
-        yield {
-            "epoch": record.epoch,
-            "backend": BACKEND,
-            **record.dev,
-            **record.train,
-            "seconds": record.seconds,
-            "negatives": {},
-            "health": {},
-        }
+        yield trained_epoch(spec, record, BACKEND)
 
 
 def place_of(spec: ArmSpec) -> Place:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
+
+from msgspec.structs import replace
 
 from lvm.core.config.run import ScheduleConfig
 from lvm.core.metrics import METRICS
@@ -40,14 +42,14 @@ class Lane:
     """One arm of a race."""
 
     spec: ArmSpec
-    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+    records: dict[int, Epoch] = field(default_factory=dict)
     ending: Ending | None = None
     detail: str = ""
 
     @property
     def train_seconds(self) -> float:
         """Seconds of training spent, including epochs run after the arm was decided."""
-        return float(sum(record.get("seconds") or 0.0 for record in self.records.values()))
+        return float(sum(epoch.seconds for epoch in self.records.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,20 +137,23 @@ class Race:
         """Return how many epochs of an arm are recorded."""
         return max(self.lanes[arm].records, default=0)
 
-    def record(self, arm: str, record: dict[str, Any]) -> None:
-        """Take the record of one epoch of one arm (again after a resume: the same numbers)."""
-        lane, epoch = self.lanes[arm], int(record["epoch"])
-        if epoch in lane.records:
+    def record(self, epoch: Epoch) -> None:
+        """Take one epoch of one arm (again after a resume: the same numbers)."""
+        lane, arm = self.lanes[epoch.arm], epoch.arm
+        if epoch.epoch in lane.records:
             return
-        lane.records[epoch] = record
+        # A process that goes on with its arm for another step still names the first one.
+        epoch = replace(epoch, at=0.0, step=self.step, name=lane.spec.name)
+        lane.records[epoch.epoch] = epoch
         if lane.ending is None:
-            self._note(_epoch(lane.spec, self.step, record))
+            self._note(epoch)
         if lane.spec.source is not None:
-            self._end(lane, Ending(reason=StopReason.FINISHED, epoch=epoch))
+            self._end(lane, Ending(reason=StopReason.FINISHED, epoch=epoch.epoch))
             return
-        value = self._sign * float(record[self.metric])
-        holds = self._terms.ends_at_gate and record["stage"] == Verdict.PASS
-        self._apply(self._rungs.report(arm, epoch, value, holds=holds))
+        measured = epoch.measured(self.metric)
+        value = self._sign * (math.nan if measured is None else measured)
+        holds = self._terms.ends_at_gate and epoch.stage == Verdict.PASS
+        self._apply(self._rungs.report(arm, epoch.epoch, value, holds=holds))
         self._end_in_time()
 
     def _end_in_time(self) -> None:
@@ -218,11 +223,6 @@ class Race:
                 detail=lane.detail,
             )
         )
-
-
-def _epoch(spec: ArmSpec, step: str, record: Mapping[str, object]) -> Epoch:
-    """Return the record of an epoch as an event."""
-    return event_of(Epoch, arm=spec.id, step=step, name=spec.name, **record)
 
 
 def rung_metric(judged: Sequence[ArmSpec], schedule: ScheduleConfig, wanted: str = "") -> str:

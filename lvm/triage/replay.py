@@ -28,7 +28,7 @@ def replay(race: Race, state: RunState) -> None:
     } - ended
     for event in events:
         if isinstance(event, Epoch) and event.arm not in unfinished:
-            race.record(event.arm, event.record())
+            race.record(event)
         elif isinstance(event, ArmEnded) and _counts(event, race.step):
             race.failed(event.arm, event.reason, event.detail)
 

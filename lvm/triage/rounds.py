@@ -89,7 +89,7 @@ class Rounds:
             ArmsAdded,
             step=self.step.name,
             round=number,
-            arms=[spec.to_plain(out) for spec in specs],
+            arms=[spec.in_journal(out) for spec in specs],
             left_out=proposal.left_out,
         )
         self.runner.once(added, "step", "round")

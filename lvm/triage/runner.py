@@ -167,7 +167,7 @@ class Runner:
 
     def begin(self, step: str, specs: Sequence[ArmSpec], **about: object) -> None:
         """Write down that a step starts, with its arms."""
-        arms = [spec.to_plain(self.request.out.absolute()) for spec in specs]
+        arms = [spec.in_journal(self.request.out.absolute()) for spec in specs]
         self.once(event_of(StepStarted, step=step, arms=arms, **about), "step")
 
     def race(

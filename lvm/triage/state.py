@@ -12,11 +12,11 @@ and some fields is built when they are first asked for, and kept from then on.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, TypeVar, cast, overload
+from typing import TypeVar, cast, overload
 
 from msgspec.structs import replace
 
-from lvm.triage.events import ArmsAdded, Decision, Event, Resumed, RunStarted, StepStarted, told
+from lvm.triage.events import ArmsAdded, Decision, Event, Resumed, RunStarted, StepStarted
 from lvm.triage.events.parts import Arguments
 
 E = TypeVar("E", bound=Event)
@@ -35,10 +35,6 @@ class RunState(Sequence[Event]):
 
     def append(self, event: Event) -> None:
         """Add an event, at the same cost whatever came before."""
-        if not isinstance(event, Event):
-            event = told(event)
-            if event is None:
-                return
         if isinstance(event, ArmsAdded):
             self._add_arms(event)
         place = len(self._events)
@@ -146,7 +142,7 @@ class RunState(Sequence[Event]):
     __hash__ = None  # type: ignore[assignment]  # it grows
 
 
-def indexed(events: Iterable[Any]) -> RunState:
+def indexed(events: Iterable[Event]) -> RunState:
     """Return events with their index: themselves where they have one."""
     return events if isinstance(events, RunState) else RunState(events)
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from lvm.core.config.recipe import Recipe
 from lvm.core.config.run import ScheduleConfig
+from lvm.core.config.steps import Value
 from lvm.core.errors import ConfigError
 from lvm.core.packages import STEPS as STEPS_PACKAGE
 from lvm.core.registry import Registry
@@ -34,7 +35,7 @@ class Arm:
     """One variant of the base recipe."""
 
     name: str
-    changes: Mapping[str, object]  # dotted recipe keys
+    changes: Mapping[str, Value]  # dotted recipe keys
     why: str  # one clause for the report
     trains: bool = True  # False: the phase-1 model is searched with these changes, without training
 
@@ -55,7 +56,7 @@ class Proposal:
 
     arms: Sequence[Arm]
     left_out: Mapping[str, str] = field(default_factory=dict)  # arm name -> reason
-    control: Mapping[str, object] = field(default_factory=dict)  # what every arm has, control too
+    control: Mapping[str, Value] = field(default_factory=dict)  # what every arm has, control too
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,17 +22,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from lvm.core.errors import DataError
 from lvm.core.randomness import numpy_generator
-from lvm.core.records import Estimate, to_plain
+from lvm.core.records import Estimate
 from lvm.core.statistics import article_mean
 from lvm.data.windows import Dataset, Windows
 from lvm.evaluation.metrics import PerQuery
+from lvm.triage.events.evidence import TraceTold
 
 CONFIDENCE = 0.99  # a false trace accuses a person: five in a thousand, on one side
 UNEXPLAINED = 0.1  # of the surplus, that is left beside the nearest train window
@@ -56,10 +56,9 @@ class Trace:
         left = self.over_nearest_train.value / max(self.surplus.value, 1e-12)
         return self.surplus.lower > 0 and left > UNEXPLAINED
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return JSON values."""
-        plain: dict[str, Any] = to_plain({"found": self.found, **vars(self)})
-        return plain
+    def in_journal(self) -> TraceTold:
+        """Return the trace as a journal holds it."""
+        return TraceTold(found=self.found, **vars(self))
 
 
 def trace(

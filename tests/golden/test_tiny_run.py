@@ -68,7 +68,8 @@ def measure(name: str) -> list[dict[str, float]]:
             folder=Path(folder),
             gates=GateConfig(),
         )
-        records = run_arm(spec, tiny.dataset(tiny.bank(articles=24, chunks=15)))
+        epochs = run_arm(spec, tiny.dataset(tiny.bank(articles=24, chunks=15)))
+        records = [epoch.record() for epoch in epochs]
         return [{k: record[k] for k in KEYS if k in record} for record in records]
 
 

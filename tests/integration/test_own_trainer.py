@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import own_trainer
 import pytest
@@ -46,18 +47,18 @@ def spec_of(run: Path, recipe, **more) -> ArmSpec:
 
 
 def without_times(records):
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+    return [msgspec.structs.replace(record, seconds=0.0) for record in records]
 
 
 def test_an_arm_is_judged_by_what_its_script_predicts(tiny_dataset, tmp_path) -> None:
     recipe = own_trainer.copying(tmp_path / "run")
     spec = spec_of(tmp_path / "run", recipe, evaluate_test=True)
     records = list(run_trial(spec, tiny_dataset))
-    assert [r["epoch"] for r in records] == [1, 2, 3]
-    assert [r["loss"] for r in records] == [1, 1 / 2, 1 / 3]
+    assert [r.epoch for r in records] == [1, 2, 3]
+    assert [r.loss for r in records] == [1, 1 / 2, 1 / 3]
     rows, dev = tiny_dataset.bank.rows(tiny_dataset.dev.contexts[:, -1]), tiny_dataset.dev
     cosine = (rows * tiny_dataset.bank.rows(dev.targets)).sum(axis=1).mean()
-    assert records[0]["eval_cosine"] == pytest.approx(float(cosine), abs=1e-5)
+    assert records[0].eval_cosine == pytest.approx(float(cosine), abs=1e-5)
     assert len(PerQuery.load(dev_file(spec.folder, 3))) == len(dev)
     test = json.loads((spec.folder / "test.json").read_text())
     assert test["evaluation"]["num_windows"] == len(tiny_dataset.test)
@@ -98,7 +99,7 @@ def test_an_epoch_that_was_written_before_a_kill_is_taken_after_it(tiny_dataset,
     words = [*recipe.trainer.command[:5], "2", *recipe.trainer.command[6:]]
     later = recipe.with_changes({"trainer.command": words})  # goes on at epoch 2
     records = list(run_trial(dataclasses.replace(spec, recipe=later), tiny_dataset))
-    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert [record.epoch for record in records] == [1, 2, 3]
 
 
 def killed(*args: object) -> None:
@@ -270,8 +271,8 @@ def test_a_function_is_called_with_the_keys_that_it_names(tiny_dataset, tmp_path
     assert set(own_trainer.prepared(run, home, trainer)) == {"my_module.py", "helper.py"}
     recipe = dataclasses.replace(tiny.recipe(), trainer=trainer)
     records = list(run_trial(spec_of(run, recipe, evaluate_test=True), tiny_dataset))
-    assert [record["epoch"] for record in records] == [1, 2, 3]
-    assert "loss" not in records[0]
+    assert [record.epoch for record in records] == [1, 2, 3]
+    assert records[0].loss is None
 
 
 def test_a_function_that_is_not_there_is_named(tiny_dataset, tmp_path) -> None:

@@ -137,7 +137,7 @@ def run(device, epochs):
                    folder=Path(sys.argv[1]) / device, gates=GateConfig(),
                    device=device, evaluate_test=True)
     records = run_arm(spec, tiny.dataset())
-    return [next(records) for _ in range(epochs)]
+    return [next(records).record() for _ in range(epochs)]
 with mock.patch.object(arm, "MAX_LATENCY_QUERIES", 2):
     on_cpu = run("cpu", 2)
     with pretend.gpu():

@@ -19,7 +19,7 @@ import json, os, sys
 from lvm.triage.local_head import LocalHead
 head = LocalHead()
 head.ask(1, {"lvm_trial": 1})
-print(json.dumps({**head.address(), "pid": head.pid}), flush=True)
+print(json.dumps({"address": head.address().address, "pid": head.pid}), flush=True)
 sys.stdin.read()
 head.close()
 """

@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import io
 import json
-from dataclasses import asdict, dataclass
+import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
 import safetensors.torch
 import tiny
@@ -27,6 +29,7 @@ from lvm.jobs.presets import load_config
 from lvm.training.epochs import EpochRecord, read_epochs
 from lvm.training.loop import train
 from lvm.triage.arm import ArmSpec
+from lvm.triage.events import Epoch
 from lvm.triage.step import Role
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -139,8 +142,9 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
     """Ray's own queue from Train to Tune lost the last record when the workers ended right then."""
     import ray
 
-    from lvm.triage.on_ray.shared import ArmBroke
-    from lvm.triage.on_ray.workers import Handed, from_workers
+    from lvm.triage.on_ray.reports import Workers, to_text
+    from lvm.triage.on_ray.shared import ArmBroke, Common, Task
+    from lvm.triage.on_ray.workers import Work, from_workers
 
     spec = ArmSpec(
         id="arm",
@@ -152,22 +156,24 @@ def test_what_is_said_right_before_the_end_is_not_lost(cluster, monkeypatch, tmp
         gates=GateConfig(),
         workers=2,
     )
-    written = [{"epoch": epoch, "eval_cosine": 0.1 * epoch} for epoch in (1, 2, 3)]
+    written = [made.event(Epoch, epoch=epoch, eval_cosine=0.1 * epoch) for epoch in (1, 2, 3)]
+    signs = [Workers(waits=True), Workers(waits=False, placement_group="ab")]
 
-    def fit(worker: Any, config: Handed, **_: Any) -> None:
-        ray.get(config.mailbox.put.remote({"placed": 0}))
-        for record in written:
-            ray.get(config.mailbox.wait_for.remote(record["epoch"]))
-            ray.get(config.mailbox.put.remote(record))
+    def fit(worker: Any, work: Work, **_: Any) -> None:
+        mailbox = work.mailbox
+        ray.get(mailbox.put.remote(to_text(signs[1])))
+        for epoch in written:
+            ray.get(mailbox.wait_for.remote(epoch.epoch))
+            ray.get(mailbox.put.remote(to_text(epoch)))
         if spec.folder.name == "broken":
             raise RuntimeError("a worker died")
 
     monkeypatch.setattr("lvm.training.distributed.fit", fit)
-    signs = [{"waits": True}, {"waits": False, "placed": 0}]
-    trial = {"data": None, "plugins": None, "schedule": asdict(ScheduleConfig())}
-    assert list(from_workers(spec, trial)) == [*signs, *written]
+    common = Common(data=ray.put(None), plugins=None, schedule=ScheduleConfig(), spare=0)
+    task = Task(pickled=pickle.dumps(spec), known=0, common=common)
+    assert list(from_workers(task)) == [*signs, *written]
     spec = dataclasses.replace(spec, folder=tmp_path / "broken")
-    records = from_workers(spec, trial)
+    records = from_workers(dataclasses.replace(task, pickled=pickle.dumps(spec)))
     assert [next(records) for _ in (*signs, *written)] == [*signs, *written]
     with pytest.raises(ArmBroke, match="RuntimeError: a worker died"):
         next(records)
@@ -206,7 +212,7 @@ def test_each_worker_of_a_node_takes_the_gpu_that_ray_train_gave_it(monkeypatch)
 
 
 def test_a_gpu_that_a_worker_lacks_says_nothing_of_its_arm(tmp_path: Path):
-    from lvm.triage.on_ray.shared import ArmBroke, records_or_reason
+    from lvm.triage.on_ray.shared import ArmBroke, epochs_or_reason
 
     spec = ArmSpec(
         id="arm",
@@ -219,7 +225,7 @@ def test_a_gpu_that_a_worker_lacks_says_nothing_of_its_arm(tmp_path: Path):
         device="cuda",
     )
     with pytest.raises(ArmBroke, match="has no cuda for this process"):
-        list(records_or_reason(spec, tiny.dataset()))
+        list(epochs_or_reason(spec, tiny.dataset()))
 
 
 def test_workers_that_cannot_share_a_batch(world, recipe_file: Path, tmp_path: Path, capsys):

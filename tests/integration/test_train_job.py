@@ -18,6 +18,7 @@ from lvm.core.records import StopReason
 from lvm.data.files import read_bank, write_bank
 from lvm.training import loop
 from lvm.training.epochs import read_epochs
+from lvm.triage.events import Epoch
 from lvm.triage.lock import acquire
 
 pytestmark = pytest.mark.integration
@@ -73,8 +74,8 @@ def test_an_interrupted_one_goes_on_by_the_command_it_prints(world, tmp_path, mo
     def interrupted(executor: WithoutRay, race: Any, dataset: Any) -> None:
         record = race.record
 
-        def stop(arm: str, values: dict[str, Any]) -> None:
-            record(arm, values)
+        def stop(epoch: Epoch) -> None:
+            record(epoch)
             raise KeyboardInterrupt
 
         race.record = stop

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import Counter
 
+import made
 import pytest
 import tiny
 import torch
@@ -413,12 +414,12 @@ def records_of(monkeypatch, tmp_path, error):
     """Return what a trial reports whose arm raises."""
 
     def broken(spec, dataset):
-        yield {"epoch": 1}
+        yield made.event(Epoch, epoch=1)
         raise error
 
     monkeypatch.setattr(shared, "run_trial", broken)
     spec = dataclasses.make_dataclass("Spec", ["folder"])(tmp_path)
-    return list(shared.records_or_reason(spec, None))
+    return list(shared.epochs_or_reason(spec, None))
 
 
 @pytest.mark.parametrize(
@@ -427,8 +428,8 @@ def records_of(monkeypatch, tmp_path, error):
 )
 def test_a_trial_says_why_it_ended(error, reason, monkeypatch, tmp_path) -> None:
     *_, last = records_of(monkeypatch, tmp_path, error)
-    assert last["ended"] == reason
-    assert last["detail"]
+    assert last.reason == reason
+    assert last.detail
 
 
 @pytest.mark.parametrize(

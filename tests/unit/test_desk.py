@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import made
 import pytest
 import tiny
 
@@ -17,8 +18,9 @@ from lvm.core.config.run import GateConfig, ScheduleConfig
 from lvm.core.errors import ClusterError
 from lvm.core.records import StopReason
 from lvm.triage.arm import ArmSpec
-from lvm.triage.events import ArmRestarted, Rung, Waiting
+from lvm.triage.events import ArmRestarted, Epoch, Rung, Waiting
 from lvm.triage.on_ray.desk import Desk
+from lvm.triage.on_ray.reports import Over, Started, Workers
 from lvm.triage.on_ray.seating import IMPATIENT_SECONDS
 from lvm.triage.on_ray.seats import Move, Place, Seat
 from lvm.triage.race import race_of
@@ -26,6 +28,7 @@ from lvm.triage.state import RunState
 from lvm.triage.step import Role
 
 BUDGET = 8
+STARTED = Started(node="node", pid=1, facts={})
 SCHEDULE = ScheduleConfig(first_rung=2, stuck_seconds=10.0, stuck_factor=2.0, wait_minutes=5.0)
 
 
@@ -111,8 +114,7 @@ class Tune:
         else:
             self.started += 1
         self.processes += 1
-        self.desk.started(queued[0], "node", 1)
-        self.desk.take(queued[0], {"started": {}})
+        self.desk.take(queued[0], STARTED)
 
     def train_one(self) -> None:
         busy = [t for t, s in self.desk.seats.items() if s.place is Place.TRAINING]
@@ -125,8 +127,10 @@ class Tune:
         epoch = self.race.known_epochs(name) + 1
         self.trained[name] += 1
         value = self.values[name] + epoch / 1000
-        record = {"epoch": epoch, "eval_cosine": value, "stage": "FAIL", "seconds": 1.0}
-        self.desk.take(trial, record)
+        report = made.event(
+            Epoch, arm=name, epoch=epoch, eval_cosine=value, stage="FAIL", seconds=1.0
+        )
+        self.desk.take(trial, report)
 
     def trial_of(self, name: str) -> str:
         return next(t for t, s in self.desk.seats.items() if s.spec.id == name)
@@ -244,7 +248,7 @@ def test_an_arm_that_raises_the_same_twice_has_crashed() -> None:
 def test_a_trial_that_ends_before_its_last_epoch_has_crashed() -> None:
     tune = Tune(arms(2), slots=2)
     until_trains(tune, "a001")
-    tune.desk.take(tune.trial_of("a001"), {"over": True})
+    tune.desk.take(tune.trial_of("a001"), Over())
     assert tune.race.lanes["a001"].ending.reason is StopReason.CRASHED
 
 
@@ -311,7 +315,7 @@ def test_an_arm_that_waits_for_its_own_kind_is_not_given_up() -> None:
     tune.desk.next_arm("late")
     for _ in range(20):
         tune.now += 60.0
-        tune.desk.started(tune.trial_of("a000"), "node", 1)  # it is at work
+        tune.desk.take(tune.trial_of("a000"), STARTED)  # it is at work
         tune.desk.watch()
     assert tune.race.lanes["a001"].ending is None
 
@@ -349,8 +353,8 @@ def test_workers_that_have_finished_end_by_themselves() -> None:
     (trial,) = tune.desk.seats
     assert tune.desk.seats[trial].place is Place.TRAINING
     assert tune.desk.moves() == []
-    assert tune.desk.take(trial, {"waits": False}) is Move.TRAIN
-    assert tune.desk.take(trial, {"over": True}) is None
+    assert tune.desk.take(trial, Workers(waits=False)) is Move.TRAIN
+    assert tune.desk.take(trial, Over()) is None
     assert tune.desk.moves() == [(Move.STOP, trial)]
 
 
@@ -358,14 +362,14 @@ def test_a_sign_of_life_of_workers_is_no_epoch() -> None:
     tune = Tune([arm(0, workers=2)], slots=1)
     tune.turn()
     trial = tune.trial_of("a000")
-    tune.desk.started(trial, "node", 1)
-    assert tune.desk.take(trial, {"waits": True}) is Move.TRAIN
+    tune.desk.take(trial, STARTED)
+    assert tune.desk.take(trial, Workers(waits=True)) is Move.TRAIN
     tune.now += 40.0
     tune.desk.watch()
     assert "2 workers with 0.9 CPUs each" in tune.events.of(Waiting)[0].detail
-    tune.desk.take(trial, {"waits": False})
+    tune.desk.take(trial, Workers(waits=False))
     tune.now += 13 * SCHEDULE.stuck_seconds
-    tune.desk.take(trial, {"waits": False})
+    tune.desk.take(trial, Workers(waits=False))
     assert [move for move, _ in tune.desk.watch()] == [Move.KILL]
 
 
@@ -416,8 +420,9 @@ def test_a_checkpoint_searched_for_a_step_is_searched_again_for_its_confirmation
     first = Tune([searched], slots=2)
     desk = first.desk
     assert desk.next_arm("step") is not None
-    desk.started("step", "node", 1)
-    desk.take("step", {"epoch": 0, "eval_cosine": 0.5, "r_at_5": 0.1, "mrr": 0.1, "stage": "PASS"})
+    desk.take("step", STARTED)
+    epoch = made.event(Epoch, arm=searched.id, epoch=0, eval_cosine=0.5, stage="PASS")
+    desk.take("step", epoch)
     assert first.race.over
     assert desk.seats["step"].place is Place.HELD
 
@@ -425,12 +430,10 @@ def test_a_checkpoint_searched_for_a_step_is_searched_again_for_its_confirmation
     desk._race = second.race
     assert (Move.TRAIN, "step") not in desk.moves()
     assert desk.next_arm("confirmation") == (searched, 0)
-    desk.take("step", {"over": True})
+    desk.take("step", Over())
     assert not second.race.over
-    desk.started("confirmation", "node", 1)
-    desk.take(
-        "confirmation", {"epoch": 0, "eval_cosine": 0.5, "r_at_5": 0.1, "mrr": 0.1, "stage": "PASS"}
-    )
+    desk.take("confirmation", STARTED)
+    desk.take("confirmation", epoch)
     (lane,) = second.race.lanes.values()
     assert lane.ending is not None
     assert lane.ending.reason is StopReason.FINISHED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from lvm.core.config.run import ScheduleConfig
 from lvm.core.errors import ClusterError
+from lvm.triage.local_head import Answer
 from lvm.triage.on_ray import early
 from lvm.triage.on_ray.early import EarlyJoin
 
@@ -18,14 +18,14 @@ from lvm.triage.on_ray.early import EarlyJoin
 class Head:
     """A head that answers when told to, or hears that nobody wants it."""
 
-    def __init__(self, answer: Mapping[str, Any] | None) -> None:
+    def __init__(self, answer: Answer | None) -> None:
         self.answer, self.told, self.left = answer, threading.Event(), False
         if answer is not None:
             self.told.set()
 
-    def address(self) -> Mapping[str, Any]:
+    def address(self) -> Answer:
         assert self.told.wait(20)
-        return self.answer or {"problem": "", "texts": ["its process ended with status 0"]}
+        return self.answer or Answer(texts=["its process ended with status 0"])
 
     def leave(self) -> None:
         self.left = True
@@ -37,10 +37,10 @@ def joined(monkeypatch) -> list[Any]:
     """The answers that were joined with."""
     found: list[Any] = []
 
-    def connect(ray: Any, address: Any, schedule: Any, answer: Mapping[str, Any]) -> None:
-        if "problem" in answer:
+    def connect(ray: Any, address: Any, schedule: Any, answer: Answer) -> None:
+        if not answer.address:
             raise ClusterError("Ray did not start")
-        found.append(answer["address"])
+        found.append(answer.address)
 
     monkeypatch.setattr(early, "import_ray", lambda **_: SimpleNamespace())
     monkeypatch.setattr(early, "connect", connect)
@@ -52,7 +52,7 @@ def join(head: Head) -> EarlyJoin:
 
 
 def test_it_is_joined_once_waited_for(joined) -> None:
-    head = Head({"address": "here:1"})
+    head = Head(Answer(address="here:1"))
     join(head).wait()
     assert joined == ["here:1"]
     assert not head.left
@@ -60,7 +60,7 @@ def test_it_is_joined_once_waited_for(joined) -> None:
 
 def test_what_went_wrong_is_raised_where_it_is_waited_for(joined) -> None:
     with pytest.raises(ClusterError, match="did not start"):
-        join(Head({"problem": "Exception", "texts": ["no disk"]})).wait()
+        join(Head(Answer(problem="Exception", texts=["no disk"]))).wait()
 
 
 def test_a_run_that_ends_before_joins_nothing_and_waits_for_no_cluster(joined) -> None:
@@ -71,7 +71,7 @@ def test_a_run_that_ends_before_joins_nothing_and_waits_for_no_cluster(joined) -
 
 
 def test_a_run_that_ends_after_the_join_has_something_to_leave(joined) -> None:
-    head = Head({"address": "here:1"})
+    head = Head(Answer(address="here:1"))
     one = join(head)
     one.wait()
     assert one.end() is True

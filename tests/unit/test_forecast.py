@@ -79,7 +79,7 @@ def test_the_range_lies_between_no_full_training_and_all_of_them() -> None:
     assert found.lower < found.seconds < found.upper
     assert found.seconds**2 == pytest.approx(found.lower * (found.upper - in_full / 2))
     assert "at least" in found.in_words()
-    assert found.to_plain()["probe"]["update_seconds"] == 1.0
+    assert found.in_journal().probe.update_seconds == 1.0
 
 
 def test_costs_are_those_of_the_recipe_whatever_its_epochs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -161,11 +162,11 @@ def test_a_trial_gets_whole_paths_and_a_journal_short_ones(tmp_path) -> None:
         source=Path("/given"),
         baseline=tmp_path / "arms" / "b" / "dev_001.npz",
     )
-    assert ArmSpec.from_plain(spec.to_plain()) == spec
-    kept = spec.to_plain(tmp_path)
-    assert (kept["folder"], kept["source"]) == ("arms/a", "/given")
-    assert kept["baseline"] == "arms/b/dev_001.npz"
-    assert spec.to_plain(Path("/other"))["folder"] == str(tmp_path / "arms" / "a")
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    kept = spec.in_journal(tmp_path)
+    assert (kept.folder, kept.source) == ("arms/a", "/given")
+    assert kept.baseline == "arms/b/dev_001.npz"
+    assert spec.in_journal(Path("/other")).folder == str(tmp_path / "arms" / "a")
 
 
 # --- what a resume takes from the journal ---------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -13,11 +14,11 @@ import pytest
 
 from lvm.core.errors import ClusterError
 from lvm.triage import local_head
-from lvm.triage.local_head import ENVIRONMENT, LocalHead, ray_environment
+from lvm.triage.local_head import ENVIRONMENT, Answer, LocalHead, ray_environment
 
 ANSWERS = """
 import json, sys
-print(json.dumps({"address": "here:1", **json.loads(sys.stdin.readline())}), flush=True)
+print(json.dumps({"address": "here:1", "texts": [sys.stdin.readline()]}), flush=True)
 sys.stdin.read()
 """
 
@@ -45,7 +46,9 @@ def test_it_starts_when_asked_and_ends_when_closed(program):
     head = LocalHead()
     head.ask(3, {"a": 2})
     head.ask(5, {})  # changes nothing
-    assert head.address() == {"address": "here:1", "num_cpus": 3, "resources": {"a": 2}}
+    answer = head.address()
+    assert answer.address == "here:1"
+    assert json.loads(answer.texts[0]) == {"num_cpus": 3, "resources": {"a": 2}}
     head.close()
     assert gone(head.pid)
 
@@ -64,7 +67,7 @@ def test_one_that_ends_without_an_answer_says_its_last_words(program):
     program("raise SystemExit('no ray here')")
     head = LocalHead()
     head.ask(1, {})
-    assert head.address() == {"problem": "", "texts": ["no ray here"]}
+    assert head.address() == Answer(texts=["no ray here"])
     head.close()
 
 

@@ -22,6 +22,7 @@ from lvm.core.records import Pool, Verdict, to_plain
 from lvm.core.text import title_of
 from lvm.evaluation.gates import gain, success_gates
 from lvm.evaluation.measured import values_of
+from lvm.triage.events import told
 from lvm.triage.journal import read_run
 from lvm.triage.over_seeds import gain_over_seeds
 from lvm.triage.verdict import build_verdict
@@ -169,7 +170,8 @@ def test_the_report_shows_them_in_its_tables(run):
 
 def test_the_terminal_json_lines_and_mlflow_show_them(run):
     events, views = run
-    titles = [str(c.header) for c in models_table(build_verdict(events, resume="")).columns]
+    summary = build_verdict(map(told, events), resume="")
+    titles = [str(c.header) for c in models_table(summary).columns]
     assert "R@20" in titles
     assert "mean rank" not in titles  # it did not say so
     lines = [json.loads(line) for line in views["progress.jsonl"].splitlines()]

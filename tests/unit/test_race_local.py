@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import pickle
 import shutil
 import threading
 from collections import Counter
@@ -17,7 +18,7 @@ import tiny
 import torch
 
 from lvm.core.config.run import GateConfig, ScheduleConfig
-from lvm.core.errors import CheckpointError, NonFiniteLossError
+from lvm.core.errors import CheckpointError, ClusterError, NonFiniteLossError
 from lvm.core.records import Pool, RunVerdict, StopReason, Verdict
 from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.training import loop
@@ -324,11 +325,11 @@ def make_spec(folder, name, role, *, seed=0, **changes) -> ArmSpec:
     )
 
 
-def test_a_spec_survives_json(tmp_path) -> None:
+def test_a_spec_survives_its_way_to_a_trial(tmp_path) -> None:
     spec = dataclasses.replace(
         make_spec(tmp_path, "x", Role.ARM), source=tmp_path / "c", changes={"seed": 1}
     )
-    assert ArmSpec.from_plain(json.loads(json.dumps(spec.to_plain()))) == spec
+    assert pickle.loads(pickle.dumps(spec)) == spec
 
 
 def test_the_name_of_an_arm_depends_on_all_that_decides_its_numbers() -> None:
@@ -354,9 +355,9 @@ def test_a_trained_checkpoint_that_is_searched_again_gives_the_same_numbers(
         spec, source=spec.folder / "checkpoint", folder=tmp_path / "searched"
     )
     (record,) = run_arm(searched, tiny_dataset)
-    assert record["epoch"] == 0
+    assert record.epoch == 0
     for key in ("eval_cosine", "r_at_5", "mrr", "stage"):
-        assert record[key] == last[key]
+        assert getattr(record, key) == getattr(last, key)
     one, two = (json.loads((s.folder / "test.json").read_text()) for s in (spec, searched))
     assert one["evaluation"]["masked"] == two["evaluation"]["masked"]
 
@@ -477,22 +478,41 @@ def test_a_gain_in_cosine_is_shown_and_keeps_nothing() -> None:
     assert judged.kept is None
 
 
-def test_sections_that_tune_flattens_are_put_back() -> None:
+def test_a_report_survives_what_tune_makes_of_a_result() -> None:
     """Flat, what a training measured of itself was lost on Ray: none was ever judged too early."""
-    from lvm.triage.on_ray.scheduler import plain_record
+    from ray.tune.utils.util import flatten_dict
 
-    told = {
-        "epoch": 2,
-        "health/updates": 58.0,
-        "negatives/random": 0.5,
-        "config/spec": {},
-        "pid": 1,
-    }
-    assert plain_record(told) == {
-        "epoch": 2,
-        "health": {"updates": 58.0},
-        "negatives": {"random": 0.5},
-    }
+    from lvm.triage.on_ray.reports import Ended, Over, Started, Workers, from_result, to_result
+
+    epoch = made.event(
+        Epoch, epoch=2, health={"updates": 58.0}, negatives={"random": 0.5}, strain=0.25
+    )
+    signs = (
+        Started(node="n", pid=1, facts={"code": "c"}),
+        Workers(waits=True),
+        Workers(waits=False, facts={"code": "c"}, placement_group="ab"),
+        Ended(reason=StopReason.DIVERGED, detail="nan"),
+        Over(),
+    )
+    for report in (epoch, *signs):
+        result = {**to_result(report), "config": {"task": {}}, "pid": 1, "trial_id": "t"}
+        assert from_result(flatten_dict(result)) == report
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {},
+        {"report": "no JSON"},
+        {"report": '{"event": "tea"}'},
+        {"report": '{"event": "epoch", "arm": "a", "step": "s", "name": "n"}'},
+    ],
+)
+def test_what_is_no_report_is_refused_in_a_sentence(result) -> None:
+    from lvm.triage.on_ray.reports import from_result
+
+    with pytest.raises(ClusterError, match="a trial sent a report that this version cannot read"):
+        from_result(result)
 
 
 def test_what_tune_prints_for_itself_is_not_part_of_the_answer(capsys) -> None:

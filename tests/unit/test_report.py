@@ -189,7 +189,7 @@ class Story:
         )
 
     def begin(self, step, specs, **about) -> None:
-        arms = [spec.to_plain() for spec in specs]
+        arms = [spec.in_journal(Path("/run")) for spec in specs]
         self.add(StepStarted, step=step, arms=arms, epochs=6, **about)
 
     def epochs(self, spec: ArmSpec, upto: int, start: float, *, first: int = 1) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import made
 import numpy as np
 import pytest
 import tiny
@@ -13,7 +14,7 @@ from lvm.core.metrics import METRICS, Metric, Shown
 from lvm.core.records import Pool, StopReason, Verdict
 from lvm.evaluation.metrics import PerQuery, Ranks
 from lvm.triage.arm import ArmSpec
-from lvm.triage.events import ArmEnded, Rung
+from lvm.triage.events import ArmEnded, Epoch, Rung
 from lvm.triage.judge import ArmResult, judge_gains, judge_step
 from lvm.triage.race import Lane, Race, Terms
 from lvm.triage.rungs import Ending
@@ -107,7 +108,7 @@ def test_a_metric_that_falls_keeps_the_lowest_and_is_told_as_measured(monkeypatc
         terms=Terms(metric="strain", ends_at_gate=False),
     )
     for name, value in (("low", 0.25), ("high", 0.75)):
-        race.record(name, {"epoch": 1, "strain": value, "stage": "PASS", "seconds": 0.0})
+        race.record(made.event(Epoch, arm=name, epoch=1, strain=value, stage="PASS"))
     (rung,) = [event for event in told if isinstance(event, Rung)]
     assert (rung.values, rung.cutoff, rung.pruned) == ({"low": 0.25, "high": 0.75}, 0.25, ["high"])
     assert rung.held == []
@@ -139,10 +140,10 @@ def test_after_its_time_no_arm_of_a_race_goes_on(rule, clock) -> None:
     race.start(seconds_spent=20)
     race.failed("arm 4", StopReason.DIVERGED, "the loss is not finite")
     for i, one in enumerate(specs[:3]):
-        race.record(one.id, {"epoch": 1, "mrr": i / 10, "stage": "FAIL", "seconds": 1.0})
+        race.record(made.event(Epoch, arm=one.id, epoch=1, mrr=i / 10, stage="FAIL", seconds=1.0))
     assert not race.over
     clock[0] += 41
-    race.record("arm 3", {"epoch": 1, "mrr": 0.3, "stage": "FAIL", "seconds": 1.0})
+    race.record(made.event(Epoch, arm="arm 3", epoch=1, mrr=0.3, stage="FAIL", seconds=1.0))
     assert race.over
     ends = {e.name: (e.reason, e.epoch, e.detail) for e in told if isinstance(e, ArmEnded)}
     assert ends.pop("arm 4") == (StopReason.DIVERGED, 0, "the loss is not finite")

@@ -5,11 +5,12 @@ below a fixed mix of the context (finding BELOW_LADDER), this step runs before t
 """
 
 from lvm.core.config.recipe import ModelConfig, Recipe
+from lvm.core.config.steps import Value
 from lvm.triage.step import STEPS, Arm, Facts, Hypothesis, Proposal, Step
 
 # Found on dev and in cross-validation over train articles of the sample; reports/LOG.md has what
 # it reaches on test.
-REGULARISED = {
+REGULARISED: dict[str, Value] = {
     "model.residual": True,
     "model.dropout": 0.5,
     "model.input_dropout": 0.3,

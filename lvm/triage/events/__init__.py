@@ -7,11 +7,12 @@ without a default is required.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from lvm.core.errors import ConfigError
+from lvm.core.plain_json import Json
 from lvm.core.records import to_plain
 from lvm.triage.events.evidence import OfSeed, SpaceTold
 from lvm.triage.events.parts import Event
@@ -141,57 +142,59 @@ def _tag(kind: type[Event]) -> str:
     return str(kind.__struct_config__.tag)
 
 
-def migrated(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def migrated(record: Mapping[str, Json]) -> Mapping[str, Json]:
     """Return a record of any schema in the current one.
 
     In schema 1 what parts from outside the package measured stood among the keys of our own.
     """
     if record["event"] == "epoch":
-        return {**_gathered(record, Epoch)}
-    if record["event"] == "test_judged" and isinstance(record.get("evidence"), dict):
-        evidence = record["evidence"]
+        return _gathered(record, Epoch)
+    evidence, models = record.get("evidence"), record.get("models")
+    if record["event"] == "test_judged" and isinstance(evidence, dict):
         return {**record, "evidence": {**evidence, "spaces": _each(evidence.get("spaces"))}}
-    if record["event"] == "repeated" and isinstance(record.get("models"), dict):
-        models = record["models"].items()
-        return {**record, "models": {name: _of_seeds(model) for name, model in models}}
+    if record["event"] == "repeated" and isinstance(models, dict):
+        return {**record, "models": {name: _of_seeds(model) for name, model in models.items()}}
     return record
 
 
-def _each(spaces: object) -> object:
+def _each(spaces: Json) -> Json:
     if not isinstance(spaces, dict):
         return spaces
-    return {name: _gathered(space, SpaceTold) for name, space in spaces.items()}
+    return {name: _within(space, SpaceTold) for name, space in spaces.items()}
 
 
-def _of_seeds(model: object) -> object:
-    if not isinstance(model, dict) or not isinstance(model.get("per_seed"), list):
+def _of_seeds(model: Json) -> Json:
+    seeds = model.get("per_seed") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(seeds, list):
         return model
-    return {**model, "per_seed": [_gathered(one, OfSeed) for one in model["per_seed"]]}
+    return {**model, "per_seed": [_within(one, OfSeed) for one in seeds]}
 
 
-def _gathered(record: Any, kind: type[msgspec.Struct]) -> Any:
+def _within(part: Json, kind: type[msgspec.Struct]) -> Json:
+    return _gathered(part, kind) if isinstance(part, dict) else part
+
+
+def _gathered(record: Mapping[str, Json], kind: type[msgspec.Struct]) -> dict[str, Json]:
     """Return a record with the numbers of unknown keys under `also`."""
-    if not isinstance(record, Mapping) or "also" in record:
-        return record
     known = (*kind.__struct_fields__, "event")
-    also = {
+    also: dict[str, Json] = {
         key: value
         for key, value in record.items()
         if key not in known and (value is None or isinstance(value, int | float))
     }
-    return {**record, "also": also} if also else record
+    return {**record, "also": also} if also and "also" not in record else {**record}
 
 
 class NotToldError(ValueError):
     """An event lacks a required field, or has one of the wrong type."""
 
 
-def told(record: Mapping[str, Any]) -> Event | None:
+def told(record: Mapping[str, Json]) -> Event | None:
     """Return an event as its struct; None for a kind that this version does not know.
 
     Raises NotToldError with the field and what is wrong with it.
     """
-    kind = KINDS.get(record["event"])
+    kind = KINDS.get(str(record["event"]))
     if kind is None:
         return None
     try:

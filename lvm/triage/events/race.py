@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lvm.audit.document import FindingTold
+from lvm.core.plain_json import Json
 from lvm.core.records import Count, Evaluation, GateResult, StopReason, Verdict
 from lvm.triage.events.evidence import EvidenceTold
 from lvm.triage.events.parts import Arm, Event, check_evaluation
@@ -66,11 +65,12 @@ class Epoch(Event, tag="epoch", frozen=True, kw_only=True):
         value = getattr(self, name) if name in self.__struct_fields__ else self.also.get(name)
         return None if value is None else float(value)
 
-    def record(self) -> dict[str, Any]:
-        """Return what the epoch measured, as a trial reported it."""
-        told = {name: getattr(self, name) for name in self.__struct_fields__}
+    def record(self) -> dict[str, Json]:
+        """Return what the epoch measured, by name, whoever declares it."""
         envelope = ("at", "arm", "step", "name", "also")
-        return {**{k: v for k, v in told.items() if k not in envelope}, **self.also}
+        own = [name for name in self.__struct_fields__ if name not in envelope]
+        told = {**{name: getattr(self, name) for name in own}, **self.also}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 class Rung(Event, tag="rung", frozen=True, kw_only=True):

@@ -12,14 +12,13 @@ import gc
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lvm.core.config.run import ScheduleConfig
 from lvm.core.errors import ClusterError, ClusterLostError
-from lvm.core.plugins import loaded, packed
+from lvm.core.plugins import PackedPlugins, loaded, packed
 from lvm.data.windows import Dataset
 from lvm.triage.local_head import LocalHead
 from lvm.triage.on_ray.cluster import (
@@ -32,9 +31,13 @@ from lvm.triage.on_ray.cluster import (
 )
 from lvm.triage.on_ray.desk import Desk
 from lvm.triage.on_ray.early import EarlyJoin, plain_processes
+from lvm.triage.on_ray.handles import Experiment, Ray, Ref, Trial
 from lvm.triage.on_ray.pulse import Pulse, leave_without_ray, pulse_of
 from lvm.triage.on_ray.quiet import import_ray, silenced
 from lvm.triage.race import Race
+
+if TYPE_CHECKING:  # its readers import Ray
+    from lvm.triage.on_ray.shared import Common, Packed
 
 STOP_SECONDS = 20.0
 
@@ -56,8 +59,8 @@ class RayExecutor:
         self._head, self._own_head = head, False
         self._desk = Desk(schedule)
         self._thread: threading.Thread | None = None
-        self._shared: tuple[Dataset, Any] | None = None
-        self._plugins: Any = None  # reference of those that this process has imported
+        self._shared: tuple[Dataset, Ref[Packed]] | None = None
+        self._plugins: Ref[PackedPlugins] | None = None  # that this process has imported
         self._connected = self._lost = False
         self._spare = 0  # CPUs that a cluster started here counts and does not have
         self._pulse: Pulse | None = None
@@ -150,7 +153,7 @@ class RayExecutor:
             self._desk.fail(error)
         self._desk.fail(ClusterError("Ray Tune ended before the run did; continue with --resume."))
 
-    def _experiment(self) -> Any:
+    def _experiment(self) -> Experiment:
         from ray import tune
 
         from lvm.triage.on_ray.nodes import difference, facts
@@ -159,11 +162,11 @@ class RayExecutor:
 
         here = facts()
 
-        def check_code(there: dict[str, str]) -> None:
+        def check_code(there: Mapping[str, str]) -> None:
             if sentence := difference(here, there, there["host"]):
                 raise ClusterError(sentence)
 
-        return tune.Tuner(
+        experiment: Experiment = tune.Tuner(
             ArmTrial,
             tune_config=tune.TuneConfig(
                 search_alg=ArmSource(self._desk, self._common),
@@ -181,18 +184,21 @@ class RayExecutor:
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
+        return experiment
 
-    def _common(self) -> dict[str, Any]:
+    def _common(self) -> Common:
         """Return what every trial is given beside its arm."""
-        assert self._shared is not None  # a race is served
-        return {
-            "data": self._shared[1],
-            "plugins": self._plugins,
-            "schedule": asdict(self._schedule),
-            "spare": self._spare,
-        }
+        from lvm.triage.on_ray.shared import Common
 
-    def _share(self, ray: Any, dataset: Dataset) -> None:
+        assert self._shared is not None  # a race is served
+        return Common(
+            data=self._shared[1],
+            plugins=self._plugins,
+            schedule=self._schedule,
+            spare=self._spare,
+        )
+
+    def _share(self, ray: Ray, dataset: Dataset) -> None:
         """Put the data into the object store once; trials on one node map the same memory."""
         if self._shared is None or self._shared[0] is not dataset:
             from lvm.triage.on_ray.shared import pack
@@ -218,6 +224,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _trial_name(trial: Any) -> str:
-    spec = trial.config["spec"]
-    return f"{spec['id']}_{trial.trial_id}"
+def _trial_name(trial: Trial) -> str:
+    from lvm.triage.on_ray.shared import Task
+
+    return f"{Task.of(trial.config).spec.id}_{trial.trial_id}"

@@ -7,9 +7,8 @@ import site
 import socket
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,9 @@ from lvm.core.plugins import loaded, packed
 from lvm.core.signals import held_signals
 from lvm.training import distributed
 from lvm.triage.address import not_joined, not_started
+from lvm.triage.arm import ArmSpec
+from lvm.triage.local_head import Answer
+from lvm.triage.on_ray.handles import Ray, Ref
 from lvm.triage.on_ray.nodes import difference, facts
 from lvm.triage.on_ray.remote import on_node
 
@@ -30,39 +32,42 @@ TRIAL = "lvm_trial"  # what a cluster started here counts its trials by
 
 
 def connect(
-    ray: Any,
+    ray: Ray,
     address: str | None,
     schedule: ScheduleConfig,
-    started: Mapping[str, Any] | None = None,
+    started: Answer | None = None,
 ) -> None:
     """Join the cluster at `address`, or the one of which a local head says that it `started`.
 
     Raises ClusterError when nothing answers there or Ray did not start.
     """
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    options["job_config"] = _own_path()
     if started is not None:
-        options["address"] = _started(started)
+        joined = _started(started)
     else:
         assert address is not None
         _require_listener(address)
-        options["address"] = address
+        joined = address
     try:
         with held_signals():
-            ray.init(**options)
+            ray.init(
+                address=joined,
+                job_config=_own_path(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except Exception as error:  # Ray raises even a bare one
         raise not_joined(error, address) from None
 
 
-def _started(answer: Mapping[str, Any]) -> str:
+def _started(answer: Answer) -> str:
     """Return the address of a cluster on this machine, which this process may use then."""
-    if "problem" in answer:
-        raise not_started(answer["problem"], answer["texts"])
+    if not answer.address:
+        raise not_started(answer.problem, answer.texts)
     from ray._private.authentication.authentication_token_setup import enable_token_auth_by_default
 
     logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of what is wanted
     enable_token_auth_by_default()  # as the head did: Ray itself does so for "local" alone
-    return str(answer["address"])
+    return answer.address
 
 
 def local_resources(schedule: ScheduleConfig) -> tuple[int, dict[str, float]]:
@@ -123,7 +128,7 @@ def _require_listener(address: str) -> None:
 
 
 def check(
-    ray: Any, address: str | None, storage: Path, schedule: ScheduleConfig
+    ray: Ray, address: str | None, storage: Path, schedule: ScheduleConfig
 ) -> dict[str, dict[str, str]]:
     """Return what code and versions each node of a remote cluster runs.
 
@@ -155,7 +160,7 @@ def _min_cpus(schedule: ScheduleConfig) -> float:
     return distributed.CPU_SHARE * workers * schedule.threads_per_worker
 
 
-def _check_nodes(ray: Any, storage: Path) -> dict[str, dict[str, str]]:
+def _check_nodes(ray: Ray, storage: Path) -> dict[str, dict[str, str]]:
     """Ask one task per node what it sees and runs."""
     storage.mkdir(parents=True, exist_ok=True)
     token = storage / f".seen-{uuid.uuid4().hex}"
@@ -175,10 +180,10 @@ def _check_nodes(ray: Any, storage: Path) -> dict[str, dict[str, str]]:
     return there
 
 
-def _look() -> object:
+def _look() -> Callable[[str, Sequence[Mapping[str, object]]], dict[str, str]]:
     """Return a function that Ray ships whole: where lvm cannot be imported, it still answers."""
 
-    def look(token: str, plugins: list[dict[str, Any]]) -> dict[str, str]:
+    def look(token: str, plugins: Sequence[Mapping[str, object]]) -> dict[str, str]:
         from pathlib import Path
 
         try:
@@ -195,15 +200,16 @@ def _look() -> object:
     return look
 
 
-def _answer(ray: Any, node: str, task: Any) -> dict[str, str]:
+def _answer(ray: Ray, node: str, task: Ref[dict[str, str]]) -> dict[str, str]:
+    from ray.exceptions import GetTimeoutError
+
     try:
-        answer: dict[str, str] = ray.get(task, timeout=NODE_SECONDS)
-    except ray.exceptions.GetTimeoutError:
+        return ray.get(task, timeout=NODE_SECONDS)
+    except GetTimeoutError:
         raise ClusterError(
             f"node {node} did not answer within {NODE_SECONDS:.0f} s; remove it from the "
             "cluster or restart Ray on it."
         ) from None
-    return answer
 
 
 def _require_same(here: Mapping[str, str], there: dict[str, str], node: str, storage: Path) -> None:
@@ -223,7 +229,7 @@ def _require_same(here: Mapping[str, str], there: dict[str, str], node: str, sto
         )
 
 
-def count_slots(ray: Any, schedule: ScheduleConfig, workers: int, spare: int) -> int:
+def count_slots(ray: Ray, schedule: ScheduleConfig, workers: int, spare: int) -> int:
     """Return how many arms of so many workers the cluster, as it is now, has room for at once."""
     total = ray.cluster_resources()
     share = distributed.CPU_SHARE * schedule.threads_per_worker
@@ -234,7 +240,7 @@ def count_slots(ray: Any, schedule: ScheduleConfig, workers: int, spare: int) ->
     return max(1, int(slots + 1e-6))
 
 
-def in_words(ray: Any, address: str | None, spare: int) -> str:
+def in_words(ray: Ray, address: str | None, spare: int) -> str:
     """Return one line that says where arms run."""
     resources = ray.cluster_resources()
     where = address or f"local on {socket.gethostname()}"
@@ -242,12 +248,10 @@ def in_words(ray: Any, address: str | None, spare: int) -> str:
     return f"Ray {where}: {resources.get('CPU', 0) - spare:g} CPUs{gpus}"
 
 
-def trial_resources(spec: Mapping[str, Any], gpus_per_arm: float, spare: int) -> dict[str, float]:
-    """Return the resources that a trial's process needs; `spec` is that of its arm, in plain
-    values.
-    """
-    cpus = {"CPU": distributed.CPU_SHARE * spec["threads"]} | ({TRIAL: 1.0} if spare else {})
-    if spec["workers"] > 1 and spec["source"] is None:
+def trial_resources(spec: ArmSpec, gpus_per_arm: float, spare: int) -> dict[str, float]:
+    """Return the resources that the process of an arm's trial needs."""
+    cpus = {"CPU": distributed.CPU_SHARE * spec.threads} | ({TRIAL: 1.0} if spare else {})
+    if spec.workers > 1 and spec.source is None:
         # It only drives Ray Train workers, which ask for their own.
-        return cpus if spare and spec["device"] == "cpu" else {**cpus, "CPU": 0.01}
-    return cpus if spec["device"] == "cpu" else {**cpus, "GPU": gpus_per_arm}
+        return cpus if spare and spec.device == "cpu" else {**cpus, "CPU": 0.01}
+    return cpus if spec.device == "cpu" else {**cpus, "GPU": gpus_per_arm}

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from lvm.core.records import StopReason
 from lvm.triage.arm import ArmSpec
+from lvm.triage.events import Epoch
+from lvm.triage.on_ray.reports import Ended, Over, Report, Started, Workers
 from lvm.triage.on_ray.seating import Seating
 from lvm.triage.on_ray.seats import Breaks, Move, Place, Seat
 from lvm.triage.on_ray.watch import Watch
@@ -103,34 +104,36 @@ class Desk(Seating):
             if not self._at(Place.TRAINING, Place.QUEUED, Place.DYING) and not self.closing:
                 self._changed.wait(POLL_SECONDS / 2)
 
-    def started(self, trial: str, node: str, pid: int) -> None:
-        """Take note of the process of a trial."""
-        seat = self.seats[trial]
-        seat.node, seat.pid = node, pid
-        self._processes.add((node, pid))
-        self._sign(seat, Place.TRAINING)
-
-    def take(self, trial: str, result: Mapping[str, Any]) -> Move | None:
+    def take(self, trial: str, report: Report) -> Move | None:
         """Take what a trial reports; return TRAIN, or None where it is held."""
         seat, race = self.seats[trial], self._race
-        if "waits" in result:
-            self._workers(seat, waits=bool(result["waits"]))
+        if isinstance(report, Workers):
+            self._workers(seat, waits=report.waits)
             return Move.TRAIN
-        if race is not None and seat.spec.id in race.lanes and not self._searched_before(seat):
-            if "ended" in result:
-                race.failed(seat.spec.id, StopReason(result["ended"]), str(result["detail"]))
-            elif "epoch" in result:
-                self._watch.epoch(seat.spec.id, self.clock() - seat.since)
-                race.record(seat.spec.id, dict(result))
-                ending = race.lanes[seat.spec.id].ending
-                finished = ending is not None and ending.reason is StopReason.FINISHED
-                seat.ends_itself = finished and not seat.alone
-            elif "over" in result and self._may_train(seat):
-                race.failed(seat.spec.id, StopReason.CRASHED, "it ended before its last epoch")
-        goes_on = self._may_train(seat) or (seat.ends_itself and "over" not in result)
+        if isinstance(report, Started):
+            seat.node, seat.pid = report.node, report.pid
+            self._processes.add((report.node, report.pid))
+        elif race is not None and seat.spec.id in race.lanes and not self._searched_before(seat):
+            self._told(seat, race, report)
+        goes_on = self._may_train(seat) or (seat.ends_itself and not isinstance(report, Over))
         self._sign(seat, Place.TRAINING if goes_on else Place.HELD)
         self._wake()
         return Move.TRAIN if goes_on else None
+
+    def _told(self, seat: Seat, race: Race, report: Epoch | Ended | Over) -> None:
+        """Tell the race what came of an arm."""
+        arm = seat.spec.id
+        match report:
+            case Ended():
+                race.failed(arm, report.reason, report.detail)
+            case Epoch():
+                self._watch.epoch(arm, self.clock() - seat.since)
+                race.record(report)
+                ending = race.lanes[arm].ending
+                finished = ending is not None and ending.reason is StopReason.FINISHED
+                seat.ends_itself = finished and not seat.alone
+            case Over() if self._may_train(seat):
+                race.failed(arm, StopReason.CRASHED, "it ended before its last epoch")
 
     def broke(self, trial: str, detail: str, *, gone: bool) -> None:
         """Take note that a trial broke; `gone`: its process or its node went away."""

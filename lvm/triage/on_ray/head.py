@@ -18,7 +18,17 @@ import contextlib
 import json
 import os
 import signal
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Head(Protocol):
+    """A node of Ray, as far as it is used here."""
+
+    gcs_address: str
+
+    def kill_all_processes(self, check_alive: bool, allow_graceful: bool) -> None:
+        """End its processes."""
 
 
 def main() -> None:
@@ -30,9 +40,10 @@ def main() -> None:
     if not line:
         return
     try:
-        node = node_of(**json.loads(line))
+        asked = json.loads(line)
+        node = node_of(asked["num_cpus"], asked["resources"])
     except Exception as error:
-        told: dict[str, Any] = {"problem": type(error).__name__, "texts": texts(error)}
+        told: dict[str, str | list[str]] = {"problem": type(error).__name__, "texts": texts(error)}
     else:
         told = {"address": node.gcs_address}
     with contextlib.suppress(OSError):
@@ -53,17 +64,17 @@ def leave_nobody() -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def importing() -> Any:
+def importing() -> Callable[[int, dict[str, float]], Head]:
     """Import Ray, which takes a second; return what starts a head that counts so much."""
     from ray._private.authentication import authentication_token_setup as token
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
     class Lean(Node):  # type: ignore[misc]  # ray is untyped
-        def start_api_server(self, **about: Any) -> None:
+        def start_api_server(self, **about: object) -> None:
             """Start no dashboard: nobody looks at it."""
 
-    def node_of(num_cpus: int, resources: dict[str, float]) -> Any:
+    def node_of(num_cpus: int, resources: dict[str, float]) -> Head:
         token.enable_token_auth_by_default()
         token.ensure_token_if_auth_enabled({}, create_token_if_missing=True)
         params = RayParams(
@@ -73,7 +84,8 @@ def importing() -> Any:
             include_log_monitor=False,
             no_monitor=True,
         )
-        return Lean(params, head=True, shutdown_at_exit=True, spawn_reaper=True)
+        head: Head = Lean(params, head=True, shutdown_at_exit=True, spawn_reaper=True)
+        return head
 
     return node_of
 

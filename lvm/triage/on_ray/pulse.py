@@ -12,9 +12,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from lvm.core.errors import ClusterLostError
+from lvm.triage.on_ray.handles import Ray
 
 LOST_SECONDS = 15.0  # without an answer of the head
 PROBE_SECONDS = 2.0
@@ -61,14 +61,14 @@ class Pulse:
                 raise ClusterLostError(NODE_LOST)
 
 
-def pulse_of(ray: Any) -> Pulse:
+def pulse_of(ray: Ray) -> Pulse:
     """Return the pulse of the cluster that this process is connected to."""
     context = ray.get_runtime_context()
-    host, _, port = str(context.gcs_address).rpartition(":")
+    host, _, port = context.gcs_address.rpartition(":")
     node = context.get_node_id()
     return Pulse(
         lambda: _answers(host, int(port)),
-        lambda: _listens(_raylet_socket(ray)),
+        lambda: _listens(_raylet_socket()),
         lambda: any(n["NodeID"] == node and n["Alive"] for n in ray.nodes()),
     )
 
@@ -81,9 +81,9 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _raylet_socket(ray: Any) -> str | None:
+def _raylet_socket() -> str | None:
     """Return the path at which this node's raylet listens, None where Ray keeps it elsewhere."""
-    node = getattr(ray._private.worker, "_global_node", None)
+    node = getattr(sys.modules.get("ray._private.worker"), "_global_node", None)
     path: str | None = getattr(node, "raylet_socket_name", None)
     return path
 

@@ -12,13 +12,14 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TextIO
 
 from lvm.core.errors import MissingExtraError
 from lvm.triage.local_head import ray_environment
+from lvm.triage.on_ray.handles import Ray
 
 
-def import_ray(*, tune: bool = True) -> Any:
+def import_ray(*, tune: bool = True) -> Ray:
     """Return ray with ray.tune, imported in its environment: they read it at their import."""
     os.environ.update(ray_environment())
     try:
@@ -26,15 +27,16 @@ def import_ray(*, tune: bool = True) -> Any:
 
         if tune:
             import ray.tune
+        module: Ray = ray
     except ImportError:
         raise MissingExtraError("ray[default,tune,train]", "dev", "a triage on Ray") from None
-    return ray
+    return module
 
 
 class _OfMainThread:
     """A stream to which only the main thread's words go: what a person is to read is said there."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
@@ -43,7 +45,11 @@ class _OfMainThread:
             self._stream.write(text)
         return len(text)
 
-    def __getattr__(self, name: str) -> Any:
+    def flush(self) -> None:
+        """Let all words out."""
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
 

@@ -5,23 +5,29 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
+
+from lvm.triage.on_ray.handles import Ref
 
 ANSWER_SECONDS = 30.0
 TRIAL = "ray::ArmTrial"  # title of a process that serves trials
 STARTING = "ray::ArmTrial.__init__"  # title of a process until its trial is set up
 
+T = TypeVar("T")
+P = ParamSpec("P")
 
-def on_node(node: str, function: Any, *arguments: Any) -> Any:
+
+def on_node(node: str, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Ref[T]:
     """Return a task that runs `function` on the node with this id, whatever its load."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     task = ray.remote(num_cpus=0, max_retries=0)(function)
-    return task.options(scheduling_strategy=strategy).remote(*arguments)
+    answer: Ref[T] = task.options(scheduling_strategy=strategy).remote(*arguments, **named)
+    return answer
 
 
 def stack_and_kill(node: str, pid: int, folder: Path, arm: str) -> str:

@@ -8,9 +8,10 @@ driver, from the same numbers in whatever order they arrive.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
@@ -19,37 +20,17 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lvm.triage.on_ray.desk import Desk
+from lvm.triage.on_ray.handles import Controller, Trial
 from lvm.triage.on_ray.remote import end_hung, stack_and_kill
+from lvm.triage.on_ray.reports import Started, Workers, from_result
 from lvm.triage.on_ray.seats import Move, Place, Seat
-from lvm.triage.on_ray.shared import PLACEMENT_GROUP, ArmBroke
-
-_TUNE_KEYS = {
-    "timestamp",
-    "checkpoint_dir_name",
-    "done",
-    "training_iteration",
-    "trial_id",
-    "date",
-    "time_this_iter_s",
-    "time_total_s",
-    "pid",
-    "hostname",
-    "node_ip",
-    "config",
-    "time_since_restore",
-    "iterations_since_restore",
-    "experiment_tag",
-    "should_checkpoint",
-    "timesteps_total",
-    "episodes_total",
-    "timesteps_since_restore",
-}
+from lvm.triage.on_ray.shared import ArmBroke, Common, Task
 
 
 class ArmSource(Searcher):  # type: ignore[misc]  # ray is untyped
     """Turns the tree's arms into trials."""
 
-    def __init__(self, desk: Desk, common: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, desk: Desk, common: Callable[[], Common]) -> None:
         super().__init__(metric="eval_cosine", mode="max")
         self._desk, self._common = desk, common
 
@@ -68,7 +49,8 @@ class ArmSource(Searcher):  # type: ignore[misc]  # ray is untyped
         if found is None:
             return Searcher.FINISHED if self._desk.closing else None
         spec, known = found
-        return {"spec": spec.to_plain(), "known": known, **self._common()}
+        task = Task(pickled=pickle.dumps(spec), known=known, common=self._common())
+        return task.to_config()
 
     def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:
         """Take note of nothing: the desk has heard it already."""
@@ -101,7 +83,9 @@ class EndWhenClosed(Stopper):  # type: ignore[misc]  # ray is untyped
 class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
     """Forwards what trials report to the desk and carries out what the desk decides."""
 
-    def __init__(self, desk: Desk, check: Callable[[dict[str, Any]], None], stacks: Any) -> None:
+    def __init__(
+        self, desk: Desk, check: Callable[[Mapping[str, str]], None], stacks: Path
+    ) -> None:
         super().__init__()
         self._desk, self._check, self._stacks = desk, check, stacks
         self._groups: dict[str, str] = {}  # trial -> placement group of its Ray Train workers
@@ -111,44 +95,44 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
 
     # --- what Tune tells -------------------------------------------------------------------------
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(
+        self, tune_controller: Controller, trial: Trial, result: Mapping[str, object]
+    ) -> str:
         """Take one report; the trial trains on, or waits with its process."""
         goes_on = None
         with self._desk.guard():
-            if PLACEMENT_GROUP in result:
-                self._groups[trial.trial_id] = result.pop(PLACEMENT_GROUP)
-            plain = plain_record(result)
+            report = from_result(result)
+            if isinstance(report, Workers) and report.placement_group:
+                self._groups[trial.trial_id] = report.placement_group
             if trial.trial_id not in self._desk.seats:
                 return str(TrialScheduler.STOP)
-            if facts := plain.pop("facts", None):
-                self._check(facts)
-            if process := plain.get("started"):
-                self._desk.started(trial.trial_id, process["node"], process["pid"])
-            goes_on = self._desk.take(trial.trial_id, plain)
+            if isinstance(report, Started | Workers) and report.facts:
+                self._check(report.facts)
+            goes_on = self._desk.take(trial.trial_id, report)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.NOOP)
 
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+    def on_trial_error(self, tune_controller: Controller, trial: Trial) -> None:
         """Take note that a trial broke; Tune restarts none, its arm gets a new one."""
         with self._desk.guard():
             self._release(trial)
             detail, gone = what_broke(trial)
             self._desk.broke(trial.trial_id, detail, gone=gone)
 
-    def choose_trial_to_run(self, tune_controller: Any, **kwargs: Any) -> Any:
+    def choose_trial_to_run(self, tune_controller: Controller, **kwargs: object) -> Trial | None:
         """Carry out what the desk decides; return a paused trial whose turn it is, if any.
 
         Tune asks at every turn of its loop.
         """
         self._desk.rest()
-        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        controller: Controller = getattr(tune_controller, "_tune_controller", tune_controller)
         with self._desk.guard():
             trials = {trial.trial_id: trial for trial in controller.get_live_trials()}
             if self._desk.closing:
                 self._let_all_go(trials.values())
                 return None
-            for trial in [t for t in self._desk.seats if t not in trials]:
-                if self._desk.seats[trial].place is not Place.QUEUED:  # else Tune has yet to add it
-                    self._desk.moved(trial, None)
+            for name in [t for t in self._desk.seats if t not in trials]:
+                if self._desk.seats[name].place is not Place.QUEUED:  # else Tune has yet to add it
+                    self._desk.moved(name, None)
             for move, name in [*self._desk.watch(), *self._desk.moves()]:
                 if move is Move.SWEEP:
                     idle = self._desk.idle_processes()
@@ -157,14 +141,16 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
                     self._carry_out(controller, move, trials[name])
             chosen = self._desk.resumable()
             if chosen is not None and chosen in trials:
-                trials[chosen].config["known"] = self._desk.known_epochs(chosen)
+                trial = trials[chosen]
+                task = replace(Task.of(trial.config), known=self._desk.known_epochs(chosen))
+                trial.config.update(task.to_config())
                 self._desk.moved(chosen, Place.QUEUED)
-                return trials[chosen]
+                return trial
         return None
 
     # --- what the desk decides -------------------------------------------------------------------
 
-    def _carry_out(self, controller: Any, move: Move, trial: Any) -> None:
+    def _carry_out(self, controller: Controller, move: Move, trial: Trial) -> None:
         name = trial.trial_id
         match move:
             case Move.TRAIN:
@@ -186,7 +172,7 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
                 if actor is not None:
                     _kill(actor)
 
-    def _let_all_go(self, trials: Iterable[Any]) -> None:
+    def _let_all_go(self, trials: Iterable[Trial]) -> None:
         """End every process at once: what an arm has is on disk, and Tune would wait for each."""
         for trial in trials:
             if trial.temporary_state.ray_actor is not None:
@@ -194,7 +180,7 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
             self._release(trial)
 
     @contextlib.contextmanager
-    def _let_go(self, controller: Any, trial: Any, seat: Seat) -> Iterator[None]:
+    def _let_go(self, controller: Controller, trial: Trial, seat: Seat) -> Iterator[None]:
         """End a trial that drives workers at once, with all of them: what it has is on disk.
 
         Asked to stop, it would wait for Ray Train, which starts its workers again meanwhile. One
@@ -213,7 +199,7 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
         finally:
             controller._reuse_actors = reuses
 
-    def _release(self, trial: Any) -> None:
+    def _release(self, trial: Trial) -> None:
         """Remove the placement group of Ray Train workers whose trial is over.
 
         Ray itself does that only when this whole run has ended: until then the workers' CPUs stay
@@ -229,28 +215,14 @@ class DeskScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
         remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
-def _kill(actor: Any) -> None:
+def _kill(actor: object) -> None:
     import ray
 
     with contextlib.suppress(Exception):  # it may be gone already
         ray.kill(actor)
 
 
-def plain_record(result: dict[str, Any]) -> dict[str, Any]:
-    """Drop what Tune adds to a report, and put back the sections that it flattens."""
-    record: dict[str, Any] = {}
-    for key, value in result.items():
-        if key in _TUNE_KEYS or key.startswith("config/"):
-            continue
-        section, _, name = key.partition("/")
-        if name:
-            record.setdefault(section, {})[name] = value
-        else:
-            record[key] = value
-    return record
-
-
-def what_broke(trial: Any) -> tuple[str, bool]:
+def what_broke(trial: Trial) -> tuple[str, bool]:
     """Return the first line of what broke a trial, and whether its process or node went away."""
     error = _error_of(trial)
     if isinstance(error, OutOfMemoryError):
@@ -265,10 +237,11 @@ def what_broke(trial: Any) -> tuple[str, bool]:
     return "its process was lost", True
 
 
-def _error_of(trial: Any) -> Any:
+def _error_of(trial: Trial) -> BaseException | None:
     """Return what Tune has kept of the exception, in a file of this process's own session."""
     with contextlib.suppress(Exception):  # never written, or of a type that is not known here
-        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        return error if isinstance(error, BaseException) else None
     return None
 
 

@@ -7,20 +7,25 @@ from the same memory.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from lvm.core.plugins import load_packed
+from lvm.core.config.run import ScheduleConfig
+from lvm.core.plugins import PackedPlugins, load_packed
 from lvm.core.records import ABSENT
 from lvm.data.bank import Bank
-from lvm.data.windows import Dataset, Windows
+from lvm.data.windows import Dataset, Size, Windows
 from lvm.triage.arm import ArmSpec
 from lvm.triage.endings import failure_of
+from lvm.triage.events import Epoch
+from lvm.triage.on_ray.handles import Ref
+from lvm.triage.on_ray.reports import Ended
 from lvm.triage.own_arm import run_trial
 
-PLACEMENT_GROUP = "placement_group"  # key under which a trial says what holds its workers
+TASK = "task"  # the one key of a trial's configuration
 
 
 class ArmBroke(Exception):
@@ -30,67 +35,115 @@ class ArmBroke(Exception):
 # --- the data -------------------------------------------------------------------------------------
 
 
-def pack(dataset: Dataset) -> dict[str, Any]:
-    """Return the data as arrays, which the processes on one node map from the same memory."""
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A dataset as arrays, which the processes on one node map from the same memory."""
+
+    vectors: np.ndarray
+    keys: np.ndarray
+    duplicates: np.ndarray  # computed by the driver, as is the fingerprint: a trial hashes no rows
+    fingerprint: str
+    pool_size: int | None
+    train: Windows
+    dev: Windows
+    test: Windows
+    dev_drawn_from: Size | None
+
+
+def pack(dataset: Dataset) -> Packed:
+    """Return the data as arrays."""
     bank = dataset.bank
-    return {
-        "vectors": np.ascontiguousarray(bank.vectors),
-        "keys": np.ascontiguousarray(bank.keys),
-        "duplicates": bank.duplicate_group,
-        "fingerprint": bank.fingerprint,
-        "pool_size": bank.pool_size,
-        "dev_drawn_from": dataset.dev_drawn_from,
-        "windows": {
-            name: (part.contexts, part.targets, part.articles)
-            for name in ("train", "dev", "test")
-            for part in [dataset.split(name)]
-        },
-    }
+    return Packed(
+        vectors=np.ascontiguousarray(bank.vectors),
+        keys=np.ascontiguousarray(bank.keys),
+        duplicates=bank.duplicate_group,
+        fingerprint=bank.fingerprint,
+        pool_size=bank.pool_size,
+        train=dataset.train,
+        dev=dataset.dev,
+        test=dataset.test,
+        dev_drawn_from=dataset.dev_drawn_from,
+    )
 
 
-def unpack(packed: dict[str, Any]) -> Dataset:
+def unpack(packed: Packed) -> Dataset:
     """Return the dataset of packed arrays."""
-    bank = Bank(vectors=packed["vectors"], keys=packed["keys"], pool_size=packed["pool_size"])
-    # Both were computed by the driver from the same rows; a trial need not hash them again.
-    bank.__dict__["duplicate_group"] = packed["duplicates"]
-    bank.__dict__["fingerprint"] = packed["fingerprint"]
-    windows = {name: Windows(*arrays) for name, arrays in packed["windows"].items()}
-    return Dataset(bank, **windows, dev_drawn_from=packed["dev_drawn_from"])
+    bank = Bank(vectors=packed.vectors, keys=packed.keys, pool_size=packed.pool_size)
+    bank.__dict__["duplicate_group"] = packed.duplicates
+    bank.__dict__["fingerprint"] = packed.fingerprint
+    return Dataset(
+        bank, packed.train, packed.dev, packed.test, dev_drawn_from=packed.dev_drawn_from
+    )
 
 
 _datasets: dict[str, Dataset] = {}  # this process's, by the id of the shared object
 
 
-def dataset_of(shared: Any) -> Dataset:
-    """Return the dataset behind the reference of a shared object; unpacked once by a process."""
-    if shared.hex() not in _datasets:
-        import ray
-
-        _datasets[shared.hex()] = unpack(ray.get(shared))
-    return _datasets[shared.hex()]
+# --- what a trial is given ------------------------------------------------------------------------
 
 
-def load_shared(shared: Any) -> None:
-    """Import the plug-ins behind the reference of a shared object, as the driver has them."""
-    if shared is not None:
-        import ray
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What all trials are given."""
 
-        load_packed(ray.get(shared))
+    data: Ref[Packed]
+    plugins: Ref[PackedPlugins] | None
+    schedule: ScheduleConfig
+    spare: int  # CPUs that the cluster counts and does not have
+
+    def dataset(self) -> Dataset:
+        """Return the dataset; unpacked once by a process."""
+        if self.data.hex() not in _datasets:
+            import ray
+
+            _datasets[self.data.hex()] = unpack(ray.get(self.data))
+        return _datasets[self.data.hex()]
+
+    def load_plugins(self) -> None:
+        """Import the plug-ins, as the driver has them."""
+        if self.plugins is not None:
+            import ray
+
+            load_packed(ray.get(self.plugins))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one trial is given."""
+
+    pickled: bytes  # of the arm's spec, which may hold options that a plug-in declares
+    known: int  # epochs of the arm
+    common: Common
+
+    @property
+    def spec(self) -> ArmSpec:
+        """The spec of the arm, where the plug-ins are loaded."""
+        spec: ArmSpec = pickle.loads(self.pickled)
+        return spec
+
+    def to_config(self) -> dict[str, Task]:
+        """Return the task as Tune's configuration of a trial."""
+        return {TASK: self}
+
+    @staticmethod
+    def of(config: Mapping[str, Task]) -> Task:
+        """Return the task in a trial's configuration."""
+        return config[TASK]
 
 
 # --- an arm ---------------------------------------------------------------------------------------
 
 
-def records_or_reason(spec: ArmSpec, dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Yield the records of an arm; a foreseeable end becomes a last record, not a crash."""
-    records = run_trial(spec, dataset)
-    with contextlib.closing(records):
+def epochs_or_reason(spec: ArmSpec, dataset: Dataset) -> Iterator[Epoch | Ended]:
+    """Yield the epochs of an arm; a foreseeable end becomes a last report, not a crash."""
+    epochs = run_trial(spec, dataset)
+    with contextlib.closing(epochs):
         try:
-            yield from records
+            yield from epochs
         except Exception as error:
             failure = failure_of(error, spec.folder)
             if failure is None:
                 raise
             if failure.reason in ABSENT:  # the place's doing: elsewhere, or later, it may go well
                 raise ArmBroke(failure.detail) from None
-            yield {"ended": str(failure.reason), "detail": failure.detail}
+            yield Ended(reason=failure.reason, detail=failure.detail)

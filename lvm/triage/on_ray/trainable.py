@@ -8,47 +8,51 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from ray import tune
 
-from lvm.triage.arm import ArmSpec
+from lvm.triage.events import Epoch
 from lvm.triage.on_ray.cluster import trial_resources
 from lvm.triage.on_ray.nodes import facts
-from lvm.triage.on_ray.shared import dataset_of, load_shared, records_or_reason
+from lvm.triage.on_ray.reports import Over, Report, Started, to_result
+from lvm.triage.on_ray.shared import Task, epochs_or_reason
 
 
 class ArmTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
     """Runs arms; one call of `step` is one epoch of one arm, or a sign of life."""
 
     @classmethod
-    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    def default_resource_request(cls, config: Mapping[str, Task]) -> tune.PlacementGroupFactory:
         """Return the resources that a trial's process needs."""
-        spec, gpus = config["spec"], config["schedule"]["gpus_per_arm"]
-        return tune.PlacementGroupFactory([trial_resources(spec, gpus, config["spare"])])
+        task = Task.of(config)
+        gpus, spare = task.common.schedule.gpus_per_arm, task.common.spare
+        return tune.PlacementGroupFactory([trial_resources(task.spec, gpus, spare)])
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: Mapping[str, Task]) -> None:
         """Take the first arm."""
         self._arm: str | None = None
-        self._records: Iterator[dict[str, Any]] = iter(())
+        self._reports: Iterator[Report] = iter(())
         self._told = False
-        self._take(config)
+        self._take(Task.of(config))
 
-    def reset_config(self, new_config: dict[str, object]) -> bool:
+    def reset_config(self, new_config: Mapping[str, Task]) -> bool:
         """Take the next arm in the same process; the one that was held goes on where it stands."""
-        self._take(new_config)
+        self._take(Task.of(new_config))
         return True
 
-    def step(self) -> dict[str, Any]:
-        """Return who this is at first, then the record of an epoch at a time."""
+    def step(self) -> dict[str, str]:
+        """Return who this is at first, then an epoch at a time."""
+        return to_result(self._next_report())
+
+    def _next_report(self) -> Report:
         if not self._told:
             self._told = True
-            return {"started": {"node": _node_id(), "pid": os.getpid()}, "facts": facts()}
-        for record in self._records:
-            if "epoch" not in record or record["epoch"] >= self._next:
-                return record
-        return {"over": True}
+            return Started(node=_node_id(), pid=os.getpid(), facts=facts())
+        for report in self._reports:
+            if not isinstance(report, Epoch) or report.epoch >= self._next:
+                return report
+        return Over()
 
     def cleanup(self) -> None:
         """Let go of what the arm holds."""
@@ -57,31 +61,31 @@ class ArmTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Keep nothing: an arm keeps its own checkpoint in its folder."""
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
+    def load_checkpoint(self, checkpoint: object) -> None:
         """Take nothing up: an arm takes up its own checkpoint."""
 
-    def _take(self, config: dict[str, Any]) -> None:
-        load_shared(config["plugins"])
-        spec = ArmSpec.from_plain(config["spec"])
+    def _take(self, task: Task) -> None:
+        task.common.load_plugins()
+        spec = task.spec
         # What the driver knows of an arm that goes on is not told again.
-        self._next = 0 if spec.source is not None else int(config["known"]) + 1
+        self._next = 0 if spec.source is not None else task.known + 1
         self._told = False
         if self._arm == spec.id and spec.source is None:  # a search is done again
             return
         self._close()
         self._arm = spec.id
         if spec.workers == 1 or spec.source is not None:
-            self._records = records_or_reason(spec, dataset_of(config["data"]))
+            self._reports = epochs_or_reason(spec, task.common.dataset())
         else:
             from lvm.triage.on_ray.workers import from_workers
 
-            self._records = from_workers(spec, config)
+            self._reports = from_workers(task)
 
     def _close(self) -> None:
-        close = getattr(self._records, "close", None)
+        close = getattr(self._reports, "close", None)
         if close is not None:
             close()
-        self._arm, self._records = None, iter(())
+        self._arm, self._reports = None, iter(())
         gc.collect()  # a model of the next arm may need the room of this one
         _empty_gpu_cache()
 

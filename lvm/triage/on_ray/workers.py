@@ -10,39 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 
-from lvm.core.config.run import ScheduleConfig
 from lvm.core.device import claim
 from lvm.training import distributed
 from lvm.training.world import World
-from lvm.triage.arm import ArmSpec
+from lvm.triage.events import Epoch
+from lvm.triage.on_ray.handles import Mailbox
 from lvm.triage.on_ray.nodes import facts
-from lvm.triage.on_ray.shared import (
-    PLACEMENT_GROUP,
-    ArmBroke,
-    dataset_of,
-    load_shared,
-    records_or_reason,
-)
+from lvm.triage.on_ray.reports import Report, Workers, from_text, to_text
+from lvm.triage.on_ray.shared import ArmBroke, Task, epochs_or_reason
 
 SIGN_SECONDS = 5.0  # how often a trial gives a sign of life while its workers say nothing
 POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Handed:
-    """What every worker of an arm is handed."""
-
-    spec: dict[str, object]  # as plain values: plug-ins are loaded before it is read
-    mailbox: ray.actor.ActorHandle
-    data: ray.ObjectRef
-    plugins: ray.ObjectRef | None
 
 
 def _mailbox() -> object:
@@ -52,15 +36,15 @@ def _mailbox() -> object:
         """What workers have said, and how many epochs they may train."""
 
         def __init__(self) -> None:
-            self._letters: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+            self._letters: asyncio.Queue[str] = asyncio.Queue()
             self._allowed = asyncio.Condition()
             self._epochs = 0
 
-        async def put(self, letter: dict[str, Any]) -> None:
+        async def put(self, letter: str) -> None:
             """Leave a letter for the trial."""
             self._letters.put_nowait(letter)
 
-        async def get(self, seconds: float) -> dict[str, Any] | None:
+        async def get(self, seconds: float) -> str | None:
             """Return the next letter, None when there is none for so long."""
             try:
                 return await asyncio.wait_for(self._letters.get(), seconds)
@@ -81,54 +65,54 @@ def _mailbox() -> object:
     return Mailbox
 
 
-def from_workers(spec: ArmSpec, trial: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Run an arm on Ray Train workers; yield its records, and signs of life between them.
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the workers of a trial are given."""
 
-    `trial` is the configuration of the trial that drives them.
+    task: Task
+    mailbox: Mailbox
+
+
+def from_workers(task: Task) -> Iterator[Report]:
+    """Run an arm on Ray Train workers; yield what they report, and signs of life in between.
 
     Raises what broke the training, as one line.
     """
     mailbox = ray.remote(_mailbox()).options(num_cpus=0).remote()
     pool = ThreadPoolExecutor(max_workers=1)
-    handed = Handed(
-        spec=spec.to_plain(), mailbox=mailbox, data=trial["data"], plugins=trial["plugins"]
-    )
     try:
-        training = pool.submit(_fit, spec, handed, ScheduleConfig(**trial["schedule"]))
-        waits, epoch = True, 0
-        yield {"waits": True}
+        training = pool.submit(_fit, Work(task=task, mailbox=mailbox))
+        sign, epoch = Workers(waits=True), 0
+        yield sign
         while True:
             ray.get(mailbox.allow.remote(epoch + 1))
-            letter = _next_letter(mailbox, training)
-            if letter is None:
+            report = _next_report(mailbox, training, sign)
+            if report is None:
                 return
-            if "placed" in letter:
-                waits = False
-                yield {"waits": False, **letter}
-            elif "silent" in letter:
-                yield {"waits": waits}
-            else:
-                epoch = letter.get("epoch", epoch)
-                yield letter
+            if isinstance(report, Workers):
+                sign = Workers(waits=report.waits)
+            elif isinstance(report, Epoch):
+                epoch = report.epoch
+            yield report
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         with contextlib.suppress(Exception):
             ray.kill(mailbox)
 
 
-def _next_letter(mailbox: Any, training: Future[None]) -> dict[str, Any] | None:
-    """Return what the workers said, that they said nothing, or None when they are done."""
+def _next_report(mailbox: Mailbox, training: Future[None], sign: Workers) -> Report | None:
+    """Return what the workers said, `sign` where they said nothing, or None when they are done."""
     waited = 0.0
     while waited < SIGN_SECONDS:
         done = training.done()  # before the last look, or the last letter could be missed
-        letter: dict[str, Any] | None = ray.get(mailbox.get.remote(POLL_SECONDS))
+        letter: str | None = ray.get(mailbox.get.remote(POLL_SECONDS))
         if letter is not None:
-            return letter
+            return from_text(letter)
         if done:
             _raise_cause(training)
             return None
         waited += POLL_SECONDS
-    return {"silent": True}
+    return sign
 
 
 def _raise_cause(training: Future[None]) -> None:
@@ -144,10 +128,11 @@ def _raise_cause(training: Future[None]) -> None:
     raise ArmBroke(f"{named}{lines[0]}") from None
 
 
-def _fit(spec: ArmSpec, handed: Handed, schedule: ScheduleConfig) -> None:
+def _fit(work: Work) -> None:
+    spec, schedule = work.task.spec, work.task.common.schedule
     distributed.fit(
         _worker,
-        handed,
+        work,
         name=f"{spec.id}-{uuid.uuid4().hex[:8]}",
         storage=spec.folder / "ray_train",
         workers=spec.workers,
@@ -158,20 +143,21 @@ def _fit(spec: ArmSpec, handed: Handed, schedule: ScheduleConfig) -> None:
     )
 
 
-def _worker(handed: Handed) -> None:
+def _worker(work: Work) -> None:
     """Body of a Ray Train worker: the same arm, in a world of several."""
-    load_shared(handed.plugins)
-    spec, mailbox = ArmSpec.from_plain(handed.spec), handed.mailbox
+    task, mailbox = work.task, work.mailbox
+    task.common.load_plugins()
+    spec = task.spec
     last = spec.recipe.training.epochs
     world = World.current(claim(spec.device))
-    letter: dict[str, Any] = {"placed": world.rank, "facts": facts()}
-    if world.rank == 0:
-        group = ray.util.get_current_placement_group()
-        letter |= {PLACEMENT_GROUP: group.id.hex()} if group is not None else {}
-    ray.get(mailbox.put.remote(letter))
-    for record in records_or_reason(spec, dataset_of(handed.data)):
+    group = ray.util.get_current_placement_group() if world.rank == 0 else None
+    holds = "" if group is None else group.id.hex()
+    placed = Workers(waits=False, facts=facts(), placement_group=holds)
+    ray.get(mailbox.put.remote(to_text(placed)))
+    for report in epochs_or_reason(spec, task.common.dataset()):
         if world.rank == 0:
-            ray.get(mailbox.put.remote(record))
-            if record.get("epoch", last) < last:  # after the last one there is nothing to wait for
-                ray.get(mailbox.wait_for.remote(record["epoch"] + 1))
+            ray.get(mailbox.put.remote(to_text(report)))
+            # After the last one there is nothing to wait for.
+            if isinstance(report, Epoch) and report.epoch < last:
+                ray.get(mailbox.wait_for.remote(report.epoch + 1))
         world.barrier()
