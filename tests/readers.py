@@ -21,7 +21,7 @@ from lvm.core.config.read import load_run_config
 from lvm.core.config.run import RunConfig
 from lvm.core.errors import CheckpointError, ConfigError, DataError, LvmError, ResumeError
 from lvm.core.outside import regular
-from lvm.data.bank import Bank, check_rows
+from lvm.data.bank import Bank, check_vectors
 from lvm.data.corpus import read_documents
 from lvm.data.files import read_bank, write_bank
 from lvm.data.load import DataRequest, load_dataset
@@ -192,7 +192,7 @@ def _indices(path: Path) -> Sequence[bytes]:
 def _bank(path: Path) -> None:
     """Read a bank and look at all that its readers look at."""
     bank = read_bank(path)
-    check_rows(bank)
+    check_vectors(bank.vectors, bank.source)
     bank.titles()
     assert len(bank.fingerprint) == 12
 
@@ -224,7 +224,8 @@ def _payload(path: Path) -> None:
 
 
 def _apart(path: Path) -> None:
-    check_rows(read_payload(path))
+    bank = read_payload(path)
+    check_vectors(bank.vectors, bank.source)
 
 
 def _checkpoint(path: Path) -> None:
