@@ -125,8 +125,8 @@ def test_a_script_stands_still_until_its_next_epoch_is_asked_for(tiny_dataset, t
     time.sleep(1.5)
     lines = (spec.folder / "own" / "epochs.jsonl").read_text().splitlines()
     assert len(lines) <= 2
-    assert next(records)["epoch"] == 2
-    assert next(records)["epoch"] == 3
+    assert next(records).epoch == 2
+    assert next(records).epoch == 3
     records.close()
     assert processes_in(tmp_path) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lvm.audit.training_log import log_from_epochs
 from lvm.core.config.plain import fingerprint, from_dict, to_dict
 from lvm.core.config.read import load_run_config
 from lvm.core.config.recipe import Recipe
-from lvm.core.config.run import GateConfig
+from lvm.core.config.run import GateConfig, ScheduleConfig
 from lvm.core.errors import ConfigError
 from lvm.core.parts import TERMS
 from lvm.evaluation.gates import success_gates
@@ -390,6 +391,23 @@ def test_documents_are_moved_by_parameters_of_any_name(plugged, tmp_path) -> Non
     assert all(module.training for module in model.modules())
     (record,) = trained(recipe, tmp_path)
     assert record["health"]["dead_all"] == 0
+
+
+def test_a_task_comes_to_a_process_that_has_yet_to_load_its_plug_in(
+    plugged, tmp_path, monkeypatch
+) -> None:
+    from lvm.triage.on_ray.shared import Common, Task
+
+    recipe = tiny.recipe(**{"model.name": "my_tower", "model.options.my_tower.rank": 5})
+    spec = arm_of(recipe, tmp_path)
+    common = Common(data=None, plugins=None, schedule=ScheduleConfig(), spare=0)
+    sent = pickle.dumps(Task(pickled=pickle.dumps(spec), known=0, common=common))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, plugged.__name__, None)
+        task = pickle.loads(sent)
+        with pytest.raises(ImportError):
+            _ = task.spec
+    assert task.spec == spec
 
 
 def test_a_model_brings_its_options(plugged) -> None:

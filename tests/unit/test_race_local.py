@@ -482,7 +482,15 @@ def test_a_report_survives_what_tune_makes_of_a_result() -> None:
     """Flat, what a training measured of itself was lost on Ray: none was ever judged too early."""
     from ray.tune.utils.util import flatten_dict
 
-    from lvm.triage.on_ray.reports import Ended, Over, Started, Workers, from_result, to_result
+    from lvm.triage.on_ray.reports import (
+        KEY,
+        Ended,
+        Over,
+        Started,
+        Workers,
+        from_result,
+        to_text,
+    )
 
     epoch = made.event(
         Epoch, epoch=2, health={"updates": 58.0}, negatives={"random": 0.5}, strain=0.25
@@ -495,7 +503,7 @@ def test_a_report_survives_what_tune_makes_of_a_result() -> None:
         Over(),
     )
     for report in (epoch, *signs):
-        result = {**to_result(report), "config": {"task": {}}, "pid": 1, "trial_id": "t"}
+        result = {KEY: to_text(report), "config": {"task": {}}, "pid": 1, "trial_id": "t"}
         assert from_result(flatten_dict(result)) == report
 
 

@@ -37,7 +37,7 @@ from lvm.triage.on_ray.quiet import import_ray, silenced
 from lvm.triage.race import Race
 
 if TYPE_CHECKING:  # its readers import Ray
-    from lvm.triage.on_ray.shared import Common, Packed
+    from lvm.triage.on_ray.shared import Common
 
 STOP_SECONDS = 20.0
 
@@ -59,7 +59,7 @@ class RayExecutor:
         self._head, self._own_head = head, False
         self._desk = Desk(schedule)
         self._thread: threading.Thread | None = None
-        self._shared: tuple[Dataset, Ref[Packed]] | None = None
+        self._shared: tuple[Dataset, Ref[Dataset]] | None = None
         self._plugins: Ref[PackedPlugins] | None = None  # that this process has imported
         self._connected = self._lost = False
         self._spare = 0  # CPUs that a cluster started here counts and does not have

@@ -69,11 +69,6 @@ def from_text(text: str) -> Report:
         ) from None
 
 
-def to_result(report: Report) -> dict[str, str]:
-    """Return a report as a result of Tune."""
-    return {KEY: to_text(report)}
-
-
 def from_result(result: Mapping[str, object]) -> Report:
     """Return the report in a result of Tune; ClusterError where there is none."""
     return from_text(str(result.get(KEY, "")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from lvm.core.config.run import ScheduleConfig
 from lvm.core.plugins import PackedPlugins, load_packed
 from lvm.core.records import ABSENT
 from lvm.data.bank import Bank
-from lvm.data.windows import Dataset, Size, Windows
+from lvm.data.windows import Dataset
 from lvm.triage.arm import ArmSpec
 from lvm.triage.endings import failure_of
 from lvm.triage.events import Epoch
@@ -35,45 +35,14 @@ class ArmBroke(Exception):
 # --- the data -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Packed:
-    """A dataset as arrays, which the processes on one node map from the same memory."""
-
-    vectors: np.ndarray
-    keys: np.ndarray
-    duplicates: np.ndarray  # computed by the driver, as is the fingerprint: a trial hashes no rows
-    fingerprint: str
-    pool_size: int | None
-    train: Windows
-    dev: Windows
-    test: Windows
-    dev_drawn_from: Size | None
-
-
-def pack(dataset: Dataset) -> Packed:
-    """Return the data as arrays."""
+def pack(dataset: Dataset) -> Dataset:
+    """Return the dataset without what the driver alone needs; its arrays are mapped as they are."""
     bank = dataset.bank
-    return Packed(
-        vectors=np.ascontiguousarray(bank.vectors),
-        keys=np.ascontiguousarray(bank.keys),
-        duplicates=bank.duplicate_group,
-        fingerprint=bank.fingerprint,
-        pool_size=bank.pool_size,
-        train=dataset.train,
-        dev=dataset.dev,
-        test=dataset.test,
-        dev_drawn_from=dataset.dev_drawn_from,
-    )
-
-
-def unpack(packed: Packed) -> Dataset:
-    """Return the dataset of packed arrays."""
-    bank = Bank(vectors=packed.vectors, keys=packed.keys, pool_size=packed.pool_size)
-    bank.__dict__["duplicate_group"] = packed.duplicates
-    bank.__dict__["fingerprint"] = packed.fingerprint
-    return Dataset(
-        bank, packed.train, packed.dev, packed.test, dev_drawn_from=packed.dev_drawn_from
-    )
+    arrays = np.ascontiguousarray(bank.vectors), np.ascontiguousarray(bank.keys)
+    bare = Bank(*arrays, pool_size=bank.pool_size)
+    # Both were computed from the same rows; a trial need not hash them again.
+    vars(bare).update(duplicate_group=bank.duplicate_group, fingerprint=bank.fingerprint)
+    return replace(dataset, bank=bare)
 
 
 _datasets: dict[str, Dataset] = {}  # this process's, by the id of the shared object
@@ -86,17 +55,17 @@ _datasets: dict[str, Dataset] = {}  # this process's, by the id of the shared ob
 class Common:
     """What all trials are given."""
 
-    data: Ref[Packed]
+    data: Ref[Dataset]
     plugins: Ref[PackedPlugins] | None
     schedule: ScheduleConfig
     spare: int  # CPUs that the cluster counts and does not have
 
     def dataset(self) -> Dataset:
-        """Return the dataset; unpacked once by a process."""
+        """Return the dataset; taken up once by a process, which keeps what it computes of it."""
         if self.data.hex() not in _datasets:
             import ray
 
-            _datasets[self.data.hex()] = unpack(ray.get(self.data))
+            _datasets[self.data.hex()] = ray.get(self.data)
         return _datasets[self.data.hex()]
 
     def load_plugins(self) -> None:

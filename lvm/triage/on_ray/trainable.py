@@ -15,7 +15,7 @@ from ray import tune
 from lvm.triage.events import Epoch
 from lvm.triage.on_ray.cluster import trial_resources
 from lvm.triage.on_ray.nodes import facts
-from lvm.triage.on_ray.reports import Over, Report, Started, to_result
+from lvm.triage.on_ray.reports import KEY, Over, Report, Started, to_text
 from lvm.triage.on_ray.shared import Task, epochs_or_reason
 
 
@@ -43,7 +43,7 @@ class ArmTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 
     def step(self) -> dict[str, str]:
         """Return who this is at first, then an epoch at a time."""
-        return to_result(self._next_report())
+        return {KEY: to_text(self._next_report())}
 
     def _next_report(self) -> Report:
         if not self._told:
