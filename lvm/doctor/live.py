@@ -181,7 +181,7 @@ def judge_left_behind(
 
 
 def _group(group: Mapping[str, object]) -> Finding:
-    bundles = group["bundles"] if isinstance(group["bundles"], list) else []
+    bundles = group["bundles"] if isinstance(group["bundles"], list | tuple) else ()
     holds = ", ".join(str(bundle["unit_resources"]) for bundle in bundles)
     return Finding(
         what=f"placement group {group['placement_group_id']}",
