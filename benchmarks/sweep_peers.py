@@ -109,7 +109,8 @@ def report(seeds: range, flags: str) -> Iterator[str]:
     for seed in seeds:
         with tempfile.TemporaryDirectory() as place:
             bank = Path(place) / "bank"
-            write_bank(worlds.planted(seed).dataset.bank, bank)
+            rows = worlds.planted(seed).dataset.bank
+            write_bank(bank, rows.vectors, rows.keys, {})
             yield from _of_seed(seed, bank, Path(place))
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from lvm.audit.training_log import TrainingLog, log_from_epochs, too_early
 from lvm.core.config.run import GateConfig
 from lvm.core.metrics import METRICS
@@ -93,6 +95,17 @@ def not_judged(reason: str) -> GateResult:
         verdict=Verdict.NOT_EVALUABLE,
         reason=reason,
     )
+
+
+def is_copy(result: ArmResult, control: PerQuery | None) -> bool:
+    """Whether a trainer of one's own predicted what its control predicts, to the last bit.
+
+    Then it has ignored what the arm changes, and the arm says nothing about that.
+    """
+    dev = result.dev
+    if result.spec.recipe.trainer is None or dev is None or control is None:
+        return False
+    return np.array_equal(dev.cosine, control.cosine) and np.array_equal(dev.rank, control.rank)
 
 
 def judge_stage(result: ArmResult, seed: int) -> GateResult:

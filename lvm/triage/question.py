@@ -13,7 +13,7 @@ from lvm.triage.actions import RunStep, StepOutcome
 from lvm.triage.against_ladder import rungs_on
 from lvm.triage.arm import ArmSpec, dev_file
 from lvm.triage.events import StepEnded
-from lvm.triage.judge import ArmResult, absent_arms, judge_gains, judge_step
+from lvm.triage.judge import ArmResult, absent_arms, is_copy, judge_gains, judge_step
 from lvm.triage.race import Terms
 from lvm.triage.reaching import propose_reachable
 from lvm.triage.rounds import Rounds
@@ -162,8 +162,9 @@ class Questions:
         if control is not None:
             self._runner.judge_dev(control)
         controls = {r.spec.id: self._control_of(r, control) for r in arms}
+        copies = {r.spec.id for r in arms if is_copy(r, controls[r.spec.id])}
         gains = judge_gains(
-            arms,
+            [r for r in arms if r.spec.id not in copies],
             controls,
             self._runner.gates,
             self._runner.base.seed,
@@ -172,7 +173,10 @@ class Questions:
             split_share=self._runner.split_share("dev"),
         )
         stages = {
-            r.spec.id: self._runner.judge_dev(r, gains.get(r.spec.id, ())).verdict for r in arms
+            r.spec.id: self._runner.judge_dev(
+                r, gains.get(r.spec.id, ()), copy=r.spec.id in copies
+            ).verdict
+            for r in arms
         }
         judged, absent = (
             judge_step(arms, stages, gains, rungs_on(self._runner, "dev")),

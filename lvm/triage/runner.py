@@ -24,7 +24,14 @@ from lvm.triage.events import (
     event_of,
 )
 from lvm.triage.journal import Journal
-from lvm.triage.judge import REACHED_ITS_END, ArmResult, dev_evaluation, judge_stage, training_of
+from lvm.triage.judge import (
+    REACHED_ITS_END,
+    ArmResult,
+    dev_evaluation,
+    judge_stage,
+    not_judged,
+    training_of,
+)
 from lvm.triage.pen import Pen
 from lvm.triage.race import PLAIN, Executor, Lane, Note, Race, Terms, race_of
 from lvm.triage.replay import BY_ITSELF, replay
@@ -216,9 +223,15 @@ class Runner:
 
     # --- the journal -----------------------------------------------------------------------------
 
-    def judge_dev(self, result: ArmResult, gains: Sequence[GateResult] = ()) -> GateResult:
-        """Judge the stage gate of an arm on dev and write down all that was measured."""
-        spec, gate = result.spec, judge_stage(result, self.base.seed)
+    def judge_dev(
+        self, result: ArmResult, gains: Sequence[GateResult] = (), *, copy: bool = False
+    ) -> GateResult:
+        """Judge the stage gate of an arm on dev and write down all that was measured.
+
+        A `copy` of its control is not judged: a trainer of one's own ignored what the arm changes.
+        """
+        spec = result.spec
+        gate = not_judged(copy_of(spec)) if copy else judge_stage(result, self.base.seed)
         judged = event_of(
             ArmJudged,
             arm=spec.id,
@@ -253,6 +266,12 @@ class Runner:
             **stored,
         )
         self.once(judged, "arm")
+
+
+def copy_of(spec: ArmSpec) -> str:
+    """Return why an arm that predicts exactly what its control does is not judged."""
+    keys = " and ".join(spec.changes)
+    return f"it predicts exactly what the control does: the trainer ignores {keys}"
 
 
 def _dev_results(lane: Lane) -> PerQuery | None:

@@ -212,6 +212,10 @@ def _end(history: Sequence[Outcome]) -> Stop:
     if unjudged and all(v is Verdict.NOT_EVALUABLE for v in phase1):
         since = "no success gate could be judged"
         return Stop(verdict=RunVerdict.INCONCLUSIVE, cause=(), since=since)
+    stages = [o.stage for o in history if isinstance(o, StepOutcome)]
+    if unjudged and stages and all(stage is Verdict.NOT_EVALUABLE for stage in stages):
+        since = "no arm of any step could be judged"
+        return Stop(verdict=RunVerdict.INCONCLUSIVE, cause=(), since=since)
     return Stop(
         verdict=RunVerdict.NOT_FIXED, cause=(), since="no arm of any step holds the success gate"
     )

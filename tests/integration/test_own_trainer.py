@@ -18,17 +18,21 @@ import tiny
 import worlds
 from own_trainer import processes_in
 
+from lvm.core.config.read_steps import own_steps_of
 from lvm.core.config.run import GateConfig
 from lvm.core.errors import NonFiniteLossError, TrainerDiedError, TrainerError
-from lvm.core.records import RunVerdict, StopReason
+from lvm.core.records import RunVerdict, StopReason, Verdict
 from lvm.core.trainer import TrainerConfig
 from lvm.evaluation.metrics import PerQuery
+from lvm.jobs.options import TriageOptions
+from lvm.jobs.steps import chosen_steps
 from lvm.training.own import loop
 from lvm.triage.arm import ArmSpec, dev_file
 from lvm.triage.endings import failure_of
-from lvm.triage.events import StepStarted
+from lvm.triage.events import ArmJudged, StepEnded, StepStarted
 from lvm.triage.own_arm import run_trial
 from lvm.triage.step import Role
+from lvm.triage.verdict import build_verdict
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -242,6 +246,30 @@ def test_a_planted_mistake_is_fixed_by_its_step(mistake, tmp_path) -> None:
     arms = [arm for e in journal.events.of(StepStarted) for arm in e.arms]
     assert len({arm.id for arm in arms}) == len(list((tmp_path / "run" / "arms").iterdir()))
     assert np.all([arm.workers == 1 for arm in arms])
+
+
+def test_arms_whose_change_a_script_ignores_are_no_evidence(tiny_dataset, tmp_path) -> None:
+    """It is handed the weight and copies the last vector whatever that is, to the last bit."""
+    recipe = own_trainer.copying(tmp_path / "run")
+    digests = own_trainer.prepared(tmp_path / "run", tmp_path / "run_home", recipe.trainer)
+    arms = [{"name": str(w), "changes": {"objective.contrastive_weight": w}} for w in (0.5, 0.9)]
+    own = own_steps_of([{"name": "weight", "question": "Is it the weight?", "arms": arms}])
+    config = dataclasses.replace(tiny.config(stage=0.99), recipe=recipe, steps=own)
+    steps = chosen_steps(TriageOptions(steps=("weight",)), config).steps
+    stop, journal = tiny.triage(
+        tmp_path / "run", tiny_dataset, config, steps=steps, trainer=digests
+    )
+    judged = [e for e in journal.events.of(ArmJudged) if e.role == "arm"]
+    assert len(judged) == 2
+    for event in judged:
+        assert event.stage.verdict is Verdict.NOT_EVALUABLE
+        assert "objective.contrastive_weight" in event.stage.reason
+        assert event.gains == []
+    (ended,) = journal.events.of(StepEnded)
+    assert (ended.stage, ended.candidate, ended.kept) == (Verdict.NOT_EVALUABLE, None, None)
+    assert stop.verdict is RunVerdict.INCONCLUSIVE
+    claimed = {h.id: h.status for h in build_verdict(journal.events, resume="").hypotheses}
+    assert claimed["weight"] not in ("refuted", "confirmed")
 
 
 FUNCTION = """
