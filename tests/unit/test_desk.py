@@ -17,6 +17,7 @@ import tiny
 from lvm.core.config.run import GateConfig, ScheduleConfig
 from lvm.core.errors import ClusterError
 from lvm.core.records import StopReason
+from lvm.core.trainer import TrainerConfig
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import ArmRestarted, Epoch, Rung, Waiting
 from lvm.triage.on_ray.desk import Desk
@@ -271,6 +272,26 @@ def test_an_arm_without_an_epoch_for_too_long_is_killed_and_tried_once_more() ->
     assert tune.race.lanes["a001"].ending.reason is StopReason.STUCK
     assert "stack.txt" in tune.race.lanes["a001"].detail
     assert len(tune.events.of(ArmRestarted)) == 1
+
+
+def test_a_stuck_trainer_is_told_by_the_last_words_of_its_log(tmp_path) -> None:
+    spec = arm(0)
+    trainer = TrainerConfig(command=("python", "train.py"))
+    recipe = dataclasses.replace(spec.recipe, trainer=trainer)
+    tune = Tune([dataclasses.replace(spec, recipe=recipe, folder=tmp_path)], slots=1)
+    (tmp_path / "trainer.log").write_text("reading\nwaiting for the lock of the cache\n")
+    for _ in range(2):
+        until_trains(tune, "a000")
+        if not tune.trained["a000"]:
+            tune.report(tune.trial_of("a000"))
+            until_trains(tune, "a000")
+        tune.now += SCHEDULE.stuck_seconds + 1
+        tune.carry_out(Move.KILL, tune.trial_of("a000"))
+        broken(tune, "a000", "killed", gone=True)
+    lane = tune.race.lanes["a000"]
+    assert lane.ending.reason is StopReason.STUCK
+    assert "trainer.log ends: reading | waiting for the lock of the cache" in lane.detail
+    assert "stack.txt" not in lane.detail
 
 
 def test_the_first_epoch_of_all_may_take_longer() -> None:

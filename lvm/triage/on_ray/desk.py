@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lvm.core.records import StopReason
+from lvm.training.own.process import LOG, last_lines
 from lvm.triage.arm import ArmSpec
 from lvm.triage.events import Epoch
 from lvm.triage.on_ray.reports import Ended, Over, Report, Started, Workers
@@ -147,7 +148,7 @@ class Desk(Seating):
             breaks.epoch, breaks.count, breaks.detail = epoch, 0, ""
         if seat.stack is not None:
             breaks.stuck += 1
-            detail = f"it completed no epoch for too long; its stack is in {seat.stack}"
+            detail = f"it completed no epoch for too long; {_where_it_hangs(seat)}"
         reason = breaks.verdict(
             detail,
             stuck=seat.stack is not None,
@@ -212,3 +213,10 @@ class Desk(Seating):
         """Take a sign of a trial that drives workers; the clock runs on while nothing changes."""
         if seat.waits_for_workers != waits:
             seat.waits_for_workers, seat.since = waits, self.clock()
+
+
+def _where_it_hangs(seat: Seat) -> str:
+    """Say what a stuck arm leaves to look at: our stack, or the last words of its own trainer."""
+    if seat.spec.recipe.trainer is None:
+        return f"its stack is in {seat.stack}"
+    return last_lines(seat.spec.folder / LOG)
