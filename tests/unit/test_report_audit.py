@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 from msgspec import convert
-from test_report import HOSTILE, Checker, Story, events_of, fixed_story, report, run_of, section
+from report_story import HOSTILE, Checker, Story, events_of, fixed_story, report, run_of, section
 
 from lvm.audit.document import AuditDocument, Plots, answer, not_looked_at, where_in_words
 from lvm.triage.events import Audited, Inspected

@@ -3,7 +3,7 @@ import re
 
 import pytest
 from msgspec.structs import replace
-from test_report import Checker, events_of, evidence, fixed_story, report, row, section, state_of
+from report_story import Checker, events_of, evidence, fixed_story, report, row, section, state_of
 
 from lvm.evaluation.evaluate import evaluate
 from lvm.evaluation.evidence import View, gather

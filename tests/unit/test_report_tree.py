@@ -2,7 +2,7 @@ import json
 import re
 
 import pytest
-from test_report import (
+from report_story import (
     HOSTILE,
     Checker,
     events_of,
