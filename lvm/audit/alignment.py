@@ -182,7 +182,7 @@ def _best_place(given: GivenRows, start: int, length: int) -> int:
     """Return where a block of rows fits best as a whole: its sums along the diagonals."""
     scores = given.scores(np.arange(start, start + length))
     size = scores.shape[1]
-    # Each row one place further right than the next, so that diagonals stand in columns.
+    # Each row one place further right than the next, so that diagonals are in columns.
     slanted = np.pad(scores[::-1], ((0, 0), (0, length))).ravel()[: length * (size + length - 1)]
     sums = slanted.reshape(length, size + length - 1).sum(axis=0)[length - 1 : size]
     return int(sums.argmax())

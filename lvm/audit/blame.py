@@ -1,6 +1,6 @@
 """Do keys lead to their vectors, and which part is broken where they do not.
 
-The windows of a file overlap, so a vector stands in up to T + 1 of them, and each states a key for
+The windows of a file overlap, so a vector is in up to T + 1 of them, and each states a key for
 it. Keys that were made up, or targets that were overwritten, contradict each other within the file.
 Keys that all windows of both files agree on, and that lead to other vectors in the bank, are right:
 then it is the bank whose keys and vectors are out of step.
@@ -36,7 +36,7 @@ class WrongBank:
     train_share: float
     steady: float  # of those that are not, which have one key in all windows of their file
     rows: Int[np.ndarray, " n"]  # of the bank, whose keys are wrong
-    rows_off: int  # how far after its key every vector stands; 0: not one and the same way
+    rows_off: int  # how far after its key every vector is; 0: not one and the same way
 
 
 @once
@@ -75,7 +75,7 @@ def _steady(
     """Return how many misplaced vectors have one key in all windows, their rows and those keys.
 
     All windows of a few articles are looked at, so that they overlap. None where no vector that is
-    not at its key stands in two of them.
+    not at its key is in two of them.
     """
     assert side.keys is not None
     rows = _whole_articles(side, found)
@@ -118,7 +118,7 @@ def _whole_articles(side: Side, found: Keyed) -> Int[np.ndarray, " m"]:
 def _judged(
     vector: Int[np.ndarray, " n"], codes: Int[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]
 ) -> tuple[Bool[np.ndarray, " v"], Bool[np.ndarray, " v"]]:
-    """Say which vectors stand twice and not at their key, and which have one key all the time."""
+    """Say which vectors occur twice and not at their key, and which have one key all the time."""
     times = np.bincount(vector)
     judged = (times >= 2) & (np.bincount(vector, weights=wrong) > 0)
     order = np.lexsort((codes, vector))
@@ -130,7 +130,7 @@ def _judged(
 def _rows_off(
     material: Material, places: Int[np.ndarray, " n"], keys: Int[np.ndarray, "n 2"]
 ) -> int:
-    """Return by how many rows vectors stand after their keys, 0 where not all by the same."""
+    """Return by how many rows vectors come after their keys, 0 where not all by the same."""
     at = material.by_key.find(keys)
     off = (places - at)[at >= 0]
     values, counts = np.unique(off, return_counts=True)

@@ -46,7 +46,7 @@ BLOCK_ROWS = 4096
 SAMPLED = 4096  # windows of the train side that a quick audit compares
 CLEAR = 4.0  # standard errors
 LEAST = 0.03  # of a partial correlation: less is no shared text
-STEEP = 2.0  # the fall from lag 1 to 2 beside that from 2 to 3
+STEEP = 2.0  # the fall from lag 1 to 2 relative to that from 2 to 3
 
 
 @check("ROWS_DROPPED", "does the file hold as many rows as it was made from?")

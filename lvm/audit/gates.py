@@ -239,7 +239,7 @@ def _gate_finding(
 
 
 def stated_pool(tried: Bench) -> dict[str, object]:
-    """Return the pool as it stands in a finding: id, size, mask, tie rule and chance."""
+    """Return the pool as a finding states it: id, size, mask, tie rule and chance."""
     return {"pool": {**dataclasses.asdict(tried.pool), "chance_at_5": tried.pool.chance(5)}}
 
 

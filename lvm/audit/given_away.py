@@ -42,7 +42,7 @@ STUCK_SHARE, STUCK_ROWS, STUCK_ARTICLES = 0.01, 20, 3
 def predictions_leaked(material: Material) -> Iterator[Seen]:
     """Report predictions that are their targets up to rounding.
 
-    A target that stands among its own contexts can be copied from there, and does not count. A
+    A target that is among its own contexts can be copied from there, and does not count. A
     model that answers with rows of the bank is right now and then, so it must be so everywhere.
     """
     given = given_rows(material)
@@ -195,7 +195,7 @@ def _other_contexts(given: GivenRows, groups: Int[np.ndarray, " m"]) -> Bool[np.
 
 
 def _stuck(given: GivenRows, groups: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
-    """Whether a row stands in a run of equal rows that goes on over several articles."""
+    """Whether a row is in a run of equal rows that goes on over several articles."""
     equal = np.concatenate([[False], groups[1:] == groups[:-1]])
     found = np.zeros(len(groups), dtype=bool)
     for second, last in runs(equal):

@@ -33,7 +33,7 @@ def keys_degenerate(material: Material) -> Iterator[Seen]:
         if share >= UNIQUE_SHARE and (top / len(keys) <= TOP_SHARE or top <= 2):
             continue
         if name != "bank" and _only_repeated(material, material.side(name)):
-            continue  # DUPLICATES says so: each window has its key, and stands several times
+            continue  # DUPLICATES says so: each window has its key, and occurs several times
         worst = np.flatnonzero(counts[place.ravel()] == top)
         yield Seen(
             seen=f"{len(counts)} keys for {len(keys)} rows ({share:.1%}); the most frequent key "

@@ -52,7 +52,7 @@ class Likeness:
     mean_usual: float  # median over parts of the train side
     mean_least: float
     mean_spread: float
-    energy: float  # beside the median of the parts
+    energy: float  # relative to the median of the parts
     mean_tells: bool
 
     @property

@@ -160,7 +160,7 @@ class RoughIndex:
     """Rows of a table found by their direction, up to rounding.
 
     Rows are projected on a few random axes and cut into steps far wider than any rounding. A vector
-    that falls beside an edge is caught by the second grid, half a step away. What is found is
+    that falls next to an edge is caught by the second grid, half a step away. What is found is
     compared in full.
     """
 

@@ -225,7 +225,7 @@ class Material:
         return np.sort(generator.choice(count, min(count, most), replace=False))
 
     def held_once(self, places: Int[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
-        """Say which places are bank rows (not -1) whose vector stands nowhere else in the bank."""
+        """Say which places are bank rows (not -1) whose vector is nowhere else in the bank."""
         return np.asarray((places >= 0) & (self.content.copies[np.maximum(places, 0)] == 1))
 
 

@@ -6,7 +6,7 @@ numbers do. A row is coarse when its numbers have few magnitudes, and cut when i
 the same places as in other rows. What all files share is no defect: it is their code.
 
 Targets that lie in the bank say which chunks come before them. A context that is in the bank
-nowhere, and yet stands where one of its rows should, is either other text or the same text in
+nowhere, and yet is where one of its rows should, is either other text or the same text in
 another form: another encoder, a prefix such as "query: ", an added or removed mean. The cosines of
 contexts among themselves tell which: they agree with those of the rows only for the same text.
 """

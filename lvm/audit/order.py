@@ -15,7 +15,7 @@ from lvm.audit.material import NUM_NAMED, Material, or_none
 from lvm.audit.order_in_bank import BACKWARDS, CLEAR, crossings, out_of_order, profile
 from lvm.audit.stored_order import stored_order
 
-ORDER_BLOCK, ORDER_WARN = 0.5, 0.65  # eval over train, of direction beside lift
+ORDER_BLOCK, ORDER_WARN = 0.5, 0.65  # eval over train, of direction relative to lift
 ZIGZAG = 0.4  # of what lag 2 shares beyond chance: how far it may lie above lag 1
 MERGED_ZIGZAG = 0.5  # of the lift, in one article: neighbours are then of two documents
 MIN_MERGED, MERGED_BLOCK = 2, 0.1  # articles, and their share
@@ -227,7 +227,7 @@ def reads_backwards(side: Coherence) -> bool:
     """Say whether the profile of the target fits the lags of contexts better from the other end.
 
     Contexts alone have the same lags in either direction. In records of five fields the first of
-    five contexts is nearest to the target, and still stands where it should.
+    five contexts is nearest to the target, and still is where it should.
     """
     length = side.contexts.shape[1]
     lags = [

@@ -76,7 +76,7 @@ def _certain(material: Material, located: Located) -> Bool[np.ndarray, " m"]:
 
 
 def out_of_order(material: Material, side: Coherence) -> Iterator[Seen]:
-    """Count windows whose contexts, found in the bank, stand in another order than there.
+    """Count windows whose contexts, found in the bank, are in another order than there.
 
     This needs no target and sees a few windows among many. It says nothing where the bank itself,
     in the order of its keys, does not read as text: then its keys may be what is wrong.

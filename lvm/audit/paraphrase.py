@@ -1,9 +1,9 @@
-"""Text that stands twice in other words, or is split under two ids: likeness beyond what is usual.
+"""Text that occurs twice in other words, or is split under two ids: likeness beyond what is usual.
 
 No cosine is a copy by itself: in some spaces all text lies at .98. The text that is searched is
 taken in parts, each with its nearest chunk. A twin lies at half the distance, or less, of the fifth
 nearest of these: among unrelated text, nearest neighbours of any space are about equally far. Where
-that one lies at half its own usual distance, the chunk is boilerplate: it stands in many articles.
+that one lies at half its own usual distance, the chunk is boilerplate: it is in many articles.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Twins:
     rows: Int[np.ndarray, " q"]  # of what was asked
     articles: Int[np.ndarray, " q"]
     is_twin: Bool[np.ndarray, " q"]
-    is_common: Bool[np.ndarray, " q"]  # near-copies of it stand in many articles
+    is_common: Bool[np.ndarray, " q"]  # near-copies of it are in many articles
     partner: Int[np.ndarray, " q"]  # article of the nearest chunk
 
 

@@ -25,7 +25,7 @@ _QUERIES = 512  # with a block of the pool, scores that stay near the processor
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """Where the targets of M queries stand, and whether an own context stands first."""
+    """Where the targets of M queries stand, and whether an own context comes first."""
 
     raw: Ranks
     masked: Ranks  # own contexts and their copies do not count

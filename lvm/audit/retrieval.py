@@ -34,7 +34,7 @@ SPLIT_QUERIES = 1024
 NEIGHBOURS = 10
 HUB_ROWS = 0.01  # the share of rows that hubs are looked for in; never fewer rows than neighbours
 HUB_EXCESS = 0.6  # of what the reference leaves: 1 is every query finding the same rows
-SPLIT_GAIN, SPLIT_RATIO = 0.02, 0.2  # of R@5: absolute, and beside that of the space used
+SPLIT_GAIN, SPLIT_RATIO = 0.02, 0.2  # of R@5: absolute, and relative to that of the space used
 CONFIDENCE = 0.99
 
 

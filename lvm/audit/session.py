@@ -136,7 +136,7 @@ def _index(material: Material, path: Path) -> Index:
 
 
 def with_command(document: AuditDocument, command: str, out: str) -> AuditDocument:
-    """Return the document with commands that work as they stand."""
+    """Return the document with commands that work as they are."""
     said = f"{command} --repair {out}"
     findings = [replace(f, next=f.next.replace(REPAIR, said)) for f in document.findings]
     return replace(document, findings=findings)

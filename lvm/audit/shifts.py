@@ -175,7 +175,7 @@ def _axes(rows: Float[np.ndarray, "m D"], count: int) -> Float[np.ndarray, "D k"
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """One way to mix up rows: `windows[i]` is the window whose prediction stands in row i."""
+    """One way to mix up rows: `windows[i]` is the window whose prediction is in row i."""
 
     words: str
     windows: Int[np.ndarray, " M"]
@@ -196,7 +196,7 @@ class Fit:
     order: Order
     gain: Level
     there: float  # with the named windows, beyond those of another article
-    moved: int  # rows of the file that stand elsewhere
+    moved: int  # rows of the file that are elsewhere
 
     @property
     def score(self) -> float:

@@ -16,7 +16,7 @@ from lvm.audit.material import NUM_NAMED, Material, Side, once, where_found
 from lvm.audit.order_in_bank import is_padding
 from lvm.data.rows import blocks, take
 
-NORM_TOLERANCE = 0.01  # of the mean from 1, and of the spread beside the mean
+NORM_TOLERANCE = 0.01  # of the mean from 1, and of the spread relative to the mean
 ZERO_LENGTH = 1e-6
 
 

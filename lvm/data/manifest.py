@@ -1,7 +1,7 @@
 """The manifest of a bank: what its keys must hold, and whether the files are those it states.
 
 A hash of gigabytes takes seconds. What was hashed is remembered by path, size and time of change in
-the person's cache folder, never beside the data.
+the person's cache folder, never next to the data.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def sibling(path: Path) -> Path:
-    """Return an unused hidden path beside `path`, to write to before renaming."""
+    """Return an unused hidden path next to `path`, to write to before renaming."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 

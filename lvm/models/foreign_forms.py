@@ -52,9 +52,9 @@ def num_parts(shapes: Shapes, prefix: str) -> int:
 
 
 def flattened(args: Args) -> dict[str, Json]:
-    """Return args with the settings of nested sections beside their own.
+    """Return args with the settings of nested sections next to their own.
 
-    What stands on top wins; a setting that two sections state differently is left out.
+    What is on top wins; a setting that two sections state differently is left out.
     """
     inner: dict[str, list[Json]] = {}
     for value in args.values():

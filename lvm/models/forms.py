@@ -2,7 +2,7 @@
 
     kernel     Triton kernels between the products (lvm/models/short_kernel.py)
     compiled   one function of tensors, compiled (lvm/models/short.py)
-    dual       the layer as it stands, operation by operation (lvm/models/ssd.py)
+    dual       the layer as it is, operation by operation (lvm/models/ssd.py)
 
 For a shape and a card, forms are timed forward and backward when such a layer first trains. The
 answer is kept by the process and in the person's cache folder, and named in the log. `compiled` is

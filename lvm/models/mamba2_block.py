@@ -49,7 +49,7 @@ def resolve_backend(requested: str, length: int, device: torch.device) -> str:
 
 
 class GatedRMSNorm(RMSNorm):
-    """RMSNorm of y silu(z), or RMSNorm of y times silu(z) where the norm stands before the gate.
+    """RMSNorm of y silu(z), or RMSNorm of y times silu(z) where the norm comes before the gate.
 
     With more than one group each group of channels is divided by its own root mean square.
     """

@@ -1,9 +1,9 @@
 """A Mamba-2 layer over a short window as one function of tensors, made to be compiled for a GPU.
 
-The dual form as it stands starts about 100 kernels per layer and writes every value between them to
+The dual form as it is starts about 100 kernels per layer and writes every value between them to
 memory. This one has no custom gradient, no view that is written to and no small matrix product:
 taps are shifted products, and sums over the L positions are written as sums, which the compiler
-unrolls and fuses with what stands around them. Run as it is, it is correct and slow.
+unrolls and fuses with what is around them. Run as it is, it is correct and slow.
 
 Norms, scores, step sizes and decays are float32 or wider. Everything of the width of the layer has
 the dtype of the matrix products, as in the dual form under autocast: a compiled kernel computes in

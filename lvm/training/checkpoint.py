@@ -4,7 +4,7 @@
     DIR/manifest.json       recipe, width, bank and data, articles and text seen, epoch, probes
     DIR/state.pt            optimiser moments (tensors and numbers only; read with weights_only)
 
-A checkpoint is written beside its place and renamed, so a kill leaves the old or the new one.
+A checkpoint is written next to its place and renamed, so a kill leaves the old or the new one.
 """
 
 from __future__ import annotations

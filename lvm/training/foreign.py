@@ -2,7 +2,7 @@
 
 A file of torch.save is a pickle. torch's reader for weights alone runs nothing that it is not told
 to; here every other name that a file uses stands for something passive, so that a NumPy number, a
-path or a dataclass beside the weights does not keep the weights from being read.
+path or a dataclass besides the weights does not keep the weights from being read.
 """
 
 from __future__ import annotations

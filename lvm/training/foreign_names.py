@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-OWN_NAMES = ("residual_logits", "encoder_scale")  # of NextVectorModel, beside its encoder
+OWN_NAMES = ("residual_logits", "encoder_scale")  # of NextVectorModel, besides its encoder
 TABLES = ("embeddings", "embedding", "lm_head", "wte", "token_embedding")  # of a language model
 LEAD_IN = (
     *("project_in", "input_proj", "in_proj", "proj_in", "input_projection", "input_layer"),
@@ -131,7 +131,7 @@ def _own_name(name: str, blocks: list[str]) -> str | None:
 
 
 def _layer_of(stem: str, blocks: list[str]) -> int | None:
-    """Return which layer a weight beside the blocks belongs to, None for none.
+    """Return which layer a weight outside the blocks belongs to, None for none.
 
     It lies in the same numbered place as a block (`layers.3.norm`), or in a list of its own
     (`norms.3`).

@@ -39,7 +39,7 @@ class TextSeen(Part, frozen=True, kw_only=True):
 class Stated(Part, frozen=True, kw_only=True, omit_defaults=True):
     """What a checkpoint may say of itself; None is what it does not say.
 
-    UNSET stands where a training writes null.
+    UNSET is where a training writes null.
     """
 
     format: Literal[1, "report"] | None = None

@@ -64,7 +64,7 @@ def objective(recipe: Recipe, outputs: Outputs, world: World) -> Objective:
 def objective_terms(
     recipe: Recipe, outputs: Outputs, world: World
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the unweighted terms that the recipe gives a weight, and what they log beside it."""
+    """Return the unweighted terms that the recipe gives a weight, and what they log with it."""
     logged = {"num_negatives": outputs.predictions.new_zeros((), dtype=torch.float64)}
     terms = {n: term.value(outputs, world, logged) for n, term in terms_of(recipe).items()}
     return terms, {name: value.detach() for name, value in logged.items()}

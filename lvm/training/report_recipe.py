@@ -169,7 +169,7 @@ def _from_args(config: Config, spellings: Mapping[str, tuple[str, ...]], args: A
 def accumulated_negatives(args: Args) -> tuple[int, int] | None:
     """Return (negatives seen, negatives stated) where gradient accumulation made them differ.
 
-    `args` are those of a .pt file: with a batch of 256 and 4 steps of accumulation, 255 rows stand
+    `args` are those of a .pt file: with a batch of 256 and 4 steps of accumulation, 255 rows are
     against the target, not 1023. None without accumulation, or without a contrastive loss.
     """
     batch = _whole(args, ("batch_size", "micro_batch_size"))

@@ -2,7 +2,7 @@
 
 Everything else that workers share is an index into the same bank, so it needs no communication.
 Ray Train, `torch.multiprocessing` or nobody starts the process group; this module only uses it, and
-is the only one that does, beside DistributedDataParallel.
+is the only one that does, besides DistributedDataParallel.
 
 nccl serves GPU tensors alone, and a group of GPUs hangs when two workers bring tensors of one GPU.
 So a world knows the device of its training and refuses tensors of any other, in a world of one too:
@@ -65,7 +65,7 @@ class World:
         """Return `loss` of the rows of all workers, with the gradient of this worker's share of it.
 
         Each worker differentiates by its own rows alone, so nothing is communicated in the backward
-        pass, beside DDP's own reductions. DDP averages over workers where this gradient must be
+        pass, besides DDP's own reductions. DDP averages over workers where this gradient must be
         summed: hence the factor on the gradient, and none on the value.
         """
         if self.size == 1:

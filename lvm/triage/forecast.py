@@ -25,7 +25,7 @@ from lvm.triage.rungs import rung_epochs
 
 LADDER_RUNGS = 7  # untrained baselines, each judged on dev and on test
 INSPECTION = 6.0  # a look at the model of phase 1, in evaluations on dev
-RAY_START, TUNE_START, TRAIN_START = 3.0, 2.0, 6.0  # seconds beside the start of processes
+RAY_START, TUNE_START, TRAIN_START = 3.0, 2.0, 6.0  # seconds besides the start of processes
 WORKER_EFFICIENCY = 0.5  # of a worker of several, measured with two on two cores
 BETWEEN_RACES = 1.5  # judging, MLflow
 

@@ -166,7 +166,7 @@ def judge_gains(
 
 
 def decisive(gains: Sequence[GateResult]) -> list[GateResult]:
-    """Return the gains that decide; the others are shown beside them."""
+    """Return the gains that decide; the others are only shown."""
     return [g for g in gains if g.metric in METRICS.judged]
 
 

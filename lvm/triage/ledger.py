@@ -46,7 +46,7 @@ class Status(StrEnum):
 def ledger(state: RunState) -> list[LedgerEntry]:
     """Return every entry with its status; no journal is too short."""
     started = state.started
-    # What the steps of the recipe tried stands in the journal.
+    # What the steps of the recipe tried is in the journal.
     own = own_steps(started.config) if started is not None else []
     return [_entry(state, hypothesis, steps) for hypothesis, steps in hypotheses(own)]
 

@@ -76,7 +76,7 @@ def probe(
 
 
 def _yield_like_a_trial() -> None:
-    """Give this thread the niceness of Ray's workers: beside other programs they get less."""
+    """Give this thread the niceness of Ray's workers: next to other programs they get less."""
     with contextlib.suppress(OSError, AttributeError):  # not Linux: a thread has no priority there
         nice = int(os.environ.get("RAY_worker_niceness", WORKER_NICENESS))  # noqa: SIM112  # Ray's
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

@@ -228,7 +228,7 @@ class Race:
 def rung_metric(judged: Sequence[ArmSpec], schedule: ScheduleConfig, wanted: str = "") -> str:
     """Return the metric by which the arms of a step are ranked at its rungs: the wanted one if any.
 
-    A cosine in a space that was learned says nothing beside one in another space: there a retrieval
+    A cosine in a learned space does not compare with one in another space: there a retrieval
     metric decides, which means the same everywhere.
     """
     metric = wanted or schedule.rung_metric

@@ -2,7 +2,7 @@
 
 A verdict rests on one seed. `--seeds N` trains AR-only, the base recipe and the arm behind the
 verdict with N - 1 more, each in full and as it was trained before, and judges nothing anew: the
-gains over all seeds stand beside the verdict, with an interval that holds what a seed changes as
+gains over all seeds are shown with the verdict, with an interval that holds what a seed changes as
 well as what the articles do. Where the base recipe's model was handed in, as a checkpoint or as
 predictions, nobody knows its seed: the recipe is trained with the other seeds alone.
 """

@@ -75,7 +75,7 @@ class Runner:
 
         One confirmation per step, one of what the steps keep together, and one of the unchanged
         recipe where phase 1 was handed its model and confirmations train it. It is one model,
-        however often it stands beside an arm.
+        however many arms it is compared with.
         """
         request = self.request
         together = 0 if request.independent else 1

@@ -27,7 +27,7 @@ class Role(StrEnum):
     CONTROL = "control"
     ARM = "arm"
     CONFIRM = "confirm"
-    REPEAT = "repeat"  # with another seed, beside the verdict
+    REPEAT = "repeat"  # with another seed; shown with the verdict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ class Ended:
 
     @property
     def unread(self) -> list[Path]:
-        """What is in its folder beside checkpoints and will not be read."""
+        """What is in its folder besides checkpoints and will not be read."""
         partial = list(self.folder.glob(NEW))
         if self.wanted:
             return partial

@@ -3,7 +3,7 @@
 Test and dev articles are split from one collection, so a model that has read neither does as well
 on the one as on the other, but for how hard each side is. One that has read the test articles and
 not the dev articles does better on test. How hard a window is, is said by a reference that has read
-neither: AR-only, trained in this run; the mean of the contexts; or none. The one beside which the
+neither: AR-only, trained in this run; the mean of the contexts; or none. The one against which the
 model's cosine varies least over the dev articles is taken; the test side has no part in the choice.
 
 A trace is found where the surplus on test is clear of zero, and text of the train split does not
@@ -35,7 +35,7 @@ from lvm.evaluation.metrics import PerQuery
 from lvm.triage.events.evidence import TraceTold
 
 CONFIDENCE = 0.99  # a false trace accuses a person: five in a thousand, on one side
-UNEXPLAINED = 0.1  # of the surplus, that is left beside the nearest train window
+UNEXPLAINED = 0.1  # of the surplus, that is left against the nearest train window
 MOST_REMEMBERED = 32_768  # train windows among which the nearest is looked for
 BLOCK = 1024  # windows compared with them at once
 
@@ -46,9 +46,9 @@ Sides = tuple[Float[np.ndarray, " m"], Float[np.ndarray, " n"]]  # of each test 
 class Trace:
     """How much higher a model's cosine is on test than on dev, relative to two references."""
 
-    reference: str  # beside which the model varies least
+    reference: str  # against which the model varies least
     surplus: Estimate
-    over_nearest_train: Estimate  # the same beside the nearest train window
+    over_nearest_train: Estimate  # the same against the nearest train window
 
     @property
     def found(self) -> bool:

@@ -43,7 +43,7 @@ class Triage:
         self._tidier = Tidier(request.out, request.config.schedule, note)
 
     def _noted(self, event: Event) -> None:
-        """Note an event; with the first epoch all processes stand, and there is time for others."""
+        """Note an event; with the first epoch all processes are up, and time for others."""
         self._note(event)
         if isinstance(event, Epoch) and self._ladder is None and self._beside:
             self._begin_ladder()

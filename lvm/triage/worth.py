@@ -51,7 +51,7 @@ def worth(summary: Summary) -> str:
 
 
 def _losses(found: FrontPosition) -> str:
-    """Return in brackets what a model on the front clearly loses to the rung beside it; else ""."""
+    """Return in brackets what a model on the front clearly loses to the next rung; else ""."""
     lost = [
         f"{title_of(metric)} {gain.value:+.3f}"
         for metric, gain in found.gains.items()

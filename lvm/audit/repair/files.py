@@ -179,7 +179,7 @@ def write_payload(plans: Plans, path: Path) -> None:
 
 
 def write_bank(plans: Plans, folder: Path) -> None:
-    """Write a bank folder, its vectors through a file beside it so that they need no memory."""
+    """Write a bank folder, its vectors through a file next to it so that they need no memory."""
     bank, plan = plans.material.bank, plans.bank
     if bank is None or plan is None:
         return
@@ -217,7 +217,7 @@ def _noted(plans: Plans, part: Side | Bank, before: int, after: int) -> dict[str
     """Return what a repaired file says of itself.
 
     Counts that it declared are lowered by what the repair took out, no further: rows that were
-    missing before are still missing. The original stands beside as text, so that nobody takes its
+    missing before are still missing. The original is kept as text, so that nobody takes its
     counts for those of this file.
     """
     original = part.manifest if isinstance(part, Bank) else part.provenance

@@ -44,7 +44,7 @@ def repair(material: Material, out: Path) -> Repaired:
     """Write repaired files at `out`: a folder, or the eval file itself where `out` ends in .npz.
 
     Files that need no repair are not written. Raises UsageError when there is nothing that can be
-    repaired, when nothing of a file would be left, and when something stands at `out` already.
+    repaired, when nothing of a file would be left, and when something is at `out` already.
     """
     refuse_taken(out)
     plans = _plan(_every_row(material))

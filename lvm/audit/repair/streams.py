@@ -92,9 +92,9 @@ def write_streams(path: Path, members: Mapping[str, Stream]) -> None:
 
 
 def write_all(writes: Mapping[Path, Write]) -> None:
-    """Write every file, or none: each beside its place first, then all are renamed.
+    """Write every file, or none: each next to its place first, then all are renamed.
 
-    Raises UsageError when something stands at one of the places.
+    Raises UsageError when something is at one of the places.
     """
     for path in writes:
         refuse_taken(path)
@@ -119,7 +119,7 @@ def write_all(writes: Mapping[Path, Write]) -> None:
 
 
 def refuse_taken(path: Path) -> None:
-    """Raise UsageError when a file, or a folder with content, stands at `path`."""
+    """Raise UsageError when a file, or a folder with content, is at `path`."""
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() or path.is_symlink():

@@ -67,7 +67,7 @@ def plan_windows(material: Material, side: Side, *, part: bool = False) -> Windo
         return kept
     found = resolve(material, side, todo, spoilt[todo])
     trusted = side.keys is not None and (not told.any() or settled[told].mean() >= NEAR_ENOUGH)
-    if trusted:  # the bank says nothing about these: their keys stand as well as the others'
+    if trusted:  # the bank says nothing about these: their keys count as much as the others'
         untold = (found.why == NOT_IN_BANK) & ~spoilt[todo].any(axis=1) & ~told[todo]
         todo, found = todo[~untold], found.select(~untold)
     misplaced = part or len(todo) > (1 - ALLOWED_SHARE) * len(side) or spoilt.any()

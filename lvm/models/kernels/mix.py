@@ -1,8 +1,8 @@
 """Triton kernels of a Mamba-2 layer over a short window: all that lies between its products.
 
 Imported where a kernel is about to run, and only there: it imports Triton. `short_gradients` holds
-the tensors and starts these. Positions are unrolled; what belongs to them stands in tuples, and
-pairs s <= t, counted row by row, stand in tuples of their own. Sums are float32, each over channels
+the tensors and starts these. Positions are unrolled; what belongs to them is in tuples, and
+pairs s <= t, counted row by row, are in tuples of their own. Sums are float32, each over channels
 of one program; no two programs write to one place, so that a result repeats to the last bit.
 
 Letters as in lvm/models/ssd.py; `proj` [B, L, ROW] is what in_proj gives, its part from column X on

@@ -1,4 +1,4 @@
-"""The files that a trainer is made of: found beside its recipe, named by content, kept in the run.
+"""The files that a trainer is made of: found next to its recipe, named by content, kept in the run.
 
 A run trains with its own copy: an edit while it runs changes nothing, a moved run still goes on,
 and every node that sees the run folder sees the code.

@@ -1,7 +1,7 @@
 """One training by a person's code, epoch by epoch: as `lvm.training.loop`, with another engine.
 
 The code runs in a process of its own and writes files; an epoch is taken when its line is there,
-and the process stands still until the next one is asked for.
+and the process waits until the next one is asked for.
 """
 
 from __future__ import annotations

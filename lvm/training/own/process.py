@@ -71,7 +71,7 @@ class Process:
         self._ended: Ended | None = None
 
     def hold(self) -> None:
-        """Let it stand still until it may go on."""
+        """Let it wait until it may go on."""
         self._tell(b"h")
 
     def go_on(self) -> None:

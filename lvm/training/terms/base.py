@@ -36,7 +36,7 @@ from lvm.training.world import World
 class Term(TermOptions, ABC):
     """One term of the objective; its fields are its options."""
 
-    keys: ClassVar[Mapping[str, str]] = {}  # options that stand elsewhere in a recipe, and where
+    keys: ClassVar[Mapping[str, str]] = {}  # options that are elsewhere in a recipe, and where
 
     @classmethod
     def of(cls, recipe: Recipe, name: str) -> Term:

@@ -145,7 +145,7 @@ def _tag(kind: type[Event]) -> str:
 def migrated(record: Mapping[str, Json]) -> Mapping[str, Json]:
     """Return a record of any schema in the current one.
 
-    In schema 1 what parts from outside the package measured stood among the keys of our own.
+    In schema 1 what parts from outside the package measured was among the keys of our own.
     """
     if record["event"] == "epoch":
         return _gathered(record, Epoch)

@@ -187,7 +187,7 @@ class RayExecutor:
         return experiment
 
     def _common(self) -> Common:
-        """Return what every trial is given beside its arm."""
+        """Return what every trial is given besides its arm."""
         from lvm.triage.on_ray.shared import Common
 
         assert self._shared is not None  # a race is served

@@ -1,6 +1,6 @@
 """Which arm gets a slot next. Decides, and knows nothing of Ray: the scheduler carries it out.
 
-A trial is one process that runs an arm. It trains until its arm stands at an undecided rung; then
+A trial is one process that runs an arm. It trains until its arm reaches an undecided rung; then
 it is held, with its process, in case its arm goes on. When another arm wants the room, a held trial
 is paused (its arm goes on later, from its checkpoint) or, if its arm has ended, stopped; Tune hands
 the process to the next arm.

@@ -90,7 +90,7 @@ class Seating:
         """Whether a trial has searched its checkpoint for an earlier race.
 
         It has nothing more to say, though the same arm may be asked again, also about the test
-        split. One that trains goes on where it stands.
+        split. One that trains goes on where it is.
         """
         return seat.spec.source is not None and seat.race is not self._race
 

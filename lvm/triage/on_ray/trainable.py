@@ -1,6 +1,6 @@
 """What runs away from the driver: the process of a trial, which serves one arm after another.
 
-Ray pickles the class by reference, so it stands at the top of a module that every process can
+Ray pickles the class by reference, so it is at the top of a module that every process can
 import. The driver asks for one epoch at a time: an arm never runs ahead of what is decided.
 """
 
@@ -37,7 +37,7 @@ class ArmTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         self._take(Task.of(config))
 
     def reset_config(self, new_config: Mapping[str, Task]) -> bool:
-        """Take the next arm in the same process; the one that was held goes on where it stands."""
+        """Take the next arm in the same process; the one that was held goes on where it is."""
         self._take(Task.of(new_config))
         return True
 
