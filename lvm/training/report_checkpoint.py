@@ -74,8 +74,8 @@ def read_report_checkpoint(path: Path) -> ReportCheckpoint:
     """Read a .pt or .safetensors file; weights stay on disk until they are used.
 
     What a file has besides the weights is left out and named where it is neither number, text,
-    container nor path. Raises UnsafePayloadError when a file names what could run something, and CheckpointError
-    when it is no such file or holds no weights.
+    container nor path. Raises UnsafePayloadError when a file names what could run something, and
+    CheckpointError when it is no such file or holds no weights.
     """
     content, unread = _load(path)
     model, head = _parts(path, content)
