@@ -222,7 +222,8 @@ def test_a_script_that_ignores_the_signal_is_killed_with_its_children(
     tiny_dataset, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(loop, "GRACE_SECONDS", 0.5)
-    recipe = own_trainer.copying(tmp_path / "run", f"{DEAF}; {CHILD}")
+    act = f"{DEAF}; {CHILD}; time.sleep(0.3)"  # or it might end before it is made to wait
+    recipe = own_trainer.copying(tmp_path / "run", act)
     records = run_trial(spec_of(tmp_path / "run", recipe), tiny_dataset)
     next(records)
     assert len(processes_in(tmp_path)) >= 3  # keeper, script, child
