@@ -98,12 +98,13 @@ def show(options: TriageOptions) -> None:
     config = asked.configuration(options)
     check_trainer(config, options)
     config, _ = asked.opened(options, config)
+    chosen = chosen_steps(options, config)  # refused before anything is printed
     dataset, _ = load_dataset(options.request, config.recipe.context_length)
     gates, schedule = config.gates, config.schedule
     print(f"phase 1: AR-only and the base recipe, {config.recipe.training.epochs} epochs")
     bounds = " or ".join(f"{title_of(m)} +{b:.2f}" for m, b in gates.success_bounds.items())
     print(f"  success gate on test: {bounds} over AR-only")
-    _show_steps(config, dataset, chosen_steps(options, config))
+    _show_steps(config, dataset, chosen)
     print(
         f"an arm with dev cosine >= {gates.stage_eval_cosine} is trained in full on "
         f"{schedule.confirm_workers} workers and judged by the success gate"
