@@ -122,7 +122,7 @@ def run_arm(spec: ArmSpec, dataset: Dataset) -> Generator[Epoch, None, None]:
         predictor, _, _ = load_checkpoint(spec.source)
         predictor.to(device)
         dev = validate(spec, dataset, predictor, 0)
-        if spec.evaluate_test:  # before the epoch is told, after which nobody asks for more
+        if spec.evaluate_test:  # first: after the last epoch nobody asks for another
             evaluate_test(spec, dataset, predictor)
         yield epoch_of(spec, 0, dev, wall=time.perf_counter() - started)
         return
